@@ -1,0 +1,159 @@
+// The boundary: crossed once to start, once to stop. Tables become numpy arrays that own their rows; nothing is copied
+// and there is no Python object per event. The only file that includes pybind11.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "session.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace torchprof {
+namespace {
+
+template <typename Row>
+py::array take(std::vector<Row>&& rows) {
+  auto* const owned = new std::vector<Row>(std::move(rows));
+  const py::capsule owner(owned, [](void* vector) { delete static_cast<std::vector<Row>*>(vector); });
+  return py::array_t<Row>({owned->size()}, {sizeof(Row)}, owned->data(), owner);
+}
+
+py::dict tables_to_python(Tables&& tables) {
+  return py::dict("ops"_a = take(std::move(tables.ops)), "operands"_a = take(std::move(tables.operands)),
+                  "tensors"_a = take(std::move(tables.tensors)),
+                  "shapes"_a = take(std::move(tables.shapes)), "dims"_a = take(std::move(tables.dims)),
+                  "module_calls"_a = take(std::move(tables.module_calls)), "modules"_a = take(std::move(tables.modules)),
+                  "allocations"_a = take(std::move(tables.allocations)), "marks"_a = take(std::move(tables.marks)),
+                  "threads"_a = take(std::move(tables.threads)));
+}
+
+py::dict losses_to_python(const Losses& losses) {
+  return py::dict("ops"_a = losses.ops, "operands"_a = losses.operands, "module_calls"_a = losses.module_calls,
+                  "allocations"_a = losses.allocations, "unmatched_ends"_a = losses.unmatched_ends);
+}
+
+void start_recording(bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class) {
+  Options options;
+  options.shapes = shapes;
+  options.memory = memory;
+  options.budget_bytes = budget_bytes;
+  options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
+  start(options);
+}
+
+py::tuple stop_recording() {
+  Recorded recorded = stop();
+  const py::list strings = py::cast(recorded.tables.strings);
+  const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
+                       "losses"_a = losses_to_python(recorded.tables.losses),
+                       "unobserved_classes"_a = recorded.unobserved_classes);
+  return py::make_tuple(tables_to_python(std::move(recorded.tables)), strings, facts);
+}
+
+// For tests of the collator: drives one ThreadLog per list of events, with the times they name as ticks of one nanosecond.
+//   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time)
+//   ("call", time, address, type)                                    ("return", time)
+//   ("tensor", dims)            an input of the op that began last   ("allocation", time, address, bytes)
+py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes) {
+  Budget budget(budget_bytes);
+  std::vector<std::unique_ptr<ThreadLog>> logs;
+  for (const py::list& events : threads) {
+    const auto thread = static_cast<uint16_t>(logs.size());
+    logs.push_back(std::make_unique<ThreadLog>(budget, thread, Thread{thread + uint64_t{1}, thread}));
+    ThreadLog& log = *logs.back();
+    Op* latest = nullptr;
+    for (const py::handle& item : events) {
+      const auto event = item.cast<py::tuple>();
+      const auto kind = event[0].cast<std::string>();
+      const auto integer = [&](size_t i) { return event[i].cast<int64_t>(); };
+      if (kind == "op") {
+        latest = log.open_op(reinterpret_cast<const void*>(integer(1)));
+        if (latest != nullptr) {
+          latest->start = integer(2);
+          latest->name = log.strings.id(std::string_view(event[3].cast<std::string>()));
+          latest->sequence_nr = integer(4);
+          latest->forward_thread = event[5].cast<uint32_t>();
+          latest->scope = event[6].cast<uint8_t>();
+        }
+      } else if (kind == "end") {
+        if (Op* const op = log.close_op(reinterpret_cast<const void*>(integer(1)))) {
+          op->end = integer(2);
+        }
+      } else if (kind == "call") {
+        if (ModuleCall* const call = log.open_call(event[2].cast<uint64_t>(), event[3].cast<std::string>().c_str())) {
+          call->start = integer(1);
+        }
+      } else if (kind == "return") {
+        if (ModuleCall* const call = log.close_call()) {
+          call->end = integer(1);
+        }
+      } else if (kind == "tensor") {
+        const auto dims = event[1].cast<std::vector<int64_t>>();
+        if (latest != nullptr && log.add_operand({}, dims.data(), dims.size())) {
+          ++latest->n_inputs;
+        }
+      } else if (kind == "allocation") {
+        log.allocation(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1);
+      } else {
+        throw std::invalid_argument("unknown event " + kind);
+      }
+    }
+  }
+  Tables tables = collate(logs, {}, TickConverter({0, 0}, {1, 1}));
+  const py::list strings = py::cast(tables.strings);
+  const py::dict losses = losses_to_python(tables.losses);
+  return py::make_tuple(tables_to_python(std::move(tables)), strings, losses);
+}
+
+py::dict layouts() {
+  return py::dict("ops"_a = py::dtype::of<Op>(), "operands"_a = py::dtype::of<int32_t>(),
+                  "tensors"_a = py::dtype::of<Tensor>(),
+                  "shapes"_a = py::dtype::of<Shape>(), "dims"_a = py::dtype::of<int64_t>(),
+                  "module_calls"_a = py::dtype::of<ModuleCall>(), "modules"_a = py::dtype::of<Module>(),
+                  "allocations"_a = py::dtype::of<Allocation>(), "marks"_a = py::dtype::of<Mark>(),
+                  "threads"_a = py::dtype::of<Thread>());
+}
+
+// References held to a tensor and to its storage: they grow where a graph keeps one of the two.
+py::tuple use_counts(const py::object& object) {
+  if (!PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(THPVariableClass))) {
+    throw py::type_error("use_counts takes a tensor");
+  }
+  const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
+  return py::make_tuple(tensor.use_count(), tensor.unsafeGetTensorImpl()->unsafe_storage().use_count());
+}
+
+// What a recording must leave as it was; the tests compare it before and after.
+py::dict installed(const py::object& module_class) {
+  return py::dict("recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
+                  "profiler_slot"_a = MemoryObserver::slot_is_taken(),
+                  "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  PYBIND11_NUMPY_DTYPE(Op, start, end, sequence_nr, name, parent, module_call, inputs, outputs, forward_thread, n_inputs,
+                       n_outputs, thread, scope, flags);
+  PYBIND11_NUMPY_DTYPE(Tensor, storage, storage_bytes, shape, dtype, device_type, device_index, flags);
+  PYBIND11_NUMPY_DTYPE(ModuleCall, start, end, module, parent, op, inputs, outputs, n_inputs, n_outputs, thread, flags);
+  PYBIND11_NUMPY_DTYPE(Module, address, type);
+  PYBIND11_NUMPY_DTYPE(Allocation, time, address, bytes, op, module_call, thread, device_type, device_index);
+  PYBIND11_NUMPY_DTYPE(Mark, time, name);
+  PYBIND11_NUMPY_DTYPE(Shape, first, ndim);
+  PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
+
+  m.def("start", &start_recording, py::kw_only(), "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a);
+  m.def("stop", &stop_recording);
+  m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
+  m.def("observe_new_classes", [] { current().observe_new_classes(); });
+  m.def("is_recording", &is_recording);
+  m.def("use_counts", &use_counts, "tensor"_a, py::pos_only());
+  m.def("layouts", &layouts);
+  m.def("installed", &installed, "module_class"_a, py::pos_only());
+  m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a);
+}
+
+}  // namespace torchprof

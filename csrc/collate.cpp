@@ -1,0 +1,223 @@
+#include "collate.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+#include <utility>
+
+namespace torchprof {
+namespace {
+
+// The tables that threads share once their logs meet.
+class Shared {
+ public:
+  uint32_t string(const std::string& text) { return strings_.id(text); }
+  uint32_t shape(const int64_t* dims, size_t ndim) { return shapes_.id(dims, ndim); }
+  uint32_t module(Module module) {
+    const auto [found, added] =
+        module_ids_.try_emplace({module.address, module.type}, static_cast<uint32_t>(modules_.size()));
+    if (added) {
+      modules_.push_back(module);
+    }
+    return found->second;
+  }
+
+  void move_into(Tables& tables) {
+    for (uint32_t id = 0; id < strings_.size(); ++id) {
+      tables.strings.push_back(strings_[id]);
+    }
+    tables.shapes = shapes_.shapes();
+    tables.dims = shapes_.dims();
+    tables.modules = std::move(modules_);
+  }
+
+ private:
+  StringTable strings_;
+  ShapeTable shapes_;
+  std::vector<Module> modules_;
+  std::map<std::pair<uint64_t, uint32_t>, uint32_t> module_ids_;
+};
+
+// Turns the rows of one thread into rows of the trace. Built before any of the thread's rows is appended.
+class Translation {
+ public:
+  Translation(const ThreadLog& log, Shared& shared, const Tables& tables, const TickConverter& clock)
+      : clock_(clock),
+        op_(static_cast<int32_t>(tables.ops.size())),
+        call_(static_cast<int32_t>(tables.module_calls.size())),
+        operand_(static_cast<uint32_t>(tables.operands.size())),
+        tensor_(static_cast<int32_t>(tables.tensors.size())) {
+    for (uint32_t id = 0; id < log.strings.size(); ++id) {
+      strings_.push_back(shared.string(log.strings[id]));
+    }
+    for (const Shape& shape : log.shapes.shapes()) {
+      shapes_.push_back(shared.shape(log.shapes.dims().data() + shape.first, shape.ndim));
+    }
+    for (const Module& module : log.modules) {
+      modules_.push_back(shared.module({module.address, strings_[module.type], 0}));
+    }
+  }
+
+  void operator()(Op& op) const {
+    op.start = ns(op.start);
+    op.end = ns(op.end);
+    op.name = strings_[op.name];
+    op.parent = row(op.parent, op_);
+    op.module_call = row(op.module_call, call_);
+    op.inputs += operand_;
+    op.outputs += operand_;
+  }
+  void operator()(int32_t& operand) const { operand += tensor_; }
+  void operator()(Tensor& tensor) const { tensor.shape = shapes_[tensor.shape]; }
+  void operator()(ModuleCall& call) const {
+    call.start = ns(call.start);
+    call.end = ns(call.end);
+    call.module = modules_[call.module];
+    call.parent = row(call.parent, call_);
+    call.op = row(call.op, op_);
+    call.inputs += operand_;
+    call.outputs += operand_;
+  }
+  void operator()(Allocation& allocation) const {
+    allocation.time = ns(allocation.time);
+    allocation.op = row(allocation.op, op_);
+    allocation.module_call = row(allocation.module_call, call_);
+  }
+
+ private:
+  int64_t ns(int64_t ticks) const { return ticks == kNever ? kNever : clock_.ns(ticks); }
+  static int32_t row(int32_t local, int32_t base) { return local == kNoRow ? kNoRow : local + base; }
+
+  const TickConverter& clock_;
+  const int32_t op_;
+  const int32_t call_;
+  const uint32_t operand_;
+  const int32_t tensor_;
+  std::vector<uint32_t> strings_;
+  std::vector<uint32_t> shapes_;
+  std::vector<uint32_t> modules_;
+};
+
+template <typename Row>
+void move_rows(AppendLog<Row>& log, const Translation& translate, std::vector<Row>& table) {
+  log.drain([&](const Row* rows, size_t count) {
+    const size_t first = table.size();
+    table.insert(table.end(), rows, rows + count);
+    std::for_each(table.begin() + static_cast<std::ptrdiff_t>(first), table.end(), translate);
+  });
+}
+
+// Which forward op created the autograd node with a given number on a given thread.
+//
+// An op carries the number its node will get if it creates one; ops that create none, and ops nested in the one that
+// does, carry it too. The node takes the number away, so its creator is the last to have started with it.
+class ForwardOps {
+ public:
+  explicit ForwardOps(const Tables& tables) {
+    for (size_t row = 0; row < tables.ops.size(); ++row) {
+      const Op& op = tables.ops[row];
+      if (op.sequence_nr >= 0 && op.forward_thread == 0) {
+        by_thread_[tables.threads[op.thread].torch_id].push_back({op.sequence_nr, static_cast<int32_t>(row)});
+      }
+    }
+    for (auto& [thread, numbered] : by_thread_) {
+      // Already in order but for graphs that are built while others are differentiated.
+      if (!std::is_sorted(numbered.begin(), numbered.end())) {
+        std::sort(numbered.begin(), numbered.end());
+      }
+    }
+  }
+
+  int32_t creator(uint64_t thread, int64_t sequence_nr) const {
+    const auto found = by_thread_.find(thread);
+    if (found == by_thread_.end()) {
+      return kNoRow;
+    }
+    const auto& numbered = found->second;
+    const auto after = std::upper_bound(numbered.begin(), numbered.end(), std::pair{sequence_nr, INT32_MAX});
+    return after != numbered.begin() && std::prev(after)->first == sequence_nr ? std::prev(after)->second : kNoRow;
+  }
+
+ private:
+  std::unordered_map<uint64_t, std::vector<std::pair<int64_t, int32_t>>> by_thread_;
+};
+
+// Gives every op of a backward pass the module call of the forward op it differentiates: the autograd node finds it by
+// number, the ops inside the node follow the node, and so does the engine's row around it. Ops of a module that was
+// called inside the node (checkpointing runs forward again) keep that call.
+void join_backward(Tables& tables) {
+  const ForwardOps forward(tables);
+  std::vector<bool> is_engine_row;
+  for (const std::string& name : tables.strings) {
+    is_engine_row.push_back(name.rfind("autograd::engine::evaluate_function", 0) == 0);
+  }
+  std::vector<int32_t> recorded(tables.ops.size());
+  for (size_t row = 0; row < tables.ops.size(); ++row) {
+    Op& op = tables.ops[row];
+    recorded[row] = op.module_call;
+    if (op.forward_thread != 0 && op.sequence_nr >= 0) {
+      const int32_t creator = forward.creator(op.forward_thread, op.sequence_nr);
+      if (creator != kNoRow) {
+        op.module_call = tables.ops[creator].module_call;
+        op.flags |= kJoined;
+        if (op.parent != kNoRow && is_engine_row[tables.ops[op.parent].name]) {
+          tables.ops[op.parent].module_call = op.module_call;
+          tables.ops[op.parent].flags |= kJoined;
+        }
+        continue;
+      }
+    }
+    if (op.parent != kNoRow && (tables.ops[op.parent].flags & kJoined) != 0 && recorded[op.parent] == op.module_call) {
+      op.module_call = tables.ops[op.parent].module_call;
+      op.flags |= kJoined;
+    }
+  }
+  for (Allocation& allocation : tables.allocations) {
+    if (allocation.op != kNoRow && recorded[allocation.op] == allocation.module_call) {
+      allocation.module_call = tables.ops[allocation.op].module_call;
+    }
+  }
+}
+
+}  // namespace
+
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<NamedTime>& marks,
+               const TickConverter& clock) {
+  Tables tables;
+  Shared shared;
+  const auto total = [&](auto member) {
+    size_t rows = 0;
+    for (const auto& log : logs) {
+      rows += (log.get()->*member).size();
+    }
+    return rows;
+  };
+  tables.ops.reserve(total(&ThreadLog::ops));
+  tables.operands.reserve(total(&ThreadLog::operands));
+  tables.tensors.reserve(total(&ThreadLog::tensors));
+  tables.module_calls.reserve(total(&ThreadLog::module_calls));
+  tables.allocations.reserve(total(&ThreadLog::allocations));
+
+  for (const auto& log : logs) {
+    const Translation translate(*log, shared, tables, clock);
+    tables.losses.ops += log->ops.dropped();
+    tables.losses.operands += log->operands.dropped() + log->tensors.dropped();
+    tables.losses.module_calls += log->module_calls.dropped();
+    tables.losses.allocations += log->allocations.dropped();
+    tables.losses.unmatched_ends += log->unmatched_ends;
+    tables.threads.push_back(log->identity);
+    move_rows(log->ops, translate, tables.ops);
+    move_rows(log->operands, translate, tables.operands);
+    move_rows(log->tensors, translate, tables.tensors);
+    move_rows(log->module_calls, translate, tables.module_calls);
+    move_rows(log->allocations, translate, tables.allocations);
+  }
+  for (const NamedTime& mark : marks) {
+    tables.marks.push_back({clock.ns(mark.ticks), shared.string(mark.name), 0});
+  }
+  shared.move_into(tables);
+  join_backward(tables);
+  return tables;
+}
+
+}  // namespace torchprof

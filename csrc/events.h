@@ -1,0 +1,119 @@
+// The rows of every table of a trace. Each struct here is one numpy dtype in torchprof/trace.py, field by
+// field: bindings.cpp hands the layouts over and a test compares them, so a change is made in both places.
+//
+// While recording, `start`, `end` and `time` hold raw clock ticks and every id is local to its thread;
+// collate() turns them into nanoseconds since the start of the recording and rows of the whole trace.
+// Row numbers are -1 where there is none; times are kNever where the end was not seen.
+#pragma once
+
+#include <cstdint>
+
+namespace torchprof {
+
+inline constexpr int32_t kNoRow = -1;
+inline constexpr int64_t kNever = -1;
+
+// Op::flags
+inline constexpr uint8_t kJoined = 1;     // module_call is the forward call that this backward op differentiates
+inline constexpr uint8_t kTruncated = 2;  // some of its tensors did not fit the budget
+
+// ModuleCall::flags
+inline constexpr uint8_t kRaised = 1;      // forward left through an exception
+inline constexpr uint8_t kMoreTensors = 2; // some tensors were not recorded: over the budget or the per-call limit
+inline constexpr uint8_t kReturnedSequence = 4;  // a tuple or a list, not a tensor
+
+// Tensor::flags
+inline constexpr uint8_t kNoData = 1;        // `storage` is the address of the storage's header: meta or fake
+inline constexpr uint8_t kSymbolic = 2;      // sizes are symbolic: recorded as the empty shape
+inline constexpr uint8_t kNoStorage = 4;     // sparse, nested, opaque: storage_bytes is 0
+
+// One call of the dispatcher, one autograd node, or one user range (record_function).
+struct Op {
+  int64_t start;
+  int64_t end;
+  int64_t sequence_nr;      // autograd's number, shared by an op and the node it creates; -1: none
+  uint32_t name;            // row of strings
+  int32_t parent;           // row of ops, same thread
+  int32_t module_call;      // row of module_calls: the innermost that was open, or that of the forward op
+  uint32_t inputs;          // first row of operands, n_inputs of them
+  uint32_t outputs;         // first row of operands, n_outputs of them
+  uint32_t forward_thread;  // autograd nodes: PyTorch's id of the thread that ran the forward; 0: none
+  uint16_t n_inputs;
+  uint16_t n_outputs;
+  uint16_t thread;          // row of threads
+  uint8_t scope;            // at::RecordScope
+  uint8_t flags;
+};
+
+// A tensor as ops and module calls saw it: the same storage with the same shape, dtype and device is (nearly always) one
+// row, however often it is met. Ops and calls name their tensors through `operands`, a list of rows of tensors. Most
+// tensors are met several times, so a meeting costs 4 bytes where a copy of the row would cost 24; touching fresh
+// memory is the largest part of what a recording costs.
+struct Tensor {
+  uint64_t storage;        // address of its data: two tensors that share it are views of one storage
+  int64_t storage_bytes;   // of the whole storage
+  uint32_t shape;          // row of shapes
+  int8_t dtype;            // c10::ScalarType
+  int8_t device_type;      // c10::DeviceType
+  int8_t device_index;     // -1: the only one
+  uint8_t flags;
+};
+
+// One call of one nn.Module.
+struct ModuleCall {
+  int64_t start;
+  int64_t end;
+  uint32_t module;  // row of modules
+  int32_t parent;   // row of module_calls, same thread
+  int32_t op;       // row of ops: the op or user range that was open when it began
+  uint32_t inputs;   // as in Op
+  uint32_t outputs;
+  uint16_t n_inputs;
+  uint16_t n_outputs;
+  uint16_t thread;
+  uint8_t flags;
+  uint8_t reserved[5];
+};
+
+struct Module {
+  uint64_t address;  // id(module) in Python
+  uint32_t type;     // row of strings: the qualified name of its class
+  uint32_t reserved;
+};
+
+// Memory handed out (bytes > 0) or given back (bytes < 0).
+struct Allocation {
+  int64_t time;
+  uint64_t address;
+  int64_t bytes;
+  int32_t op;           // row of ops: the innermost that was open
+  int32_t module_call;  // row of module_calls: that of the op, or the innermost that was open
+  uint16_t thread;
+  int8_t device_type;
+  int8_t device_index;
+  uint32_t reserved;
+};
+
+// A moment the caller named: the end of forward, a step.
+struct Mark {
+  int64_t time;
+  uint32_t name;  // row of strings
+  uint32_t reserved;
+};
+
+// A shape is dims[first : first + ndim].
+struct Shape {
+  uint32_t first;
+  uint32_t ndim;
+};
+
+struct Thread {
+  uint64_t torch_id;   // at::RecordFunction::currentThreadId()
+  uint64_t native_id;  // the operating system's
+};
+
+static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 48);
+static_assert(sizeof(Module) == 16 && sizeof(Allocation) == 40 && sizeof(Mark) == 16);
+static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16);
+
+}  // namespace torchprof

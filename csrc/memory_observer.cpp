@@ -1,0 +1,59 @@
+#include "memory_observer.h"
+
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <torch/csrc/profiler/orchestration/observer.h>
+
+#include <stdexcept>
+
+#include "clock.h"
+#include "thread_slot.h"
+
+namespace torchprof {
+namespace {
+
+using c10::DebugInfoKind;
+using c10::ThreadLocalDebugInfo;
+using namespace torch::profiler::impl;
+
+// PyTorch casts whatever is in the slot to ProfilerStateBase, so it must be one. Its config says Disabled: code that asks
+// whether a profiler is on hears no, and behaves as it would without us.
+class Reports final : public ProfilerStateBase {
+ public:
+  Reports() : ProfilerStateBase(ProfilerConfig(ProfilerState::Disabled)) {}
+
+  bool memoryProfilingEnabled() const override { return true; }
+  ActiveProfilerType profilerType() override { return ActiveProfilerType::NONE; }
+
+  void reportMemoryUsage(void* address, int64_t bytes, size_t, size_t, c10::Device device) override {
+    const Writing writing;
+    if (ThreadLog* const log = writing.log(); log != nullptr && bytes != 0) {
+      try {
+        log->allocation(ticks(), reinterpret_cast<uint64_t>(address), bytes, static_cast<int8_t>(device.type()),
+                        static_cast<int8_t>(device.index()));
+      } catch (...) {
+      }
+    }
+  }
+};
+
+}  // namespace
+
+bool MemoryObserver::slot_is_taken() { return ThreadLocalDebugInfo::get(DebugInfoKind::PROFILER_STATE) != nullptr; }
+
+MemoryObserver::MemoryObserver() {
+  if (slot_is_taken()) {
+    throw std::runtime_error("PyTorch's profiler slot of this thread is taken");
+  }
+  ThreadLocalDebugInfo::_push(DebugInfoKind::PROFILER_STATE, std::make_shared<Reports>());
+}
+
+MemoryObserver::~MemoryObserver() {
+  try {
+    ThreadLocalDebugInfo::_pop(DebugInfoKind::PROFILER_STATE);
+  } catch (...) {
+    // The program pushed something on top and did not take it back. Our state stays below it and, with no recording
+    // open, does nothing.
+  }
+}
+
+}  // namespace torchprof

@@ -1,0 +1,100 @@
+#include "session.h"
+
+#include <unistd.h>
+
+#include <stdexcept>
+#include <thread>
+
+namespace torchprof {
+namespace {
+
+struct Running {
+  std::unique_ptr<Session> session;
+  std::thread::id thread;
+  pid_t process = 0;
+};
+
+// Leaked on purpose: a recording that was never stopped must not be torn down after Python is.
+Running& running() {
+  static auto* const instance = new Running;
+  return *instance;
+}
+
+int64_t unix_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+Session::Session(const Options& options)
+    : begin_(ClockReading::now()), origin_unix_ns_(unix_ns()), logs_(options.budget_bytes) {
+  if (options.memory) {
+    memory_.emplace();
+  }
+  logs_.open();
+  ops_.emplace(options.shapes);
+  if (options.module_class != nullptr) {
+    modules_.emplace(options.module_class);
+  }
+}
+
+void Session::mark(const std::string& name) { marks_.push_back({ticks(), name}); }
+
+void Session::observe_new_classes() {
+  if (modules_) {
+    modules_->observe_new_classes();
+  }
+}
+
+Recorded Session::stop() {
+  const ClockReading end = ClockReading::now();
+  Recorded recorded;
+  if (modules_) {
+    recorded.unobserved_classes = modules_->unobserved_classes();
+  }
+  modules_.reset();
+  ops_.reset();
+  memory_.reset();
+  logs_.close();
+  recorded.tables = collate(logs_.logs(), marks_, TickConverter(begin_, end));
+  recorded.duration_ns = end.ns - begin_.ns;
+  recorded.origin_unix_ns = origin_unix_ns_;
+  return recorded;
+}
+
+void start(const Options& options) {
+  if (is_recording()) {
+    throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
+  }
+  if (options.memory && MemoryObserver::slot_is_taken()) {
+    throw std::runtime_error(
+        "another profiler (torch.profiler?) is active on this thread and holds the slot that PyTorch reports memory to: "
+        "end it first, or record with memory=False");
+  }
+  Running& now = running();
+  now.session.release();  // only ever set here in a fork, where it belongs to the parent's threads
+  now.session = std::make_unique<Session>(options);
+  now.thread = std::this_thread::get_id();
+  now.process = getpid();
+}
+
+Session& current() {
+  if (!is_recording()) {
+    throw std::runtime_error("torchprof is not recording");
+  }
+  return *running().session;
+}
+
+Recorded stop() {
+  Session& session = current();
+  if (running().thread != std::this_thread::get_id()) {
+    throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
+  }
+  const std::unique_ptr<Session> ending = std::move(running().session);
+  return session.stop();
+}
+
+bool is_recording() { return running().session != nullptr && running().process == getpid(); }
+
+}  // namespace torchprof

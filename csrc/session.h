@@ -1,0 +1,62 @@
+// One recording: installs the observers, takes them away in the opposite order, and hands over the tables. The only
+// place that knows them all, and the only global state there is besides the threads' slots.
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "clock.h"
+#include "collate.h"
+#include "memory_observer.h"
+#include "module_observer.h"
+#include "op_observer.h"
+#include "thread_slot.h"
+
+namespace torchprof {
+
+struct Options {
+  bool shapes = true;
+  bool memory = true;
+  int64_t budget_bytes = int64_t{1} << 30;
+  PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
+};
+
+struct Recorded {
+  Tables tables;
+  std::vector<std::string> unobserved_classes;  // nn.Module classes whose calls were not seen
+  int64_t duration_ns = 0;
+  int64_t origin_unix_ns = 0;  // wall clock at time 0 of the trace
+};
+
+class Session {
+ public:
+  explicit Session(const Options& options);
+  ~Session() = default;  // members go in the opposite order of their construction
+
+  void mark(const std::string& name);
+  void observe_new_classes();
+  Recorded stop();
+
+ private:
+  const ClockReading begin_;
+  const int64_t origin_unix_ns_;
+  std::vector<NamedTime> marks_;
+  ThreadLogs logs_;
+  std::optional<MemoryObserver> memory_;
+  std::optional<OpObserver> ops_;
+  std::optional<ModuleObserver> modules_;
+};
+
+// The process has at most one session, and the thread that started it is the one that ends it. These throw
+// std::runtime_error with what is wrong and the way out.
+void start(const Options& options);
+Session& current();
+Recorded stop();
+bool is_recording();  // false in a fork of a process that is
+
+}  // namespace torchprof

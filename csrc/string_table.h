@@ -1,0 +1,55 @@
+// name <-> id. Lookup by a pointer seen before costs a compare: the name of an operator lives in one place for as
+// long as it is registered, so its address is a good hash; the characters are compared, so a reused address is no
+// mistake.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+namespace torchprof {
+
+class StringTable {
+ public:
+  uint32_t id(const char* name) {
+    Recent& recent = recent_[(reinterpret_cast<uintptr_t>(name) >> 4) % kRecent];
+    if (recent.address == name && std::strcmp(recent.text, name) == 0) {
+      return recent.id;
+    }
+    const uint32_t id = this->id(std::string_view(name));
+    recent = {name, strings_[id].c_str(), id};
+    return id;
+  }
+
+  uint32_t id(std::string_view name) {
+    const auto found = ids_.find(name);
+    if (found != ids_.end()) {
+      return found->second;
+    }
+    const uint32_t id = size();
+    strings_.emplace_back(name);
+    ids_.emplace(strings_.back(), id);
+    return id;
+  }
+
+  const std::string& operator[](uint32_t id) const { return strings_[id]; }
+  uint32_t size() const { return static_cast<uint32_t>(strings_.size()); }
+
+ private:
+  static constexpr size_t kRecent = 512;
+  struct Recent {
+    const char* address = nullptr;
+    const char* text = nullptr;
+    uint32_t id = 0;
+  };
+
+  std::array<Recent, kRecent> recent_{};
+  std::deque<std::string> strings_;  // a deque: the views in ids_ stay valid
+  std::unordered_map<std::string_view, uint32_t> ids_;
+};
+
+}  // namespace torchprof

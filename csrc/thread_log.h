@@ -1,0 +1,148 @@
+// What one thread recorded: its lists, its tables of names and shapes, and what is open right now. Written by that
+// thread alone, with no lock; read by collate() when the thread no longer writes.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "append_log.h"
+#include "events.h"
+#include "shape_table.h"
+#include "string_table.h"
+#include "tensor_table.h"
+
+namespace torchprof {
+
+class ThreadLog {
+ public:
+  ThreadLog(Budget& budget, uint16_t thread, Thread identity)
+      : ops(budget),
+        operands(budget),
+        tensors(budget),
+        module_calls(budget),
+        allocations(budget),
+        identity(identity),
+        thread_(thread),
+        tensor_table_(tensors, shapes) {
+    open_ops_.reserve(64);
+    open_calls_.reserve(64);
+  }
+
+  AppendLog<Op> ops;
+  AppendLog<int32_t> operands;
+  AppendLog<Tensor> tensors;
+  AppendLog<ModuleCall> module_calls;
+  AppendLog<Allocation> allocations;
+  std::vector<Module> modules;
+  StringTable strings;
+  ShapeTable shapes;
+  const Thread identity;
+  uint64_t unmatched_ends = 0;  // ops that ended here but began before the recording or on another thread
+
+  // An op began. `key` is whatever the observer is given again at the op's end. Returns the row to fill in, or
+  // nullptr when the budget is spent; the op is open in both cases.
+  Op* open_op(const void* key) {
+    Op* op = ops.append();
+    if (op != nullptr) {
+      op->end = kNever;
+      op->parent = current_op();
+      op->module_call = current_call();
+      op->thread = thread_;
+      op->flags = 0;
+      op->inputs = op->outputs = operands.size();
+      op->n_inputs = op->n_outputs = 0;
+    }
+    open_ops_.push_back({key, op, op != nullptr ? static_cast<int32_t>(ops.size() - 1) : current_op()});
+    return op;
+  }
+
+  // The op with this key ended. What is still open above it was left without an end, or ends on another thread.
+  // Returns nullptr where there is no row: the op was dropped, or did not begin here.
+  Op* close_op(const void* key) {
+    for (size_t i = open_ops_.size(); i-- > 0;) {
+      if (open_ops_[i].key == key) {
+        Op* const op = open_ops_[i].op;
+        open_ops_.resize(i);
+        return op;
+      }
+    }
+    ++unmatched_ends;
+    return nullptr;
+  }
+
+  // A module was called. Returns the row to fill in or nullptr; open until close_call in both cases.
+  ModuleCall* open_call(uint64_t address, const char* type) {
+    ModuleCall* call = module_calls.append();
+    if (call != nullptr) {
+      *call = {};
+      call->end = kNever;
+      call->module = module_id(address, type);
+      call->parent = current_call();
+      call->op = current_op();
+      call->inputs = call->outputs = operands.size();
+      call->thread = thread_;
+    }
+    open_calls_.push_back({call, call != nullptr ? static_cast<int32_t>(module_calls.size() - 1) : current_call()});
+    return call;
+  }
+
+  ModuleCall* close_call() {
+    ModuleCall* const call = open_calls_.back().call;
+    open_calls_.pop_back();
+    return call;
+  }
+
+  // Appends one operand to the op or call that is being filled in; false when the budget is spent.
+  bool add_operand(const Tensor& tensor, const int64_t* dims, size_t ndim) {
+    const int32_t row = tensor_table_.row(tensor, dims, ndim);
+    int32_t* const operand = row != kNoRow ? operands.append() : nullptr;
+    if (operand == nullptr) {
+      return false;
+    }
+    *operand = row;
+    return true;
+  }
+
+  void allocation(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
+    if (Allocation* row = allocations.append()) {
+      *row = {time, address, bytes, current_op(), current_call(), thread_, device_type, device_index, 0};
+    }
+  }
+
+  uint16_t thread() const { return thread_; }
+
+ private:
+  struct OpenOp {
+    const void* key;
+    Op* op;
+    int32_t row;  // of this op, or where it was dropped of the nearest recorded op around it
+  };
+  struct OpenCall {
+    ModuleCall* call;
+    int32_t row;
+  };
+
+  int32_t current_op() const { return open_ops_.empty() ? kNoRow : open_ops_.back().row; }
+  int32_t current_call() const { return open_calls_.empty() ? kNoRow : open_calls_.back().row; }
+
+  // An address alone can be reused by a later module; one of another class is told apart.
+  uint32_t module_id(uint64_t address, const char* type) {
+    const uint32_t name = strings.id(type);
+    const auto [found, added] = module_ids_.try_emplace(address, static_cast<uint32_t>(modules.size()));
+    if (added || modules[found->second].type != name) {
+      found->second = static_cast<uint32_t>(modules.size());
+      modules.push_back({address, name, 0});
+    }
+    return found->second;
+  }
+
+  const uint16_t thread_;
+  TensorTable tensor_table_;
+  std::vector<OpenOp> open_ops_;
+  std::vector<OpenCall> open_calls_;
+  std::unordered_map<uint64_t, uint32_t> module_ids_;
+};
+
+}  // namespace torchprof

@@ -1,0 +1,1 @@
+"""Trace -> rows and figures. Needs numpy and nothing of the recorder."""

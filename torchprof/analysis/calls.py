@@ -1,0 +1,102 @@
+"""What every module call cost: forward time, and the time of the backward ops it led to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.trace import OP_JOINED, SCOPE_USER, Table, Trace
+
+__all__ = ["CallCosts", "call_costs"]
+
+Nanoseconds = npt.NDArray[np.int64]
+
+ENGINE = "autograd::engine::evaluate_function"
+
+
+@dataclass(frozen=True, slots=True)
+class CallCosts:
+    """One value per row of ``trace.module_calls``, in nanoseconds of host time.
+
+    A call's total contains the calls inside it; its self time does not. Self times of a call and of everything inside it
+    add up to its total.
+
+    Attributes:
+        forward, forward_self: from entering the call to leaving it; 0 where the end was not seen.
+        backward, backward_self: ops of backward passes that differentiate ops of the call.
+        outermost: False for a call inside another call of the same module.
+        backward_unattributed: backward time that belongs to no call, such as the accumulation of gradients.
+    """
+
+    forward: Nanoseconds
+    forward_self: Nanoseconds
+    backward: Nanoseconds
+    backward_self: Nanoseconds
+    outermost: npt.NDArray[np.bool_]
+    backward_unattributed: int
+
+
+def call_costs(trace: Trace) -> CallCosts:
+    """Forward and backward time of every module call of a trace."""
+    calls = trace.module_calls
+    parent = calls["parent"]
+    forward = _durations(calls)
+    backward_self, unattributed = _backward_self(trace)
+    return CallCosts(
+        forward=forward,
+        forward_self=forward - _sum_by_parent(forward, parent),
+        backward=_with_descendants(backward_self, parent),
+        backward_self=backward_self,
+        outermost=_outermost(calls),
+        backward_unattributed=unattributed,
+    )
+
+
+def _durations(rows: Table) -> Nanoseconds:
+    duration: Nanoseconds = np.where(rows["end"] >= 0, rows["end"] - rows["start"], 0)
+    return duration
+
+
+def _sum_by_parent(values: Nanoseconds, parent: Table) -> Nanoseconds:
+    """For every row, the sum of its children's values."""
+    sums = np.zeros(len(values), dtype=np.int64)
+    has_parent = parent >= 0
+    np.add.at(sums, parent[has_parent], values[has_parent])
+    return sums
+
+
+def _with_descendants(values: Nanoseconds, parent: Table) -> Nanoseconds:
+    """For every row, its value and those of everything below it: carried up one level of the tree at a time."""
+    total = values.copy()
+    carried = values
+    while carried.any():
+        carried = _sum_by_parent(carried, parent)
+        total += carried
+    return total
+
+
+def _outermost(calls: Table) -> npt.NDArray[np.bool_]:
+    module, parent = calls["module"], calls["parent"]
+    outermost = np.ones(len(calls), dtype=np.bool_)
+    ancestor = parent
+    while (ancestor >= 0).any():
+        outermost &= (ancestor < 0) | (module[ancestor] != module)
+        ancestor = np.where(ancestor >= 0, parent[ancestor], -1)
+    return outermost
+
+
+def _backward_self(trace: Trace) -> tuple[Nanoseconds, int]:
+    ops = trace.ops
+    by_call = np.zeros(len(trace.module_calls), dtype=np.int64)
+    joined = (ops["flags"] & OP_JOINED) != 0
+    engine_names = [row for row, name in enumerate(trace.strings) if name.startswith(ENGINE)]
+    if not engine_names:
+        return by_call, 0
+    duration = _durations(ops)
+    own = duration - _sum_by_parent(duration, ops["parent"])
+    attributed = joined & (ops["module_call"] >= 0)
+    np.add.at(by_call, ops["module_call"][attributed], own[attributed])
+    lost = np.isin(ops["name"], engine_names) & ~attributed & (ops["scope"] != SCOPE_USER)
+    return by_call, int(duration[lost].sum())

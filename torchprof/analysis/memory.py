@@ -1,0 +1,47 @@
+"""Memory over a window of a trace, from PyTorch's own reports of what was handed out and given back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchprof.trace import DEVICE_NAMES, Table, Trace
+
+__all__ = ["MemoryWindow", "memory_between", "real_and_meta"]
+
+META = DEVICE_NAMES.index("meta")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryWindow:
+    """What happened to memory between two moments, in bytes.
+
+    Attributes:
+        allocated: sum of everything handed out.
+        peak: the most that was held at once beyond what was held at the start; at least 0.
+        kept: what was still held at the end beyond what was held at the start; negative when more was freed.
+    """
+
+    allocated: int
+    peak: int
+    kept: int
+
+
+def memory_between(allocations: Table, start: int, end: int) -> MemoryWindow:
+    """Account for the rows of ``allocations`` with ``start <= time < end``, in nanoseconds."""
+    time = allocations["time"]
+    inside = allocations[(time >= start) & (time < end)]
+    changes = inside["bytes"][np.argsort(inside["time"], kind="stable")]
+    held = np.cumsum(changes)
+    return MemoryWindow(
+        allocated=int(changes[changes > 0].sum()),
+        peak=max(0, int(held.max(initial=0))),
+        kept=int(held[-1]) if len(held) else 0,
+    )
+
+
+def real_and_meta(trace: Trace) -> tuple[Table, Table]:
+    """The allocations on real devices, and those of ``meta`` tensors, which stand for memory but take none."""
+    meta = trace.allocations["device_type"] == META
+    return trace.allocations[~meta], trace.allocations[meta]

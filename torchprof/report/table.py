@@ -1,0 +1,191 @@
+"""The tree table: rows of the summary as aligned text, plain or styled by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from torchprof.analysis.summary import Row, Shape, Totals
+from torchprof.report.units import format_bytes, format_count, format_ns, format_share
+
+__all__ = ["COLUMNS", "DEFAULT_COLUMNS", "print_table", "render_table"]
+
+WIDEST_NAME: Final = 64
+WIDEST_SHAPES: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its header, what a row shows in it, and what a reader should know of it."""
+
+    header: str
+    cell: Callable[[Row, Totals], str]
+    meaning: str
+
+
+def _shapes(shapes: tuple[Shape, ...]) -> str:
+    text = ""
+    for index, shape in enumerate(shapes):
+        more = f"{', ' if text else ''}{list(shape)}"
+        if text and len(text) + len(more) > WIDEST_SHAPES:
+            return f"{text} +{len(shapes) - index}"
+        text += more
+    return text
+
+
+COLUMNS: Final[dict[str, Column]] = {
+    "input": Column("Input", lambda r, t: _shapes(r.input_shapes), "shapes of the tensors it was first called with"),
+    "output": Column("Output", lambda r, t: _shapes(r.output_shapes), "shapes of the tensors it first returned"),
+    "calls": Column("Calls", lambda r, t: format_count(r.calls) if r.calls else "", "how often it was called"),
+    "params": Column("Params", lambda r, t: format_count(r.params) if r.params else "-", "elements of its own parameters"),
+    "trainable": Column(
+        "Trainable", lambda r, t: format_count(r.trainable) if r.params else "-", "those that require a gradient"
+    ),
+    "params_total": Column(
+        "Params (all)", lambda r, t: format_count(r.params_total) if r.params_total else "-", "with everything below it"
+    ),
+    "param_bytes": Column(
+        "Param size", lambda r, t: format_bytes(r.param_bytes) if r.param_bytes else "-", "bytes of its own parameters"
+    ),
+    "output_bytes": Column(
+        "Out size", lambda r, t: format_bytes(r.output_bytes) if r.calls else "", "bytes of what all its calls returned"
+    ),
+    "forward": Column("Forward", lambda r, t: format_ns(r.forward) if r.forward else "", "host time with what it calls"),
+    "self": Column("Self", lambda r, t: format_ns(r.forward_self) if r.calls else "", "host time without what it calls"),
+    "share": Column(
+        "Share", lambda r, t: format_share(r.forward, t.forward) if r.forward else "", "of the forward time of the model"
+    ),
+    "backward": Column(
+        "Backward", lambda r, t: format_ns(r.backward) if r.backward else "", "host time of backward, with what it calls"
+    ),
+    "backward_self": Column(
+        "Bwd self",
+        lambda r, t: format_ns(r.backward_self) if r.backward_self else "",
+        "host time of backward, without what it calls",
+    ),
+}
+
+
+def DEFAULT_COLUMNS(totals: Totals) -> tuple[str, ...]:
+    """What is worth showing of a summary with these totals."""
+    if not totals.forward:
+        return ("params", "params_total", "param_bytes")
+    return ("input", "output", "params", "output_bytes", "forward", "self", "share", *(["backward"] if totals.backward else []))
+
+
+def render_table(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> str:
+    """The summary as plain text, the same wherever it is printed."""
+    return "\n".join(line for _, line in _lines(rows, totals, columns, list_parameters))
+
+
+def print_table(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> None:
+    """Print the same lines with styles to the terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    styles = {"header": "bold", "rule": "dim", "root": "bold", "module": "", "quiet": "dim", "total": ""}
+    for kind, line in _lines(rows, totals, columns, list_parameters):
+        text = Text(line, style=styles[kind])
+        if kind in ("module", "root"):
+            text.highlight_regex(r"\([^()]*\)", "cyan")
+            text.highlight_regex(r"^[ │├└─]+", "dim")
+        elif kind == "total":
+            text.highlight_regex(r"^[^:]+:", "bold")
+        console.print(text)
+
+
+def _lines(
+    rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool
+) -> Iterator[tuple[str, str]]:
+    """Every line with what kind it is."""
+    chosen = [COLUMNS[name] for name in columns]
+    names: list[str] = []
+    cells: list[list[str]] = []
+    kinds: list[str] = []
+    notes: list[str] = []
+    for row, prefix, below in zip(rows, *_branches(rows), strict=True):
+        times = f" x{row.count}" if row.count > 1 else ""
+        label = row.name if row.name == row.type and row.depth == 0 else f"{row.name} ({row.type})"
+        names.append(_elide(f"{prefix}{label}{times}"))
+        cells.append([column.cell(row, totals) for column in chosen])
+        kinds.append("root" if row.depth == 0 else "module" if row.calls or row.forward or not totals.forward else "quiet")
+        notes.append(row.note)
+        if list_parameters:
+            for tensor in row.tensors:
+                names.append(_elide(f"{below}. {tensor.name} {list(tensor.shape)} {tensor.dtype}"))
+                cells.append(["" for _ in chosen])
+                kinds.append("quiet")
+                notes.append(f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen")
+
+    headers = ["Layer (type)", *(column.header for column in chosen)]
+    widths = [max(map(len, [header, *column])) for header, column in zip(headers, [names, *zip(*cells, strict=True)], strict=True)]
+    noted = max(map(len, notes), default=0)
+    width = sum(widths) + 2 * len(chosen) + (2 + noted if noted else 0)
+
+    def line(name: str, values: Sequence[str], note: str = "") -> str:
+        parts = [name.ljust(widths[0]), *(value.rjust(size) for value, size in zip(values, widths[1:], strict=True)), note]
+        return "  ".join(parts).rstrip()
+
+    yield "rule", "-" * width
+    yield "header", line(headers[0], headers[1:])
+    yield "rule", "=" * width
+    for name, values, kind, note in zip(names, cells, kinds, notes, strict=True):
+        yield kind, line(name, values, note)
+    yield "rule", "=" * width
+    for text in _total_lines(totals):
+        yield "total", text
+    yield "rule", "-" * width
+
+
+def _branches(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """What stands before every row's name, and before what belongs to the row, so that the tree can be seen."""
+    last = [True] * len(rows)  # no sibling follows
+    following: dict[int, bool] = {}
+    for index in range(len(rows) - 1, -1, -1):
+        depth = rows[index].depth
+        last[index] = not following.get(depth, False)
+        following = {level: value for level, value in following.items() if level < depth}
+        following[depth] = True
+    prefixes, below = [], []
+    trunk: list[str] = []
+    for row, is_last in zip(rows, last, strict=True):
+        del trunk[max(row.depth - 1, 0) :]
+        prefixes.append("".join(trunk) + ("" if row.depth == 0 else "└─ " if is_last else "├─ "))
+        if row.depth:
+            trunk.append("   " if is_last else "│  ")
+        below.append("".join(trunk) + "   ")
+    return prefixes, below
+
+
+def _elide(text: str) -> str:
+    if len(text) <= WIDEST_NAME:
+        return text
+    head = WIDEST_NAME * 2 // 3
+    return f"{text[:head]}…{text[head + 1 - WIDEST_NAME:]}"
+
+
+def _total_lines(totals: Totals) -> Iterator[str]:
+    by_dtype = ", ".join(f"{format_bytes(count)} {dtype}" for dtype, count in totals.param_bytes_by_dtype.items())
+    yield f"Params: {totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen)"
+    yield f"Size of params: {by_dtype or '0 B'}; of buffers: {format_bytes(totals.buffer_bytes)}"
+    if len(totals.param_bytes_by_device) > 1:
+        by_device = ", ".join(f"{format_bytes(count)} on {device}" for device, count in totals.param_bytes_by_device.items())
+        yield f"Params by device: {by_device}"
+    if totals.forward:
+        yield f"Size of inputs: {format_bytes(totals.input_bytes)}"
+        if totals.memory != "none":
+            how = "measured" if totals.memory == "measured" else "counted on meta tensors: nothing was allocated"
+            yield f"Forward allocated: {format_bytes(totals.allocated)}, peak {format_bytes(totals.peak)} ({how})"
+            yield f"Saved for backward: {format_bytes(totals.saved)} (params not counted)"
+        backward = ""
+        if totals.backward:
+            backward = f"; backward: {format_ns(totals.backward)}"
+            if totals.memory != "none":
+                backward += f", peak of both {format_bytes(totals.peak_with_backward)}"
+            if totals.backward_unattributed:
+                backward += f", of which {format_ns(totals.backward_unattributed)} belongs to no module"
+        yield f"Forward: {format_ns(totals.forward)} (host time of one pass){backward}"
+    for table, count in totals.losses.items():
+        yield f"INCOMPLETE: {count:,} {table.replace('_', ' ')} did not fit the budget; figures above miss them"

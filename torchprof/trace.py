@@ -1,0 +1,245 @@
+"""The trace: everything one recording knows, as numpy tables and a list of strings.
+
+It is the only contract between recording and analysis. Nothing here needs the compiled recorder, a device or the
+model, so a trace saved on one machine is analysed on another.
+
+    with torchprof.profile(model) as prof:
+        model(x)
+    prof.trace.save("step.torchprof")
+    trace = torchprof.load("step.torchprof")
+
+Each table is the numpy view of one C struct of ``csrc/events.h``. Times are nanoseconds since the start of the
+recording; a row number of -1 means none; an end of -1 means that the end was not seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.errors import TraceFileError
+from torchprof.modules import Model
+
+__all__ = ["DTYPE_NAMES", "FORMAT", "ITEMSIZES", "LAYOUTS", "Trace", "load"]
+
+FORMAT: Final = 1
+"""The version of the file format. Raised by every change that an older torchprof would misread."""
+
+Table = npt.NDArray[Any]
+
+
+def _struct(size: int, *columns: tuple[str, str, int]) -> np.dtype[Any]:
+    names, formats, offsets = zip(*columns, strict=True)
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
+    # One call of the dispatcher, one autograd node or one user range, in order of thread and start.
+    "ops": _struct(
+        56,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("sequence_nr", "i8", 16),
+        ("name", "u4", 24),
+        ("parent", "i4", 28),
+        ("module_call", "i4", 32),
+        ("inputs", "u4", 36),
+        ("outputs", "u4", 40),
+        ("forward_thread", "u4", 44),
+        ("n_inputs", "u2", 48),
+        ("n_outputs", "u2", 50),
+        ("thread", "u2", 52),
+        ("scope", "u1", 54),
+        ("flags", "u1", 55),
+    ),
+    # Rows of tensors: operands[op.inputs : op.inputs + op.n_inputs] are the op's inputs, and so on.
+    "operands": np.dtype("i4"),
+    "tensors": _struct(
+        24,
+        ("storage", "u8", 0),
+        ("storage_bytes", "i8", 8),
+        ("shape", "u4", 16),
+        ("dtype", "i1", 20),
+        ("device_type", "i1", 21),
+        ("device_index", "i1", 22),
+        ("flags", "u1", 23),
+    ),
+    # A shape is dims[first : first + ndim].
+    "shapes": _struct(8, ("first", "u4", 0), ("ndim", "u4", 4)),
+    "dims": np.dtype("i8"),
+    "module_calls": _struct(
+        48,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("module", "u4", 16),
+        ("parent", "i4", 20),
+        ("op", "i4", 24),
+        ("inputs", "u4", 28),
+        ("outputs", "u4", 32),
+        ("n_inputs", "u2", 36),
+        ("n_outputs", "u2", 38),
+        ("thread", "u2", 40),
+        ("flags", "u1", 42),
+    ),
+    "modules": _struct(16, ("address", "u8", 0), ("type", "u4", 8)),
+    "allocations": _struct(
+        40,
+        ("time", "i8", 0),
+        ("address", "u8", 8),
+        ("bytes", "i8", 16),
+        ("op", "i4", 24),
+        ("module_call", "i4", 28),
+        ("thread", "u2", 32),
+        ("device_type", "i1", 34),
+        ("device_index", "i1", 35),
+    ),
+    "marks": _struct(16, ("time", "i8", 0), ("name", "u4", 8)),
+    "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
+}
+
+# The numbering of c10::ScalarType, c10::DeviceType and at::RecordScope, which PyTorch only ever appends to.
+DTYPE_NAMES: Final = (
+    "uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool qint8 quint8 qint32 "
+    "bfloat16 quint4x2 quint2x4 bits1x8 bits2x4 bits4x2 bits8 bits16 float8_e5m2 float8_e4m3fn float8_e5m2fnuz "
+    "float8_e4m3fnuz uint16 uint32 uint64 uint1 uint2 uint3 uint4 uint5 uint6 uint7 int1 int2 int3 int4 int5 int6 int7 "
+    "float8_e8m0fnu float4_e2m1fn_x2"
+).split()
+ITEMSIZES: Final = np.array(
+    [1, 1, 2, 4, 8, 2, 4, 8, 4, 8, 16, 1, 1, 1, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 2, 4, 8] + [1] * 16, dtype=np.int64
+)
+DEVICE_NAMES: Final = (
+    "cpu cuda mkldnn opengl opencl ideep hip fpga maia xla vulkan metal xpu mps meta hpu ve lazy ipu mtia privateuseone"
+).split()
+
+SCOPE_BACKWARD: Final = 1
+SCOPE_USER: Final = 7
+
+OP_JOINED: Final = 1
+"""Op flag: ``module_call`` is the call of the forward op that this backward op differentiates."""
+CALL_RAISED: Final = 1
+"""Module call flag: it left through an exception."""
+CALL_RETURNED_SEQUENCE: Final = 4
+"""Module call flag: it returned a tuple or a list."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one recording saw.
+
+    Attributes:
+        ops, operands, tensors, shapes, dims, module_calls, modules, allocations, marks, threads: the tables, as
+            described by ``LAYOUTS``.
+        strings: the names that the tables refer to by row.
+        facts: what is known of the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that
+            did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version) and the options it ran with.
+        model: the module tree that was recorded, or None.
+    """
+
+    ops: Table
+    operands: Table
+    tensors: Table
+    shapes: Table
+    dims: Table
+    module_calls: Table
+    modules: Table
+    allocations: Table
+    marks: Table
+    threads: Table
+    strings: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    model: Model | None = None
+
+    def __post_init__(self) -> None:
+        for name, layout in LAYOUTS.items():
+            table: Table = getattr(self, name)
+            if table.dtype != layout:
+                raise TraceFileError(f"table {name!r} has the columns {table.dtype}, not {layout}")
+            table.flags.writeable = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Trace: {len(self.ops):,} ops, {len(self.module_calls):,} module calls, {len(self.allocations):,} "
+            f"allocations and frees, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return sum(getattr(self, name).nbytes for name in LAYOUTS)
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """Rows that were seen but did not fit the budget, by table; empty when nothing was lost."""
+        losses: dict[str, int] = self.facts.get("losses", {})
+        return {table: count for table, count in losses.items() if count and table != "unmatched_ends"}
+
+    def shape(self, row: int) -> tuple[int, ...]:
+        """The sizes in one row of ``shapes``."""
+        first, ndim = self.shapes[row].item()
+        return tuple(self.dims[first : first + ndim].tolist())
+
+    def mark(self, name: str) -> int | None:
+        """The time of the latest mark with this name, in nanoseconds."""
+        times = [int(time) for time, string in self.marks.tolist() if self.strings[string] == name]
+        return times[-1] if times else None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a file: a zip archive of numpy arrays and one JSON document, with no pickle in it.
+
+        Example:
+            >>> prof.trace.save("step.torchprof")
+        """
+        document = {
+            "torchprof": FORMAT,
+            "strings": self.strings,
+            "facts": self.facts,
+            "model": self.model.to_json() if self.model is not None else None,
+        }
+        arrays = {item.name: getattr(self, item.name) for item in fields(self) if item.name in LAYOUTS}
+        encoded = np.frombuffer(json.dumps(document).encode(), dtype=np.uint8)
+        with open(path, "wb") as file:
+            np.savez(file, allow_pickle=False, document=encoded, **arrays)
+
+
+def load(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace that ``Trace.save`` wrote. Needs neither the compiled recorder nor the model.
+
+    Raises:
+        TraceFileError: the file is no trace, is damaged or cut short, or was written by a newer torchprof.
+        OSError: the file cannot be opened.
+    """
+    shown = os.fspath(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile) or "document" not in archive:
+                raise TraceFileError(f"{shown}: not a torchprof trace")
+            document = json.loads(archive["document"].tobytes())
+            version = document.get("torchprof") if isinstance(document, dict) else None
+            if not isinstance(version, int):
+                raise TraceFileError(f"{shown}: not a torchprof trace")
+            if version > FORMAT:
+                raise TraceFileError(
+                    f"{shown}: written by a newer torchprof (format {version}; this one reads up to {FORMAT}): "
+                    "update torchprof to read it"
+                )
+            tables = {name: archive[name].astype(layout, copy=False) for name, layout in LAYOUTS.items()}
+        model = document["model"]
+        return Trace(
+            **tables,
+            strings=document["strings"],
+            facts=document["facts"],
+            model=Model.from_json(model) if model is not None else None,
+        )
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise TraceFileError(f"{shown}: damaged or cut short ({error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, TraceFileError):
+            raise
+        raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error

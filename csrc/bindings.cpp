@@ -34,8 +34,9 @@ py::dict losses_to_python(const Losses& losses) {
                   "allocations"_a = losses.allocations, "unmatched_ends"_a = losses.unmatched_ends);
 }
 
-void start_recording(bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class) {
+void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class) {
   Options options;
+  options.ops = ops;
   options.shapes = shapes;
   options.memory = memory;
   options.budget_bytes = budget_bytes;
@@ -125,10 +126,32 @@ py::tuple use_counts(const py::object& object) {
   return py::make_tuple(tensor.use_count(), tensor.unsafeGetTensorImpl()->unsafe_storage().use_count());
 }
 
+// Which of these pairs of dictionaries differ, by the identity of keys and values and by order. Asks no object whether it
+// equals another: among the values are tensors.
+std::vector<size_t> changed(const py::list& pairs) {
+  std::vector<size_t> rows;
+  for (size_t row = 0; row < pairs.size(); ++row) {
+    PyObject* const now = PyTuple_GET_ITEM(PyList_GET_ITEM(pairs.ptr(), row), 0);
+    PyObject* const before = PyTuple_GET_ITEM(PyList_GET_ITEM(pairs.ptr(), row), 1);
+    bool same = PyDict_GET_SIZE(now) == PyDict_GET_SIZE(before);
+    PyObject *key_now = nullptr, *key_before = nullptr, *value_now = nullptr, *value_before = nullptr;
+    Py_ssize_t at_now = 0, at_before = 0;
+    while (same && PyDict_Next(now, &at_now, &key_now, &value_now) &&
+           PyDict_Next(before, &at_before, &key_before, &value_before)) {
+      same = key_now == key_before && value_now == value_before;
+    }
+    if (!same) {
+      rows.push_back(row);
+    }
+  }
+  return rows;
+}
+
 // What a recording must leave as it was; the tests compare it before and after.
 py::dict installed(const py::object& module_class) {
   return py::dict("recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
                   "profiler_slot"_a = MemoryObserver::slot_is_taken(),
+                  "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
                   "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
 }
 
@@ -145,12 +168,13 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Shape, first, ndim);
   PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
 
-  m.def("start", &start_recording, py::kw_only(), "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a);
+  m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a);
   m.def("stop", &stop_recording);
   m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   m.def("observe_new_classes", [] { current().observe_new_classes(); });
   m.def("is_recording", &is_recording);
   m.def("use_counts", &use_counts, "tensor"_a, py::pos_only());
+  m.def("changed", &changed, "pairs"_a, py::pos_only());
   m.def("layouts", &layouts);
   m.def("installed", &installed, "module_class"_a, py::pos_only());
   m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a);

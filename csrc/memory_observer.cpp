@@ -1,9 +1,12 @@
 #include "memory_observer.h"
 
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/Logging.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/csrc/profiler/orchestration/observer.h>
 
 #include <stdexcept>
+#include <utility>
 
 #include "clock.h"
 #include "thread_slot.h"
@@ -36,6 +39,15 @@ class Reports final : public ProfilerStateBase {
   }
 };
 
+// The first free of a block it does not know, and every thousandth after, makes PyTorch's reporter print a warning that
+// means nothing to our user: blocks from before the recording are freed all the time. So the first one is ours, unheard.
+void expect_unknown_frees() {
+  const int level = std::exchange(FLAGS_caffe2_log_level, c10::GLOG_ERROR);
+  char unknown = 0;
+  c10::profiledCPUMemoryReporter().Delete(&unknown);
+  FLAGS_caffe2_log_level = level;
+}
+
 }  // namespace
 
 bool MemoryObserver::slot_is_taken() { return ThreadLocalDebugInfo::get(DebugInfoKind::PROFILER_STATE) != nullptr; }
@@ -45,6 +57,7 @@ MemoryObserver::MemoryObserver() {
     throw std::runtime_error("PyTorch's profiler slot of this thread is taken");
   }
   ThreadLocalDebugInfo::_push(DebugInfoKind::PROFILER_STATE, std::make_shared<Reports>());
+  expect_unknown_frees();
 }
 
 MemoryObserver::~MemoryObserver() {

@@ -138,6 +138,9 @@ PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noex
 
 template <typename Visit>
 void for_each_subclass(PyTypeObject* type, Visit visit) {
+  if (type->tp_subclasses == nullptr) {
+    return;  // most classes: a tenth of the time of asking them
+  }
   PyObject* const subclasses = PyObject_CallMethod(reinterpret_cast<PyObject*>(type), "__subclasses__", nullptr);
   if (subclasses == nullptr) {
     PyErr_Clear();

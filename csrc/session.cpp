@@ -31,9 +31,12 @@ Session::Session(const Options& options)
     : begin_(ClockReading::now()), origin_unix_ns_(unix_ns()), logs_(options.budget_bytes) {
   if (options.memory) {
     memory_.emplace();
+    meta_.emplace();
   }
   logs_.open();
-  ops_.emplace(options.shapes);
+  if (options.ops) {
+    ops_.emplace(options.shapes);
+  }
   if (options.module_class != nullptr) {
     modules_.emplace(options.module_class);
   }
@@ -55,6 +58,7 @@ Recorded Session::stop() {
   }
   modules_.reset();
   ops_.reset();
+  meta_.reset();
   memory_.reset();
   logs_.close();
   recorded.tables = collate(logs_.logs(), marks_, TickConverter(begin_, end));

@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "collate.h"
 #include "memory_observer.h"
+#include "meta_allocator.h"
 #include "module_observer.h"
 #include "op_observer.h"
 #include "thread_slot.h"
@@ -20,6 +21,7 @@
 namespace torchprof {
 
 struct Options {
+  bool ops = true;
   bool shapes = true;
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
@@ -48,6 +50,7 @@ class Session {
   std::vector<NamedTime> marks_;
   ThreadLogs logs_;
   std::optional<MemoryObserver> memory_;
+  std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;
   std::optional<ModuleObserver> modules_;
 };

@@ -128,7 +128,7 @@ def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(
             f"cannot make an input of size {size} and dtype {dtype} on device {str(device)!r}: {str(error).splitlines()[0]}"
-        ) from error
+        ) from None
 
 
 def _from_data(input_data: Any, device: Any) -> Inputs:

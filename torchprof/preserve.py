@@ -18,59 +18,77 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["preserved"]
+from torchprof.modules import tensors_of, walk
 
-_MODULE_DICTS = ("_parameters", "_buffers", "_modules")
+__all__ = ["preserved"]
 
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Everything that running ``model`` inside the block changes is as before when the block ends, also by an exception."""
-    states = _random_states(model)
-    modules = [(module, dict(module.__dict__)) for module in model.modules() if hasattr(module, "__dict__")]
-    registries = [(module.__dict__[name], dict(module.__dict__[name])) for module, _ in modules for name in _MODULE_DICTS
-                  if isinstance(module.__dict__.get(name), dict)]
-    buffers = [(buffer, buffer.detach().clone(), buffer._version) for buffer in _real(model.buffers())]
-    parameters = [(name, parameter, parameter._version) for name, parameter in model.named_parameters()]
+    from torchprof import _C
+
+    states = _random_states()
+    modules = [place.module for place in walk(model) if place.same_as < 0]
+    dictionaries = [(current, current.copy()) for module in modules for current in _dictionaries(module)]
+    buffers = [_Contents(buffer) for buffer in tensors_of(modules, "_buffers") if _has_contents(buffer)]
+    versions = [(p, p._version) for p in tensors_of(modules, "_parameters") if not (_is_lazy(p) or p.is_inference())]
     try:
         yield
     finally:
         for restore, state in states:
             restore(state)
-        for module, attributes in modules:
-            _restore_dict(module.__dict__, attributes)
-        for registry, members in registries:
-            _restore_dict(registry, members)
-        for buffer, contents, version in buffers:
-            # Through .data, and with the version put back: a graph of the user's that saved this buffer is still valid.
-            buffer.data.copy_(contents)
-            torch._C._autograd._unsafe_set_version_counter((buffer,), (version,))
-        changed = [name for name, parameter, version in parameters if parameter._version != version]
+        for row in _C.changed(dictionaries):
+            current, before = dictionaries[row]
+            current.clear()  # and refilled: the order of attributes and of submodules is state as well
+            current.update(before)
+        for contents in buffers:
+            contents.restore()
+        changed = {id(parameter) for parameter, version in versions if parameter._version != version}
         if changed:
+            names = [name for name, parameter in model.named_parameters() if id(parameter) in changed]
             warnings.warn(
-                f"forward changed {len(changed)} parameter(s) of the model in place ({', '.join(changed[:3])}): torchprof does "
+                f"forward changed {len(names)} parameter(s) of the model in place ({', '.join(names[:3])}): torchprof does "
                 "not copy parameters, so these stay changed",
                 stacklevel=4,
             )
 
 
-def _real(tensors: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Tensors that have contents."""
-    return (
-        tensor
-        for tensor in tensors
-        if tensor.device.type != "meta" and not isinstance(tensor, nn.parameter.UninitializedTensorMixin)
-    )
+class _Contents:
+    """What a buffer holds."""
+
+    __slots__ = ("buffer", "contents", "version")
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self.buffer = buffer
+        self.contents = buffer.detach().clone()
+        self.version = None if buffer.is_inference() else buffer._version
+
+    def restore(self) -> None:
+        # Through .data, and with the version put back: a graph of the user's that saved this buffer is still valid.
+        self.buffer.data.copy_(self.contents)
+        if self.version is not None:
+            torch._C._autograd._unsafe_set_version_counter((self.buffer,), (self.version,))
 
 
-def _restore_dict(current: dict[str, Any], before: dict[str, Any]) -> None:
-    if len(current) == len(before) and all(current.get(key, before) is value for key, value in before.items()):
-        return
-    current.clear()  # and refilled: the order of attributes and of submodules is state as well
-    current.update(before)
+def _dictionaries(module: nn.Module) -> Iterator[dict[str, Any]]:
+    attributes = module.__dict__
+    yield attributes
+    for name in ("_parameters", "_buffers", "_modules"):
+        registry = attributes.get(name)
+        if isinstance(registry, dict):
+            yield registry
 
 
-def _random_states(model: nn.Module) -> list[tuple[Any, Any]]:
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+
+
+def _has_contents(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "meta" and not _is_lazy(tensor)
+
+
+def _random_states() -> list[tuple[Any, Any]]:
     states: list[tuple[Any, Any]] = [
         (torch.set_rng_state, torch.get_rng_state()),
         (random.setstate, random.getstate()),

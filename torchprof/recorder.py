@@ -62,6 +62,7 @@ class profile(ContextDecorator):
 
     Args:
         model: the module whose names the trace should know. Calls of other modules are recorded as well.
+        ops: record the ops of the dispatcher; without them, module calls and memory only.
         shapes: record the shape, dtype, device and storage of every op's inputs and outputs.
         memory: record every allocation and free of this thread and of the autograd threads that work for it.
         modules: record the calls of ``nn.Module``s.
@@ -87,6 +88,7 @@ class profile(ContextDecorator):
         self,
         model: nn.Module | None = None,
         *,
+        ops: bool = True,
         shapes: bool = True,
         memory: bool = True,
         modules: bool = True,
@@ -97,7 +99,7 @@ class profile(ContextDecorator):
         if not isinstance(budget, int) or isinstance(budget, bool) or budget < 2**20:
             raise ArgumentError(f"budget must be a number of bytes, at least {2**20:,} (1 MiB), not {budget!r}")
         self._model = model
-        self._shapes, self._memory, self._modules, self._budget = shapes, memory, modules, budget
+        self._ops, self._shapes, self._memory, self._modules, self._budget = ops, shapes, memory, modules, budget
         self._trace: Trace | None = None
         self._recording = False
 
@@ -120,6 +122,7 @@ class profile(ContextDecorator):
 
         try:
             _C.start(
+                ops=self._ops,
                 shapes=self._shapes,
                 memory=self._memory,
                 budget_bytes=self._budget,
@@ -154,6 +157,7 @@ class profile(ContextDecorator):
             **facts,
             "torch": str(torch.__version__),
             "python": sys.version.split()[0],
+            "ops": self._ops,
             "shapes": self._shapes,
             "memory": self._memory,
             "modules": self._modules,

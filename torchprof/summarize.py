@@ -16,7 +16,7 @@ from torchprof.analysis.fold import fold_siblings, limit_depth
 from torchprof.analysis.summary import Row, Totals, raising_call, rows_and_totals
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.inputs import Inputs, make_inputs
-from torchprof.modules import describe
+from torchprof.modules import describe, is_lazy
 from torchprof.nested import find_tensors
 from torchprof.preserve import preserved
 from torchprof.recorder import profile, require_extension
@@ -73,7 +73,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as plain Python data: bytes, elements and nanoseconds."""
-        return {"rows": [asdict(row) for row in self.rows], "totals": asdict(self.totals)}
+        return {"rows": [_plain(row) for row in self.rows], "totals": asdict(self.totals)}
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a ``pandas.DataFrame``, one column per field of `Row`. Needs pandas.
@@ -85,7 +85,7 @@ class Summary:
             import pandas
         except ImportError as error:
             raise ImportError("Summary.to_pandas() needs pandas: pip install pandas") from error
-        return pandas.DataFrame([asdict(row) for row in self.rows])
+        return pandas.DataFrame([_plain(row) for row in self.rows])
 
 
 def summary(
@@ -167,6 +167,10 @@ def summary(
     return result
 
 
+def _plain(row: Row) -> dict[str, Any]:
+    return {**row._asdict(), "tensors": [tensor._asdict() for tensor in row.tensors]}
+
+
 def _check(model: Any, style: Any, columns: Any, depth: Any, warmup: Any, verbose: Any) -> None:
     if not isinstance(model, nn.Module):
         hint = " (an instance is needed: call the class)" if isinstance(model, type) else ""
@@ -209,9 +213,10 @@ def _no_rows() -> dict[str, Any]:
 
 def _run(model: nn.Module, inputs: Inputs, *, backward: bool, warmup: int, made_from: str) -> Trace:
     require_extension()
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in (*model.parameters(), *model.buffers())):
+    if is_lazy(model):
         model = copy.deepcopy(model)  # running a lazy module gives it its parameters for good
-    recording = profile(model)
+    # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
+    recording = profile(model, ops=backward, shapes=False)
     with preserved(model):
         try:
             for _ in range(warmup):

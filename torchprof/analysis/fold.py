@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-
 from torchprof.analysis.summary import Row
 
 __all__ = ["fold_siblings", "limit_depth"]
@@ -22,8 +20,7 @@ def limit_depth(rows: Sequence[Row], depth: int) -> list[Row]:
             kept.append(row)
         else:
             last = kept[-1]
-            kept[-1] = replace(
-                last,
+            kept[-1] = last._replace(
                 params=last.params + row.params,
                 trainable=last.trainable + row.trainable,
                 param_bytes=last.param_bytes + row.param_bytes,
@@ -35,7 +32,10 @@ def limit_depth(rows: Sequence[Row], depth: int) -> list[Row]:
 
 
 def fold_siblings(rows: Sequence[Row]) -> list[Row]:
-    """Consecutive siblings whose subtrees are alike in classes, shapes and parameters become one, ``count`` of them."""
+    """Consecutive numbered siblings whose subtrees are alike in classes, shapes and parameters become one row.
+
+    Numbered: as ``nn.Sequential`` and ``nn.ModuleList`` name their members. Names that were given on purpose stay.
+    """
     return [row for subtree in _fold_level(_subtrees(rows)) for row in subtree]
 
 
@@ -61,7 +61,8 @@ def _fold_level(subtrees: list[list[Row]]) -> list[list[Row]]:
     for subtree in subtrees:
         children = _fold_level(_subtrees(subtree[1:]))
         subtree = [subtree[0], *(row for child in children for row in child)]
-        if group and _signature(group[0]) != _signature(subtree):
+        numbered = subtree[0].name.isdecimal()
+        if group and not (numbered and group[0][0].name.isdecimal() and _signature(group[0]) == _signature(subtree)):
             close()
         group.append(subtree)
     close()
@@ -83,7 +84,7 @@ def _merge(group: list[list[Row]]) -> list[Row]:
     merged = []
     for same in zip(*group, strict=True):
         sums = {name: sum(getattr(row, name) for row in same) for name in _SUMMED}
-        merged.append(replace(same[0], **sums))
+        merged.append(same[0]._replace(**sums))
     first, last = group[0][0], group[-1][0]
-    merged[0] = replace(merged[0], name=f"{first.name}..{last.name}", count=len(group))
+    merged[0] = merged[0]._replace(name=f"{first.name}..{last.name}", count=len(group))
     return merged

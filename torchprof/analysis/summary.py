@@ -8,13 +8,13 @@ model come last under the module that called them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from torchprof.analysis.calls import call_costs
+from torchprof.analysis.calls import CallCosts, call_costs
 from torchprof.analysis.memory import memory_between, real_and_meta
 from torchprof.modules import ModuleInfo, TensorInfo
 from torchprof.trace import CALL_RAISED, CALL_RETURNED_SEQUENCE, DTYPE_NAMES, ITEMSIZES, Trace
@@ -24,8 +24,7 @@ __all__ = ["LayerCall", "Row", "Totals", "layer_calls", "raising_call", "rows_an
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One module.
 
     Attributes:
@@ -77,7 +76,7 @@ class Totals:
         param_bytes_by_dtype, param_bytes_by_device: bytes of parameters by real dtype, and by device.
         buffer_bytes: bytes of buffers, each once.
         input_bytes: bytes of the input tensors.
-        forward, backward: time of the passes; 0 where none ran.
+        forward, backward: time of the passes, backward's being that of autograd's nodes; 0 where none ran.
         backward_unattributed: backward time that belongs to no module.
         allocated: everything forward allocated, freed or not.
         peak: the most that forward held at once beyond what was there before.
@@ -111,138 +110,183 @@ class Totals:
 
 
 class _Place:
-    """A row while it is being put together."""
+    """A place in the tree that is about to become a row."""
 
-    __slots__ = ("calls", "children", "dynamic", "info", "row")
+    __slots__ = ("calls", "children", "depth", "info", "name", "path", "type", "unregistered")
 
-    def __init__(self, info: ModuleInfo | None, row: Row) -> None:
-        self.info = info
-        self.row = row
+    def __init__(self, path: str, name: str, type: str, depth: int, info: ModuleInfo | None = None) -> None:
+        self.path, self.name, self.type, self.depth, self.info = path, name, type, depth, info
         self.children: list[_Place] = []
         self.calls: list[int] = []
-        self.dynamic: dict[tuple[int, str], _Place] = {}
+        self.unregistered: dict[tuple[int, str], _Place] = {}
 
 
 def rows_and_totals(trace: Trace) -> tuple[list[Row], Totals]:
-    """The summary of a trace that was recorded with a model."""
+    """The summary of a trace that was recorded with a model.
+
+    Raises:
+        ValueError: the trace has no model.
+    """
     if trace.model is None:
         raise ValueError("the trace was recorded without a model: pass it to torchprof.profile(model)")
-    root = _places(trace)
-    _fill(root, trace)
-    return [place.row for place in _walk(root)], _totals(trace)
+    costs = call_costs(trace)
+    rows = _Rows(trace, costs).of(_places(trace))
+    totals = _totals(trace, costs)
+    return rows, replace(totals, forward=rows[0].forward) if rows[0].calls else totals
 
 
 def _places(trace: Trace) -> _Place:
     """The module tree, with every call put to its place."""
     assert trace.model is not None
-    infos = trace.model.modules
-    places = [_Place(info, Row(info.path, info.name, info.type, info.depth)) for info in infos]
-    for info, place in zip(infos, places, strict=True):
+    places: list[_Place] = []
+    by_address: dict[int, _Place] = {}
+    for info in trace.model.modules:
+        place = _Place(info.path, info.name, info.type, info.depth, info)
+        places.append(place)
         if info.parent >= 0:
             places[info.parent].children.append(place)
+        if info.same_as < 0:
+            by_address[info.address] = place
 
-    by_address = {info.address: row for row, info in enumerate(infos) if info.same_as < 0}
-    modules = trace.modules.tolist()
+    addresses = trace.modules["address"].tolist()
+    types = [trace.strings[row] for row in trace.modules["type"].tolist()]
     place_of_call: list[_Place | None] = []
-    for row, (module, parent) in enumerate(
-        zip(trace.module_calls["module"].tolist(), trace.module_calls["parent"].tolist(), strict=True)
-    ):
-        address, type_name = modules[module][0], trace.strings[modules[module][1]]
-        known = by_address.get(address)
-        place: _Place | None
-        if known is not None:
-            place = places[known]
-        else:  # a module that is registered nowhere: made inside forward, or kept in a plain list
-            caller = place_of_call[parent] if parent >= 0 else None
-            place = None if caller is None else caller.dynamic.get((address, type_name))
-            if caller is not None and place is None:
-                path = f"{caller.row.path}.<{type_name}>".lstrip(".")
-                new = Row(path, f"<{type_name}>", type_name, caller.row.depth + 1, note="not registered in the model")
-                place = caller.dynamic[address, type_name] = _Place(None, new)
-                caller.children.append(place)
-        if place is not None:
-            place.calls.append(row)
-        place_of_call.append(place)
+    calls = zip(trace.module_calls["module"].tolist(), trace.module_calls["parent"].tolist(), strict=True)
+    for row, (module, parent) in enumerate(calls):
+        found = by_address.get(addresses[module])
+        if found is None and parent >= 0 and (caller := place_of_call[parent]) is not None:
+            # Registered nowhere: made inside forward, or kept in a plain list.
+            key = addresses[module], types[module]
+            found = caller.unregistered.get(key)
+            if found is None:
+                path = f"{caller.path}.<{types[module]}>".lstrip(".")
+                found = caller.unregistered[key] = _Place(path, f"<{types[module]}>", types[module], caller.depth + 1)
+                caller.children.append(found)
+        if found is not None:
+            found.calls.append(row)
+        place_of_call.append(found)
     return places[0]
 
 
-def _fill(root: _Place, trace: Trace) -> None:
-    """Turn calls into figures, children before parents."""
-    costs = call_costs(trace)
-    shapes = [trace.shape(row) for row in range(len(trace.shapes))]
-    tensor_shapes = [shapes[row] for row in trace.tensors["shape"].tolist()]
-    numels = np.array([prod(shape) for shape in shapes], dtype=np.int64)
-    itemsizes = ITEMSIZES[np.clip(trace.tensors["dtype"], 0, len(ITEMSIZES) - 1)]
-    tensor_bytes = (numels[trace.tensors["shape"]] * itemsizes).tolist() if len(trace.tensors) else []
-    operands = trace.operands
-    columns = ("inputs", "n_inputs", "outputs", "n_outputs")
-    spans = list(zip(*(trace.module_calls[column].tolist() for column in columns), strict=True))
-    forward = np.where(costs.outermost, costs.forward, 0).tolist()
-    backward = np.where(costs.outermost, costs.backward, 0).tolist()
-    forward_self, backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
-    assert trace.model is not None
-    infos = trace.model.modules
+class _Rows:
+    """Turns places into rows."""
 
-    def fill(place: _Place, opaque: str) -> None:
+    def __init__(self, trace: Trace, costs: CallCosts) -> None:
+        assert trace.model is not None
+        calls, tensors = trace.module_calls, trace.tensors
+        shapes = [trace.shape(row) for row in range(len(trace.shapes))]
+        numels = np.array([prod(shape) for shape in shapes], dtype=np.int64)
+        self.modules = trace.model.modules
+        self.ran = len(calls) > 0
+        self.operand_shapes = (
+            [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
+        )
+        sizes = numels[tensors["shape"]] * ITEMSIZES[np.clip(tensors["dtype"], 0, len(ITEMSIZES) - 1)]
+        up_to = np.concatenate([[0], np.cumsum(sizes[trace.operands] if len(trace.operands) else [])])
+        first = calls["outputs"].astype(np.int64)
+        self.output_bytes = (up_to[first + calls["n_outputs"]] - up_to[first]).astype(np.int64).tolist()
+        self.inputs = list(zip(calls["inputs"].tolist(), calls["n_inputs"].tolist(), strict=True))
+        self.outputs = list(zip(calls["outputs"].tolist(), calls["n_outputs"].tolist(), strict=True))
+        # A module that calls itself is not counted twice.
+        self.forward = np.where(costs.outermost, costs.forward, 0).tolist()
+        self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
+        self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
+
+    def of(self, root: _Place) -> list[Row]:
+        rows: list[Row | None] = []
+        self._add(root, "", rows)
+        return cast("list[Row]", rows)
+
+    def _add(self, place: _Place, opaque: str, rows: list[Row | None]) -> Row:
+        """Append the row of a place and those below it."""
         info, calls = place.info, place.calls
-        inside = opaque or (info.opaque if info is not None else "")
-        for child in place.children:
-            fill(child, inside)
-        children = [child.row for child in place.children]
-        own = [p for p in info.parameters if p.owner is None] if info is not None else []
-        params = sum(p.numel for p in own)
-        note = place.row.note
-        shared = [p for p in info.parameters if p.owner is not None] if info is not None else []
-        if info is not None and info.same_as >= 0:
-            note = f"same module as {infos[info.same_as].path or 'the root'}"
-        elif shared:
-            note = f"{', '.join(p.name for p in shared)} shared with {shared[0].owner or 'the root'}"
-        called_inside = any(child.calls or child.forward for child in children)
-        if not calls and not called_inside and (info is None or info.same_as < 0) and spans:
-            note = (note + "; " if note else "") + (f"runs inside {_OPAQUE[opaque]}" if opaque else "not called")
+        at = len(rows)
+        rows.append(None)  # parents stand before what they are made of
+        below: list[Row] = []
+        params_below = 0
+        called = bool(calls)
+        if place.children:
+            inside = opaque or (info.opaque if info is not None else "")
+            below = [self._add(child, inside, rows) for child in place.children]
+            params_below = sum([row.params_total for row in below])
+            called = called or any([row.calls or row.forward for row in below])
         inputs: tuple[Shape, ...] = ()
         outputs: tuple[Shape, ...] = ()
+        output_bytes = forward = forward_self = backward = backward_self = 0
         if calls:
-            first, count, out_first, out_count = spans[calls[0]]
-            inputs = tuple(tensor_shapes[t] for t in operands[first : first + count].tolist())
-            outputs = tuple(tensor_shapes[t] for t in operands[out_first : out_first + out_count].tolist())
-        output_bytes = 0
-        for call in calls:
-            _, _, out_first, out_count = spans[call]
-            output_bytes += sum(tensor_bytes[t] for t in operands[out_first : out_first + out_count].tolist())
-        place.row = replace(
-            place.row,
-            calls=len(calls),
-            input_shapes=inputs,
-            output_shapes=outputs,
-            output_bytes=output_bytes,
-            params=params,
-            trainable=sum(p.numel for p in own if p.trainable),
-            params_total=params + sum(child.params_total for child in children),
-            param_bytes=sum(p.bytes for p in own),
-            buffer_bytes=sum(b.bytes for b in info.buffers if b.owner is None) if info is not None else 0,
-            # A container that is not called itself (ModuleList) shows what is in it.
-            forward=sum(forward[c] for c in calls) if calls else sum(child.forward for child in children),
-            forward_self=sum(forward_self[c] for c in calls),
-            backward=sum(backward[c] for c in calls) if calls else sum(child.backward for child in children),
-            backward_self=sum(backward_self[c] for c in calls),
-            note=note,
-            tensors=info.parameters if info is not None else (),
+            first, count = self.inputs[calls[0]]
+            inputs = tuple(self.operand_shapes[first : first + count])
+            first, count = self.outputs[calls[0]]
+            outputs = tuple(self.operand_shapes[first : first + count])
+            output_bytes = _sum(self.output_bytes, calls)
+            forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
+            backward, backward_self = _sum(self.backward, calls), _sum(self.backward_self, calls)
+        elif below:  # a container that is not called itself, such as ModuleList, shows what is in it
+            forward = sum([row.forward for row in below])
+            backward = sum([row.backward for row in below])
+        params = trainable = param_bytes = buffer_bytes = 0
+        tensors: tuple[TensorInfo, ...] = ()
+        if info is not None:
+            tensors = info.parameters
+            for tensor in tensors:
+                if tensor.owner is None:
+                    params += tensor.numel
+                    param_bytes += tensor.bytes
+                    if tensor.trainable:
+                        trainable += tensor.numel
+            for tensor in info.buffers:
+                if tensor.owner is None:
+                    buffer_bytes += tensor.bytes
+        rows[at] = row = Row(
+            place.path,
+            place.name,
+            place.type,
+            place.depth,
+            len(calls),
+            inputs,
+            outputs,
+            output_bytes,
+            params,
+            trainable,
+            params + params_below,
+            param_bytes,
+            buffer_bytes,
+            forward,
+            forward_self,
+            backward,
+            backward_self,
+            self._note(place, opaque, called),
+            1,
+            tensors,
         )
+        return row
 
-    fill(root, "")
+    def _note(self, place: _Place, opaque: str, called: bool) -> str:
+        info = place.info
+        if info is None:
+            return "not registered in the model"
+        if info.same_as >= 0:
+            return f"same module as {self.modules[info.same_as].path or 'the root'}"
+        notes = []
+        if info.parameters and (shared := [tensor for tensor in info.parameters if tensor.owner is not None]):
+            notes.append(f"{', '.join(t.name for t in shared)} shared with {shared[0].owner or 'the root'}")
+        if any([tensor.lazy for tensor in info.parameters]):
+            notes.append("lazy: no shape before the first call")
+        if info.opaque == "compiled" and called:
+            notes.append("a first call compiles")
+        if self.ran and not called:
+            notes.append(f"runs inside {_OPAQUE[opaque]}" if opaque else "not called")
+        return "; ".join(notes)
 
 
 _OPAQUE = {"TorchScript": "TorchScript", "compiled": "a compiled region"}
 
 
-def _walk(place: _Place) -> Iterator[_Place]:
-    yield place
-    for child in place.children:
-        yield from _walk(child)
+def _sum(values: list[int], rows: list[int]) -> int:
+    return values[rows[0]] if len(rows) == 1 else sum([values[row] for row in rows])
 
 
-def _totals(trace: Trace) -> Totals:
+def _totals(trace: Trace, costs: CallCosts) -> Totals:
     assert trace.model is not None
     by_dtype: dict[str, int] = defaultdict(int)
     by_device: dict[str, int] = defaultdict(int)
@@ -266,12 +310,12 @@ def _totals(trace: Trace) -> Totals:
     if start is None or end is None:
         return totals
     released, freed = trace.mark("outputs released"), trace.mark("graph released")
-    backward, backward_done = trace.mark("backward"), trace.mark("backward done")
+    backward_done = trace.mark("backward done")
     totals = replace(
         totals,
         forward=end - start,
-        backward=backward_done - backward if backward is not None and backward_done is not None else 0,
-        backward_unattributed=call_costs(trace).backward_unattributed,
+        backward=int(costs.backward_self.sum()) + costs.backward_unattributed,
+        backward_unattributed=costs.backward_unattributed,
     )
     if not trace.facts.get("memory"):
         return totals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,7 @@ class Column:
     meaning: str
 
 
+@functools.lru_cache(maxsize=4096)
 def _shapes(shapes: tuple[Shape, ...]) -> str:
     text = ""
     for index, shape in enumerate(shapes):
@@ -142,12 +144,14 @@ def _lines(
 def _branches(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     """What stands before every row's name, and before what belongs to the row, so that the tree can be seen."""
     last = [True] * len(rows)  # no sibling follows
-    following: dict[int, bool] = {}
+    following = [False] * (2 + max((row.depth for row in rows), default=0))
+    deepest = 0
     for index in range(len(rows) - 1, -1, -1):
         depth = rows[index].depth
-        last[index] = not following.get(depth, False)
-        following = {level: value for level, value in following.items() if level < depth}
+        last[index] = not following[depth]
+        following[depth + 1 : deepest + 1] = [False] * (deepest - depth)
         following[depth] = True
+        deepest = depth
     prefixes, below = [], []
     trunk: list[str] = []
     for row, is_last in zip(rows, last, strict=True):
@@ -177,15 +181,14 @@ def _total_lines(totals: Totals) -> Iterator[str]:
         yield f"Size of inputs: {format_bytes(totals.input_bytes)}"
         if totals.memory != "none":
             how = "measured" if totals.memory == "measured" else "counted on meta tensors: nothing was allocated"
-            yield f"Forward allocated: {format_bytes(totals.allocated)}, peak {format_bytes(totals.peak)} ({how})"
+            both = f", with backward {format_bytes(totals.peak_with_backward)}" if totals.peak_with_backward else ""
+            yield f"Forward allocated: {format_bytes(totals.allocated)}, peak {format_bytes(totals.peak)}{both} ({how})"
             yield f"Saved for backward: {format_bytes(totals.saved)} (params not counted)"
         backward = ""
         if totals.backward:
-            backward = f"; backward: {format_ns(totals.backward)}"
-            if totals.memory != "none":
-                backward += f", peak of both {format_bytes(totals.peak_with_backward)}"
+            backward = f", backward: {format_ns(totals.backward)}"
             if totals.backward_unattributed:
-                backward += f", of which {format_ns(totals.backward_unattributed)} belongs to no module"
-        yield f"Forward: {format_ns(totals.forward)} (host time of one pass){backward}"
+                backward += f", of which {format_ns(totals.backward_unattributed)} in no module"
+        yield f"Forward: {format_ns(totals.forward)}{backward} (host time of one pass)"
     for table, count in totals.losses.items():
         yield f"INCOMPLETE: {count:,} {table.replace('_', ' ')} did not fit the budget; figures above miss them"

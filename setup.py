@@ -21,7 +21,6 @@ sanitize = os.environ.get("TORCHPROF_SANITIZE") == "1"
 sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize=vptr"] if sanitize else []
 
 
-
 class BuildRecorder(BuildExtension):
     """Leaves beside the extension the version of torch it was built for, which is read before it is loaded."""
 

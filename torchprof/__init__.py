@@ -1,12 +1,12 @@
 """See a PyTorch model: its layers and shapes, where its time goes and what holds its memory.
 
-    import torchprof
+import torchprof
 
-    torchprof.summary(model, input_size=(3, 224, 224), batch_size=4)
+torchprof.summary(model, input_size=(3, 224, 224), batch_size=4)
 
-    with torchprof.profile(model) as prof:
-        model(x).sum().backward()
-    prof.trace.save("step.torchprof")
+with torchprof.profile(model) as prof:
+    model(x).sum().backward()
+prof.trace.save("step.torchprof")
 """
 
 import warnings

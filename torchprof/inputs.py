@@ -101,7 +101,9 @@ def _dtypes(dtypes: Any, sizes: list[tuple[int, ...]]) -> list[torch.dtype]:
     given = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes if dtypes is not None else torch.float32]
     for dtype in given:
         if not isinstance(dtype, torch.dtype):
-            raise ArgumentError(f"dtypes={dtypes!r} contains {dtype!r}: give a torch.dtype such as torch.long, or one per input")
+            raise ArgumentError(
+                f"dtypes={dtypes!r} contains {dtype!r}: give a torch.dtype such as torch.long, or one per input"
+            )
     if len(given) == 1:
         given *= len(sizes)
     if len(given) != len(sizes):
@@ -123,7 +125,11 @@ def _device(device: Any, model: nn.Module) -> torch.device:
 def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     try:
         if dtype.is_floating_point or dtype.is_complex:
-            return torch.rand(size, device=device).to(dtype) if dtype.itemsize == 1 else torch.rand(size, dtype=dtype, device=device)
+            return (
+                torch.rand(size, device=device).to(dtype)
+                if dtype.itemsize == 1
+                else torch.rand(size, dtype=dtype, device=device)
+            )
         return torch.zeros(size, dtype=dtype, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(

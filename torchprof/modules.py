@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 __all__ = ["Model", "ModuleInfo", "Place", "TensorInfo", "describe", "is_lazy", "tensors_of", "walk"]
 
@@ -107,8 +108,7 @@ class Model:
 
         return cls(
             tuple(
-                ModuleInfo(**{**m, "parameters": tensors(m["parameters"]), "buffers": tensors(m["buffers"])})
-                for m in document
+                ModuleInfo(**{**m, "parameters": tensors(m["parameters"]), "buffers": tensors(m["buffers"])}) for m in document
             )
         )
 
@@ -158,10 +158,8 @@ def tensors_of(modules: Iterable[nn.Module], registry: str) -> Iterator[torch.Te
 
 def is_lazy(model: nn.Module) -> bool:
     """Whether some parameter or buffer has no shape before the first call."""
-    for place in walk(model):
-        if isinstance(place.module, LazyModuleMixin) and place.module.has_uninitialized_params():  # type: ignore[misc]
-            return True
-    return False
+    modules = (place.module for place in walk(model))
+    return any(isinstance(module, LazyModuleMixin) and module.has_uninitialized_params() for module in modules)
 
 
 def describe(model: nn.Module) -> Model:
@@ -212,7 +210,7 @@ class _Names(dict[Any, str]):
 
 def _tensor_info(name: str, tensor: torch.Tensor, owner: str | None, names: _Names) -> TensorInfo:
     dtype, device = names[tensor.dtype], names[tensor.device]
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
         return TensorInfo(name, (), dtype, device, 0, 0, tensor.requires_grad, owner, lazy=True)
     shape = tuple(tensor.shape)
     numel = prod(shape)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from torchprof.modules import tensors_of, walk
 
@@ -81,7 +82,7 @@ def _dictionaries(module: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def _is_lazy(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
 def _has_contents(tensor: torch.Tensor) -> bool:
@@ -97,6 +98,6 @@ def _random_states() -> list[tuple[Any, Any]]:
         import numpy as np
 
         states.append((np.random.set_state, np.random.get_state()))
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
     return states

@@ -1,8 +1,8 @@
 """Recording: the only place that knows the compiled extension.
 
-    with torchprof.profile(model) as prof:
-        model(x).sum().backward()
-    prof.trace
+with torchprof.profile(model) as prof:
+    model(x).sum().backward()
+prof.trace
 """
 
 from __future__ import annotations

@@ -194,9 +194,7 @@ def make_inputs_preserving_random_state(
     model: nn.Module, input_size: Any, batch_size: Any, input_data: Any, dtypes: Any, device: Any
 ) -> Inputs | None:
     with preserved(nn.Identity()):
-        return make_inputs(
-            model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device
-        )
+        return make_inputs(model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device)
 
 
 def _made_from(input_size: Any, batch_size: Any) -> str:
@@ -259,7 +257,7 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
         if _holds_storage(tensor) and any(now > then for now, then in zip(_C.use_counts(tensor), before, strict=True))
     )
     if backward:
-        leaves = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        leaves: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         leaves += [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
         if not edges or not leaves:
             raise ArgumentError(

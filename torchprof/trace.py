@@ -112,7 +112,8 @@ DTYPE_NAMES: Final = (
     "float8_e8m0fnu float4_e2m1fn_x2"
 ).split()
 ITEMSIZES: Final = np.array(
-    [1, 1, 2, 4, 8, 2, 4, 8, 4, 8, 16, 1, 1, 1, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 2, 4, 8] + [1] * 16, dtype=np.int64
+    [1, 1, 2, 4, 8, 2, 4, 8, 4, 8, 16, 1, 1, 1, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 2, 4, 8] + [1] * 16,
+    dtype=np.int64,
 )
 DEVICE_NAMES: Final = (
     "cpu cuda mkldnn opengl opencl ideep hip fpga maia xla vulkan metal xpu mps meta hpu ve lazy ipu mtia privateuseone"

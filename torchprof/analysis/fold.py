@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from torchprof.analysis.summary import Row
 
 __all__ = ["fold_siblings", "limit_depth"]
@@ -72,8 +73,17 @@ def _fold_level(subtrees: list[list[Row]]) -> list[list[Row]]:
 def _signature(subtree: list[Row]) -> tuple[object, ...]:
     top = subtree[0].depth
     return tuple(
-        (row.depth - top, row.type if row is subtree[0] else (row.name, row.type), row.calls, row.input_shapes,
-         row.output_shapes, row.params, row.trainable, row.note, row.count)
+        (
+            row.depth - top,
+            row.type if row is subtree[0] else (row.name, row.type),
+            row.calls,
+            row.input_shapes,
+            row.output_shapes,
+            row.params,
+            row.trainable,
+            row.note,
+            row.copies,
+        )
         for row in subtree
     )
 
@@ -86,5 +96,5 @@ def _merge(group: list[list[Row]]) -> list[Row]:
         sums = {name: sum(getattr(row, name) for row in same) for name in _SUMMED}
         merged.append(same[0]._replace(**sums))
     first, last = group[0][0], group[-1][0]
-    merged[0] = merged[0]._replace(name=f"{first.name}..{last.name}", count=len(group))
+    merged[0] = merged[0]._replace(name=f"{first.name}..{last.name}", copies=len(group))
     return merged

@@ -41,7 +41,7 @@ class Row(NamedTuple):
         forward, forward_self: nanoseconds of host time in its calls, with and without the calls inside them.
         backward, backward_self: nanoseconds of host time in backward ops that differentiate its ops.
         note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
-        count: how many identical siblings this row stands for (see `fold`).
+        copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
     """
 
@@ -63,7 +63,7 @@ class Row(NamedTuple):
     backward: int = 0
     backward_self: int = 0
     note: str = ""
-    count: int = 1
+    copies: int = 1
     tensors: tuple[TensorInfo, ...] = ()
 
 
@@ -178,9 +178,7 @@ class _Rows:
         numels = np.array([prod(shape) for shape in shapes], dtype=np.int64)
         self.modules = trace.model.modules
         self.ran = len(calls) > 0
-        self.operand_shapes = (
-            [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
-        )
+        self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
         sizes = numels[tensors["shape"]] * ITEMSIZES[np.clip(tensors["dtype"], 0, len(ITEMSIZES) - 1)]
         up_to = np.concatenate([[0], np.cumsum(sizes[trace.operands] if len(trace.operands) else [])])
         first = calls["outputs"].astype(np.int64)

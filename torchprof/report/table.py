@@ -56,10 +56,14 @@ COLUMNS: Final[dict[str, Column]] = {
     "forward": Column("Forward", lambda r, t: format_ns(r.forward) if r.forward else "", "host time with what it calls"),
     "self": Column("Self", lambda r, t: format_ns(r.forward_self) if r.calls else "", "host time without what it calls"),
     "share": Column(
-        "Share", lambda r, t: format_share(r.forward, t.forward) if r.forward else "", "of the forward time of the model"
+        "Share",
+        lambda r, t: format_share(r.forward, t.forward) if r.forward else "",
+        "of the forward time of the model",
     ),
     "backward": Column(
-        "Backward", lambda r, t: format_ns(r.backward) if r.backward else "", "host time of backward, with what it calls"
+        "Backward",
+        lambda r, t: format_ns(r.backward) if r.backward else "",
+        "host time of backward, with what it calls",
     ),
     "backward_self": Column(
         "Bwd self",
@@ -73,7 +77,16 @@ def DEFAULT_COLUMNS(totals: Totals) -> tuple[str, ...]:
     """What is worth showing of a summary with these totals."""
     if not totals.forward:
         return ("params", "params_total", "param_bytes")
-    return ("input", "output", "params", "output_bytes", "forward", "self", "share", *(["backward"] if totals.backward else []))
+    return (
+        "input",
+        "output",
+        "params",
+        "output_bytes",
+        "forward",
+        "self",
+        "share",
+        *(["backward"] if totals.backward else []),
+    )
 
 
 def render_table(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> str:
@@ -98,9 +111,7 @@ def print_table(rows: Sequence[Row], totals: Totals, columns: Sequence[str], lis
         console.print(text)
 
 
-def _lines(
-    rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool
-) -> Iterator[tuple[str, str]]:
+def _lines(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool) -> Iterator[tuple[str, str]]:
     """Every line with what kind it is."""
     chosen = [COLUMNS[name] for name in columns]
     names: list[str] = []
@@ -108,7 +119,7 @@ def _lines(
     kinds: list[str] = []
     notes: list[str] = []
     for row, prefix, below in zip(rows, *_branches(rows), strict=True):
-        times = f" x{row.count}" if row.count > 1 else ""
+        times = f" x{row.copies}" if row.copies > 1 else ""
         label = row.name if row.name == row.type and row.depth == 0 else f"{row.name} ({row.type})"
         names.append(_elide(f"{prefix}{label}{times}"))
         cells.append([column.cell(row, totals) for column in chosen])
@@ -119,15 +130,23 @@ def _lines(
                 names.append(_elide(f"{below}. {tensor.name} {list(tensor.shape)} {tensor.dtype}"))
                 cells.append(["" for _ in chosen])
                 kinds.append("quiet")
-                notes.append(f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen")
+                notes.append(
+                    f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen"
+                )
 
     headers = ["Layer (type)", *(column.header for column in chosen)]
-    widths = [max(map(len, [header, *column])) for header, column in zip(headers, [names, *zip(*cells, strict=True)], strict=True)]
+    widths = [
+        max(map(len, [header, *column])) for header, column in zip(headers, [names, *zip(*cells, strict=True)], strict=True)
+    ]
     noted = max(map(len, notes), default=0)
     width = sum(widths) + 2 * len(chosen) + (2 + noted if noted else 0)
 
     def line(name: str, values: Sequence[str], note: str = "") -> str:
-        parts = [name.ljust(widths[0]), *(value.rjust(size) for value, size in zip(values, widths[1:], strict=True)), note]
+        parts = [
+            name.ljust(widths[0]),
+            *(value.rjust(size) for value, size in zip(values, widths[1:], strict=True)),
+            note,
+        ]
         return "  ".join(parts).rstrip()
 
     yield "rule", "-" * width
@@ -167,7 +186,7 @@ def _elide(text: str) -> str:
     if len(text) <= WIDEST_NAME:
         return text
     head = WIDEST_NAME * 2 // 3
-    return f"{text[:head]}…{text[head + 1 - WIDEST_NAME:]}"
+    return f"{text[:head]}…{text[head + 1 - WIDEST_NAME :]}"
 
 
 def _total_lines(totals: Totals) -> Iterator[str]:

@@ -28,10 +28,9 @@ def render(trace: Trace) -> str:
     assert trace.model is not None
     batch_size = trace.facts.get("batch_size")
     lines = [RULE, f"{'Layer (type)':>20}  {'Output Shape':>25} {'Param #':>15}", DOUBLE_RULE]
-    total_params = trainable_params = index = 0
+    total_params = trainable_params = 0
     total_output = 0.0
-    for info, type_name, shapes, sequence in _layers(trace):
-        index += 1
+    for index, (info, type_name, shapes, sequence) in enumerate(_layers(trace), start=1):
         shape = _shown_shape(shapes, sequence, batch_size)
         weight, bias = _tensor(info, "weight"), _tensor(info, "bias")
         params = sum(tensor.numel for tensor in (weight, bias) if tensor is not None)

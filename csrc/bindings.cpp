@@ -22,7 +22,7 @@ py::array take(std::vector<Row>&& rows) {
 
 py::dict tables_to_python(Tables&& tables) {
   return py::dict("ops"_a = take(std::move(tables.ops)), "operands"_a = take(std::move(tables.operands)),
-                  "tensors"_a = take(std::move(tables.tensors)),
+                  "tensors"_a = take(std::move(tables.tensors)), "arguments"_a = take(std::move(tables.arguments)),
                   "shapes"_a = take(std::move(tables.shapes)), "dims"_a = take(std::move(tables.dims)),
                   "module_calls"_a = take(std::move(tables.module_calls)), "modules"_a = take(std::move(tables.modules)),
                   "allocations"_a = take(std::move(tables.allocations)), "marks"_a = take(std::move(tables.marks)),
@@ -34,13 +34,15 @@ py::dict losses_to_python(const Losses& losses) {
                   "allocations"_a = losses.allocations, "unmatched_ends"_a = losses.unmatched_ends);
 }
 
-void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class) {
+void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class,
+                     std::unordered_set<std::string> ops_with_arguments) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
   options.memory = memory;
   options.budget_bytes = budget_bytes;
   options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
+  options.ops_with_arguments = std::move(ops_with_arguments);
   start(options);
 }
 
@@ -79,7 +81,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
           latest->scope = event[6].cast<uint8_t>();
         }
       } else if (kind == "end") {
-        if (Op* const op = log.close_op(reinterpret_cast<const void*>(integer(1)))) {
+        if (Op* const op = log.close_op(reinterpret_cast<const void*>(integer(1))).op) {
           op->end = integer(2);
         }
       } else if (kind == "call") {
@@ -110,7 +112,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
 
 py::dict layouts() {
   return py::dict("ops"_a = py::dtype::of<Op>(), "operands"_a = py::dtype::of<int32_t>(),
-                  "tensors"_a = py::dtype::of<Tensor>(),
+                  "tensors"_a = py::dtype::of<Tensor>(), "arguments"_a = py::dtype::of<Arguments>(),
                   "shapes"_a = py::dtype::of<Shape>(), "dims"_a = py::dtype::of<int64_t>(),
                   "module_calls"_a = py::dtype::of<ModuleCall>(), "modules"_a = py::dtype::of<Module>(),
                   "allocations"_a = py::dtype::of<Allocation>(), "marks"_a = py::dtype::of<Mark>(),
@@ -161,6 +163,7 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Op, start, end, sequence_nr, name, parent, module_call, inputs, outputs, forward_thread, n_inputs,
                        n_outputs, thread, scope, flags);
   PYBIND11_NUMPY_DTYPE(Tensor, storage, storage_bytes, shape, dtype, device_type, device_index, flags);
+  PYBIND11_NUMPY_DTYPE(Arguments, op, inputs, outputs);
   PYBIND11_NUMPY_DTYPE(ModuleCall, start, end, module, parent, op, inputs, outputs, n_inputs, n_outputs, thread, flags);
   PYBIND11_NUMPY_DTYPE(Module, address, type);
   PYBIND11_NUMPY_DTYPE(Allocation, time, address, bytes, op, module_call, thread, device_type, device_index);
@@ -168,7 +171,8 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Shape, first, ndim);
   PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
 
-  m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a);
+  m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
+        "ops_with_arguments"_a);
   m.def("stop", &stop_recording);
   m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   m.def("observe_new_classes", [] { current().observe_new_classes(); });

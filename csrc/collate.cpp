@@ -1,8 +1,9 @@
 #include "collate.h"
 
+#include "attribute.h"
+
 #include <algorithm>
 #include <map>
-#include <unordered_map>
 #include <utility>
 
 namespace torchprof {
@@ -68,6 +69,11 @@ class Translation {
     op.outputs += operand_;
   }
   void operator()(int32_t& operand) const { operand += tensor_; }
+  void operator()(Arguments& arguments) const {
+    arguments.op = row(arguments.op, op_);
+    arguments.inputs = strings_[arguments.inputs];
+    arguments.outputs = strings_[arguments.outputs];
+  }
   void operator()(Tensor& tensor) const { tensor.shape = shapes_[tensor.shape]; }
   void operator()(ModuleCall& call) const {
     call.start = ns(call.start);
@@ -107,78 +113,6 @@ void move_rows(AppendLog<Row>& log, const Translation& translate, std::vector<Ro
   });
 }
 
-// Which forward op created the autograd node with a given number on a given thread.
-//
-// An op carries the number its node will get if it creates one; ops that create none, and ops nested in the one that
-// does, carry it too. The node takes the number away, so its creator is the last to have started with it.
-class ForwardOps {
- public:
-  explicit ForwardOps(const Tables& tables) {
-    for (size_t row = 0; row < tables.ops.size(); ++row) {
-      const Op& op = tables.ops[row];
-      if (op.sequence_nr >= 0 && op.forward_thread == 0) {
-        by_thread_[tables.threads[op.thread].torch_id].push_back({op.sequence_nr, static_cast<int32_t>(row)});
-      }
-    }
-    for (auto& [thread, numbered] : by_thread_) {
-      // Already in order but for graphs that are built while others are differentiated.
-      if (!std::is_sorted(numbered.begin(), numbered.end())) {
-        std::sort(numbered.begin(), numbered.end());
-      }
-    }
-  }
-
-  int32_t creator(uint64_t thread, int64_t sequence_nr) const {
-    const auto found = by_thread_.find(thread);
-    if (found == by_thread_.end()) {
-      return kNoRow;
-    }
-    const auto& numbered = found->second;
-    const auto after = std::upper_bound(numbered.begin(), numbered.end(), std::pair{sequence_nr, INT32_MAX});
-    return after != numbered.begin() && std::prev(after)->first == sequence_nr ? std::prev(after)->second : kNoRow;
-  }
-
- private:
-  std::unordered_map<uint64_t, std::vector<std::pair<int64_t, int32_t>>> by_thread_;
-};
-
-// Gives every op of a backward pass the module call of the forward op it differentiates: the autograd node finds it by
-// number, the ops inside the node follow the node, and so does the engine's row around it. Ops of a module that was
-// called inside the node (checkpointing runs forward again) keep that call.
-void join_backward(Tables& tables) {
-  const ForwardOps forward(tables);
-  std::vector<bool> is_engine_row;
-  for (const std::string& name : tables.strings) {
-    is_engine_row.push_back(name.rfind("autograd::engine::evaluate_function", 0) == 0);
-  }
-  std::vector<int32_t> recorded(tables.ops.size());
-  for (size_t row = 0; row < tables.ops.size(); ++row) {
-    Op& op = tables.ops[row];
-    recorded[row] = op.module_call;
-    if (op.forward_thread != 0 && op.sequence_nr >= 0) {
-      const int32_t creator = forward.creator(op.forward_thread, op.sequence_nr);
-      if (creator != kNoRow) {
-        op.module_call = tables.ops[creator].module_call;
-        op.flags |= kJoined;
-        if (op.parent != kNoRow && is_engine_row[tables.ops[op.parent].name]) {
-          tables.ops[op.parent].module_call = op.module_call;
-          tables.ops[op.parent].flags |= kJoined;
-        }
-        continue;
-      }
-    }
-    if (op.parent != kNoRow && (tables.ops[op.parent].flags & kJoined) != 0 && recorded[op.parent] == op.module_call) {
-      op.module_call = tables.ops[op.parent].module_call;
-      op.flags |= kJoined;
-    }
-  }
-  for (Allocation& allocation : tables.allocations) {
-    if (allocation.op != kNoRow && recorded[allocation.op] == allocation.module_call) {
-      allocation.module_call = tables.ops[allocation.op].module_call;
-    }
-  }
-}
-
 }  // namespace
 
 Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<NamedTime>& marks,
@@ -195,13 +129,14 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<
   tables.ops.reserve(total(&ThreadLog::ops));
   tables.operands.reserve(total(&ThreadLog::operands));
   tables.tensors.reserve(total(&ThreadLog::tensors));
+  tables.arguments.reserve(total(&ThreadLog::arguments));
   tables.module_calls.reserve(total(&ThreadLog::module_calls));
   tables.allocations.reserve(total(&ThreadLog::allocations));
 
   for (const auto& log : logs) {
     const Translation translate(*log, shared, tables, clock);
     tables.losses.ops += log->ops.dropped();
-    tables.losses.operands += log->operands.dropped() + log->tensors.dropped();
+    tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
     tables.losses.module_calls += log->module_calls.dropped();
     tables.losses.allocations += log->allocations.dropped();
     tables.losses.unmatched_ends += log->unmatched_ends;
@@ -209,6 +144,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<
     move_rows(log->ops, translate, tables.ops);
     move_rows(log->operands, translate, tables.operands);
     move_rows(log->tensors, translate, tables.tensors);
+    move_rows(log->arguments, translate, tables.arguments);
     move_rows(log->module_calls, translate, tables.module_calls);
     move_rows(log->allocations, translate, tables.allocations);
   }
@@ -216,7 +152,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<
     tables.marks.push_back({clock.ns(mark.ticks), shared.string(mark.name), 0});
   }
   shared.move_into(tables);
-  join_backward(tables);
+  attribute(tables);
   return tables;
 }
 

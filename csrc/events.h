@@ -14,13 +14,24 @@ inline constexpr int32_t kNoRow = -1;
 inline constexpr int64_t kNever = -1;
 
 // Op::flags
-inline constexpr uint8_t kJoined = 1;     // module_call is the forward call that this backward op differentiates
+inline constexpr uint8_t kJoined = 1;     // module_call is not the call it ran in, but the one it worked for
 inline constexpr uint8_t kTruncated = 2;  // some of its tensors did not fit the budget
+inline constexpr uint8_t kPhaseShift = 4; // the upper half is its Phase
+
+// What a training step was doing.
+enum class Phase : uint8_t {
+  kOther = 0,
+  kForward = 1,
+  kRecomputation = 2,  // forward, run again inside a backward pass by activation checkpointing
+  kBackward = 3,
+  kOptimizer = 4,
+};
 
 // ModuleCall::flags
 inline constexpr uint8_t kRaised = 1;      // forward left through an exception
 inline constexpr uint8_t kMoreTensors = 2; // some tensors were not recorded: over the budget or the per-call limit
 inline constexpr uint8_t kReturnedSequence = 4;  // a tuple or a list, not a tensor
+inline constexpr uint8_t kRecomputed = 8;  // it ran inside a backward pass
 
 // Tensor::flags
 inline constexpr uint8_t kNoData = 1;        // `storage` is the address of the storage's header: meta or fake
@@ -34,7 +45,7 @@ struct Op {
   int64_t sequence_nr;      // autograd's number, shared by an op and the node it creates; -1: none
   uint32_t name;            // row of strings
   int32_t parent;           // row of ops, same thread
-  int32_t module_call;      // row of module_calls: the innermost that was open, or that of the forward op
+  int32_t module_call;      // row of module_calls: the innermost that was open, or with kJoined that of the forward op
   uint32_t inputs;          // first row of operands, n_inputs of them
   uint32_t outputs;         // first row of operands, n_outputs of them
   uint32_t forward_thread;  // autograd nodes: PyTorch's id of the thread that ran the forward; 0: none
@@ -57,6 +68,14 @@ struct Tensor {
   int8_t device_type;      // c10::DeviceType
   int8_t device_index;     // -1: the only one
   uint8_t flags;
+};
+
+// All arguments of an op whose FLOPs do not follow from its tensors alone, as JSON: a tensor is {}, and {} again stands for
+// each tensor it returned; what is undefined is null. Kept only for the ops named when the recording starts.
+struct Arguments {
+  int32_t op;        // row of ops
+  uint32_t inputs;   // row of strings
+  uint32_t outputs;  // row of strings
 };
 
 // One call of one nn.Module.
@@ -114,6 +133,6 @@ struct Thread {
 
 static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 48);
 static_assert(sizeof(Module) == 16 && sizeof(Allocation) == 40 && sizeof(Mark) == 16);
-static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16);
+static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
 
 }  // namespace torchprof

@@ -1,5 +1,6 @@
 #include "op_observer.h"
 
+#include "arguments.h"
 #include "clock.h"
 #include "tensor_reader.h"
 #include "thread_slot.h"
@@ -30,6 +31,9 @@ Context begin(const at::RecordFunction& function) {
         if (!add_operands(*log, function.inputs(), op->n_inputs)) {
           op->flags |= kTruncated;
         }
+        if (log->keeps_arguments(op->name)) {
+          log->add_arguments(arguments_text(function.inputs().data(), function.inputs().size()));
+        }
       }
       op->start = ticks();
     }
@@ -47,12 +51,16 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
     return;
   }
   try {
-    if (Op* const op = log->close_op(&function)) {
+    const auto [key, op, row, arguments] = log->close_op(&function);
+    if (op != nullptr) {
       op->end = now;
       if constexpr (kShapes) {
         op->outputs = log->operands.size();
         if (!add_operands(*log, function.outputs(), op->n_outputs)) {
           op->flags |= kTruncated;
+        }
+        if (arguments != nullptr) {
+          arguments->outputs = log->strings.id(std::string_view(arguments_text(function.outputs().data(), function.outputs().size())));
         }
       }
     }

@@ -28,7 +28,7 @@ int64_t unix_ns() {
 }  // namespace
 
 Session::Session(const Options& options)
-    : begin_(ClockReading::now()), origin_unix_ns_(unix_ns()), logs_(options.budget_bytes) {
+    : begin_(ClockReading::now()), origin_unix_ns_(unix_ns()), logs_(options.budget_bytes, options.ops_with_arguments) {
   if (options.memory) {
     memory_.emplace();
     meta_.emplace();

@@ -26,6 +26,7 @@ struct Options {
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
+  OpNames ops_with_arguments;            // see Arguments
 };
 
 struct Recorded {

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "append_log.h"
@@ -15,17 +17,28 @@
 
 namespace torchprof {
 
+using OpNames = std::unordered_set<std::string>;
+
 class ThreadLog {
  public:
-  ThreadLog(Budget& budget, uint16_t thread, Thread identity)
+  struct OpenOp {
+    const void* key = nullptr;
+    Op* op = nullptr;                // nullptr: it was dropped
+    int32_t row = kNoRow;            // of this op, or where it was dropped of the nearest recorded op around it
+    Arguments* arguments = nullptr;  // where they are kept
+  };
+
+  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpNames& ops_with_arguments = none())
       : ops(budget),
         operands(budget),
         tensors(budget),
+        arguments(budget),
         module_calls(budget),
         allocations(budget),
         identity(identity),
         thread_(thread),
-        tensor_table_(tensors, shapes) {
+        tensor_table_(tensors, shapes),
+        ops_with_arguments_(ops_with_arguments) {
     open_ops_.reserve(64);
     open_calls_.reserve(64);
   }
@@ -33,6 +46,7 @@ class ThreadLog {
   AppendLog<Op> ops;
   AppendLog<int32_t> operands;
   AppendLog<Tensor> tensors;
+  AppendLog<Arguments> arguments;
   AppendLog<ModuleCall> module_calls;
   AppendLog<Allocation> allocations;
   std::vector<Module> modules;
@@ -59,17 +73,32 @@ class ThreadLog {
   }
 
   // The op with this key ended. What is still open above it was left without an end, or ends on another thread.
-  // Returns nullptr where there is no row: the op was dropped, or did not begin here.
-  Op* close_op(const void* key) {
+  // Its `op` is nullptr where there is no row: it was dropped, or did not begin here.
+  OpenOp close_op(const void* key) {
     for (size_t i = open_ops_.size(); i-- > 0;) {
       if (open_ops_[i].key == key) {
-        Op* const op = open_ops_[i].op;
+        const OpenOp closed = open_ops_[i];
         open_ops_.resize(i);
-        return op;
+        return closed;
       }
     }
     ++unmatched_ends;
-    return nullptr;
+    return {};
+  }
+
+  bool keeps_arguments(uint32_t name) {
+    for (uint32_t id = static_cast<uint32_t>(keeps_arguments_.size()); id <= name; ++id) {
+      keeps_arguments_.push_back(ops_with_arguments_.count(strings[id]) != 0);
+    }
+    return keeps_arguments_[name];
+  }
+
+  // Of the op that was opened last.
+  void add_arguments(const std::string& text) {
+    if (Arguments* row = arguments.append()) {
+      *row = {open_ops_.back().row, strings.id(std::string_view(text)), strings.id(std::string_view("[]"))};
+      open_ops_.back().arguments = row;
+    }
   }
 
   // A module was called. Returns the row to fill in or nullptr; open until close_call in both cases.
@@ -114,11 +143,6 @@ class ThreadLog {
   uint16_t thread() const { return thread_; }
 
  private:
-  struct OpenOp {
-    const void* key;
-    Op* op;
-    int32_t row;  // of this op, or where it was dropped of the nearest recorded op around it
-  };
   struct OpenCall {
     ModuleCall* call;
     int32_t row;
@@ -138,8 +162,15 @@ class ThreadLog {
     return found->second;
   }
 
+  static const OpNames& none() {
+    static const OpNames names;
+    return names;
+  }
+
   const uint16_t thread_;
   TensorTable tensor_table_;
+  const OpNames& ops_with_arguments_;
+  std::vector<bool> keeps_arguments_;  // by row of strings
   std::vector<OpenOp> open_ops_;
   std::vector<OpenCall> open_calls_;
   std::unordered_map<uint64_t, uint32_t> module_ids_;

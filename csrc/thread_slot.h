@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "thread_log.h"
@@ -74,7 +75,8 @@ class Writing {
 // The logs of one recording, one for each thread that wrote. At most one is open at a time.
 class ThreadLogs {
  public:
-  explicit ThreadLogs(int64_t budget_bytes) : budget_(budget_bytes) {}
+  explicit ThreadLogs(int64_t budget_bytes, OpNames ops_with_arguments = {})
+      : budget_(budget_bytes), ops_with_arguments_(std::move(ops_with_arguments)) {}
   ~ThreadLogs() { close(); }
 
   void open();
@@ -86,6 +88,7 @@ class ThreadLogs {
   friend void detail::join_recording(ThreadSlot& slot);
 
   Budget budget_;
+  const OpNames ops_with_arguments_;
   std::vector<std::unique_ptr<ThreadLog>> logs_;
 };
 

@@ -127,6 +127,7 @@ class profile(ContextDecorator):
                 memory=self._memory,
                 budget_bytes=self._budget,
                 module_class=nn.Module if self._modules else None,
+                ops_with_arguments=set(),
             )
         except RuntimeError as error:
             raise RecordingError(str(error)) from None

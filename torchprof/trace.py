@@ -19,6 +19,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
@@ -71,6 +72,8 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_index", "i1", 22),
         ("flags", "u1", 23),
     ),
+    # All arguments, as JSON, of the ops whose FLOPs do not follow from their tensors alone: a tensor is {}.
+    "arguments": _struct(12, ("op", "i4", 0), ("inputs", "u4", 4), ("outputs", "u4", 8)),
     # A shape is dims[first : first + ndim].
     "shapes": _struct(8, ("first", "u4", 0), ("ndim", "u4", 4)),
     "dims": np.dtype("i8"),
@@ -123,11 +126,28 @@ SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7
 
 OP_JOINED: Final = 1
-"""Op flag: ``module_call`` is the call of the forward op that this backward op differentiates."""
+"""Op flag: ``module_call`` is not the call the op ran in, but that of the forward op it differentiates."""
 CALL_RAISED: Final = 1
 """Module call flag: it left through an exception."""
 CALL_RETURNED_SEQUENCE: Final = 4
 """Module call flag: it returned a tuple or a list."""
+CALL_RECOMPUTED: Final = 8
+"""Module call flag: it ran inside a backward pass, by activation checkpointing."""
+
+
+class Phase(IntEnum):
+    """What a training step was doing. ``phases(trace.ops)`` gives that of every op."""
+
+    OTHER = 0
+    FORWARD = 1
+    RECOMPUTATION = 2
+    BACKWARD = 3
+    OPTIMIZER = 4
+
+
+def phases(ops: Table) -> npt.NDArray[np.uint8]:
+    """The `Phase` of every row of ``ops``."""
+    return ops["flags"] >> 4  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +155,7 @@ class Trace:
     """What one recording saw.
 
     Attributes:
-        ops, operands, tensors, shapes, dims, module_calls, modules, allocations, marks, threads: the tables, as
+        ops, operands, tensors, arguments, shapes, dims, module_calls, modules, allocations, marks, threads: the tables, as
             described by ``LAYOUTS``.
         strings: the names that the tables refer to by row.
         facts: what is known of the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that
@@ -146,6 +166,7 @@ class Trace:
     ops: Table
     operands: Table
     tensors: Table
+    arguments: Table
     shapes: Table
     dims: Table
     module_calls: Table

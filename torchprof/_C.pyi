@@ -7,7 +7,15 @@ from numpy.typing import NDArray
 
 Tables = dict[str, NDArray[Any]]
 
-def start(*, ops: bool, shapes: bool, memory: bool, budget_bytes: int, module_class: type | None, ops_with_arguments: set[str]) -> None: ...
+def start(
+    *,
+    ops: bool,
+    shapes: bool,
+    memory: bool,
+    budget_bytes: int,
+    module_class: type | None,
+    ops_with_arguments: set[str],
+) -> None: ...
 def stop() -> tuple[Tables, list[str], dict[str, Any]]: ...
 def mark(name: str, /) -> None: ...
 def observe_new_classes() -> None: ...

@@ -147,7 +147,8 @@ class Phase(IntEnum):
 
 def phases(ops: Table) -> npt.NDArray[np.uint8]:
     """The `Phase` of every row of ``ops``."""
-    return np.right_shift(ops["flags"], 4, dtype=np.uint8)
+    found: npt.NDArray[np.uint8] = np.right_shift(ops["flags"], 4, dtype=np.uint8)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,37 @@
+"""Reads a trace the way a test wants to talk about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchprof.trace import DTYPE_NAMES, Trace
+
+Operand = tuple[str, tuple[int, ...]]
+
+
+def op_names(trace: Trace) -> list[str]:
+    return [trace.strings[row] for row in trace.ops["name"].tolist()]
+
+
+def rows_named(trace: Trace, name: str) -> list[int]:
+    return [row for row, found in enumerate(op_names(trace)) if found == name]
+
+
+def operands(trace: Trace, first: int, count: int) -> list[Operand]:
+    rows = trace.tensors[trace.operands[first : first + count]]
+    return [(DTYPE_NAMES[row["dtype"]], trace.shape(int(row["shape"]))) for row in rows]
+
+
+def inputs(trace: Trace, row: Any) -> list[Operand]:
+    return operands(trace, int(row["inputs"]), int(row["n_inputs"]))
+
+
+def outputs(trace: Trace, row: Any) -> list[Operand]:
+    return operands(trace, int(row["outputs"]), int(row["n_outputs"]))
+
+
+def path_of_call(trace: Trace, call: int) -> str:
+    """Where in the model the module of this call is registered."""
+    assert trace.model is not None
+    address = trace.modules["address"][trace.module_calls["module"][call]]
+    return next(info.path for info in trace.model.modules if info.address == address)

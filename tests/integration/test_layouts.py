@@ -1,0 +1,63 @@
+"""The structs of csrc/events.h and the dtypes of torchprof/trace.py are written twice, and agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import torchprof
+from torchprof import _C
+from torchprof.trace import DEVICE_NAMES, DTYPE_NAMES, ITEMSIZES, LAYOUTS
+
+
+def test_every_table_has_the_layout_of_its_struct() -> None:
+    structs = _C.layouts()
+    assert structs.keys() == LAYOUTS.keys()
+    for name, layout in LAYOUTS.items():
+        assert structs[name] == layout, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    "uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool bfloat16 float8_e5m2 "
+    "float8_e4m3fn uint16 uint32 uint64".split(),
+)
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_dtypes_are_numbered_as_pytorch_numbers_them(name: str) -> None:
+    dtype = getattr(torch, name)
+    with torchprof.profile() as prof:
+        torch.empty(5, dtype=dtype)
+    number = int(prof.trace.tensors["dtype"][0])
+    assert DTYPE_NAMES[number] == name
+    assert ITEMSIZES[number] == dtype.itemsize
+    assert prof.trace.tensors["storage_bytes"][0] == 5 * dtype.itemsize
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_tensors_are_recorded_with_their_own_dtype() -> None:
+    with torchprof.profile() as prof:
+        torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    assert "qint8" in {DTYPE_NAMES[number] for number in prof.trace.tensors["dtype"]}
+
+
+def test_devices_are_numbered_as_pytorch_numbers_them() -> None:
+    with torchprof.profile() as prof:
+        torch.empty(2)
+        torch.empty(2, device="meta")
+    assert [DEVICE_NAMES[number] for number in prof.trace.tensors["device_type"]] == ["cpu", "meta"]
+
+
+def test_the_numbers_reach_as_far_as_pytorchs() -> None:
+    assert len(DTYPE_NAMES) == len(ITEMSIZES)
+    assert {str(dtype).removeprefix("torch.") for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)} <= {
+        *DTYPE_NAMES
+    }
+
+
+def test_a_module_of_the_trace_is_named_by_its_class() -> None:
+    model = nn.Sequential(nn.Tanh())
+    with torchprof.profile(model) as prof:
+        model(torch.empty(1))
+    assert [prof.trace.strings[row] for row in prof.trace.modules["type"]] == ["Sequential", "Tanh"]
+    assert prof.trace.modules["address"].tolist() == [id(model), id(model[0])]

@@ -1,0 +1,251 @@
+"""Starting, ending and nesting recordings; several threads and processes; budgets."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import networks
+import numpy as np
+import pytest
+import torch
+from reading import op_names, rows_named
+from torch import nn
+
+import torchprof
+from torchprof import _C
+
+
+def test_a_recording_inside_a_recording_is_refused_and_the_outer_one_goes_on() -> None:
+    with torchprof.profile() as outer:
+        with pytest.raises(torchprof.RecordingError, match="already recording"), torchprof.profile():
+            pass
+        torch.ones(3)
+    assert "aten::ones" in op_names(outer.trace)
+
+
+def test_a_recording_on_another_thread_is_refused_while_one_runs() -> None:
+    errors = []
+
+    def record() -> None:
+        try:
+            with torchprof.profile():
+                pass
+        except torchprof.RecordingError as error:
+            errors.append(str(error))
+
+    with torchprof.profile():
+        thread = threading.Thread(target=record)
+        thread.start()
+        thread.join()
+    assert "one recording at a time" in errors[0]
+
+
+def test_a_recording_is_ended_by_the_thread_that_began_it() -> None:
+    prof = torchprof.profile()
+    errors = []
+
+    def leave() -> None:
+        try:
+            prof.__exit__(None, None, None)
+        except torchprof.RecordingError as error:
+            errors.append(str(error))
+
+    with prof:
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+        torch.ones(2)
+    assert "on the thread that started it" in errors[0]
+    assert "aten::ones" in op_names(prof.trace)
+
+
+def test_the_trace_is_there_after_the_block_and_not_before() -> None:
+    prof = torchprof.profile()
+    with pytest.raises(torchprof.RecordingError, match="has not run"):
+        _ = prof.trace
+    with prof, pytest.raises(torchprof.RecordingError, match="still running"):
+        _ = prof.trace
+    assert len(prof.trace.ops) == 0
+
+
+def test_an_exception_passes_through_and_leaves_a_trace() -> None:
+    with pytest.raises(ZeroDivisionError), torchprof.profile() as prof:
+        torch.ones(1)
+        raise ZeroDivisionError
+    assert "aten::ones" in op_names(prof.trace)
+
+
+def test_profile_is_a_decorator_too() -> None:
+    prof = torchprof.profile()
+
+    @prof
+    def work() -> torch.Tensor:
+        return torch.ones(4)
+
+    assert work().numel() == 4
+    assert "aten::ones" in op_names(prof.trace)
+
+
+def test_one_recording_after_another_starts_anew() -> None:
+    prof = torchprof.profile()
+    for count in (1, 2):
+        with prof:
+            for _ in range(count):
+                torch.ones(1)
+        assert len(rows_named(prof.trace, "aten::ones")) == count
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_profiler_works_beside_a_recording_without_memory() -> None:
+    with torch.profiler.profile() as theirs, torchprof.profile(memory=False) as ours:
+        torch.ones(3)
+    assert "aten::ones" in op_names(ours.trace)
+    assert any(event.key == "aten::ones" for event in theirs.key_averages())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_profiler_started_inside_a_recording_says_so_itself() -> None:
+    with torchprof.profile() as prof:
+        with pytest.raises(RuntimeError, match="rofiler"), torch.profiler.profile():
+            pass
+        torch.ones(2)
+    assert "aten::ones" in op_names(prof.trace)
+
+
+def test_what_to_record_can_be_chosen() -> None:
+    model, x = nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)
+    with torchprof.profile(model, ops=False, memory=False) as calls:
+        model(x)
+    with torchprof.profile(model, modules=False, shapes=False) as ops:
+        model(x)
+    assert (len(calls.trace.ops), len(calls.trace.allocations), len(calls.trace.module_calls)) == (0, 0, 2)
+    assert (len(ops.trace.operands), len(ops.trace.module_calls)) == (0, 0)
+    assert len(ops.trace.ops) > 0
+    assert len(ops.trace.allocations) > 0
+
+
+def test_marks_have_a_name_and_a_time() -> None:
+    with torchprof.profile() as prof:
+        torch.ones(1)
+        prof.mark("here")
+        torch.ones(2)
+    trace = prof.trace
+    first, second = rows_named(trace, "aten::ones")
+    time = trace.mark("here")
+    assert time is not None
+    assert trace.ops["end"][first] <= time <= trace.ops["start"][second]
+    assert trace.mark("nowhere") is None
+
+
+def test_memory_is_reported_with_its_op_and_address() -> None:
+    with torchprof.profile() as prof:
+        x = torch.empty(1000)
+        address = x.untyped_storage().data_ptr()
+        del x
+    rows = prof.trace.allocations[prof.trace.allocations["address"] == address]
+    assert rows["bytes"].tolist() == [4000, -4000]
+    assert op_names(prof.trace)[int(rows["op"][0])] == "aten::empty"
+
+
+def test_meta_tensors_are_counted_though_they_take_nothing() -> None:
+    with torchprof.profile() as prof:
+        x = torch.empty(10**12, device="meta")
+        del x
+    assert prof.trace.allocations["bytes"].tolist() == [4 * 10**12, -4 * 10**12]
+
+
+def test_every_thread_has_rows_of_its_own() -> None:
+    def work(index: int) -> None:
+        model = nn.Sequential(nn.Linear(index + 1, 3), nn.Tanh())
+        for _ in range(20):
+            model(torch.ones(2, index + 1)).sum().backward()
+
+    with torchprof.profile() as prof:
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    trace = prof.trace
+    calls = trace.module_calls
+    for thread in np.unique(calls["thread"]):
+        own = calls["thread"] == thread
+        assert own.sum() == 60
+        assert (calls["thread"][calls["parent"][own & (calls["parent"] >= 0)]] == thread).all()
+    nested = trace.ops[trace.ops["parent"] >= 0]
+    around = trace.ops[nested["parent"]]
+    assert (around["thread"] == nested["thread"]).all()
+    assert ((around["start"] <= nested["start"]) & (nested["end"] <= around["end"])).all()
+    joined = trace.ops[(trace.ops["flags"] & 1 != 0) & (trace.ops["module_call"] >= 0)]
+    assert len(joined) > 0
+    assert (calls["thread"][joined["module_call"]] == joined["thread"]).all()  # a backward joins its own thread's forward
+
+
+def test_replicas_on_threads_as_data_parallel_runs_them() -> None:
+    model = networks.Nested().eval()
+    with torchprof.profile(model) as prof, ThreadPoolExecutor(3) as pool:
+        list(pool.map(model, [torch.ones(1, 3, 16, 16)] * 6))
+    roots = prof.trace.module_calls["parent"] == -1
+    assert roots.sum() == 6
+    assert len(prof.trace.module_calls) % 6 == 0
+
+
+def test_threads_that_are_still_running_ops_when_the_recording_ends_are_cut_off() -> None:
+    stop = threading.Event()
+
+    def spin() -> None:
+        x = torch.ones(10)
+        while not stop.is_set():
+            torch.relu(x)
+
+    threads = [threading.Thread(target=spin) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            with torchprof.profile() as prof:
+                torch.ones(1000).sum()
+            assert (prof.trace.ops["parent"] < len(prof.trace.ops)).all()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_many_short_threads_come_and_go() -> None:
+    with torchprof.profile() as prof:
+        for _ in range(200):
+            thread = threading.Thread(target=torch.ones, args=(3,))
+            thread.start()
+            thread.join()
+    assert len(rows_named(prof.trace, "aten::ones")) == 200
+    assert len(prof.trace.threads) == 200
+
+
+def test_a_fork_records_nothing_and_the_parent_goes_on() -> None:
+    with torchprof.profile() as prof:
+        child = os.fork()
+        if child == 0:
+            torch.ones(5)
+            os._exit(1 if _C.is_recording() else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        torch.ones(5)
+    assert len(rows_named(prof.trace, "aten::ones")) == 1
+
+
+def test_what_does_not_fit_the_budget_is_counted_and_not_stored() -> None:
+    def work() -> None:
+        for size in range(1, 15_000):
+            torch.ones(size % 100 + 1)
+
+    with torchprof.profile() as whole:
+        work()
+    with torchprof.profile(budget=2**20) as bounded:
+        work()
+    assert whole.trace.losses == {}
+    assert bounded.trace.nbytes <= 2**20
+    assert len(bounded.trace.ops) + bounded.trace.losses["ops"] == len(whole.trace.ops)
+    assert len(bounded.trace.allocations) + bounded.trace.losses.get("allocations", 0) == len(whole.trace.allocations)
+    assert "'ops'" in str(bounded.trace.losses)

@@ -80,7 +80,8 @@ def run(*command: str | Path, **environment: str) -> int:
 
 
 def sanitize(arguments: list[str]) -> int:
-    build = (PYTHON, "setup.py", "--quiet", "build", "--build-lib", SANITIZED, "--build-temp", HERE / "build" / "sanitized-objects")
+    objects = HERE / "build" / "sanitized-objects"
+    build = (PYTHON, "setup.py", "--quiet", "build", "--build-lib", SANITIZED, "--build-temp", objects)
     once("sanitized", [*sources(), *sorted(HERE.glob("torchprof/**/*.py"))], *build, TORCHPROF_SANITIZE="1")
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
     # -P: the package beside this file must not hide the sanitized one. Leaks are Python's and PyTorch's own.

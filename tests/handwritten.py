@@ -64,6 +64,7 @@ def two_layer_trace() -> Trace:
             module("unused", "Linear", 0, 103, parameters=(parameter("weight", 2, 2, trainable=False),)),
         )
     )
+    one_in_one_out = {"n_inputs": 1, "n_outputs": 1}
     return trace(
         model=model,
         strings=["Net", "Linear", "ReLU", "forward", "forward done"],
@@ -75,10 +76,10 @@ def two_layer_trace() -> Trace:
         operands=[0, 0, 1, 1, 1, 1, 1, 1],
         modules=[{"address": 100, "type": 0}, {"address": 101, "type": 1}, {"address": 102, "type": 2}],
         module_calls=[
-            {"start": 0, "end": 100_000, "module": 0, "inputs": 0, "n_inputs": 1, "outputs": 7, "n_outputs": 1},
-            {"start": 5_000, "end": 55_000, "module": 1, "parent": 0, "inputs": 1, "n_inputs": 1, "outputs": 2, "n_outputs": 1},
-            {"start": 60_000, "end": 70_000, "module": 2, "parent": 0, "inputs": 3, "n_inputs": 1, "outputs": 4, "n_outputs": 1},
-            {"start": 75_000, "end": 95_000, "module": 2, "parent": 0, "inputs": 5, "n_inputs": 1, "outputs": 6, "n_outputs": 1},
+            {**one_in_one_out, "start": 0, "end": 100_000, "module": 0, "inputs": 0, "outputs": 7},
+            {**one_in_one_out, "start": 5_000, "end": 55_000, "module": 1, "parent": 0, "inputs": 1, "outputs": 2},
+            {**one_in_one_out, "start": 60_000, "end": 70_000, "module": 2, "parent": 0, "inputs": 3, "outputs": 4},
+            {**one_in_one_out, "start": 75_000, "end": 95_000, "module": 2, "parent": 0, "inputs": 5, "outputs": 6},
         ],
         allocations=[
             {"time": 10_000, "address": 1, "bytes": 3000},

@@ -94,9 +94,9 @@ def test_another_profiler_on_this_thread_is_named() -> None:
         torchprof.summary(NET, input_size=(1, 4))
 
 
-@pytest.mark.parametrize(("arguments", "name"), [({"budget": 5}, "budget"), ({"budget": "1 GB"}, "budget"), ({"model": 5}, "model")])
-def test_profile_names_its_bad_arguments_too(arguments: Any, name: str) -> None:
-    with pytest.raises(torchprof.TorchprofError, match=name):
+@pytest.mark.parametrize("arguments", [{"budget": 5}, {"budget": "1 GB"}, {"model": 5}])
+def test_profile_names_its_bad_arguments_too(arguments: Any) -> None:
+    with pytest.raises(torchprof.TorchprofError, match=next(iter(arguments))):
         torchprof.profile(**arguments)
 
 

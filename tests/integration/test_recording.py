@@ -71,9 +71,12 @@ def test_the_trace_is_there_after_the_block_and_not_before() -> None:
 
 
 def test_an_exception_passes_through_and_leaves_a_trace() -> None:
-    with pytest.raises(ZeroDivisionError), torchprof.profile() as prof:
+    def work() -> None:
         torch.ones(1)
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), torchprof.profile() as prof:
+        work()
     assert "aten::ones" in op_names(prof.trace)
 
 

@@ -1,0 +1,172 @@
+"""The collator against an oracle that does the same slowly and plainly, on random nestings of ops and calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchprof import _C
+from torchprof.trace import OP_JOINED
+
+Event = tuple[Any, ...]
+BACKWARD, FUNCTION = 1, 0
+
+
+@dataclass
+class Thread:
+    """Events of one thread as they happen, and what should come of them."""
+
+    number: int
+    events: list[Event] = field(default_factory=list)
+    ops: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    allocations: list[dict[str, Any]] = field(default_factory=list)
+    open_ops: list[int] = field(default_factory=list)
+    open_calls: list[int] = field(default_factory=list)
+    clock: int = 0
+
+    def tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def innermost(self, rows: list[int]) -> int:
+        return rows[-1] if rows else -1
+
+
+@st.composite
+def threads(draw: st.DrawFn) -> list[Thread]:
+    """Up to three threads of well-nested ops and calls, some of the ops autograd nodes of earlier ones on any thread."""
+    made: list[Thread] = [Thread(number) for number in range(draw(st.integers(1, 3)))]
+    for thread in made:
+        nest: list[str] = []
+        for _ in range(draw(st.integers(0, 40))):
+            action = draw(st.sampled_from(["op", "call", "node", "allocation", "leave", "leave"]))
+            time = thread.tick()
+            if action in ("op", "node"):
+                node = action == "node"
+                sequence_nr = draw(st.integers(-1 if not node else 0, 6))
+                forward_thread = draw(st.integers(1, len(made))) if node else 0
+                scope = BACKWARD if node else FUNCTION
+                name = draw(st.sampled_from(["aten::a", "aten::b"]))
+                thread.events.append(("op", len(thread.ops) + 1, time, name, sequence_nr, forward_thread, scope))
+                thread.ops.append(
+                    {
+                        "start": time,
+                        "end": -1,
+                        "name": name,
+                        "parent": thread.innermost(thread.open_ops),
+                        "ran_in": thread.innermost(thread.open_calls),
+                        "sequence_nr": sequence_nr,
+                        "forward_thread": forward_thread,
+                    }
+                )
+                thread.open_ops.append(len(thread.ops) - 1)
+                nest.append("op")
+            elif action == "call":
+                module = draw(st.integers(1, 3))
+                thread.events.append(("call", time, module, "Type"))
+                thread.calls.append(
+                    {"module": module, "parent": thread.innermost(thread.open_calls), "op": thread.innermost(thread.open_ops)}
+                )
+                thread.open_calls.append(len(thread.calls) - 1)
+                nest.append("call")
+            elif action == "allocation":
+                thread.events.append(("allocation", time, draw(st.integers(1, 9)), draw(st.integers(-50, 50))))
+                thread.allocations.append(
+                    {"op": thread.innermost(thread.open_ops), "ran_in": thread.innermost(thread.open_calls)}
+                )
+            elif nest:
+                if nest.pop() == "op":
+                    row = thread.open_ops.pop()
+                    thread.ops[row]["end"] = time
+                    thread.events.append(("end", row + 1, time))
+                else:
+                    thread.open_calls.pop()
+                    thread.events.append(("return", time))
+    return made
+
+
+def expected_joins(made: list[Thread]) -> None:
+    """Fill in ``call`` (thread, row) and ``joined`` of every op, thread after thread, parents first."""
+    for thread in made:
+        for op in thread.ops:
+            op["call"], op["joined"] = (thread.number, op["ran_in"]), False
+            if op["forward_thread"] and op["sequence_nr"] >= 0:
+                creators = [
+                    (other.number, index)
+                    for other in made
+                    for index, candidate in enumerate(other.ops)
+                    if other.number + 1 == op["forward_thread"]
+                    and candidate["forward_thread"] == 0
+                    and candidate["sequence_nr"] == op["sequence_nr"]
+                ]
+                if creators:
+                    where, index = creators[-1]
+                    creator = made[where].ops[index]
+                    # a creator on a later thread, or one that is itself inside a node, is not joined yet
+                    op["creator"] = creator
+                    op["call"] = creator.get("call", (where, creator["ran_in"]))
+                    op["joined"] = True
+            if not op["joined"] and op["parent"] >= 0:
+                parent = thread.ops[op["parent"]]
+                if parent["joined"] and parent["ran_in"] == op["ran_in"]:
+                    op["call"], op["joined"] = parent["call"], True
+
+
+@settings(max_examples=300, deadline=None)
+@given(threads())
+def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]) -> None:
+    expected_joins(made)
+    tables, strings, losses = _C.collate_events([thread.events for thread in made], 2**30)
+    first_op, first_call, first_allocation = 0, 0, 0
+    offsets = []
+    for thread in made:
+        offsets.append((first_op, first_call, first_allocation))
+        first_op += len(thread.ops)
+        first_call += len(thread.calls)
+        first_allocation += len(thread.allocations)
+    assert (len(tables["ops"]), len(tables["module_calls"]), len(tables["allocations"])) == (
+        first_op,
+        first_call,
+        first_allocation,
+    )
+
+    def moved(row: int, by: int) -> int:
+        return row + by if row >= 0 else -1
+
+    for thread, (op_at, call_at, allocation_at) in zip(made, offsets, strict=True):
+        for row, op in enumerate(thread.ops):
+            found = tables["ops"][op_at + row]
+            assert (found["start"], found["end"], strings[found["name"]]) == (op["start"], op["end"], op["name"])
+            assert (found["parent"], found["thread"]) == (moved(op["parent"], op_at), thread.number)
+            assert bool(found["flags"] & OP_JOINED) == op["joined"]
+            where, call = op["call"]
+            assert found["module_call"] == moved(call, offsets[where][1])
+        for row, call_made in enumerate(thread.calls):
+            found = tables["module_calls"][call_at + row]
+            assert tables["modules"][found["module"]]["address"] == call_made["module"]
+            assert (found["parent"], found["op"]) == (moved(call_made["parent"], call_at), moved(call_made["op"], op_at))
+        for row, allocation in enumerate(thread.allocations):
+            found = tables["allocations"][allocation_at + row]
+            assert found["op"] == moved(allocation["op"], op_at)
+            owner = thread.ops[allocation["op"]] if allocation["op"] >= 0 else None
+            follows = owner is not None and owner["ran_in"] == allocation["ran_in"]
+            where, call = owner["call"] if follows and owner is not None else (thread.number, allocation["ran_in"])
+            assert found["module_call"] == moved(call, offsets[where][1])
+    assert not any(losses.values())
+
+
+@given(st.integers(0, 3000), st.integers(2**16, 2**18))
+@settings(max_examples=30, deadline=None)
+def test_rows_kept_and_rows_lost_add_up_to_what_happened(count: int, budget: int) -> None:
+    events: list[Event] = []
+    for index in range(count):
+        events += [("op", index + 1, index, "aten::a", -1, 0, FUNCTION), ("allocation", index, 1, 8), ("end", index + 1, index)]
+    tables, _, losses = _C.collate_events([events], budget)
+    assert len(tables["ops"]) + losses["ops"] == count
+    assert len(tables["allocations"]) + losses["allocations"] == count
+    assert sum(table.nbytes for table in tables.values()) <= budget
+    assert losses["unmatched_ends"] == 0

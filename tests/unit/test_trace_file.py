@@ -1,0 +1,133 @@
+"""Traces on disk: what is written is read back, and what is no trace is refused in words."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from handwritten import trace, two_layer_trace
+
+import torchprof
+from torchprof.analysis.summary import rows_and_totals
+from torchprof.trace import FORMAT, LAYOUTS
+
+
+def rewritten(path: Path, **members: bytes) -> Path:
+    """The file with some members of its archive replaced."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents |= {f"{name}.npy": data for name, data in members.items()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    return path
+
+
+def as_npy(array: object, **options: bool) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "two.torchprof"
+    two_layer_trace().save(path)
+    return path
+
+
+def test_a_saved_trace_is_read_back_as_it_was(saved: Path) -> None:
+    before, after = two_layer_trace(), torchprof.load(saved)
+    for name in LAYOUTS:
+        assert np.array_equal(getattr(before, name), getattr(after, name)), name
+    assert (after.strings, after.facts, after.model) == (before.strings, before.facts, before.model)
+    assert rows_and_totals(after) == rows_and_totals(before)
+
+
+def test_the_name_of_the_file_is_the_one_that_was_given(saved: Path) -> None:
+    assert [path.name for path in saved.parent.iterdir()] == ["two.torchprof"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_cut_short_is_refused(saved: Path, share: float) -> None:
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(torchprof.TraceFileError, match=r"two\.torchprof"):
+        torchprof.load(saved)
+
+
+@pytest.mark.parametrize("contents", [b"hello", b"\x80\x04\x95", b"PK\x03\x04 no archive", as_npy(np.arange(3))])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, contents: bytes) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(contents)
+    with pytest.raises(torchprof.TraceFileError, match="other"):
+        torchprof.load(path)
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, a=np.arange(3))
+    with pytest.raises(torchprof.TraceFileError, match="not a torchprof trace"):
+        torchprof.load(path)
+
+
+def test_a_newer_format_says_to_update(saved: Path) -> None:
+    document = json.dumps({"torchprof": FORMAT + 1}).encode()
+    with pytest.raises(torchprof.TraceFileError, match=f"newer torchprof .format {FORMAT + 1}.*update"):
+        torchprof.load(rewritten(saved, document=as_npy(np.frombuffer(document, dtype=np.uint8))))
+
+
+def test_pickled_objects_are_never_loaded(saved: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (pytest.fail, ("a pickle was loaded",))
+
+    evil = as_npy(np.array([Bomb()], dtype=object), allow_pickle=True)
+    with pytest.raises(torchprof.TraceFileError):
+        torchprof.load(rewritten(saved, ops=evil))
+
+
+def test_a_missing_file_is_pythons_own_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        torchprof.load(tmp_path / "nowhere")
+
+
+def test_tables_cannot_be_written_to() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        two_layer_trace().ops["start"] = 0
+
+
+def test_a_table_with_other_columns_is_refused() -> None:
+    with pytest.raises(torchprof.TraceFileError, match="'shapes'"):
+        replace(trace(), shapes=np.zeros(3))
+
+
+def test_a_saved_trace_is_analysed_where_the_extension_is_missing(saved: Path) -> None:
+    script = """
+import sys
+sys.modules["torchprof._C"] = None
+import torchprof
+from torchprof.analysis.summary import rows_and_totals
+from torchprof.report import torchsummary
+from torchprof.report.table import DEFAULT_COLUMNS, render_table
+trace = torchprof.load(sys.argv[1])
+rows, totals = rows_and_totals(trace)
+print(render_table(rows, totals, DEFAULT_COLUMNS(totals)))
+print(torchsummary.render(trace))
+try:
+    with torchprof.profile():
+        pass
+except torchprof.ExtensionError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, saved], capture_output=True, text=True, check=True)
+    assert "act (ReLU)" in done.stdout
+    assert "Total params" in done.stdout
+    assert "cannot be loaded" in done.stdout

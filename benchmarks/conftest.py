@@ -88,7 +88,7 @@ def side_by_side(benchmark: BenchmarkFixture) -> Iterator[SideBySide]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if FINISHED and not config.getoption("benchmark_disable"):
+    if FINISHED and config.getoption("benchmark_enable"):
         terminalreporter.section(f"side by side, torch {torch.__version__}, medians")
         for contest in FINISHED:
             for line in contest.lines():

@@ -83,7 +83,8 @@ def sanitize(arguments: list[str]) -> int:
     objects = HERE / "build" / "sanitized-objects"
     build = (PYTHON, "setup.py", "--quiet", "build", "--build-lib", SANITIZED, "--build-temp", objects)
     once("sanitized", [*sources(), *sorted(HERE.glob("torchprof/**/*.py"))], *build, TORCHPROF_SANITIZE="1")
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    # libstdc++ as well: the sanitizer looks up what throws exceptions when it is loaded, before Python has brought that in.
+    runtime = [subprocess.check_output(["g++", f"-print-file-name={name}.so"], text=True).strip() for name in ("libasan", "libstdc++")]
     # -P: the package beside this file must not hide the sanitized one. Leaks are Python's and PyTorch's own.
     return run(
         PYTHON,
@@ -93,7 +94,7 @@ def sanitize(arguments: list[str]) -> int:
         "-q",
         *(arguments or ["tests/integration"]),
         PYTHONPATH=str(SANITIZED),
-        LD_PRELOAD=runtime,
+        LD_PRELOAD=" ".join(runtime),
         ASAN_OPTIONS="detect_leaks=0",
         UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
     )

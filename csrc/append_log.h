@@ -28,6 +28,7 @@ class Budget {
     return false;
   }
   void give(int64_t bytes) { left_.fetch_add(bytes, std::memory_order_relaxed); }
+  int64_t left() const { return left_.load(std::memory_order_relaxed); }
 
  private:
   std::atomic<int64_t> left_;

@@ -1,18 +1,13 @@
 #include "attribute.h"
 
 #include <algorithm>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 
+#include "optimizer.h"
+
 namespace torchprof {
 namespace {
-
-constexpr uint8_t kBackwardScope = 1;  // at::RecordScope::BACKWARD_FUNCTION
-constexpr uint8_t kUserScope = 7;      // at::RecordScope::USER_SCOPE
-
-// What a name says about its op.
-enum class Role : uint8_t { kPlain, kEngine, kAccumulation, kOptimizer };
 
 Role role(std::string_view name) {
   const auto starts = [&](std::string_view prefix) { return name.substr(0, prefix.size()) == prefix; };
@@ -25,15 +20,6 @@ Role role(std::string_view name) {
   return starts("Optimizer.step#") || starts("Optimizer.zero_grad#") ? Role::kOptimizer : Role::kPlain;
 }
 
-std::vector<Role> roles(const Tables& tables) {
-  std::vector<Role> found;
-  for (const std::string& name : tables.strings) {
-    found.push_back(role(name));
-  }
-  return found;
-}
-
-Phase phase(const Op& op) { return static_cast<Phase>(op.flags >> kPhaseShift); }
 void set_phase(Op& op, Phase phase) {
   op.flags = static_cast<uint8_t>((op.flags & ((1 << kPhaseShift) - 1)) | static_cast<uint8_t>(phase) << kPhaseShift);
 }
@@ -83,7 +69,7 @@ class Attribution {
     }
   }
 
-  void run() {
+  std::vector<int32_t> run() {
     find_phases();
     join_backward();
     mark_forward_outside_modules();
@@ -92,15 +78,11 @@ class Attribution {
         call.flags |= kRecomputed;
       }
     }
-    for (Allocation& allocation : tables_.allocations) {
-      if (allocation.op != kNoRow && ran_in_[allocation.op] == allocation.module_call) {
-        allocation.module_call = ops_[allocation.op].module_call;
-      }
-    }
+    return std::move(ran_in_);
   }
 
  private:
-  Role role_of(const Op& op) const { return roles_[op.name]; }
+  Role role_of(const Op& op) const { return roles_[op.signature]; }
 
   // Parents have lower rows than what runs inside them, so one pass from the first row to the last sees them first.
   void find_phases() {
@@ -225,6 +207,18 @@ class Attribution {
 
 }  // namespace
 
-void attribute(Tables& tables) { Attribution(tables).run(); }
+std::vector<Role> roles(const Tables& tables) {
+  std::vector<Role> found;
+  for (const std::string& name : tables.strings) {
+    found.push_back(role(name));
+  }
+  return found;
+}
+
+std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held) {
+  std::vector<int32_t> ran_in = Attribution(tables).run();
+  join_optimizer(tables, held);
+  return ran_in;
+}
 
 }  // namespace torchprof

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "session.h"
+#include "tensor_reader.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -22,11 +23,12 @@ py::array take(std::vector<Row>&& rows) {
 
 py::dict tables_to_python(Tables&& tables) {
   return py::dict("ops"_a = take(std::move(tables.ops)), "operands"_a = take(std::move(tables.operands)),
-                  "tensors"_a = take(std::move(tables.tensors)), "arguments"_a = take(std::move(tables.arguments)),
+                  "tensors"_a = take(std::move(tables.tensors)), "signatures"_a = take(std::move(tables.signatures)),
                   "shapes"_a = take(std::move(tables.shapes)), "dims"_a = take(std::move(tables.dims)),
                   "module_calls"_a = take(std::move(tables.module_calls)), "modules"_a = take(std::move(tables.modules)),
                   "allocations"_a = take(std::move(tables.allocations)), "marks"_a = take(std::move(tables.marks)),
-                  "threads"_a = take(std::move(tables.threads)));
+                  "steps"_a = take(std::move(tables.steps)), "op_totals"_a = take(std::move(tables.op_totals)),
+                  "call_totals"_a = take(std::move(tables.call_totals)), "threads"_a = take(std::move(tables.threads)));
 }
 
 py::dict losses_to_python(const Losses& losses) {
@@ -35,7 +37,7 @@ py::dict losses_to_python(const Losses& losses) {
 }
 
 void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class,
-                     std::unordered_set<std::string> ops_with_arguments) {
+                     OpNames ops_with_arguments, OpNames counted_ops, bool fold) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -43,11 +45,21 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   options.budget_bytes = budget_bytes;
   options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
   options.ops_with_arguments = std::move(ops_with_arguments);
+  options.counted_ops = std::move(counted_ops);
+  options.fold = fold;
   start(options);
 }
 
-py::tuple stop_recording() {
-  Recorded recorded = stop();
+// (address, bytes, module, type, uses, device_type, device_index, at_end), as in Held.
+using HeldTuple = std::tuple<uint64_t, int64_t, uint64_t, std::string, uint16_t, int8_t, int8_t, bool>;
+
+py::tuple stop_recording(const std::vector<HeldTuple>& held) {
+  std::vector<Held> items;
+  items.reserve(held.size());
+  for (const auto& item : held) {
+    items.push_back(std::make_from_tuple<Held>(item));
+  }
+  Recorded recorded = stop(items);
   const py::list strings = py::cast(recorded.tables.strings);
   const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
                        "losses"_a = losses_to_python(recorded.tables.losses),
@@ -58,7 +70,7 @@ py::tuple stop_recording() {
 // For tests of the collator: drives one ThreadLog per list of events, with the times they name as ticks of one nanosecond.
 //   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time)
 //   ("call", time, address, type)                                    ("return", time)
-//   ("tensor", dims)            an input of the op that began last   ("allocation", time, address, bytes)
+//   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
 py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes) {
   Budget budget(budget_bytes);
   std::vector<std::unique_ptr<ThreadLog>> logs;
@@ -75,7 +87,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
         latest = log.open_op(reinterpret_cast<const void*>(integer(1)));
         if (latest != nullptr) {
           latest->start = integer(2);
-          latest->name = log.strings.id(std::string_view(event[3].cast<std::string>()));
+          latest->signature = log.strings.id(std::string_view(event[3].cast<std::string>()));
           latest->sequence_nr = integer(4);
           latest->forward_thread = event[5].cast<uint32_t>();
           latest->scope = event[6].cast<uint8_t>();
@@ -94,17 +106,21 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
         }
       } else if (kind == "tensor") {
         const auto dims = event[1].cast<std::vector<int64_t>>();
-        if (latest != nullptr && log.add_operand({}, dims.data(), dims.size())) {
+        Tensor tensor{};
+        tensor.storage = event[2].cast<uint64_t>();
+        tensor.storage_bytes = 4;
+        if (latest != nullptr && log.add_operand(tensor, dims.data(), dims.size())) {
           ++latest->n_inputs;
         }
-      } else if (kind == "allocation") {
-        log.allocation(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1);
+      } else if (kind == "memory") {
+        log.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1);
       } else {
         throw std::invalid_argument("unknown event " + kind);
       }
     }
   }
-  Tables tables = collate(logs, {}, TickConverter({0, 0}, {1, 1}));
+  int64_t bytes_held = 0;
+  Tables tables = collate(logs, {{}, {}, {}, true, TickConverter({0, 0}, {1, 1}), INT32_MAX}, bytes_held);
   const py::list strings = py::cast(tables.strings);
   const py::dict losses = losses_to_python(tables.losses);
   return py::make_tuple(tables_to_python(std::move(tables)), strings, losses);
@@ -112,19 +128,31 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
 
 py::dict layouts() {
   return py::dict("ops"_a = py::dtype::of<Op>(), "operands"_a = py::dtype::of<int32_t>(),
-                  "tensors"_a = py::dtype::of<Tensor>(), "arguments"_a = py::dtype::of<Arguments>(),
+                  "tensors"_a = py::dtype::of<Tensor>(), "signatures"_a = py::dtype::of<Signature>(),
                   "shapes"_a = py::dtype::of<Shape>(), "dims"_a = py::dtype::of<int64_t>(),
                   "module_calls"_a = py::dtype::of<ModuleCall>(), "modules"_a = py::dtype::of<Module>(),
                   "allocations"_a = py::dtype::of<Allocation>(), "marks"_a = py::dtype::of<Mark>(),
-                  "threads"_a = py::dtype::of<Thread>());
+                  "steps"_a = py::dtype::of<Step>(), "op_totals"_a = py::dtype::of<OpTotal>(),
+                  "call_totals"_a = py::dtype::of<CallTotal>(), "threads"_a = py::dtype::of<Thread>());
+}
+
+const at::Tensor& unpack(const py::object& object) {
+  if (!PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(THPVariableClass))) {
+    throw py::type_error("a tensor is needed");
+  }
+  return THPVariable_Unpack(object.ptr());
+}
+
+// Address, bytes, device type and device index of the storage of a tensor, as a recording names them.
+py::tuple storage(const py::object& object) {
+  Tensor row{};
+  read_storage(*unpack(object).unsafeGetTensorImpl(), row);
+  return py::make_tuple(row.storage, row.storage_bytes, row.device_type, row.device_index);
 }
 
 // References held to a tensor and to its storage: they grow where a graph keeps one of the two.
 py::tuple use_counts(const py::object& object) {
-  if (!PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(THPVariableClass))) {
-    throw py::type_error("use_counts takes a tensor");
-  }
-  const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
+  const at::Tensor& tensor = unpack(object);
   return py::make_tuple(tensor.use_count(), tensor.unsafeGetTensorImpl()->unsafe_storage().use_count());
 }
 
@@ -160,23 +188,32 @@ py::dict installed(const py::object& module_class) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  PYBIND11_NUMPY_DTYPE(Op, start, end, sequence_nr, name, parent, module_call, inputs, outputs, forward_thread, n_inputs,
+  PYBIND11_NUMPY_DTYPE(Op, start, end, sequence_nr, signature, parent, module_call, inputs, outputs, forward_thread, n_inputs,
                        n_outputs, thread, scope, flags);
   PYBIND11_NUMPY_DTYPE(Tensor, storage, storage_bytes, shape, dtype, device_type, device_index, flags);
-  PYBIND11_NUMPY_DTYPE(Arguments, op, inputs, outputs);
+  PYBIND11_NUMPY_DTYPE(Signature, name, inputs, outputs, arguments, results, n_inputs, n_outputs);
   PYBIND11_NUMPY_DTYPE(ModuleCall, start, end, module, parent, op, inputs, outputs, n_inputs, n_outputs, thread, flags);
   PYBIND11_NUMPY_DTYPE(Module, address, type);
-  PYBIND11_NUMPY_DTYPE(Allocation, time, address, bytes, op, module_call, thread, device_type, device_index);
+  PYBIND11_NUMPY_DTYPE(Allocation, start, end, address, bytes, op, free_op, module_call, module, thread, device_type,
+                       device_index, uses);
+  PYBIND11_NUMPY_DTYPE(Step, start, end, allocated, peak, held, number, warmup);
+  PYBIND11_NUMPY_DTYPE(OpTotal, count, time, self_time, min, max, allocated, signature, module, phase, nested,
+                       wrapper);
+  PYBIND11_NUMPY_DTYPE(CallTotal, count, time, self_time, min, max, module, recomputed);
   PYBIND11_NUMPY_DTYPE(Mark, time, name);
   PYBIND11_NUMPY_DTYPE(Shape, first, ndim);
   PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
 
   m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
-        "ops_with_arguments"_a);
-  m.def("stop", &stop_recording);
+        "ops_with_arguments"_a, "counted_ops"_a, "fold"_a);
+  m.def("stop", &stop_recording, "held"_a, py::pos_only());
   m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
+  m.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
+  m.def("end_step", [] { current().end_step(); });
+  m.def("bytes", [] { return current().bytes(); });
   m.def("observe_new_classes", [] { current().observe_new_classes(); });
   m.def("is_recording", &is_recording);
+  m.def("storage", &storage, "tensor"_a, py::pos_only());
   m.def("use_counts", &use_counts, "tensor"_a, py::pos_only());
   m.def("changed", &changed, "pairs"_a, py::pos_only());
   m.def("layouts", &layouts);

@@ -1,43 +1,14 @@
 #include "collate.h"
 
-#include "attribute.h"
-
 #include <algorithm>
-#include <map>
-#include <utility>
+
+#include "attribute.h"
+#include "lifetimes.h"
+#include "nesting.h"
+#include "signatures.h"
 
 namespace torchprof {
 namespace {
-
-// The tables that threads share once their logs meet.
-class Shared {
- public:
-  uint32_t string(const std::string& text) { return strings_.id(text); }
-  uint32_t shape(const int64_t* dims, size_t ndim) { return shapes_.id(dims, ndim); }
-  uint32_t module(Module module) {
-    const auto [found, added] =
-        module_ids_.try_emplace({module.address, module.type}, static_cast<uint32_t>(modules_.size()));
-    if (added) {
-      modules_.push_back(module);
-    }
-    return found->second;
-  }
-
-  void move_into(Tables& tables) {
-    for (uint32_t id = 0; id < strings_.size(); ++id) {
-      tables.strings.push_back(strings_[id]);
-    }
-    tables.shapes = shapes_.shapes();
-    tables.dims = shapes_.dims();
-    tables.modules = std::move(modules_);
-  }
-
- private:
-  StringTable strings_;
-  ShapeTable shapes_;
-  std::vector<Module> modules_;
-  std::map<std::pair<uint64_t, uint32_t>, uint32_t> module_ids_;
-};
 
 // Turns the rows of one thread into rows of the trace. Built before any of the thread's rows is appended.
 class Translation {
@@ -51,8 +22,8 @@ class Translation {
     for (uint32_t id = 0; id < log.strings.size(); ++id) {
       strings_.push_back(shared.string(log.strings[id]));
     }
-    for (const Shape& shape : log.shapes.shapes()) {
-      shapes_.push_back(shared.shape(log.shapes.dims().data() + shape.first, shape.ndim));
+    for (const Shape& shape : log.shapes.lists()) {
+      shapes_.push_back(shared.shape(log.shapes.values().data() + shape.first, shape.ndim));
     }
     for (const Module& module : log.modules) {
       modules_.push_back(shared.module({module.address, strings_[module.type], 0}));
@@ -62,7 +33,7 @@ class Translation {
   void operator()(Op& op) const {
     op.start = ns(op.start);
     op.end = ns(op.end);
-    op.name = strings_[op.name];
+    op.signature = strings_[op.signature];
     op.parent = row(op.parent, op_);
     op.module_call = row(op.module_call, call_);
     op.inputs += operand_;
@@ -84,10 +55,10 @@ class Translation {
     call.inputs += operand_;
     call.outputs += operand_;
   }
-  void operator()(Allocation& allocation) const {
-    allocation.time = ns(allocation.time);
-    allocation.op = row(allocation.op, op_);
-    allocation.module_call = row(allocation.module_call, call_);
+  void operator()(MemoryEvent& event) const {
+    event.time = ns(event.time);
+    event.op = row(event.op, op_);
+    event.module_call = row(event.module_call, call_);
   }
 
  private:
@@ -115,10 +86,29 @@ void move_rows(AppendLog<Row>& log, const Translation& translate, std::vector<Ro
 
 }  // namespace
 
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<NamedTime>& marks,
-               const TickConverter& clock) {
+uint32_t Shared::module(Module module) {
+  const auto [found, added] = module_ids_.try_emplace({module.address, module.type}, static_cast<uint32_t>(modules_.size()));
+  if (added) {
+    modules_.push_back(module);
+  }
+  return found->second;
+}
+
+void Shared::move_into(Tables& tables) {
+  for (uint32_t id = 0; id < strings_.size(); ++id) {
+    tables.strings.push_back(strings_[id]);
+  }
+  tables.shapes = shapes_.lists();
+  tables.dims = shapes_.values();
+  tables.modules = std::move(modules_);
+}
+
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, int64_t& bytes_held) {
+  const TickConverter& clock = context.clock;
   Tables tables;
   Shared shared;
+  std::vector<Arguments> arguments;
+  MemoryReports memory;
   const auto total = [&](auto member) {
     size_t rows = 0;
     for (const auto& log : logs) {
@@ -129,30 +119,45 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<
   tables.ops.reserve(total(&ThreadLog::ops));
   tables.operands.reserve(total(&ThreadLog::operands));
   tables.tensors.reserve(total(&ThreadLog::tensors));
-  tables.arguments.reserve(total(&ThreadLog::arguments));
   tables.module_calls.reserve(total(&ThreadLog::module_calls));
-  tables.allocations.reserve(total(&ThreadLog::allocations));
+  memory.events.reserve(total(&ThreadLog::memory_events));
 
   for (const auto& log : logs) {
     const Translation translate(*log, shared, tables, clock);
     tables.losses.ops += log->ops.dropped();
     tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
     tables.losses.module_calls += log->module_calls.dropped();
-    tables.losses.allocations += log->allocations.dropped();
+    tables.losses.allocations += log->memory_events.dropped();
     tables.losses.unmatched_ends += log->unmatched_ends;
     tables.threads.push_back(log->identity);
     move_rows(log->ops, translate, tables.ops);
     move_rows(log->operands, translate, tables.operands);
     move_rows(log->tensors, translate, tables.tensors);
-    move_rows(log->arguments, translate, tables.arguments);
+    move_rows(log->arguments, translate, arguments);
     move_rows(log->module_calls, translate, tables.module_calls);
-    move_rows(log->allocations, translate, tables.allocations);
+    move_rows(log->memory_events, translate, memory.events);
   }
-  for (const NamedTime& mark : marks) {
+  std::stable_sort(memory.events.begin(), memory.events.end(),
+                   [](const MemoryEvent& a, const MemoryEvent& b) { return a.time < b.time; });
+  for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), shared.string(mark.name), 0});
   }
+  for (Step step : context.moments.steps) {
+    step.start = clock.ns(step.start);
+    step.end = clock.ns(step.end);
+    tables.steps.push_back(step);
+  }
   shared.move_into(tables);
-  attribute(tables);
+
+  memory.held = context.held;
+  memory.end = clock.ns(context.end);
+  memory.ran_in = attribute(tables, context.held);
+  mark_nested(tables, context.counted_ops);
+  if (context.memory) {
+    find_allocations(tables, memory);
+  }
+  bytes_held = account_steps(tables.steps, memory.events, bytes_held);
+  assign_signatures(tables, arguments);
   return tables;
 }
 

@@ -2,27 +2,60 @@
 //
 //   thread 0: ops 0..n      ids local to the thread,      ┐      one table each, threads one after the other,
 //   thread 1: ops 0..m      ticks                         ├──►   ids of the whole trace, nanoseconds,
-//   ...                                                   ┘      backward ops joined to forward module calls
+//   ...                                                   ┘      what belongs together joined
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "clock.h"
+#include "list_table.h"
+#include "string_table.h"
 #include "tables.h"
 #include "thread_log.h"
 
 namespace torchprof {
 
-struct NamedTime {
-  int64_t ticks;
-  std::string name;
+// What the caller named, in ticks.
+struct Moments {
+  struct Named {
+    int64_t ticks;
+    std::string name;
+  };
+  std::vector<Named> marks;
+  std::vector<Step> steps;
 };
 
-// Empties the logs.
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<NamedTime>& marks,
-               const TickConverter& clock);
+// The tables that threads share once their logs meet.
+class Shared {
+ public:
+  uint32_t string(const std::string& text) { return strings_.id(text); }
+  uint32_t shape(const int64_t* dims, size_t ndim) { return shapes_.id(dims, ndim); }
+  uint32_t module(Module module);
+  void move_into(Tables& tables);
+
+ private:
+  StringTable strings_;
+  ListTable shapes_;
+  std::vector<Module> modules_;
+  std::map<std::pair<uint64_t, uint32_t>, uint32_t> module_ids_;
+};
+
+// What the logs do not say.
+struct Context {
+  const Moments& moments;
+  const std::vector<Held>& held;
+  const OpNames& counted_ops;  // whose FLOPs are counted: see kNested
+  bool memory;                 // whether reports of memory were recorded
+  TickConverter clock;
+  int64_t end;                 // of the logs, in ticks
+};
+
+// Empties the logs. `bytes_held` is what was held before they began, and is brought up to date.
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, int64_t& bytes_held);
 
 }  // namespace torchprof

@@ -2,7 +2,9 @@
 // field: bindings.cpp hands the layouts over and a test compares them, so a change is made in both places.
 //
 // While recording, `start`, `end` and `time` hold raw clock ticks and every id is local to its thread;
-// collate() turns them into nanoseconds since the start of the recording and rows of the whole trace.
+// collate() turns them into nanoseconds since the start of the recording and rows of the whole trace. Some structs live
+// on one side only: MemoryEvent and Arguments are recorded, and become Allocation and Signature; Step, OpTotal and
+// CallTotal are computed.
 // Row numbers are -1 where there is none; times are kNever where the end was not seen.
 #pragma once
 
@@ -16,6 +18,8 @@ inline constexpr int64_t kNever = -1;
 // Op::flags
 inline constexpr uint8_t kJoined = 1;     // module_call is not the call it ran in, but the one it worked for
 inline constexpr uint8_t kTruncated = 2;  // some of its tensors did not fit the budget
+inline constexpr uint8_t kWrapper = 4;    // it left its work to an op inside it, so its bytes are not counted again
+inline constexpr uint8_t kNested = 8;     // ran inside an op whose FLOPs are counted, so its own are not
 inline constexpr uint8_t kPhaseShift = 4; // the upper half is its Phase
 
 // What a training step was doing.
@@ -33,8 +37,19 @@ inline constexpr uint8_t kMoreTensors = 2; // some tensors were not recorded: ov
 inline constexpr uint8_t kReturnedSequence = 4;  // a tuple or a list, not a tensor
 inline constexpr uint8_t kRecomputed = 8;  // it ran inside a backward pass
 
+// Allocation::uses
+inline constexpr uint16_t kParameter = 1;        // a parameter of the model
+inline constexpr uint16_t kBuffer = 2;           // a buffer of the model
+inline constexpr uint16_t kGradient = 4;         // accumulated by autograd and held since, or in .grad of a parameter
+inline constexpr uint16_t kModuleInput = 8;      // an input of an outermost module call
+inline constexpr uint16_t kModuleOutput = 16;    // an output of an outermost module call
+inline constexpr uint16_t kReadByForward = 32;   // an input of a forward op
+inline constexpr uint16_t kReadByBackward = 64;  // an input of a backward or recomputed op
+inline constexpr uint16_t kReadByOptimizer = 128;  // an input of an op of an optimizer
+inline constexpr uint16_t kOutlived = 256;       // still held when the outermost call or op it was made in had ended
+
 // Tensor::flags
-inline constexpr uint8_t kNoData = 1;        // `storage` is the address of the storage's header: meta or fake
+inline constexpr uint8_t kNoData = 1;        // meta or fake: `storage` names the block all the same
 inline constexpr uint8_t kSymbolic = 2;      // sizes are symbolic: recorded as the empty shape
 inline constexpr uint8_t kNoStorage = 4;     // sparse, nested, opaque: storage_bytes is 0
 
@@ -43,7 +58,7 @@ struct Op {
   int64_t start;
   int64_t end;
   int64_t sequence_nr;      // autograd's number, shared by an op and the node it creates; -1: none
-  uint32_t name;            // row of strings
+  uint32_t signature;       // row of signatures; while recording, its name: row of strings
   int32_t parent;           // row of ops, same thread
   int32_t module_call;      // row of module_calls: the innermost that was open, or with kJoined that of the forward op
   uint32_t inputs;          // first row of operands, n_inputs of them
@@ -78,6 +93,19 @@ struct Arguments {
   uint32_t outputs;  // row of strings
 };
 
+// What ops have in common that do the same work: name, arguments where they were kept, and the shape, dtype and device of
+// every tensor. FLOPs and bytes follow from it, so they are computed once for each of these.
+struct Signature {
+  uint32_t name;       // row of strings
+  uint32_t inputs;     // first row of operands, as in Op: the tensors of the first op that had this signature
+  uint32_t outputs;
+  uint32_t arguments;  // rows of strings, as in Arguments; kNoArguments where they were not kept
+  uint32_t results;
+  uint16_t n_inputs;
+  uint16_t n_outputs;
+};
+inline constexpr uint32_t kNoArguments = UINT32_MAX;
+
 // One call of one nn.Module.
 struct ModuleCall {
   int64_t start;
@@ -100,17 +128,34 @@ struct Module {
   uint32_t reserved;
 };
 
-// Memory handed out (bytes > 0) or given back (bytes < 0).
-struct Allocation {
+// Memory handed out (bytes > 0) or given back (bytes < 0), as PyTorch reports it.
+struct MemoryEvent {
   int64_t time;
   uint64_t address;
   int64_t bytes;
   int32_t op;           // row of ops: the innermost that was open
-  int32_t module_call;  // row of module_calls: that of the op, or the innermost that was open
+  int32_t module_call;  // row of module_calls: the innermost that was open
   uint16_t thread;
   int8_t device_type;
   int8_t device_index;
-  uint32_t reserved;
+};
+
+// One block of memory, from the moment it was handed out to the moment it was given back. Blocks from before the
+// recording are listed where the recording met them: in a tensor, or held by the model.
+struct Allocation {
+  int64_t start;        // kNever: before the recording
+  int64_t end;          // kNever: still held when the recording ended
+  uint64_t address;
+  int64_t bytes;
+  int32_t op;           // row of ops: the innermost that was open
+  int32_t free_op;      // the same when it was given back
+  int32_t module_call;  // row of module_calls: that of the op, or the innermost that was open
+  int32_t module;       // row of modules: that of the call; of a parameter, buffer or gradient, the one that holds it
+  uint16_t thread;
+  int8_t device_type;
+  int8_t device_index;
+  uint16_t uses;        // how it was seen to be used
+  uint16_t reserved;
 };
 
 // A moment the caller named: the end of forward, a step.
@@ -118,6 +163,47 @@ struct Mark {
   int64_t time;
   uint32_t name;  // row of strings
   uint32_t reserved;
+};
+
+// One step of a loop, as the caller marked it, and its memory: of what this recording saw handed out, on all devices.
+struct Step {
+  int64_t start;
+  int64_t end;
+  int64_t allocated;  // bytes handed out during the step
+  int64_t peak;       // the most held at once during the step
+  int64_t held;       // held at its end
+  int32_t number;     // counted from 0, those that were not recorded included
+  uint8_t warmup;     // not 0: not to be counted
+  uint8_t reserved[3];
+};
+
+// Sums over ops with the same signature that worked for the same module in the same phase, with the same nesting. What a recording keeps of
+// steps that it folded; warm-up steps are left out.
+struct OpTotal {
+  int64_t count;
+  int64_t time;       // with the ops inside, nanoseconds
+  int64_t self_time;  // without
+  int64_t min;        // of the time of one op
+  int64_t max;
+  int64_t allocated;  // bytes it was handed, given back or not
+  uint32_t signature; // row of signatures
+  int32_t module;     // row of modules
+  uint8_t phase;
+  uint8_t nested;     // not 0: kNested
+  uint8_t wrapper;    // not 0: kWrapper
+  uint8_t reserved[5];
+};
+
+// The same for the calls of a module. Calls inside another call of the same module count, their time does not.
+struct CallTotal {
+  int64_t count;
+  int64_t time;
+  int64_t self_time;
+  int64_t min;
+  int64_t max;
+  uint32_t module;
+  uint8_t recomputed;  // not 0: these ran inside backward passes
+  uint8_t reserved[3];
 };
 
 // A shape is dims[first : first + ndim].
@@ -131,8 +217,9 @@ struct Thread {
   uint64_t native_id;  // the operating system's
 };
 
-static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 48);
-static_assert(sizeof(Module) == 16 && sizeof(Allocation) == 40 && sizeof(Mark) == 16);
+static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
+static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
+static_assert(sizeof(Step) == 48 && sizeof(OpTotal) == 64 && sizeof(CallTotal) == 48);
 
 }  // namespace torchprof

@@ -31,7 +31,7 @@ class Reports final : public ProfilerStateBase {
     const Writing writing;
     if (ThreadLog* const log = writing.log(); log != nullptr && bytes != 0) {
       try {
-        log->allocation(ticks(), reinterpret_cast<uint64_t>(address), bytes, static_cast<int8_t>(device.type()),
+        log->memory_event(ticks(), reinterpret_cast<uint64_t>(address), bytes, static_cast<int8_t>(device.type()),
                         static_cast<int8_t>(device.index()));
       } catch (...) {
       }

@@ -1,31 +1,30 @@
 #include "meta_allocator.h"
 
-#include <atomic>
-
 #include "clock.h"
 #include "thread_slot.h"
 
 namespace torchprof {
 namespace {
 
-void report(uint64_t token, int64_t bytes) {
+// What stands for a block. Its address names the block: read_storage in tensor_reader.h finds it as the context of the
+// storage's data.
+struct Token {
+  int64_t bytes;
+};
+
+void report(const Token* token, int64_t bytes) {
   const Writing writing;
   if (ThreadLog* const log = writing.log()) {
     try {
-      log->allocation(ticks(), token, bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1);
+      log->memory_event(ticks(), reinterpret_cast<uint64_t>(token), bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1);
     } catch (...) {
     }
   }
 }
 
-struct Token {
-  uint64_t id;
-  int64_t bytes;
-};
-
 void release(void* context) {
   const Token* const token = static_cast<Token*>(context);
-  report(token->id, -token->bytes);
+  report(token, -token->bytes);
   delete token;
 }
 
@@ -33,13 +32,12 @@ void release(void* context) {
 class Counting final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    static std::atomic<uint64_t> next{1};
     const c10::Device device(c10::DeviceType::Meta);
     if (bytes == 0) {
       return {nullptr, device};
     }
-    auto* const token = new Token{next.fetch_add(1, std::memory_order_relaxed), static_cast<int64_t>(bytes)};
-    report(token->id, token->bytes);
+    auto* const token = new Token{static_cast<int64_t>(bytes)};
+    report(token, token->bytes);
     return {nullptr, token, &release, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }

@@ -23,7 +23,7 @@ Context begin(const at::RecordFunction& function) {
   }
   try {
     if (Op* const op = log->open_op(&function)) {
-      op->name = log->strings.id(function.name());
+      op->signature = log->strings.id(function.name());
       op->sequence_nr = function.seqNr();
       op->forward_thread = static_cast<uint32_t>(function.forwardThreadId());
       op->scope = static_cast<uint8_t>(function.scope());
@@ -31,7 +31,7 @@ Context begin(const at::RecordFunction& function) {
         if (!add_operands(*log, function.inputs(), op->n_inputs)) {
           op->flags |= kTruncated;
         }
-        if (log->keeps_arguments(op->name)) {
+        if (log->keeps_arguments(op->signature)) {
           log->add_arguments(arguments_text(function.inputs().data(), function.inputs().size()));
         }
       }

@@ -28,10 +28,17 @@ int64_t unix_ns() {
 }  // namespace
 
 Session::Session(const Options& options)
-    : begin_(ClockReading::now()), origin_unix_ns_(unix_ns()), logs_(options.budget_bytes, options.ops_with_arguments) {
+    : begin_(ClockReading::now()),
+      origin_unix_ns_(unix_ns()),
+      counted_ops_(options.counted_ops),
+      memory_requested_(options.memory),
+      logs_(options.budget_bytes, options.ops_with_arguments) {
   if (options.memory) {
     memory_.emplace();
     meta_.emplace();
+  }
+  if (options.fold) {
+    totals_.emplace();
   }
   logs_.open();
   if (options.ops) {
@@ -42,7 +49,45 @@ Session::Session(const Options& options)
   }
 }
 
-void Session::mark(const std::string& name) { marks_.push_back({ticks(), name}); }
+void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(), name}); }
+
+void Session::begin_step(int32_t number, bool warmup) {
+  end_step();
+  Step step{};
+  step.start = ticks();
+  step.end = kNever;
+  step.number = number;
+  step.warmup = warmup ? 1 : 0;
+  moments_.steps.push_back(step);
+}
+
+void Session::end_step() {
+  if (moments_.steps.empty() || moments_.steps.back().end != kNever) {
+    return;
+  }
+  moments_.steps.back().end = ticks();
+  if (totals_) {
+    fold();
+  }
+}
+
+// What other threads do while the logs are exchanged is not recorded.
+void Session::fold() {
+  logs_.close();
+  Tables step = collated({}, ClockReading::now());
+  if (step.steps.back().warmup == 0) {
+    totals_->fold(step);
+  }
+  losses_ += step.losses;
+  folded_steps_.insert(folded_steps_.end(), step.steps.begin(), step.steps.end());
+  moments_.steps.clear();
+  logs_.clear();
+  logs_.open();
+}
+
+Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
+  return collate(logs_.logs(), {moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks}, bytes_held_);
+}
 
 void Session::observe_new_classes() {
   if (modules_) {
@@ -50,7 +95,7 @@ void Session::observe_new_classes() {
   }
 }
 
-Recorded Session::stop() {
+Recorded Session::stop(const std::vector<Held>& held) {
   const ClockReading end = ClockReading::now();
   Recorded recorded;
   if (modules_) {
@@ -61,7 +106,21 @@ Recorded Session::stop() {
   meta_.reset();
   memory_.reset();
   logs_.close();
-  recorded.tables = collate(logs_.logs(), marks_, TickConverter(begin_, end));
+  if (!moments_.steps.empty() && moments_.steps.back().end == kNever) {
+    moments_.steps.pop_back();  // what came after the last step is no step
+  }
+  if (totals_) {
+    Tables rest = collated({}, end);
+    if (folded_steps_.empty()) {
+      totals_->fold(rest);  // no step was marked: the whole is one
+    }
+    recorded.tables = totals_->take();
+    recorded.tables.steps = std::move(folded_steps_);
+    recorded.tables.losses = losses_;
+    recorded.tables.losses += rest.losses;
+  } else {
+    recorded.tables = collated(held, end);
+  }
   recorded.duration_ns = end.ns - begin_.ns;
   recorded.origin_unix_ns = origin_unix_ns_;
   return recorded;
@@ -90,13 +149,13 @@ Session& current() {
   return *running().session;
 }
 
-Recorded stop() {
+Recorded stop(const std::vector<Held>& held) {
   Session& session = current();
   if (running().thread != std::this_thread::get_id()) {
     throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
   }
   const std::unique_ptr<Session> ending = std::move(running().session);
-  return session.stop();
+  return session.stop(held);
 }
 
 bool is_recording() { return running().session != nullptr && running().process == getpid(); }

@@ -17,6 +17,7 @@
 #include "module_observer.h"
 #include "op_observer.h"
 #include "thread_slot.h"
+#include "totals.h"
 
 namespace torchprof {
 
@@ -27,6 +28,8 @@ struct Options {
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
   OpNames ops_with_arguments;            // see Arguments
+  OpNames counted_ops;                   // whose FLOPs are counted: see kNested
+  bool fold = false;                     // sums over steps instead of rows per event
 };
 
 struct Recorded {
@@ -42,14 +45,26 @@ class Session {
   ~Session() = default;  // members go in the opposite order of their construction
 
   void mark(const std::string& name);
+  void begin_step(int32_t number, bool warmup);
+  void end_step();
   void observe_new_classes();
-  Recorded stop();
+  int64_t bytes() const { return logs_.bytes(); }  // taken by what was recorded so far
+  Recorded stop(const std::vector<Held>& held);
 
  private:
   const ClockReading begin_;
   const int64_t origin_unix_ns_;
-  std::vector<NamedTime> marks_;
+  void fold();
+  Tables collated(const std::vector<Held>& held, ClockReading end);
+
+  const OpNames counted_ops_;
+  const bool memory_requested_;
+  Moments moments_;
   ThreadLogs logs_;
+  int64_t bytes_held_ = 0;
+  Losses losses_;                // of the steps that were folded
+  std::vector<Step> folded_steps_;
+  std::optional<Totals> totals_;
   std::optional<MemoryObserver> memory_;
   std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;
@@ -60,7 +75,7 @@ class Session {
 // std::runtime_error with what is wrong and the way out.
 void start(const Options& options);
 Session& current();
-Recorded stop();
+Recorded stop(const std::vector<Held>& held);
 bool is_recording();  // false in a fork of a process that is
 
 }  // namespace torchprof

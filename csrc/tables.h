@@ -16,22 +16,45 @@ struct Losses {
   uint64_t module_calls = 0;
   uint64_t allocations = 0;
   uint64_t unmatched_ends = 0;
+
+  void operator+=(const Losses& more) {
+    ops += more.ops;
+    operands += more.operands;
+    module_calls += more.module_calls;
+    allocations += more.allocations;
+    unmatched_ends += more.unmatched_ends;
+  }
 };
 
 struct Tables {
   std::vector<Op> ops;
   std::vector<int32_t> operands;
   std::vector<Tensor> tensors;
-  std::vector<Arguments> arguments;
+  std::vector<Signature> signatures;
   std::vector<Shape> shapes;
   std::vector<int64_t> dims;
   std::vector<ModuleCall> module_calls;
   std::vector<Module> modules;
   std::vector<Allocation> allocations;
   std::vector<Mark> marks;
+  std::vector<Step> steps;
+  std::vector<OpTotal> op_totals;
+  std::vector<CallTotal> call_totals;
   std::vector<Thread> threads;
   std::vector<std::string> strings;
   Losses losses;
+};
+
+// What the program says its model holds, at the start and at the end of the recording.
+struct Held {
+  uint64_t address;  // of the storage, as in Tensor
+  int64_t bytes;
+  uint64_t module;   // id() of the module that has it
+  std::string type;  // its class
+  uint16_t uses;     // kParameter, kBuffer or kGradient
+  int8_t device_type;
+  int8_t device_index;
+  bool at_end;       // false: when the recording started
 };
 
 }  // namespace torchprof

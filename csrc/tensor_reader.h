@@ -24,11 +24,13 @@ inline void read_storage(const c10::TensorImpl& tensor, Tensor& row) {
   // The tensor's own device may be a question to Python; its storage's is a field.
   row.device_type = static_cast<int8_t>(storage->device().type());
   row.device_index = static_cast<int8_t>(storage->device().index());
-  const void* const data = storage->_mutable_data_ptr_no_checks().get();
-  if (data == nullptr) {
+  const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
+  row.storage = reinterpret_cast<uint64_t>(data.get());
+  if (data.get() == nullptr) {
     row.flags |= kNoData;
+    const void* const token = data.get_context();  // see meta_allocator.cpp
+    row.storage = reinterpret_cast<uint64_t>(token != nullptr ? token : storage);
   }
-  row.storage = reinterpret_cast<uint64_t>(data != nullptr ? data : storage);
   row.storage_bytes = storage->sym_nbytes().maybe_as_int().value_or(0);
 }
 

@@ -7,13 +7,13 @@
 
 #include "append_log.h"
 #include "events.h"
-#include "shape_table.h"
+#include "list_table.h"
 
 namespace torchprof {
 
 class TensorTable {
  public:
-  TensorTable(AppendLog<Tensor>& rows, ShapeTable& shapes) : rows_(rows), shapes_(shapes) {}
+  TensorTable(AppendLog<Tensor>& rows, ListTable& shapes) : rows_(rows), shapes_(shapes) {}
 
   // The row of this tensor, whose `shape` need not be filled in; kNoRow when the budget is spent.
   int32_t row(Tensor tensor, const int64_t* dims, size_t ndim) {
@@ -54,7 +54,7 @@ class TensorTable {
   }
 
   AppendLog<Tensor>& rows_;
-  ShapeTable& shapes_;
+  ListTable& shapes_;
   std::array<Recent, size_t{1} << kBits> recent_{};
 };
 

@@ -11,7 +11,7 @@
 
 #include "append_log.h"
 #include "events.h"
-#include "shape_table.h"
+#include "list_table.h"
 #include "string_table.h"
 #include "tensor_table.h"
 
@@ -34,7 +34,7 @@ class ThreadLog {
         tensors(budget),
         arguments(budget),
         module_calls(budget),
-        allocations(budget),
+        memory_events(budget),
         identity(identity),
         thread_(thread),
         tensor_table_(tensors, shapes),
@@ -48,10 +48,10 @@ class ThreadLog {
   AppendLog<Tensor> tensors;
   AppendLog<Arguments> arguments;
   AppendLog<ModuleCall> module_calls;
-  AppendLog<Allocation> allocations;
+  AppendLog<MemoryEvent> memory_events;
   std::vector<Module> modules;
   StringTable strings;
-  ShapeTable shapes;
+  ListTable shapes;
   const Thread identity;
   uint64_t unmatched_ends = 0;  // ops that ended here but began before the recording or on another thread
 
@@ -134,9 +134,9 @@ class ThreadLog {
     return true;
   }
 
-  void allocation(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
-    if (Allocation* row = allocations.append()) {
-      *row = {time, address, bytes, current_op(), current_call(), thread_, device_type, device_index, 0};
+  void memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
+    if (MemoryEvent* row = memory_events.append()) {
+      *row = {time, address, bytes, current_op(), current_call(), thread_, device_type, device_index};
     }
   }
 

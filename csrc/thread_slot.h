@@ -76,17 +76,21 @@ class Writing {
 class ThreadLogs {
  public:
   explicit ThreadLogs(int64_t budget_bytes, OpNames ops_with_arguments = {})
-      : budget_(budget_bytes), ops_with_arguments_(std::move(ops_with_arguments)) {}
+      : budget_bytes_(budget_bytes), budget_(budget_bytes), ops_with_arguments_(std::move(ops_with_arguments)) {}
   ~ThreadLogs() { close(); }
 
   void open();
   void close();  // when it returns, no thread writes here, now or later
 
+  void clear() { logs_.clear(); }  // when closed
+
   std::vector<std::unique_ptr<ThreadLog>>& logs() { return logs_; }
+  int64_t bytes() const { return budget_bytes_ - budget_.left(); }
 
  private:
   friend void detail::join_recording(ThreadSlot& slot);
 
+  const int64_t budget_bytes_;
   Budget budget_;
   const OpNames ops_with_arguments_;
   std::vector<std::unique_ptr<ThreadLog>> logs_;

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from torchprof.modules import Model, ModuleInfo, TensorInfo
-from torchprof.trace import LAYOUTS, Trace
+from torchprof.trace import LAYOUTS, NO_ARGUMENTS, Trace
 
 Shape = tuple[int, ...]
 
 DEFAULTS: dict[str, dict[str, int]] = {
     "ops": {"parent": -1, "module_call": -1, "sequence_nr": -1},
     "module_calls": {"parent": -1, "op": -1},
-    "allocations": {"op": -1, "module_call": -1, "device_index": -1},
+    "allocations": {"end": -1, "op": -1, "free_op": -1, "module_call": -1, "module": -1, "device_index": -1},
+    "signatures": {"arguments": NO_ARGUMENTS, "results": NO_ARGUMENTS},
 }
 
 
@@ -27,7 +28,17 @@ def trace(
     operands: list[int] | None = None,
     **tables: list[dict[str, int]],
 ) -> Trace:
-    """A trace with these rows; a column that is not named is 0, or -1 where that means none."""
+    """A trace with these rows; a column that is not named is 0, or -1 where that means none.
+
+    Ops may have a ``name`` (row of strings) in place of a signature, which is then made for them.
+    """
+    named = [row for row in tables.get("ops", []) if "name" in row]
+    if named:
+        names = sorted({row["name"] for row in named})
+        tables["signatures"] = [{"name": name} for name in names]
+        tables["ops"] = [
+            {"signature": names.index(row["name"]), **{k: v for k, v in row.items() if k != "name"}} for row in tables["ops"]
+        ]
     arrays = {name: np.zeros(len(tables.get(name, [])), dtype=layout) for name, layout in LAYOUTS.items()}
     for name, rows in tables.items():
         for index, row in enumerate(rows):
@@ -82,10 +93,9 @@ def two_layer_trace() -> Trace:
             {**one_in_one_out, "start": 75_000, "end": 95_000, "module": 2, "parent": 0, "inputs": 5, "outputs": 6},
         ],
         allocations=[
-            {"time": 10_000, "address": 1, "bytes": 3000},
-            {"time": 20_000, "address": 2, "bytes": 1000},
-            {"time": 30_000, "address": 1, "bytes": -3000},
-            {"time": 40_000, "address": 3, "bytes": 500},
+            {"start": 10_000, "end": 30_000, "address": 1, "bytes": 3000},
+            {"start": 20_000, "address": 2, "bytes": 1000},
+            {"start": 40_000, "address": 3, "bytes": 500},
         ],
         marks=[{"time": 0, "name": 3}, {"time": 100_000, "name": 4}],
         facts={"memory": True, "input_bytes": 24},

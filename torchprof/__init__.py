@@ -5,12 +5,19 @@ import torchprof
 torchprof.summary(model, input_size=(3, 224, 224), batch_size=4)
 
 with torchprof.profile(model) as prof:
-    model(x).sum().backward()
-prof.trace.save("step.torchprof")
+    for batch in batches:
+        train_step(batch)
+        prof.step()
+print(torchprof.by_module(prof.trace))
+print(torchprof.memory(prof.trace))
+prof.trace.save("steps.torchprof")
 """
 
 import warnings
 
+from torchprof.analysis.account import CATEGORIES, MemoryAccount
+from torchprof.analysis.account import account as memory
+from torchprof.ceilings import Ceilings, ceilings
 from torchprof.errors import (
     ArgumentError,
     ExtensionError,
@@ -20,20 +27,34 @@ from torchprof.errors import (
     TraceFileError,
 )
 from torchprof.recorder import build_mismatch, profile
+from torchprof.schedule import Schedule, schedule
 from torchprof.summarize import Summary, summary
-from torchprof.trace import Trace, load
+from torchprof.tables import Table, by_module, by_op, by_step
+from torchprof.trace import Phase, Trace, load
 
 __all__ = [
+    "CATEGORIES",
     "ArgumentError",
+    "Ceilings",
     "ExtensionError",
+    "MemoryAccount",
     "ModuleTypeError",
+    "Phase",
     "RecordingError",
+    "Schedule",
     "Summary",
+    "Table",
     "TorchprofError",
     "Trace",
     "TraceFileError",
+    "by_module",
+    "by_op",
+    "by_step",
+    "ceilings",
     "load",
+    "memory",
     "profile",
+    "schedule",
     "summary",
 ]
 

@@ -6,7 +6,7 @@ first place describes it, the others refer to that. A parameter used by several 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-__all__ = ["Model", "ModuleInfo", "Place", "TensorInfo", "describe", "is_lazy", "tensors_of", "walk"]
+__all__ = ["Model", "Models", "ModuleInfo", "Place", "TensorInfo", "describe", "is_lazy", "tensors_of", "walk"]
 
 
 # Named tuples where there may be tens of thousands: they are made four times faster than frozen dataclasses.
@@ -124,7 +124,11 @@ class Place(NamedTuple):
     same_as: int
 
 
-def walk(model: nn.Module) -> list[Place]:
+Models = nn.Module | Mapping[str, nn.Module]
+"""One model, or several by name."""
+
+
+def walk(models: Models) -> list[Place]:
     """Every place of every module, parents before children. What is below a module is listed at its first place only."""
     places: list[Place] = []
     first_place: dict[int, int] = {}
@@ -144,7 +148,11 @@ def walk(model: nn.Module) -> list[Place]:
                 if child is not None:
                     visit(child, below + child_name, child_name, row, depth + 1)
 
-    visit(model, "", "", -1, 0)
+    if isinstance(models, nn.Module):
+        visit(models, "", "", -1, 0)
+    else:
+        for name, model in models.items():
+            visit(model, name, name, -1, 0)
     return places
 
 
@@ -162,8 +170,8 @@ def is_lazy(model: nn.Module) -> bool:
     return any(isinstance(module, LazyModuleMixin) and module.has_uninitialized_params() for module in modules)
 
 
-def describe(model: nn.Module) -> Model:
-    """Read the module tree of a model. Changes nothing, runs nothing, and works on ``meta`` and lazy models."""
+def describe(models: Models) -> Model:
+    """Read the module tree of one model or of several. Changes nothing, runs nothing, and works on ``meta`` and lazy models."""
     owners: dict[int, str] = {}
     names = _Names()
 
@@ -197,7 +205,7 @@ def describe(model: nn.Module) -> Model:
             path, name or type_name, type_name, parent, depth, id(module), -1, container, opaque, parameters, buffers
         )
 
-    return Model(tuple(map(info, walk(model))))
+    return Model(tuple(map(info, walk(models))))
 
 
 class _Names(dict[Any, str]):

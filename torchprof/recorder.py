@@ -1,7 +1,9 @@
 """Recording: the only place that knows the compiled extension.
 
 with torchprof.profile(model) as prof:
-    model(x).sum().backward()
+    for batch in batches:
+        train_step(batch)
+        prof.step()
 prof.trace
 """
 
@@ -9,16 +11,20 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 import types
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ContextDecorator
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from torchprof.analysis.flops import counted_ops, ops_with_arguments
 from torchprof.errors import ArgumentError, ExtensionError, ModuleTypeError, RecordingError
-from torchprof.modules import describe
-from torchprof.trace import Trace
+from torchprof.modules import Models, describe, walk
+from torchprof.schedule import Schedule, State
+from torchprof.trace import Trace, Use
 
 __all__ = ["profile"]
 
@@ -61,15 +67,25 @@ class profile(ContextDecorator):
     """Record every op, module call and allocation that happens inside, on every thread.
 
     Args:
-        model: the module whose names the trace should know. Calls of other modules are recorded as well.
+        model: the module whose names the trace should know, or several: a list, or a dict by name. Calls of other modules
+            are recorded as well.
         ops: record the ops of the dispatcher; without them, module calls and memory only.
         shapes: record the shape, dtype, device and storage of every op's inputs and outputs.
-        memory: record every allocation and free of this thread and of the autograd threads that work for it.
+        memory: record every allocation of this thread and of the autograd threads that work for it.
         modules: record the calls of ``nn.Module``s.
-        budget: bytes the recording may take. What does not fit is counted in ``trace.losses``, not stored.
+        schedule: which steps to record: see `torchprof.schedule`. By default all.
+        aggregate: fold every finished step into sums, so that a run of any length takes constant memory: the tables by
+            module, op and step stay, the rows of single ops, calls and allocations do not. Needs ``step()``.
+        budget: bytes the recording may take; the trace made of it is about as large. What does not fit is counted in
+            ``trace.losses``, not stored.
+        on_trace_ready: called with this object whenever a cycle of the schedule has ended; ``trace`` is that cycle's.
+        progress: keep a line on standard error that says how far the recording is; by default where that is a terminal
+            and the recording takes longer than two seconds.
 
     Attributes:
-        trace: the `Trace`, once the block has ended; also when it ended with an exception.
+        trace: the latest `Trace`, once the block, or a cycle of the schedule, has ended; also when it ended with an
+            exception.
+        traces: those of all cycles.
 
     Raises:
         RecordingError: a recording is running already, or ``memory=True`` while another profiler, such as
@@ -78,37 +94,55 @@ class profile(ContextDecorator):
         ExtensionError: the compiled recorder is missing or was built for another PyTorch.
 
     Example:
-        >>> with torchprof.profile(model) as prof:
-        ...     model(x).sum().backward()
-        >>> prof.trace
-        <Trace: 41 ops, 4 module calls, 22 allocations and frees, 0.9 ms, 0.0 MiB>
+        >>> with torchprof.profile(model, schedule=torchprof.schedule(wait=1, warmup=1, active=3)) as prof:
+        ...     for batch in batches:
+        ...         train_step(batch)
+        ...         prof.step()
+        >>> print(torchprof.by_module(prof.trace))
     """
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
         *,
         ops: bool = True,
         shapes: bool = True,
         memory: bool = True,
         modules: bool = True,
+        schedule: Schedule | None = None,
+        aggregate: bool = False,
         budget: int = DEFAULT_BUDGET,
+        on_trace_ready: Callable[[profile], object] | None = None,
+        progress: bool | None = None,
     ) -> None:
-        if model is not None and not isinstance(model, nn.Module):
-            raise ModuleTypeError(f"model must be a torch.nn.Module or None, not {type(model).__name__}: {model!r:.80}")
         if not isinstance(budget, int) or isinstance(budget, bool) or budget < 2**20:
             raise ArgumentError(f"budget must be a number of bytes, at least {2**20:,} (1 MiB), not {budget!r}")
-        self._model = model
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise ArgumentError(
+                f"schedule must be made by torchprof.schedule(wait=1, warmup=1, active=3) or None, not {schedule!r:.80}"
+            )
+        self._models = _models(model)
         self._ops, self._shapes, self._memory, self._modules, self._budget = ops, shapes, memory, modules, budget
-        self._trace: Trace | None = None
+        self._schedule = schedule if schedule is not None else Schedule.always()
+        self._aggregate = aggregate
+        self._on_trace_ready = on_trace_ready
+        self._progress = _Progress(progress)
         self._recording = False
+        self._inside = False
+        self._number = 0
+        self._held: list[Held] = []
+        self.traces: list[Trace] = []
 
     @property
     def trace(self) -> Trace:
-        if self._trace is None:
-            state = "it is still running" if self._recording else "it has not run"
-            raise RecordingError(f"the recording has no trace yet: {state}; read .trace after the `with` block")
-        return self._trace
+        if self.traces:
+            return self.traces[-1]
+        if not self._inside and self._number and not self._recording:
+            raise RecordingError(
+                f"nothing was recorded: {self._number} calls of step() did not reach an active step of {self._schedule}"
+            )
+        state = "it is still running" if self._inside else "it has not run"
+        raise RecordingError(f"the recording has no trace yet: {state}; read .trace after the `with` block")
 
     def mark(self, name: str) -> None:
         """Name this moment in the trace; see `Trace.mark`."""
@@ -116,23 +150,44 @@ class profile(ContextDecorator):
 
         _C.mark(name)
 
-    def __enter__(self) -> profile:
-        require_extension()
+    def step(self) -> None:
+        """Say that a step of the loop has ended and the next one begins. Call it at the end of the loop's body.
+
+        Raises:
+            RecordingError: outside the ``with`` block.
+        """
+        if not self._inside:
+            raise RecordingError("step() was called outside the recording: call it inside the `with` block, after each step")
         from torchprof import _C
 
-        try:
-            _C.start(
-                ops=self._ops,
-                shapes=self._shapes,
-                memory=self._memory,
-                budget_bytes=self._budget,
-                module_class=nn.Module if self._modules else None,
-                ops_with_arguments=set(),
-            )
-        except RuntimeError as error:
-            raise RecordingError(str(error)) from None
-        self._recording = True
-        self._trace = None
+        if self._recording:
+            _C.end_step()
+        ended = self._schedule.state(self._number)
+        self._number += 1
+        coming = self._schedule.state(self._number)
+        if self._recording and (coming is State.OFF or (ended is State.ACTIVE and coming is State.WARMUP)):
+            self._stop()
+            if self._on_trace_ready is not None:
+                self._on_trace_ready(self)
+        if coming is not State.OFF:
+            if not self._recording:
+                self._start()
+            _C.observe_new_classes()
+            _C.begin_step(self._number, coming is State.WARMUP)
+        self._progress.show(self._number, coming, _C.bytes() if self._recording else 0, self._budget)
+
+    def __enter__(self) -> profile:
+        require_extension()
+        self.traces = []
+        self._number = 0
+        state = self._schedule.state(0)
+        if state is not State.OFF:
+            self._start()
+            from torchprof import _C
+
+            _C.begin_step(0, state is State.WARMUP)
+        self._inside = True
+        self._progress.start()
         return self
 
     def __exit__(
@@ -141,17 +196,49 @@ class profile(ContextDecorator):
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> Literal[False]:
+        if self._recording:
+            self._stop()
+            if self._on_trace_ready is not None and kind is None:
+                self._on_trace_ready(self)
+        self._inside = False
+        self._progress.clear()
+        return False
+
+    def _start(self) -> None:
         from torchprof import _C
 
-        self._recording = False
+        reads_tensors = self._ops and self._shapes
+        # Before the recording, of which reading the model is no part.
+        self._held = held_by(self._models, at_end=False) if reads_tensors and self._models is not None else []
         try:
-            tables, strings, facts = _C.stop()
+            _C.start(
+                ops=self._ops,
+                shapes=self._shapes,
+                memory=self._memory,
+                budget_bytes=self._budget,
+                module_class=nn.Module if self._modules else None,
+                ops_with_arguments=ops_with_arguments() if reads_tensors else set(),
+                counted_ops=counted_ops(),
+                fold=self._aggregate,
+            )
+        except RuntimeError as error:
+            raise RecordingError(str(error)) from None
+        self._recording = True
+
+    def _stop(self) -> None:
+        from torchprof import _C
+
+        held = self._held
+        if held and self._models is not None:
+            held = held + held_by(self._models, at_end=True)
+        try:
+            tables, strings, facts = _C.stop(held)
         except RuntimeError as stop_error:
             raise RecordingError(str(stop_error)) from None
+        self._recording = False
         # The model is read now and not before: lazy modules have their parameters by the end.
-        model = describe(self._model) if self._model is not None else None
-        self._trace = Trace(**tables, strings=strings, facts=self._facts(facts), model=model)
-        return False
+        model = describe(self._models) if self._models is not None else None
+        self.traces.append(Trace(**tables, strings=strings, facts=self._facts(facts), model=model))
 
     def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -162,5 +249,69 @@ class profile(ContextDecorator):
             "shapes": self._shapes,
             "memory": self._memory,
             "modules": self._modules,
+            "aggregate": self._aggregate,
             "budget": self._budget,
         }
+
+
+def _models(model: Any) -> Models | None:
+    if model is None or isinstance(model, nn.Module):
+        return model
+    named = model if isinstance(model, Mapping) else dict(enumerate(model)) if isinstance(model, list | tuple) else {}
+    if not named or not all(isinstance(each, nn.Module) for each in named.values()):
+        raise ModuleTypeError(
+            f"model must be a torch.nn.Module, a list or dict of them, or None, not {type(model).__name__}: {model!r:.80}"
+        )
+    return {str(name): each for name, each in named.items()}
+
+
+Held = tuple[int, int, int, str, int, int, int, bool]
+
+
+def held_by(models: Models, *, at_end: bool) -> list[Held]:
+    """What the model holds now, as the recorder wants it: address, bytes, module, its class, use, device, when."""
+    from torchprof import _C
+
+    held: list[Held] = []
+    seen: set[int] = set()
+
+    def add(tensor: torch.Tensor | None, module: nn.Module, use: Use) -> None:
+        if tensor is None or id(tensor) in seen or torch.nn.parameter.is_lazy(tensor):
+            return
+        seen.add(id(tensor))
+        address, count, device_type, device_index = _C.storage(tensor)
+        held.append((address, count, id(module), type(module).__name__, int(use), device_type, device_index, at_end))
+
+    for place in walk(models):
+        if place.same_as < 0:
+            for parameter in place.module.parameters(recurse=False):
+                add(parameter, place.module, Use.PARAMETER)
+                add(parameter.grad, place.module, Use.GRADIENT)
+            for buffer in place.module.buffers(recurse=False):
+                add(buffer, place.module, Use.BUFFER)
+    return held
+
+
+class _Progress:
+    """One line on standard error, rewritten in place."""
+
+    def __init__(self, wanted: bool | None) -> None:
+        self._wanted = wanted
+        self._began = self._shown = 0.0
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+        self._shown = 0.0
+
+    def show(self, step: int, state: State, held: int, budget: int) -> None:
+        now = time.monotonic()
+        patient = self._wanted is None and (now - self._began < 2 or not sys.stderr.isatty())
+        if self._wanted is False or patient or now - self._shown < 0.5:
+            return
+        self._shown = now
+        line = f"torchprof: step {step:,}, {state.value}, {held / 2**20:,.0f} of {budget / 2**20:,.0f} MiB"
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

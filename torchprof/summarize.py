@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import html
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,8 @@ from torchprof.nested import find_tensors
 from torchprof.preserve import preserved
 from torchprof.recorder import profile, require_extension
 from torchprof.report import torchsummary
-from torchprof.report.table import COLUMNS, DEFAULT_COLUMNS, print_table, render_table
+from torchprof.report.grid import Line, as_text, print_lines
+from torchprof.report.table import COLUMNS, DEFAULT_COLUMNS, lines_of
 from torchprof.trace import LAYOUTS, Trace
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ class Summary:
     list_parameters: bool = False
 
     def __str__(self) -> str:
+        return as_text(self._lines())
+
+    def _lines(self) -> Iterator[Line]:
         if self.style == "torchsummary":
-            return torchsummary.render(self.trace)
-        return render_table(self.rows, self.totals, self.columns, self.list_parameters)
+            return (Line("total", line) for line in torchsummary.render(self.trace).splitlines())
+        return lines_of(self.rows, self.totals, self.columns, self.list_parameters)
 
     def __repr__(self) -> str:
         return f"<Summary: {len(self.rows):,} rows, {self.totals.params:,} parameters>"
@@ -64,12 +68,7 @@ class Summary:
 
     def print(self) -> None:
         """Print to standard output, in colour where it is a terminal."""
-        if self.style == "torchsummary" or not sys.stdout.isatty():
-            text = str(self)
-            encoding = sys.stdout.encoding or "utf-8"
-            print(text.encode(encoding, errors="replace").decode(encoding))
-        else:
-            print_table(self.rows, self.totals, self.columns, self.list_parameters)
+        print_lines(self._lines())
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as plain Python data: bytes, elements and nanoseconds."""

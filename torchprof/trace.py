@@ -19,7 +19,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any, Final
 
 import numpy as np
@@ -28,9 +28,9 @@ import numpy.typing as npt
 from torchprof.errors import TraceFileError
 from torchprof.modules import Model
 
-__all__ = ["DTYPE_NAMES", "FORMAT", "ITEMSIZES", "LAYOUTS", "Trace", "load"]
+__all__ = ["DTYPE_NAMES", "FORMAT", "ITEMSIZES", "LAYOUTS", "Phase", "Trace", "Use", "load", "phases"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The version of the file format. Raised by every change that an older torchprof would misread."""
 
 Table = npt.NDArray[Any]
@@ -48,7 +48,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("start", "i8", 0),
         ("end", "i8", 8),
         ("sequence_nr", "i8", 16),
-        ("name", "u4", 24),
+        ("signature", "u4", 24),
         ("parent", "i4", 28),
         ("module_call", "i4", 32),
         ("inputs", "u4", 36),
@@ -72,8 +72,18 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_index", "i1", 22),
         ("flags", "u1", 23),
     ),
-    # All arguments, as JSON, of the ops whose FLOPs do not follow from their tensors alone: a tensor is {}.
-    "arguments": _struct(12, ("op", "i4", 0), ("inputs", "u4", 4), ("outputs", "u4", 8)),
+    # What ops that do the same work have in common: name, arguments (JSON, where they were kept) and the shape, dtype and
+    # device of every tensor, found as an op's are.
+    "signatures": _struct(
+        24,
+        ("name", "u4", 0),
+        ("inputs", "u4", 4),
+        ("outputs", "u4", 8),
+        ("arguments", "u4", 12),
+        ("results", "u4", 16),
+        ("n_inputs", "u2", 20),
+        ("n_outputs", "u2", 22),
+    ),
     # A shape is dims[first : first + ndim].
     "shapes": _struct(8, ("first", "u4", 0), ("ndim", "u4", 4)),
     "dims": np.dtype("i8"),
@@ -92,18 +102,58 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("flags", "u1", 42),
     ),
     "modules": _struct(16, ("address", "u8", 0), ("type", "u4", 8)),
+    # One block of memory each, from being handed out to being given back.
     "allocations": _struct(
-        40,
-        ("time", "i8", 0),
-        ("address", "u8", 8),
-        ("bytes", "i8", 16),
-        ("op", "i4", 24),
-        ("module_call", "i4", 28),
-        ("thread", "u2", 32),
-        ("device_type", "i1", 34),
-        ("device_index", "i1", 35),
+        56,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("address", "u8", 16),
+        ("bytes", "i8", 24),
+        ("op", "i4", 32),
+        ("free_op", "i4", 36),
+        ("module_call", "i4", 40),
+        ("module", "i4", 44),
+        ("thread", "u2", 48),
+        ("device_type", "i1", 50),
+        ("device_index", "i1", 51),
+        ("uses", "u2", 52),
     ),
     "marks": _struct(16, ("time", "i8", 0), ("name", "u4", 8)),
+    "steps": _struct(
+        48,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("allocated", "i8", 16),
+        ("peak", "i8", 24),
+        ("held", "i8", 32),
+        ("number", "i4", 40),
+        ("warmup", "u1", 44),
+    ),
+    # In place of rows per op and call, where steps were folded into sums.
+    "op_totals": _struct(
+        64,
+        ("count", "i8", 0),
+        ("time", "i8", 8),
+        ("self_time", "i8", 16),
+        ("min", "i8", 24),
+        ("max", "i8", 32),
+        ("allocated", "i8", 40),
+        ("signature", "u4", 48),
+        ("module", "i4", 52),
+        ("phase", "u1", 56),
+        ("nested", "u1", 57),
+        ("wrapper", "u1", 58),
+    ),
+    "call_totals": _struct(
+        48,
+        ("count", "i8", 0),
+        ("time", "i8", 8),
+        ("self_time", "i8", 16),
+        ("min", "i8", 24),
+        ("max", "i8", 32),
+        ("module", "u4", 40),
+        ("recomputed", "u1", 44),
+    ),
     "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
 }
 
@@ -126,13 +176,34 @@ SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7
 
 OP_JOINED: Final = 1
-"""Op flag: ``module_call`` is not the call the op ran in, but that of the forward op it differentiates."""
+"""Op flag: ``module_call`` is not the call the op ran in, but the one it worked for: that of the forward op it
+differentiates, or of the module whose parameter it updates."""
+OP_WRAPPER: Final = 4
+"""Op flag: an op inside it moved bytes, so its own are not counted again, unless its FLOPs are."""
+OP_NESTED: Final = 8
+"""Op flag: it ran inside an op whose FLOPs are counted, so its own are not."""
 CALL_RAISED: Final = 1
 """Module call flag: it left through an exception."""
 CALL_RETURNED_SEQUENCE: Final = 4
 """Module call flag: it returned a tuple or a list."""
 CALL_RECOMPUTED: Final = 8
 """Module call flag: it ran inside a backward pass, by activation checkpointing."""
+NO_ARGUMENTS: Final = 2**32 - 1
+"""In ``signatures``: arguments were not kept."""
+
+
+class Use(IntFlag):
+    """How an allocation was seen to be used: the flags of ``trace.allocations["uses"]``."""
+
+    PARAMETER = 1
+    BUFFER = 2
+    GRADIENT = 4
+    MODULE_INPUT = 8
+    MODULE_OUTPUT = 16
+    READ_BY_FORWARD = 32
+    READ_BY_BACKWARD = 64
+    READ_BY_OPTIMIZER = 128
+    OUTLIVED = 256  # still held when the outermost call or op that it was made in had ended
 
 
 class Phase(IntEnum):
@@ -156,8 +227,8 @@ class Trace:
     """What one recording saw.
 
     Attributes:
-        ops, operands, tensors, arguments, shapes, dims, module_calls, modules, allocations, marks, threads: the tables, as
-            described by ``LAYOUTS``.
+        ops, operands, tensors, signatures, shapes, dims, module_calls, modules, allocations, marks, steps, op_totals,
+            call_totals, threads: the tables, as described by ``LAYOUTS``.
         strings: the names that the tables refer to by row.
         facts: what is known of the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that
             did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version) and the options it ran with.
@@ -167,13 +238,16 @@ class Trace:
     ops: Table
     operands: Table
     tensors: Table
-    arguments: Table
+    signatures: Table
     shapes: Table
     dims: Table
     module_calls: Table
     modules: Table
     allocations: Table
     marks: Table
+    steps: Table
+    op_totals: Table
+    call_totals: Table
     threads: Table
     strings: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -189,7 +263,7 @@ class Trace:
     def __repr__(self) -> str:
         return (
             f"<Trace: {len(self.ops):,} ops, {len(self.module_calls):,} module calls, {len(self.allocations):,} "
-            f"allocations and frees, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
+            f"allocations, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
         )
 
     @property
@@ -207,6 +281,12 @@ class Trace:
         """The sizes in one row of ``shapes``."""
         first, ndim = self.shapes[row].item()
         return tuple(self.dims[first : first + ndim].tolist())
+
+    @property
+    def op_names(self) -> Table:
+        """Of every op, the row of ``strings`` with its name."""
+        names: Table = self.signatures["name"][self.ops["signature"]]
+        return names
 
     def mark(self, name: str) -> int | None:
         """The time of the latest mark with this name, in nanoseconds."""

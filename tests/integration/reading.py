@@ -10,7 +10,7 @@ Operand = tuple[str, tuple[int, ...]]
 
 
 def op_names(trace: Trace) -> list[str]:
-    return [trace.strings[row] for row in trace.ops["name"].tolist()]
+    return [trace.strings[row] for row in trace.op_names.tolist()]
 
 
 def rows_named(trace: Trace, name: str) -> list[int]:

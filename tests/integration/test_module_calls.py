@@ -9,7 +9,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from reading import inputs, outputs, path_of_call
+from reading import inputs, op_names, outputs, path_of_call
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -101,7 +101,7 @@ def test_ops_know_the_call_they_ran_in() -> None:
     x = torch.ones(1)
     with torchprof.profile(model) as prof:
         model(x).sin()
-    calls = {prof.trace.strings[op["name"]]: int(op["module_call"]) for op in prof.trace.ops}
+    calls = dict(zip(op_names(prof.trace), prof.trace.ops["module_call"].tolist(), strict=True))
     assert (calls["aten::relu"], calls["aten::clamp_min"], calls["aten::sin"]) == (1, 1, -1)
 
 

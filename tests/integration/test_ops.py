@@ -142,8 +142,8 @@ def test_a_backward_op_belongs_to_the_module_whose_op_it_differentiates() -> Non
         model(torch.ones(5, 3)).sum().backward()
     trace = prof.trace
     nodes = [
-        (trace.strings[op["name"]], path_of_call(trace, int(op["module_call"])))
-        for op in trace.ops
+        (name, path_of_call(trace, int(op["module_call"])))
+        for name, op in zip(op_names(trace), trace.ops, strict=True)
         if op["forward_thread"] and op["flags"] & OP_JOINED and op["module_call"] >= 0
     ]
     assert nodes[:5] == [

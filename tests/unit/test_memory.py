@@ -14,8 +14,8 @@ def test_a_window_leaves_out_what_happened_around_it() -> None:
     assert memory_between(two_layer_trace().allocations, 25_000, 35_000) == MemoryWindow(allocated=0, peak=0, kept=-3000)
 
 
-def test_rows_of_several_threads_are_put_in_order_of_time() -> None:
-    rows = [{"time": 10, "bytes": 100}, {"time": 30, "bytes": 100}, {"time": 20, "bytes": -100, "thread": 1}]
+def test_what_was_given_back_before_does_not_add_to_the_peak() -> None:
+    rows = [{"start": 10, "end": 20, "bytes": 100}, {"start": 30, "bytes": 100, "thread": 1}]
     assert memory_between(trace(allocations=rows).allocations, 0, 40).peak == 100
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from torchprof.trace import OP_JOINED, SCOPE_USER, Table, Trace
 
-__all__ = ["CallCosts", "call_costs"]
+__all__ = ["CallCosts", "call_costs", "durations", "outermost", "sum_by_parent"]
 
 Nanoseconds = npt.NDArray[np.int64]
 
@@ -42,29 +42,29 @@ def call_costs(trace: Trace) -> CallCosts:
     """Forward and backward time of every module call of a trace."""
     calls = trace.module_calls
     parent = calls["parent"]
-    forward = _durations(calls)
+    forward = durations(calls)
     backward_self, unattributed = _backward_self(trace)
     return CallCosts(
         forward=forward,
-        forward_self=forward - _sum_by_parent(forward, parent),
+        forward_self=forward - sum_by_parent(forward, parent),
         backward=_with_descendants(backward_self, parent),
         backward_self=backward_self,
-        outermost=_outermost(calls),
+        outermost=outermost(calls),
         backward_unattributed=unattributed,
     )
 
 
-def _durations(rows: Table) -> Nanoseconds:
+def durations(rows: Table) -> Nanoseconds:
+    """Nanoseconds of every row of ``ops`` or ``module_calls``; 0 where the end was not seen."""
     duration: Nanoseconds = np.where(rows["end"] >= 0, rows["end"] - rows["start"], 0)
     return duration
 
 
-def _sum_by_parent(values: Nanoseconds, parent: Table) -> Nanoseconds:
+def sum_by_parent(values: Nanoseconds, parent: Table) -> Nanoseconds:
     """For every row, the sum of its children's values."""
-    sums = np.zeros(len(values), dtype=np.int64)
     has_parent = parent >= 0
-    np.add.at(sums, parent[has_parent], values[has_parent])
-    return sums
+    sums = np.bincount(parent[has_parent], weights=values[has_parent], minlength=len(values))  # exact: below 2**53
+    return sums.astype(np.int64)
 
 
 def _with_descendants(values: Nanoseconds, parent: Table) -> Nanoseconds:
@@ -72,12 +72,13 @@ def _with_descendants(values: Nanoseconds, parent: Table) -> Nanoseconds:
     total = values.copy()
     carried = values
     while carried.any():
-        carried = _sum_by_parent(carried, parent)
+        carried = sum_by_parent(carried, parent)
         total += carried
     return total
 
 
-def _outermost(calls: Table) -> npt.NDArray[np.bool_]:
+def outermost(calls: Table) -> npt.NDArray[np.bool_]:
+    """False for a call inside another call of the same module."""
     module, parent = calls["module"], calls["parent"]
     outermost = np.ones(len(calls), dtype=np.bool_)
     ancestor = parent
@@ -94,9 +95,9 @@ def _backward_self(trace: Trace) -> tuple[Nanoseconds, int]:
     engine_names = [row for row, name in enumerate(trace.strings) if name.startswith(ENGINE)]
     if not engine_names:
         return by_call, 0
-    duration = _durations(ops)
-    own = duration - _sum_by_parent(duration, ops["parent"])
+    duration = durations(ops)
+    own = duration - sum_by_parent(duration, ops["parent"])
     attributed = joined & (ops["module_call"] >= 0)
     np.add.at(by_call, ops["module_call"][attributed], own[attributed])
-    lost = np.isin(ops["name"], engine_names) & ~attributed & (ops["scope"] != SCOPE_USER)
+    lost = np.isin(trace.op_names, engine_names) & ~attributed & (ops["scope"] != SCOPE_USER)
     return by_call, int(duration[lost].sum())

@@ -29,16 +29,26 @@ class MemoryWindow:
 
 
 def memory_between(allocations: Table, start: int, end: int) -> MemoryWindow:
-    """Account for the rows of ``allocations`` with ``start <= time < end``, in nanoseconds."""
-    time = allocations["time"]
-    inside = allocations[(time >= start) & (time < end)]
-    changes = inside["bytes"][np.argsort(inside["time"], kind="stable")]
+    """What happened from ``start`` on and before ``end``, in nanoseconds, to these rows of ``trace.allocations``."""
+    times, changes = changes_of(allocations)
+    inside = (times >= start) & (times < end)
+    changes = changes[inside]
     held = np.cumsum(changes)
     return MemoryWindow(
         allocated=int(changes[changes > 0].sum()),
         peak=max(0, int(held.max(initial=0))),
         kept=int(held[-1]) if len(held) else 0,
     )
+
+
+def changes_of(allocations: Table) -> tuple[Table, Table]:
+    """When memory was handed out (positive bytes) and given back (negative), in order of time."""
+    born = allocations[allocations["start"] >= 0]
+    died = allocations[allocations["end"] >= 0]
+    times = np.concatenate([died["end"], born["start"]])
+    changes = np.concatenate([-died["bytes"], born["bytes"]])
+    order = np.argsort(times, kind="stable")
+    return times[order], changes[order]
 
 
 def real_and_meta(trace: Trace) -> tuple[Table, Table]:

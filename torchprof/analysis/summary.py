@@ -16,7 +16,8 @@ import numpy as np
 
 from torchprof.analysis.calls import CallCosts, call_costs
 from torchprof.analysis.memory import memory_between, real_and_meta
-from torchprof.modules import ModuleInfo, TensorInfo
+from torchprof.analysis.places import Place, module_tree
+from torchprof.modules import TensorInfo
 from torchprof.trace import CALL_RAISED, CALL_RETURNED_SEQUENCE, DTYPE_NAMES, ITEMSIZES, Trace
 
 __all__ = ["LayerCall", "Row", "Totals", "layer_calls", "raising_call", "rows_and_totals"]
@@ -109,18 +110,6 @@ class Totals:
         return sum(self.param_bytes_by_dtype.values())
 
 
-class _Place:
-    """A place in the tree that is about to become a row."""
-
-    __slots__ = ("calls", "children", "depth", "info", "name", "path", "type", "unregistered")
-
-    def __init__(self, path: str, name: str, type: str, depth: int, info: ModuleInfo | None = None) -> None:
-        self.path, self.name, self.type, self.depth, self.info = path, name, type, depth, info
-        self.children: list[_Place] = []
-        self.calls: list[int] = []
-        self.unregistered: dict[tuple[int, str], _Place] = {}
-
-
 def rows_and_totals(trace: Trace) -> tuple[list[Row], Totals]:
     """The summary of a trace that was recorded with a model.
 
@@ -130,42 +119,9 @@ def rows_and_totals(trace: Trace) -> tuple[list[Row], Totals]:
     if trace.model is None:
         raise ValueError("the trace was recorded without a model: pass it to torchprof.profile(model)")
     costs = call_costs(trace)
-    rows = _Rows(trace, costs).of(_places(trace))
+    rows = _Rows(trace, costs).of(module_tree(trace)[0])
     totals = _totals(trace, costs)
     return rows, replace(totals, forward=rows[0].forward) if rows[0].calls else totals
-
-
-def _places(trace: Trace) -> _Place:
-    """The module tree, with every call put to its place."""
-    assert trace.model is not None
-    places: list[_Place] = []
-    by_address: dict[int, _Place] = {}
-    for info in trace.model.modules:
-        place = _Place(info.path, info.name, info.type, info.depth, info)
-        places.append(place)
-        if info.parent >= 0:
-            places[info.parent].children.append(place)
-        if info.same_as < 0:
-            by_address[info.address] = place
-
-    addresses = trace.modules["address"].tolist()
-    types = [trace.strings[row] for row in trace.modules["type"].tolist()]
-    place_of_call: list[_Place | None] = []
-    calls = zip(trace.module_calls["module"].tolist(), trace.module_calls["parent"].tolist(), strict=True)
-    for row, (module, parent) in enumerate(calls):
-        found = by_address.get(addresses[module])
-        if found is None and parent >= 0 and (caller := place_of_call[parent]) is not None:
-            # Registered nowhere: made inside forward, or kept in a plain list.
-            key = addresses[module], types[module]
-            found = caller.unregistered.get(key)
-            if found is None:
-                path = f"{caller.path}.<{types[module]}>".lstrip(".")
-                found = caller.unregistered[key] = _Place(path, f"<{types[module]}>", types[module], caller.depth + 1)
-                caller.children.append(found)
-        if found is not None:
-            found.calls.append(row)
-        place_of_call.append(found)
-    return places[0]
 
 
 class _Rows:
@@ -190,12 +146,12 @@ class _Rows:
         self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
         self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
 
-    def of(self, root: _Place) -> list[Row]:
+    def of(self, root: Place) -> list[Row]:
         rows: list[Row | None] = []
         self._add(root, "", rows)
         return cast("list[Row]", rows)
 
-    def _add(self, place: _Place, opaque: str, rows: list[Row | None]) -> Row:
+    def _add(self, place: Place, opaque: str, rows: list[Row | None]) -> Row:
         """Append the row of a place and those below it."""
         info, calls = place.info, place.calls
         at = len(rows)
@@ -259,7 +215,7 @@ class _Rows:
         )
         return row
 
-    def _note(self, place: _Place, opaque: str, called: bool) -> str:
+    def _note(self, place: Place, opaque: str, called: bool) -> str:
         info = place.info
         if info is None:
             return "not registered in the model"

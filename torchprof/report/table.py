@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchprof.analysis.summary import Row, Shape, Totals
+from torchprof.report.grid import Line, as_text, branches, elide, lay_out
 from torchprof.report.units import format_bytes, format_count, format_ns, format_share
 
-__all__ = ["COLUMNS", "DEFAULT_COLUMNS", "print_table", "render_table"]
+__all__ = ["COLUMNS", "DEFAULT_COLUMNS", "lines_of", "render_table"]
 
-WIDEST_NAME: Final = 64
 WIDEST_SHAPES: Final = 40
 
 
@@ -91,102 +91,33 @@ def DEFAULT_COLUMNS(totals: Totals) -> tuple[str, ...]:
 
 def render_table(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> str:
     """The summary as plain text, the same wherever it is printed."""
-    return "\n".join(line for _, line in _lines(rows, totals, columns, list_parameters))
+    return as_text(lines_of(rows, totals, columns, list_parameters))
 
 
-def print_table(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> None:
-    """Print the same lines with styles to the terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-    styles = {"header": "bold", "rule": "dim", "root": "bold", "module": "", "quiet": "dim", "total": ""}
-    for kind, line in _lines(rows, totals, columns, list_parameters):
-        text = Text(line, style=styles[kind])
-        if kind in ("module", "root"):
-            text.highlight_regex(r"\([^()]*\)", "cyan")
-            text.highlight_regex(r"^[ │├└─]+", "dim")
-        elif kind == "total":
-            text.highlight_regex(r"^[^:]+:", "bold")
-        console.print(text)
-
-
-def _lines(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool) -> Iterator[tuple[str, str]]:
-    """Every line with what kind it is."""
+def lines_of(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> Iterator[Line]:
+    """The lines of the summary; with ``list_parameters`` every parameter has one, below its module."""
     chosen = [COLUMNS[name] for name in columns]
     names: list[str] = []
     cells: list[list[str]] = []
     kinds: list[str] = []
     notes: list[str] = []
-    for row, prefix, below in zip(rows, *_branches(rows), strict=True):
+    for row, prefix, below in zip(rows, *branches([row.depth for row in rows]), strict=True):
         times = f" x{row.copies}" if row.copies > 1 else ""
         label = row.name if row.name == row.type and row.depth == 0 else f"{row.name} ({row.type})"
-        names.append(_elide(f"{prefix}{label}{times}"))
+        names.append(elide(f"{prefix}{label}{times}"))
         cells.append([column.cell(row, totals) for column in chosen])
         kinds.append("root" if row.depth == 0 else "module" if row.calls or row.forward or not totals.forward else "quiet")
         notes.append(row.note)
         if list_parameters:
             for tensor in row.tensors:
-                names.append(_elide(f"{below}. {tensor.name} {list(tensor.shape)} {tensor.dtype}"))
+                names.append(elide(f"{below}. {tensor.name} {list(tensor.shape)} {tensor.dtype}"))
                 cells.append(["" for _ in chosen])
                 kinds.append("quiet")
                 notes.append(
                     f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen"
                 )
-
     headers = ["Layer (type)", *(column.header for column in chosen)]
-    widths = [
-        max(map(len, [header, *column])) for header, column in zip(headers, [names, *zip(*cells, strict=True)], strict=True)
-    ]
-    noted = max(map(len, notes), default=0)
-    width = sum(widths) + 2 * len(chosen) + (2 + noted if noted else 0)
-
-    def line(name: str, values: Sequence[str], note: str = "") -> str:
-        parts = [
-            name.ljust(widths[0]),
-            *(value.rjust(size) for value, size in zip(values, widths[1:], strict=True)),
-            note,
-        ]
-        return "  ".join(parts).rstrip()
-
-    yield "rule", "-" * width
-    yield "header", line(headers[0], headers[1:])
-    yield "rule", "=" * width
-    for name, values, kind, note in zip(names, cells, kinds, notes, strict=True):
-        yield kind, line(name, values, note)
-    yield "rule", "=" * width
-    for text in _total_lines(totals):
-        yield "total", text
-    yield "rule", "-" * width
-
-
-def _branches(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """What stands before every row's name, and before what belongs to the row, so that the tree can be seen."""
-    last = [True] * len(rows)  # no sibling follows
-    following = [False] * (2 + max((row.depth for row in rows), default=0))
-    deepest = 0
-    for index in range(len(rows) - 1, -1, -1):
-        depth = rows[index].depth
-        last[index] = not following[depth]
-        following[depth + 1 : deepest + 1] = [False] * (deepest - depth)
-        following[depth] = True
-        deepest = depth
-    prefixes, below = [], []
-    trunk: list[str] = []
-    for row, is_last in zip(rows, last, strict=True):
-        del trunk[max(row.depth - 1, 0) :]
-        prefixes.append("".join(trunk) + ("" if row.depth == 0 else "└─ " if is_last else "├─ "))
-        if row.depth:
-            trunk.append("   " if is_last else "│  ")
-        below.append("".join(trunk) + "   ")
-    return prefixes, below
-
-
-def _elide(text: str) -> str:
-    if len(text) <= WIDEST_NAME:
-        return text
-    head = WIDEST_NAME * 2 // 3
-    return f"{text[:head]}…{text[head + 1 - WIDEST_NAME :]}"
+    return lay_out(headers, names, cells, kinds, notes, list(_total_lines(totals)))
 
 
 def _total_lines(totals: Totals) -> Iterator[str]:

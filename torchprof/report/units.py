@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["format_bytes", "format_count", "format_ns", "format_share"]
+__all__ = ["format_bytes", "format_count", "format_flops", "format_mean", "format_ns", "format_rate", "format_share"]
 
 
 def format_count(count: int) -> str:
@@ -30,3 +30,26 @@ def format_ns(ns: int) -> str:
 
 def format_share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else ""
+
+
+def format_flops(flops: float) -> str:
+    """1234567890 -> ``1.23 G``: decimal prefixes, three digits."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if flops < 999.5:
+            return f"{flops:.0f}" if not prefix else f"{_three_digits(flops)} {prefix}"
+        flops /= 1000
+    return f"{_three_digits(flops)} P"
+
+
+def format_rate(bytes_per_second: float) -> str:
+    """Binary units, as bytes are."""
+    return f"{format_bytes(round(bytes_per_second))}/s"
+
+
+def format_mean(count: float) -> str:
+    """A mean of counts: a whole one as such."""
+    return f"{count:,.0f}" if count == round(count) else f"{count:,.2f}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"

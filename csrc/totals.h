@@ -1,0 +1,34 @@
+// Steps folded into sums, so that a recording of any length takes constant memory: see OpTotal and CallTotal.
+//
+//   tables of a step ──fold──► op_totals, call_totals  ──take──► tables without rows per event
+#pragma once
+
+#include <map>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "collate.h"
+#include "signatures.h"
+#include "tables.h"
+
+namespace torchprof {
+
+class Totals {
+ public:
+  void fold(const Tables& step);
+  // The sums, with the strings, shapes, signatures and modules they refer to. Ends the folding.
+  Tables take();
+
+ private:
+  uint32_t add_signature(const Signature& signature, const Tables& step, const std::vector<uint32_t>& strings,
+                         const std::vector<uint32_t>& shapes);
+
+  Shared shared_;
+  SignatureTable known_;
+  Tables tables_;
+  std::map<std::tuple<uint32_t, int32_t, uint8_t>, size_t> op_rows_;   // signature, module, phase and nesting
+  std::map<std::pair<uint32_t, uint8_t>, size_t> call_rows_;           // module, recomputed
+};
+
+}  // namespace torchprof

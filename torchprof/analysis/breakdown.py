@@ -1,0 +1,245 @@
+"""Where the steps of a loop went: rows by module, by op and by step. All figures are means over the active steps.
+
+Times are host time. Forward is the time in module calls, the Python code of the modules included; recomputation, backward and
+optimizer are the self times of the ops that ran in them, joined to the module they worked for. So self times are disjoint, a
+module's total is the sum of the self times below it, and what belongs to no module is a row of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.analysis.places import Place, module_tree
+from torchprof.analysis.totals import StepTotals, step_totals
+from torchprof.trace import DTYPE_NAMES, Phase, Trace
+
+__all__ = ["OUTSIDE", "Record", "module_records", "op_records", "step_records"]
+
+Record = dict[str, Any]
+"""One row: values by column name. None where a figure is not known."""
+Floats = npt.NDArray[np.float64]
+
+OUTSIDE: Final = "outside modules"
+"""Name of the row for what belongs to no module: the loss, gradients nobody can place, optimizers that update all at once."""
+
+_MODULE_SUMS: Final = (
+    "calls forward recompute backward optimizer flops_forward flops_backward flops bytes allocated"
+).split()
+
+
+def module_records(trace: Trace) -> list[Record]:
+    """One record per place in the module tree, parents first, and one for what is outside.
+
+    Keys: ``path name type depth calls``; ``forward recompute backward optimizer time`` in nanoseconds, with everything below;
+    ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation of time over
+    steps); ``share`` of the time of all; ``flops_forward flops_backward flops macs bytes allocated`` with everything below;
+    ``params`` of its own.
+    """
+    totals = step_totals(trace)
+    own = _own_by_module(trace, totals)
+    roots = module_tree(trace)
+    records: list[Record] = []
+    whole = sum(own[name].sum() for name in ("forward", "recompute", "backward", "optimizer")) / totals.steps
+    outside = {name: values[-1] for name, values in own.items()}
+
+    def add(place: Place) -> dict[str, Floats]:
+        at = len(records)
+        records.append({})
+        mine = {name: values[place.modules].sum(axis=0) for name, values in own.items()}
+        below = [add(child) for child in place.children]
+        total = {name: mine[name] + sum(child[name] for child in below) for name in own}
+        records[at] = _module_record(totals, mine, total, whole)
+        info = place.info
+        records[at].update(path=place.path, name=place.name, type=place.type, depth=place.depth)
+        records[at]["params"] = sum(p.numel for p in info.parameters if p.owner is None) if info is not None else 0
+        return total
+
+    for root in roots:
+        add(root)
+    if any(outside[name].any() for name in ("forward", "recompute", "backward", "optimizer")):
+        record = _module_record(totals, outside, outside, whole)
+        records.append({**record, "path": "", "name": OUTSIDE, "type": "", "depth": 0, "params": 0})
+    return records
+
+
+def _own_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
+    """Every figure of a module without what is below it, by row of ``trace.modules`` (the last: no module) and step."""
+    ops, calls = totals.ops, totals.calls
+    count = len(trace.modules) + 1
+    of_op = np.where(ops["module"] >= 0, ops["module"], count - 1)
+
+    def op_sum(values: npt.ArrayLike, *which: Phase) -> Floats:
+        mask = np.isin(ops["phase"], which) if which else np.ones(len(ops), dtype=np.bool_)
+        return totals.sums(of_op[mask], count, np.asarray(values)[mask], ops["step"][mask])
+
+    forward_calls = calls[calls["recomputed"] == 0]
+    own = {
+        "calls": totals.sums(forward_calls["module"], count, forward_calls["count"], forward_calls["step"]),
+        "forward": totals.sums(forward_calls["module"], count, forward_calls["self_time"], forward_calls["step"]),
+        "recompute": op_sum(ops["self_time"], Phase.RECOMPUTATION),
+        "backward": op_sum(ops["self_time"], Phase.BACKWARD),
+        "optimizer": op_sum(ops["self_time"], Phase.OPTIMIZER),
+        "flops_forward": op_sum(totals.op_flops, Phase.FORWARD),
+        "flops_backward": op_sum(totals.op_flops, Phase.BACKWARD),
+        "flops": op_sum(totals.op_flops),
+        "bytes": op_sum(totals.op_bytes),
+        "allocated": op_sum(ops["allocated"]),
+    }
+    # The time of a module is that of its calls; outside modules there are only ops.
+    own["forward"][-1] = op_sum(ops["self_time"], Phase.FORWARD)[-1]
+    return own
+
+
+def _module_record(totals: StepTotals, mine: dict[str, Floats], total: dict[str, Floats], whole: float) -> Record:
+    def mean(values: Floats) -> float:
+        return float(totals.mean(values[np.newaxis])[0])
+
+    record: Record = {name: mean(total[name]) for name in _MODULE_SUMS}
+    record["calls"] = mean(mine["calls"])
+    for name in ("forward", "recompute", "backward", "optimizer"):
+        record[f"{name}_self"] = mean(mine[name])
+    time = sum(total[name] for name in ("forward", "recompute", "backward", "optimizer"))
+    record["time"] = mean(np.asarray(time))
+    record["self"] = sum(record[f"{name}_self"] for name in ("forward", "recompute", "backward", "optimizer"))
+    record["spread"] = _known(totals.spread(np.asarray(time)[np.newaxis])[0])
+    record["share"] = record["time"] / whole if whole else 0.0
+    record["macs"] = record["flops"] / 2
+    return record
+
+
+def op_records(
+    trace: Trace, *, shapes: bool = False, phase: Phase | None = None, module: str | None = None
+) -> list[Record]:
+    """One record per op name, or per name and shapes.
+
+    Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
+    nanoseconds, the last three of one call; ``spread`` (standard deviation of self time over steps); ``share`` of all self
+    time; ``flops macs bytes``; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
+
+    Args:
+        phase: only ops that ran in this phase.
+        module: only ops that worked for the module with this path, or for one below it.
+    """
+    totals = step_totals(trace)
+    ops = totals.ops
+    mask = np.ones(len(ops), dtype=np.bool_)
+    if phase is not None:
+        mask &= ops["phase"] == phase
+    if module is not None:
+        inside = [
+            row
+            for root in module_tree(trace)
+            for place in root.walk()
+            if place.path == module or place.path.startswith(f"{module}.") or not module
+            for row in place.modules
+        ]
+        mask &= np.isin(ops["module"], inside)
+    name_of = trace.signatures["name"]
+    signature = ops["signature"][mask]
+    key = signature if shapes else name_of[signature]
+    keys, example, group = np.unique(key, return_index=True, return_inverse=True)
+    step = ops["step"][mask]
+
+    def per_step(values: Any) -> Floats:
+        return totals.mean(totals.sums(group, len(keys), values[mask], step))
+
+    calls, time, own = per_step(ops["count"]), per_step(ops["time"]), per_step(ops["self_time"])
+    spread = totals.spread(totals.sums(group, len(keys), ops["self_time"][mask], step))
+    flops, moved, allocated = per_step(totals.op_flops), per_step(totals.op_bytes), per_step(ops["allocated"])
+    least, most = np.full(len(keys), np.iinfo(np.int64).max), np.zeros(len(keys), dtype=np.int64)
+    np.minimum.at(least, group, ops["min"][mask])
+    np.maximum.at(most, group, ops["max"][mask])
+    whole = own.sum()
+    records = []
+    for row in range(len(keys)):
+        record: Record = {
+            "name": trace.strings[int(name_of[signature[example[row]]])],
+            "calls": float(calls[row]),
+            "time": float(time[row]),
+            "self": float(own[row]),
+            "mean": float(time[row] / calls[row]),
+            "min": int(least[row]),
+            "max": int(most[row]),
+            "spread": _known(spread[row]),
+            "share": float(own[row] / whole) if whole else 0.0,
+            "flops": float(flops[row]),
+            "macs": float(flops[row]) / 2,
+            "bytes": float(moved[row]),
+            "intensity": float(flops[row] / moved[row]) if moved[row] and flops[row] else None,
+            "flop_rate": float(flops[row] / time[row] * 1e9) if time[row] and flops[row] else None,
+            "byte_rate": float(moved[row] / time[row] * 1e9) if time[row] and moved[row] else None,
+            "allocated": float(allocated[row]),
+        }
+        if shapes:
+            record["shapes"], record["dtypes"] = _operands(trace, int(keys[row]))
+        records.append(record)
+    return records
+
+
+def _operands(trace: Trace, signature: int) -> tuple[list[list[int]], list[str]]:
+    row = trace.signatures[signature]
+    first = int(row["inputs"])
+    tensors = trace.tensors[trace.operands[first : first + int(row["n_inputs"])]]
+    shapes = [list(trace.shape(int(shape))) for shape in tensors["shape"]]
+    return shapes, [DTYPE_NAMES[dtype] for dtype in tensors["dtype"].tolist()]
+
+
+def step_records(trace: Trace) -> list[Record]:
+    """One record per step, warm-up steps included and marked.
+
+    Keys: ``step warmup``; ``time`` and, of it, ``forward recompute backward optimizer other`` in nanoseconds; ``ops``;
+    ``flops``; ``allocated peak held`` in bytes: handed out during the step, the most held, and held at its end, of what the
+    recording saw handed out. The parts are None in an aggregated trace, which keeps them over all steps only.
+    """
+    steps = trace.steps
+    records: list[Record] = [
+        {
+            "step": int(step["number"]),
+            "warmup": bool(step["warmup"]),
+            "time": int(step["end"] - step["start"]),
+            **dict.fromkeys(("forward", "recompute", "backward", "optimizer", "other", "ops", "flops")),
+            "allocated": int(step["allocated"]),
+            "peak": int(step["peak"]),
+            "held": int(step["held"]),
+        }
+        for step in steps
+    ]
+    if trace.facts.get("aggregate"):
+        return records
+    everything = steps.copy()
+    everything["warmup"] = 0
+    totals = step_totals(_with_steps(trace, everything))
+    ops, calls = totals.ops, totals.calls
+    zero = np.zeros(len(ops), dtype=np.int64)
+    in_forward = calls["recomputed"] == 0
+    parts = {
+        "forward": totals.sums(zero[: in_forward.sum()], 1, calls["self_time"][in_forward], calls["step"][in_forward])[0]
+    }
+    loss = (ops["phase"] == Phase.FORWARD) & (ops["module"] < 0)
+    parts["forward"] = parts["forward"] + totals.sums(zero[loss], 1, ops["self_time"][loss], ops["step"][loss])[0]
+    for name, phase in (("recompute", Phase.RECOMPUTATION), ("backward", Phase.BACKWARD), ("optimizer", Phase.OPTIMIZER)):
+        mask = ops["phase"] == phase
+        parts[name] = totals.sums(zero[mask], 1, ops["self_time"][mask], ops["step"][mask])[0]
+    counts = totals.sums(zero, 1, ops["count"], ops["step"])[0]
+    flops = totals.sums(zero, 1, totals.op_flops, ops["step"])[0]
+    for row, record in enumerate(records):
+        record.update({name: float(values[row]) for name, values in parts.items()})
+        # Parts on several threads may take longer than the step.
+        record["other"] = max(0.0, record["time"] - sum(float(values[row]) for values in parts.values()))
+        record["ops"], record["flops"] = int(counts[row]), float(flops[row])
+    return records
+
+
+def _with_steps(trace: Trace, steps: Any) -> Trace:
+    from dataclasses import replace
+
+    return replace(trace, steps=steps)
+
+
+def _known(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+

@@ -1,0 +1,94 @@
+"""Where in the model things happened: the module tree, with the modules and calls of a recording put to their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torchprof.modules import ModuleInfo
+from torchprof.trace import Trace
+
+__all__ = ["Place", "module_tree", "paths_of_modules"]
+
+
+class Place:
+    """A place in the module tree.
+
+    Attributes:
+        path, name, type: dotted name in the model, its last part, and class; ``<Class>`` for a module that was called
+            without being registered anywhere in the model.
+        depth: 0 for a root.
+        info: what the model says of it, or None where it is not registered.
+        children: the places below.
+        calls: rows of ``trace.module_calls``.
+        modules: rows of ``trace.modules``.
+    """
+
+    __slots__ = ("calls", "children", "depth", "info", "modules", "name", "path", "type", "unregistered")
+
+    def __init__(self, path: str, name: str, type: str, depth: int, info: ModuleInfo | None = None) -> None:
+        self.path, self.name, self.type, self.depth, self.info = path, name, type, depth, info
+        self.children: list[Place] = []
+        self.calls: list[int] = []
+        self.modules: list[int] = []
+        self.unregistered: dict[tuple[int, str], Place] = {}
+
+    def walk(self) -> Iterator[Place]:
+        """This place and everything below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def module_tree(trace: Trace) -> list[Place]:
+    """The roots of the tree: one for each model that was given, then the modules that were called outside of any.
+
+    A module registered at several places has its calls at the first. One that is registered nowhere (made inside forward, or
+    kept in a plain list) is placed below the module that called it.
+    """
+    roots: list[Place] = []
+    by_address: dict[int, Place] = {}
+    places: list[Place] = []
+    for info in trace.model.modules if trace.model is not None else ():
+        place = Place(info.path, info.name, info.type, info.depth, info)
+        places.append(place)
+        (places[info.parent].children if info.parent >= 0 else roots).append(place)
+        if info.same_as < 0:
+            by_address[info.address] = place
+
+    addresses = trace.modules["address"].tolist()
+    types = [trace.strings[row] for row in trace.modules["type"].tolist()]
+    place_of_module: list[Place | None] = [by_address.get(address) for address in addresses]
+    outside = Place("", "", "", -1)
+    place_of_call: list[Place] = []
+    calls = zip(trace.module_calls["module"].tolist(), trace.module_calls["parent"].tolist(), strict=True)
+    for row, (module, parent) in enumerate(calls):
+        found = place_of_module[module]
+        if found is None or found.info is None:
+            caller = place_of_call[parent] if parent >= 0 else outside
+            found = place_of_module[module] = _unregistered(caller, addresses[module], types[module])
+        found.calls.append(row)
+        place_of_call.append(found)
+    for row, (address, type) in enumerate(zip(addresses, types, strict=True)):
+        found = place_of_module[row] or _unregistered(outside, address, type)
+        found.modules.append(row)
+    return roots + outside.children
+
+
+def _unregistered(caller: Place, address: int, type: str) -> Place:
+    key = address, type
+    found = caller.unregistered.get(key)
+    if found is None:
+        path = f"{caller.path}.<{type}>".lstrip(".")
+        found = caller.unregistered[key] = Place(path, f"<{type}>", type, caller.depth + 1)
+        caller.children.append(found)
+    return found
+
+
+def paths_of_modules(trace: Trace) -> list[str]:
+    """For every row of ``trace.modules``, where it is in the model; ``<Class>`` where it is not registered."""
+    paths = [""] * len(trace.modules)
+    for root in module_tree(trace):
+        for place in root.walk():
+            for row in place.modules:
+                paths[row] = place.path
+    return paths

@@ -1,0 +1,85 @@
+"""The columns that tables of records may show: header, how a value is written, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torchprof.report.units import format_bytes, format_flops, format_mean, format_ns, format_rate
+
+__all__ = ["COLUMNS", "Column"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. ``write`` is never asked to write None, which is shown as nothing."""
+
+    header: str
+    write: Callable[[Any], str]
+    meaning: str
+    left: bool = False
+
+    def cell(self, value: Any) -> str:
+        return "" if value is None else self.write(value)
+
+
+def _time(value: float) -> str:
+    return format_ns(round(value)) if value else "-"
+
+
+def _bytes(value: float) -> str:
+    return format_bytes(round(value)) if value else "-"
+
+
+def _flops(value: float) -> str:
+    return format_flops(value) if value else "-"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _shapes(value: Any) -> str:
+    text = ", ".join(map(str, value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+COLUMNS: Final[dict[str, Column]] = {
+    "step": Column("Step", str, "number of the step, counted from 0"),
+    "warmup": Column("", lambda value: "warm-up" if value else "", "left out of all other tables", left=True),
+    "calls": Column("Calls", lambda value: format_mean(value) if value else "-", "per step"),
+    "ops": Column("Ops", format_mean, "calls of the dispatcher"),
+    "time": Column("Time", _time, "host time per step, with what runs inside"),
+    "self": Column("Self", _time, "host time per step, without what runs inside"),
+    "mean": Column("Mean", _time, "host time of one call"),
+    "min": Column("Min", _time, "the shortest call"),
+    "max": Column("Max", _time, "the longest call"),
+    "spread": Column("± step", _time, "standard deviation over steps"),
+    "share": Column("Share", _share, "of the time of all rows"),
+    "forward": Column("Forward", _time, "host time of forward"),
+    "recompute": Column("Recompute", _time, "forward run again inside backward, by activation checkpointing"),
+    "backward": Column("Backward", _time, "host time of backward"),
+    "optimizer": Column("Optimizer", _time, "host time of the optimizer's step"),
+    "other": Column("Other", _time, "what is left of the step: Python, loading data"),
+    "forward_self": Column("Fwd self", _time, "without what is below"),
+    "recompute_self": Column("Rec self", _time, "without what is below"),
+    "backward_self": Column("Bwd self", _time, "without what is below"),
+    "optimizer_self": Column("Opt self", _time, "without what is below"),
+    "flops": Column("FLOPs", _flops, "per step; a multiply-add is two"),
+    "flops_forward": Column("Fwd FLOPs", _flops, "per step; a multiply-add is two"),
+    "flops_backward": Column("Bwd FLOPs", _flops, "per step; a multiply-add is two"),
+    "macs": Column("MACs", _flops, "half the FLOPs"),
+    "bytes": Column("Bytes", _bytes, "inputs read and outputs written, each once: an estimate"),
+    "intensity": Column("FLOP/B", lambda value: f"{value:,.1f}", "FLOPs per byte"),
+    "flop_rate": Column("FLOP/s", _flops, "achieved"),
+    "byte_rate": Column("Rate", format_rate, "bytes per second, achieved"),
+    "roofline": Column("Of roof", _share, "of what this machine could do at that FLOP/B: see torchprof.ceilings"),
+    "allocated": Column("Allocated", _bytes, "handed out per step, given back or not"),
+    "peak": Column("Peak", _bytes, "the most held during the step"),
+    "held": Column("Held", _bytes, "held at the end of the step"),
+    "saved": Column("Saved", _bytes, "activations kept for backward, when the most were kept"),
+    "params": Column("Params", lambda value: format_mean(value) if value else "-", "elements of its own parameters"),
+    "shapes": Column("Input shapes", _shapes, "of the tensors it was given", left=True),
+    "dtypes": Column("Dtypes", lambda value: ", ".join(dict.fromkeys(value)), "of the tensors it was given", left=True),
+}

@@ -1,0 +1,64 @@
+"""Which steps of a loop are recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torchprof.errors import ArgumentError
+
+__all__ = ["Schedule", "State", "schedule"]
+
+
+class State(Enum):
+    """What happens to a step."""
+
+    OFF = "not recording"
+    WARMUP = "warming up"
+    ACTIVE = "recording"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Cycles of ``wait`` steps not recorded, ``warmup`` steps recorded but not counted, ``active`` steps recorded."""
+
+    wait: int
+    warmup: int
+    active: int
+    repeat: int
+
+    @classmethod
+    def always(cls) -> Schedule:
+        return cls(0, 0, 0, 0)
+
+    def state(self, step: int) -> State:
+        """What happens to the step with this number, counted from 0."""
+        cycle = self.wait + self.warmup + self.active
+        if cycle == 0:
+            return State.ACTIVE
+        if self.repeat and step >= cycle * self.repeat:
+            return State.OFF
+        place = step % cycle
+        return State.OFF if place < self.wait else State.WARMUP if place < self.wait + self.warmup else State.ACTIVE
+
+
+def schedule(*, active: int, wait: int = 0, warmup: int = 0, repeat: int = 1) -> Schedule:
+    """A schedule for `torchprof.profile`: which steps of a loop to record.
+
+    Args:
+        active: steps to record in each cycle; at least 1.
+        wait: steps to leave alone at the start of each cycle: nothing is installed and they cost nothing.
+        warmup: steps to record but leave out of every table: first steps are slower. What they allocate is known.
+        repeat: how many cycles; 0 for as long as the loop runs. Each gives a trace of its own.
+
+    Raises:
+        ArgumentError: a number is negative or not an int, or nothing is ever active.
+
+    Example:
+        >>> torchprof.schedule(wait=1, warmup=1, active=3)
+        Schedule(wait=1, warmup=1, active=3, repeat=1)
+    """
+    for name, value, least in (("active", active, 1), ("wait", wait, 0), ("warmup", warmup, 0), ("repeat", repeat, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ArgumentError(f"{name} must be an int of at least {least}, not {value!r}")
+    return Schedule(wait, warmup, active, repeat)

@@ -1,0 +1,255 @@
+"""Tables of a trace: by module, by op, by step. Rows as data, and as text."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchprof.analysis.account import account
+from torchprof.analysis.breakdown import OUTSIDE, Record, module_records, op_records, step_records
+from torchprof.errors import ArgumentError
+from torchprof.report.columns import COLUMNS
+from torchprof.report.grid import Line, as_text, branches, elide, lay_out, print_lines
+from torchprof.trace import Phase, Trace
+
+if TYPE_CHECKING:
+    import pandas
+
+    from torchprof.ceilings import Ceilings
+
+__all__ = ["Table", "by_module", "by_op", "by_step"]
+
+PHASES = {phase.name.lower(): phase for phase in Phase}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures. ``str()`` is the printed text; every method that changes something returns a new table.
+
+    Attributes:
+        title: header of the first column.
+        rows: one dict per row, with every figure by name, printed or not: nanoseconds, bytes, elements, ratios.
+        columns: names of the columns that are printed.
+        footer: lines below.
+        is_tree: whether rows have a ``depth`` and are shown as a tree.
+    """
+
+    title: str
+    rows: list[Record]
+    columns: tuple[str, ...]
+    footer: tuple[str, ...] = ()
+    is_tree: bool = False
+
+    def __str__(self) -> str:
+        return as_text(self._lines())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _lines(self) -> Iterator[Line]:
+        depths = [row["depth"] for row in self.rows] if self.is_tree else [0] * len(self.rows)
+        names = []
+        for row, prefix in zip(self.rows, branches(depths)[0], strict=True):
+            name = str(row["name"])
+            typed = self.is_tree and row["type"] and name not in (row["type"], f"<{row['type']}>")
+            names.append(elide(f"{prefix}{name} ({row['type']})" if typed else f"{prefix}{name}"))
+        chosen = [COLUMNS[name] for name in self.columns]
+        cells = [[column.cell(row.get(name)) for name, column in zip(self.columns, chosen, strict=True)] for row in self.rows]
+        kinds = ["root" if self.is_tree and depth == 0 else "module" for depth in depths]
+        left = frozenset(index for index, column in enumerate(chosen) if column.left)
+        headers = [self.title, *(column.header for column in chosen)]
+        return lay_out(headers, names, cells, kinds, [""] * len(names), self.footer, left)
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'
+
+    def print(self) -> None:
+        """Print to standard output, in colour where it is a terminal."""
+        print_lines(self._lines())
+
+    def select(self, *columns: str) -> Table:
+        """Print these columns.
+
+        Raises:
+            ArgumentError: a name is unknown.
+        """
+        return replace(self, columns=tuple(self._known(name) for name in columns))
+
+    def with_columns(self, *columns: str) -> Table:
+        """Print these columns as well."""
+        return self.select(*self.columns, *(name for name in columns if name not in self.columns))
+
+    def without_columns(self, *columns: str) -> Table:
+        """Do not print these columns."""
+        unwanted = {self._known(name) for name in columns}
+        return self.select(*(name for name in self.columns if name not in unwanted))
+
+    def sort(self, by: str, *, descending: bool = True) -> Table:
+        """Order the rows by one of their figures, or by name. A tree becomes a list, of full paths."""
+        if by not in ("name", "path") or by not in self.rows[0]:
+            self._known(by)
+        missing = (None,)
+        with_value = [row for row in self.rows if row.get(by) not in missing]
+        without = [row for row in self.rows if row.get(by) in missing]
+        rows = sorted(with_value, key=lambda row: row[by], reverse=descending) + without
+        if self.is_tree:
+            rows = [{**row, "name": f"{row['path'] or row['name']}", "depth": 0} for row in rows]
+        return replace(self, rows=rows)
+
+    def head(self, count: int) -> Table:
+        """The first rows; a last line says how many were left out."""
+        if count >= len(self.rows):
+            return self
+        return replace(self, rows=self.rows[:count], footer=(f"{len(self.rows) - count:,} more rows", *self.footer))
+
+    def to_dict(self) -> list[Record]:
+        """The rows, as plain data."""
+        return [dict(row) for row in self.rows]
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The rows as JSON; also written to ``path`` if given."""
+        return _written(json.dumps(self.rows, indent=1), path)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The rows as CSV, one column per figure; also written to ``path`` if given."""
+        text = io.StringIO()
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return _written(text.getvalue(), path)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a ``pandas.DataFrame``. Needs pandas.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("Table.to_pandas() needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self.rows)
+
+    def _known(self, name: str) -> str:
+        known = [column for column in COLUMNS if any(column in row for row in self.rows)]
+        if name not in known:
+            raise ArgumentError(f"column {name!r} is unknown: this table has {', '.join(known)}")
+        return name
+
+
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def by_module(trace: Trace, *, depth: int | None = None) -> Table:
+    """What every module cost in forward, recomputation, backward and optimizer, per step, as a tree.
+
+    Self times of everything below a module add up to its total. What belongs to no module has a row of its own.
+
+    Args:
+        trace: of `torchprof.profile`, recorded with ``ops`` and ``modules``; with the model it knows paths.
+        depth: go no deeper; figures contain what is below.
+
+    Example:
+        >>> print(torchprof.by_module(prof.trace).sort("time").head(10))
+    """
+    _check_depth(depth)
+    records = module_records(trace)
+    columns = ["calls", "time", "share", "forward", "recompute", "backward", "optimizer", "flops", "spread"]
+    if not trace.facts.get("aggregate") and trace.facts.get("memory") and trace.facts.get("shapes"):
+        _add_saved(trace, records)
+        columns.insert(-1, "saved")
+    optional = ("recompute", "optimizer", "flops", "spread", "saved")
+    shown = [name for name in columns if name not in optional or any(record.get(name) for record in records)]
+    if depth is not None:
+        records = [record for record in records if record["depth"] <= depth]
+    return Table("Module", records, tuple(shown), _footer(trace), is_tree=True)
+
+
+def _add_saved(trace: Trace, records: list[Record]) -> None:
+    """Bytes of saved activations, with everything below."""
+    saved = account(trace).saved_by_module if len(trace.allocations) else {}
+    trail: list[Record] = []
+    for record in records:
+        record["saved"] = 0
+        del trail[record["depth"] :]
+        trail.append(record)
+        outside = record["name"] == OUTSIDE
+        own = saved.get(record["path"], 0) if record["path"] or outside else 0
+        for above in trail:
+            above["saved"] += own
+
+
+def by_op(
+    trace: Trace,
+    *,
+    shapes: bool = False,
+    phase: str | None = None,
+    module: str | None = None,
+    ceilings: Ceilings | None = None,
+) -> Table:
+    """What every op cost per step, most self time first: time, FLOPs, bytes and the rates it reached.
+
+    Args:
+        trace: of `torchprof.profile`.
+        shapes: tell ops with different inputs apart.
+        phase: only ``"forward"``, ``"recomputation"``, ``"backward"``, ``"optimizer"`` or ``"other"``.
+        module: only what worked for the module with this path, or for one below it; ``""`` is any module.
+        ceilings: of `torchprof.ceilings`: adds how near each op comes to what the machine can do.
+
+    Raises:
+        ArgumentError: the phase or the module is unknown.
+    """
+    if phase is not None and phase not in PHASES:
+        raise ArgumentError(f"phase={phase!r} is unknown: use one of {', '.join(map(repr, PHASES))}")
+    records = op_records(trace, shapes=shapes, phase=PHASES[phase] if phase else None, module=module)
+    if module and not records:
+        raise ArgumentError(f"module={module!r} has no ops: give the path of a module that was called; see by_module")
+    columns = ["calls", "self", "share", "time", "mean", "flops", "bytes", "intensity", "flop_rate", "byte_rate", "allocated"]
+    if shapes:
+        columns = ["shapes", "dtypes", *columns]
+    if ceilings is not None:
+        for record in records:
+            record["roofline"] = ceilings.reached(record["flop_rate"], record["byte_rate"], record["intensity"])
+        columns.append("roofline")
+    table = Table("Op", records, tuple(columns), _footer(trace))
+    return table.sort("self") if records else table
+
+
+def by_step(trace: Trace) -> Table:
+    """What every step took, by phase, and its memory. Warm-up steps are shown, and marked.
+
+    Raises:
+        ArgumentError: no step was marked.
+    """
+    records = step_records(trace)
+    if not records:
+        raise ArgumentError("the trace has no steps: call prof.step() at the end of every pass of the loop")
+    columns = ["warmup", "time", "forward", "recompute", "backward", "optimizer", "other", "flops", "allocated", "peak", "held"]
+    optional = ("warmup", "forward", "recompute", "backward", "optimizer", "other", "flops", "allocated", "peak", "held")
+    shown = [name for name in columns if name not in optional or any(record[name] for record in records)]
+    return Table("Step", [{"name": record["step"], **record} for record in records], tuple(shown), _footer(trace))
+
+
+def _check_depth(depth: Any) -> None:
+    if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 0):
+        raise ArgumentError(f"depth must be an int of at least 0, not {depth!r}")
+
+
+def _footer(trace: Trace) -> tuple[str, ...]:
+    active = int((trace.steps["warmup"] == 0).sum())
+    what = f"Mean of {active:,} steps" if active > 1 else "One step" if active else "The whole recording"
+    lines: Sequence[str] = [f"{what}; host time"]
+    for table, count in trace.losses.items():
+        lines = [*lines, f"INCOMPLETE: {count:,} {table.replace('_', ' ')} did not fit the budget; figures above miss them"]
+    return tuple(lines)

@@ -84,7 +84,8 @@ def sanitize(arguments: list[str]) -> int:
     build = (PYTHON, "setup.py", "--quiet", "build", "--build-lib", SANITIZED, "--build-temp", objects)
     once("sanitized", [*sources(), *sorted(HERE.glob("torchprof/**/*.py"))], *build, TORCHPROF_SANITIZE="1")
     # libstdc++ as well: the sanitizer looks up what throws exceptions when it is loaded, before Python has brought that in.
-    runtime = [subprocess.check_output(["g++", f"-print-file-name={name}.so"], text=True).strip() for name in ("libasan", "libstdc++")]
+    names = [f"-print-file-name={library}.so" for library in ("libasan", "libstdc++")]
+    runtime = [subprocess.check_output(["g++", name], text=True).strip() for name in names]
     # -P: the package beside this file must not hide the sanitized one. Leaks are Python's and PyTorch's own.
     return run(
         PYTHON,

@@ -1,6 +1,6 @@
-// name <-> id. Lookup by a pointer seen before costs a compare: the name of an operator lives in one place for as
-// long as it is registered, so its address is a good hash; the characters are compared, so a reused address is no
-// mistake.
+// name <-> id. A name seen before costs a compare: that of an operator lives in one place for as long as it is registered, so
+// its address is a good hash; that of an autograd node is made anew every time, so its end is. The characters are compared,
+// so a reused address is no mistake.
 #pragma once
 
 #include <array>
@@ -20,9 +20,14 @@ class StringTable {
     if (recent.address == name && std::strcmp(recent.text, name) == 0) {
       return recent.id;
     }
-    const uint32_t id = this->id(std::string_view(name));
-    recent = {name, strings_[id].c_str(), id};
-    return id;
+    const size_t length = std::strlen(name);
+    Recent& alike = alike_[(length * 31 + end_of(name, length)) % kRecent];
+    if (alike.text == nullptr || std::strcmp(alike.text, name) != 0) {
+      const uint32_t id = this->id(std::string_view(name, length));
+      alike = {name, strings_[id].c_str(), id};
+    }
+    recent = {name, alike.text, alike.id};
+    return alike.id;
   }
 
   uint32_t id(std::string_view name) {
@@ -41,13 +46,24 @@ class StringTable {
 
  private:
   static constexpr size_t kRecent = 512;
+
+  // "...: MulBackward0", "...: AddmmBackward0": the last characters but a few tell them apart.
+  static uint64_t end_of(const char* name, size_t length) {
+    uint64_t end = 0;
+    if (length >= 18) {
+      std::memcpy(&end, name + length - 18, sizeof end);
+    }
+    return end * 0x9E3779B97F4A7C15u >> 40;
+  }
+
   struct Recent {
     const char* address = nullptr;
     const char* text = nullptr;
     uint32_t id = 0;
   };
 
-  std::array<Recent, kRecent> recent_{};
+  std::array<Recent, kRecent> recent_{};  // by address
+  std::array<Recent, kRecent> alike_{};   // by length and end
   std::deque<std::string> strings_;  // a deque: the views in ids_ stay valid
   std::unordered_map<std::string_view, uint32_t> ids_;
 };

@@ -67,8 +67,8 @@ void Totals::fold(const Tables& step) {
     const int32_t module =
         op.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[op.module_call].module]);
     const auto flags = static_cast<uint8_t>(op.flags & ~(kJoined | kTruncated));
-    const auto [found, added] =
-        op_rows_.try_emplace({signatures[op.signature], module, flags}, tables_.op_totals.size());
+    const uint64_t key = uint64_t{signatures[op.signature]} << 32 | static_cast<uint64_t>(module + 1) << 8 | flags;
+    const auto [found, added] = op_rows_.try_emplace(key, tables_.op_totals.size());
     if (added) {
       OpTotal total{};
       total.signature = signatures[op.signature];
@@ -89,7 +89,7 @@ void Totals::fold(const Tables& step) {
   for (size_t row = 0; row < step.module_calls.size(); ++row) {
     const ModuleCall& call = step.module_calls[row];
     const auto recomputed = static_cast<uint8_t>((call.flags & kRecomputed) != 0);
-    const auto [found, added] = call_rows_.try_emplace({modules[call.module], recomputed}, tables_.call_totals.size());
+    const auto [found, added] = call_rows_.try_emplace(uint64_t{modules[call.module]} << 1 | recomputed, tables_.call_totals.size());
     if (added) {
       CallTotal total{};
       total.module = modules[call.module];

@@ -3,8 +3,6 @@
 //   tables of a step ──fold──► op_totals, call_totals  ──take──► tables without rows per event
 #pragma once
 
-#include <map>
-#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -27,8 +25,8 @@ class Totals {
   Shared shared_;
   SignatureTable known_;
   Tables tables_;
-  std::map<std::tuple<uint32_t, int32_t, uint8_t>, size_t> op_rows_;   // signature, module, phase and nesting
-  std::map<std::pair<uint32_t, uint8_t>, size_t> call_rows_;           // module, recomputed
+  std::unordered_map<uint64_t, size_t> op_rows_;    // by signature, module, phase and nesting
+  std::unordered_map<uint64_t, size_t> call_rows_;  // by module, and whether recomputed
 };
 
 }  // namespace torchprof

@@ -15,9 +15,7 @@ prof.trace.save("steps.torchprof")
 
 import warnings
 
-from torchprof.analysis.account import CATEGORIES, MemoryAccount
-from torchprof.analysis.account import account as memory
-from torchprof.ceilings import Ceilings, ceilings
+from torchprof.analysis.account import CATEGORIES
 from torchprof.errors import (
     ArgumentError,
     ExtensionError,
@@ -26,7 +24,11 @@ from torchprof.errors import (
     TorchprofError,
     TraceFileError,
 )
+from torchprof.memory_account import Memory, memory
 from torchprof.recorder import build_mismatch, profile
+from torchprof.report.chrome import export_chrome
+from torchprof.report.stacks import export_folded, export_speedscope
+from torchprof.roofline import Ceilings, ceilings
 from torchprof.schedule import Schedule, schedule
 from torchprof.summarize import Summary, summary
 from torchprof.tables import Table, by_module, by_op, by_step
@@ -37,7 +39,7 @@ __all__ = [
     "ArgumentError",
     "Ceilings",
     "ExtensionError",
-    "MemoryAccount",
+    "Memory",
     "ModuleTypeError",
     "Phase",
     "RecordingError",
@@ -51,6 +53,9 @@ __all__ = [
     "by_op",
     "by_step",
     "ceilings",
+    "export_chrome",
+    "export_folded",
+    "export_speedscope",
     "load",
     "memory",
     "profile",

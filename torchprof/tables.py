@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchprof.analysis.account import account
+from torchprof.analysis.account import MemoryAccount
 from torchprof.analysis.breakdown import OUTSIDE, Record, module_records, op_records, step_records
 from torchprof.errors import ArgumentError
 from torchprof.report.columns import COLUMNS
@@ -22,7 +22,7 @@ from torchprof.trace import Phase, Trace
 if TYPE_CHECKING:
     import pandas
 
-    from torchprof.ceilings import Ceilings
+    from torchprof.roofline import Ceilings
 
 __all__ = ["Table", "by_module", "by_op", "by_step"]
 
@@ -48,12 +48,13 @@ class Table:
     is_tree: bool = False
 
     def __str__(self) -> str:
-        return as_text(self._lines())
+        return as_text(self.lines())
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[Line]:
+        """What is printed."""
         depths = [row["depth"] for row in self.rows] if self.is_tree else [0] * len(self.rows)
         names = []
         for row, prefix in zip(self.rows, branches(depths)[0], strict=True):
@@ -72,7 +73,7 @@ class Table:
 
     def print(self) -> None:
         """Print to standard output, in colour where it is a terminal."""
-        print_lines(self._lines())
+        print_lines(self.lines())
 
     def select(self, *columns: str) -> Table:
         """Print these columns.
@@ -178,7 +179,7 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
 
 def _add_saved(trace: Trace, records: list[Record]) -> None:
     """Bytes of saved activations, with everything below."""
-    saved = account(trace).saved_by_module if len(trace.allocations) else {}
+    saved = MemoryAccount.of(trace).saved_by_module if len(trace.allocations) else {}
     trail: list[Record] = []
     for record in records:
         record["saved"] = 0

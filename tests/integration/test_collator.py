@@ -164,7 +164,11 @@ def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]
     for thread, (op_at, call_at) in zip(made, offsets, strict=True):
         for row, op in enumerate(thread.ops):
             found = tables["ops"][op_at + row]
-            assert (found["start"], found["end"], strings[tables["signatures"]["name"][found["signature"]]]) == (op["start"], op["end"], op["name"])
+            assert (found["start"], found["end"], strings[tables["signatures"]["name"][found["signature"]]]) == (
+                op["start"],
+                op["end"],
+                op["name"],
+            )
             assert (found["parent"], found["thread"]) == (moved(op["parent"], op_at), thread.number)
             assert bool(found["flags"] & OP_JOINED) == op["joined"]
             where, call = op["call"]
@@ -191,7 +195,11 @@ def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]
 def test_rows_kept_and_rows_lost_add_up_to_what_happened(count: int, budget: int) -> None:
     events: list[Event] = []
     for index in range(count):
-        events += [("op", index + 1, index, "aten::a", -1, 0, FUNCTION), ("memory", index, index + 1, 8), ("end", index + 1, index)]
+        events += [
+            ("op", index + 1, index, "aten::a", -1, 0, FUNCTION),
+            ("memory", index, index + 1, 8),
+            ("end", index + 1, index),
+        ]
     tables, _, losses = _C.collate_events([events], budget)
     assert len(tables["ops"]) + losses["ops"] == count
     assert len(tables["allocations"]) + losses["allocations"] == count

@@ -162,9 +162,7 @@ def test_a_lazy_model_is_summarised_and_stays_lazy() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Complex modules")
-@pytest.mark.parametrize(
-    ("dtype", "size"), [(torch.float16, 2), (torch.bfloat16, 2), (torch.float64, 8), (torch.complex64, 8)]
-)
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 2), (torch.bfloat16, 2), (torch.float64, 8), (torch.complex64, 8)])
 def test_sizes_follow_the_real_dtype(dtype: torch.dtype, size: int) -> None:
     model = nn.Linear(4, 6).to(dtype)
     summary = torchprof.summary(model, (2, 4), dtypes=dtype, verbose=0)

@@ -33,9 +33,7 @@ def test_totals_count_every_parameter_once_and_bytes_by_dtype() -> None:
 def test_a_container_that_is_not_called_shows_the_time_of_what_is_in_it() -> None:
     model = Model((module("", "Net", -1, 1), module("list", "ModuleList", 0, 2), module("list.0", "Linear", 1, 3)))
     calls = [{"start": 0, "end": 100, "module": 0}, {"start": 10, "end": 60, "module": 1, "parent": 0}]
-    rows, _ = rows_and_totals(
-        trace(model=model, strings=["x"], modules=[{"address": 1}, {"address": 3}], module_calls=calls)
-    )
+    rows, _ = rows_and_totals(trace(model=model, strings=["x"], modules=[{"address": 1}, {"address": 3}], module_calls=calls))
     assert (rows[1].calls, rows[1].forward, rows[1].forward_self, rows[1].note) == (0, 50, 0, "")
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from torchprof.analysis.places import paths_of_modules
 from torchprof.errors import ArgumentError
 from torchprof.trace import DEVICE_NAMES, Phase, Table, Trace, Use, phases
 
-__all__ = ["CATEGORIES", "Leak", "MemoryAccount", "Peak", "account"]
+__all__ = ["CATEGORIES", "Leak", "MemoryAccount", "Peak"]
 
 CATEGORIES: Final = (
     "parameters",
@@ -87,7 +87,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class MemoryAccount:
-    """What held every byte of one kind of device. Made by `account`.
+    """What held every byte of one kind of device. Made by `MemoryAccount.of`.
 
     Attributes:
         trace, device: what it is an account of; ``"cpu"``, ``"cuda"``, ``"meta"``, ...
@@ -99,6 +99,33 @@ class MemoryAccount:
     device: str
     allocations: Table
     category: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, trace: Trace, device: str | None = None) -> Self:
+        """Account for the memory of a trace.
+
+        Args:
+            trace: recorded with ``memory=True`` and, for categories and modules, with ops, shapes and the model.
+            device: the kind of device, such as ``"cpu"``, ``"cuda"`` or ``"meta"`` (what meta tensors stand for); by default
+                the one that holds the most.
+
+        Raises:
+            ArgumentError: nothing was recorded on that device, or the trace keeps sums only.
+        """
+        if trace.facts.get("aggregate"):
+            raise ArgumentError(
+                "trace was recorded with aggregate=True: single allocations were folded away; what each step held and its "
+                "peak are in trace.steps, and a recording without aggregate has the account"
+            )
+        allocations = trace.allocations
+        totals = np.bincount(allocations["device_type"], weights=allocations["bytes"], minlength=len(DEVICE_NAMES))
+        if device is None:
+            device = DEVICE_NAMES[int(np.argmax(totals))]
+        if device not in DEVICE_NAMES or (len(allocations) and not totals[DEVICE_NAMES.index(device)]):
+            seen = ", ".join(repr(DEVICE_NAMES[row]) for row in np.flatnonzero(totals))
+            raise ArgumentError(f"device={device!r}: no memory was recorded there; the trace has {seen or 'none at all'}")
+        rows = allocations[allocations["device_type"] == DEVICE_NAMES.index(device)]
+        return cls(trace, device, rows, _categories(trace, rows))
 
     @cached_property
     def _moves(self) -> _Moves:
@@ -257,38 +284,6 @@ class _Moves:
         """Which allocations were held after the change with this number; -1: before the first."""
         alive: npt.NDArray[np.bool_] = (self._born_at <= at) & (self._died_at > at)
         return alive
-
-
-def account(trace: Trace, device: str | None = None) -> MemoryAccount:
-    """Account for the memory of a trace.
-
-    Args:
-        trace: recorded with ``memory=True`` and, for categories and modules, with ops, shapes and the model.
-        device: the kind of device, such as ``"cpu"``, ``"cuda"`` or ``"meta"`` (what meta tensors stand for); by default the
-            one that holds the most.
-
-    Raises:
-        ArgumentError: nothing was recorded on that device, or the trace keeps sums only.
-
-    Example:
-        >>> memory = torchprof.memory(prof.trace)
-        >>> memory.peak.bytes, memory.by_category["activations"]
-    """
-    if trace.facts.get("aggregate"):
-        raise ArgumentError(
-            "trace was recorded with aggregate=True: single allocations were folded away; what each step held and its peak "
-            "are in trace.steps, and a recording without aggregate has the account"
-        )
-    allocations = trace.allocations
-    totals = np.bincount(allocations["device_type"], weights=allocations["bytes"], minlength=len(DEVICE_NAMES))
-    if device is None:
-        device = DEVICE_NAMES[int(np.argmax(totals))]
-    if device not in DEVICE_NAMES or (len(allocations) and not totals[DEVICE_NAMES.index(device)]):
-        seen = ", ".join(repr(DEVICE_NAMES[row]) for row in np.flatnonzero(totals))
-        raise ArgumentError(f"device={device!r}: no memory was recorded there; the trace has {seen or 'none at all'}")
-    mask = allocations["device_type"] == DEVICE_NAMES.index(device)
-    rows = allocations[mask]
-    return MemoryAccount(trace, device, rows, _categories(trace, rows))
 
 
 def _call_phase(module_call: int) -> Phase:

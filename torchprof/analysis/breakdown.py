@@ -25,9 +25,7 @@ Floats = npt.NDArray[np.float64]
 OUTSIDE: Final = "outside modules"
 """Name of the row for what belongs to no module: the loss, gradients nobody can place, optimizers that update all at once."""
 
-_MODULE_SUMS: Final = (
-    "calls forward recompute backward optimizer flops_forward flops_backward flops bytes allocated"
-).split()
+_MODULE_SUMS: Final = ("calls forward recompute backward optimizer flops_forward flops_backward flops bytes allocated").split()
 
 
 def module_records(trace: Trace) -> list[Record]:
@@ -110,9 +108,7 @@ def _module_record(totals: StepTotals, mine: dict[str, Floats], total: dict[str,
     return record
 
 
-def op_records(
-    trace: Trace, *, shapes: bool = False, phase: Phase | None = None, module: str | None = None
-) -> list[Record]:
+def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None, module: str | None = None) -> list[Record]:
     """One record per op name, or per name and shapes.
 
     Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
@@ -215,9 +211,7 @@ def step_records(trace: Trace) -> list[Record]:
     ops, calls = totals.ops, totals.calls
     zero = np.zeros(len(ops), dtype=np.int64)
     in_forward = calls["recomputed"] == 0
-    parts = {
-        "forward": totals.sums(zero[: in_forward.sum()], 1, calls["self_time"][in_forward], calls["step"][in_forward])[0]
-    }
+    parts = {"forward": totals.sums(zero[: in_forward.sum()], 1, calls["self_time"][in_forward], calls["step"][in_forward])[0]}
     loss = (ops["phase"] == Phase.FORWARD) & (ops["module"] < 0)
     parts["forward"] = parts["forward"] + totals.sums(zero[loss], 1, ops["self_time"][loss], ops["step"][loss])[0]
     for name, phase in (("recompute", Phase.RECOMPUTATION), ("backward", Phase.BACKWARD), ("optimizer", Phase.OPTIMIZER)):
@@ -241,5 +235,3 @@ def _with_steps(trace: Trace, steps: Any) -> Trace:
 
 def _known(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
-
-

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from torchprof.trace import OP_JOINED, SCOPE_USER, Table, Trace
 
-__all__ = ["CallCosts", "call_costs", "durations", "outermost", "sum_by_parent"]
+__all__ = ["CallCosts", "call_costs", "drawn_ends", "durations", "outermost", "sum_by_parent"]
 
 Nanoseconds = npt.NDArray[np.int64]
 
@@ -58,6 +58,19 @@ def durations(rows: Table) -> Nanoseconds:
     """Nanoseconds of every row of ``ops`` or ``module_calls``; 0 where the end was not seen."""
     duration: Nanoseconds = np.where(rows["end"] >= 0, rows["end"] - rows["start"], 0)
     return duration
+
+
+def drawn_ends(trace: Trace, rows: Table) -> Nanoseconds:
+    """When these ops or module calls ended; where that was not seen, when what they ran in did, or the trace."""
+    duration = int(trace.facts.get("duration_ns", 0))
+    tables = (trace.ops, trace.module_calls, trace.steps)
+    latest = max(duration, *(int(table[column].max(initial=0)) for table in tables for column in ("start", "end")))
+    ends: Nanoseconds = np.where(rows["end"] >= 0, rows["end"], latest)
+    for row in np.flatnonzero(rows["end"] < 0).tolist():  # parents come first
+        parent = rows["parent"][row]
+        if parent >= 0:
+            ends[row] = min(ends[row], ends[parent])
+    return ends
 
 
 def sum_by_parent(values: Nanoseconds, parent: Table) -> Nanoseconds:

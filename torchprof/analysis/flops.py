@@ -12,6 +12,7 @@ repeated passes are not in it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.trace import DTYPE_NAMES, ITEMSIZES, NO_ARGUMENTS, Trace
+from torchprof.trace import DTYPE_NAMES, ITEMSIZES, NO_ARGUMENTS, OP_NESTED, Trace
 
 __all__ = ["counted_ops", "has_formula", "ops_with_arguments", "signature_bytes", "signature_flops"]
 
@@ -50,14 +51,31 @@ def has_formula(trace: Trace) -> npt.NDArray[np.bool_]:
 
 
 def signature_flops(trace: Trace) -> npt.NDArray[np.int64]:
-    """FLOPs of one op of each signature; 0 where there is no formula."""
+    """FLOPs of one op of each signature; 0 where there is no formula, and where all its ops ran inside others that count.
+
+    A formula that fails is named in a warning, and its ops count nothing.
+    """
     formulas = _formulas()
     flops = np.zeros(len(trace.signatures), dtype=np.int64)
-    for row, signature in enumerate(trace.signatures):
-        formula = formulas.get(trace.strings[signature["name"]])
-        if formula is not None and signature["n_inputs"]:
-            flops[row] = _evaluate(trace, signature, formula)
+    for row in np.unique(_counted_signatures(trace)).tolist():
+        signature = trace.signatures[row]
+        name = trace.strings[signature["name"]]
+        if name in formulas and signature["n_inputs"]:
+            try:
+                flops[row] = _evaluate(trace, signature, formulas[name])
+            except Exception as error:
+                warnings.warn(
+                    f"the FLOP formula of {name} failed ({type(error).__name__}: {error}): these are counted as 0",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
     return flops
+
+
+def _counted_signatures(trace: Trace) -> npt.NDArray[np.uint32]:
+    of_ops: npt.NDArray[np.uint32] = trace.ops["signature"][trace.ops["flags"] & OP_NESTED == 0]
+    of_sums: npt.NDArray[np.uint32] = trace.op_totals["signature"][trace.op_totals["nested"] == 0]
+    return np.concatenate([of_ops, of_sums])
 
 
 def _evaluate(trace: Trace, signature: Any, formula: Any) -> int:

@@ -36,9 +36,7 @@ OPS = np.dtype(
         ("allocated", "i8"),
     ]
 )
-CALLS = np.dtype(
-    [("module", "i8"), ("recomputed", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")]
-)
+CALLS = np.dtype([("module", "i8"), ("recomputed", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")])
 
 
 @dataclass(frozen=True)

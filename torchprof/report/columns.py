@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from torchprof.analysis.account import CATEGORIES
 from torchprof.report.units import format_bytes, format_flops, format_mean, format_ns, format_rate
 
 __all__ = ["COLUMNS", "Column"]
@@ -79,7 +80,14 @@ COLUMNS: Final[dict[str, Column]] = {
     "peak": Column("Peak", _bytes, "the most held during the step"),
     "held": Column("Held", _bytes, "held at the end of the step"),
     "saved": Column("Saved", _bytes, "activations kept for backward, when the most were kept"),
+    "category": Column("What", str, "what kind of memory it is: see torchprof.CATEGORIES", left=True),
+    "at_peak": Column("At peak", _bytes, "held when the most was held"),
+    "count": Column("Count", format_mean, "how many"),
+    "steps": Column("Steps", str, "in how many steps"),
+    "total": Column("Bytes", _bytes, "all together"),
+    "module": Column("Module", str, "where", left=True),
     "params": Column("Params", lambda value: format_mean(value) if value else "-", "elements of its own parameters"),
     "shapes": Column("Input shapes", _shapes, "of the tensors it was given", left=True),
     "dtypes": Column("Dtypes", lambda value: ", ".join(dict.fromkeys(value)), "of the tensors it was given", left=True),
+    **{category: Column(category.capitalize(), _bytes, "held at the peak") for category in CATEGORIES},
 }

@@ -51,9 +51,7 @@ class Ceilings:
         return byte_rate / self.bytes if byte_rate is not None else None
 
 
-def ceilings(
-    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, *, refresh: bool = False
-) -> Ceilings:
+def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, *, refresh: bool = False) -> Ceilings:
     """Measure what a device can do: a large matrix product and a large copy, the best of several, about a second.
 
     The result is kept in a file of the user's cache directory, for this device, dtype, number of threads and version of torch.

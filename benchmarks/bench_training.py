@@ -1,0 +1,100 @@
+"""A training step while it is profiled, and what its trace costs to analyse."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from conftest import Peer, SideBySide, nothing
+from peers import empty_callback, torch_profiler
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import torchprof
+from torchprof.trace import Trace
+
+
+class Training:
+    """GPT-2 with tiny layers, AdamW, one batch."""
+
+    def __init__(self, layers: int) -> None:
+        torch.manual_seed(0)
+        self.model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=64, n_head=2, vocab_size=100, n_positions=64))
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.tokens = torch.zeros(1, 16, dtype=torch.long)
+
+    def step(self) -> None:
+        self.model(input_ids=self.tokens, labels=self.tokens).loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def test_a_training_step(side_by_side: SideBySide) -> None:
+    training = Training(side_by_side.size(24, 2))
+    steps = side_by_side.size(3, 1)
+
+    def watched_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
+        """Milliseconds per step, recording alone: what comes after it is below."""
+
+        def peer() -> float:
+            with observer() as watcher:
+                begin = time.perf_counter()
+                for _ in range(steps):
+                    training.step()
+                    if watcher is not None:
+                        watcher.step()
+                return (time.perf_counter() - begin) * 1e3 / steps
+
+        return peer
+
+    @contextmanager
+    def by_torch_profiler() -> Iterator[Any]:
+        with torch_profiler(record_shapes=True, profile_memory=True, with_modules=True) as profiler:
+            yield profiler
+
+    contest = side_by_side(
+        "one training step of GPT-2 with 24 layers of width 64, AdamW",
+        {
+            "bare": watched_by(nothing),
+            "empty callback": watched_by(lambda: empty_callback(tensors=False)),
+            "empty callback, tensors handed over": watched_by(lambda: empty_callback(tensors=True)),
+            "torchprof, everything": watched_by(lambda: torchprof.profile(training.model)),
+            "torchprof, everything, aggregated": watched_by(lambda: torchprof.profile(training.model, aggregate=True)),
+            "torch.profiler, shapes + memory + modules": watched_by(by_torch_profiler),
+        },
+        unit="ms",
+        rounds=11,
+    )
+    assert len(contest.medians) == 6
+
+
+def test_stop_and_all_analyses(side_by_side: SideBySide) -> None:
+    training = Training(side_by_side.size(24, 2))
+    steps = side_by_side.size(60, 2)
+    ops = 0
+
+    def analyse(trace: Trace) -> None:
+        assert len(torchprof.by_module(trace))
+        assert len(torchprof.by_op(trace))
+        assert len(torchprof.by_op(trace, shapes=True))
+        assert len(torchprof.by_step(trace))
+        assert str(torchprof.memory(trace))
+
+    def ours() -> float:
+        nonlocal ops
+        profiler = torchprof.profile(training.model)
+        with profiler:
+            for _ in range(steps):
+                training.step()
+                profiler.step()
+            begin = time.perf_counter()
+        analyse(profiler.trace)
+        taken = time.perf_counter() - begin
+        assert not profiler.trace.losses
+        ops = len(profiler.trace.ops)
+        return taken
+
+    contest = side_by_side("stop and every table of a long training", {"torchprof, everything": ours}, unit="s", rounds=3)
+    contest.notes["torchprof, everything"] = f"{ops:,} ops"

@@ -1,0 +1,118 @@
+"""`torchprof.memory`: the memory account of a trace, to print."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from functools import cached_property
+
+from torchprof.analysis.account import CATEGORIES, MemoryAccount
+from torchprof.report.grid import Line, as_text, print_lines
+from torchprof.report.units import format_bytes, format_ns
+from torchprof.tables import Table
+from torchprof.trace import Trace
+
+__all__ = ["Memory", "memory"]
+
+SHOWN = 10
+
+
+class Memory(MemoryAccount):
+    """What held every byte, when the most was held, and what never went away. ``str()`` is the printed text.
+
+    Beside the figures of `MemoryAccount` (``peak``, ``by_category``, ``by_module``, ``saved_by_module``, ``timeline()``,
+    ``leaks``) it has tables of them, to sort, select and export.
+    """
+
+    @cached_property
+    def categories(self) -> Table:
+        """What was held at the peak, by category; the rows add up to it."""
+        whole = self.peak.bytes
+        rows = [
+            {"name": name, "at_peak": count, "share": count / whole if whole else 0.0}
+            for name, count in self.by_category.items()
+            if count
+        ]
+        return Table("Held at the peak", rows, ("at_peak", "share"))
+
+    @cached_property
+    def modules(self) -> Table:
+        """What was held at the peak, by module and category, and what was kept for backward; most first."""
+        rows = []
+        for path in dict.fromkeys([*self.by_module, *self.saved_by_module]):
+            held = self.by_module.get(path, {})
+            row = {"name": path or "(no module)", "at_peak": sum(held.values()), "saved": self.saved_by_module.get(path, 0)}
+            rows.append({**row, **{category: held.get(category, 0) for category in CATEGORIES}})
+        shown = [category for category in CATEGORIES if any(row[category] for row in rows)]
+        return Table("Module", rows, ("at_peak", "saved", *shown)).sort("at_peak")
+
+    @cached_property
+    def outliving(self) -> Table:
+        """The leaks: what was still held when the step after its own was over."""
+        rows = [
+            {
+                "name": leak.op or "(no op)",
+                "module": leak.module or "(no module)",
+                "category": leak.category,
+                "count": leak.count,
+                "total": leak.bytes,
+                "steps": leak.steps,
+            }
+            for leak in self.leaks
+        ]
+        return Table("Made by", rows, ("module", "category", "count", "total", "steps"))
+
+    def __str__(self) -> str:
+        return as_text(self._lines())
+
+    def __repr__(self) -> str:
+        return f"<Memory: peak {format_bytes(self.peak.bytes)} on {self.device}>"
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'
+
+    def print(self) -> None:
+        """Print to standard output, in colour where it is a terminal."""
+        print_lines(self._lines())
+
+    def _lines(self) -> Iterator[Line]:
+        peak = self.peak
+        where = ", ".join(
+            text
+            for text in (
+                f"step {peak.step}" if peak.step is not None else "",
+                peak.phase,
+                peak.op,
+                f"in {peak.module}" if peak.module else "in no module",
+            )
+            if text
+        )
+        yield Line("total", f"Peak on {self.device}: {format_bytes(peak.bytes)} at {format_ns(peak.time)} ({where})")
+        yield from self.categories.lines()
+        yield from self.modules.head(SHOWN).lines()
+        yield Line("total", f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}")
+        if len(self.trace.steps) < 3:
+            yield Line("total", "Leaks: three steps or more are needed to tell")
+        elif not self.leaks:
+            yield Line("total", "Leaks: nothing outlived the step after its own")
+        else:
+            yield Line("total", "Leaks: these outlived the step after their own")
+            yield from self.outliving.head(SHOWN).lines()
+
+
+def memory(trace: Trace, device: str | None = None) -> Memory:
+    """Account for the memory of a trace: every byte has one category, and belongs to one module or to none.
+
+    Args:
+        trace: of `torchprof.profile`, recorded with memory, ops and shapes; with the model it knows parameters and paths.
+        device: the kind of device, such as ``"cpu"``, ``"cuda"`` or ``"meta"`` (what meta tensors stand for); by default the
+            one that holds the most.
+
+    Raises:
+        ArgumentError: nothing was recorded on that device, or the trace keeps sums only (``aggregate=True``).
+
+    Example:
+        >>> print(torchprof.memory(prof.trace))
+        >>> torchprof.memory(prof.trace).by_category["activations"]
+    """
+    return Memory.of(trace, device)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from torchprof.modules import Model, ModuleInfo, TensorInfo
-from torchprof.trace import LAYOUTS, NO_ARGUMENTS, Trace
+from torchprof.trace import LAYOUTS, NO_ARGUMENTS, OP_WRAPPER, Phase, Trace
 
 Shape = tuple[int, ...]
+FORWARD = int(Phase.FORWARD) << 4  # as flags of an op
 
 DEFAULTS: dict[str, dict[str, int]] = {
     "ops": {"parent": -1, "module_call": -1, "sequence_nr": -1},
@@ -99,4 +100,44 @@ def two_layer_trace() -> Trace:
         ],
         marks=[{"time": 0, "name": 3}, {"time": 100_000, "name": 4}],
         facts={"memory": True, "input_bytes": 24},
+    )
+
+
+def loop_trace() -> Trace:
+    """Two active steps after one of warm-up, each with mm inside linear: 10, 10 and 30 ns; and a call of the module."""
+    ops = []
+    for start, length in ((0, 10), (100, 10), (200, 30)):
+        row = len(ops)
+        ops.append(
+            {"signature": 0, "start": start, "end": start + length, "module_call": row // 2, "flags": FORWARD | OP_WRAPPER}
+        )
+        ops.append(
+            {
+                "signature": 1,
+                "start": start + 1,
+                "end": start + length - 1,
+                "parent": row,
+                "module_call": row // 2,
+                "flags": FORWARD,
+            }
+        )
+    return trace(
+        model=Model((module("", "Net", -1, 100),)),
+        strings=["Net", "aten::linear", "aten::mm"],
+        shapes=[(2, 3), (3, 4), (2, 4)],
+        tensors=[{"shape": shape, "dtype": 6, "storage": shape + 1} for shape in range(3)],
+        operands=[0, 1, 2],
+        signatures=[
+            {"name": 1, "inputs": 0, "n_inputs": 2, "outputs": 2, "n_outputs": 1},
+            {"name": 2, "inputs": 0, "n_inputs": 2, "outputs": 2, "n_outputs": 1},
+        ],
+        modules=[{"address": 100}],
+        module_calls=[{"start": start, "end": start + 40} for start in (0, 100, 200)],
+        ops=ops,
+        allocations=[{"start": 105, "end": 150, "bytes": 32, "op": 3}, {"start": 205, "bytes": 32, "op": 5}],
+        steps=[
+            {"start": 0, "end": 90, "warmup": 1},
+            {"start": 100, "end": 190, "number": 1},
+            {"start": 200, "end": 290, "number": 2},
+        ],
     )

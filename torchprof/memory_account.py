@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from torchprof.analysis.account import CATEGORIES, MemoryAccount
+from torchprof.analysis.breakdown import Record
 from torchprof.report.grid import Line, as_text, print_lines
 from torchprof.report.units import format_bytes, format_ns
 from torchprof.tables import Table
@@ -38,12 +39,13 @@ class Memory(MemoryAccount):
     @cached_property
     def modules(self) -> Table:
         """What was held at the peak, by module and category, and what was kept for backward; most first."""
-        rows = []
+        columns = {category: f"peak_{category.replace(' ', '_')}" for category in CATEGORIES}
+        rows: list[Record] = []
         for path in dict.fromkeys([*self.by_module, *self.saved_by_module]):
             held = self.by_module.get(path, {})
             row = {"name": path or "(no module)", "at_peak": sum(held.values()), "saved": self.saved_by_module.get(path, 0)}
-            rows.append({**row, **{category: held.get(category, 0) for category in CATEGORIES}})
-        shown = [category for category in CATEGORIES if any(row[category] for row in rows)]
+            rows.append({**row, **{column: held.get(category, 0) for category, column in columns.items()}})
+        shown = [column for column in columns.values() if any(row[column] for row in rows)]
         return Table("Module", rows, ("at_peak", "saved", *shown)).sort("at_peak")
 
     @cached_property

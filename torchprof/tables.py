@@ -93,15 +93,18 @@ class Table:
         return self.select(*(name for name in self.columns if name not in unwanted))
 
     def sort(self, by: str, *, descending: bool = True) -> Table:
-        """Order the rows by one of their figures, or by name. A tree becomes a list, of full paths."""
-        if by not in ("name", "path") or by not in self.rows[0]:
+        """Order the rows by one of their figures, those without it last, or by name. A tree becomes a list of paths.
+
+        Raises:
+            ArgumentError: the name is unknown.
+        """
+        if by != "name":
             self._known(by)
-        missing = (None,)
-        with_value = [row for row in self.rows if row.get(by) not in missing]
-        without = [row for row in self.rows if row.get(by) in missing]
-        rows = sorted(with_value, key=lambda row: row[by], reverse=descending) + without
+        known = [row for row in self.rows if row.get(by) is not None]
+        unknown = [row for row in self.rows if row.get(by) is None]
+        rows = sorted(known, key=lambda row: row[by], reverse=descending) + unknown
         if self.is_tree:
-            rows = [{**row, "name": f"{row['path'] or row['name']}", "depth": 0} for row in rows]
+            rows = [{**row, "name": row["path"] or row["name"], "depth": 0} for row in rows]
         return replace(self, rows=rows)
 
     def head(self, count: int) -> Table:
@@ -141,7 +144,7 @@ class Table:
 
     def _known(self, name: str) -> str:
         known = [column for column in COLUMNS if any(column in row for row in self.rows)]
-        if name not in known:
+        if self.rows and name not in known:
             raise ArgumentError(f"column {name!r} is unknown: this table has {', '.join(known)}")
         return name
 

@@ -7,6 +7,7 @@ module's total is the sum of the self times below it, and what belongs to no mod
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -203,34 +204,31 @@ def step_records(trace: Trace) -> list[Record]:
         }
         for step in steps
     ]
-    if trace.facts.get("aggregate"):
+    if trace.facts.get("aggregate") or not records:
         return records
-    everything = steps.copy()
-    everything["warmup"] = 0
-    totals = step_totals(_with_steps(trace, everything))
+    all_active = steps.copy()
+    all_active["warmup"] = 0
+    totals = step_totals(replace(trace, steps=all_active))
     ops, calls = totals.ops, totals.calls
-    zero = np.zeros(len(ops), dtype=np.int64)
-    in_forward = calls["recomputed"] == 0
-    parts = {"forward": totals.sums(zero[: in_forward.sum()], 1, calls["self_time"][in_forward], calls["step"][in_forward])[0]}
+
+    def per_step(rows: Any, values: Any, mask: Any) -> Floats:
+        step = rows["step"][mask]
+        sums: Floats = totals.sums(np.zeros(len(step)), 1, values[mask], step)[0]
+        return sums
+
+    everything_ran = np.ones(len(ops), dtype=np.bool_)
     loss = (ops["phase"] == Phase.FORWARD) & (ops["module"] < 0)
-    parts["forward"] = parts["forward"] + totals.sums(zero[loss], 1, ops["self_time"][loss], ops["step"][loss])[0]
+    parts = {"forward": per_step(calls, calls["self_time"], calls["recomputed"] == 0) + per_step(ops, ops["self_time"], loss)}
     for name, phase in (("recompute", Phase.RECOMPUTATION), ("backward", Phase.BACKWARD), ("optimizer", Phase.OPTIMIZER)):
-        mask = ops["phase"] == phase
-        parts[name] = totals.sums(zero[mask], 1, ops["self_time"][mask], ops["step"][mask])[0]
-    counts = totals.sums(zero, 1, ops["count"], ops["step"])[0]
-    flops = totals.sums(zero, 1, totals.op_flops, ops["step"])[0]
+        parts[name] = per_step(ops, ops["self_time"], ops["phase"] == phase)
+    counts = per_step(ops, ops["count"], everything_ran)
+    flops = per_step(ops, totals.op_flops, everything_ran)
     for row, record in enumerate(records):
         record.update({name: float(values[row]) for name, values in parts.items()})
         # Parts on several threads may take longer than the step.
         record["other"] = max(0.0, record["time"] - sum(float(values[row]) for values in parts.values()))
         record["ops"], record["flops"] = int(counts[row]), float(flops[row])
     return records
-
-
-def _with_steps(trace: Trace, steps: Any) -> Trace:
-    from dataclasses import replace
-
-    return replace(trace, steps=steps)
 
 
 def _known(value: Any) -> float | None:

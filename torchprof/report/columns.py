@@ -89,5 +89,5 @@ COLUMNS: Final[dict[str, Column]] = {
     "params": Column("Params", lambda value: format_mean(value) if value else "-", "elements of its own parameters"),
     "shapes": Column("Input shapes", _shapes, "of the tensors it was given", left=True),
     "dtypes": Column("Dtypes", lambda value: ", ".join(dict.fromkeys(value)), "of the tensors it was given", left=True),
-    **{category: Column(category.capitalize(), _bytes, "held at the peak") for category in CATEGORIES},
+    **{f"peak_{name.replace(' ', '_')}": Column(name.capitalize(), _bytes, "held at the peak") for name in CATEGORIES},
 }

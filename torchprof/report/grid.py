@@ -32,9 +32,8 @@ def lay_out(
 
     ``headers[0]`` stands above the names. Cells of the columns in ``left`` are aligned to the left, others to the right.
     """
-    widths = [
-        max(map(len, [header, *column])) for header, column in zip(headers, [names, *zip(*cells, strict=True)], strict=True)
-    ]
+    columns = [names, *([row[index] for row in cells] for index in range(len(headers) - 1))]
+    widths = [max(map(len, [header, *column])) for header, column in zip(headers, columns, strict=True)]
     noted = max(map(len, notes), default=0)
     width = sum(widths) + 2 * (len(headers) - 1) + (2 + noted if noted else 0)
 

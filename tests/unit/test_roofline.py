@@ -1,0 +1,54 @@
+"""What a machine can do, measured and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchprof
+from torchprof import ArgumentError, Ceilings, roofline
+
+MACHINE = Ceilings("made up", "float32", 1, flops=100.0, bytes=10.0)
+
+
+def test_little_work_per_byte_is_bound_by_bytes_and_much_by_flops() -> None:
+    assert MACHINE.attainable(2) == 20
+    assert MACHINE.attainable(50) == 100
+
+
+def test_what_is_reached_is_a_share_of_what_is_attainable() -> None:
+    assert MACHINE.reached(10, 5, 2) == 0.5
+    assert MACHINE.reached(None, 5, None) == 0.5
+    assert MACHINE.reached(None, None, None) is None
+
+
+def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measured = torchprof.ceilings()
+    assert measured.flops > 1e8
+    assert measured.bytes > 1e8
+    assert measured.threads == torch.get_num_threads()
+    assert torchprof.ceilings() == measured
+    monkeypatch.setattr(roofline, "_copy", lambda device: 1.0)
+    assert torchprof.ceilings() == measured
+    assert torchprof.ceilings(refresh=True).bytes == 1.0
+
+
+def test_a_damaged_cache_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(roofline, "_matmul", lambda device, dtype: 2.0)
+    monkeypatch.setattr(roofline, "_copy", lambda device: 1.0)
+    (tmp_path / "torchprof").mkdir()
+    (tmp_path / "torchprof" / "ceilings.json").write_text("not json")
+    assert torchprof.ceilings().flops == 2.0
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("nowhere", torch.float32), ("cpu", torch.bool), ("cuda:99", torch.float32)])
+def test_what_cannot_be_measured_is_named(
+    device: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ArgumentError, match=f"device='{device}'"):
+        torchprof.ceilings(device, dtype)

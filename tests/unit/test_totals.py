@@ -1,0 +1,102 @@
+"""Sums by signature, module, phase and step, on traces written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from handwritten import loop_trace, trace
+
+from torchprof.analysis.flops import signature_bytes, signature_flops
+from torchprof.analysis.totals import step_of, step_totals
+from torchprof.trace import CALL_RECOMPUTED, OP_NESTED
+
+
+def test_warm_up_is_left_out_and_steps_are_told_apart() -> None:
+    totals = step_totals(loop_trace())
+    rows = [(row["signature"], row["step"], row["count"], row["time"], row["self_time"]) for row in totals.ops]
+    assert rows == [(0, 0, 1, 10, 2), (0, 1, 1, 30, 2), (1, 0, 1, 8, 8), (1, 1, 1, 28, 28)]
+    assert (totals.steps, totals.by_step) == (2, True)
+    assert totals.ops["allocated"].tolist() == [0, 0, 32, 32]
+
+
+def test_self_times_add_up_to_the_time_of_the_outermost() -> None:
+    totals = step_totals(loop_trace())
+    assert totals.ops["self_time"].sum() == totals.ops["time"][totals.ops["signature"] == 0].sum()
+
+
+def test_flops_are_those_of_the_formula_and_bytes_are_counted_where_the_work_is_done() -> None:
+    totals = step_totals(loop_trace())
+    assert totals.op_flops.tolist() == [0, 0, 2 * 2 * 3 * 4, 2 * 2 * 3 * 4]
+    assert totals.op_bytes.tolist() == [0, 0, 4 * (6 + 12 + 8), 4 * (6 + 12 + 8)]
+
+
+def test_an_op_inside_one_that_counts_is_not_counted_again() -> None:
+    nested = loop_trace()
+    nested.ops.flags.writeable = True
+    nested.ops["flags"][1::2] |= OP_NESTED
+    assert step_totals(nested).op_flops.sum() == 0
+    assert signature_flops(nested).sum() == 0
+
+
+def test_views_and_empty_tensors_move_no_bytes() -> None:
+    recorded = trace(
+        strings=["aten::t", "aten::add_", "aten::empty", "aten::relu"],
+        shapes=[(5,)],
+        tensors=[{"dtype": 6, "storage": 1}, {"dtype": 6, "storage": 2}],
+        operands=[0, 0, 0, 1],
+        signatures=[
+            {"name": 0, "inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1},
+            {"name": 1, "inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1},
+            {"name": 2, "inputs": 0, "n_inputs": 0, "outputs": 3, "n_outputs": 1},
+            {"name": 3, "inputs": 2, "n_inputs": 1, "outputs": 3, "n_outputs": 1},
+        ],
+    )
+    assert signature_bytes(recorded).tolist() == [[0, 0], [20, 20], [0, 0], [20, 20]]
+
+
+def test_a_formula_that_fails_is_named_and_counts_nothing() -> None:
+    broken = trace(
+        strings=["aten::mm"],
+        shapes=[(5,)],
+        tensors=[{"dtype": 6}],
+        operands=[0],
+        signatures=[{"name": 0, "n_inputs": 1}],
+        ops=[{}],
+    )
+    with pytest.warns(RuntimeWarning, match="aten::mm failed"):
+        assert signature_flops(broken).tolist() == [0]
+
+
+def test_recomputed_calls_are_sums_of_their_own() -> None:
+    calls = [{"start": 0, "end": 9}, {"start": 20, "end": 24, "flags": CALL_RECOMPUTED}]
+    totals = step_totals(trace(strings=["M"], modules=[{"address": 1}], module_calls=calls))
+    assert [(row["recomputed"], row["count"], row["time"]) for row in totals.calls] == [(0, 1, 9), (1, 1, 4)]
+
+
+def test_folded_sums_are_taken_as_they_are() -> None:
+    recorded = trace(
+        strings=["aten::mm"],
+        signatures=[{}],
+        op_totals=[{"count": 6, "time": 60, "self_time": 50, "min": 5, "max": 20, "phase": 1, "module": -1}],
+        steps=[{"start": 0, "end": 1, "warmup": 1}, {"start": 1, "end": 2}, {"start": 2, "end": 3}],
+        facts={"aggregate": True},
+    )
+    totals = step_totals(recorded)
+    assert (totals.steps, totals.by_step) == (2, False)
+    sums = totals.sums([0], 1, totals.ops["self_time"], totals.ops["step"])
+    assert totals.mean(sums).tolist() == [25]
+    assert np.isnan(totals.spread(sums)).all()
+
+
+def test_the_spread_is_the_standard_deviation_over_steps() -> None:
+    totals = step_totals(loop_trace())
+    sums = totals.sums(totals.ops["signature"], 2, totals.ops["self_time"], totals.ops["step"])
+    assert sums.tolist() == [[2, 2], [8, 28]]
+    assert totals.spread(sums).tolist() == [0, pytest.approx(np.std([8, 28], ddof=1))]
+
+
+def test_what_lies_between_steps_belongs_to_none() -> None:
+    recorded = loop_trace()
+    active = recorded.steps[1:]
+    assert step_of(np.array([95, 100, 189, 190, 250, 300]), recorded, active).tolist() == [-1, 0, 0, -1, 1, -1]
+    assert step_of(np.array([5]), trace(), trace().steps).tolist() == [0]

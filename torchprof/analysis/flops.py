@@ -27,6 +27,9 @@ __all__ = ["counted_ops", "has_formula", "ops_with_arguments", "signature_bytes"
 TENSORS_SUFFICE = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 """Ops whose arguments up to the last that matters are tensors: theirs need not be kept."""
 
+OVERWRITES = frozenset({f"aten::{name}_" for name in "copy fill zero normal uniform random bernoulli exponential".split()})
+"""Ops that write to what they are given first and do not read it."""
+
 
 def _formulas() -> dict[str, Any]:
     from torch.utils.flop_counter import flop_registry
@@ -131,6 +134,7 @@ def signature_bytes(trace: Trace) -> npt.NDArray[np.int64]:
             continue  # makes room, writes nothing
         if not in_place and (not n_out or (n_in and (written == read[0]).all())):
             continue  # a view, or nothing
-        moved[row, 0] = sizes[first_in : first_in + n_in].sum()
+        overwritten = 1 if op in OVERWRITES else 0
+        moved[row, 0] = sizes[first_in + overwritten : first_in + n_in].sum()
         moved[row, 1] = sizes[first_out : first_out + n_out].sum()
     return moved

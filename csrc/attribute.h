@@ -9,10 +9,6 @@
 
 namespace torchprof {
 
-// at::RecordScope
-inline constexpr uint8_t kBackwardScope = 1;
-inline constexpr uint8_t kUserScope = 7;
-
 // What its name says about an op.
 enum class Role : uint8_t { kPlain, kEngine, kAccumulation, kOptimizer };
 

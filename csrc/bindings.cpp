@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "pretending.h"
 #include "session.h"
 #include "tensor_reader.h"
 
@@ -36,8 +37,20 @@ py::dict losses_to_python(const Losses& losses) {
                   "allocations"_a = losses.allocations, "unmatched_ends"_a = losses.unmatched_ends);
 }
 
+// (address, bytes, module, type, uses, device_type, device_index, at_end), as in Held.
+using HeldTuple = std::tuple<uint64_t, int64_t, uint64_t, std::string, uint16_t, int8_t, int8_t, bool>;
+
+std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
+  std::vector<Held> items;
+  items.reserve(held.size());
+  for (const auto& item : held) {
+    items.push_back(std::make_from_tuple<Held>(item));
+  }
+  return items;
+}
+
 void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class,
-                     OpNames ops_with_arguments, OpNames counted_ops, bool fold) {
+                     OpNames ops_with_arguments, OpNames counted_ops, bool fold, const std::vector<HeldTuple>& held) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -47,19 +60,12 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   options.ops_with_arguments = std::move(ops_with_arguments);
   options.counted_ops = std::move(counted_ops);
   options.fold = fold;
+  options.held = held_from_python(held);
   start(options);
 }
 
-// (address, bytes, module, type, uses, device_type, device_index, at_end), as in Held.
-using HeldTuple = std::tuple<uint64_t, int64_t, uint64_t, std::string, uint16_t, int8_t, int8_t, bool>;
-
 py::tuple stop_recording(const std::vector<HeldTuple>& held) {
-  std::vector<Held> items;
-  items.reserve(held.size());
-  for (const auto& item : held) {
-    items.push_back(std::make_from_tuple<Held>(item));
-  }
-  Recorded recorded = stop(items);
+  Recorded recorded = stop(held_from_python(held));
   const py::list strings = py::cast(recorded.tables.strings);
   const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
                        "losses"_a = losses_to_python(recorded.tables.losses),
@@ -119,8 +125,8 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
       }
     }
   }
-  int64_t bytes_held = 0;
-  Tables tables = collate(logs, {{}, {}, {}, true, TickConverter({0, 0}, {1, 1}), INT32_MAX}, bytes_held);
+  Outstanding outstanding;
+  Tables tables = collate(logs, {{}, {}, {}, true, TickConverter({0, 0}, {1, 1}), INT32_MAX}, outstanding);
   const py::list strings = py::cast(tables.strings);
   const py::dict losses = losses_to_python(tables.losses);
   return py::make_tuple(tables_to_python(std::move(tables)), strings, losses);
@@ -199,13 +205,13 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Step, start, end, allocated, peak, held, number, warmup);
   PYBIND11_NUMPY_DTYPE(OpTotal, count, time, self_time, min, max, allocated, signature, module, phase, nested,
                        wrapper);
-  PYBIND11_NUMPY_DTYPE(CallTotal, count, time, self_time, min, max, module, recomputed);
+  PYBIND11_NUMPY_DTYPE(CallTotal, count, time, self_time, min, max, module, caller, recomputed);
   PYBIND11_NUMPY_DTYPE(Mark, time, name);
   PYBIND11_NUMPY_DTYPE(Shape, first, ndim);
   PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
 
   m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
-        "ops_with_arguments"_a, "counted_ops"_a, "fold"_a);
+        "ops_with_arguments"_a, "counted_ops"_a, "fold"_a, "held"_a);
   m.def("stop", &stop_recording, "held"_a, py::pos_only());
   m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   m.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
@@ -214,6 +220,20 @@ PYBIND11_MODULE(_C, m) {
   m.def("observe_new_classes", [] { current().observe_new_classes(); });
   m.def("is_recording", &is_recording);
   m.def("storage", &storage, "tensor"_a, py::pos_only());
+  m.def("real_peak", &take_real_peak);
+  m.def("adds_gradients", &adds_gradients);
+  m.def("begin_kernel", &begin_kernel);
+  m.def("end_kernel", [](const std::vector<py::object>& results, int64_t workspace) {
+    end_kernel();
+    for (const py::object& result : results) {
+      if (c10::StorageImpl* const data = unpack(result).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()) {
+        report_result(data->_mutable_data_ptr_no_checks());
+      }
+    }
+    if (workspace > 0) {
+      report_workspace(workspace);
+    }
+  }, "results"_a, "workspace"_a, py::pos_only());
   m.def("use_counts", &use_counts, "tensor"_a, py::pos_only());
   m.def("changed", &changed, "pairs"_a, py::pos_only());
   m.def("layouts", &layouts);

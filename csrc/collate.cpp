@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "attribute.h"
-#include "lifetimes.h"
 #include "nesting.h"
 #include "signatures.h"
 
@@ -103,7 +102,7 @@ void Shared::move_into(Tables& tables) {
   tables.modules = std::move(modules_);
 }
 
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, int64_t& bytes_held) {
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, Outstanding& outstanding) {
   const TickConverter& clock = context.clock;
   Tables tables;
   Shared shared;
@@ -156,7 +155,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& con
   if (context.memory) {
     find_allocations(tables, memory);
   }
-  bytes_held = account_steps(tables.steps, memory.events, bytes_held);
+  account_steps(tables.steps, memory.events, outstanding);
   assign_signatures(tables, arguments);
   return tables;
 }

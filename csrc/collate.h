@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "lifetimes.h"
 #include "list_table.h"
 #include "string_table.h"
 #include "tables.h"
@@ -55,7 +56,7 @@ struct Context {
   int64_t end;                 // of the logs, in ticks
 };
 
-// Empties the logs. `bytes_held` is what was held before they began, and is brought up to date.
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, int64_t& bytes_held);
+// Empties the logs. `outstanding` is what was handed out before they began, and is brought up to date.
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, Outstanding& outstanding);
 
 }  // namespace torchprof

@@ -15,11 +15,15 @@ namespace torchprof {
 inline constexpr int32_t kNoRow = -1;
 inline constexpr int64_t kNever = -1;
 
+// Op::scope, of at::RecordScope
+inline constexpr uint8_t kBackwardScope = 1;
+inline constexpr uint8_t kUserScope = 7;
+
 // Op::flags
 inline constexpr uint8_t kJoined = 1;     // module_call is not the call it ran in, but the one it worked for
 inline constexpr uint8_t kTruncated = 2;  // some of its tensors did not fit the budget
 inline constexpr uint8_t kWrapper = 4;    // it left its work to an op inside it, so its bytes are not counted again
-inline constexpr uint8_t kNested = 8;     // ran inside an op whose FLOPs are counted, so its own are not
+inline constexpr uint8_t kNested = 8;     // its FLOPs are not counted: it ran inside an op whose are, or an op inside does its work
 inline constexpr uint8_t kPhaseShift = 4; // the upper half is its Phase
 
 // What a training step was doing.
@@ -52,6 +56,7 @@ inline constexpr uint16_t kOutlived = 256;       // still held when the outermos
 inline constexpr uint8_t kNoData = 1;        // meta or fake: `storage` names the block all the same
 inline constexpr uint8_t kSymbolic = 2;      // sizes are symbolic: recorded as the empty shape
 inline constexpr uint8_t kNoStorage = 4;     // sparse, nested, opaque: storage_bytes is 0
+inline constexpr uint8_t kTransformed = 8;   // inside torch.func: it stands for another one, which may be larger
 
 // One call of the dispatcher, one autograd node, or one user range (record_function).
 struct Op {
@@ -202,8 +207,9 @@ struct CallTotal {
   int64_t min;
   int64_t max;
   uint32_t module;
+  int32_t caller;      // row of modules: the one whose call the first of them ran in
   uint8_t recomputed;  // not 0: these ran inside backward passes
-  uint8_t reserved[3];
+  uint8_t reserved[7];
 };
 
 // A shape is dims[first : first + ndim].
@@ -220,6 +226,6 @@ struct Thread {
 static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
 static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
-static_assert(sizeof(Step) == 48 && sizeof(OpTotal) == 64 && sizeof(CallTotal) == 48);
+static_assert(sizeof(Step) == 48 && sizeof(OpTotal) == 64 && sizeof(CallTotal) == 56);
 
 }  // namespace torchprof

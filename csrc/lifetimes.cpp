@@ -66,7 +66,6 @@ class Lifetimes {
     mark_module_tensors();
     mark_made_by_accumulation();
     mark_outlived();
-    end_replaced_gradients();
   }
 
  private:
@@ -121,19 +120,13 @@ class Lifetimes {
     if (added) {
       tables_.allocations.push_back({kNever, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type,
                                      device_index, 0, 0});
-      last_use_.push_back(0);
     }
     return found->second;
   }
 
-  void use(int32_t row, uint16_t how, int64_t until) {
-    if (row == kNoRow) {
-      return;
-    }
-    tables_.allocations[row].uses |= how;
-    if (static_cast<size_t>(row) >= paired_) {
-      int64_t& last = last_use_[static_cast<size_t>(row) - paired_];
-      last = std::max(last, until);
+  void use(int32_t row, uint16_t how) {
+    if (row != kNoRow) {
+      tables_.allocations[row].uses |= how;
     }
   }
 
@@ -153,7 +146,7 @@ class Lifetimes {
         continue;
       }
       for (uint32_t i = 0; i < op.n_inputs; ++i) {
-        use(allocation_of(tables_.operands[op.inputs + i], op.start), how, op.end);
+        use(allocation_of(tables_.operands[op.inputs + i], op.start), how);
       }
       if (roles_[op.signature] == Role::kAccumulation && op.n_inputs != 0) {
         const int32_t row = allocation_of(tables_.operands[op.inputs], op.start);
@@ -209,10 +202,10 @@ class Lifetimes {
         continue;
       }
       for (uint32_t i = 0; i < call.n_inputs; ++i) {
-        use(allocation_of(tables_.operands[call.inputs + i], call.start), kModuleInput, call.end);
+        use(allocation_of(tables_.operands[call.inputs + i], call.start), kModuleInput);
       }
       for (uint32_t i = 0; i < call.n_outputs; ++i) {
-        use(allocation_of(tables_.operands[call.outputs + i], call.end), kModuleOutput, call.end);
+        use(allocation_of(tables_.operands[call.outputs + i], call.end), kModuleOutput);
       }
     }
   }
@@ -241,7 +234,7 @@ class Lifetimes {
     for (int32_t row = op; row != kNoRow; row = tables_.ops[row].parent) {
       const Op& around = tables_.ops[row];
       if (around.scope != kUserScope || (phase(around) == Phase::kOptimizer && phase(tables_.ops[op]) == Phase::kOptimizer)) {
-        end = around.end;
+        end = std::max(end, around.end);  // a range may have begun inside an op that it outlived
       }
     }
     return end;
@@ -270,9 +263,6 @@ class Lifetimes {
         allocation.module = module->second;
       }
       allocation.uses |= held.uses;
-      if (held.at_end && static_cast<size_t>(row) >= paired_) {
-        still_held_.push_back(row);
-      }
     }
   }
 
@@ -285,21 +275,6 @@ class Lifetimes {
     return row;
   }
 
-  // PyTorch does not report the freeing of a block from before the recording. A gradient that was there at the start and is
-  // not at the end was freed: after its last use.
-  void end_replaced_gradients() {
-    std::vector<bool> still_held(tables_.allocations.size());
-    for (const int32_t row : still_held_) {
-      still_held[row] = true;
-    }
-    for (size_t row = paired_; row < tables_.allocations.size(); ++row) {
-      Allocation& allocation = tables_.allocations[row];
-      if ((allocation.uses & kGradient) != 0 && !still_held[row]) {
-        allocation.end = last_use_[row - paired_];
-      }
-    }
-  }
-
   Tables& tables_;
   const MemoryReports& reports_;
   const std::vector<Role> roles_;
@@ -307,32 +282,39 @@ class Lifetimes {
   size_t paired_ = 0;                     // rows from here on are from before the recording
   std::vector<int32_t> row_of_tensor_;    // of each tensor, the allocation it was last found in
   std::unordered_map<uint64_t, int32_t> before_;
-  std::vector<int64_t> last_use_;         // of the rows from `paired_` on
-  std::vector<int32_t> still_held_;
 };
 
 }  // namespace
 
 void find_allocations(Tables& tables, const MemoryReports& reports) { Lifetimes(tables, reports).run(); }
 
-int64_t account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, int64_t held) {
+void Outstanding::follow(const MemoryEvent& event) {
+  const auto [block, added] = blocks_.try_emplace(event.address, 0);
+  bytes_ -= block->second;  // where it is handed out again, it was given back unseen
+  if (event.bytes > 0) {
+    bytes_ += block->second = event.bytes;
+  } else {
+    blocks_.erase(block);
+  }
+}
+
+void account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, Outstanding& outstanding) {
   auto event = events.begin();
   for (Step& step : steps) {
     for (; event != events.end() && event->time < step.start; ++event) {
-      held += event->bytes;
+      outstanding.follow(*event);
     }
-    step.peak = held;
+    step.peak = outstanding.bytes();
     for (; event != events.end() && event->time < step.end; ++event) {
-      held += event->bytes;
+      outstanding.follow(*event);
       step.allocated += std::max<int64_t>(event->bytes, 0);
-      step.peak = std::max(step.peak, held);
+      step.peak = std::max(step.peak, outstanding.bytes());
     }
-    step.held = held;
+    step.held = outstanding.bytes();
   }
   for (; event != events.end(); ++event) {
-    held += event->bytes;
+    outstanding.follow(*event);
   }
-  return held;
 }
 
 }  // namespace torchprof

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "tables.h"
@@ -23,7 +24,18 @@ struct MemoryReports {
 // Fills in tables.allocations. Needs phases and joins.
 void find_allocations(Tables& tables, const MemoryReports& reports);
 
-// Fills in the memory of tables.steps. Returns what is held after the last event, given what was held before the first.
-int64_t account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, int64_t held);
+// What was handed out and not given back. Blocks from before the recording are no part of it.
+class Outstanding {
+ public:
+  void follow(const MemoryEvent& event);
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::unordered_map<uint64_t, int64_t> blocks_;  // address -> bytes
+  int64_t bytes_ = 0;
+};
+
+// Fills in the memory of tables.steps. `outstanding` is what is held before the first event, then what is after the last.
+void account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, Outstanding& outstanding);
 
 }  // namespace torchprof

@@ -5,10 +5,12 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/csrc/profiler/orchestration/observer.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
 #include "clock.h"
+#include "pretending.h"
 #include "thread_slot.h"
 
 namespace torchprof {
@@ -17,6 +19,18 @@ namespace {
 using c10::DebugInfoKind;
 using c10::ThreadLocalDebugInfo;
 using namespace torch::profiler::impl;
+
+// Of real memory, while a kernel pretends to run: some are run for real, to see what they need.
+struct RealMemory {
+  int64_t held = 0;
+  int64_t peak = 0;
+
+  void add(int64_t bytes) {
+    held += bytes;
+    peak = std::max(peak, held);
+  }
+};
+thread_local RealMemory real;
 
 // PyTorch casts whatever is in the slot to ProfilerStateBase, so it must be one. Its config says Disabled: code that asks
 // whether a profiler is on hears no, and behaves as it would without us.
@@ -28,6 +42,10 @@ class Reports final : public ProfilerStateBase {
   ActiveProfilerType profilerType() override { return ActiveProfilerType::NONE; }
 
   void reportMemoryUsage(void* address, int64_t bytes, size_t, size_t, c10::Device device) override {
+    if (is_pretending()) {
+      real.add(bytes);
+      return;
+    }
     const Writing writing;
     if (ThreadLog* const log = writing.log(); log != nullptr && bytes != 0) {
       try {
@@ -50,14 +68,21 @@ void expect_unknown_frees() {
 
 }  // namespace
 
+int64_t take_real_peak() { return std::exchange(real, {}).peak; }
+
 bool MemoryObserver::slot_is_taken() { return ThreadLocalDebugInfo::get(DebugInfoKind::PROFILER_STATE) != nullptr; }
 
-MemoryObserver::MemoryObserver() {
+MemoryObserver::MemoryObserver(const std::vector<Held>& held) {
   if (slot_is_taken()) {
     throw std::runtime_error("PyTorch's profiler slot of this thread is taken");
   }
   ThreadLocalDebugInfo::_push(DebugInfoKind::PROFILER_STATE, std::make_shared<Reports>());
   expect_unknown_frees();
+  for (const Held& block : held) {
+    if (block.bytes != 0 && block.device_type == static_cast<int8_t>(c10::DeviceType::CPU)) {
+      c10::profiledCPUMemoryReporter().New(reinterpret_cast<void*>(block.address), static_cast<size_t>(block.bytes));
+    }
+  }
 }
 
 MemoryObserver::~MemoryObserver() {

@@ -1,6 +1,7 @@
 #include "meta_allocator.h"
 
 #include "clock.h"
+#include "pretending.h"
 #include "thread_slot.h"
 
 namespace torchprof {
@@ -10,13 +11,15 @@ namespace {
 // storage's data.
 struct Token {
   int64_t bytes;
+  bool reported;
 };
 
-void report(const Token* token, int64_t bytes) {
+void report(const Token* token, int64_t bytes, bool from_kernel = false) {
   const Writing writing;
   if (ThreadLog* const log = writing.log()) {
     try {
-      log->memory_event(ticks(), reinterpret_cast<uint64_t>(token), bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1);
+      log->memory_event(ticks(), reinterpret_cast<uint64_t>(token), bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1,
+                        from_kernel);
     } catch (...) {
     }
   }
@@ -24,7 +27,9 @@ void report(const Token* token, int64_t bytes) {
 
 void release(void* context) {
   const Token* const token = static_cast<Token*>(context);
-  report(token, -token->bytes);
+  if (token->reported) {
+    report(token, -token->bytes);
+  }
   delete token;
 }
 
@@ -36,8 +41,10 @@ class Counting final : public c10::Allocator {
     if (bytes == 0) {
       return {nullptr, device};
     }
-    auto* const token = new Token{static_cast<int64_t>(bytes)};
-    report(token, token->bytes);
+    auto* const token = new Token{static_cast<int64_t>(bytes), !is_pretending()};
+    if (token->reported) {
+      report(token, token->bytes);
+    }
     return {nullptr, token, &release, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -59,6 +66,31 @@ MetaAllocator::~MetaAllocator() {
   if (c10::GetAllocator(c10::DeviceType::Meta) == &counting()) {
     c10::SetAllocator(c10::DeviceType::Meta, replaced_);
   }
+}
+
+void report_result(const c10::DataPtr& data) {
+  if (is_pretending() || data.get_deleter() != &release) {
+    return;
+  }
+  auto* const token = static_cast<Token*>(data.get_context());
+  if (!token->reported) {
+    token->reported = true;
+    report(token, token->bytes, true);
+  }
+}
+
+void report_workspace(int64_t bytes) {
+  const Token token{bytes, true};
+  report(&token, bytes, true);
+  report(&token, -bytes, true);
+}
+
+bool adds_gradients() {
+  const Writing writing;
+  const ThreadLog* const log = writing.log();
+  // engine -> aten::add -> PyTorch's way to a kernel written in Python
+  return log != nullptr && log->open_name(1) == "aten::add" &&
+         log->open_name(2).starts_with("autograd::engine::evaluate_function");
 }
 
 }  // namespace torchprof

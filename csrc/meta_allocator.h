@@ -18,4 +18,10 @@ class MetaAllocator {
   c10::Allocator* const replaced_;
 };
 
+// After a kernel that pretended to run: what it returned, and what the real one is known to need meanwhile.
+void report_result(const c10::DataPtr& data);
+void report_workspace(int64_t bytes);
+// Before it: whether it adds up two gradients for autograd's engine, and not for a node.
+bool adds_gradients();
+
 }  // namespace torchprof

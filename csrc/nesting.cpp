@@ -53,16 +53,30 @@ void mark_nested(Tables& tables, const OpNames& counted_ops) {
   for (const std::string& name : tables.strings) {
     counted.push_back(counted_ops.count(name) != 0);
   }
+  // torch.func gives an op first what it transforms, then, inside, what is computed.
+  const auto is_transformed = [&](const Op& op) {
+    for (uint32_t i = 0; i < op.n_inputs; ++i) {
+      if ((tables.tensors[tables.operands[op.inputs + i]].flags & kTransformed) != 0) {
+        return true;
+      }
+    }
+    return false;
+  };
   const Writes writes(tables);
-  for (Op& op : tables.ops) {
-    if (op.parent == kNoRow) {
+  std::vector<bool> hides(tables.ops.size());  // whether what runs inside is not counted
+  for (size_t row = 0; row < tables.ops.size(); ++row) {
+    Op& op = tables.ops[row];
+    const bool hidden = op.parent != kNoRow && hides[op.parent];
+    const bool transformed = counted[op.signature] && is_transformed(op);
+    hides[row] = hidden || (counted[op.signature] && !transformed);
+    if (hidden || transformed) {
+      op.flags |= kNested;
+    }
+    if (op.parent == kNoRow || hidden) {
       continue;
     }
-    Op& parent = tables.ops[op.parent];
-    if ((parent.flags & kNested) != 0 || counted[parent.signature]) {
-      op.flags |= kNested;
-    } else if (const int64_t count = writes.of(op); count != 0 && 2 * count >= writes.of(parent)) {
-      parent.flags |= kWrapper;  // it left the work to this one; converting a number on the way is no such work
+    if (const int64_t count = writes.of(op); count != 0 && 2 * count >= writes.of(tables.ops[op.parent])) {
+      tables.ops[op.parent].flags |= kWrapper;  // it left the work to this one; converting a number on the way is no such work
     }
   }
 }

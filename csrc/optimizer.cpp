@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <utility>
 
 #include "attribute.h"
 
@@ -9,7 +10,8 @@ namespace torchprof {
 namespace {
 
 // The optimizer's state and temporaries are known by the company they keep: what an op reads beside a parameter or its
-// gradient is the parameter's as well, and so is what it returns.
+// gradient is the parameter's as well, and so is what it returns. Nothing is kept from one step of an optimizer to the next,
+// but for gradients: addresses are used again, and a step must come out the same whatever was recorded before it.
 class OptimizerJoin {
  public:
   OptimizerJoin(Tables& tables, const std::vector<Held>& held) : tables_(tables), roles_(roles(tables)) {
@@ -33,34 +35,63 @@ class OptimizerJoin {
     std::vector<int32_t> rows;
     for (size_t row = 0; row < tables_.ops.size(); ++row) {
       const Op& op = tables_.ops[row];
-      if (phase(op) == Phase::kOptimizer || roles_[op.signature] == Role::kAccumulation) {
+      if (phase(op) == Phase::kOptimizer || accumulates(static_cast<int32_t>(row)) || accumulates(op.parent)) {
         rows.push_back(static_cast<int32_t>(row));
       }
     }
     // Gradients are accumulated on one thread and used on another.
     std::stable_sort(rows.begin(), rows.end(), [&](int32_t a, int32_t b) { return tables_.ops[a].start < tables_.ops[b].start; });
     for (const int32_t row : rows) {
-      Op& op = tables_.ops[row];
+      const Op& op = tables_.ops[row];
       if (phase(op) != Phase::kOptimizer) {
-        if (op.module_call != kNoRow && op.n_inputs != 0) {
-          learned_[storage(op.inputs)] = static_cast<int32_t>(tables_.module_calls[op.module_call].module);
-        }
+        learn_gradients(op);
       } else if (op.scope != kUserScope) {
-        follow(op);
+        follow(row);
+      } else if (op.parent == kNoRow || phase(tables_.ops[op.parent]) != Phase::kOptimizer) {
+        learned_.clear();
+        forget_latest();
       }
     }
   }
 
  private:
-  void follow(Op& op) {
-    int32_t module = owner_of(op);
-    if (module == kNoRow && op.n_inputs <= 1) {
-      module = latest_;  // a step on the way, such as scaling the state: the ops around it say whose
+  bool accumulates(int32_t row) const { return row != kNoRow && roles_[tables_.ops[row].signature] == Role::kAccumulation; }
+
+  void learn_gradients(const Op& op) {
+    for (uint32_t i = 0; i < op.n_inputs && op.module_call != kNoRow; ++i) {
+      gradients_[storage(op.inputs + i)] = static_cast<int32_t>(tables_.module_calls[op.module_call].module);
     }
-    if (module == kNoRow) {
+  }
+
+  // Steps on the way say nothing of their own. Scaling the state belongs to what came before; numbers, such as how many
+  // steps there were, are worked out for what comes next.
+  void follow(int32_t row) {
+    const Op& op = tables_.ops[row];
+    const auto [module, tensors] = owner_of(op);
+    if (module != kNoRow) {
+      latest_ = module;
+      for (const int32_t before : numbers_) {
+        assign(before, module);
+      }
+      numbers_.clear();
+    } else if (tensors > 1) {
+      forget_latest();  // it works for several at once
+    } else if (tensors == 0) {
+      numbers_.push_back(row);
       return;
     }
-    latest_ = module;
+    if (latest_ != kNoRow) {
+      assign(row, latest_);
+    }
+  }
+
+  void forget_latest() {
+    latest_ = kNoRow;
+    numbers_.clear();
+  }
+
+  void assign(int32_t row, int32_t module) {
+    Op& op = tables_.ops[row];
     learn(op.inputs, op.n_inputs, module);
     learn(op.outputs, op.n_outputs, module);
     if (const int32_t call = latest_call(module, op.start); call != kNoRow) {
@@ -69,30 +100,35 @@ class OptimizerJoin {
     }
   }
 
-  // A parameter is certain; what was learned is not, as addresses are used again.
-  int32_t owner_of(const Op& op) const {
-    for (const auto* known : {&parameters_, &learned_}) {
+  // The module, where there is one, and how many inputs are more than a number. A parameter is certain; what was learned is
+  // not.
+  std::pair<int32_t, size_t> owner_of(const Op& op) const {
+    size_t tensors = 0;
+    for (uint32_t i = 0; i < op.n_inputs; ++i) {
+      tensors += is_number(op.inputs + i) ? 0 : 1;
+    }
+    for (const auto* known : {&parameters_, &learned_, &gradients_}) {
       int32_t module = kNoRow;
       for (uint32_t i = 0; i < op.n_inputs; ++i) {
         const auto found = known->find(storage(op.inputs + i));
-        if (found == known->end()) {
+        if (found == known->end() || (known != &parameters_ && is_number(op.inputs + i))) {
           continue;
         }
         if (module != kNoRow && found->second != module) {
-          return kNoRow;
+          return {kNoRow, tensors};
         }
         module = found->second;
       }
       if (module != kNoRow) {
-        return module;
+        return {module, tensors};
       }
     }
-    return kNoRow;
+    return {kNoRow, tensors};
   }
 
   void learn(uint32_t first, uint32_t count, int32_t module) {
     for (uint32_t i = first; i < first + count; ++i) {
-      if (tables_.tensors[tables_.operands[i]].storage_bytes > kScalar) {  // a learning rate is everybody's
+      if (!is_number(i)) {  // a learning rate is everybody's
         learned_[storage(i)] = module;
       }
     }
@@ -110,14 +146,18 @@ class OptimizerJoin {
 
   uint64_t storage(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]].storage; }
 
-  static constexpr int64_t kScalar = 8;
+  bool is_number(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]].storage_bytes <= kNumber; }
+
+  static constexpr int64_t kNumber = 8;
 
   Tables& tables_;
   const std::vector<Role> roles_;
   std::vector<std::vector<int32_t>> calls_;           // by module
   std::unordered_map<uint64_t, int32_t> parameters_;  // storage -> module
+  std::unordered_map<uint64_t, int32_t> gradients_;
   std::unordered_map<uint64_t, int32_t> learned_;
-  int32_t latest_ = kNoRow;
+  int32_t latest_ = kNoRow;       // the module of the latest op that had one
+  std::vector<int32_t> numbers_;  // ops since then that read only numbers
 };
 
 }  // namespace

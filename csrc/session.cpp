@@ -32,9 +32,10 @@ Session::Session(const Options& options)
       origin_unix_ns_(unix_ns()),
       counted_ops_(options.counted_ops),
       memory_requested_(options.memory),
+      held_(options.held),
       logs_(options.budget_bytes, options.ops_with_arguments) {
   if (options.memory) {
-    memory_.emplace();
+    memory_.emplace(held_);
     meta_.emplace();
   }
   if (options.fold) {
@@ -74,7 +75,7 @@ void Session::end_step() {
 // What other threads do while the logs are exchanged is not recorded.
 void Session::fold() {
   logs_.close();
-  Tables step = collated({}, ClockReading::now());
+  Tables step = collated(held_, ClockReading::now());
   if (step.steps.back().warmup == 0) {
     totals_->fold(step);
   }
@@ -86,7 +87,7 @@ void Session::fold() {
 }
 
 Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
-  return collate(logs_.logs(), {moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks}, bytes_held_);
+  return collate(logs_.logs(), {moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks}, outstanding_);
 }
 
 void Session::observe_new_classes() {
@@ -110,7 +111,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     moments_.steps.pop_back();  // what came after the last step is no step
   }
   if (totals_) {
-    Tables rest = collated({}, end);
+    Tables rest = collated(held_, end);
     if (folded_steps_.empty()) {
       totals_->fold(rest);  // no step was marked: the whole is one
     }
@@ -119,7 +120,8 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.tables.losses = losses_;
     recorded.tables.losses += rest.losses;
   } else {
-    recorded.tables = collated(held, end);
+    held_.insert(held_.end(), held.begin(), held.end());
+    recorded.tables = collated(held_, end);
   }
   recorded.duration_ns = end.ns - begin_.ns;
   recorded.origin_unix_ns = origin_unix_ns_;

@@ -30,6 +30,7 @@ struct Options {
   OpNames ops_with_arguments;            // see Arguments
   OpNames counted_ops;                   // whose FLOPs are counted: see kNested
   bool fold = false;                     // sums over steps instead of rows per event
+  std::vector<Held> held;                // by the model, now
 };
 
 struct Recorded {
@@ -49,7 +50,7 @@ class Session {
   void end_step();
   void observe_new_classes();
   int64_t bytes() const { return logs_.bytes(); }  // taken by what was recorded so far
-  Recorded stop(const std::vector<Held>& held);
+  Recorded stop(const std::vector<Held>& held);  // by the model, now
 
  private:
   const ClockReading begin_;
@@ -59,9 +60,10 @@ class Session {
 
   const OpNames counted_ops_;
   const bool memory_requested_;
+  std::vector<Held> held_;
   Moments moments_;
   ThreadLogs logs_;
-  int64_t bytes_held_ = 0;
+  Outstanding outstanding_;
   Losses losses_;                // of the steps that were folded
   std::vector<Step> folded_steps_;
   std::optional<Totals> totals_;

@@ -38,12 +38,17 @@ inline bool is_readable(const c10::TensorImpl* tensor) {
   return tensor != nullptr && tensor != c10::UndefinedTensorImpl::singleton();
 }
 
+inline constexpr c10::DispatchKeySet kTransforms({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper});
+
 // False when the budget is spent.
 inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor) {
   Tensor row{};
   read_storage(tensor, row);
   row.dtype = static_cast<int8_t>(tensor.dtype().isScalarType() ? tensor.dtype().toScalarType()
                                                                 : c10::ScalarType::Undefined);
+  if (tensor.key_set().has_any(kTransforms)) {
+    row.flags |= kTransformed;
+  }
   if (tensor.has_symbolic_sizes_strides()) {
     row.flags |= kSymbolic;
     return log.add_operand(row, nullptr, 0);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -72,18 +73,28 @@ class ThreadLog {
     return op;
   }
 
-  // The op with this key ended. What is still open above it was left without an end, or ends on another thread.
-  // Its `op` is nullptr where there is no row: it was dropped, or did not begin here.
+  // The op with this key ended. What is still open above it was left without an end, or ends on another thread; but a user
+  // range may begin inside the op that begins it, and goes on. Its `op` is nullptr where there is no row: it was dropped, or
+  // did not begin here.
   OpenOp close_op(const void* key) {
     for (size_t i = open_ops_.size(); i-- > 0;) {
       if (open_ops_[i].key == key) {
         const OpenOp closed = open_ops_[i];
-        open_ops_.resize(i);
+        const auto is_range = [](const OpenOp& open) { return open.op != nullptr && open.op->scope == kUserScope; };
+        const auto kept = std::remove_if(open_ops_.begin() + static_cast<std::ptrdiff_t>(i) + 1, open_ops_.end(), std::not_fn(is_range));
+        open_ops_.erase(kept, open_ops_.end());
+        open_ops_.erase(open_ops_.begin() + static_cast<std::ptrdiff_t>(i));
         return closed;
       }
     }
     ++unmatched_ends;
     return {};
+  }
+
+  // Name of an open op, counted from the innermost; empty where there is none.
+  std::string_view open_name(size_t up) const {
+    const Op* const op = up < open_ops_.size() ? open_ops_[open_ops_.size() - 1 - up].op : nullptr;
+    return op != nullptr ? std::string_view(strings[op->signature]) : std::string_view();
   }
 
   bool keeps_arguments(uint32_t name) {
@@ -134,9 +145,12 @@ class ThreadLog {
     return true;
   }
 
-  void memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
+  // `from_kernel`: for the op around the innermost, which is PyTorch's way to a kernel written in Python.
+  void memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,
+                    bool from_kernel = false) {
     if (MemoryEvent* row = memory_events.append()) {
-      *row = {time, address, bytes, current_op(), current_call(), thread_, device_type, device_index};
+      const int32_t op = from_kernel && open_ops_.size() > 1 ? open_ops_[open_ops_.size() - 2].row : current_op();
+      *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index};
     }
   }
 

@@ -93,6 +93,7 @@ void Totals::fold(const Tables& step) {
     if (added) {
       CallTotal total{};
       total.module = modules[call.module];
+      total.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
       total.recomputed = recomputed;
       tables_.call_totals.push_back(total);
     }

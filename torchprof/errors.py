@@ -17,6 +17,10 @@ class RecordingError(TorchprofError, RuntimeError):
     """A recording cannot start or stop: one is running, or another profiler holds what it needs."""
 
 
+class EstimateError(TorchprofError, RuntimeError):
+    """A program cannot be run on fake tensors: the message names the op, the module and the way out."""
+
+
 class TraceFileError(TorchprofError, ValueError):
     """A file is not a trace, is damaged, or was written by a newer torchprof."""
 

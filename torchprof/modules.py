@@ -164,10 +164,9 @@ def tensors_of(modules: Iterable[nn.Module], registry: str) -> Iterator[torch.Te
                 yield tensor
 
 
-def is_lazy(model: nn.Module) -> bool:
+def is_lazy(places: Iterable[Place]) -> bool:
     """Whether some parameter or buffer has no shape before the first call."""
-    modules = (place.module for place in walk(model))
-    return any(isinstance(module, LazyModuleMixin) and module.has_uninitialized_params() for module in modules)
+    return any(isinstance(place.module, LazyModuleMixin) and place.module.has_uninitialized_params() for place in places)
 
 
 def describe(models: Models) -> Model:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,18 +19,21 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from torchprof.modules import tensors_of, walk
+from torchprof.modules import Place, tensors_of
 
-__all__ = ["preserved"]
+__all__ = ["preserved", "random_states"]
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Everything that running ``model`` inside the block changes is as before when the block ends, also by an exception."""
+def preserved(model: nn.Module, places: Iterable[Place]) -> Iterator[None]:
+    """Everything that running ``model`` inside the block changes is as before when the block ends, also by an exception.
+
+    ``places`` are those of ``walk(model)``.
+    """
     from torchprof import _C
 
-    states = _random_states()
-    modules = [place.module for place in walk(model) if place.same_as < 0]
+    states = random_states()
+    modules = [place.module for place in places if place.same_as < 0]
     dictionaries = [(current, current.copy()) for module in modules for current in _dictionaries(module)]
     buffers = [_Contents(buffer) for buffer in tensors_of(modules, "_buffers") if _has_contents(buffer)]
     versions = [(p, p._version) for p in tensors_of(modules, "_parameters") if not (_is_lazy(p) or p.is_inference())]
@@ -72,13 +75,10 @@ class _Contents:
             torch._C._autograd._unsafe_set_version_counter((self.buffer,), (self.version,))
 
 
-def _dictionaries(module: nn.Module) -> Iterator[dict[str, Any]]:
+def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
     attributes = module.__dict__
-    yield attributes
-    for name in ("_parameters", "_buffers", "_modules"):
-        registry = attributes.get(name)
-        if isinstance(registry, dict):
-            yield registry
+    registries = [attributes.get("_parameters"), attributes.get("_buffers"), attributes.get("_modules")]
+    return [attributes, *[registry for registry in registries if isinstance(registry, dict)]]
 
 
 def _is_lazy(tensor: torch.Tensor) -> bool:
@@ -89,7 +89,7 @@ def _has_contents(tensor: torch.Tensor) -> bool:
     return tensor.device.type != "meta" and not _is_lazy(tensor)
 
 
-def _random_states() -> list[tuple[Any, Any]]:
+def random_states() -> list[tuple[Any, Any]]:
     states: list[tuple[Any, Any]] = [
         (torch.set_rng_state, torch.get_rng_state()),
         (random.setstate, random.getstate()),

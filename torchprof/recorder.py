@@ -132,7 +132,6 @@ class profile(ContextDecorator):
         self._recording = False
         self._inside = False
         self._number = 0
-        self._held: list[Held] = []
         self.traces: list[Trace] = []
 
     @property
@@ -151,6 +150,14 @@ class profile(ContextDecorator):
         from torchprof import _C
 
         _C.mark(name)
+
+    def watch(self, model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]) -> None:
+        """Name the model, or models, where they are built inside the block: as the argument of `profile`.
+
+        Raises:
+            ModuleTypeError: it is none.
+        """
+        self._models = _models(model)
 
     def step(self) -> None:
         """Say that a step of the loop has ended and the next one begins. Call it at the end of the loop's body.
@@ -211,8 +218,6 @@ class profile(ContextDecorator):
         from torchprof import _C
 
         reads_tensors = self._ops and self._shapes
-        # Before the recording, of which reading the model is no part.
-        self._held = held_by(self._models, at_end=False) if reads_tensors and self._models is not None else []
         try:
             _C.start(
                 ops=self._ops,
@@ -223,6 +228,7 @@ class profile(ContextDecorator):
                 ops_with_arguments=ops_with_arguments() if reads_tensors else set(),
                 counted_ops=counted_ops(),
                 fold=self._aggregate,
+                held=self._held_by_model(at_end=False),
             )
         except RuntimeError as error:
             raise RecordingError(str(error)) from None
@@ -231,17 +237,18 @@ class profile(ContextDecorator):
     def _stop(self) -> None:
         from torchprof import _C
 
-        held = self._held
-        if held and self._models is not None:
-            held = held + held_by(self._models, at_end=True)
         try:
-            tables, strings, facts = _C.stop(held)
+            tables, strings, facts = _C.stop(self._held_by_model(at_end=True))
         except RuntimeError as stop_error:
             raise RecordingError(str(stop_error)) from None
         self._recording = False
         # The model is read now and not before: lazy modules have their parameters by the end.
         model = describe(self._models) if self._models is not None else None
         self.traces.append(Trace(**tables, strings=strings, facts=self._facts(facts), model=model))
+
+    def _held_by_model(self, *, at_end: bool) -> list[Held]:
+        wanted = self._models is not None and self._ops and self._shapes
+        return held_by(self._models, at_end=at_end) if wanted and self._models is not None else []
 
     def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -16,9 +16,9 @@ from torchprof.analysis.fold import fold_siblings, limit_depth
 from torchprof.analysis.summary import Row, Totals, raising_call, rows_and_totals
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.inputs import Inputs, make_inputs
-from torchprof.modules import describe, is_lazy
+from torchprof.modules import describe, is_lazy, walk
 from torchprof.nested import find_tensors
-from torchprof.preserve import preserved
+from torchprof.preserve import preserved, random_states
 from torchprof.recorder import profile, require_extension
 from torchprof.report import torchsummary
 from torchprof.report.grid import Line, as_text, print_lines
@@ -192,8 +192,12 @@ def _check(model: Any, style: Any, columns: Any, depth: Any, warmup: Any, verbos
 def make_inputs_preserving_random_state(
     model: nn.Module, input_size: Any, batch_size: Any, input_data: Any, dtypes: Any, device: Any
 ) -> Inputs | None:
-    with preserved(nn.Identity()):
+    states = random_states()
+    try:
         return make_inputs(model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device)
+    finally:
+        for restore, state in states:
+            restore(state)
 
 
 def _made_from(input_size: Any, batch_size: Any) -> str:
@@ -210,11 +214,13 @@ def _no_rows() -> dict[str, Any]:
 
 def _run(model: nn.Module, inputs: Inputs, *, backward: bool, warmup: int, made_from: str) -> Trace:
     require_extension()
-    if is_lazy(model):
+    places = walk(model)
+    if is_lazy(places):
         model = copy.deepcopy(model)  # running a lazy module gives it its parameters for good
+        places = walk(model)
     # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
     recording = profile(model, ops=backward, shapes=False)
-    with preserved(model):
+    with preserved(model, places):
         try:
             for _ in range(warmup):
                 model(*inputs.args, **inputs.kwargs)

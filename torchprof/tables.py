@@ -217,7 +217,7 @@ def by_op(
     if phase is not None and phase not in PHASES:
         raise ArgumentError(f"phase={phase!r} is unknown: use one of {', '.join(map(repr, PHASES))}")
     records = op_records(trace, shapes=shapes, phase=PHASES[phase] if phase else None, module=module)
-    if module and not records:
+    if module and not records and not op_records(trace, module=module):
         raise ArgumentError(f"module={module!r} has no ops: give the path of a module that was called; see by_module")
     columns = ["calls", "self", "share", "time", "mean", "flops", "bytes", "intensity", "flop_rate", "byte_rate", "allocated"]
     if shapes:

@@ -145,14 +145,15 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("wrapper", "u1", 58),
     ),
     "call_totals": _struct(
-        48,
+        56,
         ("count", "i8", 0),
         ("time", "i8", 8),
         ("self_time", "i8", 16),
         ("min", "i8", 24),
         ("max", "i8", 32),
         ("module", "u4", 40),
-        ("recomputed", "u1", 44),
+        ("caller", "i4", 44),
+        ("recomputed", "u1", 48),
     ),
     "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
 }
@@ -181,7 +182,7 @@ differentiates, or of the module whose parameter it updates."""
 OP_WRAPPER: Final = 4
 """Op flag: an op inside it moved bytes, so its own are not counted again, unless its FLOPs are."""
 OP_NESTED: Final = 8
-"""Op flag: it ran inside an op whose FLOPs are counted, so its own are not."""
+"""Op flag: its FLOPs are not counted: it ran inside an op whose are, or (``torch.func``) an op inside does its work."""
 CALL_RAISED: Final = 1
 """Module call flag: it left through an exception."""
 CALL_RETURNED_SEQUENCE: Final = 4

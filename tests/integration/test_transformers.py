@@ -3,80 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import transformers as hf
-from torch import nn
+from architectures import ALL, Case
 
 import torchprof
 from torchprof.nested import find_tensors
-
-Case = tuple[nn.Module, dict[str, Any]]
-TOKENS = torch.arange(20).view(2, 10)
-
-
-def gpt2() -> Case:
-    config = hf.GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=50, n_positions=32)
-    return hf.GPT2LMHeadModel(config), {"input_ids": TOKENS}
-
-
-def llama() -> Case:
-    config = hf.LlamaConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=50
-    )
-    return hf.LlamaForCausalLM(config), {"input_ids": TOKENS}
-
-
-def bert() -> Case:
-    config = hf.BertConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=50)
-    return hf.BertModel(config), {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}
-
-
-def t5() -> Case:
-    config = hf.T5Config(d_model=32, d_ff=64, d_kv=8, num_layers=2, num_heads=4, vocab_size=50)
-    return hf.T5ForConditionalGeneration(config), {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :4]}
-
-
-def vit() -> Case:
-    config = hf.ViTConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
-    )
-    return hf.ViTForImageClassification(config), {"pixel_values": torch.rand(2, 3, 32, 32)}
-
-
-def whisper() -> Case:
-    config = hf.WhisperConfig(
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        vocab_size=50,
-        max_source_positions=50,
-        max_target_positions=20,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    return hf.WhisperModel(config), {"input_features": torch.rand(1, 80, 100), "decoder_input_ids": TOKENS[:1, :4]}
-
-
-def mamba() -> Case:
-    config = hf.MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=2, vocab_size=50)
-    return hf.MambaModel(config), {"input_ids": TOKENS}
-
-
-def resnet() -> Case:
-    config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
-    return hf.ResNetForImageClassification(config), {"pixel_values": torch.rand(2, 3, 32, 32)}
-
-
-ALL: list[Callable[[], Case]] = [gpt2, llama, bert, t5, vit, whisper, mamba, resnet]
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)

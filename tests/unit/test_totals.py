@@ -60,7 +60,7 @@ def test_a_formula_that_fails_is_named_and_counts_nothing() -> None:
         shapes=[(5,)],
         tensors=[{"dtype": 6}],
         operands=[0],
-        signatures=[{"name": 0, "n_inputs": 1}],
+        signatures=[{"name": 0, "n_inputs": 1, "n_outputs": 1}],
         ops=[{}],
     )
     with pytest.warns(RuntimeWarning, match="aten::mm failed"):

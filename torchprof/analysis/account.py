@@ -5,7 +5,8 @@ Every allocation has one category for the whole of its life, by what was seen of
     parameters, buffers   held by the model when the recording started or ended
     gradients             accumulated by autograd and held since, or in ``.grad``
     optimizer state       made inside an optimizer's step and held since; or there before, and read by an optimizer
-    inputs                read by modules, or by forward ops such as the loss, and made by neither
+    inputs                read by modules, by forward ops such as the loss, or by backward ones, and made by none of these:
+                          batches, the gradient that a backward pass begins with
     activations           made by forward and kept for backward: read by it, given back in it, or held when forward was over
     outputs               held by the program after forward: what the model returned, the loss
     temporaries           gone when what made them was over
@@ -306,7 +307,7 @@ def _categories(trace: Trace, rows: Table) -> npt.NDArray[np.int64]:
         ("gradients", uses & Use.GRADIENT != 0),
         ("optimizer state", ~before & outlived & (made == Phase.OPTIMIZER)),
         ("optimizer state", before & (uses & Use.READ_BY_OPTIMIZER != 0)),
-        ("inputs", (before | outside) & (uses & (Use.MODULE_INPUT | Use.READ_BY_FORWARD) != 0)),
+        ("inputs", (before | outside) & (uses & (Use.MODULE_INPUT | Use.READ_BY_FORWARD | Use.READ_BY_BACKWARD) != 0)),
         ("activations", by_forward & outlived & (for_backward | ~returned)),
         ("activations", by_forward & for_backward & (made == Phase.FORWARD)),
         ("outputs", by_forward & outlived),

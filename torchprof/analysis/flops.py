@@ -63,7 +63,7 @@ def signature_flops(trace: Trace) -> npt.NDArray[np.int64]:
     for row in np.unique(_counted_signatures(trace)).tolist():
         signature = trace.signatures[row]
         name = trace.strings[signature["name"]]
-        if name in formulas and signature["n_inputs"]:
+        if name in formulas and signature["n_inputs"] and signature["n_outputs"]:  # what raised returned nothing
             try:
                 flops[row] = _evaluate(trace, signature, formulas[name])
             except Exception as error:

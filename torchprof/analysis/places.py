@@ -68,6 +68,11 @@ def module_tree(trace: Trace) -> list[Place]:
             found = place_of_module[module] = _unregistered(caller, addresses[module], types[module])
         found.calls.append(row)
         place_of_call.append(found)
+    # Where steps were folded there are no calls, but it is known what called a module first.
+    for module, caller in trace.call_totals[["module", "caller"]].tolist():
+        if place_of_module[module] is None:
+            around = (place_of_module[caller] if caller >= 0 else None) or outside
+            place_of_module[module] = _unregistered(around, addresses[module], types[module])
     for row, (address, type) in enumerate(zip(addresses, types, strict=True)):
         found = place_of_module[row] or _unregistered(outside, address, type)
         found.modules.append(row)

@@ -5,6 +5,9 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <cstring>
+
+#include "caching_allocator.h"
 #include "pretending.h"
 #include "session.h"
 #include "tensor_reader.h"
@@ -191,6 +194,58 @@ py::dict installed(const py::object& module_class) {
                   "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
 }
 
+AllocatorSettings allocator_settings(const py::dict& given) {
+  AllocatorSettings settings;
+  settings.large_segment_size = given["large_segment_size"].cast<int64_t>();
+  settings.max_split_size = given["max_split_size"].cast<int64_t>();
+  settings.max_non_split_rounding = given["max_non_split_rounding"].cast<int64_t>();
+  settings.roundup_power2_divisions = given["roundup_power2_divisions"].cast<decltype(settings.roundup_power2_divisions)>();
+  settings.garbage_collection_threshold = given["garbage_collection_threshold"].cast<double>();
+  settings.per_process_memory_fraction = given["per_process_memory_fraction"].cast<double>();
+  settings.expandable_segments = given["expandable_segments"].cast<bool>();
+  return settings;
+}
+
+// Rows of int64 as structs of as many, and back.
+template <typename Row>
+std::vector<Row> rows_of(const py::array_t<int64_t, py::array::c_style | py::array::forcecast>& array) {
+  constexpr auto kColumns = static_cast<py::ssize_t>(sizeof(Row) / sizeof(int64_t));
+  if (array.ndim() != 2 || array.shape(1) != kColumns) {
+    throw py::value_error("an array of shape [n, " + std::to_string(kColumns) + "] is needed");
+  }
+  std::vector<Row> rows(static_cast<size_t>(array.shape(0)));
+  std::memcpy(rows.data(), array.data(), rows.size() * sizeof(Row));
+  return rows;
+}
+
+// The results by name; "index" is the row of the event that ran out of memory, or -1.
+py::dict simulate_caching_allocator(const py::array& events, const py::dict& settings, int64_t capacity,
+                                    const py::array& blocks, bool timeline) {
+  const auto rows = rows_of<AllocatorEvent>(events);
+  const auto before = rows_of<BlockRow>(blocks);
+  CachingAllocator allocator(allocator_settings(settings), capacity);
+  AllocatorTimeline over_time;
+  std::vector<BlockRow> after;
+  int64_t index = -1;
+  {
+    const py::gil_scoped_release release;
+    allocator.restore(before);
+    index = replay(allocator, rows.data(), rows.size(), timeline ? &over_time : nullptr);
+    after = allocator.blocks();
+  }
+  const AllocatorStats& stats = allocator.stats();
+  py::array_t<int64_t> left({static_cast<py::ssize_t>(after.size()), py::ssize_t{sizeof(BlockRow) / sizeof(int64_t)}});
+  std::memcpy(left.mutable_data(), after.data(), after.size() * sizeof(BlockRow));
+  return py::dict("index"_a = index, "allocated"_a = stats.allocated, "allocated_peak"_a = stats.allocated_peak,
+                  "reserved"_a = stats.reserved, "reserved_peak"_a = stats.reserved_peak, "requested"_a = stats.requested,
+                  "active_blocks"_a = stats.active_blocks, "segments"_a = stats.segments,
+                  "inactive_split"_a = stats.inactive_split, "inactive_split_blocks"_a = stats.inactive_split_blocks,
+                  "device_allocs"_a = stats.device_allocs, "device_frees"_a = stats.device_frees, "retries"_a = stats.retries,
+                  "blocks"_a = left, "allocated_after"_a = take(std::move(over_time.allocated)),
+                  "reserved_after"_a = take(std::move(over_time.reserved)),
+                  "addresses"_a = take(std::move(over_time.addresses)));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -239,6 +294,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("layouts", &layouts);
   m.def("installed", &installed, "module_class"_a, py::pos_only());
   m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a);
+  m.def("simulate_caching_allocator", &simulate_caching_allocator, "events"_a, "settings"_a, "capacity"_a, "blocks"_a,
+        "timeline"_a);
 }
 
 }  // namespace torchprof

@@ -1,7 +1,8 @@
-"""The compiled recorder. Only torchprof/recorder.py and the tests use it."""
+"""The compiled recorder. Only torchprof/recorder.py, the replays of analysis/allocator.py and the tests use it."""
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -37,3 +38,6 @@ def changed(pairs: list[tuple[dict[Any, Any], dict[Any, Any]]], /) -> list[int]:
 def layouts() -> dict[str, Any]: ...
 def installed(module_class: type, /) -> dict[str, Any]: ...
 def collate_events(threads: list[list[tuple[Any, ...]]], budget_bytes: int) -> tuple[Tables, list[str], dict[str, int]]: ...
+def simulate_caching_allocator(
+    events: NDArray[np.int64], settings: dict[str, Any], capacity: int, blocks: NDArray[np.int64], timeline: bool
+) -> dict[str, Any]: ...

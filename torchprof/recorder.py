@@ -1,4 +1,4 @@
-"""Recording: the only place that knows the compiled extension.
+"""Recording: the place that knows the compiled extension. Else only replays, in analysis/allocator.py, run a part of it.
 
 with torchprof.profile(model) as prof:
     for batch in batches:

@@ -1,1 +1,1 @@
-"""Trace -> rows and figures. Needs numpy and nothing of the recorder."""
+"""Trace -> rows and figures. Needs numpy and nothing of the recorder, except that allocator.py replays in its extension."""

@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+REPLACED = ("dropout", "scaled_dot_product_attention")
+"""Ops that an estimate for CUDA gives kernels of its own while it runs."""
+
 
 def _left_behind() -> dict[str, object]:
     """What a recording installs, and the state that observing must not change."""
@@ -20,6 +23,9 @@ def _left_behind() -> dict[str, object]:
         "module_call": nn.Module.__call__,
         "grad_mode": torch.is_grad_enabled(),
         "default_dtype": torch.get_default_dtype(),
+        "default_device": torch.get_default_device(),
+        "dispatch_modes": torch._C._len_torch_dispatch_stack(),
+        "kernels": [torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{op}", "AutogradCPU") for op in REPLACED],
     }
 
 

@@ -18,12 +18,16 @@ import warnings
 from torchprof.analysis.account import CATEGORIES
 from torchprof.errors import (
     ArgumentError,
+    EstimateError,
     ExtensionError,
     ModuleTypeError,
     RecordingError,
     TorchprofError,
     TraceFileError,
 )
+from torchprof.estimation.estimate import Estimate, estimate
+from torchprof.estimation.gpus import GPUS
+from torchprof.estimation.planning import compare, max_batch_size
 from torchprof.memory_account import Memory, memory
 from torchprof.recorder import build_mismatch, profile
 from torchprof.report.chrome import export_chrome
@@ -36,8 +40,11 @@ from torchprof.trace import Phase, Trace, load
 
 __all__ = [
     "CATEGORIES",
+    "GPUS",
     "ArgumentError",
     "Ceilings",
+    "Estimate",
+    "EstimateError",
     "ExtensionError",
     "Memory",
     "ModuleTypeError",
@@ -53,10 +60,13 @@ __all__ = [
     "by_op",
     "by_step",
     "ceilings",
+    "compare",
+    "estimate",
     "export_chrome",
     "export_folded",
     "export_speedscope",
     "load",
+    "max_batch_size",
     "memory",
     "profile",
     "schedule",

@@ -1,0 +1,119 @@
+"""How near `torchprof.estimate` comes: predicted and measured peaks of training steps, one row for each architecture,
+optimizer and batch size.
+
+    python benchmarks/accuracy.py            the CPU, against the measured memory account
+    python benchmarks/accuracy.py cuda       a GPU, against torch.cuda's own statistics
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import torchprof
+from torchprof import EstimateError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from architectures import ALL, loss_of
+
+OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+STEPS = 2
+
+
+def main(device: str) -> int:
+    """Print the grid and its summary; returns 0."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    errors: list[float] = []
+    reserved_errors: list[float] = []
+    skipped: list[str] = []
+    seconds = 0.0
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if device == 'cuda' else 'cpu'}, peaks in bytes")
+    print(f"{'model':12} {'optimizer':10} {'batch':>5} {'measured':>14} {'predicted':>14} {'error':>8}")
+    for make in ALL:
+        for optimizer in OPTIMIZERS:
+            for times in (1, 4):
+                model, inputs = prepared(make, times)
+                begin = time.perf_counter()
+                try:
+                    found = torchprof.estimate(model, inputs, optimizer=optimizer, loss=loss_of, steps=STEPS, device=device)
+                except (EstimateError, RuntimeError) as error:
+                    if make.__name__ not in skipped:
+                        skipped.append(make.__name__)
+                        print(f"{make.__name__:12} cannot be estimated: {str(error).splitlines()[0]}")
+                    continue
+                seconds += time.perf_counter() - begin
+                batch = len(next(value for value in inputs.values() if isinstance(value, Tensor)))
+                measured, reserved = (measured_on_cuda if device == "cuda" else measured_on_cpu)(model, inputs, optimizer)
+                error_of = found.max_allocated / measured - 1
+                errors.append(error_of)
+                line = f"{make.__name__:12} {optimizer.__name__:10} {batch:5} {measured:14,} {found.max_allocated:14,}"
+                line += f" {error_of:+8.3%}"
+                if device == "cuda":
+                    reserved_errors.append(found.max_reserved / reserved - 1)
+                    line += f"   reserved {reserved:14,} {found.max_reserved:14,} {reserved_errors[-1]:+8.3%}"
+                print(line, flush=True)
+    print(f"allocated: {described(errors)}, {seconds / len(errors):.2f} s each")
+    if reserved_errors:
+        print(f"reserved:  {described(reserved_errors)}")
+    return 0
+
+
+def prepared(make: Callable[[], Any], times: int) -> tuple[nn.Module, dict[str, Any]]:
+    torch.manual_seed(0)
+    model, inputs = make()
+    larger = {name: torch.cat([value] * times) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    return model.train(), larger
+
+
+def train(model: nn.Module, inputs: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    returned = model(**inputs)
+    value = loss_of(returned)
+    value.backward()
+    optimizer.step()
+    model.zero_grad()
+
+
+def measured_on_cpu(model: nn.Module, inputs: dict[str, Any], make_optimizer: Any) -> tuple[int, int]:
+    optimizer = make_optimizer(model.parameters())
+    with torchprof.profile(model) as prof:
+        for _ in range(STEPS):
+            train(model, inputs, optimizer)
+            prof.step()
+    peak = torchprof.memory(prof.trace, "cpu").peak.bytes
+    return peak, peak
+
+
+def measured_on_cuda(model: nn.Module, inputs: dict[str, Any], make_optimizer: Any) -> tuple[int, int]:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model.cuda()
+    optimizer = make_optimizer(model.parameters())
+    here = {name: value.cuda() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    for _ in range(STEPS):
+        train(model, here, optimizer)
+    return torch.cuda.max_memory_allocated() - before, torch.cuda.max_memory_reserved()
+
+
+def described(errors: list[float]) -> str:
+    sizes = sorted(map(abs, errors))
+    below = sum(error < -0.001 for error in errors) / len(errors)
+    return (
+        f"{len(errors)} cases, median error {statistics.median(sizes):.3%}, p90 {sizes[int(0.9 * (len(sizes) - 1))]:.3%}, "
+        f"worst {sizes[-1]:.3%}, under by more than 0.1% in {below:.0%}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "cpu"))

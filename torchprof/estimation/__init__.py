@@ -1,0 +1,1 @@
+"""Estimates: a program run on fake tensors, counted, and given to a simulated allocator."""

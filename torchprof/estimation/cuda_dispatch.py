@@ -1,0 +1,103 @@
+"""What PyTorch would do on CUDA, done to fake tensors that say they are on the CPU.
+
+A machine without a GPU cannot dispatch to CUDA, not even for fake tensors. Where CUDA's choice changes memory, it is made here
+instead, each rule with its source in PyTorch:
+
+- Dropout keeps a mask of one byte per element (``native_dropout``): ``is_fused_kernel_acceptable`` in ATen/native/Dropout.cpp.
+- Attention in half precision is flash and keeps its log-sum-exp; with a mask, or in float32, it is memory-efficient; where
+  neither can be, it is the plain products: ``select_sdp_backend`` in ATen/native/transformers/cuda/sdp_utils.cpp.
+- Optimizers update all parameters at once (``foreach``) and need temporaries for all: ``_default_to_fused_or_foreach`` in
+  torch/optim/optimizer.py.
+- The first matrix product of a thread takes a cuBLAS workspace for good: ``getChosenWorkspaceSize`` in
+  ATen/cuda/CublasHandlePool.cpp. This one is in ``estimate.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_on_cuda", "use_foreach"]
+
+aten = torch.ops.aten
+
+LARGEST_FLASH_HEAD: Final = 256
+HALF: Final = (torch.float16, torch.bfloat16)
+
+
+@contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """Ops whose choice of kernel changes memory choose as on CUDA, for tensors on the CPU, until the block ends."""
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    try:
+        for key in ("AutogradCPU", "CPU"):
+            library.impl("dropout", _dropout, key)  # type: ignore[no-untyped-call]
+            library.impl("scaled_dot_product_attention", _attention, key)  # type: ignore[no-untyped-call]
+        yield
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call]
+
+
+def use_foreach(optimizer: torch.optim.Optimizer) -> None:
+    """Where the optimizer was not told how to update parameters, have it update all at once, as it would on CUDA."""
+    for group in (optimizer.defaults, *optimizer.param_groups):
+        if "foreach" in group and group["foreach"] is None and not group.get("fused"):
+            group["foreach"] = True
+
+
+def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
+    if train and 0 < p < 1 and input.numel():
+        dropped: Tensor = aten.native_dropout(input, p, True)[0]
+        return dropped
+    result: Tensor = aten.mul(input, 0) if train and p == 1 else aten.alias(input)
+    return result
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    plain = query.dim() == 4 and query.numel() and key.numel()
+    fits_flash = plain and query.dtype in HALF and query.shape[-1] <= LARGEST_FLASH_HEAD and attn_mask is None
+    grouped = query.dim() == 4 and query.shape[1] != key.shape[1]
+    if fits_flash and query.shape[-1] == value.shape[-1]:
+        size = query.shape[-1]
+        # The kernel wants heads of a multiple of 8; the frontend pads them and cuts the result.
+        padded = [torch.nn.functional.pad(t, (0, -size % 8)) if size % 8 else t for t in (query, key, value)]
+        chosen = size**-0.5 if scale is None else scale
+        result: Tensor = aten._scaled_dot_product_flash_attention(*padded, dropout_p, is_causal, False, scale=chosen)[0]
+        return result[..., :size] if size % 8 else result
+    if plain and not grouped and query.dtype in (*HALF, torch.float32):
+        keep = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+        bias = _bias(attn_mask, query, key)
+        efficient: Tensor = aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, keep, dropout_p, is_causal, scale=scale
+        )[0]
+        return efficient
+    math: Tensor = aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return math
+
+
+def _bias(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """A mask as the memory-efficient kernel takes it: of the query's dtype, for every head, its rows aligned to 16 elements."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = aten.where(mask, aten.zeros_like(mask, dtype=query.dtype), float("-inf"))
+    length = key.shape[-2]
+    if length % 16:
+        mask = torch.nn.functional.pad(mask, (0, -length % 16))[..., :length]
+    return mask.expand(query.shape[0], query.shape[1], query.shape[2], length)

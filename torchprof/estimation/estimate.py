@@ -1,0 +1,373 @@
+"""`torchprof.estimate`: what a training step will need, before it runs anywhere."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+
+from torchprof.analysis.allocator import AllocatorSettings, Replay, replay
+from torchprof.analysis.summary import raising_call
+from torchprof.errors import ArgumentError, EstimateError
+from torchprof.estimation.cuda_dispatch import as_on_cuda, use_foreach
+from torchprof.estimation.gpus import GPUS, capacity_of
+from torchprof.estimation.pretend import Pretend, fake_model, fake_values
+from torchprof.estimation.workspaces import MeasuredOnCpu, none
+from torchprof.inputs import Inputs, make_inputs
+from torchprof.memory_account import Memory
+from torchprof.nested import find_tensors
+from torchprof.preserve import random_states
+from torchprof.recorder import profile
+from torchprof.report.grid import Line, as_text, print_lines
+from torchprof.report.units import format_bytes, format_flops
+from torchprof.tables import Table, by_module
+from torchprof.trace import Phase, Trace, phases
+from torchprof.trace import Table as Rows
+
+__all__ = ["Estimate", "Overhead", "estimate"]
+
+HOPPER: Final = ("H100", "H200", "B200")
+CONTEXT: Final = 2**29
+GEMMS: Final = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm"})
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Memory that is not the program's own.
+
+    Attributes:
+        name, bytes, source: what it is, how much, and where that is known from.
+        reserved: whether it comes from PyTorch's allocator, and is part of what is allocated and reserved.
+    """
+
+    name: str
+    bytes: int
+    source: str
+    reserved: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training step will need. ``str()`` is the printed text.
+
+    Attributes:
+        trace: of the pretended run: the tables, exports and analyses of a measured one work on it. Times are those of
+            pretending and say nothing about the device.
+        device: ``"cpu"`` or ``"cuda"``.
+        memory: the account of the program's own bytes, by category and module, as `torchprof.memory` gives it.
+        replay: what CUDA's caching allocator makes of it; None on the CPU.
+        overheads: memory that is not the program's own, each with its source.
+        capacity: bytes the device has, or None.
+        notes: what is not in the estimate.
+    """
+
+    trace: Trace
+    device: str
+    memory: Memory
+    replay: Replay | None
+    overheads: tuple[Overhead, ...]
+    capacity: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def max_allocated(self) -> int:
+        """The most that is allocated, in bytes: what ``torch.cuda.max_memory_allocated`` would say; on the CPU, the peak."""
+        return self.replay.max_allocated if self.replay is not None else self.memory.peak.bytes
+
+    @property
+    def max_reserved(self) -> int:
+        """The most that PyTorch's allocator takes from the device: ``torch.cuda.max_memory_reserved``; on the CPU, the peak."""
+        return self.replay.max_reserved if self.replay is not None else self.memory.peak.bytes
+
+    @property
+    def device_memory(self) -> int:
+        """What has to be free on the device: what is reserved, and what others take there."""
+        return self.max_reserved + sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
+
+    @property
+    def by_category(self) -> dict[str, int]:
+        """Bytes at the peak by category; they add up to ``device_memory``."""
+        held = {name: count for name, count in self.memory.by_category.items() if count}
+        for overhead in self.overheads:
+            held[overhead.name] = held.get(overhead.name, 0) + overhead.bytes
+        if self.replay is not None:
+            inside = sum(overhead.bytes for overhead in self.overheads if overhead.reserved)
+            held["allocator: rounding"] = self.max_allocated - self.memory.peak.bytes - inside
+            held["allocator: cached and fragmented"] = self.max_reserved - self.max_allocated
+        return held
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one step, forward and backward."""
+        return int(sum(row["flops"] for row in by_module(self.trace).rows if row["depth"] == 0))
+
+    def fits(self, capacity: int | str | None = None) -> bool:
+        """Whether the step runs on a device with so many bytes, or on this GPU of ``GPUS``; by default, in ``capacity``.
+
+        The allocator gives back what it cached before it gives up, so more than ``max_reserved`` is not always needed.
+
+        Raises:
+            ArgumentError: no capacity is known, or the GPU is not.
+        """
+        limit = capacity_of(capacity) if capacity is not None else self.capacity
+        if limit is None:
+            raise ArgumentError("capacity is needed: bytes, or one of " + ", ".join(map(repr, GPUS)))
+        others = sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
+        if self.replay is None:
+            return self.device_memory <= limit
+        if limit <= others:
+            return False
+        rows = _with_overheads(self.trace, self.memory.allocations, self.overheads)
+        return replay(rows, self.replay.settings, limit - others).out_of_memory is None
+
+    def __str__(self) -> str:
+        return as_text(self._lines())
+
+    def __repr__(self) -> str:
+        return f"<Estimate: {format_bytes(self.device_memory)} on {self.device}>"
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'
+
+    def print(self) -> None:
+        """Print to standard output, in colour where it is a terminal."""
+        print_lines(self._lines())
+
+    def _lines(self) -> Iterator[Line]:
+        peak = self.memory.peak
+        where = f"step {peak.step}, {peak.phase}, {peak.op} in {peak.module or 'no module'}"
+        if self.replay is None:
+            yield Line("total", f"Needed on cpu: {format_bytes(self.device_memory)}, at most ({where})")
+        else:
+            yield Line(
+                "total",
+                f"Needed on cuda: {format_bytes(self.device_memory)} (allocated {format_bytes(self.max_allocated)}, reserved "
+                f"{format_bytes(self.max_reserved)}, and the context), at most ({where})",
+            )
+        whole = self.device_memory
+        rows = [{"name": name, "at_peak": count, "share": count / whole} for name, count in self.by_category.items()]
+        yield from Table("At the peak", rows, ("at_peak", "share")).lines()
+        yield from self.memory.modules.head(10).lines()
+        yield Line("total", f"FLOPs of a step: {format_flops(self.flops)}")
+        if self.capacity is not None:
+            verdict = "fits" if self.fits() else "DOES NOT FIT"
+            yield Line("total", f"Capacity: {format_bytes(self.capacity)}: {verdict}")
+        for overhead in self.overheads:
+            yield Line("total", f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}")
+        for note in self.notes:
+            yield Line("total", f"Not in it: {note}")
+
+
+def estimate(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Any = None,
+    *,
+    batch_size: int | None = None,
+    dtypes: torch.dtype | Sequence[torch.dtype] | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    loss: Callable[[Any], torch.Tensor] | None = None,
+    step: Callable[..., object] | None = None,
+    steps: int = 2,
+    device: str = "cuda",
+    capacity: int | str | None = None,
+    amp: torch.dtype | None = None,
+    allocator: str = "",
+) -> Estimate:
+    """Predict what a training step needs, by running the model's own code on fake tensors: no memory, no arithmetic, no GPU.
+
+    Args:
+        model: a module, of which a fake copy is made, or a function that builds one, so that it never exists. It is run as it
+            is: in train mode unless set otherwise.
+        inputs: as for `torchprof.summary`: sizes, or tensors (on any device; ``meta`` will do), or a dict of keyword arguments.
+        batch_size, dtypes: for sizes, as for `torchprof.summary`.
+        optimizer: a class or function called with the parameters, such as ``torch.optim.AdamW``; None: no optimizer step.
+        loss: what is differentiated, given what the model returned; by default its ``loss``, or the sum of all it returned.
+        step: a training step of your own, called as ``step(model, optimizer, *inputs)`` in place of all this; a dict of inputs
+            is passed by keyword.
+        steps: how many steps to run: an optimizer's state is there from the second on.
+        device: ``"cuda"``, or ``"cpu"``.
+        capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``.
+        amp: run forward and loss under autocast with this dtype.
+        allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.
+
+    Returns:
+        An `Estimate`.
+
+    Raises:
+        ArgumentError, ModuleTypeError: an argument is wrong.
+        EstimateError: the program asks for the values of tensors, or uses an op that has no fake kernel: the message names
+            the op, the module and the way out.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     llama = LlamaForCausalLM(config)
+        >>> tokens = torch.empty(1, 4096, dtype=torch.long, device="meta")
+        >>> print(torchprof.estimate(llama, {"input_ids": tokens, "labels": tokens}, optimizer=torch.optim.AdamW))
+    """
+    if device not in ("cuda", "cpu"):
+        raise ArgumentError(f"device={device!r} cannot be estimated: use 'cuda' or 'cpu'")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ArgumentError(f"steps must be an int of at least 1, not {steps!r}")
+    if amp is not None and not isinstance(amp, torch.dtype):
+        raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
+    settings = AllocatorSettings.parse(allocator)
+    limit = capacity_of(capacity) if capacity is not None else None
+    workspace = MeasuredOnCpu() if device == "cpu" else none
+    mode = Pretend(workspace)
+    recording = profile(memory=True)
+    states = random_states()
+    with ExitStack() as stack:
+        for restore, state in states:
+            stack.callback(restore, state)
+        if device == "cuda":
+            stack.enter_context(as_on_cuda())
+        try:
+            with recording:
+                fake = fake_model(model, mode)
+                recording.watch(fake)
+                arguments = _fake_inputs(fake, inputs, batch_size, dtypes, mode)
+                with mode:
+                    run = _Run(fake, arguments, optimizer, loss, step, amp, device)
+                    for _ in range(steps):
+                        run.step()
+                        recording.step()
+                    del run, arguments
+        except Exception as error:
+            if reason := _reason(error, _where(recording)):
+                raise EstimateError(reason) from error
+            error.add_note(f"torchprof.estimate: raised in {_where(recording)}, on fake tensors, which say they are on the CPU")
+            raise
+    trace = recording.trace
+    account = Memory.of(trace, "meta")
+    if device == "cpu":
+        too_large = sorted(workspace.too_large) if isinstance(workspace, MeasuredOnCpu) else []
+        notes = [f"workspaces of {', '.join(too_large)}, too large to be run for real"] if too_large else []
+        return Estimate(trace, device, account, None, (), limit, tuple(notes))
+    overheads = _overheads(trace, capacity)
+    played = replay(_with_overheads(trace, account.allocations, overheads), settings)
+    notes = ["workspaces of cuDNN's convolutions, which only a GPU can tell"] if _convolves(trace) else []
+    return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
+
+
+class _Run:
+    """A training step, ready to be repeated."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        optimizer: Callable[..., torch.optim.Optimizer] | None,
+        loss: Callable[[Any], torch.Tensor] | None,
+        step: Callable[..., object] | None,
+        amp: torch.dtype | None,
+        device: str,
+    ) -> None:
+        self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss or _default_loss, step, amp
+        self.optimizer = optimizer(model.parameters()) if optimizer is not None else None
+        if self.optimizer is not None and device == "cuda":
+            use_foreach(self.optimizer)
+
+    def step(self) -> None:
+        if self.own_step is not None:
+            self.own_step(self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
+            return
+        with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
+            returned = self.model(*self.inputs.args, **self.inputs.kwargs)
+            value = self.loss(returned)
+        value.backward()  # type: ignore[no-untyped-call]
+        if self.optimizer is not None:
+            self.optimizer.step()
+        self.model.zero_grad()
+
+
+def _default_loss(returned: Any) -> torch.Tensor:
+    value = returned.get("loss") if isinstance(returned, Mapping) else getattr(returned, "loss", None)
+    if isinstance(value, torch.Tensor):
+        return value
+    parts = [tensor.float().sum() for tensor in find_tensors(returned) if tensor.requires_grad]
+    if not parts:
+        raise ArgumentError("the model returned nothing to differentiate: pass loss=..., or step=... for a step of your own")
+    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+
+def _fake_inputs(model: nn.Module, inputs: Any, batch_size: Any, dtypes: Any, mode: FakeTensorMode) -> Inputs:
+    if inputs is None:
+        raise ArgumentError("inputs are needed: sizes such as (8, 3, 224, 224), tensors, or a dict of keyword arguments")
+    if isinstance(inputs, Mapping) or any(True for _ in find_tensors(inputs)):
+        made = make_inputs(model, None, batch_size=batch_size, input_data=inputs, dtypes=dtypes, device=None)
+    else:
+        with mode:
+            made = make_inputs(model, inputs, batch_size=batch_size, input_data=None, dtypes=dtypes, device="cpu")
+    assert made is not None
+    return Inputs(fake_values(made.args, mode), fake_values(made.kwargs, mode))
+
+
+def _overheads(trace: Trace, capacity: int | str | None) -> tuple[Overhead, ...]:
+    hopper = isinstance(capacity, str) and capacity.startswith(HOPPER)
+    each = 32 * 2**20 if hopper else int(8.125 * 2**20)
+    source = f"PyTorch's default of {format_bytes(each)} for each thread that multiplies, {'on' if hopper else 'before'} Hopper"
+    cublas = each * len(_first_gemms(trace))
+    found = [Overhead("cuBLAS workspaces", cublas, source, reserved=True)] if cublas else []
+    found.append(Overhead("CUDA context", CONTEXT, "experience: 0.3 to 0.6 GiB, by driver and GPU", reserved=False))
+    return tuple(found)
+
+
+def _first_gemms(trace: Trace) -> list[int]:
+    """Rows of the first matrix product of the calling thread, and of the first in backward, which has a thread of its own."""
+    wanted = [row for row, name in enumerate(trace.strings) if name in GEMMS]
+    is_gemm = np.isin(trace.op_names, wanted)
+    in_backward = np.isin(phases(trace.ops), [Phase.BACKWARD, Phase.RECOMPUTATION])
+    rows = [np.flatnonzero(is_gemm & mask) for mask in (~in_backward, in_backward)]
+    return [int(found[0]) for found in rows if len(found)]
+
+
+def _with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhead]) -> Rows:
+    """The allocations, and among them the workspaces that cuBLAS takes at first use and keeps."""
+    gemms = _first_gemms(trace)
+    extra = np.zeros(len(gemms), dtype=allocations.dtype)
+    total = sum(overhead.bytes for overhead in overheads if overhead.reserved)
+    for row, op in enumerate(gemms):
+        extra[row]["start"], extra[row]["end"], extra[row]["bytes"] = trace.ops["start"][op], -1, total // len(gemms)
+        extra[row]["device_type"], extra[row]["device_index"] = allocations[0]["device_type"], allocations[0]["device_index"]
+    return np.concatenate([allocations, extra])
+
+
+def _convolves(trace: Trace) -> bool:
+    return any(name == "aten::convolution" for name in trace.strings)
+
+
+def _reason(error: Exception, where: str) -> str:
+    """Why fake tensors cannot do it, and the way out; empty where the error is the program's own."""
+    op = getattr(error, "func", None) or next((arg for arg in error.args if not isinstance(arg, str)), error)
+    if isinstance(error, UnsupportedOperatorException) or "no fake impl registered" in str(error):
+        return (
+            f"{op} in {where} has no fake kernel, so what it would return is not known: register one with "
+            "torch.library.register_fake, or leave the part out with a step= of your own"
+        )
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return (
+            f"{op} in {where} asks for the values of a tensor (.item(), bool(tensor), nonzero, numpy()), and there are none: "
+            "make the branch depend on shapes, switch it off in the model's configuration, or leave it out with a step= of "
+            "your own"
+        )
+    return ""
+
+
+def _where(recording: profile) -> str:
+    found = raising_call(recording.trace) if recording.traces else None
+    if found is None:
+        return "the step"
+    path, type_name, _ = found
+    return f"module {path!r} ({type_name})" if path else f"the root module ({type_name})"

@@ -1,0 +1,47 @@
+"""What known GPUs have of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torchprof.errors import ArgumentError
+
+__all__ = ["GPUS", "capacity_of"]
+
+GIB: Final = 2**30
+
+GPUS: Final[Mapping[str, int]] = {
+    name: int(gib * GIB)
+    for name, gib in {
+        "T4": 14.5,
+        "V100-16GB": 15.7,
+        "V100-32GB": 31.7,
+        "RTX 3090": 23.6,
+        "RTX 4090": 23.6,
+        "A10": 22.0,
+        "L4": 22.0,
+        "L40S": 44.3,
+        "A100-40GB": 39.3,
+        "A100-80GB": 79.1,
+        "H100-80GB": 79.1,
+        "H200": 139.8,
+        "B200": 178.3,
+    }.items()
+}
+"""Bytes of memory that known GPUs report, rounded down to a tenth of a GiB: less than the name says."""
+
+
+def capacity_of(capacity: Any) -> int:
+    """Bytes, given as such or as the name of a GPU.
+
+    Raises:
+        ArgumentError: the GPU is unknown, or the number is not positive.
+    """
+    if isinstance(capacity, str):
+        if capacity not in GPUS:
+            raise ArgumentError(f"capacity={capacity!r} is no known GPU: give bytes, or one of {', '.join(map(repr, GPUS))}")
+        return GPUS[capacity]
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity <= 0:
+        raise ArgumentError(f"capacity must be a positive number of bytes, or the name of a GPU, not {capacity!r}")
+    return capacity

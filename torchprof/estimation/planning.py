@@ -1,0 +1,96 @@
+"""Questions answered by estimates: the largest batch, and which of several ways needs least."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from torchprof.estimation.estimate import Estimate, estimate
+from torchprof.estimation.gpus import capacity_of
+from torchprof.report.units import format_bytes
+from torchprof.tables import Table
+
+__all__ = ["compare", "max_batch_size"]
+
+
+def max_batch_size(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Callable[[int], Any],
+    capacity: int | str,
+    *,
+    at_most: int = 4096,
+    progress: Callable[[int, Estimate, bool], object] | None = None,
+    **options: Any,
+) -> int:
+    """The largest batch with which a training step fits, found by estimating it for one batch size after the other.
+
+    Args:
+        model: as for `estimate`.
+        inputs: makes the inputs of a batch, given its size.
+        capacity: bytes, or the name of a GPU of ``torchprof.GPUS``.
+        at_most: the largest batch to consider.
+        progress: called after each estimate with the batch size, the estimate, and whether it fits; by default a line is
+            printed to standard error where that is a terminal.
+        options: further arguments of `estimate`.
+
+    Returns:
+        The batch size; 0 when not even one example fits.
+
+    Example:
+        >>> torchprof.max_batch_size(model, lambda n: (n, 3, 224, 224), "A100-40GB", optimizer=torch.optim.SGD)
+    """
+    limit = capacity_of(capacity)
+    if progress is None and sys.stderr.isatty():
+        progress = _print_progress
+
+    def fits(batch: int) -> bool:
+        found = estimate(model, inputs(batch), capacity=capacity, **options)
+        verdict = found.fits(limit)
+        if progress is not None:
+            progress(batch, found, verdict)
+        return verdict
+
+    good, bad = 0, 1
+    while bad <= at_most and fits(bad):
+        good, bad = bad, bad * 2
+    bad = min(bad, at_most + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def _print_progress(batch: int, found: Estimate, fits: bool) -> None:
+    print(f"batch {batch}: {format_bytes(found.device_memory)}, {'fits' if fits else 'does not fit'}", file=sys.stderr)
+
+
+def compare(variants: Mapping[str, Estimate]) -> Table:
+    """Estimates side by side, one row each.
+
+    Args:
+        variants: estimates by name.
+
+    Example:
+        >>> torchprof.compare({
+        ...     "float32": torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW),
+        ...     "bfloat16": torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW, amp=torch.bfloat16),
+        ... })
+    """
+    rows = []
+    for name, found in variants.items():
+        held = found.memory.by_category
+        rows.append(
+            {
+                "name": name,
+                "needed": found.device_memory,
+                "max_allocated": found.max_allocated,
+                "max_reserved": found.max_reserved,
+                "flops": found.flops,
+                **{f"peak_{category.replace(' ', '_')}": count for category, count in held.items()},
+            }
+        )
+    shown = [f"peak_{name}" for name in ("parameters", "gradients", "optimizer_state", "activations", "temporaries")]
+    return Table("Variant", rows, ("needed", "max_allocated", "max_reserved", *shown, "flops"))

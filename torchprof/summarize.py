@@ -88,7 +88,7 @@ class Summary:
 
 
 def summary(
-    model: nn.Module,
+    model: nn.Module | Callable[[], nn.Module],
     input_size: Any = None,
     *,
     batch_size: int | None = None,
@@ -109,7 +109,8 @@ def summary(
     number generators and every gradient as they were.
 
     Args:
-        model: the module to look at, on any device; on ``meta``, shapes and memory are found without either.
+        model: the module to look at, on any device; on ``meta``, shapes and memory are found without either. Or a function
+            that builds one, which is then built on ``meta``.
         input_size: sizes of the inputs to make: a tuple of ints, or a list of tuples for several inputs. Without the batch
             dimension if ``batch_size`` is given, with it otherwise.
         batch_size: the batch dimension to put before every size. -1 runs with 2 and shows -1, as torchsummary does.
@@ -138,7 +139,8 @@ def summary(
         >>> torchprof.summary(model, input_size=(3, 112, 112), batch_size=4)
         >>> torchprof.summary(bert, input_data={"input_ids": ids, "attention_mask": mask}, depth=3, fold=True)
     """
-    _check(model, style, columns, depth, warmup, verbose)
+    model = _module(model)
+    _check(style, columns, depth, warmup, verbose)
     inputs = make_inputs_preserving_random_state(model, input_size, batch_size, input_data, dtypes, device)
     if inputs is None:
         trace = Trace(**_no_rows(), strings=[], model=describe(model))
@@ -166,14 +168,22 @@ def summary(
     return result
 
 
+def _module(model: Any) -> nn.Module:
+    """The model, or what a function builds on ``meta``."""
+    if callable(model) and not isinstance(model, nn.Module | type):
+        with torch.device("meta"):
+            model = model()
+    if not isinstance(model, nn.Module):
+        hint = " (an instance is needed: call the class)" if isinstance(model, type) else ""
+        raise ModuleTypeError(f"model must be a torch.nn.Module, not {type(model).__name__}: {model!r:.80}{hint}")
+    return model
+
+
 def _plain(row: Row) -> dict[str, Any]:
     return {**row._asdict(), "tensors": [tensor._asdict() for tensor in row.tensors]}
 
 
-def _check(model: Any, style: Any, columns: Any, depth: Any, warmup: Any, verbose: Any) -> None:
-    if not isinstance(model, nn.Module):
-        hint = " (an instance is needed: call the class)" if isinstance(model, type) else ""
-        raise ModuleTypeError(f"model must be a torch.nn.Module, not {type(model).__name__}: {model!r:.80}{hint}")
+def _check(style: Any, columns: Any, depth: Any, warmup: Any, verbose: Any) -> None:
     if style not in STYLES:
         raise ArgumentError(f"style={style!r} is unknown: use one of {', '.join(map(repr, STYLES))}")
     if columns is not None:

@@ -348,3 +348,9 @@ def test_a_saved_trace_gives_the_same_rows(tmp_path: Path) -> None:
     summary = torchprof.summary(networks.Nested(), (3, 32, 32), batch_size=2, backward=True, verbose=0)
     summary.trace.save(tmp_path / "nested.torchprof")
     assert rows_and_totals(torchprof.load(tmp_path / "nested.torchprof")) == (summary.rows, summary.totals)
+
+
+def test_a_function_that_builds_a_model_is_summarised_on_meta() -> None:
+    summary = torchprof.summary(lambda: nn.Linear(2**17, 2**17), (4, 2**17), verbose=0)
+    assert summary.totals.params == 2**34 + 2**17
+    assert (summary.totals.memory, summary.rows[0].output_shapes) == ("meta", ((4, 2**17),))

@@ -16,6 +16,7 @@ prof.trace.save("steps.torchprof")
 import warnings
 
 from torchprof.analysis.account import CATEGORIES
+from torchprof.analysis.allocator import AllocatorSettings, Replay, SnapshotReplay, replay, replay_snapshot
 from torchprof.errors import (
     ArgumentError,
     EstimateError,
@@ -39,18 +40,21 @@ from torchprof.tables import Table, by_module, by_op, by_step
 from torchprof.trace import Phase, Trace, load
 
 __all__ = [
-    "CATEGORIES",
-    "GPUS",
+    "AllocatorSettings",
     "ArgumentError",
+    "CATEGORIES",
     "Ceilings",
     "Estimate",
     "EstimateError",
     "ExtensionError",
+    "GPUS",
     "Memory",
     "ModuleTypeError",
     "Phase",
     "RecordingError",
+    "Replay",
     "Schedule",
+    "SnapshotReplay",
     "Summary",
     "Table",
     "TorchprofError",
@@ -69,6 +73,8 @@ __all__ = [
     "max_batch_size",
     "memory",
     "profile",
+    "replay",
+    "replay_snapshot",
     "schedule",
     "summary",
 ]

@@ -40,14 +40,14 @@ from torchprof.tables import Table, by_module, by_op, by_step
 from torchprof.trace import Phase, Trace, load
 
 __all__ = [
+    "CATEGORIES",
+    "GPUS",
     "AllocatorSettings",
     "ArgumentError",
-    "CATEGORIES",
     "Ceilings",
     "Estimate",
     "EstimateError",
     "ExtensionError",
-    "GPUS",
     "Memory",
     "ModuleTypeError",
     "Phase",

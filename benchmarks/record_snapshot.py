@@ -4,7 +4,7 @@
 
 Unconfirmed: it has not been run on a GPU yet. Needs CUDA. Every pair of model and settings runs in a process of its own, as the
 settings count from the first allocation on. With a folder, each snapshot is kept there as NAME.json.gz, without stack traces:
-`torchprof.analysis.allocator.replay_snapshot(json.load(gzip.open(path)))` replays it anywhere.
+`torchprof.replay_snapshot(json.load(gzip.open(path)))` replays it anywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchprof.analysis.allocator import AllocatorSettings, replay_snapshot
+from torchprof import AllocatorSettings, replay_snapshot
 
 SETTINGS = {
     "default": "",

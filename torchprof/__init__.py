@@ -16,7 +16,9 @@ prof.trace.save("steps.torchprof")
 import warnings
 
 from torchprof.analysis.account import CATEGORIES
-from torchprof.analysis.allocator import AllocatorSettings, Replay, SnapshotReplay, replay, replay_snapshot
+from torchprof.analysis.allocator_settings import AllocatorSettings
+from torchprof.analysis.replay import Replay, replay
+from torchprof.analysis.snapshot import SnapshotReplay, replay_snapshot
 from torchprof.errors import (
     ArgumentError,
     EstimateError,

@@ -1,4 +1,4 @@
-"""Recording: the place that knows the compiled extension. Else only replays, in analysis/allocator.py, run a part of it.
+"""Recording: what starts and stops the compiled recorder.
 
 with torchprof.profile(model) as prof:
     for batch in batches:

@@ -16,14 +16,9 @@ from hypothesis import strategies as st
 from oracle_allocator import Oracle
 
 from torchprof import _C
-from torchprof.analysis.allocator import (
-    EMPTY_CACHE,
-    FREE_REQUESTED,
-    NO_BLOCKS,
-    AllocatorSettings,
-    replay,
-    replay_snapshot,
-)
+from torchprof.analysis.allocator_settings import AllocatorSettings
+from torchprof.analysis.replay import NO_BLOCKS, replay
+from torchprof.analysis.snapshot import EMPTY_CACHE, FREE_REQUESTED, replay_snapshot
 from torchprof.errors import ArgumentError
 
 MIB = 2**20

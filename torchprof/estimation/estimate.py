@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from torchprof.analysis.allocator import AllocatorSettings, Replay, replay
+from torchprof.analysis.allocator_settings import AllocatorSettings
+from torchprof.analysis.replay import Replay, replay
 from torchprof.analysis.summary import raising_call
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.cuda_dispatch import as_on_cuda, use_foreach

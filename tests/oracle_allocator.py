@@ -297,7 +297,8 @@ class Oracle:
                 )
         limit = self.settings.max_split_size
         settings = {
-            "PYTORCH_CUDA_ALLOC_CONF": "",
+            # As text because PyTorch has no number for it here.
+            "PYTORCH_CUDA_ALLOC_CONF": f"max_non_split_rounding_mb:{self.settings.max_non_split_rounding // 2**20}",
             "max_split_size": -1 if limit == NO_SPLIT_LIMIT else limit,
             "garbage_collection_threshold": 0.0,
             "expandable_segments": self.settings.expandable_segments,

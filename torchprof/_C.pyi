@@ -1,5 +1,5 @@
-"""The compiled recorder. recorder.py starts and stops it; preserve.py, summarize.py, estimation/ and analysis/replay.py call what
-else is compiled. All import it where they use it, so that saved traces are analysed without it."""
+"""The compiled recorder. recorder.py starts and stops it; preserve.py, summarize.py, estimation/ and analysis/replay.py call
+what else is compiled. All import it where they use it, so that saved traces are analysed without it."""
 
 from typing import Any
 

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from torchprof.modules import Place, tensors_of
+from torchprof.modules import Place, has_no_shape, tensors_of
 
 __all__ = ["preserved", "random_states"]
 
@@ -36,7 +35,7 @@ def preserved(model: nn.Module, places: Iterable[Place]) -> Iterator[None]:
     modules = [place.module for place in places if place.same_as < 0]
     dictionaries = [(current, current.copy()) for module in modules for current in _dictionaries(module)]
     buffers = [_Contents(buffer) for buffer in tensors_of(modules, "_buffers") if _has_contents(buffer)]
-    versions = [(p, p._version) for p in tensors_of(modules, "_parameters") if not (_is_lazy(p) or p.is_inference())]
+    versions = [(p, p._version) for p in tensors_of(modules, "_parameters") if not (has_no_shape(p) or p.is_inference())]
     try:
         yield
     finally:
@@ -81,12 +80,8 @@ def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
     return [attributes, *[registry for registry in registries if isinstance(registry, dict)]]
 
 
-def _is_lazy(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
-
-
 def _has_contents(tensor: torch.Tensor) -> bool:
-    return tensor.device.type != "meta" and not _is_lazy(tensor)
+    return tensor.device.type != "meta" and not has_no_shape(tensor)
 
 
 def random_states() -> list[tuple[Any, Any]]:

@@ -22,7 +22,7 @@ from torch import nn
 
 from torchprof.analysis.flops import counted_ops, ops_with_arguments
 from torchprof.errors import ArgumentError, ExtensionError, ModuleTypeError, RecordingError
-from torchprof.modules import Models, describe, walk
+from torchprof.modules import Models, describe, has_no_shape, walk
 from torchprof.schedule import Schedule, State
 from torchprof.trace import Trace, Use
 
@@ -286,7 +286,7 @@ def held_by(models: Models, *, at_end: bool) -> list[Held]:
     seen: set[int] = set()
 
     def add(tensor: torch.Tensor | None, module: nn.Module, use: Use) -> None:
-        if tensor is None or id(tensor) in seen or torch.nn.parameter.is_lazy(tensor):
+        if tensor is None or id(tensor) in seen or has_no_shape(tensor):
             return
         seen.add(id(tensor))
         address, count, device_type, device_index = _C.storage(tensor)

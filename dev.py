@@ -93,6 +93,7 @@ def sanitize(arguments: list[str]) -> int:
         "-m",
         "pytest",
         "-q",
+        "--capture=sys",  # what a sanitizer says goes to the real standard error
         *(arguments or ["tests/integration"]),
         PYTHONPATH=str(SANITIZED),
         LD_PRELOAD=" ".join(runtime),

@@ -214,7 +214,9 @@ std::vector<Row> rows_of(const py::array_t<int64_t, py::array::c_style | py::arr
     throw py::value_error("an array of shape [n, " + std::to_string(kColumns) + "] is needed");
   }
   std::vector<Row> rows(static_cast<size_t>(array.shape(0)));
-  std::memcpy(rows.data(), array.data(), rows.size() * sizeof(Row));
+  if (!rows.empty()) {
+    std::memcpy(rows.data(), array.data(), rows.size() * sizeof(Row));
+  }
   return rows;
 }
 

@@ -1,5 +1,7 @@
 #include "meta_allocator.h"
 
+#include <atomic>
+
 #include "clock.h"
 #include "pretending.h"
 #include "thread_slot.h"
@@ -11,8 +13,11 @@ namespace {
 // storage's data.
 struct Token {
   int64_t bytes;
-  bool reported;
+  uint64_t recording;  // that it was reported to; kNone: to none. A later one must not hear of its end
 };
+
+constexpr uint64_t kNone = 0;
+std::atomic<uint64_t> current_recording{kNone};
 
 void report(const Token* token, int64_t bytes, bool from_kernel = false) {
   const Writing writing;
@@ -27,7 +32,7 @@ void report(const Token* token, int64_t bytes, bool from_kernel = false) {
 
 void release(void* context) {
   const Token* const token = static_cast<Token*>(context);
-  if (token->reported) {
+  if (token->recording == current_recording.load(std::memory_order_relaxed)) {
     report(token, -token->bytes);
   }
   delete token;
@@ -41,8 +46,9 @@ class Counting final : public c10::Allocator {
     if (bytes == 0) {
       return {nullptr, device};
     }
-    auto* const token = new Token{static_cast<int64_t>(bytes), !is_pretending()};
-    if (token->reported) {
+    auto* const token = new Token{static_cast<int64_t>(bytes), kNone};
+    if (!is_pretending()) {
+      token->recording = current_recording.load(std::memory_order_relaxed);
       report(token, token->bytes);
     }
     return {nullptr, token, &release, device};
@@ -59,6 +65,7 @@ Counting& counting() {
 }  // namespace
 
 MetaAllocator::MetaAllocator() : replaced_(c10::GetAllocator(c10::DeviceType::Meta)) {
+  current_recording.fetch_add(1, std::memory_order_relaxed);
   c10::SetAllocator(c10::DeviceType::Meta, &counting());
 }
 
@@ -73,14 +80,14 @@ void report_result(const c10::DataPtr& data) {
     return;
   }
   auto* const token = static_cast<Token*>(data.get_context());
-  if (!token->reported) {
-    token->reported = true;
+  if (token->recording == kNone) {
+    token->recording = current_recording.load(std::memory_order_relaxed);
     report(token, token->bytes, true);
   }
 }
 
 void report_workspace(int64_t bytes) {
-  const Token token{bytes, true};
+  const Token token{bytes, current_recording.load(std::memory_order_relaxed)};
   report(&token, bytes, true);
   report(&token, -bytes, true);
 }

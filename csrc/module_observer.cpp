@@ -3,6 +3,7 @@
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
 #include <unordered_set>
 
 #include "clock.h"
@@ -180,13 +181,17 @@ ModuleObserver::ModuleObserver(PyTypeObject* module_class) : module_class_(modul
 
 void ModuleObserver::observe_new_classes() { walk(module_class_); }
 
+bool ModuleObserver::was_reset() const { return module_class_->tp_call == original_call; }
+
 // A class with a slot of its own keeps it: only what nn.Module.__call__ would have served is replaced, so that one
 // function knows what to call. The walk goes on below it.
 void ModuleObserver::walk(PyTypeObject* type) {
   if (type->tp_call == original_call) {
     type->tp_call = observed_call;
-    Py_INCREF(type);
-    observed_.push_back(type);
+    if (std::find(observed_.begin(), observed_.end(), type) == observed_.end()) {
+      Py_INCREF(type);
+      observed_.push_back(type);
+    }
   }
   for_each_subclass(type, [this](PyTypeObject* subclass) { walk(subclass); });
 }

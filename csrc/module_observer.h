@@ -18,6 +18,7 @@ class ModuleObserver {
   ModuleObserver& operator=(const ModuleObserver&) = delete;
 
   void observe_new_classes();                        // those created since the last look
+  bool was_reset() const;  // the program assigned to nn.Module.__call__, as torch.fx does: every slot is what it was
   std::vector<std::string> unobserved_classes() const;  // created since, with a slot of their own, or reset meanwhile
 
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);

@@ -1,5 +1,7 @@
 #include "session.h"
 
+#include "pretending.h"
+
 #include <unistd.h>
 
 #include <stdexcept>
@@ -54,6 +56,9 @@ void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(),
 
 void Session::begin_step(int32_t number, bool warmup) {
   end_step();
+  if (modules_ && modules_->was_reset()) {
+    modules_->observe_new_classes();
+  }
   Step step{};
   step.start = ticks();
   step.end = kNever;
@@ -132,13 +137,14 @@ void start(const Options& options) {
   if (is_recording()) {
     throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
   }
+  Running& now = running();
+  now.session.reset();  // only there in a fork: what the parent installed is taken away
   if (options.memory && MemoryObserver::slot_is_taken()) {
     throw std::runtime_error(
         "another profiler (torch.profiler?) is active on this thread and holds the slot that PyTorch reports memory to: "
         "end it first, or record with memory=False");
   }
-  Running& now = running();
-  now.session.release();  // only ever set here in a fork, where it belongs to the parent's threads
+  open_kernels = 0;  // one may have been left open by an interrupt
   now.session = std::make_unique<Session>(options);
   now.thread = std::this_thread::get_id();
   now.process = getpid();

@@ -96,8 +96,17 @@ void ThreadLogs::open() {
   const std::lock_guard lock(all.mutex);
   if (all.last_generation == 0) {
     detail::callbacks_fence.store(!register_membarrier());
-    // A forked child inherits a recording that belongs to its parent: it records nothing.
-    pthread_atfork(nullptr, nullptr, [] { detail::generation.store(0); });
+    // A forked child inherits a recording that belongs to its parent: it records nothing, and waits for no thread of it.
+    pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
+                   [] {
+                     Registry& all = registry();
+                     detail::generation.store(0);
+                     all.open = nullptr;
+                     for (const auto& slot : all.slots) {
+                       slot->writing.store(false);
+                     }
+                     all.mutex.unlock();
+                   });
   }
   all.open = this;
   detail::generation.store(++all.last_generation);

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,8 +45,9 @@ def preserved(model: nn.Module, places: Iterable[Place]) -> Iterator[None]:
             current, before = dictionaries[row]
             current.clear()  # and refilled: the order of attributes and of submodules is state as well
             current.update(before)
-        for contents in buffers:
-            contents.restore()
+        lost = [str(error) for contents in buffers if (error := _attempt(contents.restore)) is not None]
+        if lost:
+            warnings.warn(f"{len(lost)} buffer(s) that forward changed could not be restored: {lost[0]}", stacklevel=4)
         changed = {id(parameter) for parameter, version in versions if parameter._version != version}
         if changed:
             names = [name for name, parameter in model.named_parameters() if id(parameter) in changed]
@@ -58,20 +59,37 @@ def preserved(model: nn.Module, places: Iterable[Place]) -> Iterator[None]:
 
 
 class _Contents:
-    """What a buffer holds."""
+    """What a buffer holds: its storage, as it may be a view in which elements overlap."""
 
     __slots__ = ("buffer", "contents", "version")
 
     def __init__(self, buffer: torch.Tensor) -> None:
         self.buffer = buffer
-        self.contents = buffer.detach().clone()
+        contents = buffer.untyped_storage() if _has_storage(buffer) else buffer.detach()
+        self.contents: Any = contents.clone()
         self.version = None if buffer.is_inference() else buffer._version
 
     def restore(self) -> None:
-        # Through .data, and with the version put back: a graph of the user's that saved this buffer is still valid.
-        self.buffer.data.copy_(self.contents)
+        # Behind autograd's back, and with the version put back: a graph of the user's that saved this buffer is still valid.
+        if isinstance(self.contents, torch.Tensor):
+            self.buffer.data.copy_(self.contents)
+        else:
+            self.buffer.untyped_storage().copy_(self.contents)
         if self.version is not None:
             torch._C._autograd._unsafe_set_version_counter((self.buffer,), (self.version,))
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and type(tensor) in (torch.Tensor, nn.Parameter)
+
+
+def _attempt(action: Callable[[], None]) -> Exception | None:
+    """One failure must not keep the rest from being restored, nor hide the model's own exception."""
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None
 
 
 def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ prof.trace
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import time
 import types
@@ -22,8 +23,9 @@ from torch import nn
 
 from torchprof.analysis.flops import counted_ops, ops_with_arguments
 from torchprof.errors import ArgumentError, ExtensionError, ModuleTypeError, RecordingError
-from torchprof.modules import Models, describe, has_no_shape, walk
+from torchprof.modules import Models, describe, has_no_shape, tensors_of, walk
 from torchprof.schedule import Schedule, State
+from torchprof.terminal import is_terminal
 from torchprof.trace import Trace, Use
 
 __all__ = ["profile"]
@@ -134,6 +136,23 @@ class profile(ContextDecorator):
         self._number = 0
         self.traces: list[Trace] = []
 
+    def __call__(self, function: Any) -> Any:
+        """Record every call of a function.
+
+        Raises:
+            ModuleTypeError: it is a generator or a coroutine, whose body runs when its call is long over.
+        """
+        if (
+            inspect.isgeneratorfunction(function)
+            or inspect.iscoroutinefunction(function)
+            or inspect.isasyncgenfunction(function)
+        ):
+            raise ModuleTypeError(
+                f"{function.__qualname__} is a generator or a coroutine, of which nothing runs while it is called: use "
+                "`with torchprof.profile(...)` inside it"
+            )
+        return super().__call__(function)
+
     @property
     def trace(self) -> Trace:
         if self.traces:
@@ -146,10 +165,17 @@ class profile(ContextDecorator):
         raise RecordingError(f"the recording has no trace yet: {state}; read .trace after the `with` block")
 
     def mark(self, name: str) -> None:
-        """Name this moment in the trace; see `Trace.mark`."""
-        from torchprof import _C
+        """Name this moment in the trace; see `Trace.mark`. Does nothing in a step that is not recorded.
 
-        _C.mark(name)
+        Raises:
+            RecordingError: outside the ``with`` block.
+        """
+        if not self._inside:
+            raise RecordingError(f"mark({name!r}) was called outside the recording: call it inside the `with` block")
+        if self._recording:
+            from torchprof import _C
+
+            _C.mark(name)
 
     def watch(self, model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]) -> None:
         """Name the model, or models, where they are built inside the block: as the argument of `profile`.
@@ -237,11 +263,15 @@ class profile(ContextDecorator):
     def _stop(self) -> None:
         from torchprof import _C
 
+        held: list[Held] = []
         try:
-            tables, strings, facts = _C.stop(self._held_by_model(at_end=True))
-        except RuntimeError as stop_error:
-            raise RecordingError(str(stop_error)) from None
-        self._recording = False
+            held = self._held_by_model(at_end=True)
+        finally:  # whatever a model has to say: the recording ends
+            try:
+                tables, strings, facts = _C.stop(held)
+            except RuntimeError as stop_error:
+                raise RecordingError(str(stop_error)) from None
+            self._recording = False
         # The model is read now and not before: lazy modules have their parameters by the end.
         model = describe(self._models) if self._models is not None else None
         self.traces.append(Trace(**tables, strings=strings, facts=self._facts(facts), model=model))
@@ -294,10 +324,10 @@ def held_by(models: Models, *, at_end: bool) -> list[Held]:
 
     for place in walk(models):
         if place.same_as < 0:
-            for parameter in place.module.parameters(recurse=False):
+            for parameter in tensors_of([place.module], "_parameters"):
                 add(parameter, place.module, Use.PARAMETER)
                 add(parameter.grad, place.module, Use.GRADIENT)
-            for buffer in place.module.buffers(recurse=False):
+            for buffer in tensors_of([place.module], "_buffers"):
                 add(buffer, place.module, Use.BUFFER)
     return held
 
@@ -315,7 +345,7 @@ class _Progress:
 
     def show(self, step: int, state: State, held: int, budget: int) -> None:
         now = time.monotonic()
-        patient = self._wanted is None and (now - self._began < 2 or not sys.stderr.isatty())
+        patient = self._wanted is None and (now - self._began < 2 or not is_terminal(sys.stderr))
         if self._wanted is False or patient or now - self._shown < 0.5:
             return
         self._shown = now

@@ -108,7 +108,13 @@ class Table:
         return replace(self, rows=rows)
 
     def head(self, count: int) -> Table:
-        """The first rows; a last line says how many were left out."""
+        """The first rows; a last line says how many were left out.
+
+        Raises:
+            ArgumentError: the count is no int, or negative.
+        """
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ArgumentError(f"head(count) takes an int of at least 0, not {count!r}")
         if count >= len(self.rows):
             return self
         return replace(self, rows=self.rows[:count], footer=(f"{len(self.rows) - count:,} more rows", *self.footer))
@@ -143,8 +149,8 @@ class Table:
         return pandas.DataFrame(self.rows)
 
     def _known(self, name: str) -> str:
-        known = [column for column in COLUMNS if any(column in row for row in self.rows)]
-        if self.rows and name not in known:
+        known = [column for column in COLUMNS if not self.rows or any(column in row for row in self.rows)]
+        if name not in known:
             raise ArgumentError(f"column {name!r} is unknown: this table has {', '.join(known)}")
         return name
 

@@ -320,30 +320,38 @@ def load(path: str | os.PathLike[str]) -> Trace:
         OSError: the file cannot be opened.
     """
     shown = os.fspath(path)
+    with open(path, "rb"):  # what is wrong with the path itself is an OSError
+        pass
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile) or "document" not in archive:
-                raise TraceFileError(f"{shown}: not a torchprof trace")
-            document = json.loads(archive["document"].tobytes())
-            version = document.get("torchprof") if isinstance(document, dict) else None
-            if not isinstance(version, int):
-                raise TraceFileError(f"{shown}: not a torchprof trace")
-            if version > FORMAT:
-                raise TraceFileError(
-                    f"{shown}: written by a newer torchprof (format {version}; this one reads up to {FORMAT}): "
-                    "update torchprof to read it"
-                )
-            tables = {name: archive[name].astype(layout, copy=False) for name, layout in LAYOUTS.items()}
-        model = document["model"]
-        return Trace(
-            **tables,
-            strings=document["strings"],
-            facts=document["facts"],
-            model=Model.from_json(model) if model is not None else None,
-        )
+        return _read(shown)
+    except TraceFileError:
+        raise
     except (zipfile.BadZipFile, EOFError) as error:
         raise TraceFileError(f"{shown}: damaged or cut short ({error})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, TraceFileError):
-            raise
+    except Exception as error:  # the readers of zip, numpy and JSON raise all kinds on what is no file of theirs
         raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error
+
+
+def _read(shown: str) -> Trace:
+    with np.load(shown, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile) or "document" not in archive:
+            raise TraceFileError(f"{shown}: not a torchprof trace")
+        document = json.loads(archive["document"].tobytes())
+        version = document.get("torchprof") if isinstance(document, dict) else None
+        if not isinstance(version, int):
+            raise TraceFileError(f"{shown}: not a torchprof trace")
+        if version > FORMAT:
+            raise TraceFileError(
+                f"{shown}: written by a newer torchprof (format {version}; this one reads up to {FORMAT}): "
+                "update torchprof to read it"
+            )
+        if version < FORMAT:
+            raise TraceFileError(f"{shown}: written by an older torchprof (format {version}; this one reads {FORMAT})")
+        tables = {name: archive[name].astype(layout, copy=False) for name, layout in LAYOUTS.items()}
+    strings, facts, model = document["strings"], document["facts"], document["model"]
+    if not (isinstance(facts, dict) and isinstance(strings, list) and all(isinstance(text, str) for text in strings)):
+        raise TraceFileError(f"{shown}: damaged: its document has other contents than a trace's")
+    names = np.concatenate([tables["signatures"]["name"], tables["modules"]["type"], tables["marks"]["name"]])
+    if names.max(initial=0) >= max(1, len(strings)):
+        raise TraceFileError(f"{shown}: damaged: rows name strings that are not there")
+    return Trace(**tables, strings=strings, facts=facts, model=Model.from_json(model) if model is not None else None)

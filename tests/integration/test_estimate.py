@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -339,3 +340,121 @@ def test_bad_arguments_are_named(model: Any, arguments: dict[str, Any], error: t
 def test_known_gpus_have_less_than_their_name_says() -> None:
     assert all(0 < count < 200 * 2**30 for count in torchprof.GPUS.values())
     assert math.floor(torchprof.GPUS["A100-80GB"] / 2**30) == 79
+
+
+# What an independent reader broke.
+
+
+def test_an_estimate_knows_nothing_of_those_before_it() -> None:
+    class Cycle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(256, 256)
+            self.me = [self]  # only the garbage collector can free it
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.inner(self.inner(x))
+            return y
+
+    found = {torchprof.estimate(Cycle(), (64, 256), device="cpu").max_allocated for _ in range(20)}
+    assert len(found) == 1
+
+
+def test_other_threads_compute_as_ever_meanwhile() -> None:
+    q = torch.rand(1, 2, 8, 16)
+    expected = nn.functional.scaled_dot_product_attention(q, q, q)
+    done, wrong = threading.Event(), []
+
+    def attend() -> None:
+        while not done.is_set():
+            if not torch.equal(nn.functional.scaled_dot_product_attention(q, q, q), expected):
+                wrong.append(1)
+
+    thread = threading.Thread(target=attend)
+    thread.start()
+    try:
+        for _ in range(3):
+            torchprof.estimate(mlp(), (8, 256))
+    finally:
+        done.set()
+        thread.join()
+    assert wrong == []
+
+
+def test_a_tensor_passed_twice_and_storage_that_is_shared_are_counted_once() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1024))
+            self.register_buffer("same", self.weight.detach())
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a * self.weight + b * self.same
+
+    x = torch.ones(4, 1024)
+    by_category = torchprof.estimate(Two(), {"a": x, "b": x}, device="cpu").by_category
+    assert (by_category["inputs"], by_category["parameters"]) == (4 * 4096, 4096)
+    assert "buffers" not in by_category
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_keep_what_the_cpu_makes_them_keep(kind: Any) -> None:
+    model = kind(64, 128, batch_first=True)
+    found = torchprof.estimate(model, (8, 40, 64), optimizer=torch.optim.SGD, device="cpu", loss=loss_of)
+    assert found.max_allocated == pytest.approx(measured(model, {"input": torch.rand(8, 40, 64)}, torch.optim.SGD), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda y, i: y.gather(1, i),
+        lambda y, i: y[:, i[0]],
+        lambda y, i: y.max(1).values,
+        lambda y, i: y.index_select(1, i[0]),
+    ],
+)
+def test_gradients_of_what_was_picked_are_made_in_place(pick: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Picks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(64, 512)
+            self.register_buffer("index", torch.zeros(256, 256, dtype=torch.long))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return pick(self.inner(x), self.index)
+
+    found = torchprof.estimate(Picks(), (256, 64), optimizer=torch.optim.SGD, device="cpu", loss=loss_of)
+    assert found.max_allocated == pytest.approx(measured(Picks(), {"x": torch.rand(256, 64)}, torch.optim.SGD), rel=0.002)
+
+
+def test_autocast_keeps_norms_and_softmax_in_float32_on_cuda() -> None:
+    model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.Softmax(dim=-1))
+    trace = torchprof.estimate(model, (32, 64), amp=torch.bfloat16).trace
+    dtypes = {
+        row["name"]: row["dtypes"][0] for row in torchprof.by_op(trace, shapes=True, phase="forward").rows if row["dtypes"]
+    }
+    assert (dtypes["aten::native_layer_norm"], dtypes["aten::addmm"]) == ("float32", "bfloat16")
+    assert dtypes["aten::_softmax"] == "float32"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_grouped_heads_of_a_decoder_go_through_flash_attention() -> None:
+    config = hf.LlamaConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=2, vocab_size=50
+    )
+    tokens = torch.zeros(1, 128, dtype=torch.long)
+    trace = torchprof.estimate(lambda: hf.LlamaForCausalLM(config).bfloat16(), {"input_ids": tokens, "labels": tokens}).trace
+    assert "aten::_scaled_dot_product_flash_attention" in trace.strings
+    assert "aten::_scaled_dot_product_efficient_attention" not in trace.strings
+
+
+def test_the_search_for_a_batch_can_begin_where_a_norm_can_be_computed() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64))
+    assert torchprof.max_batch_size(model, lambda batch: (batch, 64), 2**30, at_least=2, at_most=16) == 16
+
+
+def test_a_compiled_model_is_estimated_as_what_it_compiles() -> None:
+    plain = torchprof.estimate(mlp(), (8, 256), device="cpu")
+    assert (
+        torchprof.estimate(torch.compile(mlp(), backend="eager"), (8, 256), device="cpu").max_allocated == plain.max_allocated
+    )

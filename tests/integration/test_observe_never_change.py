@@ -185,3 +185,31 @@ def test_hooks_that_change_outputs_are_obeyed_and_seen() -> None:
     hook = model[0].register_forward_hook(lambda module, args, output: output[:1])
     assert torchprof.summary(model, input_size=(3, 2), verbose=0).rows[1].output_shapes == ((1, 2),)
     hook.remove()
+
+
+class Masked(nn.Module):
+    def __init__(self, raises: bool = False) -> None:
+        super().__init__()
+        self.raises = raises
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("mask", torch.tril(torch.ones(4, 4)).expand(2, 4, 4))
+        self.register_buffer("part", torch.zeros(10)[2:6])
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.part += 1
+        if self.raises:
+            raise KeyError("on purpose")
+        y: Tensor = self.norm(x) * self.mask[0, 0]
+        return y
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_buffers_that_are_views_are_restored_and_hide_nothing(raises: bool) -> None:
+    model = Masked(raises)
+    before = states(model)
+    if raises:
+        with pytest.raises(KeyError, match="on purpose"):
+            torchprof.summary(model, (3, 4), verbose=0)
+    else:
+        torchprof.summary(model, (3, 4), verbose=0)
+    assert states(model) == before

@@ -258,3 +258,92 @@ def test_what_does_not_fit_the_budget_is_counted_and_not_stored() -> None:
 
 def memory_events(trace: torchprof.Trace) -> int:
     return int((trace.allocations["start"] >= 0).sum() + (trace.allocations["end"] >= 0).sum())
+
+
+def test_a_fork_of_a_recording_can_record_for_itself() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 3)), torch.ones(2, 3)
+
+    def records() -> bool:
+        with torchprof.profile(model, memory=False) as own:
+            model(x)
+        return len(own.trace.module_calls) == 2 and len(rows_named(own.trace, "aten::linear")) == 1
+
+    with torchprof.profile(model) as prof:
+        child = os.fork()
+        if child == 0:
+            found = [records()]
+            thread = threading.Thread(target=lambda: found.append(records()))
+            thread.start()
+            thread.join()
+            os._exit(0 if found == [True, True] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        model(x)
+    assert len(prof.trace.module_calls) == 2
+
+
+def test_a_mark_in_a_step_that_is_not_recorded_does_nothing_and_one_outside_is_refused() -> None:
+    with torchprof.profile(schedule=torchprof.schedule(wait=1, active=1)) as prof:
+        for _ in range(2):
+            prof.mark("here")
+            prof.step()
+    assert len(prof.trace.marks) == 1
+    with pytest.raises(torchprof.RecordingError, match="outside the recording"):
+        prof.mark("there")
+
+
+class Stubborn(nn.Module):
+    """Has its own idea of what parameters are, as wrappers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 4)
+
+    def parameters(self) -> object:  # type: ignore[override]
+        return self.net.parameters()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.net(x)
+        return y
+
+
+def test_a_model_with_methods_of_its_own_is_recorded() -> None:
+    model = Stubborn()
+    with torchprof.profile(model) as prof:
+        model(torch.ones(1, 4)).sum().backward()
+    assert torchprof.memory(prof.trace).by_category["parameters"] == 80
+
+
+def test_a_recording_ends_whatever_a_model_has_to_say() -> None:
+    class Broken(nn.Linear):
+        def __getattr__(self, name: str) -> object:
+            if name == "_buffers":
+                raise ValueError("no buffers")
+            return super().__getattr__(name)
+
+    model = Broken(2, 2)
+    del model.__dict__["_buffers"]
+    with pytest.raises(ValueError, match="no buffers"), torchprof.profile() as prof:
+        prof.watch(model)
+    assert not _C.is_recording()
+
+
+def test_generators_and_coroutines_cannot_be_decorated() -> None:
+    def generate() -> object:
+        yield torch.ones(1)
+
+    async def wait() -> None:
+        torch.ones(1)
+
+    for function in (generate, wait):
+        with pytest.raises(torchprof.ModuleTypeError, match=r"generator or a coroutine.*with torchprof\.profile"):
+            torchprof.profile()(function)
+
+
+def test_calls_are_seen_again_in_the_step_after_fx_has_reset_them() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    with torchprof.profile(model) as prof:
+        for _ in range(8):
+            torch.fx.symbolic_trace(model)
+            prof.step()
+            model(torch.ones(1, 2))
+    assert (prof.trace.module_calls["parent"] == -1).sum() >= 8

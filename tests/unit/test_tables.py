@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from handwritten import loop_trace, trace, two_layer_trace
@@ -129,3 +130,9 @@ def test_losses_are_said_below_every_table() -> None:
 def test_an_empty_trace_has_empty_tables() -> None:
     assert str(torchprof.by_op(trace())).splitlines()[1].startswith("Op")
     assert len(torchprof.by_module(trace())) == 0
+
+
+@pytest.mark.parametrize("count", [-1, "3", 1.5])
+def test_a_head_of_no_size_is_refused(count: Any) -> None:
+    with pytest.raises(ArgumentError, match="int of at least 0"):
+        torchprof.by_op(loop_trace()).head(count)

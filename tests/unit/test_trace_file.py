@@ -7,14 +7,18 @@ import json
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from handwritten import trace, two_layer_trace
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import torchprof
+from torchprof import TraceFileError
 from torchprof.analysis.summary import rows_and_totals
 from torchprof.trace import FORMAT, LAYOUTS
 
@@ -131,3 +135,15 @@ except torchprof.ExtensionError as error:
     assert "act (ReLU)" in done.stdout
     assert "Total params" in done.stdout
     assert "cannot be loaded" in done.stdout
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=8))
+def test_whatever_is_wrong_with_a_file_it_is_said_in_one_way(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
+    two_layer_trace().save(tmp_path / "good")
+    damaged = bytearray((tmp_path / "good").read_bytes())
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    (tmp_path / "bad").write_bytes(damaged)
+    with suppress(TraceFileError):
+        torchprof.load(tmp_path / "bad")

@@ -6,6 +6,9 @@ instead, each rule with its source in PyTorch:
 - Dropout keeps a mask of one byte per element (``native_dropout``): ``is_fused_kernel_acceptable`` in ATen/native/Dropout.cpp.
 - Attention in half precision is flash and keeps its log-sum-exp; with a mask, or in float32, it is memory-efficient; where
   neither can be, it is the plain products: ``select_sdp_backend`` in ATen/native/transformers/cuda/sdp_utils.cpp.
+- Autocast runs the ops of ``FLOAT32`` in float32, as in ``AT_FORALL_FP32`` and ``AT_FORALL_FP32_SET_OPT_DTYPE`` of
+  ATen/autocast_mode.h; the other choices are those of autocast on the CPU, which are the same for matrix products and
+  convolutions.
 - Optimizers update all parameters at once (``foreach``) and need temporaries for all: ``_default_to_fused_or_foreach`` in
   torch/optim/optimizer.py.
 - The first matrix product of a thread takes a cuBLAS workspace for good: ``getChosenWorkspaceSize`` in
@@ -14,19 +17,26 @@ instead, each rule with its source in PyTorch:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_map
 
 __all__ = ["as_on_cuda", "use_foreach"]
 
 aten = torch.ops.aten
+AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 LARGEST_FLASH_HEAD: Final = 256
 HALF: Final = (torch.float16, torch.bfloat16)
+FLOAT32: Final = (
+    "layer_norm group_norm softmax.int log_softmax.int cumsum prod sum exp log pow.Tensor_Scalar pow.Tensor_Tensor rsqrt "
+    "nll_loss mse_loss l1_loss smooth_l1_loss kl_div binary_cross_entropy_with_logits cosine_similarity norm.Scalar"
+).split()
 
 
 @contextmanager
@@ -37,9 +47,32 @@ def as_on_cuda() -> Iterator[None]:
         for key in ("AutogradCPU", "CPU"):
             library.impl("dropout", _dropout, key)  # type: ignore[no-untyped-call]
             library.impl("scaled_dot_product_attention", _attention, key)  # type: ignore[no-untyped-call]
+        for name in filter(_has_no_choice, FLOAT32):
+            library.impl(name, _in_float32(name), "AutocastCPU")  # type: ignore[no-untyped-call]
         yield
     finally:
         library._destroy()  # type: ignore[no-untyped-call]
+
+
+def _has_no_choice(name: str) -> bool:
+    """Whether autocast on the CPU leaves this op alone."""
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCPU")
+
+
+def _in_float32(name: str) -> Callable[..., Any]:
+    packet, _, overload = name.partition(".")
+    op = getattr(getattr(aten, packet), overload or "default")
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map(_float32, (args, kwargs))
+        with torch._C._ExcludeDispatchKeyGuard(AUTOCAST):
+            return op(*args, **kwargs)
+
+    return run
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, FakeTensor) and value.dtype in HALF else value
 
 
 def use_foreach(optimizer: torch.optim.Optimizer) -> None:
@@ -50,6 +83,9 @@ def use_foreach(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
+    if not isinstance(input, FakeTensor):  # another thread's
+        real: Tensor = aten.dropout.default.decompose(input, p, train)
+        return real
     if train and 0 < p < 1 and input.numel():
         dropped: Tensor = aten.native_dropout(input, p, True)[0]
         return dropped
@@ -68,6 +104,11 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    if not isinstance(query, FakeTensor):
+        real: Tensor = aten.scaled_dot_product_attention.default.decompose(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+        return real
     plain = query.dim() == 4 and query.numel() and key.numel()
     fits_flash = plain and query.dtype in HALF and query.shape[-1] <= LARGEST_FLASH_HEAD and attn_mask is None
     grouped = query.dim() == 4 and query.shape[1] != key.shape[1]

@@ -24,8 +24,8 @@ from torchprof.analysis.summary import raising_call
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.cuda_dispatch import as_on_cuda, use_foreach
 from torchprof.estimation.gpus import GPUS, capacity_of
-from torchprof.estimation.pretend import Pretend, fake_model, fake_values
-from torchprof.estimation.workspaces import MeasuredOnCpu, none
+from torchprof.estimation.pretend import Faking, Pretend, as_if_real, built, fake_model
+from torchprof.estimation.workspaces import MeasuredOnCpu, Workspaces
 from torchprof.inputs import Inputs, make_inputs
 from torchprof.memory_account import Memory
 from torchprof.nested import find_tensors
@@ -40,6 +40,12 @@ from torchprof.trace import Table as Rows
 __all__ = ["Estimate", "Overhead", "estimate"]
 
 HOPPER: Final = ("H100", "H200", "B200")
+ONLY_ON_CUDA: Final = {
+    "aten::convolution": "workspaces of cuDNN's convolutions",
+    "aten::lstm": "what cuDNN keeps for the backward of LSTMs",
+    "aten::gru": "what cuDNN keeps for the backward of GRUs",
+    "aten::rnn_tanh": "what cuDNN keeps for the backward of RNNs",
+}
 CONTEXT: Final = 2**29
 GEMMS: Final = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm"})
 
@@ -225,18 +231,20 @@ def estimate(
         raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
-    workspace = MeasuredOnCpu() if device == "cpu" else none
-    mode = Pretend(workspace)
+    workspaces = MeasuredOnCpu() if device == "cpu" else Workspaces()
+    mode = Pretend(workspaces)
     recording = profile(memory=True)
     states = random_states()
     with ExitStack() as stack:
         for restore, state in states:
             stack.callback(restore, state)
+        stack.enter_context(as_if_real())
         if device == "cuda":
             stack.enter_context(as_on_cuda())
+        source = built(model)
         try:
             with recording:
-                fake = fake_model(model, mode)
+                fake = fake_model(source, mode)
                 recording.watch(fake)
                 arguments = _fake_inputs(fake, inputs, batch_size, dtypes, mode)
                 with mode:
@@ -253,12 +261,12 @@ def estimate(
     trace = recording.trace
     account = Memory.of(trace, "meta")
     if device == "cpu":
-        too_large = sorted(workspace.too_large) if isinstance(workspace, MeasuredOnCpu) else []
+        too_large = sorted(workspaces.too_large) if isinstance(workspaces, MeasuredOnCpu) else []
         notes = [f"workspaces of {', '.join(too_large)}, too large to be run for real"] if too_large else []
         return Estimate(trace, device, account, None, (), limit, tuple(notes))
     overheads = _overheads(trace, capacity)
     played = replay(_with_overheads(trace, account.allocations, overheads), settings)
-    notes = ["workspaces of cuDNN's convolutions, which only a GPU can tell"] if _convolves(trace) else []
+    notes = [f"{missing}, which only a GPU can tell" for op, missing in ONLY_ON_CUDA.items() if op in trace.strings]
     return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
 
 
@@ -312,7 +320,8 @@ def _fake_inputs(model: nn.Module, inputs: Any, batch_size: Any, dtypes: Any, mo
         with mode:
             made = make_inputs(model, inputs, batch_size=batch_size, input_data=None, dtypes=dtypes, device="cpu")
     assert made is not None
-    return Inputs(fake_values(made.args, mode), fake_values(made.kwargs, mode))
+    faking = Faking(mode)
+    return Inputs(faking.values(made.args), faking.values(made.kwargs))
 
 
 def _overheads(trace: Trace, capacity: int | str | None) -> tuple[Overhead, ...]:
@@ -343,10 +352,6 @@ def _with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhea
         extra[row]["start"], extra[row]["end"], extra[row]["bytes"] = trace.ops["start"][op], -1, total // len(gemms)
         extra[row]["device_type"], extra[row]["device_index"] = allocations[0]["device_type"], allocations[0]["device_index"]
     return np.concatenate([allocations, extra])
-
-
-def _convolves(trace: Trace) -> bool:
-    return any(name == "aten::convolution" for name in trace.strings)
 
 
 def _reason(error: Exception, where: str) -> str:

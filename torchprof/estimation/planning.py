@@ -12,6 +12,7 @@ from torchprof.estimation.estimate import Estimate, estimate
 from torchprof.estimation.gpus import capacity_of
 from torchprof.report.units import format_bytes
 from torchprof.tables import Table
+from torchprof.terminal import is_terminal
 
 __all__ = ["compare", "max_batch_size"]
 
@@ -21,6 +22,7 @@ def max_batch_size(
     inputs: Callable[[int], Any],
     capacity: int | str,
     *,
+    at_least: int = 1,
     at_most: int = 4096,
     progress: Callable[[int, Estimate, bool], object] | None = None,
     **options: Any,
@@ -31,19 +33,20 @@ def max_batch_size(
         model: as for `estimate`.
         inputs: makes the inputs of a batch, given its size.
         capacity: bytes, or the name of a GPU of ``torchprof.GPUS``.
+        at_least: the smallest batch to consider; a BatchNorm may need 2.
         at_most: the largest batch to consider.
         progress: called after each estimate with the batch size, the estimate, and whether it fits; by default a line is
             printed to standard error where that is a terminal.
         options: further arguments of `estimate`.
 
     Returns:
-        The batch size; 0 when not even one example fits.
+        The batch size; 0 when not even ``at_least`` fits.
 
     Example:
         >>> torchprof.max_batch_size(model, lambda n: (n, 3, 224, 224), "A100-40GB", optimizer=torch.optim.SGD)
     """
     limit = capacity_of(capacity)
-    if progress is None and sys.stderr.isatty():
+    if progress is None and is_terminal(sys.stderr):
         progress = _print_progress
 
     def fits(batch: int) -> bool:
@@ -53,11 +56,11 @@ def max_batch_size(
             progress(batch, found, verdict)
         return verdict
 
-    good, bad = 0, 1
+    good, bad = 0, at_least
     while bad <= at_most and fits(bad):
         good, bad = bad, bad * 2
     bad = min(bad, at_most + 1)
-    while bad - good > 1:
+    while good and bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good

@@ -6,13 +6,17 @@ storages are on ``meta``, where the recorder counts them. Some things differ fro
 - a rule may allocate on the way to its result what the kernel does not: only results are counted;
 - a kernel may need a workspace that the rule does not know: see ``torchprof.estimation.workspaces``;
 - a rule may say other strides than the kernel's, and what follows may copy where it would not;
-- autograd adds up gradients in place where nobody else holds them, but never does so with fake tensors.
+- autograd adds up gradients in place where nobody else holds them, and so do formulas with zeros they have just made, but
+  neither does so with fake tensors.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,13 +25,23 @@ from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.estimation.workspaces import Workspaces
 from torchprof.modules import is_lazy, walk
 from torchprof.nested import find_tensors
 
-__all__ = ["Pretend", "Workspace", "fake_model", "fake_values"]
+__all__ = ["Faking", "Pretend", "as_if_real", "built", "fake_model"]
 
-Workspace = Callable[..., int]
-"""Given an op, its arguments and what it returned: the bytes that its kernel needs meanwhile."""
+aten = torch.ops.aten
+
+IN_PLACE = {
+    aten.scatter_add.default: aten.scatter_add_.default,
+    aten.scatter.src: aten.scatter_.src,
+    aten.scatter.value: aten.scatter_.value,
+    aten.index_add.default: aten.index_add_.default,
+    aten.index_put.default: aten.index_put_.default,
+}
+"""What backward formulas do in place to zeros they have just made, and out of place where the tensor may be a subclass:
+``isTensorSubclassLike`` in PyTorch's ``FunctionsManual.cpp``."""
 
 CONTIGUOUS = frozenset({torch.ops.aten.native_layer_norm_backward.default})
 """Ops whose kernels return contiguous tensors where PyTorch's rule keeps the strides of the input."""
@@ -40,12 +54,12 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
     """The mode that a program is run in. Everything made inside is fake; real tensors are taken as fake ones.
 
     Args:
-        workspace: what kernels need beside their results.
+        workspaces: what kernels need beside their results.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspaces: Workspaces) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self._workspace = workspace
+        self._workspaces = workspaces
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from torchprof import _C
@@ -53,17 +67,21 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)
-        if func is torch.ops.aten.add.Tensor and _C.adds_gradients() and _may_be_overwritten(args[0]):
-            func = torch.ops.aten.add_.Tensor
-        _C.begin_kernel()
+        if func is aten.add.Tensor and _C.adds_gradients() and _may_be_overwritten(args[0]):
+            func = aten.add_.Tensor
+        elif func in IN_PLACE and torch._C._current_autograd_node() is not None and not torch.is_grad_enabled():
+            func = IN_PLACE[func]
         results: list[torch.Tensor] = []
         workspace = 0
         try:
+            _C.begin_kernel()
             returned: Any = super().__torch_dispatch__(func, types, args, kwargs)
             if func in CONTIGUOUS:
                 returned = tuple(item if item is None else item.contiguous() for item in returned)
+            with self:
+                returned = self._workspaces.amended(func, args, kwargs, returned)
             results = list(find_tensors(returned))
-            workspace = self._workspace(func, args, kwargs, results)
+            workspace = self._workspaces.bytes(func, args, kwargs, results)
             return returned
         finally:
             _C.end_kernel(results, workspace)
@@ -76,49 +94,110 @@ def _may_be_overwritten(gradient: torch.Tensor) -> bool:
     return _C.use_counts(gradient)[1] <= HELD_BY_ENGINE_ALONE and is_non_overlapping_and_dense_or_false(gradient)
 
 
-def fake_model(model: nn.Module | Callable[[], nn.Module], mode: FakeTensorMode) -> nn.Module:
-    """A copy of a model, or what a function builds, with fake parameters and buffers on the CPU. Nothing is materialised.
+@contextmanager
+def as_if_real() -> Iterator[None]:
+    """Libraries that do something else for fake tensors do what they would for real ones, until the block ends.
+
+    transformers takes fake tensors for a compiler's, and then makes attention masks that it would leave out: whether several
+    sequences are packed into one cannot be seen from them. They are not. And PyTorch's rules say nothing when they fail:
+    their exceptions do.
+    """
+    masks: Any = sys.modules.get("transformers.masking_utils")
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    looks_for_packed = getattr(masks, "find_packed_sequence_indices", None)
+    logger.setLevel(logging.CRITICAL + 1)
+    if looks_for_packed is not None:
+        masks.find_packed_sequence_indices = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if looks_for_packed is not None:
+            masks.find_packed_sequence_indices = looks_for_packed
+
+
+def built(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """The model, or what a function builds on ``meta``: parameters without memory.
 
     Raises:
         ModuleTypeError: it is no module and builds none.
-        ArgumentError: the model is lazy: its parameters have no shape yet.
     """
     if isinstance(model, nn.Module):
-        if is_lazy(walk(model)):
-            raise ArgumentError(
-                "model is lazy: its parameters have no shape before a first call. Run it once, on meta tensors for example"
-            )
-        memo: dict[int, Any] = {}
-        for tensor in (*model.parameters(), *model.buffers()):
-            if id(tensor) not in memo:
-                memo[id(tensor)] = fake_values(tensor, mode)
-        try:
-            return copy.deepcopy(model, memo)
-        except Exception as error:
-            raise ArgumentError(
-                f"model cannot be copied ({type(error).__name__}: {error}): pass a function that builds it instead"
-            ) from error
+        return model
     if not callable(model):
         raise ModuleTypeError(f"model must be a torch.nn.Module or a function that builds one, not {type(model).__name__}")
-    with mode, torch.device("cpu"):
-        built = model()
-    if not isinstance(built, nn.Module):
-        raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(built).__name__}: {built!r:.80}")
-    return built
+    with torch.device("meta"):
+        made = model()
+    if not isinstance(made, nn.Module):
+        raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(made).__name__}: {made!r:.80}")
+    return made
 
 
-def fake_values(value: Any, mode: FakeTensorMode) -> Any:
-    """The same value with a fake tensor on the CPU in place of every tensor in it."""
-    if isinstance(value, torch.Tensor):
-        with mode:
-            fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
-            if isinstance(value, nn.Parameter):
-                return nn.Parameter(fake, requires_grad=value.requires_grad)
-            return fake.requires_grad_(value.requires_grad)
-    if isinstance(value, Mapping):
-        return {name: fake_values(item, mode) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(fake_values(item, mode) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(fake_values(item, mode) for item in value)
-    return value
+def fake_model(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A copy of a model with fake parameters and buffers on the CPU, and other tensors that its modules keep.
+
+    Raises:
+        ArgumentError: the model is lazy: its parameters have no shape yet; or it cannot be copied.
+    """
+    if type(model).__name__ == "OptimizedModule":
+        model = model._orig_mod  # type: ignore[assignment]  # a compiler would keep examples of its own
+    places = walk(model)
+    if is_lazy(places):
+        raise ArgumentError(
+            "model is lazy: its parameters have no shape before a first call. Run it once, on meta tensors for example"
+        )
+    faking = Faking(mode)
+    kept = [value for place in places for value in vars(place.module).values() if isinstance(value, torch.Tensor)]
+    memo: dict[int, Any] = {id(tensor): faking.tensor(tensor) for tensor in (*model.parameters(), *model.buffers(), *kept)}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ArgumentError(
+            f"model cannot be copied ({type(error).__name__}: {error}): pass a function that builds it instead"
+        ) from error
+
+
+class Faking:
+    """Fake tensors on the CPU for real ones, or for those of any device. The same tensor gives the same, and tensors that
+    share a storage share one."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self._mode = mode
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._storages: dict[int, torch.Tensor] = {}
+
+    def tensor(self, real: torch.Tensor) -> torch.Tensor:
+        if id(real) not in self._tensors:
+            with self._mode:
+                fake = self._like(real)
+                if isinstance(real, nn.Parameter):
+                    fake = nn.Parameter(fake, requires_grad=real.requires_grad)
+                else:
+                    fake.requires_grad_(real.requires_grad)
+            self._tensors[id(real)] = fake
+        return self._tensors[id(real)]
+
+    def values(self, value: Any) -> Any:
+        """The same value with a fake tensor in place of every tensor in it."""
+        if isinstance(value, torch.Tensor):
+            return self.tensor(value)
+        if isinstance(value, Mapping):
+            return {name: self.values(item) for name, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(self.values, value))
+        if isinstance(value, list | tuple):
+            return type(value)(map(self.values, value))
+        return value
+
+    def _like(self, real: torch.Tensor) -> torch.Tensor:
+        shape, stride = real.shape, real.stride()
+        storage = real.untyped_storage()
+        if storage.nbytes() == real.numel() * real.itemsize and storage._cdata not in self._storages:
+            self._storages[storage._cdata] = fake = torch.empty_strided(shape, stride, dtype=real.dtype, device="cpu")
+            return fake
+        base = self._storages.get(storage._cdata)
+        if base is None or base.dtype != real.dtype:
+            base = torch.empty(storage.nbytes() // real.itemsize, dtype=real.dtype, device="cpu")
+            self._storages[storage._cdata] = base
+        return base.detach().as_strided(shape, stride, real.storage_offset())

@@ -17,11 +17,18 @@ from torch.utils._pytree import tree_map
 
 from torchprof.nested import find_tensors
 
-__all__ = ["MeasuredOnCpu", "none"]
+__all__ = ["MeasuredOnCpu", "Workspaces"]
 
 aten = torch.ops.aten
 
-CONVOLUTIONS: Final = frozenset({aten.convolution.default, aten.convolution_backward.default})
+WHOLE: Final = frozenset(
+    {
+        aten.convolution.default,
+        aten.convolution_backward.default,
+        aten.mkldnn_rnn_layer.default,
+        aten.mkldnn_rnn_layer_backward.default,
+    }
+)
 ATTENTION: Final = frozenset(
     {
         aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -33,12 +40,19 @@ LARGEST: Final = 2**28
 """Bytes of inputs and results above which an op is not run for real: it would take too long."""
 
 
-def none(func: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
-    """No workspace is known."""
-    return 0
+class Workspaces:
+    """What is known of kernels beside their results: nothing."""
+
+    def bytes(self, func: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
+        """What the kernel of an op needs while it runs."""
+        return 0
+
+    def amended(self, func: Any, args: Any, kwargs: Any, returned: Any) -> Any:
+        """What an op returned, where PyTorch's rule does not know its size."""
+        return returned
 
 
-class MeasuredOnCpu:
+class MeasuredOnCpu(Workspaces):
     """Workspaces of the CPU's kernels, measured once for each op and set of arguments.
 
     Attributes:
@@ -49,13 +63,24 @@ class MeasuredOnCpu:
         self._known: dict[Any, int] = {}
         self.too_large: set[str] = set()
 
-    def __call__(self, func: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
+    def amended(self, func: Any, args: Any, kwargs: Any, returned: Any) -> Any:
+        # The last result of a layer of an LSTM is what its backward needs, in a layout of oneDNN's.
+        if func is not aten.mkldnn_rnn_layer.default or returned[3].numel():
+            return returned
+        key = (func, "kept", _shown(args))
+        if key not in self._known:
+            with _disable_current_modes(), torch.enable_grad():
+                kept = func(*tree_map(_real, args))[3]
+            self._known[key] = kept.numel() if kept is not None else 0
+        return (*returned[:3], torch.empty(self._known[key], dtype=returned[3].dtype))
+
+    def bytes(self, func: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
         if func in ATTENTION:
             # The workspace is per thread, whatever the batch and the heads: where running it takes long, one is enough.
             if _size(args, results) > SMALL:
                 args, kwargs = tree_map(_one_head, (args, kwargs))
                 results = [_one_head(result) for result in results]
-        elif func not in CONVOLUTIONS:
+        elif func not in WHOLE:
             return 0
         key = (func, _shown(args), _shown(tuple(kwargs.items())))
         if key not in self._known:
@@ -68,7 +93,7 @@ class MeasuredOnCpu:
         if _size(args, results) > LARGEST:
             self.too_large.add(str(func))
             return 0
-        with _disable_current_modes(), torch.no_grad():
+        with _disable_current_modes(), torch.enable_grad():
             real_args, real_kwargs = tree_map(_real, (args, kwargs))
             _C.real_peak()  # forgets what making the arguments took
             returned = func(*real_args, **real_kwargs)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
+
+from torchprof.terminal import is_terminal
 
 __all__ = ["Line", "as_text", "branches", "elide", "lay_out", "print_lines"]
 
@@ -67,10 +70,8 @@ def as_text(lines: Iterator[Line]) -> str:
 
 def print_lines(lines: Iterator[Line]) -> None:
     """Print to standard output: in colour where it is a terminal, otherwise as plain text in whatever encoding it has."""
-    import sys
-
-    if not sys.stdout.isatty():
-        encoding = sys.stdout.encoding or "utf-8"
+    if not is_terminal(sys.stdout):
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(as_text(lines).encode(encoding, errors="replace").decode(encoding))
         return
     from rich.console import Console

@@ -641,7 +641,7 @@ def test_only_the_loss_is_differentiated_outside_modules(make: Callable[[], tupl
     nodes = (trace.ops["scope"] == SCOPE_BACKWARD) & (phases(trace.ops) == Phase.BACKWARD)
     outside = nodes & (trace.ops["module_call"] < 0)
     assert {trace.strings[name] for name in trace.op_names[outside].tolist()} == {"MeanBackward0", "PowBackward0"}
-    assert nodes.sum() > 20
+    assert nodes.sum() > 10
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])

@@ -5,7 +5,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <cstring>
+#include <algorithm>
 
 #include "caching_allocator.h"
 #include "pretending.h"
@@ -214,9 +214,7 @@ std::vector<Row> rows_of(const py::array_t<int64_t, py::array::c_style | py::arr
     throw py::value_error("an array of shape [n, " + std::to_string(kColumns) + "] is needed");
   }
   std::vector<Row> rows(static_cast<size_t>(array.shape(0)));
-  if (!rows.empty()) {
-    std::memcpy(rows.data(), array.data(), rows.size() * sizeof(Row));
-  }
+  std::copy_n(reinterpret_cast<const Row*>(array.data()), rows.size(), rows.begin());
   return rows;
 }
 
@@ -237,7 +235,7 @@ py::dict simulate_caching_allocator(const py::array& events, const py::dict& set
   }
   const AllocatorStats& stats = allocator.stats();
   py::array_t<int64_t> left({static_cast<py::ssize_t>(after.size()), py::ssize_t{sizeof(BlockRow) / sizeof(int64_t)}});
-  std::memcpy(left.mutable_data(), after.data(), after.size() * sizeof(BlockRow));
+  std::copy(after.begin(), after.end(), reinterpret_cast<BlockRow*>(left.mutable_data()));
   return py::dict("index"_a = index, "allocated"_a = stats.allocated, "allocated_peak"_a = stats.allocated_peak,
                   "reserved"_a = stats.reserved, "reserved_peak"_a = stats.reserved_peak, "requested"_a = stats.requested,
                   "active_blocks"_a = stats.active_blocks, "segments"_a = stats.segments,

@@ -6,6 +6,7 @@ figures with its own (``--benchmark-json``, under ``extra_info``). Disabled, as 
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -66,6 +67,7 @@ class SideBySide:
 
         def one_round() -> None:
             for name, peer in peers.items():
+                gc.collect()  # what one peer leaves behind is not for the next to clean up
                 taken[name].append(peer())
 
         self.benchmark.pedantic(one_round, rounds=rounds if self.full else 1, warmup_rounds=1 if self.full else 0)

@@ -7,6 +7,7 @@ optimizer and batch size.
 
 from __future__ import annotations
 
+import gc
 import logging
 import statistics
 import sys
@@ -86,10 +87,13 @@ def train(model: nn.Module, inputs: dict[str, Any], optimizer: torch.optim.Optim
 
 def measured_on_cpu(model: nn.Module, inputs: dict[str, Any], make_optimizer: Any) -> tuple[int, int]:
     optimizer = make_optimizer(model.parameters())
+    gc.collect()
+    gc.disable()  # what is in a reference cycle would go at any time
     with torchprof.profile(model) as prof:
         for _ in range(STEPS):
             train(model, inputs, optimizer)
             prof.step()
+    gc.enable()
     peak = torchprof.memory(prof.trace, "cpu").peak.bytes
     return peak, peak
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <unordered_map>
 #include <utility>
 
 #include "clock.h"
@@ -20,14 +21,22 @@ using c10::DebugInfoKind;
 using c10::ThreadLocalDebugInfo;
 using namespace torch::profiler::impl;
 
-// Of real memory, while a kernel pretends to run: some are run for real, to see what they need.
+// Of real memory, while a kernel pretends to run: some are run for real, to see what they need. What is given back that was
+// not handed out meanwhile, by Python's garbage collector for one, is none of theirs.
 struct RealMemory {
+  std::unordered_map<void*, int64_t> blocks;
   int64_t held = 0;
   int64_t peak = 0;
 
-  void add(int64_t bytes) {
-    held += bytes;
-    peak = std::max(peak, held);
+  void report(void* address, int64_t bytes) {
+    if (bytes > 0) {
+      blocks[address] = bytes;
+      held += bytes;
+      peak = std::max(peak, held);
+    } else if (const auto block = blocks.find(address); block != blocks.end()) {
+      held -= block->second;
+      blocks.erase(block);
+    }
   }
 };
 thread_local RealMemory real;
@@ -43,7 +52,10 @@ class Reports final : public ProfilerStateBase {
 
   void reportMemoryUsage(void* address, int64_t bytes, size_t, size_t, c10::Device device) override {
     if (is_pretending()) {
-      real.add(bytes);
+      try {
+        real.report(address, bytes);
+      } catch (...) {
+      }
       return;
     }
     const Writing writing;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ def _left_behind() -> dict[str, object]:
         "grad_mode": torch.is_grad_enabled(),
         "default_dtype": torch.get_default_dtype(),
         "default_device": torch.get_default_device(),
+        "garbage_collector": gc.isenabled(),
         "dispatch_modes": torch._C._len_torch_dispatch_stack(),
         "kernels": [torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{op}", "AutogradCPU") for op in REPLACED],
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from functools import cached_property
 
 from torchprof.analysis.account import CATEGORIES, MemoryAccount
 from torchprof.analysis.breakdown import Record
-from torchprof.report.grid import Line, as_text, print_lines
+from torchprof.report.grid import Line
+from torchprof.report.printed import Printed
 from torchprof.report.units import format_bytes, format_ns
 from torchprof.tables import Table
 from torchprof.trace import Trace
@@ -18,7 +18,7 @@ __all__ = ["Memory", "memory"]
 SHOWN = 10
 
 
-class Memory(MemoryAccount):
+class Memory(MemoryAccount, Printed):
     """What held every byte, when the most was held, and what never went away. ``str()`` is the printed text.
 
     Beside the figures of `MemoryAccount` (``peak``, ``by_category``, ``by_module``, ``saved_by_module``, ``timeline()``,
@@ -64,20 +64,10 @@ class Memory(MemoryAccount):
         ]
         return Table("Made by", rows, ("module", "category", "count", "total", "steps"))
 
-    def __str__(self) -> str:
-        return as_text(self._lines())
-
     def __repr__(self) -> str:
         return f"<Memory: peak {format_bytes(self.peak.bytes)} on {self.device}>"
 
-    def _repr_html_(self) -> str:
-        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'
-
-    def print(self) -> None:
-        """Print to standard output, in colour where it is a terminal."""
-        print_lines(self._lines())
-
-    def _lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[Line]:
         peak = self.peak
         where = ", ".join(
             text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,8 @@ from torchprof.nested import find_tensors
 from torchprof.preserve import preserved, random_states
 from torchprof.recorder import profile, require_extension
 from torchprof.report import torchsummary
-from torchprof.report.grid import Line, as_text, print_lines
+from torchprof.report.grid import Line
+from torchprof.report.printed import Printed, data_frame
 from torchprof.report.table import COLUMNS, DEFAULT_COLUMNS, lines_of
 from torchprof.trace import LAYOUTS, Trace
 
@@ -35,7 +35,7 @@ STYLES = ("tree", "torchsummary")
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Printed):
     """What `summary` found. ``str()`` is the printed text.
 
     Attributes:
@@ -52,23 +52,13 @@ class Summary:
     columns: tuple[str, ...]
     list_parameters: bool = False
 
-    def __str__(self) -> str:
-        return as_text(self._lines())
-
-    def _lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[Line]:
         if self.style == "torchsummary":
             return (Line("total", line) for line in torchsummary.render(self.trace).splitlines())
         return lines_of(self.rows, self.totals, self.columns, self.list_parameters)
 
     def __repr__(self) -> str:
         return f"<Summary: {len(self.rows):,} rows, {self.totals.params:,} parameters>"
-
-    def _repr_html_(self) -> str:
-        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'
-
-    def print(self) -> None:
-        """Print to standard output, in colour where it is a terminal."""
-        print_lines(self._lines())
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as plain Python data: bytes, elements and nanoseconds."""
@@ -80,11 +70,7 @@ class Summary:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("Summary.to_pandas() needs pandas: pip install pandas") from error
-        return pandas.DataFrame([_plain(row) for row in self.rows])
+        return data_frame([_plain(row) for row in self.rows])
 
 
 def summary(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 import os
@@ -16,7 +15,8 @@ from torchprof.analysis.account import MemoryAccount
 from torchprof.analysis.breakdown import OUTSIDE, Record, module_records, op_records, step_records
 from torchprof.errors import ArgumentError
 from torchprof.report.columns import COLUMNS
-from torchprof.report.grid import Line, as_text, branches, elide, lay_out, print_lines
+from torchprof.report.grid import Line, branches, elide, lay_out
+from torchprof.report.printed import Printed, data_frame
 from torchprof.trace import Phase, Trace
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PHASES = {phase.name.lower(): phase for phase in Phase}
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Printed):
     """Rows of figures. ``str()`` is the printed text; every method that changes something returns a new table.
 
     Attributes:
@@ -47,14 +47,10 @@ class Table:
     footer: tuple[str, ...] = ()
     is_tree: bool = False
 
-    def __str__(self) -> str:
-        return as_text(self.lines())
-
     def __len__(self) -> int:
         return len(self.rows)
 
     def lines(self) -> Iterator[Line]:
-        """What is printed."""
         depths = [row["depth"] for row in self.rows] if self.is_tree else [0] * len(self.rows)
         names = []
         for row, prefix in zip(self.rows, branches(depths)[0], strict=True):
@@ -67,13 +63,6 @@ class Table:
         left = frozenset(index for index, column in enumerate(chosen) if column.left)
         headers = [self.title, *(column.header for column in chosen)]
         return lay_out(headers, names, cells, kinds, [""] * len(names), self.footer, left)
-
-    def _repr_html_(self) -> str:
-        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'
-
-    def print(self) -> None:
-        """Print to standard output, in colour where it is a terminal."""
-        print_lines(self.lines())
 
     def select(self, *columns: str) -> Table:
         """Print these columns.
@@ -142,11 +131,7 @@ class Table:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("Table.to_pandas() needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.rows)
+        return data_frame(self.rows)
 
     def _known(self, name: str) -> str:
         known = [column for column in COLUMNS if not self.rows or any(column in row for row in self.rows)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from torchprof.memory_account import Memory
 from torchprof.nested import find_tensors
 from torchprof.preserve import random_states
 from torchprof.recorder import profile
-from torchprof.report.grid import Line, as_text, print_lines
+from torchprof.report.grid import Line
+from torchprof.report.printed import Printed
 from torchprof.report.units import format_bytes, format_flops
 from torchprof.tables import Table, by_module
 from torchprof.trace import Phase, Trace, phases
@@ -66,7 +66,7 @@ class Overhead:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Printed):
     """What a training step will need. ``str()`` is the printed text.
 
     Attributes:
@@ -139,20 +139,10 @@ class Estimate:
         rows = _with_overheads(self.trace, self.memory.allocations, self.overheads)
         return replay(rows, self.replay.settings, limit - others).out_of_memory is None
 
-    def __str__(self) -> str:
-        return as_text(self._lines())
-
     def __repr__(self) -> str:
         return f"<Estimate: {format_bytes(self.device_memory)} on {self.device}>"
 
-    def _repr_html_(self) -> str:
-        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'
-
-    def print(self) -> None:
-        """Print to standard output, in colour where it is a terminal."""
-        print_lines(self._lines())
-
-    def _lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[Line]:
         peak = self.memory.peak
         where = f"step {peak.step}, {peak.phase}, {peak.op} in {peak.module or 'no module'}"
         if self.replay is None:

@@ -13,6 +13,7 @@ storages are on ``meta``, where the recorder counts them. Some things differ fro
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -101,7 +102,13 @@ def as_if_real() -> Iterator[None]:
     transformers takes fake tensors for a compiler's, and then makes attention masks that it would leave out: whether several
     sequences are packed into one cannot be seen from them. They are not. And PyTorch's rules say nothing when they fail:
     their exceptions do.
+
+    Python's garbage collector waits: tensors in reference cycles would go at a moment that depends on all the program did
+    before, and the same step would need now more, now less. So they stay, which is the most it can need.
     """
+    collects = gc.isenabled()
+    gc.collect()
+    gc.disable()
     masks: Any = sys.modules.get("transformers.masking_utils")
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
@@ -112,6 +119,8 @@ def as_if_real() -> Iterator[None]:
     try:
         yield
     finally:
+        if collects:
+            gc.enable()
         logger.setLevel(level)
         if looks_for_packed is not None:
             masks.find_packed_sequence_indices = looks_for_packed

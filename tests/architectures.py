@@ -27,6 +27,18 @@ def llama() -> Case:
     return hf.LlamaForCausalLM(config), {"input_ids": TOKENS}
 
 
+def llama_of_seventy_billion() -> hf.LlamaConfig:
+    """The shape of Llama-70B; only ever built on ``meta``."""
+    return hf.LlamaConfig(
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+    )
+
+
 def mistral() -> Case:
     config = hf.MistralConfig(
         hidden_size=32,

@@ -277,8 +277,9 @@ class profile(ContextDecorator):
         self.traces.append(Trace(**tables, strings=strings, facts=self._facts(facts), model=model))
 
     def _held_by_model(self, *, at_end: bool) -> list[Held]:
-        wanted = self._models is not None and self._ops and self._shapes
-        return held_by(self._models, at_end=at_end) if wanted and self._models is not None else []
+        if self._models is None or not (self._ops and self._shapes):
+            return []
+        return held_by(self._models, at_end=at_end)
 
     def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         return {

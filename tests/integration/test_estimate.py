@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from architectures import ALL, Case, loss_of
+from architectures import ALL, Case, llama_of_seventy_billion, loss_of
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -77,14 +77,7 @@ def test_a_model_that_only_a_function_could_build_is_never_there() -> None:
 
 
 def test_a_training_step_of_seventy_billion_parameters_is_estimated() -> None:
-    config = hf.LlamaConfig(
-        hidden_size=8192,
-        intermediate_size=28672,
-        num_hidden_layers=80,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        vocab_size=128256,
-    )
+    config = llama_of_seventy_billion()
     tokens = torch.empty(1, 4096, dtype=torch.long, device="meta")
     found = torchprof.estimate(
         lambda: hf.LlamaForCausalLM(config),

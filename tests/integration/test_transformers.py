@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers as hf
-from architectures import ALL, Case
+from architectures import ALL, Case, llama_of_seventy_billion
 
 import torchprof
 from torchprof.nested import find_tensors
@@ -48,14 +48,7 @@ def test_the_summary_agrees_with_what_python_sees(make: Callable[[], Case]) -> N
 
 
 def test_a_llama_of_seventy_billion_parameters_is_summarised_on_meta() -> None:
-    config = hf.LlamaConfig(
-        hidden_size=8192,
-        intermediate_size=28672,
-        num_hidden_layers=80,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        vocab_size=128256,
-    )
+    config = llama_of_seventy_billion()
     with torch.device("meta"):
         model = hf.LlamaForCausalLM(config)
         tokens = torch.zeros(1, 4096, dtype=torch.long)

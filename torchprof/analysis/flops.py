@@ -22,7 +22,18 @@ import numpy.typing as npt
 
 from torchprof.trace import DTYPE_NAMES, ITEMSIZES, NO_ARGUMENTS, OP_NESTED, Trace
 
-__all__ = ["counted_ops", "has_formula", "ops_with_arguments", "signature_bytes", "signature_flops"]
+__all__ = [
+    "counted_bytes",
+    "counted_flops",
+    "counted_ops",
+    "has_formula",
+    "ops_with_arguments",
+    "signature_bytes",
+    "signature_flops",
+]
+
+Rows = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
 
 TENSORS_SUFFICE = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 """Ops whose arguments up to the last that matters are tensors: theirs need not be kept."""
@@ -114,6 +125,17 @@ def _filled(arguments: Any, tensors: Sequence[Any]) -> list[Any]:
 
     filled: list[Any] = fill(arguments)
     return filled
+
+
+def counted_flops(trace: Trace, signature: Rows, nested: Flags) -> npt.NDArray[np.int64]:
+    """FLOPs of single ops with these signatures: 0 for one inside another that counts."""
+    return np.where(nested, 0, signature_flops(trace)[signature])
+
+
+def counted_bytes(trace: Trace, signature: Rows, nested: Flags, wrapper: Flags) -> npt.NDArray[np.int64]:
+    """Bytes read and written by single ops with these signatures: those of one that leaves the work to others are theirs."""
+    left_to_others = nested | (wrapper & ~has_formula(trace)[signature])
+    return np.where(left_to_others, 0, signature_bytes(trace).sum(axis=1)[signature])
 
 
 def signature_bytes(trace: Trace) -> npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.calls import durations, outermost, sum_by_parent
-from torchprof.analysis.flops import has_formula, signature_bytes, signature_flops
+from torchprof.analysis.flops import counted_bytes, counted_flops
 from torchprof.trace import CALL_RECOMPUTED, OP_NESTED, OP_WRAPPER, Table, Trace, phases
 
 __all__ = ["StepTotals", "step_totals"]
@@ -59,15 +59,15 @@ class StepTotals:
     @cached_property
     def op_flops(self) -> Ints:
         """FLOPs of every row of ``ops``."""
-        flops = signature_flops(self.trace)[self.ops["signature"]] * self.ops["count"]
-        return np.where(self.ops["nested"] != 0, 0, flops)
+        flops: Ints = counted_flops(self.trace, self.ops["signature"], self.ops["nested"] != 0) * self.ops["count"]
+        return flops
 
     @cached_property
     def op_bytes(self) -> Ints:
         """Bytes read and written by every row of ``ops``: those of an op that leaves the work to others are theirs."""
-        moved: Ints = signature_bytes(self.trace).sum(axis=1)[self.ops["signature"]] * self.ops["count"]
-        counted = has_formula(self.trace)[self.ops["signature"]]
-        return np.where((self.ops["nested"] != 0) | ((self.ops["wrapper"] != 0) & ~counted), 0, moved)
+        nested, wrapper = self.ops["nested"] != 0, self.ops["wrapper"] != 0
+        moved: Ints = counted_bytes(self.trace, self.ops["signature"], nested, wrapper) * self.ops["count"]
+        return moved
 
     def sums(self, key: npt.ArrayLike, groups: int, values: npt.ArrayLike, steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """``values`` summed by key and step: an array of shape ``[groups, steps]``."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.calls import drawn_ends
-from torchprof.analysis.flops import has_formula, signature_bytes, signature_flops
+from torchprof.analysis.flops import counted_bytes, counted_flops
 from torchprof.analysis.places import Place, module_tree
 from torchprof.errors import ArgumentError
 from torchprof.trace import CALL_RECOMPUTED, OP_JOINED, OP_NESTED, OP_WRAPPER, Phase, Trace, phases
@@ -233,14 +233,13 @@ def _calls_around(trace: Trace, op_ends: Values, call_ends: Values) -> Values:
 
 
 def _flops(trace: Trace) -> tuple[Values, Values]:
-    counted = np.where((trace.ops["flags"] & OP_NESTED) != 0, 0, signature_flops(trace)[trace.ops["signature"]])
+    counted = counted_flops(trace, trace.ops["signature"], trace.ops["flags"] & OP_NESTED != 0)
     return counted, np.zeros(len(trace.module_calls), dtype=np.int64)
 
 
 def _bytes(trace: Trace) -> tuple[Values, Values]:
-    signature, flags = trace.ops["signature"], trace.ops["flags"]
-    left_to_others = (flags & OP_NESTED != 0) | ((flags & OP_WRAPPER != 0) & ~has_formula(trace)[signature])
-    moved = np.where(left_to_others, 0, signature_bytes(trace).sum(axis=1)[signature])
+    flags = trace.ops["flags"]
+    moved = counted_bytes(trace, trace.ops["signature"], flags & OP_NESTED != 0, flags & OP_WRAPPER != 0)
     return moved, np.zeros(len(trace.module_calls), dtype=np.int64)
 
 

@@ -30,14 +30,16 @@ py::dict tables_to_python(Tables&& tables) {
                   "tensors"_a = take(std::move(tables.tensors)), "signatures"_a = take(std::move(tables.signatures)),
                   "shapes"_a = take(std::move(tables.shapes)), "dims"_a = take(std::move(tables.dims)),
                   "module_calls"_a = take(std::move(tables.module_calls)), "modules"_a = take(std::move(tables.modules)),
-                  "allocations"_a = take(std::move(tables.allocations)), "marks"_a = take(std::move(tables.marks)),
+                  "allocations"_a = take(std::move(tables.allocations)), "kernels"_a = take(std::move(tables.kernels)),
+                  "runtime_calls"_a = take(std::move(tables.runtime_calls)), "marks"_a = take(std::move(tables.marks)),
                   "steps"_a = take(std::move(tables.steps)), "op_totals"_a = take(std::move(tables.op_totals)),
-                  "call_totals"_a = take(std::move(tables.call_totals)), "threads"_a = take(std::move(tables.threads)));
+                  "call_totals"_a = take(std::move(tables.call_totals)),
+                  "kernel_totals"_a = take(std::move(tables.kernel_totals)), "threads"_a = take(std::move(tables.threads)));
 }
 
 py::dict losses_to_python(const Losses& losses) {
   return py::dict("ops"_a = losses.ops, "operands"_a = losses.operands, "module_calls"_a = losses.module_calls,
-                  "allocations"_a = losses.allocations, "unmatched_ends"_a = losses.unmatched_ends);
+                  "allocations"_a = losses.allocations, "kernels"_a = losses.kernels, "unmatched_ends"_a = losses.unmatched_ends);
 }
 
 // (address, bytes, module, type, uses, device_type, device_index, at_end), as in Held.
@@ -140,9 +142,11 @@ py::dict layouts() {
                   "tensors"_a = py::dtype::of<Tensor>(), "signatures"_a = py::dtype::of<Signature>(),
                   "shapes"_a = py::dtype::of<Shape>(), "dims"_a = py::dtype::of<int64_t>(),
                   "module_calls"_a = py::dtype::of<ModuleCall>(), "modules"_a = py::dtype::of<Module>(),
-                  "allocations"_a = py::dtype::of<Allocation>(), "marks"_a = py::dtype::of<Mark>(),
+                  "allocations"_a = py::dtype::of<Allocation>(), "kernels"_a = py::dtype::of<Kernel>(),
+                  "runtime_calls"_a = py::dtype::of<RuntimeCall>(), "marks"_a = py::dtype::of<Mark>(),
                   "steps"_a = py::dtype::of<Step>(), "op_totals"_a = py::dtype::of<OpTotal>(),
-                  "call_totals"_a = py::dtype::of<CallTotal>(), "threads"_a = py::dtype::of<Thread>());
+                  "call_totals"_a = py::dtype::of<CallTotal>(), "kernel_totals"_a = py::dtype::of<KernelTotal>(),
+                  "threads"_a = py::dtype::of<Thread>());
 }
 
 const at::Tensor& unpack(const py::object& object) {
@@ -257,9 +261,14 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Module, address, type);
   PYBIND11_NUMPY_DTYPE(Allocation, start, end, address, bytes, op, free_op, module_call, module, thread, device_type,
                        device_index, uses);
-  PYBIND11_NUMPY_DTYPE(Step, start, end, allocated, peak, held, number, warmup);
-  PYBIND11_NUMPY_DTYPE(OpTotal, count, time, self_time, min, max, allocated, signature, module, phase, nested,
-                       wrapper);
+  PYBIND11_NUMPY_DTYPE(Kernel, start, end, bytes, name, runtime_call, op, module_call, stream, grid, block, registers,
+                       shared_memory, graph, device_type, device_index, kind, direction, phase);
+  PYBIND11_NUMPY_DTYPE(RuntimeCall, start, end, name, op, module_call, correlation, thread, kind, phase);
+  PYBIND11_NUMPY_DTYPE(Step, start, end, allocated, peak, held, busy, number, kernels, warmup);
+  PYBIND11_NUMPY_DTYPE(OpTotal, count, time, self_time, min, max, allocated, device_time, device_self, kernels, signature,
+                       module, phase, nested, wrapper);
+  PYBIND11_NUMPY_DTYPE(KernelTotal, count, time, min, max, bytes, name, op, module, device_type, device_index, kind, direction,
+                       phase, in_graph);
   PYBIND11_NUMPY_DTYPE(CallTotal, count, time, self_time, min, max, module, caller, recomputed);
   PYBIND11_NUMPY_DTYPE(Mark, time, name);
   PYBIND11_NUMPY_DTYPE(Shape, first, ndim);

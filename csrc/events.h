@@ -58,6 +58,32 @@ inline constexpr uint8_t kSymbolic = 2;      // sizes are symbolic: recorded as 
 inline constexpr uint8_t kNoStorage = 4;     // sparse, nested, opaque: storage_bytes is 0
 inline constexpr uint8_t kTransformed = 8;   // inside torch.func: it stands for another one, which may be larger
 
+// Kernel::kind
+enum class Work : uint8_t {
+  kKernel = 0,
+  kCopy = 1,
+  kSet = 2,
+  kInterval = 3,  // of its stream, between two events: all that ran there for one op or call, and the gaps in between
+};
+
+// Kernel::direction, of a copy
+enum class Direction : uint8_t {
+  kOther = 0,
+  kHostToDevice = 1,
+  kDeviceToHost = 2,
+  kOnDevice = 3,
+  kBetweenDevices = 4,
+};
+
+// RuntimeCall::kind
+enum class Request : uint8_t {
+  kLaunch = 0,
+  kCopy = 1,
+  kSet = 2,
+  kGraph = 3,  // the launch of a CUDA graph
+  kWait = 4,   // until the device is done
+};
+
 // One call of the dispatcher, one autograd node, or one user range (record_function).
 struct Op {
   int64_t start;
@@ -163,6 +189,44 @@ struct Allocation {
   uint16_t reserved;
 };
 
+// What a device did for the program: a kernel, a copy, a fill. Its times are the device's, on the axis of all others.
+struct Kernel {
+  int64_t start;
+  int64_t end;
+  int64_t bytes;           // of a copy or fill
+  uint32_t name;           // row of strings
+  int32_t runtime_call;    // row of runtime_calls: the one that asked for it
+  int32_t op;              // row of ops: the innermost that was open when it was asked for
+  int32_t module_call;     // row of module_calls: the one that op worked for, or the innermost that was open
+  uint32_t stream;
+  uint32_t grid[3];
+  uint16_t block[3];
+  uint16_t registers;      // per thread
+  uint32_t shared_memory;  // per block, static and dynamic
+  uint32_t graph;          // of the CUDA graph it is a node of; 0: none
+  int8_t device_type;
+  int8_t device_index;
+  uint8_t kind;            // Work
+  uint8_t direction;       // Direction
+  uint8_t phase;           // Phase
+  uint8_t reserved[3];
+};
+
+// One call of the device's runtime or driver that asked for work, or waited for it. Its times are the host's.
+struct RuntimeCall {
+  int64_t start;
+  int64_t end;
+  uint32_t name;         // row of strings
+  int32_t op;            // row of ops: the innermost that was open
+  int32_t module_call;   // row of module_calls: as in Kernel
+  uint32_t correlation;  // the driver's number for it
+  uint16_t thread;       // row of threads; kNoThread: one of which nothing else was recorded
+  uint8_t kind;          // Request
+  uint8_t phase;         // Phase
+  uint8_t reserved[4];
+};
+inline constexpr uint16_t kNoThread = UINT16_MAX;
+
 // A moment the caller named: the end of forward, a step.
 struct Mark {
   int64_t time;
@@ -177,9 +241,11 @@ struct Step {
   int64_t allocated;  // bytes handed out during the step
   int64_t peak;       // the most held at once during the step
   int64_t held;       // held at its end
+  int64_t busy;       // time in which any device worked for it
   int32_t number;     // counted from 0, those that were not recorded included
+  uint32_t kernels;   // rows of kernels that it asked for
   uint8_t warmup;     // not 0: not to be counted
-  uint8_t reserved[3];
+  uint8_t reserved[7];
 };
 
 // Sums over ops with the same signature that worked for the same module in the same phase, with the same nesting. What a recording keeps of
@@ -191,6 +257,9 @@ struct OpTotal {
   int64_t min;        // of the time of one op
   int64_t max;
   int64_t allocated;  // bytes it was handed, given back or not
+  int64_t device_time;  // of the kernels that it and the ops inside it asked for
+  int64_t device_self;  // of those it asked for itself
+  int64_t kernels;      // how many those are
   uint32_t signature; // row of signatures
   int32_t module;     // row of modules
   uint8_t phase;
@@ -212,6 +281,26 @@ struct CallTotal {
   uint8_t reserved[7];
 };
 
+// Sums over kernels with the same name that worked for ops of the same name and the same module in the same phase.
+struct KernelTotal {
+  int64_t count;
+  int64_t time;
+  int64_t min;
+  int64_t max;
+  int64_t bytes;
+  uint32_t name;   // row of strings
+  uint32_t op;     // row of strings: the name of the op; kNoName: none was open
+  int32_t module;  // row of modules
+  int8_t device_type;
+  int8_t device_index;
+  uint8_t kind;
+  uint8_t direction;
+  uint8_t phase;
+  uint8_t in_graph;  // not 0: nodes of CUDA graphs
+  uint8_t reserved[6];
+};
+inline constexpr uint32_t kNoName = UINT32_MAX;
+
 // A shape is dims[first : first + ndim].
 struct Shape {
   uint32_t first;
@@ -226,6 +315,7 @@ struct Thread {
 static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
 static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
-static_assert(sizeof(Step) == 48 && sizeof(OpTotal) == 64 && sizeof(CallTotal) == 56);
+static_assert(sizeof(Step) == 64 && sizeof(OpTotal) == 88 && sizeof(CallTotal) == 56);
+static_assert(sizeof(Kernel) == 80 && sizeof(RuntimeCall) == 40 && sizeof(KernelTotal) == 64);
 
 }  // namespace torchprof

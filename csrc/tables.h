@@ -15,6 +15,7 @@ struct Losses {
   uint64_t operands = 0;
   uint64_t module_calls = 0;
   uint64_t allocations = 0;
+  uint64_t kernels = 0;  // and runtime calls
   uint64_t unmatched_ends = 0;
 
   void operator+=(const Losses& more) {
@@ -22,6 +23,7 @@ struct Losses {
     operands += more.operands;
     module_calls += more.module_calls;
     allocations += more.allocations;
+    kernels += more.kernels;
     unmatched_ends += more.unmatched_ends;
   }
 };
@@ -36,10 +38,13 @@ struct Tables {
   std::vector<ModuleCall> module_calls;
   std::vector<Module> modules;
   std::vector<Allocation> allocations;
+  std::vector<Kernel> kernels;
+  std::vector<RuntimeCall> runtime_calls;
   std::vector<Mark> marks;
   std::vector<Step> steps;
   std::vector<OpTotal> op_totals;
   std::vector<CallTotal> call_totals;
+  std::vector<KernelTotal> kernel_totals;
   std::vector<Thread> threads;
   std::vector<std::string> strings;
   Losses losses;

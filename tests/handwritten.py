@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from torchprof.modules import Model, ModuleInfo, TensorInfo
-from torchprof.trace import LAYOUTS, NO_ARGUMENTS, OP_WRAPPER, Phase, Trace
+from torchprof.trace import LAYOUTS, NO_ARGUMENTS, NO_NAME, OP_WRAPPER, Phase, Trace
 
 Shape = tuple[int, ...]
 FORWARD = int(Phase.FORWARD) << 4  # as flags of an op
@@ -16,6 +16,9 @@ DEFAULTS: dict[str, dict[str, int]] = {
     "ops": {"parent": -1, "module_call": -1, "sequence_nr": -1},
     "module_calls": {"parent": -1, "op": -1},
     "allocations": {"end": -1, "op": -1, "free_op": -1, "module_call": -1, "module": -1, "device_index": -1},
+    "kernels": {"runtime_call": -1, "op": -1, "module_call": -1, "device_type": 1},
+    "runtime_calls": {"op": -1, "module_call": -1},
+    "kernel_totals": {"op": NO_NAME, "module": -1, "device_type": 1},
     "signatures": {"arguments": NO_ARGUMENTS, "results": NO_ARGUMENTS},
 }
 
@@ -27,7 +30,7 @@ def trace(
     shapes: list[Shape] | None = None,
     facts: dict[str, Any] | None = None,
     operands: list[int] | None = None,
-    **tables: list[dict[str, int]],
+    **tables: list[dict[str, Any]],
 ) -> Trace:
     """A trace with these rows; a column that is not named is 0, or -1 where that means none.
 

@@ -28,15 +28,28 @@ import numpy.typing as npt
 from torchprof.errors import TraceFileError
 from torchprof.modules import Model
 
-__all__ = ["DTYPE_NAMES", "FORMAT", "ITEMSIZES", "LAYOUTS", "Phase", "Trace", "Use", "load", "phases"]
+__all__ = [
+    "DTYPE_NAMES",
+    "FORMAT",
+    "ITEMSIZES",
+    "LAYOUTS",
+    "Direction",
+    "Phase",
+    "Request",
+    "Trace",
+    "Use",
+    "Work",
+    "load",
+    "phases",
+]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The version of the file format. Raised by every change that an older torchprof would misread."""
 
 Table = npt.NDArray[Any]
 
 
-def _struct(size: int, *columns: tuple[str, str, int]) -> np.dtype[Any]:
+def _struct(size: int, *columns: tuple[str, Any, int]) -> np.dtype[Any]:
     names, formats, offsets = zip(*columns, strict=True)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
@@ -118,31 +131,70 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_index", "i1", 51),
         ("uses", "u2", 52),
     ),
+    # What devices did: a kernel, copy or fill each, with the device's times; and the calls that asked for it or waited for it.
+    "kernels": _struct(
+        80,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("bytes", "i8", 16),
+        ("name", "u4", 24),
+        ("runtime_call", "i4", 28),
+        ("op", "i4", 32),
+        ("module_call", "i4", 36),
+        ("stream", "u4", 40),
+        ("grid", ("u4", (3,)), 44),
+        ("block", ("u2", (3,)), 56),
+        ("registers", "u2", 62),
+        ("shared_memory", "u4", 64),
+        ("graph", "u4", 68),
+        ("device_type", "i1", 72),
+        ("device_index", "i1", 73),
+        ("kind", "u1", 74),
+        ("direction", "u1", 75),
+        ("phase", "u1", 76),
+    ),
+    "runtime_calls": _struct(
+        40,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("name", "u4", 16),
+        ("op", "i4", 20),
+        ("module_call", "i4", 24),
+        ("correlation", "u4", 28),
+        ("thread", "u2", 32),
+        ("kind", "u1", 34),
+        ("phase", "u1", 35),
+    ),
     "marks": _struct(16, ("time", "i8", 0), ("name", "u4", 8)),
     "steps": _struct(
-        48,
+        64,
         ("start", "i8", 0),
         ("end", "i8", 8),
         ("allocated", "i8", 16),
         ("peak", "i8", 24),
         ("held", "i8", 32),
-        ("number", "i4", 40),
-        ("warmup", "u1", 44),
+        ("busy", "i8", 40),
+        ("number", "i4", 48),
+        ("kernels", "u4", 52),
+        ("warmup", "u1", 56),
     ),
     # In place of rows per op and call, where steps were folded into sums.
     "op_totals": _struct(
-        64,
+        88,
         ("count", "i8", 0),
         ("time", "i8", 8),
         ("self_time", "i8", 16),
         ("min", "i8", 24),
         ("max", "i8", 32),
         ("allocated", "i8", 40),
-        ("signature", "u4", 48),
-        ("module", "i4", 52),
-        ("phase", "u1", 56),
-        ("nested", "u1", 57),
-        ("wrapper", "u1", 58),
+        ("device_time", "i8", 48),
+        ("device_self", "i8", 56),
+        ("kernels", "i8", 64),
+        ("signature", "u4", 72),
+        ("module", "i4", 76),
+        ("phase", "u1", 80),
+        ("nested", "u1", 81),
+        ("wrapper", "u1", 82),
     ),
     "call_totals": _struct(
         56,
@@ -154,6 +206,23 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("module", "u4", 40),
         ("caller", "i4", 44),
         ("recomputed", "u1", 48),
+    ),
+    "kernel_totals": _struct(
+        64,
+        ("count", "i8", 0),
+        ("time", "i8", 8),
+        ("min", "i8", 16),
+        ("max", "i8", 24),
+        ("bytes", "i8", 32),
+        ("name", "u4", 40),
+        ("op", "u4", 44),
+        ("module", "i4", 48),
+        ("device_type", "i1", 52),
+        ("device_index", "i1", 53),
+        ("kind", "u1", 54),
+        ("direction", "u1", 55),
+        ("phase", "u1", 56),
+        ("in_graph", "u1", 57),
     ),
     "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
 }
@@ -191,6 +260,39 @@ CALL_RECOMPUTED: Final = 8
 """Module call flag: it ran inside a backward pass, by activation checkpointing."""
 NO_ARGUMENTS: Final = 2**32 - 1
 """In ``signatures``: arguments were not kept."""
+NO_NAME: Final = 2**32 - 1
+"""In ``kernel_totals``: no op was open."""
+NO_THREAD: Final = 2**16 - 1
+"""In ``runtime_calls``: a thread of which nothing else was recorded."""
+
+
+class Work(IntEnum):
+    """What a row of ``kernels`` is."""
+
+    KERNEL = 0
+    COPY = 1
+    SET = 2
+    INTERVAL = 3  # of a stream, between two events: all that ran there for one op or call, and the gaps in between
+
+
+class Direction(IntEnum):
+    """From where to where a copy went."""
+
+    OTHER = 0
+    HOST_TO_DEVICE = 1
+    DEVICE_TO_HOST = 2
+    ON_DEVICE = 3
+    BETWEEN_DEVICES = 4
+
+
+class Request(IntEnum):
+    """What a row of ``runtime_calls`` asked the device for."""
+
+    LAUNCH = 0
+    COPY = 1
+    SET = 2
+    GRAPH = 3  # the launch of a CUDA graph
+    WAIT = 4  # until the device is done
 
 
 class Use(IntFlag):
@@ -228,11 +330,12 @@ class Trace:
     """What one recording saw.
 
     Attributes:
-        ops, operands, tensors, signatures, shapes, dims, module_calls, modules, allocations, marks, steps, op_totals,
-            call_totals, threads: the tables, as described by ``LAYOUTS``.
+        ops, operands, tensors, signatures, shapes, dims, module_calls, modules, allocations, kernels, runtime_calls, marks,
+            steps, op_totals, call_totals, kernel_totals, threads: the tables, as described by ``LAYOUTS``.
         strings: the names that the tables refer to by row.
         facts: what is known of the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that
-            did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version) and the options it ran with.
+            did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version), the options it ran with, and
+            ``gpu``: how devices were watched (``"cupti"``, ``"events"`` or ``"off"``) with ``gpu_note``, what that means.
         model: the module tree that was recorded, or None.
     """
 
@@ -245,10 +348,13 @@ class Trace:
     module_calls: Table
     modules: Table
     allocations: Table
+    kernels: Table
+    runtime_calls: Table
     marks: Table
     steps: Table
     op_totals: Table
     call_totals: Table
+    kernel_totals: Table
     threads: Table
     strings: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -351,7 +457,8 @@ def _read(shown: str) -> Trace:
     strings, facts, model = document["strings"], document["facts"], document["model"]
     if not (isinstance(facts, dict) and isinstance(strings, list) and all(isinstance(text, str) for text in strings)):
         raise TraceFileError(f"{shown}: damaged: its document has other contents than a trace's")
-    names = np.concatenate([tables["signatures"]["name"], tables["modules"]["type"], tables["marks"]["name"]])
+    named = (("signatures", "name"), ("modules", "type"), ("marks", "name"), ("kernels", "name"), ("runtime_calls", "name"))
+    names = np.concatenate([tables[table][column] for table, column in named])
     if names.max(initial=0) >= max(1, len(strings)):
         raise TraceFileError(f"{shown}: damaged: rows name strings that are not there")
     return Trace(**tables, strings=strings, facts=facts, model=Model.from_json(model) if model is not None else None)

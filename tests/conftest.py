@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,15 @@ if importlib.util.find_spec("hypothesis") and os.environ.get("CI"):
 
 REPLACED = ("dropout", "scaled_dot_product_attention")
 """Ops that an estimate for CUDA gives kernels of its own while it runs."""
+
+
+DEVICE = Path(__file__).parent / "device"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The tests on a fake device have a process of their own, unless they are asked for by name: see test_devices.py."""
+    named = any(Path(argument.partition("::")[0]).resolve().is_relative_to(DEVICE) for argument in config.args)
+    return True if collection_path == DEVICE and not named else None
 
 
 def _left_behind() -> dict[str, object]:

@@ -30,7 +30,8 @@ py::dict tables_to_python(Tables&& tables) {
                   "tensors"_a = take(std::move(tables.tensors)), "signatures"_a = take(std::move(tables.signatures)),
                   "shapes"_a = take(std::move(tables.shapes)), "dims"_a = take(std::move(tables.dims)),
                   "module_calls"_a = take(std::move(tables.module_calls)), "modules"_a = take(std::move(tables.modules)),
-                  "allocations"_a = take(std::move(tables.allocations)), "kernels"_a = take(std::move(tables.kernels)),
+                  "allocations"_a = take(std::move(tables.allocations)),
+                  "allocator_totals"_a = take(std::move(tables.allocator_totals)), "kernels"_a = take(std::move(tables.kernels)),
                   "runtime_calls"_a = take(std::move(tables.runtime_calls)), "marks"_a = take(std::move(tables.marks)),
                   "steps"_a = take(std::move(tables.steps)), "op_totals"_a = take(std::move(tables.op_totals)),
                   "call_totals"_a = take(std::move(tables.call_totals)),
@@ -142,7 +143,8 @@ py::dict layouts() {
                   "tensors"_a = py::dtype::of<Tensor>(), "signatures"_a = py::dtype::of<Signature>(),
                   "shapes"_a = py::dtype::of<Shape>(), "dims"_a = py::dtype::of<int64_t>(),
                   "module_calls"_a = py::dtype::of<ModuleCall>(), "modules"_a = py::dtype::of<Module>(),
-                  "allocations"_a = py::dtype::of<Allocation>(), "kernels"_a = py::dtype::of<Kernel>(),
+                  "allocations"_a = py::dtype::of<Allocation>(),
+                  "allocator_totals"_a = py::dtype::of<AllocatorTotal>(), "kernels"_a = py::dtype::of<Kernel>(),
                   "runtime_calls"_a = py::dtype::of<RuntimeCall>(), "marks"_a = py::dtype::of<Mark>(),
                   "steps"_a = py::dtype::of<Step>(), "op_totals"_a = py::dtype::of<OpTotal>(),
                   "call_totals"_a = py::dtype::of<CallTotal>(), "kernel_totals"_a = py::dtype::of<KernelTotal>(),
@@ -261,6 +263,7 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Module, address, type);
   PYBIND11_NUMPY_DTYPE(Allocation, start, end, address, bytes, op, free_op, module_call, module, thread, device_type,
                        device_index, uses);
+  PYBIND11_NUMPY_DTYPE(AllocatorTotal, time, allocated, reserved, unreported, device_type, device_index);
   PYBIND11_NUMPY_DTYPE(Kernel, start, end, bytes, name, runtime_call, op, module_call, stream, grid, block, registers,
                        shared_memory, graph, device_type, device_index, kind, direction, phase);
   PYBIND11_NUMPY_DTYPE(RuntimeCall, start, end, name, op, module_call, correlation, thread, kind, phase);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "allocator_totals.h"
 #include "attribute.h"
 #include "nesting.h"
 #include "signatures.h"
@@ -59,6 +60,7 @@ class Translation {
     event.op = row(event.op, op_);
     event.module_call = row(event.module_call, call_);
   }
+  void operator()(AllocatorTotal& total) const { total.time = ns(total.time); }
 
  private:
   int64_t ns(int64_t ticks) const { return ticks == kNever ? kNever : clock_.ns(ticks); }
@@ -108,6 +110,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& con
   Shared shared;
   std::vector<Arguments> arguments;
   MemoryReports memory;
+  std::vector<AllocatorTotal> totals;
   const auto total = [&](auto member) {
     size_t rows = 0;
     for (const auto& log : logs) {
@@ -126,7 +129,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& con
     tables.losses.ops += log->ops.dropped();
     tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
     tables.losses.module_calls += log->module_calls.dropped();
-    tables.losses.allocations += log->memory_events.dropped();
+    tables.losses.allocations += log->memory_events.dropped() + log->allocator_totals.dropped();
     tables.losses.unmatched_ends += log->unmatched_ends;
     tables.threads.push_back(log->identity);
     move_rows(log->ops, translate, tables.ops);
@@ -135,9 +138,11 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& con
     move_rows(log->arguments, translate, arguments);
     move_rows(log->module_calls, translate, tables.module_calls);
     move_rows(log->memory_events, translate, memory.events);
+    move_rows(log->allocator_totals, translate, totals);
   }
-  std::stable_sort(memory.events.begin(), memory.events.end(),
-                   [](const MemoryEvent& a, const MemoryEvent& b) { return a.time < b.time; });
+  const auto earlier = [](const auto& a, const auto& b) { return a.time < b.time; };
+  std::stable_sort(memory.events.begin(), memory.events.end(), earlier);
+  std::stable_sort(totals.begin(), totals.end(), earlier);
   for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), shared.string(mark.name), 0});
   }
@@ -154,6 +159,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& con
   mark_nested(tables, context.counted_ops);
   if (context.memory) {
     find_allocations(tables, memory);
+    tables.allocator_totals = find_unreported(totals, memory.events);
   }
   account_steps(tables.steps, memory.events, outstanding);
   assign_signatures(tables, arguments);

@@ -189,6 +189,18 @@ struct Allocation {
   uint16_t reserved;
 };
 
+// What the allocator of a device, other than the CPU's, says it has in total. Between two rows nothing was taken from the
+// device or returned to it, and what was handed out changed by the allocations of the recording alone.
+struct AllocatorTotal {
+  int64_t time;
+  int64_t allocated;   // in blocks that are handed out
+  int64_t reserved;    // taken from the device: what is handed out, and what is kept to be
+  int64_t unreported;  // of what is handed out, all that the recording saw no report of; collated
+  int8_t device_type;
+  int8_t device_index;
+  uint8_t padding[6];
+};
+
 // What a device did for the program: a kernel, a copy, a fill. Its times are the device's, on the axis of all others.
 struct Kernel {
   int64_t start;
@@ -316,6 +328,7 @@ static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 
 static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
 static_assert(sizeof(Step) == 64 && sizeof(OpTotal) == 88 && sizeof(CallTotal) == 56);
+static_assert(sizeof(AllocatorTotal) == 40);
 static_assert(sizeof(Kernel) == 80 && sizeof(RuntimeCall) == 40 && sizeof(KernelTotal) == 64);
 
 }  // namespace torchprof

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "allocator_totals.h"
 #include "clock.h"
 #include "pretending.h"
 #include "thread_slot.h"
@@ -50,7 +51,7 @@ class Reports final : public ProfilerStateBase {
   bool memoryProfilingEnabled() const override { return true; }
   ActiveProfilerType profilerType() override { return ActiveProfilerType::NONE; }
 
-  void reportMemoryUsage(void* address, int64_t bytes, size_t, size_t, c10::Device device) override {
+  void reportMemoryUsage(void* address, int64_t bytes, size_t allocated, size_t reserved, c10::Device device) override {
     if (is_pretending()) {
       try {
         real.report(address, bytes);
@@ -61,12 +62,25 @@ class Reports final : public ProfilerStateBase {
     const Writing writing;
     if (ThreadLog* const log = writing.log(); log != nullptr && bytes != 0) {
       try {
-        log->memory_event(ticks(), reinterpret_cast<uint64_t>(address), bytes, static_cast<int8_t>(device.type()),
-                        static_cast<int8_t>(device.index()));
+        const int64_t now = ticks();
+        const auto type = static_cast<int8_t>(device.type());
+        const auto index = static_cast<int8_t>(device.index());
+        const bool kept = log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index);
+        if (!device.is_cpu()) {
+          const AllocatorTotal total{now, static_cast<int64_t>(allocated), static_cast<int64_t>(reserved), 0, type, index, {}};
+          if (news_.is_news(total, kept ? bytes : 0)) {
+            if (AllocatorTotal* const row = log->allocator_totals.append()) {
+              *row = total;
+            }
+          }
+        }
       } catch (...) {
       }
     }
   }
+
+ private:
+  AllocatorNews news_;
 };
 
 // The first free of a block it does not know, and every thousandth after, makes PyTorch's reporter print a warning that

@@ -38,6 +38,7 @@ struct Tables {
   std::vector<ModuleCall> module_calls;
   std::vector<Module> modules;
   std::vector<Allocation> allocations;
+  std::vector<AllocatorTotal> allocator_totals;
   std::vector<Kernel> kernels;
   std::vector<RuntimeCall> runtime_calls;
   std::vector<Mark> marks;

@@ -36,6 +36,7 @@ class ThreadLog {
         arguments(budget),
         module_calls(budget),
         memory_events(budget),
+        allocator_totals(budget),
         identity(identity),
         thread_(thread),
         tensor_table_(tensors, shapes),
@@ -50,6 +51,7 @@ class ThreadLog {
   AppendLog<Arguments> arguments;
   AppendLog<ModuleCall> module_calls;
   AppendLog<MemoryEvent> memory_events;
+  AppendLog<AllocatorTotal> allocator_totals;
   std::vector<Module> modules;
   StringTable strings;
   ListTable shapes;
@@ -145,13 +147,16 @@ class ThreadLog {
     return true;
   }
 
-  // `from_kernel`: for the op around the innermost, which is PyTorch's way to a kernel written in Python.
-  void memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,
+  // `from_kernel`: for the op around the innermost, which is PyTorch's way to a kernel written in Python. False when the budget
+  // is spent.
+  bool memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,
                     bool from_kernel = false) {
-    if (MemoryEvent* row = memory_events.append()) {
+    MemoryEvent* const row = memory_events.append();
+    if (row != nullptr) {
       const int32_t op = from_kernel && open_ops_.size() > 1 ? open_ops_[open_ops_.size() - 2].row : current_op();
       *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index};
     }
+    return row != nullptr;
   }
 
   uint16_t thread() const { return thread_; }

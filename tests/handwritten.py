@@ -16,6 +16,7 @@ DEFAULTS: dict[str, dict[str, int]] = {
     "ops": {"parent": -1, "module_call": -1, "sequence_nr": -1},
     "module_calls": {"parent": -1, "op": -1},
     "allocations": {"end": -1, "op": -1, "free_op": -1, "module_call": -1, "module": -1, "device_index": -1},
+    "allocator_totals": {"device_type": 1},
     "kernels": {"runtime_call": -1, "op": -1, "module_call": -1, "device_type": 1},
     "runtime_calls": {"op": -1, "module_call": -1},
     "kernel_totals": {"op": NO_NAME, "module": -1, "device_type": 1},

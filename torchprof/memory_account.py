@@ -22,7 +22,8 @@ class Memory(MemoryAccount, Printed):
     """What held every byte, when the most was held, and what never went away. ``str()`` is the printed text.
 
     Beside the figures of `MemoryAccount` (``peak``, ``by_category``, ``by_module``, ``saved_by_module``, ``timeline()``,
-    ``leaks``) it has tables of them, to sort, select and export.
+    ``leaks``; of a device ``reserved``, ``max_reserved``, ``fragmentation``, ``never_met``) it has tables of them, to sort,
+    select and export.
     """
 
     @cached_property
@@ -80,7 +81,19 @@ class Memory(MemoryAccount, Printed):
             if text
         )
         yield Line("total", f"Peak on {self.device}: {format_bytes(peak.bytes)} at {format_ns(peak.time)} ({where})")
+        if self.reserved is not None and self.max_reserved is not None and self.fragmentation is not None:
+            yield Line(
+                "total",
+                f"Reserved then: {format_bytes(self.reserved)}, {format_bytes(self.fragmentation)} of it free; "
+                f"at most: {format_bytes(self.max_reserved)}",
+            )
         yield from self.categories.lines()
+        if self.never_met != self.never_met_from_before:
+            yield Line(
+                "total",
+                f"Never met: {format_bytes(self.never_met_from_before)} from before the recording, "
+                f"{format_bytes(self.never_met - self.never_met_from_before)} of threads that do not report to it",
+            )
         yield from self.modules.head(SHOWN).lines()
         yield Line("total", f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}")
         if len(self.trace.steps) < 3:
@@ -97,11 +110,15 @@ def memory(trace: Trace, device: str | None = None) -> Memory:
 
     Args:
         trace: of `torchprof.profile`, recorded with memory, ops and shapes; with the model it knows parameters and paths.
-        device: the kind of device, such as ``"cpu"``, ``"cuda"`` or ``"meta"`` (what meta tensors stand for); by default the
-            one that holds the most.
+        device: such as ``"cpu"``, ``"cuda:1"`` or ``"meta"`` (what meta tensors stand for), or ``"cuda"`` where there is only
+            one; by default the one that holds the most.
+
+    On a device with an allocator that keeps totals, as CUDA's, the peak is the allocator's own, to the byte: the most since the
+    recording began, as ``torch.cuda.max_memory_allocated`` says where its peak was reset then.
 
     Raises:
-        ArgumentError: nothing was recorded on that device, or the trace keeps sums only (``aggregate=True``).
+        ArgumentError: nothing was recorded on that device, there are several of that kind, or the trace keeps sums only
+            (``aggregate=True``).
 
     Example:
         >>> print(torchprof.memory(prof.trace))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchprof.analysis.account import MemoryAccount
 from torchprof.analysis.breakdown import OUTSIDE, Record, module_records, op_records, step_records
+from torchprof.analysis.devices import devices_by_memory
 from torchprof.errors import ArgumentError
 from torchprof.report.columns import COLUMNS
 from torchprof.report.grid import Line, branches, elide, lay_out
@@ -173,14 +175,18 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
 
 def _add_saved(trace: Trace, records: list[Record]) -> None:
     """Bytes of saved activations, with everything below."""
-    saved = MemoryAccount.of(trace).saved_by_module if len(trace.allocations) else {}
+    devices = devices_by_memory(trace)
+    saved: Counter[str] = Counter()
+    for device in devices:
+        if device.partition(":")[0] == devices[0].partition(":")[0]:  # a model may be on several of a kind
+            saved.update(MemoryAccount.of(trace, device).saved_by_module)
     trail: list[Record] = []
     for record in records:
         record["saved"] = 0
         del trail[record["depth"] :]
         trail.append(record)
         outside = record["name"] == OUTSIDE
-        own = saved.get(record["path"], 0) if record["path"] or outside else 0
+        own = saved[record["path"]] if record["path"] or outside else 0
         for above in trail:
             above["saved"] += own
 

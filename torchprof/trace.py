@@ -131,6 +131,16 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_index", "i1", 51),
         ("uses", "u2", 52),
     ),
+    # What the allocator of a device says it has in total, whenever that does not follow from the allocations.
+    "allocator_totals": _struct(
+        40,
+        ("time", "i8", 0),
+        ("allocated", "i8", 8),
+        ("reserved", "i8", 16),
+        ("unreported", "i8", 24),
+        ("device_type", "i1", 32),
+        ("device_index", "i1", 33),
+    ),
     # What devices did: a kernel, copy or fill each, with the device's times; and the calls that asked for it or waited for it.
     "kernels": _struct(
         80,
@@ -330,8 +340,8 @@ class Trace:
     """What one recording saw.
 
     Attributes:
-        ops, operands, tensors, signatures, shapes, dims, module_calls, modules, allocations, kernels, runtime_calls, marks,
-            steps, op_totals, call_totals, kernel_totals, threads: the tables, as described by ``LAYOUTS``.
+        ops, operands, tensors, signatures, shapes, dims, module_calls, modules, allocations, allocator_totals, kernels,
+            runtime_calls, marks, steps, op_totals, call_totals, kernel_totals, threads: the tables, described by ``LAYOUTS``.
         strings: the names that the tables refer to by row.
         facts: what is known of the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that
             did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version), the options it ran with, and
@@ -348,6 +358,7 @@ class Trace:
     module_calls: Table
     modules: Table
     allocations: Table
+    allocator_totals: Table
     kernels: Table
     runtime_calls: Table
     marks: Table

@@ -138,6 +138,52 @@ def test_devices_are_accounted_for_one_by_one() -> None:
         MemoryAccount.of(both, "cuda")
 
 
+def of_a_gpu(*totals: dict[str, int]) -> Trace:
+    """On cuda:0 100 bytes from before, 30 more from 10 on, and what the allocator says of it."""
+    device = {"device_type": 1, "device_index": 0}
+    return recorded(
+        {**device, "start": -1, "bytes": 100, "uses": int(Use.PARAMETER), "module": 1},
+        {**device, "start": 10, "end": 20, "bytes": 30, "op": FORWARD, "module": 1},
+        {**device, "start": 30, "bytes": 20, "op": BACKWARD, "module": 1, "uses": int(Use.GRADIENT)},
+        allocator_totals=[{**device, **total} for total in totals],
+    )
+
+
+def test_the_peak_of_a_gpu_is_what_its_allocator_had_handed_out() -> None:
+    account = memory(of_a_gpu({"time": 10, "allocated": 230, "reserved": 512, "unreported": 200}))
+    assert (account.device, account.peak.bytes, account.reserved, account.fragmentation) == ("cuda:0", 230, 512, 282)
+    assert account.by_module == {"fc": {"parameters": 100, "temporaries": 30}, "": {"never met": 100}}
+    assert "Never met:" not in str(account)
+
+
+def test_what_came_and_went_unreported_moves_the_peak_of_a_gpu_and_is_said() -> None:
+    account = memory(
+        of_a_gpu(
+            {"time": 10, "allocated": 140, "reserved": 512, "unreported": 110},
+            {"time": 30, "allocated": 180, "reserved": 1024, "unreported": 160},
+        )
+    )
+    assert (account.peak.bytes, account.peak.time, account.peak.phase) == (180, 30, "backward")
+    assert (account.never_met_from_before, account.never_met, account.reserved) == (10, 60, 1024)
+    assert "Never met: 10 B from before the recording, 50 B of threads that do not report to it" in str(account)
+    assert account.timeline()[1].sum(axis=1).tolist() == [140, 110, 180]
+
+
+def test_blocks_that_were_given_back_unreported_are_less_than_nothing() -> None:
+    account = memory(of_a_gpu({"time": 10, "allocated": 40, "reserved": 512, "unreported": 10}))
+    assert (account.peak.bytes, account.by_category["never met"]) == (40, -90)
+
+
+def test_a_device_is_named_by_its_kind_where_there_is_one_of_it() -> None:
+    two = recorded(*({"bytes": 8, "device_type": 1, "device_index": index} for index in range(2)), {"bytes": 1})
+    assert MemoryAccount.of(of_a_gpu(), "cuda").device == "cuda:0"
+    assert MemoryAccount.of(two, "cuda:1").peak.bytes == 8
+    with pytest.raises(ArgumentError, match=r"device='cuda' could be any of 'cuda:0', 'cuda:1': name one of these"):
+        MemoryAccount.of(two, "cuda")
+    with pytest.raises(ArgumentError, match=r"device='cuda:2': no memory .* the trace has 'cuda:0', 'cuda:1', 'cpu'"):
+        MemoryAccount.of(two, "cuda:2")
+
+
 def test_sums_have_no_account() -> None:
     folded = recorded()
     folded.facts["aggregate"] = True

@@ -11,10 +11,13 @@ Every allocation has one category for the whole of its life, by what was seen of
     outputs               held by the program after forward: what the model returned, the loss
     temporaries           gone when what made them was over
     other                 none of these: held by the program for reasons of its own
+    never met             on a device whose allocator says what it has handed out in total: what of that the recording knows no
+                          block of, from before it or handed out on threads that do not report to it. Blocks of tensors from
+                          before are known by the size of the tensor; what its block has beyond is here too
 
 Blocks are counted as PyTorch reports them, views and all: a storage that many tensors share is one block. Blocks from before
 the recording are known where the recording met them, or where the model holds them; they count from its start, and to its end
-unless they were seen to go.
+unless they were seen to go. With *never met*, what is held on a device is what its allocator says, at every moment.
 """
 
 from __future__ import annotations
@@ -22,14 +25,15 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.devices import device_named, on_device
 from torchprof.analysis.places import paths_of_modules
 from torchprof.errors import ArgumentError
-from torchprof.trace import DEVICE_NAMES, Phase, Table, Trace, Use, phases
+from torchprof.trace import Phase, Table, Trace, Use, phases
 
 __all__ = ["CATEGORIES", "Leak", "MemoryAccount", "Peak"]
 
@@ -43,7 +47,9 @@ CATEGORIES: Final = (
     "outputs",
     "temporaries",
     "other",
+    "never met",
 )
+NEVER_MET: Final = CATEGORIES[-1]
 NOWHERE: Final = ""
 """The module of what belongs to none."""
 
@@ -88,18 +94,20 @@ class Leak:
 
 @dataclass(frozen=True)
 class MemoryAccount:
-    """What held every byte of one kind of device. Made by `MemoryAccount.of`.
+    """What held every byte of one device. Made by `MemoryAccount.of`.
 
     Attributes:
-        trace, device: what it is an account of; ``"cpu"``, ``"cuda"``, ``"meta"``, ...
+        trace, device: what it is an account of; ``"cpu"``, ``"cuda:0"``, ``"meta"``, ...
         allocations: the rows of ``trace.allocations`` on that device.
         category: the row of ``CATEGORIES`` of each.
+        totals: the rows of ``trace.allocator_totals`` of that device; none where its allocator keeps no totals, as the CPU's.
     """
 
     trace: Trace
     device: str
     allocations: Table
     category: npt.NDArray[np.int64]
+    totals: Table
 
     @classmethod
     def of(cls, trace: Trace, device: str | None = None) -> Self:
@@ -107,26 +115,21 @@ class MemoryAccount:
 
         Args:
             trace: recorded with ``memory=True`` and, for categories and modules, with ops, shapes and the model.
-            device: the kind of device, such as ``"cpu"``, ``"cuda"`` or ``"meta"`` (what meta tensors stand for); by default
-                the one that holds the most.
+            device: such as ``"cpu"``, ``"cuda:1"`` or ``"meta"`` (what meta tensors stand for), or ``"cuda"`` where there is
+                only one; by default the one that holds the most.
 
         Raises:
-            ArgumentError: nothing was recorded on that device, or the trace keeps sums only.
+            ArgumentError: nothing was recorded on that device, several are of that kind, or the trace keeps sums only.
         """
         if trace.facts.get("aggregate"):
             raise ArgumentError(
                 "trace was recorded with aggregate=True: single allocations were folded away; what each step held and its "
                 "peak are in trace.steps, and a recording without aggregate has the account"
             )
-        allocations = trace.allocations
-        totals = np.bincount(allocations["device_type"], weights=allocations["bytes"], minlength=len(DEVICE_NAMES))
-        if device is None:
-            device = DEVICE_NAMES[int(np.argmax(totals))]
-        if device not in DEVICE_NAMES or (len(allocations) and not totals[DEVICE_NAMES.index(device)]):
-            seen = ", ".join(repr(DEVICE_NAMES[row]) for row in np.flatnonzero(totals))
-            raise ArgumentError(f"device={device!r}: no memory was recorded there; the trace has {seen or 'none at all'}")
-        rows = allocations[allocations["device_type"] == DEVICE_NAMES.index(device)]
-        return cls(trace, device, rows, _categories(trace, rows))
+        device = device_named(trace, device)
+        rows = trace.allocations[on_device(trace.allocations, device)]
+        totals = trace.allocator_totals[on_device(trace.allocator_totals, device)]
+        return cls(trace, device, rows, _categories(trace, rows), totals)
 
     @cached_property
     def _moves(self) -> _Moves:
@@ -135,10 +138,9 @@ class MemoryAccount:
     @cached_property
     def peak(self) -> Peak:
         """When the most was held."""
-        moves = self._moves
-        if not len(moves.rows):
-            return Peak(moves.before, 0, None, "other", "", "")
-        at = int(np.argmax(moves.held))
+        moves, at = self._moves, self._peak_at
+        if at < 0:
+            return Peak(moves.before + self._never_met_at(0), 0, None, "other", "", "")
         row = self.allocations[moves.rows[at]]
         time = int(moves.times[at])
         steps = self.trace.steps
@@ -146,7 +148,7 @@ class MemoryAccount:
         op = int(row["op"])
         phase = Phase(int(phases(self.trace.ops[op : op + 1])[0])) if op >= 0 else _call_phase(int(row["module_call"]))
         return Peak(
-            int(moves.held[at]),
+            int(moves.held[at]) + self._never_met_at(time),
             time,
             int(steps["number"][inside[0]]) if len(inside) else None,
             phase.name.lower(),
@@ -156,14 +158,42 @@ class MemoryAccount:
 
     @cached_property
     def held_at_peak(self) -> npt.NDArray[np.bool_]:
-        """Which of ``allocations`` were held at the peak. Their bytes add up to it."""
-        moves = self._moves
-        return moves.alive(int(np.argmax(moves.held)) if len(moves.rows) else -1)
+        """Which of ``allocations`` were held at the peak. Their bytes, and what was never met, add up to it."""
+        return self._moves.alive(self._peak_at)
+
+    @property
+    def never_met(self) -> int:
+        """Bytes that the allocator had handed out at the peak and of which the recording knows no block.
+
+        Less than nothing where blocks that it knows had been given back on threads that do not report to it.
+        """
+        return self._never_met_at(self.peak.time)
+
+    @property
+    def never_met_from_before(self) -> int:
+        """The same when the recording began. It differs where other threads allocate, or give back, meanwhile."""
+        return self._never_met_at(0)
+
+    @property
+    def reserved(self) -> int | None:
+        """Bytes that the allocator had taken from the device at the peak; None where it does not say, as the CPU's."""
+        return int(self.totals["reserved"][self._total_at(self.peak.time)]) if len(self.totals) else None
+
+    @property
+    def max_reserved(self) -> int | None:
+        """The most that the allocator had taken from the device at any time; None where it does not say."""
+        return int(self.totals["reserved"].max()) if len(self.totals) else None
+
+    @property
+    def fragmentation(self) -> int | None:
+        """Bytes that were reserved at the peak and in no block that was handed out; None where the allocator does not say."""
+        return self.reserved - self.peak.bytes if self.reserved is not None else None
 
     @cached_property
     def by_category(self) -> dict[str, int]:
         """Bytes held at the peak, by category; they add up to it."""
-        return self._sum_by_category(self.held_at_peak)
+        sums = self._sum_by_category(self.held_at_peak)
+        return {**sums, NEVER_MET: self.never_met}
 
     @cached_property
     def by_module(self) -> dict[str, dict[str, int]]:
@@ -171,7 +201,10 @@ class MemoryAccount:
 
         A path that is empty and the root of the model are told apart by nothing else: what the root itself made is there too.
         """
-        return self._sum_by_module(self.held_at_peak)
+        sums = self._sum_by_module(self.held_at_peak)
+        if self.never_met:
+            sums.setdefault(NOWHERE, {})[NEVER_MET] = self.never_met
+        return sums
 
     @cached_property
     def saved(self) -> npt.NDArray[np.bool_]:
@@ -209,6 +242,8 @@ class MemoryAccount:
         for index in range(len(CATEGORIES)):
             start = int(self.allocations["bytes"][before & (self.category == index)].sum())
             over_time = start + np.cumsum(np.where(category == index, moves.changes, 0))
+            if CATEGORIES[index] == NEVER_MET:
+                over_time = self._never_met[self._total_at(moves.times)] if len(self.totals) else over_time
             held[:, index] = np.maximum.reduceat(over_time, first)
         return moves.times[first], held
 
@@ -238,6 +273,31 @@ class MemoryAccount:
             for where, group in groups.items()
         ]
         return sorted(found, key=lambda leak: -leak.bytes)
+
+    @cached_property
+    def _peak_at(self) -> int:
+        """The change after which the most was held; -1: that was before the first."""
+        moves = self._moves
+        if not len(moves.rows):
+            return -1
+        if not len(self.totals):
+            return int(np.argmax(moves.held))
+        held = moves.held + self._never_met[self._total_at(moves.times)]
+        at = int(np.argmax(held))
+        return at if held[at] > moves.before + self._never_met_at(0) else -1
+
+    @cached_property
+    def _never_met(self) -> npt.NDArray[np.int64]:
+        """What the recording knows no block of, at the times of ``totals``. It knows those from before all along."""
+        never_met: npt.NDArray[np.int64] = self.totals["unreported"] - self._moves.before
+        return never_met
+
+    def _never_met_at(self, time: int) -> int:
+        return int(self._never_met[self._total_at(time)]) if len(self.totals) else 0
+
+    def _total_at(self, times: Any) -> Any:
+        """The rows of ``totals`` that hold at these times; before the first, that one does."""
+        return np.maximum(np.searchsorted(self.totals["time"], times, side="right") - 1, 0)
 
     @cached_property
     def _paths(self) -> list[str]:

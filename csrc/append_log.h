@@ -62,7 +62,7 @@ class AppendLog {
   uint64_t dropped() const { return dropped_; }
 
   // Calls visit(rows, count) for every chunk in order and frees each one after it was visited, so that a
-  // consumer that copies never holds the whole log twice.
+  // consumer that copies never holds the whole log twice. What was dropped is forgotten.
   template <typename Visit>
   void drain(Visit visit) {
     for (const Chunk& chunk : std::exchange(chunks_, {})) {
@@ -72,6 +72,7 @@ class AppendLog {
     }
     next_ = end_ = nullptr;
     size_ = 0;
+    dropped_ = 0;
   }
 
  private:

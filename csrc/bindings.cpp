@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "caching_allocator.h"
+#include "cupti_api.h"
 #include "pretending.h"
 #include "session.h"
 #include "tensor_reader.h"
@@ -56,7 +57,7 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
 }
 
 void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class,
-                     OpNames ops_with_arguments, OpNames counted_ops, bool fold, const std::vector<HeldTuple>& held) {
+                     OpNames ops_with_arguments, OpNames counted_ops, bool fold, const std::string& gpu, const std::vector<HeldTuple>& held) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -66,6 +67,7 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   options.ops_with_arguments = std::move(ops_with_arguments);
   options.counted_ops = std::move(counted_ops);
   options.fold = fold;
+  options.cupti = gpu == "cupti";
   options.held = held_from_python(held);
   start(options);
 }
@@ -74,6 +76,7 @@ py::tuple stop_recording(const std::vector<HeldTuple>& held) {
   Recorded recorded = stop(held_from_python(held));
   const py::list strings = py::cast(recorded.tables.strings);
   const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
+                       "gpu_clock_error_ns"_a = recorded.tables.device_clock_error,
                        "losses"_a = losses_to_python(recorded.tables.losses),
                        "unobserved_classes"_a = recorded.unobserved_classes);
   return py::make_tuple(tables_to_python(std::move(recorded.tables)), strings, facts);
@@ -83,12 +86,30 @@ py::tuple stop_recording(const std::vector<HeldTuple>& held) {
 //   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time)
 //   ("call", time, address, type)                                    ("return", time)
 //   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
-py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes) {
+//   ("launch", time, correlation)
+// Kernels are (correlation, start, end, name).
+py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes,
+                         const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels) {
   Budget budget(budget_bytes);
   std::vector<std::unique_ptr<ThreadLog>> logs;
+  const OpNames none;
+  DeviceReport devices;
+  const auto name = [&](const std::string& text) {
+    devices.names.push_back(text);
+    return static_cast<uint32_t>(devices.names.size() - 1);
+  };
+  for (const auto& [correlation, start, end, text] : kernels) {
+    Kernel kernel{};
+    kernel.start = start;
+    kernel.end = end;
+    kernel.name = name(text);
+    kernel.runtime_call = static_cast<int32_t>(correlation);
+    kernel.op = kernel.module_call = kNoRow;
+    devices.kernels.push_back(kernel);
+  }
   for (const py::list& events : threads) {
     const auto thread = static_cast<uint16_t>(logs.size());
-    logs.push_back(std::make_unique<ThreadLog>(budget, thread, Thread{thread + uint64_t{1}, thread}));
+    logs.push_back(std::make_unique<ThreadLog>(budget, thread, Thread{thread + uint64_t{1}, thread}, none, thread + uint64_t{1}));
     ThreadLog& log = *logs.back();
     Op* latest = nullptr;
     for (const py::handle& item : events) {
@@ -126,13 +147,20 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
         }
       } else if (kind == "memory") {
         log.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1);
+      } else if (kind == "launch") {
+        RuntimeCall call{};
+        call.start = call.end = integer(1);
+        call.name = name("launch");
+        call.op = thread + 1;
+        call.correlation = event[2].cast<uint32_t>();
+        devices.runtime_calls.push_back(call);
       } else {
         throw std::invalid_argument("unknown event " + kind);
       }
     }
   }
   Outstanding outstanding;
-  Tables tables = collate(logs, {{}, {}, {}, true, TickConverter({0, 0}, {1, 1}), INT32_MAX}, outstanding);
+  Tables tables = collate(logs, std::move(devices), {{}, {}, {}, true, TickConverter({0, 0}, {1, 1}), INT32_MAX}, outstanding);
   const py::list strings = py::cast(tables.strings);
   const py::dict losses = losses_to_python(tables.losses);
   return py::make_tuple(tables_to_python(std::move(tables)), strings, losses);
@@ -277,8 +305,10 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Shape, first, ndim);
   PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
 
+  py::register_exception<cupti::Error>(m, "CuptiError");
+
   m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
-        "ops_with_arguments"_a, "counted_ops"_a, "fold"_a, "held"_a);
+        "ops_with_arguments"_a, "counted_ops"_a, "fold"_a, "gpu"_a, "held"_a);
   m.def("stop", &stop_recording, "held"_a, py::pos_only());
   m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   m.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
@@ -305,7 +335,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("changed", &changed, "pairs"_a, py::pos_only());
   m.def("layouts", &layouts);
   m.def("installed", &installed, "module_class"_a, py::pos_only());
-  m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a);
+  m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list());
   m.def("simulate_caching_allocator", &simulate_caching_allocator, "events"_a, "settings"_a, "capacity"_a, "blocks"_a,
         "timeline"_a);
 }

@@ -1,9 +1,13 @@
 #include "collate.h"
 
+#include <cxxabi.h>
+
 #include <algorithm>
+#include <cstdlib>
 
 #include "allocator_totals.h"
 #include "attribute.h"
+#include "kernels.h"
 #include "nesting.h"
 #include "signatures.h"
 
@@ -85,6 +89,31 @@ void move_rows(AppendLog<Row>& log, const Translation& translate, std::vector<Ro
   });
 }
 
+std::string demangled(const std::string& name) {
+  int status = 0;
+  char* const text = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
+  std::string found = status == 0 && text != nullptr ? text : name;
+  std::free(text);
+  return found;
+}
+
+// In the terms of the trace: nanoseconds, and rows of its strings.
+void translate(DeviceReport& devices, Shared& shared, const TickConverter& clock) {
+  std::vector<uint32_t> strings;
+  for (const std::string& name : devices.names) {
+    strings.push_back(shared.string(demangled(name)));
+  }
+  const auto each = [&](auto& rows) {
+    for (auto& row : rows) {
+      row.start = clock.ns(row.start);
+      row.end = clock.ns(row.end);
+      row.name = strings[row.name];
+    }
+  };
+  each(devices.kernels);
+  each(devices.runtime_calls);
+}
+
 }  // namespace
 
 uint32_t Shared::module(Module module) {
@@ -104,11 +133,12 @@ void Shared::move_into(Tables& tables) {
   tables.modules = std::move(modules_);
 }
 
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, Outstanding& outstanding) {
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Outstanding& outstanding) {
   const TickConverter& clock = context.clock;
   Tables tables;
   Shared shared;
   std::vector<Arguments> arguments;
+  std::vector<uint32_t> thread_ids;  // as devices report them
   MemoryReports memory;
   std::vector<AllocatorTotal> totals;
   const auto total = [&](auto member) {
@@ -132,6 +162,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& con
     tables.losses.allocations += log->memory_events.dropped() + log->allocator_totals.dropped();
     tables.losses.unmatched_ends += log->unmatched_ends;
     tables.threads.push_back(log->identity);
+    thread_ids.push_back(static_cast<uint32_t>(devices.system_thread_ids ? log->identity.native_id : log->posix_id));
     move_rows(log->ops, translate, tables.ops);
     move_rows(log->operands, translate, tables.operands);
     move_rows(log->tensors, translate, tables.tensors);
@@ -151,11 +182,15 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& con
     step.end = clock.ns(step.end);
     tables.steps.push_back(step);
   }
+  translate(devices, shared, clock);
+  tables.losses.kernels += devices.lost;
+  const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
   shared.move_into(tables);
 
   memory.held = context.held;
   memory.end = clock.ns(context.end);
   memory.ran_in = attribute(tables, context.held);
+  tables.device_clock_error = std::max(device_clock_error, join_kernels(tables, std::move(devices), thread_ids));
   mark_nested(tables, context.counted_ops);
   if (context.memory) {
     find_allocations(tables, memory);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "device_log.h"
 #include "lifetimes.h"
 #include "list_table.h"
 #include "string_table.h"
@@ -57,6 +58,6 @@ struct Context {
 };
 
 // Empties the logs. `outstanding` is what was handed out before they began, and is brought up to date.
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, const Context& context, Outstanding& outstanding);
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Outstanding& outstanding);
 
 }  // namespace torchprof

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <thread>
 
@@ -29,13 +30,14 @@ int64_t unix_ns() {
 
 }  // namespace
 
-Session::Session(const Options& options)
+Session::Session(const Options& options, std::unique_ptr<KernelObserver> kernels)
     : begin_(ClockReading::now()),
       origin_unix_ns_(unix_ns()),
       counted_ops_(options.counted_ops),
       memory_requested_(options.memory),
       held_(options.held),
-      logs_(options.budget_bytes, options.ops_with_arguments) {
+      logs_(options.budget_bytes, options.ops_with_arguments),
+      kernels_(std::move(kernels)) {
   if (options.memory) {
     memory_.emplace(held_);
     meta_.emplace();
@@ -44,6 +46,9 @@ Session::Session(const Options& options)
     totals_.emplace();
   }
   logs_.open();
+  if (kernels_) {
+    kernels_->record_into(devices_.emplace(logs_.budget()));
+  }
   if (options.ops) {
     ops_.emplace(options.shapes);
   }
@@ -73,8 +78,19 @@ void Session::end_step() {
   }
   moments_.steps.back().end = ticks();
   if (totals_) {
+    settle();
     fold();
   }
+}
+
+void Session::settle() {
+  if (!kernels_) {
+    return;
+  }
+  settling_since_ = ticks();
+  Py_BEGIN_ALLOW_THREADS;  // a device may wait for a callback that is written in Python
+  kernels_->settle();
+  Py_END_ALLOW_THREADS;
 }
 
 // What other threads do while the logs are exchanged is not recorded.
@@ -85,6 +101,7 @@ void Session::fold() {
     totals_->fold(step);
   }
   losses_ += step.losses;
+  device_clock_error_ = std::max(device_clock_error_, step.device_clock_error);
   folded_steps_.insert(folded_steps_.end(), step.steps.begin(), step.steps.end());
   moments_.steps.clear();
   logs_.clear();
@@ -92,7 +109,8 @@ void Session::fold() {
 }
 
 Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
-  return collate(logs_.logs(), {moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks}, outstanding_);
+  DeviceReport devices = kernels_ ? kernels_->take(settling_since_) : DeviceReport{};
+  return collate(logs_.logs(), std::move(devices), {moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks}, outstanding_);
 }
 
 void Session::observe_new_classes() {
@@ -112,6 +130,9 @@ Recorded Session::stop(const std::vector<Held>& held) {
   meta_.reset();
   memory_.reset();
   logs_.close();
+  if (kernels_) {
+    kernels_->stop();
+  }
   if (!moments_.steps.empty() && moments_.steps.back().end == kNever) {
     moments_.steps.pop_back();  // what came after the last step is no step
   }
@@ -124,6 +145,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.tables.steps = std::move(folded_steps_);
     recorded.tables.losses = losses_;
     recorded.tables.losses += rest.losses;
+    recorded.tables.device_clock_error = std::max(device_clock_error_, rest.device_clock_error);
   } else {
     held_.insert(held_.end(), held.begin(), held.end());
     recorded.tables = collated(held_, end);
@@ -145,7 +167,7 @@ void start(const Options& options) {
         "end it first, or record with memory=False");
   }
   open_kernels = 0;  // one may have been left open by an interrupt
-  now.session = std::make_unique<Session>(options);
+  now.session = std::make_unique<Session>(options, options.cupti ? std::make_unique<KernelObserver>() : nullptr);
   now.thread = std::this_thread::get_id();
   now.process = getpid();
 }
@@ -162,6 +184,7 @@ Recorded stop(const std::vector<Held>& held) {
   if (running().thread != std::this_thread::get_id()) {
     throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
   }
+  session.settle();
   const std::unique_ptr<Session> ending = std::move(running().session);
   return session.stop(held);
 }

@@ -12,6 +12,8 @@
 
 #include "clock.h"
 #include "collate.h"
+#include "device_log.h"
+#include "kernel_observer.h"
 #include "memory_observer.h"
 #include "meta_allocator.h"
 #include "module_observer.h"
@@ -30,6 +32,7 @@ struct Options {
   OpNames ops_with_arguments;            // see Arguments
   OpNames counted_ops;                   // whose FLOPs are counted: see kNested
   bool fold = false;                     // sums over steps instead of rows per event
+  bool cupti = false;                    // kernels of NVIDIA GPUs
   std::vector<Held> held;                // by the model, now
 };
 
@@ -42,7 +45,8 @@ struct Recorded {
 
 class Session {
  public:
-  explicit Session(const Options& options);
+  // `kernels` is at work already, or nullptr: making it takes too long to be part of the recording.
+  Session(const Options& options, std::unique_ptr<KernelObserver> kernels);
   ~Session() = default;  // members go in the opposite order of their construction
 
   void mark(const std::string& name);
@@ -50,14 +54,15 @@ class Session {
   void end_step();
   void observe_new_classes();
   int64_t bytes() const { return logs_.bytes(); }  // taken by what was recorded so far
-  Recorded stop(const std::vector<Held>& held);  // by the model, now
+  void settle();  // waits until devices have done what they were asked for; without the GIL
+  Recorded stop(const std::vector<Held>& held);  // by the model, now; after settle()
 
  private:
-  const ClockReading begin_;
-  const int64_t origin_unix_ns_;
   void fold();
   Tables collated(const std::vector<Held>& held, ClockReading end);
 
+  const ClockReading begin_;
+  const int64_t origin_unix_ns_;
   const OpNames counted_ops_;
   const bool memory_requested_;
   std::vector<Held> held_;
@@ -65,16 +70,20 @@ class Session {
   ThreadLogs logs_;
   Outstanding outstanding_;
   Losses losses_;                // of the steps that were folded
+  int64_t device_clock_error_ = 0;
   std::vector<Step> folded_steps_;
   std::optional<Totals> totals_;
   std::optional<MemoryObserver> memory_;
   std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;
   std::optional<ModuleObserver> modules_;
+  std::optional<DeviceLog> devices_;
+  std::unique_ptr<KernelObserver> kernels_;
+  int64_t settling_since_ = 0;  // ticks
 };
 
 // The process has at most one session, and the thread that started it is the one that ends it. These throw
-// std::runtime_error with what is wrong and the way out.
+// std::runtime_error with what is wrong and the way out; start() also cupti::Error.
 void start(const Options& options);
 Session& current();
 Recorded stop(const std::vector<Held>& held);

@@ -49,6 +49,7 @@ struct Tables {
   std::vector<Thread> threads;
   std::vector<std::string> strings;
   Losses losses;
+  int64_t device_clock_error = 0;  // nanoseconds by which times of devices may be off those of the host, at least
 };
 
 // What the program says its model holds, at the start and at the end of the recording.

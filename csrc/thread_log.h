@@ -29,7 +29,7 @@ class ThreadLog {
     Arguments* arguments = nullptr;  // where they are kept
   };
 
-  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpNames& ops_with_arguments = none())
+  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpNames& ops_with_arguments = none(), uint64_t posix_id = 0)
       : ops(budget),
         operands(budget),
         tensors(budget),
@@ -38,6 +38,7 @@ class ThreadLog {
         memory_events(budget),
         allocator_totals(budget),
         identity(identity),
+        posix_id(posix_id),
         thread_(thread),
         tensor_table_(tensors, shapes),
         ops_with_arguments_(ops_with_arguments) {
@@ -56,6 +57,7 @@ class ThreadLog {
   StringTable strings;
   ListTable shapes;
   const Thread identity;
+  const uint64_t posix_id;      // pthread_self()
   uint64_t unmatched_ends = 0;  // ops that ended here but began before the recording or on another thread
 
   // An op began. `key` is whatever the observer is given again at the op's end. Returns the row to fill in, or

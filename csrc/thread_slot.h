@@ -85,6 +85,7 @@ class ThreadLogs {
   void clear() { logs_.clear(); }  // when closed
 
   std::vector<std::unique_ptr<ThreadLog>>& logs() { return logs_; }
+  Budget& budget() { return budget_; }
   int64_t bytes() const { return budget_bytes_ - budget_.left(); }
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "attribute.h"
+#include "kernels.h"
 
 namespace torchprof {
 namespace {
@@ -60,6 +61,7 @@ void Totals::fold(const Tables& step) {
       allocated[allocation.op] += allocation.bytes;
     }
   }
+  const DeviceTimes device = device_times(step);
   const std::vector<int64_t> op_times = durations(step.ops);
   const std::vector<int64_t> op_self_times = self_times(step.ops, op_times);
   for (size_t row = 0; row < step.ops.size(); ++row) {
@@ -82,7 +84,11 @@ void Totals::fold(const Tables& step) {
     add(total, op_times[row], op_self_times[row]);
     total.time += op_times[row];
     total.allocated += allocated[row];
+    total.device_time += device.total[row];
+    total.device_self += device.self[row];
+    total.kernels += device.kernels[row];
   }
+  fold_kernels(step, strings, modules);
 
   const std::vector<int64_t> call_times = durations(step.module_calls);
   const std::vector<int64_t> call_self_times = self_times(step.module_calls, call_times);
@@ -104,6 +110,34 @@ void Totals::fold(const Tables& step) {
       outermost = outermost && step.module_calls[around].module != call.module;
     }
     total.time += outermost ? call_times[row] : 0;
+  }
+}
+
+void Totals::fold_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules) {
+  for (const Kernel& kernel : step.kernels) {
+    KernelTotal total{};
+    total.name = strings[kernel.name];
+    total.op = kernel.op == kNoRow ? kNoName : strings[step.signatures[step.ops[kernel.op].signature].name];
+    total.module = kernel.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[kernel.module_call].module]);
+    total.device_type = kernel.device_type;
+    total.device_index = kernel.device_index;
+    total.kind = kernel.kind;
+    total.direction = kernel.direction;
+    total.phase = kernel.phase;
+    total.in_graph = kernel.graph != 0 ? 1 : 0;
+    const auto key = std::tuple(total.name, total.op, total.module, total.device_type, total.device_index, total.kind, total.direction,
+                                total.phase, total.in_graph);
+    const auto [found, added] = kernel_rows_.try_emplace(key, tables_.kernel_totals.size());
+    if (added) {
+      tables_.kernel_totals.push_back(total);
+    }
+    KernelTotal& sum = tables_.kernel_totals[found->second];
+    const int64_t time = kernel.end - kernel.start;
+    sum.min = added ? time : std::min(sum.min, time);
+    sum.max = std::max(sum.max, time);
+    ++sum.count;
+    sum.time += time;
+    sum.bytes += kernel.bytes;
   }
 }
 

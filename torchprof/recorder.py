@@ -27,6 +27,7 @@ from torchprof.modules import Models, describe, has_no_shape, tensors_of, walk
 from torchprof.schedule import Schedule, State
 from torchprof.terminal import is_terminal
 from torchprof.trace import Trace, Use
+from torchprof.watching import Way, check_way, ways_to_watch
 
 __all__ = ["profile"]
 
@@ -77,6 +78,10 @@ class profile(ContextDecorator):
         shapes: record the shape, dtype, device and storage of every op's inputs and outputs.
         memory: record every allocation of this thread and of the autograd threads that work for it.
         modules: record the calls of ``nn.Module``s.
+        gpu: how to watch NVIDIA GPUs: ``"cupti"`` records every kernel, copy and fill with the device's times, tied to the op,
+            module, phase and step that asked for it; ``"auto"`` does so where CUDA is in use when the recording begins, and
+            carries on without where it is not or CUPTI refuses; ``"off"`` does not. ``trace.facts["gpu"]`` and ``["gpu_note"]``
+            say what was done. The recording waits for the GPU at its end, and with ``aggregate=True`` after every step.
         schedule: which steps to record: see `torchprof.schedule`. By default all.
         aggregate: fold every finished step into sums, so that a run of any length takes constant memory: the tables by
             module, op and step stay, the rows of single ops, calls and allocations do not. Needs ``step()``.
@@ -93,7 +98,7 @@ class profile(ContextDecorator):
 
     Raises:
         RecordingError: a recording is running already, or ``memory=True`` while another profiler, such as
-            torch.profiler, is active on this thread.
+            torch.profiler, is active on this thread; or ``gpu="cupti"`` where there is no CUPTI, or it refuses.
         ModuleTypeError, ArgumentError: an argument has the wrong type or value.
         ExtensionError: the compiled recorder is missing or was built for another PyTorch.
 
@@ -113,6 +118,7 @@ class profile(ContextDecorator):
         shapes: bool = True,
         memory: bool = True,
         modules: bool = True,
+        gpu: str = "auto",
         schedule: Schedule | None = None,
         aggregate: bool = False,
         budget: int = DEFAULT_BUDGET,
@@ -126,6 +132,8 @@ class profile(ContextDecorator):
                 f"schedule must be made by torchprof.schedule(wait=1, warmup=1, active=3) or None, not {schedule!r:.80}"
             )
         self._models = _models(model)
+        self._gpu = check_way(gpu)
+        self._way = Way("off", "")
         self._ops, self._shapes, self._memory, self._modules, self._budget = ops, shapes, memory, modules, budget
         self._schedule = schedule if schedule is not None else Schedule.always()
         self._aggregate = aggregate
@@ -244,20 +252,30 @@ class profile(ContextDecorator):
         from torchprof import _C
 
         reads_tensors = self._ops and self._shapes
-        try:
-            _C.start(
-                ops=self._ops,
-                shapes=self._shapes,
-                memory=self._memory,
-                budget_bytes=self._budget,
-                module_class=nn.Module if self._modules else None,
-                ops_with_arguments=ops_with_arguments() if reads_tensors else set(),
-                counted_ops=counted_ops(),
-                fold=self._aggregate,
-                held=self._held_by_model(at_end=False),
-            )
-        except RuntimeError as error:
-            raise RecordingError(str(error)) from None
+        ways = ways_to_watch(self._gpu)
+        refusal = ""
+        for way in ways:
+            try:
+                _C.start(
+                    ops=self._ops,
+                    shapes=self._shapes,
+                    memory=self._memory,
+                    budget_bytes=self._budget,
+                    module_class=nn.Module if self._modules else None,
+                    ops_with_arguments=ops_with_arguments() if reads_tensors else set(),
+                    counted_ops=counted_ops(),
+                    fold=self._aggregate,
+                    gpu=way.name,
+                    held=self._held_by_model(at_end=False),
+                )
+                break
+            except _C.CuptiError as error:
+                if way is ways[-1]:
+                    raise RecordingError(f"gpu={self._gpu!r} is not possible: {error}") from None
+                refusal = f": {error}"
+            except RuntimeError as error:
+                raise RecordingError(str(error)) from None
+        self._way = Way(way.name, way.note + refusal)
         self._recording = True
 
     def _stop(self) -> None:
@@ -290,6 +308,8 @@ class profile(ContextDecorator):
             "shapes": self._shapes,
             "memory": self._memory,
             "modules": self._modules,
+            "gpu": self._way.name,
+            "gpu_note": self._way.note,
             "aggregate": self._aggregate,
             "budget": self._budget,
         }

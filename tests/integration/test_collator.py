@@ -24,6 +24,7 @@ class Thread:
     ops: list[dict[str, Any]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     memory: list[dict[str, Any]] = field(default_factory=list)
+    launches: list[dict[str, Any]] = field(default_factory=list)
     open_ops: list[int] = field(default_factory=list)
     open_calls: list[int] = field(default_factory=list)
     clock: int = 0
@@ -43,7 +44,7 @@ def threads(draw: st.DrawFn) -> list[Thread]:
     for thread in made:
         nest: list[str] = []
         for _ in range(draw(st.integers(0, 40))):
-            action = draw(st.sampled_from(["op", "call", "node", "memory", "leave", "leave"]))
+            action = draw(st.sampled_from(["op", "call", "node", "memory", "launch", "leave", "leave"]))
             time = thread.tick()
             if action in ("op", "node"):
                 node = action == "node"
@@ -84,6 +85,18 @@ def threads(draw: st.DrawFn) -> list[Thread]:
                         "thread": thread.number,
                         "op": thread.innermost(thread.open_ops),
                         "ran_in": thread.innermost(thread.open_calls),
+                    }
+                )
+            elif action == "launch":
+                correlation = 1000 * (thread.number + 1) + len(thread.launches)
+                thread.events.append(("launch", time, correlation))
+                thread.launches.append(
+                    {
+                        "correlation": correlation,
+                        "time": time,
+                        "op": thread.innermost(thread.open_ops),
+                        "ran_in": thread.innermost(thread.open_calls),
+                        "called_inside": nest[-1:] == ["call"],
                     }
                 )
             elif nest:
@@ -188,6 +201,46 @@ def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]
             where, call = owner["call"] if follows and owner is not None else (event["thread"], event["ran_in"])
             assert found["module_call"] == moved(call, offsets[where][1])
     assert not any(losses.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(threads(), st.randoms(use_true_random=False))
+def test_a_kernel_works_for_what_was_innermost_when_it_was_asked_for(made: list[Thread], order: Any) -> None:
+    expected_joins(made)
+    launches = [(thread, launch) for thread in made for launch in thread.launches]
+    kernels = [
+        (launch["correlation"], launch["time"] + delay, launch["time"] + delay + 1, f"kernel {launch['correlation']}")
+        for _, launch in launches
+        for delay in range(order.randint(0, 2))  # a request for none, one or two kernels
+    ]
+    kernels.append((77, 3, 4, "asked for by nobody"))
+    order.shuffle(kernels)
+    tables, strings, _ = _C.collate_events([thread.events for thread in made], 2**30, kernels)
+    ops, calls, found = tables["ops"], tables["module_calls"], tables["kernels"]
+    first_ops = [sum(len(before.ops) for before in made[: thread.number]) for thread in made]
+    first_calls = [sum(len(before.calls) for before in made[: thread.number]) for thread in made]
+
+    assert sorted(strings[row["name"]] for row in found) == sorted(name for *_, name in kernels)
+    assert (found["start"][1:] >= found["start"][:-1]).all()
+    assert len(tables["runtime_calls"]) == len(launches)
+    by_correlation = {launch["correlation"]: (thread, launch) for thread, launch in launches}
+    for row in found:
+        if strings[row["name"]] == "asked for by nobody":
+            assert (row["runtime_call"], row["op"], row["module_call"], row["phase"]) == (-1, -1, -1, 0)
+            continue
+        call = tables["runtime_calls"][row["runtime_call"]]
+        thread, launch = by_correlation[int(call["correlation"])]
+        assert (call["start"], call["thread"]) == (launch["time"], thread.number)
+        where, nearest = (thread.number, launch["ran_in"])
+        if launch["op"] >= 0 and not launch["called_inside"]:
+            where, nearest = thread.ops[launch["op"]]["call"]
+        assert row["op"] == call["op"] == (launch["op"] + first_ops[thread.number] if launch["op"] >= 0 else -1)
+        assert row["module_call"] == call["module_call"] == (nearest + first_calls[where] if nearest >= 0 else -1)
+        if row["op"] >= 0 and not launch["called_inside"]:
+            assert row["phase"] == ops["flags"][row["op"]] >> 4
+        elif row["module_call"] >= 0:
+            assert row["phase"] in (1, 2)
+            assert (row["phase"] == 2) == bool(calls["flags"][row["module_call"]] & 8)
 
 
 @given(st.integers(0, 3000), st.integers(2**16, 2**18))

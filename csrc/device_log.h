@@ -1,0 +1,38 @@
+// What devices reported, not yet tied to the program: rows as events.h has them, but for
+//
+//   Kernel::runtime_call   the correlation of the call that asked for it
+//   RuntimeCall::op        the thread that made it, as the device's driver names threads
+//
+// and times are those of the clock that the driver was given. Whoever writes here sees to it that nobody else does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "append_log.h"
+#include "events.h"
+#include "string_table.h"
+
+namespace torchprof {
+
+struct DeviceLog {
+  explicit DeviceLog(Budget& budget) : kernels(budget), runtime_calls(budget) {}
+
+  AppendLog<Kernel> kernels;
+  AppendLog<RuntimeCall> runtime_calls;
+  StringTable strings;
+  uint64_t lost = 0;  // reported without times, or not at all
+};
+
+// The same, handed over: times are ticks.
+struct DeviceReport {
+  std::vector<Kernel> kernels;
+  std::vector<RuntimeCall> runtime_calls;
+  std::vector<std::string> names;  // what the rows name
+  uint64_t lost = 0;
+  int64_t clock_error = 0;         // ticks by which times of devices may be off those of the host
+  bool system_thread_ids = false;  // else those of POSIX threads, their lower halves
+};
+
+}  // namespace torchprof

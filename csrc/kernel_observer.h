@@ -1,0 +1,60 @@
+// Kernels, copies and fills of NVIDIA GPUs, and the calls that ask for them, through CUPTI's activity records. CUPTI is told to
+// make them when the observer is made, hands them over in buffers on a thread of its own, and is told to stop at the end.
+#pragma once
+
+#include <unistd.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "device_log.h"
+
+namespace torchprof {
+
+namespace cupti {
+struct Api;
+}
+
+class KernelObserver {
+ public:
+  // Records are made from here on, and dropped until there is a log. The first time may take seconds. Throws cupti::Error.
+  KernelObserver();
+  ~KernelObserver();
+  KernelObserver(const KernelObserver&) = delete;
+  KernelObserver& operator=(const KernelObserver&) = delete;
+
+  void record_into(DeviceLog& log);
+
+  // Waits for the devices, so that all they were asked for is reported. Needs no GIL.
+  void settle() noexcept;
+
+  // No records are made from here on; those made are reported.
+  void stop() noexcept;
+
+  // Empties the log, but for what this thread asked for after `until`, in ticks: that was the settling.
+  DeviceReport take(int64_t until);
+
+ private:
+  struct ClockReading {
+    int64_t ticks;
+    int64_t theirs;
+    int64_t width;  // ticks that reading took
+  };
+
+  void enable();
+  bool watch_calls(bool watch) const noexcept;
+  ClockReading read_clocks() const;
+  void translate_times(DeviceReport& report) const;
+
+  const cupti::Api& api_;
+  const pid_t process_ = getpid();
+  std::vector<uint32_t> kinds_;  // of activity, that were enabled
+  bool one_clock_ = false;       // CUPTI reads ours
+  bool system_thread_ids_ = false;
+  bool stopped_ = false;
+  ClockReading begin_{};
+  ClockReading end_{};
+  DeviceLog* log_ = nullptr;
+};
+
+}  // namespace torchprof

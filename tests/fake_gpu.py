@@ -1,0 +1,69 @@
+"""A GPU that is not there: tests/native/fake_cupti.cpp says that kernels ran, as a driver would."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from compiled import shared_library
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SYNCHRONIZE, GET_DEVICE = 131, 17  # cudaStreamSynchronize, cudaGetDevice
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(shared_library("fake_cupti.cpp")))
+
+
+class FakeGpu:
+    """What tests say to it. Times are in units of its clock: nanoseconds of its own, or those of the clock it was given.
+
+    Every method that asks for work returns the correlation of the request."""
+
+    def __init__(self) -> None:
+        self._library = library()
+        self._names: list[bytes] = []  # CUPTI's live as long as it does
+
+    def launch(self, name: str, duration: int = 1000, *, stream: int = 7, graph: int = 0, asked_for: int = 1) -> int:
+        self._names.append(name.encode())
+        launch: Callable[..., int] = self._library.fake_launch
+        return launch(self._names[-1], ctypes.c_uint64(duration), stream, graph, asked_for)
+
+    def call(self, cbid: int, duration: int = 0, *, driver: bool = False) -> int:
+        call: Callable[..., int] = self._library.fake_call
+        return call(driver, cbid, ctypes.c_uint64(duration))
+
+    def copy(self, kind: int, source: int, destination: int, count: int, duration: int = 1000) -> int:
+        copy: Callable[..., int] = self._library.fake_copy
+        return copy(kind, source, destination, ctypes.c_uint64(count), ctypes.c_uint64(duration))
+
+    def fill(self, count: int, duration: int = 1000) -> int:
+        fill: Callable[..., int] = self._library.fake_fill
+        return fill(ctypes.c_uint64(count), ctypes.c_uint64(duration))
+
+    def keep_own_clock(self, rate: float = 1.0, offset: int = 0) -> None:
+        """Take no timestamps from others: its own go at this rate, from this offset."""
+        self._library.fake_has_no_timestamps(ctypes.c_double(rate), ctypes.c_int64(offset))
+
+    def enabled(self) -> int:
+        """Kinds of activity and calls that it records."""
+        enabled: Callable[..., int] = self._library.fake_enabled
+        return enabled()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, f"fake_{name}")
+
+
+class KernelForEveryOp(TorchDispatchMode):
+    """Every op of the dispatcher asks the GPU for one kernel, named after it."""
+
+    def __init__(self, gpu: FakeGpu, duration: int = 1000) -> None:
+        super().__init__()
+        self.gpu, self.duration = gpu, duration
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.gpu.launch(f"{func._schema.name.replace('::', '_')}_kernel", self.duration)
+        return func(*args, **(kwargs or {}))

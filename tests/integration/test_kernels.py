@@ -1,0 +1,451 @@
+"""Kernels of a GPU, as CUPTI reports them: each is tied to the op, module call, phase and step that asked for it.
+
+There is no GPU: tests/native/fake_cupti.cpp stands in for CUPTI, and all else is what runs on one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compiled import HERE, shared_library
+from fake_gpu import GET_DEVICE, SYNCHRONIZE, FakeGpu, KernelForEveryOp
+from torch import nn
+
+import torchprof
+from torchprof import ArgumentError, RecordingError, watching
+from torchprof.trace import NO_THREAD, Direction, Phase, Request, Trace, Work
+
+CUDA_HEADERS = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "include")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    monkeypatch.setenv("TORCHPROF_CUPTI", str(shared_library("fake_cupti.cpp")))
+    fake = FakeGpu()
+    fake.reset()
+    yield fake
+    assert fake.enabled() == 0, "something is still recorded"
+    fake.reset()
+
+
+class Launching(nn.Module):
+    """Asks for kernels in forward, in backward, and outside of any op."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        super().__init__()
+        self.gpu = gpu
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.gpu.launch("of_no_op")
+        return InAnOp.apply(self.linear(x), self.gpu)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class InAnOp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, gpu: FakeGpu) -> torch.Tensor:
+        ctx.gpu = gpu
+        gpu.launch("of_forward")
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.gpu.launch("of_backward")
+        return gradients[0] * 2, None
+
+
+def op_of(trace: Trace, row: np.void) -> str | None:
+    return trace.strings[trace.op_names[row["op"]]] if row["op"] >= 0 else None
+
+
+def module_of(trace: Trace, row: np.void) -> str | None:
+    if row["module_call"] < 0:
+        return None
+    return trace.strings[trace.modules["type"][trace.module_calls["module"][row["module_call"]]]]
+
+
+def by_name(trace: Trace) -> dict[str, np.void]:
+    return {trace.strings[row["name"]]: row for row in trace.kernels}
+
+
+def test_a_kernel_belongs_to_the_op_module_and_phase_that_asked_for_it(gpu: FakeGpu) -> None:
+    model = Launching(gpu)
+    with torchprof.profile(model, gpu="cupti") as prof:
+        model(torch.ones(2, 4)).sum().backward()
+    trace = prof.trace
+    kernels = by_name(trace)
+    assert {name: (op_of(trace, row), module_of(trace, row), Phase(row["phase"])) for name, row in kernels.items()} == {
+        "of_no_op": (None, "Launching", Phase.FORWARD),
+        "of_forward": ("InAnOp", "Launching", Phase.FORWARD),
+        "of_backward": ("InAnOpBackward", "Launching", Phase.BACKWARD),
+    }
+    assert trace.facts["gpu"] == "cupti"
+    assert trace.losses == {}
+
+
+def test_a_kernel_comes_after_the_call_that_asked_for_it_and_in_the_order_of_its_stream(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        for _ in range(3):
+            gpu.launch("slow", 500_000)
+    kernels, calls = prof.trace.kernels, prof.trace.runtime_calls
+    assert (kernels["start"] >= calls["start"][kernels["runtime_call"]]).all()
+    assert (kernels["start"][1:] >= kernels["end"][:-1] - 1).all()
+    assert {prof.trace.strings[row] for row in calls["name"]} == {"cudaLaunchKernel"}
+    assert (calls["kind"] == Request.LAUNCH).all()
+    assert prof.trace.facts["gpu_clock_error_ns"] <= 1
+
+
+def test_all_that_is_known_of_a_kernel_is_in_its_row(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.launch("_ZN2at6native6vectorIfEEvT_", stream=13)
+    (row,) = prof.trace.kernels
+    assert prof.trace.strings[row["name"]] == "void at::native::vector<float>(float)"
+    assert row["grid"].tolist() == [108, 1, 1]
+    assert row["block"].tolist() == [256, 1, 1]
+    assert (row["registers"], row["shared_memory"], row["stream"], row["kind"]) == (32, 1536, 13, Work.KERNEL)
+    assert (row["device_type"], row["device_index"], row["graph"]) == (1, 0, 0)
+
+
+def test_copies_and_fills_are_named_as_torch_profiler_names_them(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.copy(1, 1, 3, 4096)
+        gpu.copy(2, 3, 2, 512)
+        gpu.copy(10, 3, 3, 64)
+        gpu.fill(1024)
+    trace = prof.trace
+    assert [
+        (trace.strings[row["name"]], row["bytes"], Work(row["kind"]), Direction(row["direction"])) for row in trace.kernels
+    ] == [
+        ("Memcpy HtoD (Pageable -> Device)", 4096, Work.COPY, Direction.HOST_TO_DEVICE),
+        ("Memcpy DtoH (Device -> Pinned)", 512, Work.COPY, Direction.DEVICE_TO_HOST),
+        ("Memcpy PtoP (Device -> Device)", 64, Work.COPY, Direction.BETWEEN_DEVICES),
+        ("Memset (Device)", 1024, Work.SET, Direction.OTHER),
+    ]
+    assert [Request(kind) for kind in trace.runtime_calls["kind"]] == [Request.COPY, Request.COPY, Request.COPY, Request.SET]
+
+
+def test_waiting_for_the_device_is_seen_with_the_module_that_waits(gpu: FakeGpu) -> None:
+    class Impatient(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gpu.call(SYNCHRONIZE, 200_000)
+            return x
+
+    with torchprof.profile(gpu="cupti") as prof:
+        Impatient()(torch.ones(1))
+    (row,) = prof.trace.runtime_calls
+    assert Request(row["kind"]) is Request.WAIT
+    assert prof.trace.strings[row["name"]] == "cudaStreamSynchronize"
+    assert module_of(prof.trace, row) == "Impatient"
+    assert row["end"] - row["start"] > 10_000
+
+
+def test_another_thread_has_its_own_ops(gpu: FakeGpu) -> None:
+    model = Launching(gpu)
+    with torchprof.profile(model, gpu="cupti", memory=False) as prof:
+        thread = threading.Thread(target=model, args=(torch.ones(1, 4),))
+        thread.start()
+        thread.join()
+        gpu.launch("here")
+    kernels = by_name(prof.trace)
+    assert op_of(prof.trace, kernels["of_forward"]) == "InAnOp"
+    assert op_of(prof.trace, kernels["here"]) is None
+    calls = prof.trace.runtime_calls
+    assert calls["thread"][kernels["of_forward"]["runtime_call"]] != calls["thread"][kernels["here"]["runtime_call"]]
+
+
+def test_a_thread_that_runs_no_op_is_none_of_the_trace(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        thread = threading.Thread(target=gpu.launch, args=("elsewhere",))
+        thread.start()
+        thread.join()
+    (call,) = prof.trace.runtime_calls
+    assert (call["thread"], call["op"], call["module_call"]) == (NO_THREAD, -1, -1)
+
+
+def test_a_kernel_that_nobody_was_seen_to_ask_for_is_kept_as_such(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.launch("from_nowhere", asked_for=0)
+    (row,) = prof.trace.kernels
+    assert (row["runtime_call"], row["op"], row["module_call"], Phase(row["phase"])) == (-1, -1, -1, Phase.OTHER)
+
+
+def test_the_driver_asked_by_the_runtime_is_one_request(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.launch("both", asked_for=3)
+        gpu.launch("driver", asked_for=2)
+    names = [prof.trace.strings[row] for row in prof.trace.runtime_calls["name"]]
+    assert names == ["cudaLaunchKernel", "cuLaunchKernel"]
+    assert prof.trace.kernels["runtime_call"].tolist() == [0, 1]
+
+
+def test_the_kernels_of_a_graph_belong_to_what_launched_it(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof, torch.profiler.record_function("replay"):
+        gpu.launch("node", graph=5)
+    (row,) = prof.trace.kernels
+    assert row["graph"] == 5
+    assert op_of(prof.trace, row) == "replay"
+    assert Request(prof.trace.runtime_calls["kind"][0]) is Request.GRAPH
+
+
+def test_a_step_counts_the_kernels_it_asked_for_and_time_that_streams_share_once(gpu: FakeGpu) -> None:
+    gpu.keep_own_clock()  # so that durations are nanoseconds
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.launch("a", 1_000_000, stream=1)
+        gpu.launch("b", 1_000_000, stream=2)
+        prof.step()
+        gpu.launch("c", 2_000_000, stream=1)
+        prof.step()
+    assert prof.trace.steps["kernels"].tolist() == [2, 1]
+    first, second = prof.trace.steps["busy"].tolist()
+    assert 1_000_000 <= first < 1_900_000
+    assert second == pytest.approx(2_000_000, rel=0.01)
+
+
+def test_records_come_in_any_order_and_in_many_buffers(gpu: FakeGpu) -> None:
+    gpu.use_of_buffers(700)  # three records
+    model = Launching(gpu)
+    with torchprof.profile(model, gpu="cupti") as prof:
+        for _ in range(40):
+            model(torch.ones(1, 4))
+    trace = prof.trace
+    assert len(trace.kernels) == 80
+    assert (trace.kernels["runtime_call"] >= 0).all()
+    assert (np.diff(trace.kernels["start"]) >= 0).all()
+    assert [op_of(trace, row) for row in trace.kernels] == [None, "InAnOp"] * 40
+
+
+def test_without_buffers_what_is_lost_is_counted(gpu: FakeGpu) -> None:
+    gpu.use_of_buffers(300)
+    gpu.hoard()
+    with torchprof.profile(gpu="cupti") as prof:
+        for _ in range(100):
+            gpu.launch("one")
+    trace = prof.trace
+    lost = trace.losses["kernels"]
+    assert lost > 0
+    assert len(trace.kernels) + len(trace.runtime_calls) + lost == 200
+
+
+def test_a_cupti_that_cannot_do_without_buffers_gets_them(gpu: FakeGpu) -> None:
+    gpu.set_version(26)
+    gpu.use_of_buffers(300)
+    gpu.hoard()
+    with torchprof.profile(gpu="cupti") as prof:
+        for _ in range(100):
+            gpu.launch("one")
+    assert prof.trace.losses == {}
+    assert len(prof.trace.kernels) == 100
+
+
+def test_what_does_not_fit_the_budget_is_counted(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti", budget=2**20, ops=False, memory=False, modules=False) as prof:
+        for _ in range(20_000):
+            gpu.launch("one")
+    trace = prof.trace
+    assert trace.losses["kernels"] > 0
+    assert len(trace.kernels) + len(trace.runtime_calls) + trace.losses["kernels"] == 40_000
+
+
+def test_a_kernel_without_times_is_lost_and_a_record_of_the_future_passed_over(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.unfinished_kernel()
+        gpu.unknown_record()
+        gpu.launch("good")
+    assert prof.trace.losses == {"kernels": 1}
+    assert list(by_name(prof.trace)) == ["good"]
+
+
+def test_where_calls_cannot_be_watched_one_by_one_the_others_are_passed_over(gpu: FakeGpu) -> None:
+    gpu.watches_no_single_calls()
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.call(GET_DEVICE)
+        gpu.launch("kernel")
+    assert [prof.trace.strings[row] for row in prof.trace.runtime_calls["name"]] == ["cudaLaunchKernel"]
+
+
+def test_where_cupti_keeps_its_own_clock_the_two_are_compared(gpu: FakeGpu) -> None:
+    gpu.keep_own_clock(rate=1.5, offset=10**12)
+    model = Launching(gpu)
+    with torchprof.profile(model, gpu="cupti") as prof:
+        for _ in range(100):
+            model(torch.ones(1, 4)).sum().backward()
+    trace = prof.trace
+    assert {op_of(trace, row) for row in trace.kernels} == {None, "InAnOp", "InAnOpBackward"}
+    assert [op_of(trace, row) for row in trace.kernels] == [None, "InAnOp", "InAnOpBackward"] * 100
+    inside = trace.kernels[trace.kernels["op"] >= 0]
+    assert (inside["start"] >= trace.ops["start"][inside["op"]]).all()
+    assert 0 < trace.facts["gpu_clock_error_ns"] < 1_000_000
+
+
+def test_only_what_is_asked_for_inside_is_recorded(gpu: FakeGpu) -> None:
+    gpu.launch("before")
+    for _ in range(2):
+        with torchprof.profile(gpu="cupti") as prof:
+            gpu.launch("inside")
+        assert list(by_name(prof.trace)) == ["inside"]
+        gpu.launch("after")
+    with torchprof.profile(gpu="off") as prof:
+        gpu.launch("unseen")
+    assert len(prof.trace.kernels) == 0
+
+
+def test_a_schedule_watches_the_steps_it_records(gpu: FakeGpu) -> None:
+    traces = []
+    schedule = torchprof.schedule(wait=1, active=1, repeat=2)
+    with torchprof.profile(gpu="cupti", schedule=schedule, on_trace_ready=lambda prof: traces.append(prof.trace)) as prof:
+        for step in range(6):
+            gpu.launch(f"kernel_{step}")
+            prof.step()
+    assert [list(by_name(trace)) for trace in traces] == [["kernel_1"], ["kernel_3"]]
+
+
+def test_an_exception_leaves_nothing_recording(gpu: FakeGpu) -> None:
+    prof = torchprof.profile(gpu="cupti")
+
+    @prof
+    def fails() -> None:
+        gpu.launch("one")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert list(by_name(prof.trace)) == ["one"]
+    assert gpu.enabled() == 0
+
+
+def train(gpu: FakeGpu, **options: Any) -> Trace:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with torchprof.profile(model, gpu="cupti", **options) as prof, KernelForEveryOp(gpu):
+        for _ in range(3):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            prof.step()
+    return prof.trace
+
+
+def test_every_phase_of_training_has_its_kernels(gpu: FakeGpu) -> None:
+    trace = train(gpu)
+    found = {(module_of(trace, row), Phase(row["phase"])) for row in trace.kernels}
+    assert {("Linear", phase) for phase in (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER)} <= found
+    assert (trace.kernels["op"] >= 0).all()
+
+
+def test_aggregated_kernels_are_counted_as_single_ones(gpu: FakeGpu) -> None:
+    rows, sums = train(gpu), train(gpu, aggregate=True)
+
+    def counts(trace: Trace) -> dict[tuple[str, int], int]:
+        table, weight = (trace.kernels, None) if len(trace.kernels) else (trace.kernel_totals, trace.kernel_totals["count"])
+        keys = list(zip((trace.strings[row] for row in table["name"]), table["phase"].tolist(), strict=True))
+        found: dict[tuple[str, int], int] = {}
+        for index, key in enumerate(keys):
+            found[key] = found.get(key, 0) + (1 if weight is None else int(weight[index]))
+        return found
+
+    assert len(sums.kernels) == len(sums.runtime_calls) == 0
+    assert counts(sums) == counts(rows)
+    assert sums.steps["kernels"].tolist() == rows.steps["kernels"].tolist()
+    assert sums.op_totals["kernels"].sum() == sums.kernel_totals["count"].sum()
+    assert sums.op_totals["device_self"].sum() == sums.kernel_totals["time"].sum()
+    assert (sums.op_totals["device_time"] >= sums.op_totals["device_self"]).all()
+    assert (sums.steps["busy"] > 0).all()
+
+
+def test_results_are_the_same_to_the_bit(gpu: FakeGpu) -> None:
+    def trained(watch: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        with torchprof.profile(model, gpu=watch), KernelForEveryOp(gpu):
+            model(torch.ones(2, 4)).sum().backward()
+        return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    assert all(torch.equal(a, b) for a, b in zip(trained("off"), trained("cupti"), strict=True))
+
+
+def test_a_fork_records_for_itself(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.launch("parent")
+        child = os.fork()
+        if child == 0:
+            try:
+                with torchprof.profile(gpu="off") as own:
+                    torch.ones(2) + 1
+                os._exit(0 if len(own.trace.ops) else 1)
+            except BaseException:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        gpu.launch("still")
+    assert list(by_name(prof.trace)) == ["parent", "still"]
+
+
+def test_a_trace_with_kernels_is_saved_and_read_back(gpu: FakeGpu, tmp_path: Path) -> None:
+    trace = train(gpu)
+    trace.save(tmp_path / "gpu.torchprof")
+    again = torchprof.load(tmp_path / "gpu.torchprof")
+    assert np.array_equal(again.kernels, trace.kernels)
+    assert np.array_equal(again.runtime_calls, trace.runtime_calls)
+
+
+def test_a_refusal_says_what_cupti_said(gpu: FakeGpu) -> None:
+    gpu.refuse(b"cuptiActivityEnable")
+    with pytest.raises(RecordingError, match="kind 10: CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED"):
+        torchprof.profile(gpu="cupti").__enter__()
+    assert gpu.enabled() == 0
+    with torchprof.profile(gpu="off"):  # nothing is half started
+        pass
+
+
+def test_auto_carries_on_where_cupti_refuses(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_cuda_is_in_use", lambda: True)
+    with torchprof.profile() as prof:
+        gpu.launch("seen")
+    assert (prof.trace.facts["gpu"], len(prof.trace.kernels)) == ("cupti", 1)
+    gpu.refuse(b"cuptiActivityRegisterCallbacks")
+    with torchprof.profile() as prof:
+        torch.ones(2)
+    assert prof.trace.facts["gpu"] == "off"
+    assert "MULTIPLE_SUBSCRIBERS" in prof.trace.facts["gpu_note"]
+    assert len(prof.trace.ops) > 0
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch is built for CUDA")
+def test_without_cuda_the_error_says_so_and_auto_carries_on() -> None:
+    with pytest.raises(RecordingError, match="is not built for CUDA; use gpu='auto'"):
+        torchprof.profile(gpu="cupti").__enter__()
+    with torchprof.profile(gpu="auto") as prof:
+        pass
+    assert prof.trace.facts["gpu"] == "off"
+
+
+def test_a_library_that_is_no_cupti_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHPROF_CUPTI", "libm.so.6")
+    with pytest.raises(RecordingError, match="CUPTI is not in TORCHPROF_CUPTI=libm"):
+        torchprof.profile(gpu="cupti").__enter__()
+
+
+def test_another_way_than_there_are_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match=r"gpu must be one of 'auto', 'cupti'.*not 'nvml'"):
+        torchprof.profile(gpu="nvml")
+
+
+def test_importing_torchprof_and_recording_without_a_gpu_initialises_no_cuda() -> None:
+    code = "import torch, torchprof\nwith torchprof.profile():\n    torch.ones(1)\nassert not torch.cuda.is_initialized()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not (CUDA_HEADERS / "cupti.h").exists(), reason="no CUDA toolkit here")
+def test_what_is_declared_of_cupti_agrees_with_the_toolkits_headers() -> None:
+    compiler = shutil.which("g++") or "c++"
+    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", f"-I{CUDA_HEADERS}"]
+    subprocess.run([*command, str(HERE / "native" / "cupti_layout.cpp")], check=True)

@@ -1,0 +1,373 @@
+// A CUPTI without a GPU: the functions that torchprof calls, as a shared library that TORCHPROF_CUPTI names, and functions named
+// fake_* by which a test says what a GPU does. It has one imaginary GPU, whose streams work off kernels one after the other.
+#include <pthread.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "../../csrc/cupti_api.h"
+
+using namespace torchprof::cupti;
+
+namespace {
+
+constexpr Result kMaxLimitReached = 12;
+constexpr Result kRefused = 39;
+constexpr size_t kKernelBytes = 224;  // longer than any so far: a newer version's
+constexpr size_t kOtherBytes = 104;
+
+struct Fake {
+  // Its behaviour
+  uint32_t version = 130001;
+  bool takes_timestamps = true;
+  bool watches_calls = true;
+  double clock_rate = 1.0;
+  int64_t clock_offset = 0;
+  size_t buffer_bytes = SIZE_MAX;  // to use of every buffer
+  bool hoards = false;             // gives no buffer back until it is flushed
+  std::string refused;             // a function that fails
+
+  // Its state
+  std::set<uint32_t> kinds, runtime_calls, driver_calls;
+  BufferRequested requested = nullptr;
+  BufferCompleted completed = nullptr;
+  Timestamp timestamp = nullptr;
+  uint32_t correlation = 0;
+  std::map<uint32_t, uint64_t> stream_is_free;
+  size_t dropped = 0;
+
+  struct Buffer {
+    uint8_t* begin;
+    size_t size;
+    std::vector<size_t> records;  // where they begin
+    size_t used = 0;
+  };
+  std::vector<Buffer> full;
+  Buffer open{};
+  std::map<uint8_t*, std::vector<size_t>> handed_over;
+};
+
+Fake fake;
+std::recursive_mutex mutex;
+
+uint64_t own_clock() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  const double ns = static_cast<double>(now.tv_sec % 100'000) * 1e9 + static_cast<double>(now.tv_nsec);
+  return static_cast<uint64_t>(ns * fake.clock_rate) + static_cast<uint64_t>(fake.clock_offset);
+}
+
+uint64_t now() { return fake.timestamp != nullptr ? fake.timestamp() : own_clock(); }
+
+// As CUPTI does, from a thread of its own.
+void hand_over(std::vector<Fake::Buffer> buffers) {
+  std::thread([&buffers] {
+    for (Fake::Buffer& buffer : buffers) {
+      {
+        const std::lock_guard lock(mutex);
+        fake.handed_over[buffer.begin] = buffer.records;
+      }
+      fake.completed(nullptr, 0, buffer.begin, buffer.size, buffer.used);
+    }
+  }).join();
+}
+
+void emit(const void* record, size_t bytes) {
+  std::vector<Fake::Buffer> done;
+  {
+    const std::lock_guard lock(mutex);
+    const size_t usable = std::min(fake.open.size, fake.buffer_bytes);
+    if (fake.open.begin == nullptr || fake.open.used + bytes > usable) {
+      if (fake.open.begin != nullptr) {
+        fake.full.push_back(std::exchange(fake.open, {}));
+      }
+      size_t most = 0;
+      fake.requested(&fake.open.begin, &fake.open.size, &most);
+      if (!fake.hoards) {
+        done = std::exchange(fake.full, {});
+      }
+    }
+    if (fake.open.begin == nullptr) {
+      ++fake.dropped;
+    } else {
+      std::memcpy(fake.open.begin + fake.open.used, record, bytes);
+      fake.open.records.push_back(fake.open.used);
+      fake.open.used += bytes;
+    }
+  }
+  if (!done.empty()) {
+    hand_over(std::move(done));
+  }
+}
+
+bool refuses(const char* function) { return fake.refused == function; }
+
+bool watched(bool driver, uint32_t call) {
+  return fake.kinds.count(driver ? kDriver : kRuntime) != 0 || (driver ? fake.driver_calls : fake.runtime_calls).count(call) != 0;
+}
+
+template <typename Record>
+void emit_record(const Record& record, size_t bytes) {
+  std::vector<uint8_t> whole(bytes, 0xAB);  // what the version at hand knows nothing of
+  std::memcpy(whole.data(), &record, sizeof(Record));
+  emit(whole.data(), bytes);
+}
+
+void emit_call(bool driver, uint32_t call, uint64_t start, uint32_t correlation) {
+  if (!watched(driver, call)) {
+    return;
+  }
+  CallRecord record{};
+  record.kind = driver ? kDriver : kRuntime;
+  record.call = call;
+  record.start = start;
+  record.end = now();
+  record.thread = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(pthread_self()));
+  record.correlation = correlation;
+  emit(&record, sizeof record);
+}
+
+template <typename Record>
+void run_on_stream(Record& record, uint32_t stream, uint64_t duration) {
+  record.start = std::max(now(), fake.stream_is_free[stream]);
+  record.end = fake.stream_is_free[stream] = record.start + duration;
+  record.stream = stream;
+}
+
+}  // namespace
+
+extern "C" {
+
+Result cuptiGetVersion(uint32_t* version) {
+  *version = fake.version;
+  return kSuccess;
+}
+
+Result cuptiGetTimestamp(uint64_t* timestamp) {
+  *timestamp = now();
+  return kSuccess;
+}
+
+Result cuptiGetResultString(Result result, const char** text) {
+  *text = result == kRefused ? "CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED" : "CUPTI_ERROR_OF_THE_FAKE";
+  return kSuccess;
+}
+
+Result cuptiGetThreadIdType(int* type) {
+  *type = 0;
+  return kSuccess;
+}
+
+Result cuptiActivityEnable(uint32_t kind) {
+  if (refuses("cuptiActivityEnable")) {
+    return kRefused;
+  }
+  fake.kinds.insert(kind);
+  return kSuccess;
+}
+
+Result cuptiActivityDisable(uint32_t kind) {
+  fake.kinds.erase(kind);
+  return kSuccess;
+}
+
+Result cuptiActivityEnableRuntimeApi(uint32_t call, uint8_t enable) {
+  if (!fake.watches_calls) {
+    return kRefused;
+  }
+  enable != 0 ? void(fake.runtime_calls.insert(call)) : void(fake.runtime_calls.erase(call));
+  return kSuccess;
+}
+
+Result cuptiActivityEnableDriverApi(uint32_t call, uint8_t enable) {
+  if (!fake.watches_calls) {
+    return kRefused;
+  }
+  enable != 0 ? void(fake.driver_calls.insert(call)) : void(fake.driver_calls.erase(call));
+  return kSuccess;
+}
+
+Result cuptiActivityRegisterCallbacks(BufferRequested requested, BufferCompleted completed) {
+  if (refuses("cuptiActivityRegisterCallbacks")) {
+    return kRefused;
+  }
+  fake.requested = requested;
+  fake.completed = completed;
+  return kSuccess;
+}
+
+Result cuptiActivityRegisterTimestampCallback(Timestamp timestamp) {
+  if (!fake.takes_timestamps) {
+    return kRefused;
+  }
+  fake.timestamp = timestamp;
+  return kSuccess;
+}
+
+Result cuptiActivityGetNextRecord(uint8_t* buffer, size_t, const uint8_t** record) {
+  const std::lock_guard lock(mutex);
+  const std::vector<size_t>& records = fake.handed_over[buffer];
+  size_t next = 0;
+  if (*record != nullptr) {
+    while (buffer + records[next] != *record) {
+      ++next;
+    }
+    ++next;
+  }
+  if (next == records.size()) {
+    return kMaxLimitReached;
+  }
+  *record = buffer + records[next];
+  return kSuccess;
+}
+
+Result cuptiActivityGetNumDroppedRecords(void*, uint32_t, size_t* dropped) {
+  const std::lock_guard lock(mutex);
+  *dropped = std::exchange(fake.dropped, 0);
+  return kSuccess;
+}
+
+Result cuptiActivityFlushAll(uint32_t) {
+  std::vector<Fake::Buffer> done;
+  {
+    const std::lock_guard lock(mutex);
+    done = std::exchange(fake.full, {});
+    if (fake.open.begin != nullptr) {
+      done.push_back(std::exchange(fake.open, {}));
+    }
+  }
+  if (!done.empty()) {
+    hand_over(std::move(done));
+  }
+  return kSuccess;
+}
+
+// As new, but for what a real one keeps as long as the process lives: its callbacks.
+void fake_reset() {
+  cuptiActivityFlushAll(kFlushForced);
+  const std::lock_guard lock(mutex);
+  Fake fresh;
+  fresh.requested = fake.requested;
+  fresh.completed = fake.completed;
+  fresh.timestamp = fake.timestamp;
+  fresh.correlation = fake.correlation;
+  fake = std::move(fresh);
+}
+
+void fake_set_version(uint32_t version) { fake.version = version; }
+void fake_has_no_timestamps(double rate, int64_t offset) {
+  fake.takes_timestamps = false;
+  fake.timestamp = nullptr;
+  fake.clock_rate = rate;
+  fake.clock_offset = offset;
+}
+void fake_watches_no_single_calls() { fake.watches_calls = false; }
+void fake_use_of_buffers(size_t bytes) { fake.buffer_bytes = bytes; }
+void fake_hoard() { fake.hoards = true; }
+void fake_refuse(const char* function) { fake.refused = function; }
+size_t fake_enabled() { return fake.kinds.size() + fake.runtime_calls.size() + fake.driver_calls.size(); }
+
+uint32_t fake_call(int driver, uint32_t call, uint64_t duration) {
+  const uint64_t start = now();
+  while (now() < start + duration) {
+  }
+  const uint32_t correlation = ++fake.correlation;
+  emit_call(driver != 0, call, start, correlation);
+  return correlation;
+}
+
+// `asked_for` 0: by a call that nobody sees; 1: by one of the runtime; 2: by one of the driver; 3: by both, one inside the other.
+uint32_t fake_launch(const char* name, uint64_t duration, uint32_t stream, uint32_t graph, int asked_for) {
+  const uint64_t start = now();
+  const uint32_t correlation = ++fake.correlation;
+  KernelRecord kernel{};
+  kernel.kind = kConcurrentKernel;
+  kernel.registers = 32;
+  kernel.grid[0] = 108;
+  kernel.grid[1] = kernel.grid[2] = 1;
+  kernel.block[0] = 256;
+  kernel.block[1] = kernel.block[2] = 1;
+  kernel.static_shared_memory = 1024;
+  kernel.dynamic_shared_memory = 512;
+  kernel.correlation = correlation;
+  kernel.name = name;
+  kernel.graph = graph;
+  run_on_stream(kernel, stream, duration);
+  if (fake.kinds.count(kConcurrentKernel) != 0) {
+    emit_record(kernel, kKernelBytes);
+  }
+  if ((asked_for & 2) != 0) {
+    emit_call(true, 307, now(), correlation);
+  }
+  if ((asked_for & 1) != 0) {
+    emit_call(false, graph != 0 ? 311 : 211, start, correlation);
+  }
+  return correlation;
+}
+
+uint32_t fake_copy(uint8_t kind, uint8_t source, uint8_t destination, uint64_t bytes, uint64_t duration) {
+  const uint64_t start = now();
+  const uint32_t correlation = ++fake.correlation;
+  if (kind == 10) {
+    MemcpyBetweenDevicesRecord copy{};
+    copy.kind = kMemcpyBetweenDevices;
+    copy.copy_kind = kind;
+    copy.source_kind = source;
+    copy.destination_kind = destination;
+    copy.bytes = bytes;
+    copy.correlation = correlation;
+    run_on_stream(copy, 7, duration);
+    emit_record(copy, kOtherBytes);
+  } else {
+    MemcpyRecord copy{};
+    copy.kind = kMemcpy;
+    copy.copy_kind = kind;
+    copy.source_kind = source;
+    copy.destination_kind = destination;
+    copy.bytes = bytes;
+    copy.correlation = correlation;
+    run_on_stream(copy, 7, duration);
+    emit_record(copy, kOtherBytes);
+  }
+  emit_call(false, 41, start, correlation);
+  return correlation;
+}
+
+uint32_t fake_fill(uint64_t bytes, uint64_t duration) {
+  const uint64_t start = now();
+  const uint32_t correlation = ++fake.correlation;
+  MemsetRecord fill{};
+  fill.kind = kMemset;
+  fill.memory_kind = 3;
+  fill.bytes = bytes;
+  fill.correlation = correlation;
+  run_on_stream(fill, 7, duration);
+  emit_record(fill, kOtherBytes);
+  emit_call(false, 51, start, correlation);
+  return correlation;
+}
+
+// A kernel whose times never came.
+void fake_unfinished_kernel() {
+  KernelRecord kernel{};
+  kernel.kind = kConcurrentKernel;
+  kernel.correlation = ++fake.correlation;
+  emit_record(kernel, kKernelBytes);
+}
+
+// A record of a kind that is not known yet.
+void fake_unknown_record() {
+  std::vector<uint8_t> record(64, 0xEE);
+  const uint32_t kind = 4711;
+  std::memcpy(record.data(), &kind, sizeof kind);
+  emit(record.data(), record.size());
+}
+}

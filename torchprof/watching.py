@@ -1,0 +1,76 @@
+"""How the work of GPUs is watched: which ways there are here and now, the best first, and what their figures mean."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from torchprof.errors import ArgumentError, RecordingError
+
+__all__ = ["WAYS", "Way", "check_way", "ways_to_watch"]
+
+WAYS: Final = ("auto", "cupti", "off")
+
+KERNELS: Final = "kernels, copies and fills as the GPU timed them (CUPTI)"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way: its name in ``trace.facts["gpu"]``, and what its times are."""
+
+    name: str
+    note: str
+
+
+def check_way(gpu: Any) -> str:
+    """The argument ``gpu`` of `torchprof.profile`.
+
+    Raises:
+        ArgumentError: it is none of ``WAYS``.
+    """
+    if gpu not in WAYS:
+        raise ArgumentError(f"gpu must be one of {', '.join(map(repr, WAYS))}, not {gpu!r:.80}")
+    return str(gpu)
+
+
+def ways_to_watch(gpu: str) -> list[Way]:
+    """What to try, in order: each may still be refused by the driver, the last never is.
+
+    ``"auto"`` watches a GPU that is in use when the recording begins, and changes nothing where none is: CUDA is not
+    initialised for it.
+
+    Raises:
+        RecordingError: ``gpu="cupti"``, and there can be no CUPTI.
+    """
+    if gpu == "off":
+        return [Way("off", "")]
+    missing = _why_no_cupti()
+    if gpu == "cupti":
+        if missing:
+            raise RecordingError(f"gpu='cupti' is not possible: {missing}; use gpu='auto' to carry on without")
+        return [Way("cupti", KERNELS)]
+    if not _cuda_is_in_use():
+        return [Way("off", "no GPU was in use when the recording began")]
+    if missing:
+        return [Way("off", f"the GPU was not watched: {missing}")]
+    return [Way("cupti", KERNELS), Way("off", "the GPU was not watched")]
+
+
+def _cuda_is_in_use() -> bool:
+    return torch.version.cuda is not None and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _why_no_cupti() -> str:
+    """Why CUPTI cannot be asked here; empty where it can."""
+    if os.environ.get("TORCHPROF_CUPTI"):
+        return ""
+    if torch.version.cuda is None:
+        return f"this PyTorch ({torch.__version__}) is not built for CUDA"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no NVIDIA GPU here"
+    if getattr(torch.autograd.profiler, "_is_profiler_enabled", False):
+        return "torch.profiler is active, and CUPTI reports to one at a time"
+    return ""

@@ -1,4 +1,6 @@
-"""Ending a recording of many kernels: joining them to ops and modules, and every table. The GPU is not there: see tests/fake_gpu.py."""
+"""Ending a recording of many kernels: joining them to ops and modules, and every table.
+
+There is no GPU: see tests/fake_gpu.py."""
 
 from __future__ import annotations
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from needs_cuda import pytest_runtest_setup
 from pytest_benchmark.fixture import BenchmarkFixture
+
+__all__ = ["Contest", "Peer", "SideBySide", "nothing", "pytest_runtest_setup"]
 
 Peer = Callable[[], float]
 """Runs once and returns what it took, in the table's unit."""

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from needs_cuda import pytest_runtest_setup
 from torch import nn
+
+__all__ = ["pytest_runtest_setup"]
 
 if importlib.util.find_spec("hypothesis") and os.environ.get("CI"):
     from hypothesis import settings
@@ -60,11 +63,3 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _left_behind()
     yield
     assert _left_behind() == before
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What needs a GPU is skipped without one, unless TORCHPROF_REQUIRE_CUDA=1 forbids it."""
-    if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
-        if os.environ.get("TORCHPROF_REQUIRE_CUDA") == "1":
-            pytest.fail("no CUDA device, and TORCHPROF_REQUIRE_CUDA=1 forbids skipping")
-        pytest.skip("no CUDA device")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity
 
 import torchprof
+from torchprof.trace import Direction, Phase, Request, Trace, Work
 
 pytestmark = pytest.mark.cuda
 
@@ -63,3 +67,186 @@ def test_a_recorded_snapshot_replays_to_the_byte() -> None:
     replayed = torchprof.replay_snapshot(snapshot)
     assert replayed.misplaced == 0
     assert replayed.max_reserved == replayed.recorded_max_reserved
+
+
+def kernel_names(trace: Trace) -> Counter[str]:
+    return Counter(trace.strings[row] for row in trace.kernels["name"])
+
+
+def places(trace: Trace) -> set[tuple[str, str, Phase]]:
+    """Op, class of the module and phase of every kernel that was asked for by an op of a module."""
+    placed = trace.kernels[(trace.kernels["op"] >= 0) & (trace.kernels["module_call"] >= 0)]
+    modules = trace.modules["type"][trace.module_calls["module"][placed["module_call"]]]
+    names = trace.op_names[placed["op"]]
+    phases = [Phase(phase) for phase in placed["phase"]]
+    return {(trace.strings[op], trace.strings[module], phase) for op, module, phase in zip(names, modules, phases, strict=True)}
+
+
+def test_the_kernels_are_those_that_torch_profiler_sees() -> None:
+    model, x = network(), torch.rand(64, 512, device="cuda")
+
+    def step() -> None:
+        model(x).sum().backward()
+        model.zero_grad()
+
+    step()
+    torch.cuda.synchronize()
+    with torchprof.profile(model, gpu="cupti") as prof:
+        step()
+        torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as theirs:
+        step()
+        torch.cuda.synchronize()
+    expected = Counter(
+        event.name
+        for event in theirs.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    )
+    assert prof.trace.losses == {}
+    assert kernel_names(prof.trace) == expected
+
+
+def test_every_kernel_is_tied_to_what_asked_for_it() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters())
+    with torchprof.profile(model, gpu="cupti") as prof:
+        model(torch.rand(64, 512, device="cuda")).sum().backward()
+        optimizer.step()
+    trace = prof.trace
+    assert (trace.kernels["runtime_call"] >= 0).all()
+    assert (trace.kernels["op"] >= 0).all()
+    found = places(trace)
+    assert ("aten::addmm", "Linear", Phase.FORWARD) in found
+    assert ("aten::mm", "Linear", Phase.BACKWARD) in found
+    assert any(module == "ReLU" and phase is Phase.BACKWARD for _, module, phase in found)
+    assert Phase.OPTIMIZER in {Phase(phase) for phase in trace.kernels["phase"]}
+
+
+def test_device_times_are_on_the_hosts_axis() -> None:
+    x = torch.rand(2048, 2048, device="cuda")
+    x @ x
+    torch.cuda.synchronize()
+    with torchprof.profile(gpu="cupti") as prof:
+        for _ in range(20):
+            x = x @ x
+            torch.cuda.synchronize()
+    trace = prof.trace
+    kernels = trace.kernels[trace.kernels["kind"] == Work.KERNEL]
+    asked = trace.runtime_calls[kernels["runtime_call"]]
+    waits = trace.runtime_calls[trace.runtime_calls["kind"] == Request.WAIT]
+    error = trace.facts["gpu_clock_error_ns"]
+    assert (kernels["start"] >= asked["start"] - error).all()
+    assert len(waits) >= 20
+    assert kernels["end"][-1] <= waits["end"].max() + max(error, 20_000)
+
+
+def test_copies_and_the_waits_of_item_are_seen() -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        torch.ones(1000).cuda().sum().item()
+    trace = prof.trace
+    copies = trace.kernels[trace.kernels["kind"] == Work.COPY]
+    assert {Direction(row) for row in copies["direction"]} == {Direction.HOST_TO_DEVICE, Direction.DEVICE_TO_HOST}
+    assert 4000 in copies["bytes"]
+    waits = trace.runtime_calls[(trace.runtime_calls["kind"] == Request.WAIT) & (trace.runtime_calls["op"] >= 0)]
+    assert "aten::_local_scalar_dense" in {trace.strings[trace.op_names[op]] for op in waits["op"]}
+
+
+def test_streams_are_told_apart() -> None:
+    other = torch.cuda.Stream()
+    x = torch.rand(512, 512, device="cuda")
+    with torchprof.profile(gpu="cupti") as prof:
+        x @ x
+        with torch.cuda.stream(other):
+            x @ x
+        torch.cuda.synchronize()
+    assert len(set(prof.trace.kernels["stream"].tolist())) == 2
+
+
+def test_the_kernels_of_a_graph_are_seen_and_said_to_be_its() -> None:
+    model, x = network(), torch.rand(64, 512, device="cuda")
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side), torch.no_grad():
+        model(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        model(x)
+    with torchprof.profile(model, gpu="cupti") as prof:
+        graph.replay()
+        graph.replay()
+    trace = prof.trace
+    assert len(trace.kernels) >= 6
+    assert (trace.kernels["graph"] != 0).all()
+    assert set(trace.runtime_calls["kind"][trace.kernels["runtime_call"]].tolist()) == {Request.GRAPH}
+
+
+def test_compiled_kernels_belong_to_the_module_that_was_called() -> None:
+    pytest.importorskip("triton")
+    model = network()
+    compiled = torch.compile(model)
+    x = torch.rand(64, 512, device="cuda")
+    compiled(x).sum().backward()
+    torch.cuda.synchronize()
+    with torchprof.profile(model, gpu="cupti") as prof:
+        compiled(x).sum().backward()
+    trace = prof.trace
+    assert any(name.startswith("triton_") for name in kernel_names(trace))
+    assert (trace.kernels["runtime_call"] >= 0).all()
+    forward = trace.kernels[trace.kernels["phase"] == Phase.FORWARD]
+    assert len(forward)
+
+
+def test_aggregated_kernels_are_those_of_single_rows() -> None:
+    model, x = network(), torch.rand(64, 512, device="cuda")
+
+    def recorded(aggregate: bool) -> Trace:
+        with torchprof.profile(model, gpu="cupti", aggregate=aggregate) as prof:
+            for _ in range(3):
+                model(x).sum().backward()
+                model.zero_grad()
+                prof.step()
+        return prof.trace
+
+    recorded(False)
+    rows, sums = recorded(False), recorded(True)
+    assert int(sums.kernel_totals["count"].sum()) == len(rows.kernels)
+    assert sums.steps["kernels"].tolist() == rows.steps["kernels"].tolist()
+
+
+def test_torch_profiler_works_before_and_after() -> None:
+    x = torch.rand(64, 64, device="cuda")
+
+    def theirs() -> int:
+        with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            x @ x
+            torch.cuda.synchronize()
+        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
+
+    before = theirs()
+    with torchprof.profile(gpu="cupti") as prof:
+        x @ x
+    assert len(prof.trace.kernels) > 0
+    assert theirs() == before > 0
+
+
+def test_while_torch_profiler_is_active_the_gpu_is_not_watched_and_that_is_said() -> None:
+    x = torch.rand(64, 64, device="cuda")
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]), torchprof.profile(memory=False) as prof:
+        x @ x
+    assert prof.trace.facts["gpu"] != "cupti"
+    assert "torch.profiler" in prof.trace.facts["gpu_note"]
+
+
+def test_results_on_a_gpu_are_the_same_to_the_bit() -> None:
+    def trained(watch: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = network()
+        optimizer = torch.optim.AdamW(model.parameters())
+        with torchprof.profile(model, gpu=watch):
+            for _ in range(3):
+                model(torch.ones(64, 512, device="cuda")).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        return [parameter.detach().clone() for parameter in model.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(trained("off"), trained("cupti"), strict=True))

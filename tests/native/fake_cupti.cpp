@@ -215,13 +215,8 @@ Result cuptiActivityRegisterTimestampCallback(Timestamp timestamp) {
 Result cuptiActivityGetNextRecord(uint8_t* buffer, size_t, const uint8_t** record) {
   const std::lock_guard lock(mutex);
   const std::vector<size_t>& records = fake.handed_over[buffer];
-  size_t next = 0;
-  if (*record != nullptr) {
-    while (buffer + records[next] != *record) {
-      ++next;
-    }
-    ++next;
-  }
+  const auto at = *record != nullptr ? std::upper_bound(records.begin(), records.end(), static_cast<size_t>(*record - buffer)) : records.begin();
+  const auto next = static_cast<size_t>(at - records.begin());
   if (next == records.size()) {
     return kMaxLimitReached;
   }

@@ -57,7 +57,8 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
 }
 
 void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class,
-                     OpNames ops_with_arguments, OpNames counted_ops, bool fold, const std::string& gpu, const std::vector<HeldTuple>& held) {
+                     OpNames ops_with_arguments, OpNames counted_ops, bool fold, const std::string& gpu, int8_t device_type,
+                     const std::vector<HeldTuple>& held) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -68,6 +69,9 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   options.counted_ops = std::move(counted_ops);
   options.fold = fold;
   options.cupti = gpu == "cupti";
+  if (gpu == "events") {
+    options.events = static_cast<c10::DeviceType>(device_type);
+  }
   options.held = held_from_python(held);
   start(options);
 }
@@ -77,6 +81,7 @@ py::tuple stop_recording(const std::vector<HeldTuple>& held) {
   const py::list strings = py::cast(recorded.tables.strings);
   const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
                        "gpu_clock_error_ns"_a = recorded.tables.device_clock_error,
+                       "gpu_failure"_a = recorded.device_failure,
                        "losses"_a = losses_to_python(recorded.tables.losses),
                        "unobserved_classes"_a = recorded.unobserved_classes);
   return py::make_tuple(tables_to_python(std::move(recorded.tables)), strings, facts);
@@ -306,9 +311,10 @@ PYBIND11_MODULE(_C, m) {
   PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
 
   py::register_exception<cupti::Error>(m, "CuptiError");
+  py::register_exception<EventObserver::Refused>(m, "EventsError");
 
   m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
-        "ops_with_arguments"_a, "counted_ops"_a, "fold"_a, "gpu"_a, "held"_a);
+        "ops_with_arguments"_a, "counted_ops"_a, "fold"_a, "gpu"_a, "device_type"_a, "held"_a);
   m.def("stop", &stop_recording, "held"_a, py::pos_only());
   m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   m.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);

@@ -7,6 +7,7 @@
 
 #include "allocator_totals.h"
 #include "attribute.h"
+#include "intervals.h"
 #include "kernels.h"
 #include "nesting.h"
 #include "signatures.h"
@@ -97,21 +98,23 @@ std::string demangled(const std::string& name) {
   return found;
 }
 
-// In the terms of the trace: nanoseconds, and rows of its strings.
+// In the terms of the trace: nanoseconds, and rows of its strings. Intervals have no names.
 void translate(DeviceReport& devices, Shared& shared, const TickConverter& clock) {
   std::vector<uint32_t> strings;
   for (const std::string& name : devices.names) {
     strings.push_back(shared.string(demangled(name)));
   }
-  const auto each = [&](auto& rows) {
-    for (auto& row : rows) {
-      row.start = clock.ns(row.start);
-      row.end = clock.ns(row.end);
-      row.name = strings[row.name];
-    }
+  const auto each = [&](auto& row) {
+    row.start = clock.ns(row.start);
+    row.end = clock.ns(row.end);
+    row.name = strings[row.name];
   };
-  each(devices.kernels);
-  each(devices.runtime_calls);
+  for (Kernel& kernel : devices.kernels) {
+    if (kernel.kind != static_cast<uint8_t>(Work::kInterval)) {
+      each(kernel);
+    }
+  }
+  std::for_each(devices.runtime_calls.begin(), devices.runtime_calls.end(), each);
 }
 
 }  // namespace
@@ -139,6 +142,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   Shared shared;
   std::vector<Arguments> arguments;
   std::vector<uint32_t> thread_ids;  // as devices report them
+  std::vector<FirstRows> first_rows;
   MemoryReports memory;
   std::vector<AllocatorTotal> totals;
   const auto total = [&](auto member) {
@@ -162,6 +166,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
     tables.losses.allocations += log->memory_events.dropped() + log->allocator_totals.dropped();
     tables.losses.unmatched_ends += log->unmatched_ends;
     tables.threads.push_back(log->identity);
+    first_rows.push_back({static_cast<int32_t>(tables.ops.size()), static_cast<int32_t>(tables.module_calls.size())});
     thread_ids.push_back(static_cast<uint32_t>(devices.system_thread_ids ? log->identity.native_id : log->posix_id));
     move_rows(log->ops, translate, tables.ops);
     move_rows(log->operands, translate, tables.operands);
@@ -183,6 +188,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
     tables.steps.push_back(step);
   }
   translate(devices, shared, clock);
+  const int64_t interval_error = place_intervals(devices, first_rows, clock);
   tables.losses.kernels += devices.lost;
   const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
   shared.move_into(tables);
@@ -190,7 +196,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   memory.held = context.held;
   memory.end = clock.ns(context.end);
   memory.ran_in = attribute(tables, context.held);
-  tables.device_clock_error = std::max(device_clock_error, join_kernels(tables, std::move(devices), thread_ids));
+  tables.device_clock_error = std::max({device_clock_error, interval_error, join_kernels(tables, std::move(devices), thread_ids)});
   mark_nested(tables, context.counted_ops);
   if (context.memory) {
     find_allocations(tables, memory);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "attribute.h"
+#include "intervals.h"
 
 namespace torchprof {
 namespace {
@@ -146,6 +147,12 @@ int64_t join_kernels(Tables& tables, DeviceReport&& report, const std::vector<ui
   Steps steps(tables.steps);
   int64_t too_early = 0;
   for (Kernel& kernel : kernels) {
+    if (kernel.kind == static_cast<uint8_t>(Work::kInterval)) {
+      const int64_t asked_for = attribute_interval(tables, kernel);
+      too_early = std::max(too_early, asked_for - kernel.start);
+      steps.add(kernel, asked_for);
+      continue;
+    }
     const auto asked = rows.find(static_cast<uint32_t>(kernel.runtime_call));
     kernel.runtime_call = asked != rows.end() ? asked->second : kNoRow;
     if (asked != rows.end()) {

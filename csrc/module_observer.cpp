@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "clock.h"
+#include "event_observer.h"
 #include "tensor_reader.h"
 #include "thread_slot.h"
 
@@ -75,42 +76,20 @@ bool add_found(ThreadLog& log, const Tensors& found, uint16_t& count) {
   return found.size() < kMostTensors;
 }
 
-// Returns the generation the call was opened in, 0 if it is not recorded.
-uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
-  Tensors inputs;
-  find_tensors(args, inputs);
-  if (kwargs != nullptr) {
-    find_tensors(kwargs, inputs);
-  }
-  const Writing writing;
-  ThreadLog* const log = writing.log();
-  if (log == nullptr) {
-    return 0;
-  }
-  if (ModuleCall* const call = log->open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name)) {
-    if (!add_found(*log, inputs, call->n_inputs)) {
+void open_call(ThreadLog& log, PyObject* module, const Tensors& inputs) {
+  if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name)) {
+    if (!add_found(log, inputs, call->n_inputs)) {
       call->flags |= kMoreTensors;
     }
     call->start = ticks();
   }
-  return writing.generation();
 }
 
-void end_call(uint64_t generation, PyObject* result) {
-  const int64_t now = ticks();
-  Tensors outputs;
-  if (result != nullptr) {
-    find_tensors(result, outputs);
-  }
-  const Writing writing;
-  ThreadLog* const log = writing.log();
-  if (log == nullptr || writing.generation() != generation) {
-    return;  // the recording ended inside the call
-  }
-  if (ModuleCall* const call = log->close_call()) {
+void close_call(ThreadLog& log, int64_t now, PyObject* result, const Tensors& outputs) {
+  if (ModuleCall* const call = log.close_call()) {
     call->end = now;
-    call->outputs = log->operands.size();
-    if (!add_found(*log, outputs, call->n_outputs)) {
+    call->outputs = log.operands.size();
+    if (!add_found(log, outputs, call->n_outputs)) {
       call->flags |= kMoreTensors;
     }
     if (result == nullptr) {
@@ -119,6 +98,43 @@ void end_call(uint64_t generation, PyObject* result) {
       call->flags |= kReturnedSequence;
     }
   }
+}
+
+// Returns the generation the call was opened in, 0 if it is not recorded.
+uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
+  Tensors inputs;
+  find_tensors(args, inputs);
+  if (kwargs != nullptr) {
+    find_tensors(kwargs, inputs);
+  }
+  uint64_t generation = 0;
+  {
+    const Writing writing;
+    ThreadLog* const log = writing.log();
+    if (log == nullptr) {
+      return 0;
+    }
+    open_call(*log, module, inputs);
+    generation = writing.generation();
+  }
+  EventObserver::call_changed(inputs.data(), inputs.size());
+  return generation;
+}
+void end_call(uint64_t generation, PyObject* result) {
+  const int64_t now = ticks();
+  Tensors outputs;
+  if (result != nullptr) {
+    find_tensors(result, outputs);
+  }
+  {
+    const Writing writing;
+    ThreadLog* const log = writing.log();
+    if (log == nullptr || writing.generation() != generation) {
+      return;  // the recording ended inside the call
+    }
+    close_call(*log, now, result, outputs);
+  }
+  EventObserver::call_changed(outputs.data(), outputs.size());
 }
 
 PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {

@@ -23,6 +23,12 @@ Running& running() {
   return *instance;
 }
 
+// A device may wait for a callback that is written in Python.
+struct WithoutGil {
+  PyThreadState* const state = PyEval_SaveThread();
+  ~WithoutGil() { PyEval_RestoreThread(state); }
+};
+
 int64_t unix_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
@@ -30,14 +36,15 @@ int64_t unix_ns() {
 
 }  // namespace
 
-Session::Session(const Options& options, std::unique_ptr<KernelObserver> kernels)
+Session::Session(const Options& options, std::unique_ptr<KernelObserver> kernels, std::unique_ptr<EventObserver> events)
     : begin_(ClockReading::now()),
       origin_unix_ns_(unix_ns()),
       counted_ops_(options.counted_ops),
       memory_requested_(options.memory),
       held_(options.held),
       logs_(options.budget_bytes, options.ops_with_arguments),
-      kernels_(std::move(kernels)) {
+      kernels_(std::move(kernels)),
+      events_(std::move(events)) {
   if (options.memory) {
     memory_.emplace(held_);
     meta_.emplace();
@@ -54,6 +61,9 @@ Session::Session(const Options& options, std::unique_ptr<KernelObserver> kernels
   }
   if (options.module_class != nullptr) {
     modules_.emplace(options.module_class);
+  }
+  if (events_) {
+    events_->record_into(devices_.emplace(logs_.budget()), options.ops ? EventObserver::Around::kOps : EventObserver::Around::kModuleCalls);
   }
 }
 
@@ -78,19 +88,21 @@ void Session::end_step() {
   }
   moments_.steps.back().end = ticks();
   if (totals_) {
-    settle();
+    settle(false);
     fold();
   }
 }
 
-void Session::settle() {
-  if (!kernels_) {
-    return;
-  }
+void Session::settle(bool last) {
   settling_since_ = ticks();
-  Py_BEGIN_ALLOW_THREADS;  // a device may wait for a callback that is written in Python
-  kernels_->settle();
-  Py_END_ALLOW_THREADS;
+  if (kernels_) {
+    const WithoutGil without;
+    kernels_->settle();
+  }
+  if (events_) {
+    const WithoutGil without;
+    last ? events_->stop() : events_->settle();
+  }
 }
 
 // What other threads do while the logs are exchanged is not recorded.
@@ -109,7 +121,7 @@ void Session::fold() {
 }
 
 Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
-  DeviceReport devices = kernels_ ? kernels_->take(settling_since_) : DeviceReport{};
+  DeviceReport devices = kernels_ ? kernels_->take(settling_since_) : events_ ? events_->take() : DeviceReport{};
   return collate(logs_.logs(), std::move(devices), {moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks}, outstanding_);
 }
 
@@ -152,6 +164,9 @@ Recorded Session::stop(const std::vector<Held>& held) {
   }
   recorded.duration_ns = end.ns - begin_.ns;
   recorded.origin_unix_ns = origin_unix_ns_;
+  if (events_) {
+    recorded.device_failure = events_->failure();
+  }
   return recorded;
 }
 
@@ -167,7 +182,12 @@ void start(const Options& options) {
         "end it first, or record with memory=False");
   }
   open_kernels = 0;  // one may have been left open by an interrupt
-  now.session = std::make_unique<Session>(options, options.cupti ? std::make_unique<KernelObserver>() : nullptr);
+  std::unique_ptr<EventObserver> events;
+  if (options.events.has_value()) {
+    const WithoutGil without;
+    events = std::make_unique<EventObserver>(*options.events);
+  }
+  now.session = std::make_unique<Session>(options, options.cupti ? std::make_unique<KernelObserver>() : nullptr, std::move(events));
   now.thread = std::this_thread::get_id();
   now.process = getpid();
 }
@@ -184,7 +204,7 @@ Recorded stop(const std::vector<Held>& held) {
   if (running().thread != std::this_thread::get_id()) {
     throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
   }
-  session.settle();
+  session.settle(true);
   const std::unique_ptr<Session> ending = std::move(running().session);
   return session.stop(held);
 }

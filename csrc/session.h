@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "collate.h"
 #include "device_log.h"
+#include "event_observer.h"
 #include "kernel_observer.h"
 #include "memory_observer.h"
 #include "meta_allocator.h"
@@ -33,6 +34,7 @@ struct Options {
   OpNames counted_ops;                   // whose FLOPs are counted: see kNested
   bool fold = false;                     // sums over steps instead of rows per event
   bool cupti = false;                    // kernels of NVIDIA GPUs
+  std::optional<c10::DeviceType> events;  // of whose devices intervals are recorded
   std::vector<Held> held;                // by the model, now
 };
 
@@ -41,12 +43,13 @@ struct Recorded {
   std::vector<std::string> unobserved_classes;  // nn.Module classes whose calls were not seen
   int64_t duration_ns = 0;
   int64_t origin_unix_ns = 0;  // wall clock at time 0 of the trace
+  std::string device_failure;  // after which devices were no longer watched; empty where none failed
 };
 
 class Session {
  public:
-  // `kernels` is at work already, or nullptr: making it takes too long to be part of the recording.
-  Session(const Options& options, std::unique_ptr<KernelObserver> kernels);
+  // `kernels` and `events` are at work already, or nullptr: making them takes too long to be part of the recording.
+  Session(const Options& options, std::unique_ptr<KernelObserver> kernels, std::unique_ptr<EventObserver> events);
   ~Session() = default;  // members go in the opposite order of their construction
 
   void mark(const std::string& name);
@@ -54,7 +57,7 @@ class Session {
   void end_step();
   void observe_new_classes();
   int64_t bytes() const { return logs_.bytes(); }  // taken by what was recorded so far
-  void settle();  // waits until devices have done what they were asked for; without the GIL
+  void settle(bool last);  // waits until devices have done what they were asked for; without the GIL
   Recorded stop(const std::vector<Held>& held);  // by the model, now; after settle()
 
  private:
@@ -79,11 +82,12 @@ class Session {
   std::optional<ModuleObserver> modules_;
   std::optional<DeviceLog> devices_;
   std::unique_ptr<KernelObserver> kernels_;
+  std::unique_ptr<EventObserver> events_;
   int64_t settling_since_ = 0;  // ticks
 };
 
 // The process has at most one session, and the thread that started it is the one that ends it. These throw
-// std::runtime_error with what is wrong and the way out; start() also cupti::Error.
+// std::runtime_error with what is wrong and the way out; start() also cupti::Error and EventObserver::Refused.
 void start(const Options& options);
 Session& current();
 Recorded stop(const std::vector<Held>& held);

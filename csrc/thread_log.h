@@ -95,6 +95,12 @@ class ThreadLog {
     return {};
   }
 
+  // The row of the innermost open op, if it is this one and was kept; of the innermost open call.
+  int32_t row_of_innermost_op(const void* key) const {
+    return !open_ops_.empty() && open_ops_.back().key == key && open_ops_.back().op != nullptr ? open_ops_.back().row : kNoRow;
+  }
+  int32_t innermost_call() const { return current_call(); }
+
   // Name of an open op, counted from the innermost; empty where there is none.
   std::string_view open_name(size_t up) const {
     const Op* const op = up < open_ops_.size() ? open_ops_[open_ops_.size() - 1 - up].op : nullptr;

@@ -78,10 +78,12 @@ class profile(ContextDecorator):
         shapes: record the shape, dtype, device and storage of every op's inputs and outputs.
         memory: record every allocation of this thread and of the autograd threads that work for it.
         modules: record the calls of ``nn.Module``s.
-        gpu: how to watch NVIDIA GPUs: ``"cupti"`` records every kernel, copy and fill with the device's times, tied to the op,
-            module, phase and step that asked for it; ``"auto"`` does so where CUDA is in use when the recording begins, and
-            carries on without where it is not or CUPTI refuses; ``"off"`` does not. ``trace.facts["gpu"]`` and ``["gpu_note"]``
-            say what was done. The recording waits for the GPU at its end, and with ``aggregate=True`` after every step.
+        gpu: how to watch GPUs: ``"cupti"`` records every kernel, copy and fill of NVIDIA's with the device's times, tied to the
+            op, module, phase and step that asked for it; ``"events"``, on GPUs of any kind, the time on the device between two
+            events, one before and one after each outermost op, or with ``ops=False`` around module calls; ``"auto"`` does the
+            first that is possible where a GPU is in use when the recording begins, and else carries on without; ``"off"`` does
+            not. ``trace.facts["gpu"]`` and ``["gpu_note"]`` say what was done. The recording waits for the GPU at its end,
+            with ``aggregate=True`` after every step, and with events at its beginning.
         schedule: which steps to record: see `torchprof.schedule`. By default all.
         aggregate: fold every finished step into sums, so that a run of any length takes constant memory: the tables by
             module, op and step stay, the rows of single ops, calls and allocations do not. Needs ``step()``.
@@ -98,7 +100,7 @@ class profile(ContextDecorator):
 
     Raises:
         RecordingError: a recording is running already, or ``memory=True`` while another profiler, such as
-            torch.profiler, is active on this thread; or ``gpu="cupti"`` where there is no CUPTI, or it refuses.
+            torch.profiler, is active on this thread; or ``gpu="cupti"`` or ``"events"`` is not possible.
         ModuleTypeError, ArgumentError: an argument has the wrong type or value.
         ExtensionError: the compiled recorder is missing or was built for another PyTorch.
 
@@ -266,13 +268,14 @@ class profile(ContextDecorator):
                     counted_ops=counted_ops(),
                     fold=self._aggregate,
                     gpu=way.name,
+                    device_type=way.device_type,
                     held=self._held_by_model(at_end=False),
                 )
                 break
-            except _C.CuptiError as error:
+            except (_C.CuptiError, _C.EventsError) as error:
                 if way is ways[-1]:
                     raise RecordingError(f"gpu={self._gpu!r} is not possible: {error}") from None
-                refusal = f": {error}"
+                refusal += f"; {way.name} refused: {error}"
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
         self._way = Way(way.name, way.note + refusal)
@@ -300,6 +303,7 @@ class profile(ContextDecorator):
         return held_by(self._models, at_end=at_end)
 
     def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
+        failure = facts.pop("gpu_failure")
         return {
             **facts,
             "torch": str(torch.__version__),
@@ -309,7 +313,7 @@ class profile(ContextDecorator):
             "memory": self._memory,
             "modules": self._modules,
             "gpu": self._way.name,
-            "gpu_note": self._way.note,
+            "gpu_note": f"{self._way.note}; INCOMPLETE, it failed: {failure}" if failure else self._way.note,
             "aggregate": self._aggregate,
             "budget": self._budget,
         }

@@ -9,20 +9,24 @@ from typing import Any, Final
 import torch
 
 from torchprof.errors import ArgumentError, RecordingError
+from torchprof.trace import DEVICE_NAMES
 
 __all__ = ["WAYS", "Way", "check_way", "ways_to_watch"]
 
-WAYS: Final = ("auto", "cupti", "off")
+WAYS: Final = ("auto", "cupti", "events", "off")
 
 KERNELS: Final = "kernels, copies and fills as the GPU timed them (CUPTI)"
+INTERVALS: Final = "intervals on the GPU between events around outermost ops, or module calls: gaps in between included"
+UNWATCHED: Final = "the GPU was not watched"
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way: its name in ``trace.facts["gpu"]``, and what its times are."""
+    """One way: its name in ``trace.facts["gpu"]``, what its times are, and of which type of device, as PyTorch numbers them."""
 
     name: str
     note: str
+    device_type: int = 0
 
 
 def check_way(gpu: Any) -> str:
@@ -43,20 +47,41 @@ def ways_to_watch(gpu: str) -> list[Way]:
     initialised for it.
 
     Raises:
-        RecordingError: ``gpu="cupti"``, and there can be no CUPTI.
+        RecordingError: ``gpu="cupti"``, and there can be no CUPTI; or ``gpu="events"``, and there is no GPU.
     """
     if gpu == "off":
         return [Way("off", "")]
+    if gpu == "events":
+        device = torch.accelerator.current_accelerator()
+        if device is None:
+            raise RecordingError("gpu='events' is not possible: PyTorch finds no GPU here; use gpu='auto' to carry on without")
+        return [_events(device)]
+    if gpu == "auto" and not _cuda_is_in_use():
+        device = _in_use()
+        off = "no GPU was in use when the recording began" if device is None else UNWATCHED
+        return [*([_events(device)] if device is not None else []), Way("off", off)]
     missing = _why_no_cupti()
     if gpu == "cupti":
         if missing:
             raise RecordingError(f"gpu='cupti' is not possible: {missing}; use gpu='auto' to carry on without")
         return [Way("cupti", KERNELS)]
-    if not _cuda_is_in_use():
-        return [Way("off", "no GPU was in use when the recording began")]
-    if missing:
-        return [Way("off", f"the GPU was not watched: {missing}")]
-    return [Way("cupti", KERNELS), Way("off", "the GPU was not watched")]
+    why = f": {missing}" if missing else ""
+    device = _in_use()
+    events = [_events(device, why and f"; no CUPTI{why}")] if device is not None else []
+    return [*([] if missing else [Way("cupti", KERNELS)]), *events, Way("off", UNWATCHED + why)]
+
+
+def _events(device: torch.device, why: str = "") -> Way:
+    unnamed = device.type == torch._C._get_privateuse1_backend_name()
+    return Way("events", INTERVALS + why, DEVICE_NAMES.index("privateuseone" if unnamed else device.type))
+
+
+def _in_use() -> torch.device | None:
+    """The accelerator of this process, if it is in use. Where it is not, nothing is asked that could initialise it."""
+    device = torch.accelerator.current_accelerator()
+    if device is None or not getattr(getattr(torch, device.type, None), "is_initialized", lambda: True)():
+        return None
+    return device
 
 
 def _cuda_is_in_use() -> bool:

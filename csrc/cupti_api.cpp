@@ -17,7 +17,7 @@ bool find(void* library, const char* name, Function*& function) {
 
 Api read(void* library, const std::string& where) {
   Api api{};
-  const bool complete = find(library, "cuptiGetVersion", api.GetVersion) && find(library, "cuptiGetTimestamp", api.GetTimestamp) &&
+  const bool complete = find(library, "cuptiGetVersion", api.GetVersion) &&
                         find(library, "cuptiGetResultString", api.GetResultString) &&
                         find(library, "cuptiActivityEnable", api.ActivityEnable) &&
                         find(library, "cuptiActivityDisable", api.ActivityDisable) &&
@@ -29,7 +29,6 @@ Api read(void* library, const std::string& where) {
     throw Error("CUPTI is not in " + where + ": kernels of NVIDIA GPUs need a PyTorch that is built for CUDA; use gpu='events' or 'off'");
   }
   find(library, "cuptiGetThreadIdType", api.GetThreadIdType);
-  find(library, "cuptiActivityRegisterTimestampCallback", api.ActivityRegisterTimestampCallback);
   find(library, "cuptiActivityEnableRuntimeApi", api.ActivityEnableRuntimeApi);
   find(library, "cuptiActivityEnableDriverApi", api.ActivityEnableDriverApi);
   return api;

@@ -115,12 +115,10 @@ struct CallRecord {
 
 using BufferRequested = void (*)(uint8_t** buffer, size_t* size, size_t* max_records);
 using BufferCompleted = void (*)(void* context, uint32_t stream, uint8_t* buffer, size_t size, size_t valid);
-using Timestamp = uint64_t (*)();
 
 // One function pointer for each function of the same name, without "cupti".
 struct Api {
   Result (*GetVersion)(uint32_t* version);
-  Result (*GetTimestamp)(uint64_t* timestamp);
   Result (*GetResultString)(Result result, const char** text);
   Result (*ActivityEnable)(uint32_t kind);
   Result (*ActivityDisable)(uint32_t kind);
@@ -130,7 +128,6 @@ struct Api {
   Result (*ActivityFlushAll)(uint32_t flag);
   // nullptr where this version has none
   Result (*GetThreadIdType)(int* type);
-  Result (*ActivityRegisterTimestampCallback)(Timestamp timestamp);
   Result (*ActivityEnableRuntimeApi)(uint32_t call, uint8_t enable);
   Result (*ActivityEnableDriverApi)(uint32_t call, uint8_t enable);
 };

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cupti_clock.h"
 #include "device_log.h"
 
 namespace torchprof {
@@ -28,6 +29,9 @@ class KernelObserver {
   // Waits for the devices, so that all they were asked for is reported. Needs no GIL.
   void settle() noexcept;
 
+  // Often enough, and times of devices follow those of the host also where the wall clock is adjusted.
+  void compare_clocks() { clock_.read(); }
+
   // No records are made from here on; those made are reported.
   void stop() noexcept;
 
@@ -35,25 +39,17 @@ class KernelObserver {
   DeviceReport take(int64_t until);
 
  private:
-  struct ClockReading {
-    int64_t ticks;
-    int64_t theirs;
-    int64_t width;  // ticks that reading took
-  };
-
   void enable();
   bool watch_calls(bool watch) const noexcept;
-  ClockReading read_clocks() const;
-  void translate_times(DeviceReport& report) const;
+  template <typename Row>
+  uint64_t translate_times(std::vector<Row>& rows) const;
 
   const cupti::Api& api_;
   const pid_t process_ = getpid();
   std::vector<uint32_t> kinds_;  // of activity, that were enabled
-  bool one_clock_ = false;       // CUPTI reads ours
   bool system_thread_ids_ = false;
   bool stopped_ = false;
-  ClockReading begin_{};
-  ClockReading end_{};
+  cupti::Clock clock_;
   DeviceLog* log_ = nullptr;
 };
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <ctime>
 #include <mutex>
 #include <utility>
 
@@ -41,7 +40,6 @@ struct Mailroom {
   DeviceLog* log = nullptr;  // of the recording; nullptr: there is none
 
   std::atomic<const Api*> api{nullptr};
-  std::atomic<bool> clock_is_ours{false};
 };
 
 Mailroom& mailroom() {
@@ -105,16 +103,6 @@ void buffer_completed(void*, uint32_t, uint8_t* buffer, size_t, size_t valid) {
   }
 }
 
-// Called by CUPTI as long as the process lives: it gives back no callback. Its own clock is the wall's.
-uint64_t timestamp() {
-  if (mailroom().clock_is_ours.load(std::memory_order_relaxed)) {
-    return static_cast<uint64_t>(ticks());
-  }
-  timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
-
 uint32_t this_thread(bool system_ids) {
 #if defined(__linux__)
   if (system_ids) {
@@ -122,6 +110,16 @@ uint32_t this_thread(bool system_ids) {
   }
 #endif
   return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(pthread_self()));
+}
+
+// Not in every PyTorch that this is built for.
+template <typename Guard>
+bool is_capturing(const Guard& guard, c10::Stream stream) {
+  if constexpr (requires { guard.isStreamCapturing(stream); }) {
+    return guard.isStreamCapturing(stream);
+  } else {
+    return false;
+  }
 }
 
 // Where the program captures a graph, waiting would break it.
@@ -133,7 +131,7 @@ void synchronize_devices() {
   const c10::impl::VirtualGuardImpl guard(kCuda);
   const at::AcceleratorHooksInterface& hooks = at::globalContext().getAcceleratorHooksInterface(kCuda);
   for (c10::DeviceIndex index = 0; index < guard.deviceCount(); ++index) {
-    if (hooks.hasPrimaryContext(index) && !guard.isStreamCapturing(guard.getStream({kCuda, index}))) {
+    if (hooks.hasPrimaryContext(index) && !is_capturing(guard, guard.getStream({kCuda, index}))) {
       guard.synchronizeDevice(index);
     }
   }
@@ -153,9 +151,6 @@ KernelObserver::KernelObserver() : api_(load()) {
   if (const Result result = api_.ActivityRegisterCallbacks(&buffer_requested, &buffer_completed); result != kSuccess) {
     throw Error("CUPTI refused to hand over records: " + text_of(api_, result));
   }
-  // Before anything is enabled: what one clock said means nothing to the other.
-  one_clock_ = api_.ActivityRegisterTimestampCallback != nullptr && api_.ActivityRegisterTimestampCallback(&timestamp) == kSuccess;
-  room.clock_is_ours = one_clock_;
   if (int type = 0; api_.GetThreadIdType != nullptr && api_.GetThreadIdType(&type) == kSuccess) {
     system_thread_ids_ = type == kSystemThreadIds;
   }
@@ -165,7 +160,7 @@ KernelObserver::KernelObserver() : api_(load()) {
     stop();
     throw;
   }
-  begin_ = read_clocks();
+  clock_.read();
 }
 
 KernelObserver::~KernelObserver() {
@@ -200,8 +195,11 @@ void KernelObserver::enable() {
     add(kRuntime);
     add(kDriver);
   }
-  for (const uint32_t kind : {kConcurrentKernel, kMemcpy, kMemset, kMemcpyBetweenDevices}) {
+  for (const uint32_t kind : {kConcurrentKernel, kMemcpy, kMemset}) {
     add(kind);
+  }
+  if (api_.ActivityEnable(kMemcpyBetweenDevices) == kSuccess) {  // one GPU can do without
+    kinds_.push_back(kMemcpyBetweenDevices);
   }
 }
 
@@ -232,27 +230,11 @@ void KernelObserver::stop() noexcept {
   if (std::exchange(stopped_, true)) {
     return;
   }
-  end_ = read_clocks();
   for (const uint32_t kind : kinds_) {
     api_.ActivityDisable(kind);
   }
   watch_calls(false);
   api_.ActivityFlushAll(kFlushForced);
-  mailroom().clock_is_ours = false;
-}
-
-KernelObserver::ClockReading KernelObserver::read_clocks() const {
-  ClockReading best{0, 0, INT64_MAX};
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    uint64_t theirs = 0;
-    const int64_t before = ticks();
-    api_.GetTimestamp(&theirs);
-    const int64_t width = ticks() - before;
-    if (width < best.width) {
-      best = {before + width / 2, static_cast<int64_t>(theirs), width};
-    }
-  }
-  return best;
 }
 
 DeviceReport KernelObserver::take(int64_t until) {
@@ -278,7 +260,10 @@ DeviceReport KernelObserver::take(int64_t until) {
     }
     log_->lost = 0;
   }
-  translate_times(report);
+  clock_.read();
+  report.lost += translate_times(report.kernels) + translate_times(report.runtime_calls);
+  report.clock_error = clock_.error();
+  clock_.forget();
   const uint32_t thread = this_thread(system_thread_ids_);
   std::erase_if(report.runtime_calls, [&](const RuntimeCall& call) {
     return static_cast<uint32_t>(call.op) == thread && call.start > until;
@@ -286,25 +271,19 @@ DeviceReport KernelObserver::take(int64_t until) {
   return report;
 }
 
-// Where CUPTI does not read our clock: the straight line through a reading of both at each end.
-void KernelObserver::translate_times(DeviceReport& report) const {
-  if (one_clock_) {
-    return;
-  }
-  const ClockReading end = stopped_ ? end_ : read_clocks();
-  const double rate = end.theirs > begin_.theirs
-                          ? static_cast<double>(end.ticks - begin_.ticks) / static_cast<double>(end.theirs - begin_.theirs)
-                          : 1.0;
-  const auto in_ticks = [&](int64_t& time) { time = begin_.ticks + static_cast<int64_t>(static_cast<double>(time - begin_.theirs) * rate); };
-  const auto translate = [&](auto& rows) {
-    for (auto& row : rows) {
-      in_ticks(row.start);
-      in_ticks(row.end);
+// Rows whose times are of no known clock are left out; returns how many.
+template <typename Row>
+uint64_t KernelObserver::translate_times(std::vector<Row>& rows) const {
+  return std::erase_if(rows, [this](Row& row) {
+    const auto start = clock_.ticks(static_cast<uint64_t>(row.start));
+    const auto end = clock_.ticks(static_cast<uint64_t>(row.end));
+    if (!start || !end || *end < *start) {
+      return true;
     }
-  };
-  translate(report.kernels);
-  translate(report.runtime_calls);
-  report.clock_error = std::max(begin_.width, end.width) / 2;
+    row.start = *start;
+    row.end = *end;
+    return false;
+  });
 }
 
 }  // namespace torchprof

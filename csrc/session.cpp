@@ -79,6 +79,9 @@ void Session::begin_step(int32_t number, bool warmup) {
   step.end = kNever;
   step.number = number;
   step.warmup = warmup ? 1 : 0;
+  if (kernels_) {
+    kernels_->compare_clocks();
+  }
   moments_.steps.push_back(step);
 }
 

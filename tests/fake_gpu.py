@@ -19,9 +19,7 @@ def library() -> ctypes.CDLL:
 
 
 class FakeGpu:
-    """What tests say to it. Times are in units of its clock: nanoseconds of its own, or those of the clock it was given.
-
-    Every method that asks for work returns the correlation of the request."""
+    """What tests say to it. Times are nanoseconds; methods that ask for work return the correlation of the request."""
 
     def __init__(self) -> None:
         self._library = library()
@@ -44,9 +42,8 @@ class FakeGpu:
         fill: Callable[..., int] = self._library.fake_fill
         return fill(ctypes.c_uint64(count), ctypes.c_uint64(duration))
 
-    def keep_own_clock(self, rate: float = 1.0, offset: int = 0) -> None:
-        """Take no timestamps from others: its own go at this rate, from this offset."""
-        self._library.fake_has_no_timestamps(ctypes.c_double(rate), ctypes.c_int64(offset))
+    def kernel_with_times(self, start: int, end: int) -> None:
+        self._library.fake_kernel_with_times(ctypes.c_uint64(start), ctypes.c_uint64(end))
 
     def enabled(self) -> int:
         """Kinds of activity and calls that it records."""

@@ -101,7 +101,8 @@ def test_a_kernel_comes_after_the_call_that_asked_for_it_and_in_the_order_of_its
     assert (kernels["start"][1:] >= kernels["end"][:-1] - 1).all()
     assert {prof.trace.strings[row] for row in calls["name"]} == {"cudaLaunchKernel"}
     assert (calls["kind"] == Request.LAUNCH).all()
-    assert prof.trace.facts["gpu_clock_error_ns"] <= 1
+    assert kernels["end"] - kernels["start"] == pytest.approx(500_000, rel=0.01)
+    assert prof.trace.facts["gpu_clock_error_ns"] < 100_000
 
 
 def test_all_that_is_known_of_a_kernel_is_in_its_row(gpu: FakeGpu) -> None:
@@ -197,7 +198,6 @@ def test_the_kernels_of_a_graph_belong_to_what_launched_it(gpu: FakeGpu) -> None
 
 
 def test_a_step_counts_the_kernels_it_asked_for_and_time_that_streams_share_once(gpu: FakeGpu) -> None:
-    gpu.keep_own_clock()  # so that durations are nanoseconds
     with torchprof.profile(gpu="cupti") as prof:
         gpu.launch("a", 1_000_000, stream=1)
         gpu.launch("b", 1_000_000, stream=2)
@@ -257,10 +257,12 @@ def test_what_does_not_fit_the_budget_is_counted(gpu: FakeGpu) -> None:
 
 def test_a_kernel_without_times_is_lost_and_a_record_of_the_future_passed_over(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
-        gpu.unfinished_kernel()
+        gpu.kernel_with_times(0, 0)
+        gpu.kernel_with_times(5, 6)  # of no clock
+        gpu.kernel_with_times(2**63, 2**63)
         gpu.unknown_record()
         gpu.launch("good")
-    assert prof.trace.losses == {"kernels": 1}
+    assert prof.trace.losses == {"kernels": 3}
     assert list(by_name(prof.trace)) == ["good"]
 
 
@@ -272,18 +274,20 @@ def test_where_calls_cannot_be_watched_one_by_one_the_others_are_passed_over(gpu
     assert [prof.trace.strings[row] for row in prof.trace.runtime_calls["name"]] == ["cudaLaunchKernel"]
 
 
-def test_where_cupti_keeps_its_own_clock_the_two_are_compared(gpu: FakeGpu) -> None:
-    gpu.keep_own_clock(rate=1.5, offset=10**12)
+@pytest.mark.parametrize("strays", [0, 5])
+def test_whatever_clock_a_record_is_of_its_kernel_is_on_the_hosts_axis(gpu: FakeGpu, strays: int) -> None:
+    """torch.profiler leaves CUPTI with a callback for its clock; some records then come with times of the wall all the same."""
+    gpu.tell_ticks(strays)
     model = Launching(gpu)
     with torchprof.profile(model, gpu="cupti") as prof:
-        for _ in range(100):
+        for _ in range(10):
             model(torch.ones(1, 4)).sum().backward()
     trace = prof.trace
-    assert {op_of(trace, row) for row in trace.kernels} == {None, "InAnOp", "InAnOpBackward"}
-    assert [op_of(trace, row) for row in trace.kernels] == [None, "InAnOp", "InAnOpBackward"] * 100
-    inside = trace.kernels[trace.kernels["op"] >= 0]
-    assert (inside["start"] >= trace.ops["start"][inside["op"]]).all()
-    assert 0 < trace.facts["gpu_clock_error_ns"] < 1_000_000
+    assert trace.losses == {}
+    assert [op_of(trace, row) for row in trace.kernels] == [None, "InAnOp", "InAnOpBackward"] * 10
+    asked = trace.runtime_calls[trace.kernels["runtime_call"]]
+    assert (trace.kernels["start"] >= asked["start"] - trace.facts["gpu_clock_error_ns"]).all()
+    assert (trace.kernels["start"] <= trace.facts["duration_ns"] + 1_000_000).all()
 
 
 def test_only_what_is_asked_for_inside_is_recorded(gpu: FakeGpu) -> None:

@@ -89,7 +89,6 @@ constexpr bool same(Ours (*)(OurArguments...), Theirs (*)(TheirArguments...)) {
 }
 #define SAME_FUNCTION(name) static_assert(same(decltype(Api::name){}, decltype(&cupti##name){}));
 SAME_FUNCTION(GetVersion)
-SAME_FUNCTION(GetTimestamp)
 SAME_FUNCTION(GetResultString)
 SAME_FUNCTION(ActivityEnable)
 SAME_FUNCTION(ActivityDisable)
@@ -98,7 +97,6 @@ SAME_FUNCTION(ActivityGetNextRecord)
 SAME_FUNCTION(ActivityGetNumDroppedRecords)
 SAME_FUNCTION(ActivityFlushAll)
 SAME_FUNCTION(GetThreadIdType)
-SAME_FUNCTION(ActivityRegisterTimestampCallback)
 SAME_FUNCTION(ActivityEnableRuntimeApi)
 SAME_FUNCTION(ActivityEnableDriverApi)
 

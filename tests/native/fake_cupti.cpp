@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "../../csrc/clock.h"
 #include "../../csrc/cupti_api.h"
 
 using namespace torchprof::cupti;
@@ -27,10 +28,9 @@ constexpr size_t kOtherBytes = 104;
 struct Fake {
   // Its behaviour
   uint32_t version = 130001;
-  bool takes_timestamps = true;
   bool watches_calls = true;
-  double clock_rate = 1.0;
-  int64_t clock_offset = 0;
+  bool tells_ticks = false;        // in place of the wall's time
+  uint32_t strays = 0;             // kernels whose times are the wall's nevertheless
   size_t buffer_bytes = SIZE_MAX;  // to use of every buffer
   bool hoards = false;             // gives no buffer back until it is flushed
   std::string refused;             // a function that fails
@@ -39,7 +39,6 @@ struct Fake {
   std::set<uint32_t> kinds, runtime_calls, driver_calls;
   BufferRequested requested = nullptr;
   BufferCompleted completed = nullptr;
-  Timestamp timestamp = nullptr;
   uint32_t correlation = 0;
   std::map<uint32_t, uint64_t> stream_is_free;
   size_t dropped = 0;
@@ -58,14 +57,13 @@ struct Fake {
 Fake fake;
 std::recursive_mutex mutex;
 
-uint64_t own_clock() {
+uint64_t wall() {
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
-  const double ns = static_cast<double>(now.tv_sec % 100'000) * 1e9 + static_cast<double>(now.tv_nsec);
-  return static_cast<uint64_t>(ns * fake.clock_rate) + static_cast<uint64_t>(fake.clock_offset);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
-uint64_t now() { return fake.timestamp != nullptr ? fake.timestamp() : own_clock(); }
+uint64_t now() { return fake.tells_ticks ? static_cast<uint64_t>(torchprof::ticks()) : wall(); }
 
 // As CUPTI does, from a thread of its own.
 void hand_over(std::vector<Fake::Buffer> buffers) {
@@ -137,9 +135,15 @@ void emit_call(bool driver, uint32_t call, uint64_t start, uint32_t correlation)
 
 template <typename Record>
 void run_on_stream(Record& record, uint32_t stream, uint64_t duration) {
+  record.stream = stream;
+  if (fake.strays != 0) {
+    --fake.strays;
+    record.start = wall();
+    record.end = record.start + duration;
+    return;
+  }
   record.start = std::max(now(), fake.stream_is_free[stream]);
   record.end = fake.stream_is_free[stream] = record.start + duration;
-  record.stream = stream;
 }
 
 }  // namespace
@@ -148,11 +152,6 @@ extern "C" {
 
 Result cuptiGetVersion(uint32_t* version) {
   *version = fake.version;
-  return kSuccess;
-}
-
-Result cuptiGetTimestamp(uint64_t* timestamp) {
-  *timestamp = now();
   return kSuccess;
 }
 
@@ -204,14 +203,6 @@ Result cuptiActivityRegisterCallbacks(BufferRequested requested, BufferCompleted
   return kSuccess;
 }
 
-Result cuptiActivityRegisterTimestampCallback(Timestamp timestamp) {
-  if (!fake.takes_timestamps) {
-    return kRefused;
-  }
-  fake.timestamp = timestamp;
-  return kSuccess;
-}
-
 Result cuptiActivityGetNextRecord(uint8_t* buffer, size_t, const uint8_t** record) {
   const std::lock_guard lock(mutex);
   const std::vector<size_t>& records = fake.handed_over[buffer];
@@ -252,17 +243,14 @@ void fake_reset() {
   Fake fresh;
   fresh.requested = fake.requested;
   fresh.completed = fake.completed;
-  fresh.timestamp = fake.timestamp;
   fresh.correlation = fake.correlation;
   fake = std::move(fresh);
 }
 
 void fake_set_version(uint32_t version) { fake.version = version; }
-void fake_has_no_timestamps(double rate, int64_t offset) {
-  fake.takes_timestamps = false;
-  fake.timestamp = nullptr;
-  fake.clock_rate = rate;
-  fake.clock_offset = offset;
+void fake_tell_ticks(uint32_t strays) {
+  fake.tells_ticks = true;
+  fake.strays = strays;
 }
 void fake_watches_no_single_calls() { fake.watches_calls = false; }
 void fake_use_of_buffers(size_t bytes) { fake.buffer_bytes = bytes; }
@@ -350,11 +338,13 @@ uint32_t fake_fill(uint64_t bytes, uint64_t duration) {
   return correlation;
 }
 
-// A kernel whose times never came.
-void fake_unfinished_kernel() {
+// A kernel whose times never came, or came from nowhere.
+void fake_kernel_with_times(uint64_t start, uint64_t end) {
   KernelRecord kernel{};
   kernel.kind = kConcurrentKernel;
   kernel.correlation = ++fake.correlation;
+  kernel.start = start;
+  kernel.end = end;
   emit_record(kernel, kKernelBytes);
 }
 

@@ -429,7 +429,7 @@ DeviceClock::Reading EventObserver::synchronize_and_read_clock(Device& device) {
     const int64_t before = ticks();
     attempt.record(stream);
     attempt.synchronize();
-    const int64_t width = ticks() - before;
+    const int64_t width = std::max<int64_t>(ticks() - before, 1);
     if (width < best.width) {
       best = {before + width / 2, width};
       std::swap(attempt, device.latest);

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
-import subprocess
 import sys
 import sysconfig
 import types
@@ -15,29 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "tests" / "native" / "fake_device.cpp"
+from compiled import shared_library
 
 
 def built() -> Path:
-    """The compiled device, under the build folder that git ignores. Compiling takes a quarter of a minute."""
+    """The compiled device. Compiling takes a quarter of a minute, the first time."""
     import pybind11
 
     torch_at = Path(torch.__file__).parent
-    compiler = os.environ.get("CXX", "c++")
-    digest = hashlib.sha256(f"{torch.__version__} {sys.version} {compiler}".encode() + SOURCE.read_bytes()).hexdigest()
-    library = ROOT / "build" / "fake_device" / digest[:16] / "fake_device.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        includes = [pybind11.get_include(), torch_at / "include", sysconfig.get_paths()["include"]]
-        libraries = ["-lc10", "-ltorch", "-ltorch_cpu", f"-Wl,-rpath,{torch_at / 'lib'}"]
-        options = "-shared -fPIC -O1 -std=c++20 -DNDEBUG -fvisibility=hidden -Wall -Wextra -Wno-unused-parameter".split()
-        command = [compiler, *options, *(f"-I{path}" for path in includes), SOURCE, "-o", unfinished, f"-L{torch_at / 'lib'}"]
-        subprocess.run([*map(str, command), *libraries], check=True)
-        unfinished.replace(library)  # whole or not at all
-    return library
+    includes = [pybind11.get_include(), torch_at / "include", sysconfig.get_paths()["include"]]
+    libraries = [f"-L{torch_at / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu", f"-Wl,-rpath,{torch_at / 'lib'}"]
+    options = ["-DNDEBUG", "-fvisibility=hidden", "-Wno-unused-parameter", *(f"-I{path}" for path in includes), *libraries]
+    return shared_library("fake_device.cpp", *options, made_for=f"{torch.__version__} {torch_at} {sys.version}")
 
 
 @pytest.fixture(scope="session")

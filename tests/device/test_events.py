@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import torchprof
@@ -369,3 +371,38 @@ def test_threads_that_still_run_ops_when_the_recording_ends_are_cut_off(fake: An
         stop.set()
         for thread in threads:
             thread.join()
+
+
+Done = st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 10**8), st.integers(0, 10**9))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(st.lists(Done, max_size=30), st.integers(0, 10**10))
+def test_whatever_is_done_on_whatever_stream_has_the_time_it_took(fake: Any, done: list[Any], late: int) -> None:
+    fake.reset()
+    fake.advance(late)
+    tensors = [torch.ones(4, device=f"fake:{index}") for index in range(2)]
+    streams = [[torch.Stream(device=f"fake:{index}") for _ in range(3)] for index in range(2)]
+    free = Counter[tuple[int, int]]()
+    expected = []
+    with torchprof.profile(gpu="events") as prof:
+        began = fake.now()
+        for index, which, duration, gap in done:
+            with streams[index][which]:
+                fake.op_duration(duration)
+                tensors[index].add_(1)
+                fake.work(gap)
+            start = free[index, which]
+            free[index, which] += duration + gap
+            expected.append((index, streams[index][which].stream_id, start, start + duration))
+    assert began == late
+    rows = prof.trace.kernels[np.argsort(prof.trace.ops["start"][prof.trace.kernels["op"]])]
+    assert [(row["device_index"], row["stream"]) for row in rows] == [(index, stream) for index, stream, *_ in expected]
+    for index in range(2):
+        mine = rows["device_index"] == index
+        there = np.array([times for device, _, *times in expected if device == index]).reshape(-1, 2)
+        found = np.stack([rows["start"][mine], rows["end"][mine]], axis=1)
+        if len(there):
+            shift = found[0, 0] - there[0, 0]
+            exact = 2 + 1e-7 * there.max()  # devices tell times as floats
+            assert np.abs(found - there - shift).max() <= exact

@@ -122,6 +122,27 @@ def test_every_kernel_is_tied_to_what_asked_for_it() -> None:
     assert Phase.OPTIMIZER in {Phase(phase) for phase in trace.kernels["phase"]}
 
 
+def test_intervals_between_events_hold_the_kernels_of_their_ops() -> None:
+    x = torch.rand(2048, 2048, device="cuda")
+    x @ x
+    torch.cuda.synchronize()
+    traces = {}
+    for way in ("cupti", "events"):
+        with torchprof.profile(gpu=way) as prof:
+            for _ in range(20):
+                x @ x
+        traces[way] = prof.trace
+    kernels, intervals = (trace.kernels["end"] - trace.kernels["start"] for trace in traces.values())
+    events = traces["events"]
+    began = events.ops["start"][events.kernels["op"]]
+    assert (events.kernels["kind"] == Work.INTERVAL).all()
+    assert kernel_names(events) == {"aten::matmul": 20}
+    assert intervals.sum() > 0.5 * kernels.sum(), "a GPU may be faster the second time"
+    assert (events.kernels["start"] >= began - events.facts["gpu_clock_error_ns"]).all()
+    assert (events.kernels["start"][1:] >= events.kernels["end"][:-1]).all()
+    assert events.losses == {}
+
+
 def test_device_times_are_on_the_hosts_axis() -> None:
     x = torch.rand(2048, 2048, device="cuda")
     x @ x

@@ -319,18 +319,18 @@ void EventObserver::begin(const void* key, c10::DeviceIndex index, const Kernel&
     }
     interval->start.record(stream);
     open_here.interval = interval;
-  } catch (const std::exception& error) {
+  } catch (...) {
     if (interval != nullptr) {
-      forget(*interval, 1);
+      forget(*interval);
     }
-    fail(error.what());
+    fail();
   }
 }
 
 void EventObserver::end(Interval& interval, bool discard) {
   try {
     if (discard || failed_ || guard_.isStreamCapturing(*interval.stream)) {
-      return forget(interval, 1);
+      return forget(interval);
     }
     interval.end.record(*interval.stream);
     bool many = false;
@@ -343,15 +343,15 @@ void EventObserver::end(Interval& interval, bool discard) {
     if (many && !is_capturing()) {
       read_finished(std::unique_lock(reading_, std::try_to_lock));
     }
-  } catch (const std::exception& error) {
-    fail(error.what());
+  } catch (...) {
+    fail();
   }
 }
 
-void EventObserver::forget(Interval& interval, uint64_t lost) {
+void EventObserver::forget(Interval& interval) {
   const std::lock_guard lock(lists_);
   interval.device->idle.splice(interval.device->idle.end(), interval.device->open, interval.place);
-  lost_ += lost;
+  ++lost_;
 }
 
 // Events must not be asked anything meanwhile.
@@ -457,10 +457,8 @@ void EventObserver::settle() noexcept {
         device.clock.end = readings[index];
       }
     }
-  } catch (const std::exception& error) {
-    fail(error.what());
   } catch (...) {
-    fail("unknown error");
+    fail();
   }
 }
 
@@ -502,9 +500,9 @@ DeviceReport EventObserver::take() {
   if (log_ == nullptr) {
     return report;
   }
+  report.lost = std::exchange(lost_, 0) + log_->kernels.dropped();
   report.kernels.reserve(log_->kernels.size());
   log_->kernels.drain([&](const Kernel* first, size_t count) { report.kernels.insert(report.kernels.end(), first, first + count); });
-  report.lost = std::exchange(lost_, 0) + log_->kernels.dropped();
   for (const auto& device : devices_) {
     DeviceClock& clock = device->clock;
     if (!device->used) {
@@ -527,13 +525,22 @@ std::string EventObserver::failure() const {
   return failure_;
 }
 
-void EventObserver::fail(const char* what) noexcept {
+// Of the exception that is being handled.
+void EventObserver::fail() noexcept {
+  if (failed_.exchange(true)) {
+    return;
+  }
   try {
-    const std::lock_guard lock(lists_);
-    if (!failed_.exchange(true)) {
-      failure_ = first_line(what);
+    std::string what = "an unknown error";
+    try {
+      throw;
+    } catch (const std::exception& error) {
+      what = first_line(error.what());
+    } catch (...) {
     }
-  } catch (...) {
+    const std::lock_guard lock(lists_);
+    failure_ = what;
+  } catch (...) {  // out of memory
   }
 }
 

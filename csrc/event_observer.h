@@ -68,13 +68,13 @@ class EventObserver {
 
   void begin(const void* key, c10::DeviceIndex index, const Kernel& row, uint64_t generation);
   void end(Interval& interval, bool discard);
-  void forget(Interval& interval, uint64_t lost);
+  void forget(Interval& interval);
   bool is_capturing() const;
   void read_finished(const std::unique_lock<std::mutex>& reader);
   void read(Device& device, Interval& interval);
   DeviceClock::Reading synchronize_and_read_clock(Device& device);
   void uninstall() noexcept;
-  void fail(const char* what) noexcept;
+  void fail() noexcept;
 
   const c10::DeviceType type_;
   const c10::impl::VirtualGuardImpl guard_;

@@ -227,6 +227,17 @@ def test_a_device_that_lags_behind_has_more_events_out(fake: Any) -> None:
     assert not prof.trace.losses
 
 
+def test_what_does_not_fit_the_budget_is_counted(fake: Any) -> None:
+    x = torch.ones(4, device="fake")
+    with torchprof.profile(gpu="events", shapes=False, memory=False, budget=2**20) as prof:
+        for _ in range(5_000):
+            x.add_(1)
+    assert prof.trace.losses["kernels"] > 0
+    whole = sum(prof.trace.strings[name] == "aten::add_" for name in prof.trace.op_names)
+    assert prof.trace.losses["kernels"] + len(prof.trace.kernels) == whole
+    assert fake.live_events() == 0
+
+
 def test_nothing_is_left_behind_and_nothing_is_changed(fake: Any) -> None:
     def run() -> list[torch.Tensor]:
         model = network()

@@ -179,6 +179,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   }
   translate(devices, shared, clock);
   tables.losses.kernels += devices.lost;
+  tables.devices_interrupted = devices.interrupted;
   const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
   shared.move_into(tables);
 

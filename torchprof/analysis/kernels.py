@@ -1,0 +1,90 @@
+"""What devices did: times, steps and modules of kernels, copies and fills, and their sums.
+
+A row of ``trace.kernels`` belongs to the step in which the runtime call that asked for it began; where that was not seen, to
+the step of the op that asked for it; where no op is known either, to the step in which it started on the device. Its module is
+that of its module call.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.analysis.calls import modules_of_calls
+from torchprof.analysis.groups import Groups
+from torchprof.analysis.steps import step_of
+from torchprof.trace import NO_NAME, Table, Trace
+
+__all__ = ["KERNELS", "asked_at", "folded_kernels", "has_kernels", "kernel_steps", "kernel_sums", "kernel_times", "watched"]
+
+Ints = npt.NDArray[np.int64]
+
+_KEYS = ("name", "op", "module", "phase", "kind", "direction", "device_type", "device_index", "in_graph")
+
+KERNELS = np.dtype([(column, "i8") for column in (*_KEYS, "step", "count", "time", "min", "max", "bytes")])
+"""Sums over kernels: ``name`` and ``op`` are rows of strings, ``module`` of modules; -1 is none."""
+
+
+def watched(trace: Trace) -> str:
+    """How devices were watched: ``"cupti"``, ``"events"``, or ``"off"``."""
+    how = str(trace.facts.get("gpu", "off"))
+    return "cupti" if how == "off" and has_kernels(trace) else how
+
+
+def has_kernels(trace: Trace) -> bool:
+    """Whether a device is known to have done anything."""
+    return len(trace.kernels) > 0 or len(trace.kernel_totals) > 0
+
+
+def kernel_times(kernels: Table) -> Ints:
+    """Nanoseconds of every row of ``kernels``; 0 where the end was not seen, or lies before the start."""
+    start, end = kernels["start"], kernels["end"]
+    return np.where((end != -1) & (end > start), end - start, 0)
+
+
+def asked_at(trace: Trace) -> Ints:
+    """When the host asked for every row of ``kernels``: began the runtime call or, where none was seen, the op. -1: unknown."""
+    kernels = trace.kernels
+    call, op = kernels["runtime_call"].astype(np.int64), kernels["op"].astype(np.int64)
+    of_call = np.append(trace.runtime_calls["start"], -1)[np.where(call >= 0, call, -1)]
+    of_op = np.append(trace.ops["start"], -1)[np.where(op >= 0, op, -1)]
+    return np.where(call >= 0, of_call, of_op)
+
+
+def kernel_steps(trace: Trace, active: Table) -> Ints:
+    """The active step that every row of ``kernels`` belongs to; -1: none."""
+    asked = asked_at(trace)
+    return step_of(np.where(asked >= 0, asked, trace.kernels["start"]), trace, active)
+
+
+def kernel_sums(trace: Trace, active: Table) -> Table:
+    """The kernels of active steps, summed by step and by all that tells them apart in ``KERNELS``."""
+    step = kernel_steps(trace, active)
+    counted = np.flatnonzero(step >= 0)
+    kernels, step = trace.kernels[counted], step[counted]
+    op = kernels["op"].astype(np.int64)
+    asked_by = np.append(trace.op_names.astype(np.int64), -1)[np.where(op >= 0, op, -1)]
+    columns = {name: kernels[name] for name in _KEYS if name not in ("op", "module", "in_graph")}
+    columns["op"], columns["module"] = asked_by, modules_of_calls(trace, kernels["module_call"])
+    columns["in_graph"] = (kernels["graph"] != 0).astype(np.int64)
+    columns["step"] = step
+    order = (*_KEYS, "step")
+    groups = Groups.by([columns[name] for name in order])
+    rows = np.zeros(len(groups.first), dtype=KERNELS)
+    for name in order:
+        rows[name] = columns[name][groups.first]
+    time = kernel_times(kernels)
+    rows["count"] = groups.count
+    rows["time"], rows["bytes"] = groups.sums(time), groups.sums(kernels["bytes"])
+    rows["min"], rows["max"] = groups.least(time), groups.most(time)
+    return rows
+
+
+def folded_kernels(totals: Table) -> Table:
+    """The same of a trace that was folded while it was recorded; all rows are of step 0."""
+    rows = np.zeros(len(totals), dtype=KERNELS)
+    for name in KERNELS.names or ():
+        if name != "step":
+            rows[name] = totals[name]
+    rows["op"][totals["op"] == NO_NAME] = -1
+    return rows

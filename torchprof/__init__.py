@@ -38,7 +38,7 @@ from torchprof.report.stacks import export_folded, export_speedscope
 from torchprof.roofline import Ceilings, ceilings
 from torchprof.schedule import Schedule, schedule
 from torchprof.summarize import Summary, summary
-from torchprof.tables import Table, by_module, by_op, by_step
+from torchprof.tables import Table, by_kernel, by_module, by_op, by_step
 from torchprof.trace import Phase, Trace, load
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "TorchprofError",
     "Trace",
     "TraceFileError",
+    "by_kernel",
     "by_module",
     "by_op",
     "by_step",

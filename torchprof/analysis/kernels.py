@@ -10,12 +10,23 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.calls import modules_of_calls
+from torchprof.analysis.calls import modules_of_calls, with_descendants
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.steps import step_of
-from torchprof.trace import NO_NAME, Table, Trace
+from torchprof.analysis.steps import active_steps, step_of
+from torchprof.trace import NO_NAME, Phase, Table, Trace, Work
 
-__all__ = ["KERNELS", "asked_at", "folded_kernels", "has_kernels", "kernel_steps", "kernel_sums", "kernel_times", "watched"]
+__all__ = [
+    "KERNELS",
+    "asked_at",
+    "call_kernel_times",
+    "folded_kernels",
+    "has_kernels",
+    "kernel_steps",
+    "kernel_sums",
+    "kernel_times",
+    "unseen_launches",
+    "watched",
+]
 
 Ints = npt.NDArray[np.int64]
 
@@ -42,6 +53,19 @@ def kernel_times(kernels: Table) -> Ints:
     return np.where((end != -1) & (end > start), end - start, 0)
 
 
+def call_kernel_times(trace: Trace) -> tuple[Ints, Ints]:
+    """Of every row of ``module_calls``, the device time that it and the calls inside it asked for: forward, and backward."""
+    kernels = trace.kernels[trace.kernels["module_call"] >= 0]
+    backward = kernels["phase"] == Phase.BACKWARD
+    parent = trace.module_calls["parent"]
+
+    def summed(rows: Table) -> Ints:
+        time = np.bincount(rows["module_call"], weights=kernel_times(rows), minlength=len(parent))
+        return with_descendants(time.astype(np.int64), parent)
+
+    return summed(kernels[~backward]), summed(kernels[backward])
+
+
 def asked_at(trace: Trace) -> Ints:
     """When the host asked for every row of ``kernels``: began the runtime call or, where none was seen, the op. -1: unknown."""
     kernels = trace.kernels
@@ -55,6 +79,12 @@ def kernel_steps(trace: Trace, active: Table) -> Ints:
     """The active step that every row of ``kernels`` belongs to; -1: none."""
     asked = asked_at(trace)
     return step_of(np.where(asked >= 0, asked, trace.kernels["start"]), trace, active)
+
+
+def unseen_launches(trace: Trace) -> int:
+    """How many kernels of active steps there are whose runtime call was not seen, where such calls are recorded."""
+    counted = kernel_steps(trace, active_steps(trace)) >= 0
+    return int((counted & (trace.kernels["runtime_call"] < 0) & (trace.kernels["kind"] != Work.INTERVAL)).sum())
 
 
 def kernel_sums(trace: Trace, active: Table) -> Table:

@@ -31,6 +31,7 @@ from torchprof.errors import (
 from torchprof.estimation.estimate import Estimate, estimate
 from torchprof.estimation.gpus import GPUS
 from torchprof.estimation.planning import compare, max_batch_size
+from torchprof.gpu_account import Gpu, gpu
 from torchprof.memory_account import Memory, memory
 from torchprof.recorder import build_mismatch, profile
 from torchprof.report.chrome import export_chrome
@@ -50,6 +51,7 @@ __all__ = [
     "Estimate",
     "EstimateError",
     "ExtensionError",
+    "Gpu",
     "Memory",
     "ModuleTypeError",
     "Phase",
@@ -72,6 +74,7 @@ __all__ = [
     "export_chrome",
     "export_folded",
     "export_speedscope",
+    "gpu",
     "load",
     "max_batch_size",
     "memory",

@@ -55,15 +55,14 @@ def kernel_times(kernels: Table) -> Ints:
 
 def call_kernel_times(trace: Trace) -> tuple[Ints, Ints]:
     """Of every row of ``module_calls``, the device time that it and the calls inside it asked for: forward, and backward."""
-    kernels = trace.kernels[trace.kernels["module_call"] >= 0]
-    backward = kernels["phase"] == Phase.BACKWARD
-    parent = trace.module_calls["parent"]
+    call, backward = trace.kernels["module_call"], trace.kernels["phase"] == Phase.BACKWARD
+    time, parent = kernel_times(trace.kernels), trace.module_calls["parent"]
 
-    def summed(rows: Table) -> Ints:
-        time = np.bincount(rows["module_call"], weights=kernel_times(rows), minlength=len(parent))
-        return with_descendants(time.astype(np.int64), parent)
+    def summed(mask: npt.NDArray[np.bool_]) -> Ints:
+        sums = np.bincount(call[mask], weights=time[mask], minlength=len(parent))
+        return with_descendants(sums.astype(np.int64), parent)
 
-    return summed(kernels[~backward]), summed(kernels[backward])
+    return summed((call >= 0) & ~backward), summed((call >= 0) & backward)
 
 
 def asked_at(trace: Trace) -> Ints:
@@ -91,21 +90,22 @@ def kernel_sums(trace: Trace, active: Table) -> Table:
     """The kernels of active steps, summed by step and by all that tells them apart in ``KERNELS``."""
     step = kernel_steps(trace, active)
     counted = np.flatnonzero(step >= 0)
-    kernels, step = trace.kernels[counted], step[counted]
-    op = kernels["op"].astype(np.int64)
-    asked_by = np.append(trace.op_names.astype(np.int64), -1)[np.where(op >= 0, op, -1)]
-    columns = {name: kernels[name] for name in _KEYS if name not in ("op", "module", "in_graph")}
-    columns["op"], columns["module"] = asked_by, modules_of_calls(trace, kernels["module_call"])
-    columns["in_graph"] = (kernels["graph"] != 0).astype(np.int64)
-    columns["step"] = step
+    # Column by column: whole rows are copied ten times as slowly.
+    kernels = trace.kernels
+    columns = {name: kernels[name][counted] for name in _KEYS if name not in ("op", "module", "in_graph")}
+    op = kernels["op"][counted]
+    columns["op"] = np.append(trace.op_names.astype(np.int64), -1)[np.where(op >= 0, op, -1)]
+    columns["module"] = modules_of_calls(trace, kernels["module_call"][counted])
+    columns["in_graph"] = (kernels["graph"][counted] != 0).astype(np.int64)
+    columns["step"] = step[counted]
     order = (*_KEYS, "step")
     groups = Groups.by([columns[name] for name in order])
     rows = np.zeros(len(groups.first), dtype=KERNELS)
     for name in order:
         rows[name] = columns[name][groups.first]
-    time = kernel_times(kernels)
+    time = kernel_times(kernels)[counted]
     rows["count"] = groups.count
-    rows["time"], rows["bytes"] = groups.sums(time), groups.sums(kernels["bytes"])
+    rows["time"], rows["bytes"] = groups.sums(time), groups.sums(kernels["bytes"][counted])
     rows["min"], rows["max"] = groups.least(time), groups.most(time)
     return rows
 

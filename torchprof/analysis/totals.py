@@ -146,9 +146,10 @@ def _ops(trace: Trace, active: Table) -> Table:
 
 def _asked_for(trace: Trace) -> tuple[Ints, Ints]:
     """Of every op, the device time and the number of the kernels that it asked for itself."""
-    kernels = trace.kernels[trace.kernels["op"] >= 0]
-    time = np.bincount(kernels["op"], weights=kernel_times(kernels), minlength=len(trace.ops))
-    return time.astype(np.int64), np.bincount(kernels["op"], minlength=len(trace.ops)).astype(np.int64)
+    known = np.flatnonzero(trace.kernels["op"] >= 0)
+    op = trace.kernels["op"][known]
+    time = np.bincount(op, weights=kernel_times(trace.kernels)[known], minlength=len(trace.ops))
+    return time.astype(np.int64), np.bincount(op, minlength=len(trace.ops)).astype(np.int64)
 
 
 def _calls(trace: Trace, active: Table) -> Table:

@@ -203,13 +203,14 @@ class _Stacks:
         """A kernel is below the op that asked for it; where there is none, below its module call or, without one, its phase."""
         kernels = trace.kernels
         phase = np.where(kernels["phase"] <= max(Phase), kernels["phase"], int(Phase.OTHER))
-        place = np.where(kernels["op"] >= 0, 0, kernels["module_call"].astype(np.int64) * PHASES + phase)
-        groups = Groups.by([kernels["op"], place, kernels["name"], kernels["kind"]])
+        op = np.append(op_nodes, -1)[np.where(kernels["op"] >= 0, kernels["op"], -1)]
+        place = np.where(op >= 0, 0, kernels["module_call"].astype(np.int64) * PHASES + phase)
+        groups = Groups.by([op, place, kernels["name"], kernels["kind"]])
         found = []
         for row in groups.first.tolist():
-            op, name = int(kernels["op"][row]), trace.strings[int(kernels["name"][row])]
+            name = trace.strings[int(kernels["name"][row])]
             frame = self._frame_number(short_name(name) if kernels["kind"][row] == Work.KERNEL else name)
-            found.append(self._node(int(op_nodes[op]) if op >= 0 else call_node(int(place[row])), frame))
+            found.append(self._node(int(op[row]) if op[row] >= 0 else call_node(int(place[row])), frame))
         return np.array(found, dtype=np.int64)[groups.of]
 
 

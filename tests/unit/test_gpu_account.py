@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,12 @@ NOTE = "kernels, copies and fills as the driver reports them"
 
 def test_the_report() -> None:
     check(str(torchprof.gpu(gpu_trace(gpu_note=NOTE), ceilings=H100)), "gpu.txt")
+
+
+def test_the_readme_shows_what_is_printed() -> None:
+    _, _, text = (Path(__file__).parents[2] / "README.md").read_text().partition("```text\nGPU:")
+    example, _, _ = text.partition("\n```")
+    assert str(torchprof.gpu(gpu_trace())).startswith(f"GPU:{example}\n")
 
 
 def test_the_report_of_devices_that_did_nothing() -> None:

@@ -17,7 +17,7 @@ from torchprof.analysis.breakdown import module_records
 from torchprof.analysis.calls import modules_of_calls
 from torchprof.analysis.gaps import CAUSES, Gaps, gaps_between, split_gaps, waiting_calls
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.kernel_records import DIRECTIONS, NO_OP
+from torchprof.analysis.kernel_records import DIRECTIONS, IN_GRAPH, NO_OP
 from torchprof.analysis.kernels import kernel_steps, kernel_times, watched
 from torchprof.analysis.places import module_labels
 from torchprof.analysis.steps import active_steps, step_of
@@ -251,16 +251,17 @@ class GpuAccount:
 
     @cached_property
     def _kernel_places(self) -> tuple[Ints, Ints]:
-        """Of every kernel, the rows of its module and of the name of its op; -1 for none."""
+        """Of every kernel, the rows of its module and of the name of its op; -1 for none, -2 for that of a CUDA graph."""
         kernels = self.trace.kernels
-        return modules_of_calls(self.trace, kernels["module_call"]), self._op_names(kernels["op"])
+        op = np.where((kernels["op"] < 0) & (kernels["graph"] != 0), -2, self._op_names(kernels["op"]))
+        return modules_of_calls(self.trace, kernels["module_call"]), op
 
     def _op_names(self, op: Table) -> Ints:
         names: Ints = np.append(self.trace.op_names.astype(np.int64), -1)[np.where(op >= 0, op, -1)]
         return names
 
     def _name(self, row: int) -> str:
-        return self.trace.strings[row] if row >= 0 else NO_OP
+        return self.trace.strings[row] if row >= 0 else NO_OP if row == -1 else IN_GRAPH
 
     def _outermost(self, op: Ints) -> Ints:
         """The outermost call of the dispatcher that each op ran in: what the program called."""

@@ -10,6 +10,7 @@ with torchprof.profile(model) as prof:
         prof.step()
 print(torchprof.by_module(prof.trace))
 print(torchprof.memory(prof.trace))
+print(torchprof.gpu(prof.trace))
 prof.trace.save("steps.torchprof")
 """
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from torchprof.analysis.breakdown import Record
 from torchprof.analysis.gaps import CAUSES
-from torchprof.analysis.gpu import GpuAccount
+from torchprof.analysis.gpu import GpuAccount, Idle
 from torchprof.analysis.kernels import unseen_launches, watched
 from torchprof.analysis.steps import active_steps
 from torchprof.analysis.utilisation import Utilisation, utilisation
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gpu", "gpu"]
 
-SHOWN = 10
+SHOWN, MODULES_SHOWN = 10, 6
 MEANINGS: Final = (
     "launch-bound: the host asked for the next kernel when the device had run dry",
     "synchronisation: of that, as much as the host had waited for a device",
@@ -71,20 +71,34 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_cause(self) -> Table:
-        """Idle time by cause and place, most first; the rows add up to it."""
+        """Idle time by cause and, below each, by module, most first; the causes add up to it."""
+        return self._by_cause()
+
+    def _by_cause(self, most: int | None = None) -> Table:
+        """The same, with at most so many modules below a cause and a row for the others."""
         whole = sum(idle.time for idle in self.idle)
-        rows = [
-            {
-                "name": idle.cause,
-                "module": idle.module,
-                "op": idle.op,
-                "gaps": idle.gaps,
-                "idle": idle.time,
-                "idle_share": idle.time / whole,
-            }
-            for idle in self.idle
-        ]
-        return Table("Idle because", rows, ("idle", "idle_share", "gaps", "module", "op"), MEANINGS)
+
+        def row(name: str, depth: int, found: Sequence[Idle]) -> Record:
+            time = sum(idle.time for idle in found)
+            ops = list(dict.fromkeys(idle.op for idle in found))  # those of most time first
+            row = {"name": name, "path": name, "type": "", "depth": depth, "idle": time, "idle_share": time / whole}
+            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None}
+
+        rows: list[Record] = []
+        for cause in CAUSES:
+            of_cause = [idle for idle in self.idle if idle.cause == cause]
+            if not of_cause:
+                continue
+            modules: dict[str, list[Idle]] = {}
+            for idle in of_cause:
+                modules.setdefault(idle.module, []).append(idle)
+            below = sorted((row(module, 1, found) for module, found in modules.items()), key=lambda row: -row["idle"])
+            if most is not None and len(below) > most:
+                kept = {each["name"] for each in below[: most - 1]}
+                others = [idle for idle in of_cause if idle.module not in kept]
+                below = [*below[: most - 1], row(f"{len(below) - most + 1:,} other modules", 1, others)]
+            rows += [row(cause, 0, of_cause), *({**each, "path": f"{cause}: {each['name']}"} for each in below)]
+        return Table("Idle because", rows, ("idle", "idle_share", "gaps", "at"), MEANINGS, is_tree=True)
 
     @cached_property
     def by_copy(self) -> Table:
@@ -139,7 +153,7 @@ class Gpu(GpuAccount, Printed):
 
     def lines(self) -> Iterator[Line]:
         yield Line("total", self._headline())
-        for table in (self.by_device, self.by_cause, self.by_copy, self.by_wait, self.by_launches):
+        for table in (self.by_device, self._by_cause(MODULES_SHOWN), self.by_copy, self.by_wait, self.by_launches):
             if len(table):
                 yield from (table if table.is_tree else table.head(SHOWN)).lines()
         for text in self._remarks():

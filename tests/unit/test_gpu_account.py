@@ -36,6 +36,12 @@ def test_the_report_of_devices_that_did_nothing() -> None:
     check(str(torchprof.gpu(trace(facts={"gpu": "cupti", "losses": {"kernels": 3}}), ceilings=H100)), "gpu_idle.txt")
 
 
+def test_a_saved_trace_gives_the_same_report(tmp_path: Path) -> None:
+    gpu_trace(gpu_note=NOTE).save(tmp_path / "steps.torchprof")
+    read = torchprof.load(tmp_path / "steps.torchprof")
+    check(str(torchprof.gpu(read, ceilings=H100)), "gpu.txt")
+
+
 def timeline(
     *kernels: dict[str, int], calls: list[dict[str, int]] | None = None, facts: dict[str, Any] | None = None, **more: Any
 ) -> Gpu:
@@ -161,6 +167,29 @@ def test_idle_time_names_the_module_of_the_late_kernel_or_of_the_wait() -> None:
     assert found["other", "act", "aten::relu"] == 2 * 5_000
     assert found["synchronisation", "outside modules", "aten::_local_scalar_dense"] == 2 * 46_000 + 53_000
     assert sum(found.values()) == sum(device.span - device.busy for device in account.devices)
+
+
+def test_idle_time_is_a_tree_of_causes_and_modules_whose_causes_add_up() -> None:
+    rows = torchprof.gpu(gpu_trace()).by_cause.rows
+    assert [(row["name"], row["depth"]) for row in rows][:3] == [("launch-bound", 0), ("outside modules", 1), ("fc", 1)]
+    idle_time = {depth: sum(row["idle"] for row in rows if row["depth"] == depth) for depth in (0, 1)}
+    assert idle_time[0] == idle_time[1] == 973_000 + 1_040_000
+    assert rows[2]["at"] == ["aten::addmm"]
+
+
+def test_many_modules_are_printed_as_the_first_few_and_the_others() -> None:
+    modules = range(9)
+    recorded = trace(
+        strings=[f"M{at}" for at in modules],
+        modules=[{"address": 1 + at, "type": at} for at in modules],
+        module_calls=[{"module": at} for at in modules],
+        kernels=[{"start": 100 * at, "end": 100 * at + 99 - at, "runtime_call": at, "module_call": at} for at in modules],
+        runtime_calls=[{"start": 100 * at - 1} for at in modules],
+    )
+    account = torchprof.gpu(recorded)
+    assert len(account.by_cause) == 2 + 8
+    shown = [line.split("─ ")[1].split("  ")[0] for line in str(account).splitlines() if "─ " in line]
+    assert shown == ["stream 0", "<M8>", "<M7>", "<M6>", "<M5>", "<M4>", "2 other modules", "<M1>"]
 
 
 def test_waits_name_what_the_program_called_and_what_waited() -> None:

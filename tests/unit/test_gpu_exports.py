@@ -123,7 +123,7 @@ def test_what_overlaps_on_a_stream_gets_another_track(tmp_path: Path) -> None:
     times = [(0, 10), (5, 15), (10, 20), (12, 13)]
     recorded = trace(strings=["k"], kernels=[{"start": start, "end": end, "stream": 9} for start, end in times])
     found = events(recorded, tmp_path)
-    assert [event["tid"] for event in found if event["ph"] == "X"] == [0, 1, 0, 2]
+    assert [event["tid"] for event in found if event["ph"] == "X"] == [1, 2, 1, 3]
     names = [event["args"]["name"] for event in found if event["name"] == "thread_name" and event["pid"] == 2]
     assert names == ["stream 9", "stream 9 (2)", "stream 9 (3)"]
 

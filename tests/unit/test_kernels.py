@@ -10,6 +10,7 @@ from handwritten import GPU_STRINGS, gpu_trace, trace
 from hypothesis import given
 from hypothesis import strategies as st
 
+import torchprof
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.kernels import has_kernels, kernel_times, watched
 from torchprof.analysis.totals import step_totals
@@ -107,6 +108,24 @@ def test_how_devices_were_watched_is_a_fact() -> None:
     assert not has_kernels(trace(facts={"gpu": "cupti"}))
 
 
+def small_loop(kernels: list[dict[str, int]]) -> Trace:
+    """A step of warm-up and one that counts, with these kernels."""
+    return trace(
+        strings=["a", "b"],
+        modules=[{"address": 1}, {"address": 2}],
+        module_calls=[{"start": 0, "end": 50}, {"start": 10, "end": 40, "module": 1, "parent": 0}],
+        ops=[
+            {"name": 0, "start": 10, "end": 90},
+            {"name": 1, "start": 20, "end": 80, "parent": 0, "module_call": 1},
+            {"name": 0, "start": 30, "end": 70, "parent": 1},
+            {"name": 1, "start": 110, "end": 190, "flags": 3 << 4},
+        ],
+        runtime_calls=[{"start": 30, "end": 31}, {"start": 120, "end": 130}],
+        kernels=kernels,
+        steps=[{"start": 0, "end": 100, "warmup": 1}, {"start": 100, "end": 200, "number": 1}],
+    )
+
+
 rows_of_kernels = st.lists(
     st.fixed_dictionaries(
         {
@@ -128,22 +147,23 @@ rows_of_kernels = st.lists(
 
 @given(rows_of_kernels)
 def test_whatever_kernels_there_are_both_roads_agree(kernels: list[dict[str, int]]) -> None:
-    recorded = trace(
-        strings=["a", "b"],
-        modules=[{"address": 1}, {"address": 2}],
-        module_calls=[{"start": 0, "end": 50}, {"start": 10, "end": 40, "module": 1, "parent": 0}],
-        ops=[
-            {"name": 0, "start": 10, "end": 90},
-            {"name": 1, "start": 20, "end": 80, "parent": 0, "module_call": 1},
-            {"name": 0, "start": 30, "end": 70, "parent": 1},
-            {"name": 1, "start": 110, "end": 190, "flags": 3 << 4},
-        ],
-        runtime_calls=[{"start": 30, "end": 31}, {"start": 120, "end": 130}],
-        kernels=kernels,
-        steps=[{"start": 0, "end": 100, "warmup": 1}, {"start": 100, "end": 200, "number": 1}],
-    )
+    recorded = small_loop(kernels)
     assert_both_roads_lead_to_the_same(recorded)
     assert step_totals(recorded).kernels["time"].sum() == sum(took(row) for row in counted_kernels(recorded))
+
+
+@given(rows_of_kernels)
+def test_device_time_is_the_same_in_every_table(kernels: list[dict[str, int]]) -> None:
+    recorded = small_loop([{"start": 0, "end": 5, "runtime_call": 1}, *kernels])
+    by_kernel, by_module = torchprof.by_kernel(recorded), torchprof.by_module(recorded)
+    taken = sum(took(row) for row in counted_kernels(recorded))
+    assert sum(row["device"] for row in by_kernel.rows) == taken
+    assert sum(row["device_self"] for row in by_module.rows) == taken
+    assert sum(row["device"] for row in by_module.rows if row["depth"] == 0) == taken
+    assert sum(row["kernels"] for row in by_module.rows if row["depth"] == 0) == len(counted_kernels(recorded))
+    assert sum(row["count"] for row in by_kernel.rows) == len(counted_kernels(recorded))
+    for table in (by_kernel, by_module, torchprof.by_op(recorded), torchprof.by_step(recorded)):
+        assert str(table)
 
 
 @given(st.lists(st.tuples(*[st.integers(-(2**40), 2**40)] * 3), max_size=20))

@@ -10,6 +10,9 @@ late one. The host asked for it when its runtime call began (where that was not 
     other             if the host had asked in time: the kernel waited for another stream, or took its time to start; or if
                       it is not known when the host asked.
 
+Times of the host and of devices are known to ``facts["gpu_clock_error_ns"]`` on one axis: a gap shorter than that may be put
+down to the wrong cause. A wait that ended so shortly before the device ran dry is taken to have lasted until then.
+
 A wait is a runtime call that returns when a device is done (``Request.WAIT``), or a copy that returned no earlier than its
 copy was over. Waits of threads of which nothing else was recorded hold up nobody.
 """

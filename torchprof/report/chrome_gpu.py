@@ -58,7 +58,7 @@ def _tracks(trace: Trace, starts: Ints, ends: Ints) -> tuple[Ints, Ints, list[st
     devices = Groups.by([kernels["device_type"], kernels["device_index"]])
     streams = Groups.by([devices.of, kernels["stream"]])
     tid = np.zeros(len(kernels), dtype=np.int64)
-    events, used = [], 0
+    events, used = [], 1  # thread 0 is the idle one of the operating system
     for at, first in enumerate(devices.first.tolist()):
         device_type, index = int(kernels["device_type"][first]), int(kernels["device_index"][first])
         kind = DEVICE_NAMES[device_type] if 0 <= device_type < len(DEVICE_NAMES) else f"device {device_type}"

@@ -49,6 +49,10 @@ def _first(value: list[str]) -> str:
     return value[0] if len(value) == 1 else f"{value[0]} +{len(value) - 1}" if value else ""
 
 
+def _first_two(value: list[str]) -> str:
+    return ", ".join(value[:2]) + (f" +{len(value) - 2}" if len(value) > 2 else "")
+
+
 def _shapes(value: Any) -> str:
     text = ", ".join(map(str, value))
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -115,7 +119,7 @@ COLUMNS: Final[dict[str, Column]] = {
     "idle_synchronisation": Column("Synchronisation", _time, "of that, as much as the host had waited for a device"),
     "idle_other": Column("Other", _time, "asked for in time: waited for another stream, or took its time to start"),
     "gaps": Column("Gaps", _count, "how many times"),
-    "op": Column("Op", str, "the op that asked for what came late; of synchronisation, the op that waited", left=True),
+    "at": Column("Op", _first_two, "the op that asked for what came late; of synchronisation, the op that waited", left=True),
     "call": Column("Call", str, "of the device's runtime", left=True),
     "waited": Column("Waited", _time, "host time"),
     "host": Column("Host", _time, "host time in the module's own code and ops, waits left out"),

@@ -82,6 +82,7 @@ enum class Request : uint8_t {
   kSet = 2,
   kGraph = 3,  // the launch of a CUDA graph
   kWait = 4,   // until the device is done
+  kMemory = 5,  // from the driver or given back to it, which may wait too
 };
 
 // One call of the dispatcher, one autograd node, or one user range (record_function).

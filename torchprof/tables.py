@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torchprof.analysis.account import MemoryAccount
 from torchprof.analysis.breakdown import Record, module_records, op_records, step_records
 from torchprof.analysis.kernel_records import kernel_records
-from torchprof.analysis.kernels import has_kernels, unseen_launches, watched
+from torchprof.analysis.kernels import has_kernels, unseen_launches, watched, why_unwatched
 from torchprof.analysis.places import OUTSIDE
 from torchprof.errors import ArgumentError
 from torchprof.report.columns import COLUMNS
@@ -253,7 +253,7 @@ def by_kernel(trace: Trace, *, phase: str | None = None, module: str | None = No
     """
     records = kernel_records(trace, phase=_phase(phase), module=module)
     if watched(trace) == "off":
-        raise ArgumentError("the trace has no kernels: no device was watched while it was recorded (facts['gpu'] is 'off')")
+        raise ArgumentError(why_unwatched(trace))
     if module and not records and not kernel_records(trace, module=module):
         raise ArgumentError(f"module={module!r} has no kernels: give the path of a module that has device time in by_module")
     columns = ["count", "device", "device_share", "mean", "min", "max", "bytes", "byte_rate", "launched_by"]

@@ -293,6 +293,7 @@ class Request(IntEnum):
     SET = 2
     GRAPH = 3  # the launch of a CUDA graph
     WAIT = 4  # until the device is done
+    MEMORY = 5  # from the driver or given back to it, which may wait too
 
 
 class Use(IntFlag):

@@ -98,6 +98,10 @@ def test_a_gap_after_a_long_wait_is_synchronisation() -> None:
     assert after_a_wait({"start": 3, "end": 45}) == {"synchronisation": 30}
 
 
+def test_memory_from_the_driver_holds_up_the_host_as_a_wait_does() -> None:
+    assert after_a_wait({"start": 3, "end": 45, "kind": Request.MEMORY}) == {"synchronisation": 30}
+
+
 def test_a_short_wait_explains_no_more_than_its_length() -> None:
     assert after_a_wait({"start": 38, "end": 45}) == {"launch-bound": 23, "synchronisation": 7}
     assert after_a_wait({"start": 50, "end": 51}) == {"launch-bound": 29, "synchronisation": 1}
@@ -265,8 +269,11 @@ def test_a_trace_of_sums_has_no_gaps() -> None:
 
 
 def test_a_trace_of_which_no_device_was_watched_has_no_account() -> None:
-    with pytest.raises(ArgumentError, match="no device was watched"):
+    with pytest.raises(ArgumentError, match=r"no device was watched.*facts\['gpu'\] is 'off'"):
         torchprof.gpu(loop_trace())
+    unwatched = trace(facts={"gpu": "off", "gpu_note": "no GPU was in use when the recording began"})
+    with pytest.raises(ArgumentError, match=r"no device was watched .*no GPU was in use"):
+        torchprof.gpu(unwatched)
 
 
 def test_ceilings_of_a_cpu_are_refused() -> None:

@@ -13,7 +13,8 @@ late one. The host asked for it when its runtime call began (where that was not 
 Times of the host and of devices are known to ``facts["gpu_clock_error_ns"]`` on one axis: a gap shorter than that may be put
 down to the wrong cause. A wait that ended so shortly before the device ran dry is taken to have lasted until then.
 
-A wait is a runtime call that returns when a device is done (``Request.WAIT``), or a copy that returned no earlier than its
+A wait is a runtime call that returns when a device is done (``Request.WAIT``), one that takes memory from the driver or gives
+it back (``Request.MEMORY``: these hold up the host, and many wait for the device), or a copy that returned no earlier than its
 copy was over. Waits of threads of which nothing else was recorded hold up nobody.
 """
 
@@ -83,7 +84,8 @@ def waiting_calls(trace: Trace) -> Ints:
     copies = kernels[(kernels["kind"] == Work.COPY) & (kernels["runtime_call"] >= 0) & (kernels["end"] != -1)]
     over = np.full(len(calls), np.iinfo(np.int64).max)
     over[copies["runtime_call"]] = copies["end"]
-    waited = (calls["kind"] == Request.WAIT) | ((calls["kind"] == Request.COPY) & (calls["end"] >= over))
+    waited = np.isin(calls["kind"], [Request.WAIT, Request.MEMORY])
+    waited |= (calls["kind"] == Request.COPY) & (calls["end"] >= over)
     return np.flatnonzero(waited & (calls["end"] > calls["start"]))
 
 

@@ -18,7 +18,7 @@ from torchprof.analysis.calls import modules_of_calls
 from torchprof.analysis.gaps import CAUSES, Gaps, gaps_between, split_gaps, waiting_calls
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.kernel_records import DIRECTIONS, IN_GRAPH, NO_OP
-from torchprof.analysis.kernels import kernel_steps, kernel_times, watched
+from torchprof.analysis.kernels import kernel_steps, kernel_times, watched, why_unwatched
 from torchprof.analysis.places import module_labels
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.errors import ArgumentError
@@ -151,7 +151,7 @@ class GpuAccount:
                 "by_kernel, by_module and by_op have their sums, and a recording without aggregate has the account"
             )
         if watched(trace) == "off":
-            raise ArgumentError("the trace has no kernels: no device was watched while it was recorded (facts['gpu'] is 'off')")
+            raise ArgumentError(why_unwatched(trace))
         return cls(trace)
 
     @cached_property

@@ -26,6 +26,7 @@ __all__ = [
     "kernel_times",
     "unseen_launches",
     "watched",
+    "why_unwatched",
 ]
 
 Ints = npt.NDArray[np.int64]
@@ -40,6 +41,12 @@ def watched(trace: Trace) -> str:
     """How devices were watched: ``"cupti"``, ``"events"``, or ``"off"``."""
     how = str(trace.facts.get("gpu", "off"))
     return "cupti" if how == "off" and has_kernels(trace) else how
+
+
+def why_unwatched(trace: Trace) -> str:
+    """Why there are no kernels in a trace of which no device was watched."""
+    note = trace.facts.get("gpu_note") or "facts['gpu'] is 'off'"
+    return f"the trace has no kernels, for no device was watched while it was recorded ({note})"
 
 
 def has_kernels(trace: Trace) -> bool:

@@ -18,11 +18,11 @@ from torchprof.analysis.calls import modules_of_calls
 from torchprof.analysis.gaps import CAUSES, Gaps, gaps_between, split_gaps, waiting_calls
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.kernel_records import DIRECTIONS, IN_GRAPH, NO_OP
-from torchprof.analysis.kernels import kernel_steps, kernel_times, watched, why_unwatched
+from torchprof.analysis.kernels import device_name, kernel_steps, kernel_times, watched, why_unwatched
 from torchprof.analysis.places import module_labels
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.errors import ArgumentError
-from torchprof.trace import DEVICE_NAMES, Request, Table, Trace, Work
+from torchprof.trace import Request, Table, Trace, Work
 
 __all__ = ["Copies", "Device", "GpuAccount", "Graphs", "Idle", "LaunchBound", "Stream", "Waits"]
 
@@ -293,16 +293,19 @@ class GpuAccount:
             gap_starts, gap_ends, late = gaps_between(starts, ends)
             gaps = split_gaps(self.trace, gap_starts, gap_ends, rows[late])
             idle = {cause: int(part.sum()) for cause, part in zip(CAUSES, gaps.parts, strict=True)}
-            streams = []
-            for number in np.unique(kernels["stream"][mine]).tolist():
-                ran = kernels["stream"][rows] == number
-                count = int((kernels["stream"][mine] == number).sum())
-                streams.append(Stream(number, count, _covered(starts[ran], ends[ran])))
-            name = DEVICE_NAMES[device_type] if 0 <= device_type < len(DEVICE_NAMES) else f"device {device_type}"
-            span = end - begin
-            device = Device(f"{name}:{max(0, index)}", len(mine), begin, span, span - sum(idle.values()), idle, tuple(streams))
-            found.append((device, gaps))
+            name, span = device_name(device_type, index), end - begin
+            streams = _streams(kernels["stream"][mine], kernels["stream"][rows], starts, ends)
+            found.append((Device(name, len(mine), begin, span, span - sum(idle.values()), idle, streams), gaps))
         return found
+
+
+def _streams(of_kernels: Table, of_intervals: Table, starts: Ints, ends: Ints) -> tuple[Stream, ...]:
+    """The streams of a device: of all kernels that count, and of the intervals in which any ran."""
+    streams = []
+    for number, count in zip(*np.unique(of_kernels, return_counts=True), strict=True):
+        ran = of_intervals == number
+        streams.append(Stream(int(number), int(count), _covered(starts[ran], ends[ran])))
+    return tuple(streams)
 
 
 def _covered(start: Ints, end: Ints) -> int:

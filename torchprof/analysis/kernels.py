@@ -13,12 +13,13 @@ import numpy.typing as npt
 from torchprof.analysis.calls import modules_of_calls, with_descendants
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.steps import active_steps, step_of
-from torchprof.trace import NO_NAME, Phase, Table, Trace, Work
+from torchprof.trace import DEVICE_NAMES, NO_NAME, Phase, Table, Trace, Work
 
 __all__ = [
     "KERNELS",
     "asked_at",
     "call_kernel_times",
+    "device_name",
     "folded_kernels",
     "has_kernels",
     "kernel_steps",
@@ -47,6 +48,12 @@ def why_unwatched(trace: Trace) -> str:
     """Why there are no kernels in a trace of which no device was watched."""
     note = trace.facts.get("gpu_note") or "facts['gpu'] is 'off'"
     return f"the trace has no kernels, for no device was watched while it was recorded ({note})"
+
+
+def device_name(device_type: int, index: int) -> str:
+    """As in ``cuda:0``; the only device of a type has no index in PyTorch, and is its first."""
+    known = 0 <= device_type < len(DEVICE_NAMES)
+    return f"{DEVICE_NAMES[device_type] if known else f'device {device_type}'}:{max(0, index)}"
 
 
 def has_kernels(trace: Trace) -> bool:

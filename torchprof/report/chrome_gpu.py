@@ -14,10 +14,10 @@ from torchprof.analysis.calls import modules_of_calls
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.kernel_names import short_name
 from torchprof.analysis.kernel_records import DIRECTIONS
-from torchprof.analysis.kernels import kernel_times
+from torchprof.analysis.kernels import device_name, kernel_times
 from torchprof.analysis.places import paths_of_modules
 from torchprof.report.trace_events import FIRST_THREAD, chunks, complete, microseconds
-from torchprof.trace import DEVICE_NAMES, NO_THREAD, Phase, Trace, Work
+from torchprof.trace import NO_THREAD, Phase, Trace, Work
 
 __all__ = ["gpu_events"]
 
@@ -61,8 +61,7 @@ def _tracks(trace: Trace, starts: Ints, ends: Ints) -> tuple[Ints, Ints, list[st
     events, used = [], 1  # thread 0 is the idle one of the operating system
     for at, first in enumerate(devices.first.tolist()):
         device_type, index = int(kernels["device_type"][first]), int(kernels["device_index"][first])
-        kind = DEVICE_NAMES[device_type] if 0 <= device_type < len(DEVICE_NAMES) else f"device {device_type}"
-        name = f"GPU {max(0, index)}" if kind == "cuda" else f"{kind} {max(0, index)}"
+        name = device_name(device_type, index).replace("cuda:", "GPU ")
         events.append(f'{{"ph":"M","pid":{FIRST_DEVICE + at},"name":"process_name","args":{{"name":"{name}"}}}}')
     for at, first in enumerate(streams.first.tolist()):
         rows = np.flatnonzero(streams.of == at)

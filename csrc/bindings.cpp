@@ -76,12 +76,13 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   start(options);
 }
 
-py::tuple stop_recording(const std::vector<HeldTuple>& held) {
-  Recorded recorded = stop(held_from_python(held));
+py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait) {
+  Recorded recorded = stop(held_from_python(held), may_wait);
   const py::list strings = py::cast(recorded.tables.strings);
   const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
                        "gpu_clock_error_ns"_a = recorded.tables.device_clock_error,
                        "gpu_failure"_a = recorded.device_failure,
+                       "gpu_interrupted"_a = recorded.tables.devices_interrupted,
                        "losses"_a = losses_to_python(recorded.tables.losses),
                        "unobserved_classes"_a = recorded.unobserved_classes);
   return py::make_tuple(tables_to_python(std::move(recorded.tables)), strings, facts);
@@ -315,10 +316,10 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
         "ops_with_arguments"_a, "counted_ops"_a, "fold"_a, "gpu"_a, "device_type"_a, "held"_a);
-  m.def("stop", &stop_recording, "held"_a, py::pos_only());
+  m.def("stop", &stop_recording, "held"_a, "may_wait"_a = true);
   m.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   m.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
-  m.def("end_step", [] { current().end_step(); });
+  m.def("end_step", [](bool may_wait) { current().end_step(may_wait); }, "may_wait"_a = true);
   m.def("bytes", [] { return current().bytes(); });
   m.def("observe_new_classes", [] { current().observe_new_classes(); });
   m.def("is_recording", &is_recording);

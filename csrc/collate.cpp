@@ -190,6 +190,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   translate(devices, shared, clock);
   const int64_t interval_error = place_intervals(devices, first_rows, clock);
   tables.losses.kernels += devices.lost;
+  tables.devices_interrupted = devices.interrupted;
   const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
   shared.move_into(tables);
 

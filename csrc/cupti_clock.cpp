@@ -8,7 +8,7 @@
 namespace torchprof::cupti {
 namespace {
 
-constexpr int64_t kNearNs = int64_t{600} * 1'000'000'000;  // ten minutes before the first reading, or after the last
+constexpr int64_t kNear = 40'000'000'000;  // to a reading: ten seconds in ticks of 4 GHz, 40 in nanoseconds
 
 int64_t wall_ns() {
   timespec now{};
@@ -34,9 +34,11 @@ void Clock::read() {
 std::optional<int64_t> Clock::ticks(uint64_t time) const {
   const Reading &first = readings_.front(), &last = readings_.back();
   const auto theirs = static_cast<int64_t>(time);
-  if (theirs < first.wall_ns - kNearNs || theirs > last.wall_ns + kNearNs) {
-    const int64_t near = kNearNs * 4;  // of a clock of less than 4 GHz
-    return theirs >= first.ticks - near && theirs <= last.ticks + near ? std::optional(theirs) : std::nullopt;
+  if (theirs <= 0) {
+    return std::nullopt;
+  }
+  if (theirs < first.wall_ns - kNear || theirs > last.wall_ns + kNear) {
+    return theirs >= first.ticks - kNear && theirs <= last.ticks + kNear ? std::optional(theirs) : std::nullopt;
   }
   Reading from = first, to = last;
   if (theirs > first.wall_ns && theirs <= last.wall_ns) {

@@ -1,6 +1,7 @@
 // The clocks that CUPTI's times are of. Its own is the wall's. A callback can give it another, and torch.profiler gives it the
-// ticks that are ours too; that stays until the process ends, and every time it is done again some records of kernels come with
-// times of the wall nevertheless. So torchprof gives it none, and looks at each time for itself: the two are decades apart.
+// ticks that are ours too; that stays until the process ends, and every time it is done again, some kernels of every later
+// recording come without times (pytorch/pytorch#192021). So torchprof gives it none, and tells by each time of which clock it is:
+// the two are decades apart.
 #pragma once
 
 #include <cstdint>

@@ -46,6 +46,7 @@ struct DeviceReport {
   std::vector<std::string> names;  // what the rows name
   uint64_t lost = 0;
   int64_t clock_error = 0;         // ticks by which times of devices may be off those of the host
+  bool interrupted = false;        // another took the reports over, and how much is missing is not known
   bool system_thread_ids = false;  // else those of POSIX threads, their lower halves
 };
 

@@ -70,6 +70,18 @@ uint64_t next_id() {
 // PyTorch's errors go on with where they come from.
 std::string first_line(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
 
+// Older versions of PyTorch cannot tell whether a stream is being captured into a graph, which an event would become a part of.
+template <typename Guard>
+concept TellsCapture = requires(const Guard& guard, const c10::Stream& stream) { guard.isStreamCapturing(stream); };
+
+template <typename Guard>
+bool is_captured(const Guard& guard, const c10::Stream& stream) {
+  if constexpr (TellsCapture<Guard>) {
+    return guard.isStreamCapturing(stream);
+  }
+  return true;
+}
+
 bool is_open_here(uint64_t observer) { return open_here.key != nullptr && open_here.observer == observer; }
 
 // The index of the device of the type that is watched; -1: it is on another, or on none.
@@ -240,6 +252,9 @@ EventObserver::EventObserver(c10::DeviceType type) try : type_(type), guard_(typ
   if (inside_of.exchange(process_) != process_) {
     inside = 0;
   }
+  if (!TellsCapture<decltype(guard_)>) {
+    throw Refused("this version of PyTorch cannot tell whether a graph is being captured: a newer one is needed");
+  }
   if (guard_.deviceCount() == 0) {
     throw Refused("there is no device of this kind here");
   }
@@ -261,7 +276,7 @@ EventObserver::~EventObserver() {
     new std::vector(std::move(devices_));
     return;
   }
-  stop();
+  stop(false);
 }
 
 void EventObserver::record_into(DeviceLog& log, Around around) {
@@ -286,7 +301,7 @@ void EventObserver::begin(const void* key, c10::DeviceIndex index, const Kernel&
     Device& device = *devices_[static_cast<size_t>(index)];
     open_here = {key, id_, nullptr};
     const c10::Stream stream = guard_.getStream(c10::Device(type_, index));
-    if (guard_.isStreamCapturing(stream)) {  // an event would become a node of the graph
+    if (is_captured(guard_, stream)) {  // an event would become a node of the graph
       const std::lock_guard lock(lists_);
       captured_ = stream;
       ++lost_;
@@ -329,7 +344,7 @@ void EventObserver::begin(const void* key, c10::DeviceIndex index, const Kernel&
 
 void EventObserver::end(Interval& interval, bool discard) {
   try {
-    if (discard || failed_ || guard_.isStreamCapturing(*interval.stream)) {
+    if (discard || failed_ || is_captured(guard_, *interval.stream)) {
       return forget(interval);
     }
     interval.end.record(*interval.stream);
@@ -361,7 +376,7 @@ bool EventObserver::is_capturing() const {
     const std::lock_guard lock(lists_);
     captured = captured_;
   }
-  return captured.has_value() && guard_.isStreamCapturing(*captured);
+  return captured.has_value() && is_captured(guard_, *captured);
 }
 
 // In order, up to the first that is not over. Without the lock, somebody else is at it.
@@ -419,7 +434,7 @@ void EventObserver::read(Device& device, Interval& interval) {
 // An event that is recorded when the device has nothing else to do is over between two readings of the host's clock.
 DeviceClock::Reading EventObserver::synchronize_and_read_clock(Device& device) {
   const c10::Stream stream = guard_.getStream(c10::Device(type_, device.index));
-  if (guard_.isStreamCapturing(stream)) {
+  if (is_captured(guard_, stream)) {
     return {};  // waiting would break the graph
   }
   guard_.synchronizeDevice(device.index);
@@ -439,9 +454,9 @@ DeviceClock::Reading EventObserver::synchronize_and_read_clock(Device& device) {
 }
 
 // Where a device has failed, what can still be read is.
-void EventObserver::settle() noexcept {
+void EventObserver::settle(bool may_wait) noexcept {
   try {
-    if (is_capturing()) {
+    if (!may_wait || is_capturing()) {
       return;
     }
     const std::unique_lock reader(reading_);
@@ -473,7 +488,7 @@ void EventObserver::uninstall() noexcept {
   }
 }
 
-void EventObserver::stop() noexcept {
+void EventObserver::stop(bool may_wait) noexcept {
   if (std::exchange(stopped_, true)) {
     return;
   }
@@ -481,7 +496,7 @@ void EventObserver::stop() noexcept {
   while (inside.load() != 0) {
     sched_yield();
   }
-  settle();
+  settle(may_wait);
   for (const auto& device : devices_) {
     lost_ += device->open.size() + device->waiting.size();
     for (Intervals* const list : {&device->idle, &device->open, &device->waiting}) {

@@ -44,11 +44,12 @@ class EventObserver {
   // Intervals are recorded from here on. Ops are when their rows are open already: call it after OpObserver is there.
   void record_into(DeviceLog& log, Around around);
 
-  // Waits for the devices that were used, so that all intervals can be read, and reads their clocks once more.
-  void settle() noexcept;
+  // Waits for the devices that were used, so that all intervals can be read, and reads their clocks once more. Where it may not wait,
+  // nor where a graph is captured, it asks devices nothing.
+  void settle(bool may_wait) noexcept;
 
   // No intervals from here on; settles, and gives back all events. Waits for callbacks, which may want the GIL: call it without.
-  void stop() noexcept;
+  void stop(bool may_wait) noexcept;
 
   // Empties the log. Intervals that are not over belong to no later report.
   DeviceReport take();

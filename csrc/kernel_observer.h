@@ -1,5 +1,5 @@
-// Kernels, copies and fills of NVIDIA GPUs, and the calls that ask for them, through CUPTI's activity records. CUPTI is told to
-// make them when the observer is made, hands them over in buffers on a thread of its own, and is told to stop at the end.
+// Kernels, copies and fills of NVIDIA GPUs, and the calls that ask for them, through CUPTI's activity records: from the moment the
+// observer is made until it stops.
 #pragma once
 
 #include <unistd.h>
@@ -7,14 +7,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "cupti_api.h"
 #include "cupti_clock.h"
 #include "device_log.h"
 
 namespace torchprof {
-
-namespace cupti {
-struct Api;
-}
 
 class KernelObserver {
  public:
@@ -26,8 +23,8 @@ class KernelObserver {
 
   void record_into(DeviceLog& log);
 
-  // Waits for the devices, so that all they were asked for is reported. Needs no GIL.
-  void settle() noexcept;
+  // Waits for the devices, unless that may not be now, and for the reports of what they were asked for. Needs no GIL.
+  void settle(bool may_wait) noexcept;
 
   // Often enough, and times of devices follow those of the host also where the wall clock is adjusted.
   void compare_clocks() { clock_.read(); }
@@ -40,7 +37,9 @@ class KernelObserver {
 
  private:
   void enable();
-  bool watch_calls(bool watch) const noexcept;
+  void enable(uint32_t kind);
+  void watch_single_calls() const noexcept;
+  uint64_t dropped() const;
   template <typename Row>
   uint64_t translate_times(std::vector<Row>& rows) const;
 
@@ -48,6 +47,8 @@ class KernelObserver {
   const pid_t process_ = getpid();
   std::vector<uint32_t> kinds_;  // of activity, that were enabled
   bool system_thread_ids_ = false;
+  bool waited_ = false;       // for devices, when settling
+  bool interrupted_ = false;  // reports were taken away
   bool stopped_ = false;
   cupti::Clock clock_;
   DeviceLog* log_ = nullptr;

@@ -7,101 +7,16 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <mutex>
 #include <utility>
 
-#include "clock.h"
 #include "cuda_calls.h"
-#include "cupti_api.h"
-#include "cupti_records.h"
+#include "cupti_buffers.h"
 #include "kernel_observer.h"
 
 namespace torchprof {
 namespace {
 
 using namespace cupti;
-
-constexpr size_t kBufferBytes = size_t{4} << 20;
-constexpr size_t kMostBuffers = 64;  // given out at once: more are needed only if CUPTI does not give them back
-
-// CUPTI knows one pair of callbacks in a process and keeps it for good, so what they need is never torn down.
-//
-// No lock is held while CUPTI is called: it may call back from inside, or hold a lock of its own while another of its threads waits
-// for ours.
-struct Mailroom {
-  std::mutex buffers;
-  std::vector<uint8_t*> empty;
-  size_t given_out = 0;
-  bool may_refuse = false;
-
-  std::mutex rows;
-  DeviceLog* log = nullptr;  // of the recording; nullptr: there is none
-
-  std::atomic<const Api*> api{nullptr};
-};
-
-Mailroom& mailroom() {
-  static auto* const instance = new Mailroom;
-  return *instance;
-}
-
-void buffer_requested(uint8_t** buffer, size_t* size, size_t* max_records) {
-  *buffer = nullptr;
-  *size = *max_records = 0;
-  Mailroom& room = mailroom();
-  const std::lock_guard lock(room.buffers);
-  if (!room.empty.empty()) {
-    *buffer = room.empty.back();
-    room.empty.pop_back();
-  } else if (room.given_out < kMostBuffers || !room.may_refuse) {
-    *buffer = static_cast<uint8_t*>(std::aligned_alloc(8, kBufferBytes));
-  }
-  if (*buffer != nullptr) {
-    ++room.given_out;
-    *size = kBufferBytes;
-  }
-}
-
-void read_records(uint8_t* buffer, size_t valid) {
-  Mailroom& room = mailroom();
-  const Api* const api = room.api.load();
-  if (api == nullptr || valid == 0) {
-    return;
-  }
-  std::vector<const uint8_t*> records;
-  const uint8_t* record = nullptr;
-  while (api->ActivityGetNextRecord(buffer, valid, &record) == kSuccess) {
-    records.push_back(record);
-  }
-  const std::lock_guard lock(room.rows);
-  if (room.log == nullptr) {
-    return;
-  }
-  for (const uint8_t* const each : records) {
-    try {
-      add_record(each, *room.log);
-    } catch (...) {  // out of memory
-      ++room.log->lost;
-    }
-  }
-}
-
-void buffer_completed(void*, uint32_t, uint8_t* buffer, size_t, size_t valid) {
-  try {
-    read_records(buffer, valid);
-  } catch (...) {
-  }
-  Mailroom& room = mailroom();
-  const std::lock_guard lock(room.buffers);
-  --room.given_out;
-  try {
-    room.empty.push_back(buffer);
-  } catch (...) {
-    std::free(buffer);
-  }
-}
 
 uint32_t this_thread(bool system_ids) {
 #if defined(__linux__)
@@ -112,45 +27,28 @@ uint32_t this_thread(bool system_ids) {
   return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(pthread_self()));
 }
 
-// Not in every PyTorch that this is built for.
-template <typename Guard>
-bool is_capturing(const Guard& guard, c10::Stream stream) {
-  if constexpr (requires { guard.isStreamCapturing(stream); }) {
-    return guard.isStreamCapturing(stream);
-  } else {
-    return false;
-  }
-}
-
-// Where the program captures a graph, waiting would break it.
-void synchronize_devices() {
+// Those that the program has used. Whether there is one.
+bool synchronize_devices() {
   constexpr auto kCuda = c10::DeviceType::CUDA;
   if (!c10::impl::hasDeviceGuardImpl(kCuda)) {
-    return;
+    return false;
   }
   const c10::impl::VirtualGuardImpl guard(kCuda);
   const at::AcceleratorHooksInterface& hooks = at::globalContext().getAcceleratorHooksInterface(kCuda);
+  bool any = false;
   for (c10::DeviceIndex index = 0; index < guard.deviceCount(); ++index) {
-    if (hooks.hasPrimaryContext(index) && !is_capturing(guard, guard.getStream({kCuda, index}))) {
+    if (hooks.hasPrimaryContext(index)) {
       guard.synchronizeDevice(index);
+      any = true;
     }
   }
+  return any;
 }
 
 }  // namespace
 
 KernelObserver::KernelObserver() : api_(load()) {
-  Mailroom& room = mailroom();
-  room.api = &api_;
-  uint32_t version = 0;
-  api_.GetVersion(&version);
-  {
-    const std::lock_guard lock(room.buffers);
-    room.may_refuse = version >= kBuffersMayBeRefused;
-  }
-  if (const Result result = api_.ActivityRegisterCallbacks(&buffer_requested, &buffer_completed); result != kSuccess) {
-    throw Error("CUPTI refused to hand over records: " + text_of(api_, result));
-  }
+  Buffers::of_process().attach(api_);
   if (int type = 0; api_.GetThreadIdType != nullptr && api_.GetThreadIdType(&type) == kSuccess) {
     system_thread_ids_ = type == kSystemThreadIds;
   }
@@ -160,6 +58,7 @@ KernelObserver::KernelObserver() : api_(load()) {
     stop();
     throw;
   }
+  dropped();  // what others lost before
   clock_.read();
 }
 
@@ -168,62 +67,72 @@ KernelObserver::~KernelObserver() {
     return;  // a fork: CUDA is its parent's
   }
   stop();
-  Mailroom& room = mailroom();
-  {
-    const std::lock_guard lock(room.rows);
-    room.log = nullptr;
-  }
-  const std::lock_guard lock(room.buffers);
-  for (uint8_t* const buffer : std::exchange(room.empty, {})) {
-    std::free(buffer);
-  }
+  Buffers::of_process().deliver_to(nullptr);
+  Buffers::of_process().release();
 }
 
 void KernelObserver::record_into(DeviceLog& log) {
-  const std::lock_guard lock(mailroom().rows);
-  mailroom().log = log_ = &log;
+  log_ = &log;
+  Buffers::of_process().deliver_to(log_);
 }
 
 void KernelObserver::enable() {
-  const auto add = [&](uint32_t kind) {
-    if (const Result result = api_.ActivityEnable(kind); result != kSuccess) {
-      throw Error("CUPTI refused to report activities of kind " + std::to_string(kind) + ": " + text_of(api_, result));
-    }
-    kinds_.push_back(kind);
-  };
-  if (!watch_calls(true)) {
-    add(kRuntime);
-    add(kDriver);
+  for (const uint32_t kind : {kRuntime, kDriver}) {
+    enable(kind);
   }
+  watch_single_calls();
   for (const uint32_t kind : {kConcurrentKernel, kMemcpy, kMemset}) {
-    add(kind);
+    enable(kind);
   }
   if (api_.ActivityEnable(kMemcpyBetweenDevices) == kSuccess) {  // one GPU can do without
     kinds_.push_back(kMemcpyBetweenDevices);
   }
 }
 
-// One by one, where this CUPTI can: PyTorch makes several calls more for each launch, and every record costs. Some are newer
-// than some versions. False where launches are not watched then.
-bool KernelObserver::watch_calls(bool watch) const noexcept {
-  if (api_.ActivityEnableRuntimeApi == nullptr || api_.ActivityEnableDriverApi == nullptr) {
-    return false;
+void KernelObserver::enable(uint32_t kind) {
+  if (const Result result = api_.ActivityEnable(kind); result != kSuccess) {
+    throw Error("CUPTI refused to report activities of kind " + std::to_string(kind) + ": " + text_of(api_, result));
   }
-  bool launches = true;
-#define TORCHPROF_WATCH(enable, id, required) launches = (api_.enable(id, watch ? 1 : 0) == kSuccess || !(required)) && launches;
-#define TORCHPROF_RUNTIME(request, name, id) TORCHPROF_WATCH(ActivityEnableRuntimeApi, id, id == 211)
-#define TORCHPROF_DRIVER(request, name, id) TORCHPROF_WATCH(ActivityEnableDriverApi, id, id == 307)
-  TORCHPROF_CUDA_RUNTIME_CALLS(TORCHPROF_RUNTIME)
-  TORCHPROF_CUDA_DRIVER_CALLS(TORCHPROF_DRIVER)
-  return launches;
+  kinds_.push_back(kind);
 }
 
-void KernelObserver::settle() noexcept {
+// PyTorch makes several calls for each launch, and every record costs, so the others are switched off where this CUPTI can. It
+// can only for kinds that are enabled: a single call switched on without its kind records nothing. Enabling a kind again, as every
+// user of CUPTI does, forgets the switches.
+void KernelObserver::watch_single_calls() const noexcept {
+  const auto switch_off_all = [](Result (*set)(uint32_t, uint8_t)) {
+    for (uint32_t id = 1; id < 5000 && set(id, 0) == kSuccess; ++id) {
+    }
+  };
+  if (api_.ActivityEnableRuntimeApi != nullptr) {
+    switch_off_all(api_.ActivityEnableRuntimeApi);
+#define TORCHPROF_WATCH(request, name, id) api_.ActivityEnableRuntimeApi(id, 1);
+    TORCHPROF_CUDA_RUNTIME_CALLS(TORCHPROF_WATCH)
+#undef TORCHPROF_WATCH
+  }
+  if (api_.ActivityEnableDriverApi != nullptr) {
+    switch_off_all(api_.ActivityEnableDriverApi);
+#define TORCHPROF_WATCH(request, name, id) api_.ActivityEnableDriverApi(id, 1);
+    TORCHPROF_CUDA_DRIVER_CALLS(TORCHPROF_WATCH)
+#undef TORCHPROF_WATCH
+  }
+}
+
+uint64_t KernelObserver::dropped() const {
+  size_t records = 0;
+  api_.ActivityGetNumDroppedRecords(nullptr, 0, &records);
+  return records;
+}
+
+// Forced, or a buffer with one kernel in it that another thread has just launched would be withheld with all others.
+void KernelObserver::settle(bool may_wait) noexcept {
+  waited_ = false;
   try {
-    synchronize_devices();
+    waited_ = may_wait && synchronize_devices();
   } catch (...) {  // a device that failed: the program hears of it from its own calls
   }
-  api_.ActivityFlushAll(0);
+  api_.ActivityFlushAll(kFlushForced);
+  interrupted_ = !Buffers::of_process().all_returned() || interrupted_;
 }
 
 void KernelObserver::stop() noexcept {
@@ -233,41 +142,38 @@ void KernelObserver::stop() noexcept {
   for (const uint32_t kind : kinds_) {
     api_.ActivityDisable(kind);
   }
-  watch_calls(false);
   api_.ActivityFlushAll(kFlushForced);
+  interrupted_ = !Buffers::of_process().all_returned() || interrupted_;
 }
 
 DeviceReport KernelObserver::take(int64_t until) {
   DeviceReport report;
   report.system_thread_ids = system_thread_ids_;
-  size_t dropped = 0;
-  api_.ActivityGetNumDroppedRecords(nullptr, 0, &dropped);
-  report.lost = dropped;
-  {
-    const std::lock_guard lock(mailroom().rows);
-    if (log_ == nullptr) {
-      return report;
-    }
-    const auto move = [](auto& log, auto& rows) {
-      rows.reserve(log.size());
-      log.drain([&](const auto* first, size_t count) { rows.insert(rows.end(), first, first + count); });
-    };
-    report.lost += log_->lost + log_->kernels.dropped() + log_->runtime_calls.dropped();
+  report.lost = dropped();
+  if (log_ == nullptr) {
+    return report;
+  }
+  const auto move = [](auto& log, auto& rows) {
+    rows.reserve(log.size());
+    log.drain([&](const auto* first, size_t count) { rows.insert(rows.end(), first, first + count); });
+  };
+  Buffers::of_process().while_none_arrives([&] {
+    report.lost += std::exchange(log_->lost, 0) + log_->kernels.dropped() + log_->runtime_calls.dropped();
     move(log_->kernels, report.kernels);
     move(log_->runtime_calls, report.runtime_calls);
     for (uint32_t id = 0; id < log_->strings.size(); ++id) {
       report.names.push_back(log_->strings[id]);
     }
-    log_->lost = 0;
-  }
+  });
   clock_.read();
   report.lost += translate_times(report.kernels) + translate_times(report.runtime_calls);
   report.clock_error = clock_.error();
   clock_.forget();
   const uint32_t thread = this_thread(system_thread_ids_);
-  std::erase_if(report.runtime_calls, [&](const RuntimeCall& call) {
+  const auto settling = std::erase_if(report.runtime_calls, [&](const RuntimeCall& call) {
     return static_cast<uint32_t>(call.op) == thread && call.start > until;
   });
+  report.interrupted = interrupted_ || (waited_ && settling == 0);  // then our own waiting was not reported either
   return report;
 }
 

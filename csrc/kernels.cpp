@@ -95,14 +95,56 @@ class Join {
   std::unordered_multimap<uint32_t, uint16_t> threads_;
 };
 
-// The runtime calls the driver, which may report the same request again, inside: of those with one number the outermost is kept.
+// The runtime calls the driver, which may report the same request again, inside: of such the outermost is kept. The thread is still
+// in `op`.
 void keep_outermost(std::vector<RuntimeCall>& calls) {
   std::stable_sort(calls.begin(), calls.end(), [](const RuntimeCall& a, const RuntimeCall& b) {
     return a.correlation != b.correlation ? a.correlation < b.correlation : a.start < b.start;
   });
-  const auto repeated = std::unique(calls.begin(), calls.end(), [](const RuntimeCall& a, const RuntimeCall& b) { return a.correlation == b.correlation; });
+  const auto repeated = std::unique(calls.begin(), calls.end(), [](const RuntimeCall& a, const RuntimeCall& b) {
+    return a.correlation == b.correlation && a.op == b.op && b.end <= a.end;
+  });
   calls.erase(repeated, calls.end());
 }
+
+// Which call asked for a kernel. Launches of graphs have wrong numbers in recordings after the first of a process, up to CUDA
+// 13.1: a node of a graph is put down to a launch of one, by number or else the latest before.
+class Asked {
+ public:
+  explicit Asked(const std::vector<RuntimeCall>& calls) : calls_(calls) {
+    rows_.reserve(calls.size());
+    for (size_t row = 0; row < calls.size(); ++row) {
+      if (is(row, Request::kGraph)) {
+        graphs_.push_back(static_cast<int32_t>(row));
+        graph_rows_.emplace(calls[row].correlation, static_cast<int32_t>(row));
+      } else if (!is(row, Request::kWait) && !is(row, Request::kMemory)) {
+        rows_.emplace(calls[row].correlation, static_cast<int32_t>(row));
+      }
+    }
+  }
+
+  int32_t by(const Kernel& kernel) const {
+    const auto correlation = static_cast<uint32_t>(kernel.runtime_call);
+    if (const auto found = graph_rows_.find(correlation); found != graph_rows_.end()) {
+      return found->second;
+    }
+    if (kernel.graph != 0) {
+      const auto after = std::upper_bound(graphs_.begin(), graphs_.end(), kernel.start,
+                                          [this](int64_t time, int32_t row) { return time < calls_[row].start; });
+      return after != graphs_.begin() ? *std::prev(after) : kNoRow;
+    }
+    const auto found = rows_.find(correlation);
+    return found != rows_.end() ? found->second : kNoRow;
+  }
+
+ private:
+  bool is(size_t row, Request request) const { return calls_[row].kind == static_cast<uint8_t>(request); }
+
+  const std::vector<RuntimeCall>& calls_;
+  std::vector<int32_t> graphs_;  // launches of graphs, in order of their start
+  std::unordered_map<uint32_t, int32_t> graph_rows_;
+  std::unordered_map<uint32_t, int32_t> rows_;
+};
 
 // A kernel works for the step in which it was asked for.
 class Steps {
@@ -137,12 +179,10 @@ int64_t join_kernels(Tables& tables, DeviceReport&& report, const std::vector<ui
   std::stable_sort(kernels.begin(), kernels.end(), [](const Kernel& a, const Kernel& b) { return a.start < b.start; });
 
   const Join join(tables, threads);
-  std::unordered_map<uint32_t, int32_t> rows;
-  rows.reserve(calls.size());
-  for (size_t row = 0; row < calls.size(); ++row) {
-    join.place(calls[row]);
-    rows.emplace(calls[row].correlation, static_cast<int32_t>(row));
+  for (RuntimeCall& call : calls) {
+    join.place(call);
   }
+  const Asked asked(calls);
 
   Steps steps(tables.steps);
   int64_t too_early = 0;
@@ -153,9 +193,8 @@ int64_t join_kernels(Tables& tables, DeviceReport&& report, const std::vector<ui
       steps.add(kernel, asked_for);
       continue;
     }
-    const auto asked = rows.find(static_cast<uint32_t>(kernel.runtime_call));
-    kernel.runtime_call = asked != rows.end() ? asked->second : kNoRow;
-    if (asked != rows.end()) {
+    kernel.runtime_call = asked.by(kernel);
+    if (kernel.runtime_call != kNoRow) {
       const RuntimeCall& call = calls[kernel.runtime_call];
       kernel.op = call.op;
       kernel.module_call = call.module_call;

@@ -70,7 +70,7 @@ Session::Session(const Options& options, std::unique_ptr<KernelObserver> kernels
 void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(), name}); }
 
 void Session::begin_step(int32_t number, bool warmup) {
-  end_step();
+  end_step(true);
   if (modules_ && modules_->was_reset()) {
     modules_->observe_new_classes();
   }
@@ -85,26 +85,26 @@ void Session::begin_step(int32_t number, bool warmup) {
   moments_.steps.push_back(step);
 }
 
-void Session::end_step() {
+void Session::end_step(bool may_wait) {
   if (moments_.steps.empty() || moments_.steps.back().end != kNever) {
     return;
   }
   moments_.steps.back().end = ticks();
   if (totals_) {
-    settle(false);
+    settle(may_wait, false);
     fold();
   }
 }
 
-void Session::settle(bool last) {
+void Session::settle(bool may_wait, bool last) {
   settling_since_ = ticks();
   if (kernels_) {
     const WithoutGil without;
-    kernels_->settle();
+    kernels_->settle(may_wait);
   }
   if (events_) {
     const WithoutGil without;
-    last ? events_->stop() : events_->settle();
+    last ? events_->stop(may_wait) : events_->settle(may_wait);
   }
 }
 
@@ -117,6 +117,7 @@ void Session::fold() {
   }
   losses_ += step.losses;
   device_clock_error_ = std::max(device_clock_error_, step.device_clock_error);
+  devices_interrupted_ = devices_interrupted_ || step.devices_interrupted;
   folded_steps_.insert(folded_steps_.end(), step.steps.begin(), step.steps.end());
   moments_.steps.clear();
   logs_.clear();
@@ -161,6 +162,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.tables.losses = losses_;
     recorded.tables.losses += rest.losses;
     recorded.tables.device_clock_error = std::max(device_clock_error_, rest.device_clock_error);
+    recorded.tables.devices_interrupted = devices_interrupted_ || rest.devices_interrupted;
   } else {
     held_.insert(held_.end(), held.begin(), held.end());
     recorded.tables = collated(held_, end);
@@ -202,12 +204,12 @@ Session& current() {
   return *running().session;
 }
 
-Recorded stop(const std::vector<Held>& held) {
+Recorded stop(const std::vector<Held>& held, bool may_wait) {
   Session& session = current();
   if (running().thread != std::this_thread::get_id()) {
     throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
   }
-  session.settle(true);
+  session.settle(may_wait, true);
   const std::unique_ptr<Session> ending = std::move(running().session);
   return session.stop(held);
 }

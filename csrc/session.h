@@ -54,10 +54,11 @@ class Session {
 
   void mark(const std::string& name);
   void begin_step(int32_t number, bool warmup);
-  void end_step();
+  void end_step(bool may_wait);
   void observe_new_classes();
   int64_t bytes() const { return logs_.bytes(); }  // taken by what was recorded so far
-  void settle(bool last);  // waits until devices have done what they were asked for; without the GIL
+  // Until devices have done what they were asked for, unless waiting may not be now; without the GIL.
+  void settle(bool may_wait, bool last);
   Recorded stop(const std::vector<Held>& held);  // by the model, now; after settle()
 
  private:
@@ -74,6 +75,7 @@ class Session {
   Outstanding outstanding_;
   Losses losses_;                // of the steps that were folded
   int64_t device_clock_error_ = 0;
+  bool devices_interrupted_ = false;
   std::vector<Step> folded_steps_;
   std::optional<Totals> totals_;
   std::optional<MemoryObserver> memory_;
@@ -90,7 +92,8 @@ class Session {
 // std::runtime_error with what is wrong and the way out; start() also cupti::Error and EventObserver::Refused.
 void start(const Options& options);
 Session& current();
-Recorded stop(const std::vector<Held>& held);
+// `may_wait`: for devices; not where the program captures a CUDA graph, which waiting would break.
+Recorded stop(const std::vector<Held>& held, bool may_wait);
 bool is_recording();  // false in a fork of a process that is
 
 }  // namespace torchprof

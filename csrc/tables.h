@@ -49,6 +49,7 @@ struct Tables {
   std::vector<Thread> threads;
   std::vector<std::string> strings;
   Losses losses;
+  bool devices_interrupted = false;  // their reports broke off
   int64_t device_clock_error = 0;  // nanoseconds by which times of devices may be off those of the host, at least
 };
 

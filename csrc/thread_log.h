@@ -88,6 +88,11 @@ class ThreadLog {
         const auto kept = std::remove_if(open_ops_.begin() + static_cast<std::ptrdiff_t>(i) + 1, open_ops_.end(), std::not_fn(is_range));
         open_ops_.erase(kept, open_ops_.end());
         open_ops_.erase(open_ops_.begin() + static_cast<std::ptrdiff_t>(i));
+        for (size_t range = i; range < open_ops_.size() && closed.op != nullptr; ++range) {
+          if (Op* const op = open_ops_[range].op; op->parent == closed.row) {
+            op->parent = closed.op->parent;  // it is longer than what it began in
+          }
+        }
         return closed;
       }
     }

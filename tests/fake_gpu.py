@@ -10,7 +10,7 @@ from typing import Any
 from compiled import shared_library
 from torch.utils._python_dispatch import TorchDispatchMode
 
-SYNCHRONIZE, GET_DEVICE = 131, 17  # cudaStreamSynchronize, cudaGetDevice
+SYNCHRONIZE, GET_DEVICE, LAUNCH_GRAPH = 131, 17, 311  # cudaStreamSynchronize, cudaGetDevice, cudaGraphLaunch
 
 
 @functools.cache

@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 
 from torchprof.modules import Model, ModuleInfo, TensorInfo
-from torchprof.trace import LAYOUTS, NO_ARGUMENTS, NO_NAME, OP_WRAPPER, Phase, Trace
+from torchprof.trace import (
+    LAYOUTS,
+    NO_ARGUMENTS,
+    NO_NAME,
+    OP_JOINED,
+    OP_WRAPPER,
+    Direction,
+    Phase,
+    Request,
+    Trace,
+    Work,
+)
 
 Shape = tuple[int, ...]
 FORWARD = int(Phase.FORWARD) << 4  # as flags of an op
@@ -145,3 +156,126 @@ def loop_trace() -> Trace:
             {"start": 200, "end": 290, "number": 2},
         ],
     )
+
+
+ADD_KERNEL = (
+    "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>, std::array<char*, 3ul> >"
+    "(int, at::native::CUDAFunctor_add<float>, std::array<char*, 3ul>)"
+)
+GPU_STRINGS = (
+    "Net Linear ReLU aten::copy_ aten::linear aten::addmm aten::relu aten::mse_loss aten::item aten::_local_scalar_dense "
+    "autograd::engine::evaluate_function:AddmmBackward0 AddmmBackward0 aten::mm Optimizer.step#SGD aten::_foreach_add_ "
+    "cudaMemcpyAsync cudaLaunchKernel cudaStreamSynchronize cudaGraphLaunch "
+    "copy_to_device ampere_sgemm_128x64_tn add_kernel reduce_kernel copy_to_host ampere_sgemm_128x64_nt multi_tensor_apply "
+    "first_node second_node unseen peer_copy ncclDevKernel_AllReduce"
+).split()
+_NAMES = {name: row for row, name in enumerate(GPU_STRINGS)}
+US = 1000
+
+
+def gpu_trace(**facts: Any) -> Trace:
+    """``Net(fc=Linear(1024, 1024), act=ReLU)`` trained on two GPUs, a step of warm-up and two active ones of 1 ms each.
+
+    A step, in microseconds of the device (``cuda:0`` where nothing else is said; stream 7 but for the copy to it)::
+
+          8- 28  the batch is copied to it, on stream 20         450-550  fc in backward, launched by autograd's thread
+         75-175  fc; 120 long in the last step                   640-680  the optimizer
+        180-200  act, launched in time                           740-780  two nodes of a CUDA graph, of no op
+        330-400  the loss, launched when act was long over       790-795  a kernel whose launch was not seen
+        402-404  item() copies it back, and the host waits       cuda:1: 700-720 a copy from cuda:0, 800-820 a kernel
+    """
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ops", "module_calls", "kernels", "runtime_calls", "steps")}
+    for number in range(3):
+        _gpu_step(rows, number)
+    model = Model(
+        (
+            module("", "Net", -1, 100),
+            module("fc", "Linear", 0, 101, parameters=(parameter("weight", 1024, 1024), parameter("bias", 1024))),
+            module("act", "ReLU", 0, 102),
+        )
+    )
+    strings = [{"add_kernel": ADD_KERNEL, "copy_to_device": "Memcpy HtoD (Pageable -> Device)"}.get(s, s) for s in GPU_STRINGS]
+    names = sorted({row["name"] for row in rows["ops"]})
+    signatures = [{"name": name} for name in names]
+    signatures[names.index(_NAMES["aten::addmm"])] |= {"inputs": 0, "n_inputs": 3, "outputs": 3, "n_outputs": 1}
+    signatures[names.index(_NAMES["aten::mm"])] |= {"inputs": 1, "n_inputs": 2, "outputs": 3, "n_outputs": 1}
+    rows["ops"] = [
+        {"signature": names.index(row["name"]), **{k: v for k, v in row.items() if k != "name"}} for row in rows["ops"]
+    ]
+    return trace(
+        model=model,
+        strings=strings,
+        shapes=[(1024,), (512, 1024), (1024, 1024)],
+        tensors=[{"shape": shape, "dtype": 6, "storage": at + 1, "device_type": 1} for at, shape in enumerate((0, 1, 2, 1))],
+        operands=[0, 1, 2, 3],
+        signatures=signatures,
+        modules=[{"address": 100 + row, "type": row} for row in range(3)],
+        threads=[{"torch_id": 7, "native_id": 70}, {"torch_id": 8, "native_id": 80}],
+        facts={"duration_ns": 3000 * US, "gpu": "cupti", "gpu_clock_error_ns": 1500, **facts},
+        **rows,
+    )
+
+
+def _gpu_step(rows: dict[str, list[dict[str, Any]]], number: int) -> None:
+    """One step of ``gpu_trace``."""
+    begin = 1000 * US * number
+
+    def add(table: str, name: str | None, start: float, end: float, **more: Any) -> int:
+        times = {"start": begin + int(start * US), "end": begin + int(end * US)}
+        rows[table].append({**times, **({} if name is None else {"name": _NAMES[name]}), **more})
+        return len(rows[table]) - 1
+
+    net = add("module_calls", None, 10, 300)
+    fc = add("module_calls", None, 20, 100, module=1, parent=net)
+    act = add("module_calls", None, 110, 150, module=2, parent=net)
+    joined = {"module_call": fc, "thread": 1, "flags": (int(Phase.BACKWARD) << 4) | OP_JOINED}
+    update = {"flags": int(Phase.OPTIMIZER) << 4}
+
+    copy = add("ops", "aten::copy_", 0, 8)
+    linear = add("ops", "aten::linear", 25, 90, module_call=fc, flags=FORWARD | OP_WRAPPER)
+    addmm = add("ops", "aten::addmm", 30, 85, parent=linear, module_call=fc, flags=FORWARD)
+    relu = add("ops", "aten::relu", 115, 145, module_call=act, flags=FORWARD)
+    loss = add("ops", "aten::mse_loss", 310, 340, flags=FORWARD)
+    item = add("ops", "aten::item", 345, 420)
+    dense = add("ops", "aten::_local_scalar_dense", 348, 418, parent=item)
+    engine = add("ops", "autograd::engine::evaluate_function:AddmmBackward0", 420, 500, **joined)
+    node = add("ops", "AddmmBackward0", 425, 495, parent=engine, scope=1, **joined)
+    mm = add("ops", "aten::mm", 430, 490, parent=node, **joined)
+    optimizer = add("ops", "Optimizer.step#SGD", 600, 700, scope=7, **update)
+    foreach = add("ops", "aten::_foreach_add_", 610, 690, parent=optimizer, **update)
+
+    def asked(
+        request: Request, start: float, end: float, name: str = "cudaLaunchKernel", op: int = -1, call: int = -1, **more: Any
+    ) -> dict[str, Any]:
+        """The columns that a kernel shares with the runtime call that asked for it."""
+        owner = {"op": op, "module_call": call, "phase": more.pop("phase", Phase.OTHER)}
+        correlation = len(rows["runtime_calls"]) + 1
+        row = add("runtime_calls", name, start, end, kind=request, correlation=correlation, **owner, **more)
+        return {"runtime_call": row, **owner}
+
+    to_device = {"stream": 20, "bytes": 400_000, "kind": Work.COPY, "direction": Direction.HOST_TO_DEVICE}
+    to_host = {"stream": 7, "bytes": 4, "kind": Work.COPY, "direction": Direction.DEVICE_TO_HOST}
+    peer = {"stream": 7, "bytes": 1_000_000, "kind": Work.COPY, "direction": Direction.BETWEEN_DEVICES, "device_index": 1}
+    forward, backward = Phase.FORWARD, Phase.BACKWARD
+    copied = asked(Request.COPY, 2, 6, "cudaMemcpyAsync", copy)
+    add("kernels", "copy_to_device", 8, 28, **to_device, **copied)
+    shape = {"grid": (8, 16, 1), "block": (256, 1, 1), "registers": 122, "shared_memory": 49152, "stream": 7}
+    launched = asked(Request.LAUNCH, 60, 68, op=addmm, call=fc, phase=forward)
+    add("kernels", "ampere_sgemm_128x64_tn", 75, 195 if number == 2 else 175, **shape, **launched)
+    launched = asked(Request.LAUNCH, 125, 130, op=relu, call=act, phase=forward)
+    add("kernels", "add_kernel", 200 if number == 2 else 180, 220 if number == 2 else 200, stream=7, **launched)
+    add("kernels", "reduce_kernel", 330, 400, stream=7, **asked(Request.LAUNCH, 320, 326, op=loss, phase=forward))
+    add("kernels", "copy_to_host", 402, 404, **to_host, **asked(Request.COPY, 350, 356, "cudaMemcpyAsync", dense))
+    asked(Request.WAIT, 357, 410, "cudaStreamSynchronize", dense)
+    launched = asked(Request.LAUNCH, 440, 446, op=mm, call=fc, phase=backward, thread=1)
+    add("kernels", "ampere_sgemm_128x64_nt", 450, 550, **shape, **launched)
+    launched = asked(Request.LAUNCH, 620, 626, op=foreach, phase=Phase.OPTIMIZER)
+    add("kernels", "multi_tensor_apply", 640, 680, stream=7, **launched)
+    add("kernels", "peer_copy", 700, 720, **peer, **asked(Request.COPY, 695, 699, "cudaMemcpyAsync"))
+    graph = asked(Request.GRAPH, 720, 730, "cudaGraphLaunch")
+    add("kernels", "first_node", 740, 760, stream=7, graph=3, **graph)
+    add("kernels", "second_node", 760, 780, stream=7, graph=3, **graph)
+    add("kernels", "ncclDevKernel_AllReduce", 800, 820, stream=7, device_index=1, **asked(Request.LAUNCH, 725, 729))
+    add("kernels", "unseen", 790, 795, stream=7)
+    busy = 457_000 if number == 2 else 437_000
+    add("steps", None, 0, 1000, number=number, warmup=number == 0, busy=busy, kernels=11)

@@ -10,6 +10,7 @@ with torchprof.profile(model) as prof:
         prof.step()
 print(torchprof.by_module(prof.trace))
 print(torchprof.memory(prof.trace))
+print(torchprof.gpu(prof.trace))
 prof.trace.save("steps.torchprof")
 """
 
@@ -31,6 +32,7 @@ from torchprof.errors import (
 from torchprof.estimation.estimate import Estimate, estimate
 from torchprof.estimation.gpus import GPUS
 from torchprof.estimation.planning import compare, max_batch_size
+from torchprof.gpu_account import Gpu, gpu
 from torchprof.memory_account import Memory, memory
 from torchprof.recorder import build_mismatch, profile
 from torchprof.report.chrome import export_chrome
@@ -38,7 +40,7 @@ from torchprof.report.stacks import export_folded, export_speedscope
 from torchprof.roofline import Ceilings, ceilings
 from torchprof.schedule import Schedule, schedule
 from torchprof.summarize import Summary, summary
-from torchprof.tables import Table, by_module, by_op, by_step
+from torchprof.tables import Table, by_kernel, by_module, by_op, by_step
 from torchprof.trace import Phase, Trace, load
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Estimate",
     "EstimateError",
     "ExtensionError",
+    "Gpu",
     "Memory",
     "ModuleTypeError",
     "Phase",
@@ -62,6 +65,7 @@ __all__ = [
     "TorchprofError",
     "Trace",
     "TraceFileError",
+    "by_kernel",
     "by_module",
     "by_op",
     "by_step",
@@ -71,6 +75,7 @@ __all__ = [
     "export_chrome",
     "export_folded",
     "export_speedscope",
+    "gpu",
     "load",
     "max_batch_size",
     "memory",

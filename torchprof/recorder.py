@@ -27,7 +27,7 @@ from torchprof.modules import Models, describe, has_no_shape, tensors_of, walk
 from torchprof.schedule import Schedule, State
 from torchprof.terminal import is_terminal
 from torchprof.trace import Trace, Use
-from torchprof.watching import Way, check_way, ways_to_watch
+from torchprof.watching import INTERRUPTED, Way, check_way, may_wait, ways_to_watch
 
 __all__ = ["profile"]
 
@@ -206,7 +206,7 @@ class profile(ContextDecorator):
         from torchprof import _C
 
         if self._recording:
-            _C.end_step()
+            _C.end_step(may_wait(self._way))
         ended = self._schedule.state(self._number)
         self._number += 1
         coming = self._schedule.state(self._number)
@@ -289,7 +289,7 @@ class profile(ContextDecorator):
             held = self._held_by_model(at_end=True)
         finally:  # whatever a model has to say: the recording ends
             try:
-                tables, strings, facts = _C.stop(held)
+                tables, strings, facts = _C.stop(held, may_wait(self._way))
             except RuntimeError as stop_error:
                 raise RecordingError(str(stop_error)) from None
             self._recording = False
@@ -303,7 +303,9 @@ class profile(ContextDecorator):
         return held_by(self._models, at_end=at_end)
 
     def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
-        failure = facts.pop("gpu_failure")
+        note = self._way.note + (INTERRUPTED if facts.pop("gpu_interrupted") else "")
+        if failure := facts.pop("gpu_failure"):
+            note += f"; INCOMPLETE, it failed: {failure}"
         return {
             **facts,
             "torch": str(torch.__version__),
@@ -313,7 +315,7 @@ class profile(ContextDecorator):
             "memory": self._memory,
             "modules": self._modules,
             "gpu": self._way.name,
-            "gpu_note": f"{self._way.note}; INCOMPLETE, it failed: {failure}" if failure else self._way.note,
+            "gpu_note": note,
             "aggregate": self._aggregate,
             "budget": self._budget,
         }

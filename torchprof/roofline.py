@@ -54,10 +54,11 @@ class Ceilings:
 def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, *, refresh: bool = False) -> Ceilings:
     """Measure what a device can do: a large matrix product and a large copy, the best of several, about a second.
 
-    The result is kept in a file of the user's cache directory, for this device, dtype, number of threads and version of torch.
+    The result is kept in a file of the user's cache directory, for this device, dtype, number of threads and version of torch;
+    and for float32 on CUDA, for whether PyTorch is allowed to multiply in TF32. On a GPU, measure what the model computes in.
 
     Args:
-        device: the device to measure.
+        device: the device to measure, such as ``"cuda"``: work is timed until the device is done with it.
         dtype: a floating-point dtype, of the matrices.
         refresh: measure again.
 
@@ -66,12 +67,13 @@ def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.floa
 
     Example:
         >>> print(torchprof.by_op(prof.trace, ceilings=torchprof.ceilings()))
+        >>> print(torchprof.gpu(prof.trace, ceilings=torchprof.ceilings("cuda", torch.bfloat16)))
     """
     try:
         where = torch.device(device)
         name = _device_name(where)
         threads = torch.get_num_threads() if where.type == "cpu" else 0
-        key = f"{name} | {str(dtype).removeprefix('torch.')} | {threads} threads | torch {torch.__version__}"
+        key = f"{name} | {_precision(where, dtype)} | {threads} threads | torch {torch.__version__}"
         known = _read()
         if key in known and not refresh:
             return Ceilings(**known[key])
@@ -92,6 +94,13 @@ def _device_name(device: torch.device) -> str:
         except (OSError, StopIteration):
             return platform.processor() or platform.machine()
     return str(device)
+
+
+def _precision(device: torch.device, dtype: torch.dtype) -> str:
+    """The dtype, and ``tf32`` where matrices of float32 are multiplied with less precision, several times as fast."""
+    name = str(dtype).removeprefix("torch.")
+    tf32 = dtype == torch.float32 and device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return f"{name}, tf32" if tf32 else name
 
 
 def _matmul(device: torch.device, dtype: torch.dtype) -> float:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from torchprof.analysis.fold import fold_siblings, limit_depth
-from torchprof.analysis.summary import Row, Totals, raising_call, rows_and_totals
+from torchprof.analysis.layer_calls import raising_call
+from torchprof.analysis.summary import Row, Totals, rows_and_totals
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.inputs import Inputs, make_inputs
 from torchprof.modules import describe, is_lazy, walk

@@ -1,4 +1,4 @@
-"""Tables of a trace: by module, by op, by step. Rows as data, and as text."""
+"""Tables of a trace: by module, by op, by step, by kernel. Rows as data, and as text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchprof.analysis.account import MemoryAccount
-from torchprof.analysis.breakdown import OUTSIDE, Record, module_records, op_records, step_records
+from torchprof.analysis.breakdown import Record, module_records, op_records, step_records
 from torchprof.analysis.devices import devices_by_memory
+from torchprof.analysis.kernel_records import kernel_records
+from torchprof.analysis.kernels import has_kernels, unseen_launches, watched, why_unwatched
+from torchprof.analysis.places import OUTSIDE
 from torchprof.errors import ArgumentError
 from torchprof.report.columns import COLUMNS
-from torchprof.report.grid import Line, branches, elide, lay_out
+from torchprof.report.grid import Line, branches, elide, incomplete, lay_out
 from torchprof.report.printed import Printed, data_frame
 from torchprof.trace import Phase, Trace
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     from torchprof.roofline import Ceilings
 
-__all__ = ["Table", "by_module", "by_op", "by_step"]
+__all__ = ["Table", "by_kernel", "by_module", "by_op", "by_step", "footer"]
 
 PHASES = {phase.name.lower(): phase for phase in Phase}
 
@@ -151,7 +154,8 @@ def _written(text: str, path: str | os.PathLike[str] | None) -> str:
 def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     """What every module cost in forward, recomputation, backward and optimizer, per step, as a tree.
 
-    Self times of everything below a module add up to its total. What belongs to no module has a row of its own.
+    Self times of everything below a module add up to its total. What belongs to no module has a row of its own. Where a device
+    worked, its time stands beside the host's; ``device_forward``, ``device_backward``, ... are columns to choose.
 
     Args:
         trace: of `torchprof.profile`, recorded with ``ops`` and ``modules``; with the model it knows paths.
@@ -163,6 +167,8 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     _check_depth(depth)
     records = module_records(trace)
     columns = ["calls", "time", "share", "forward", "recompute", "backward", "optimizer", "flops", "spread"]
+    if has_kernels(trace):
+        columns[3:3] = ["device", "device_share"]
     if not trace.facts.get("aggregate") and trace.facts.get("memory") and trace.facts.get("shapes"):
         _add_saved(trace, records)
         columns.insert(-1, "saved")
@@ -170,7 +176,7 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     shown = [name for name in columns if name not in optional or any(record.get(name) for record in records)]
     if depth is not None:
         records = [record for record in records if record["depth"] <= depth]
-    return Table("Module", records, tuple(shown), _footer(trace), is_tree=True)
+    return Table("Module", records, tuple(shown), footer(trace), is_tree=True)
 
 
 def _add_saved(trace: Trace, records: list[Record]) -> None:
@@ -201,6 +207,8 @@ def by_op(
 ) -> Table:
     """What every op cost per step, most self time first: time, FLOPs, bytes and the rates it reached.
 
+    Where a device worked, it is device time that comes first, and that rates and the roofline are against.
+
     Args:
         trace: of `torchprof.profile`.
         shapes: tell ops with different inputs apart.
@@ -209,22 +217,57 @@ def by_op(
         ceilings: of `torchprof.ceilings`: adds how near each op comes to what the machine can do.
 
     Raises:
-        ArgumentError: the phase or the module is unknown.
+        ArgumentError: the phase or the module is unknown, or the ceilings are a CPU's where a device did the work.
     """
-    if phase is not None and phase not in PHASES:
-        raise ArgumentError(f"phase={phase!r} is unknown: use one of {', '.join(map(repr, PHASES))}")
-    records = op_records(trace, shapes=shapes, phase=PHASES[phase] if phase else None, module=module)
+    records = op_records(trace, shapes=shapes, phase=_phase(phase), module=module)
     if module and not records and not op_records(trace, module=module):
         raise ArgumentError(f"module={module!r} has no ops: give the path of a module that was called; see by_module")
     columns = ["calls", "self", "share", "time", "mean", "flops", "bytes", "intensity", "flop_rate", "byte_rate", "allocated"]
+    on_device = has_kernels(trace)
+    if on_device:
+        columns = ["calls", "self", "share", "device_self", "device_share", "kernels", *columns[5:-1]]
     if shapes:
         columns = ["shapes", "dtypes", *columns]
     if ceilings is not None:
+        if on_device:
+            check_ceilings(ceilings)
         for record in records:
             record["roofline"] = ceilings.reached(record["flop_rate"], record["byte_rate"], record["intensity"])
         columns.append("roofline")
-    table = Table("Op", records, tuple(columns), _footer(trace))
-    return table.sort("self") if records else table
+    below = ("Rates are against device time; ops that asked a device for nothing have none",) if on_device else ()
+    table = Table("Op", records, tuple(columns), (*footer(trace), *below))
+    if not records:
+        return table
+    return table.sort("self").sort("device_self") if on_device else table.sort("self")
+
+
+def by_kernel(trace: Trace, *, phase: str | None = None, module: str | None = None) -> Table:
+    """What every kernel, copy and fill took per step, most device time first, and which ops asked for it.
+
+    C++ names are shown in short; the whole one is ``full_name`` in the rows.
+
+    Args:
+        trace: of `torchprof.profile`, recorded where a device was watched.
+        phase: only ``"forward"``, ``"recomputation"``, ``"backward"``, ``"optimizer"`` or ``"other"``.
+        module: only what worked for the module with this path, or for one below it; ``""`` is any module.
+
+    Raises:
+        ArgumentError: the phase or the module is unknown, or no device was watched.
+
+    Example:
+        >>> print(torchprof.by_kernel(prof.trace, phase="backward").head(20))
+    """
+    records = kernel_records(trace, phase=_phase(phase), module=module)
+    if watched(trace) == "off":
+        raise ArgumentError(why_unwatched(trace))
+    if module and not records and not kernel_records(trace, module=module):
+        raise ArgumentError(f"module={module!r} has no kernels: give the path of a module that has device time in by_module")
+    columns = ["count", "device", "device_share", "mean", "min", "max", "bytes", "byte_rate", "launched_by"]
+    shown = [name for name in columns if name not in ("bytes", "byte_rate") or any(record[name] for record in records)]
+    lines = footer(trace, "device time")
+    if unseen := unseen_launches(trace):
+        lines = (*lines, f"{unseen:,} launches were not seen: what they ran belongs to no op and no module")
+    return Table("Kernel", records, tuple(shown), lines).sort("device")
 
 
 def by_step(trace: Trace) -> Table:
@@ -236,10 +279,9 @@ def by_step(trace: Trace) -> Table:
     records = step_records(trace)
     if not records:
         raise ArgumentError("the trace has no steps: call prof.step() at the end of every pass of the loop")
-    columns = ["warmup", "time", "forward", "recompute", "backward", "optimizer", "other", "flops", "allocated", "peak", "held"]
-    optional = ("warmup", "forward", "recompute", "backward", "optimizer", "other", "flops", "allocated", "peak", "held")
-    shown = [name for name in columns if name not in optional or any(record[name] for record in records)]
-    return Table("Step", [{"name": record["step"], **record} for record in records], tuple(shown), _footer(trace))
+    columns = "warmup time device kernels forward recompute backward optimizer other flops allocated peak held".split()
+    shown = [name for name in columns if name == "time" or any(record.get(name) for record in records)]
+    return Table("Step", [{"name": record["step"], **record} for record in records], tuple(shown), footer(trace))
 
 
 def _check_depth(depth: Any) -> None:
@@ -247,10 +289,30 @@ def _check_depth(depth: Any) -> None:
         raise ArgumentError(f"depth must be an int of at least 0, not {depth!r}")
 
 
-def _footer(trace: Trace) -> tuple[str, ...]:
+def _phase(name: str | None) -> Phase | None:
+    if name is not None and name not in PHASES:
+        raise ArgumentError(f"phase={name!r} is unknown: use one of {', '.join(map(repr, PHASES))}")
+    return PHASES[name] if name else None
+
+
+def check_ceilings(ceilings: Ceilings) -> None:
+    """Raise ArgumentError if these are a CPU's: what a device did is not measured against them."""
+    if ceilings.threads:
+        raise ArgumentError(
+            f"ceilings={ceilings!r} are those of a CPU, and the work was done by a device: use torchprof.ceilings('cuda')"
+        )
+
+
+def footer(trace: Trace, times: str = "host time") -> tuple[str, ...]:
+    """What is said below a table: over what figures are means, what kind of time it shows, and what is missing."""
     active = int((trace.steps["warmup"] == 0).sum())
     what = f"Mean of {active:,} steps" if active > 1 else "One step" if active else "The whole recording"
-    lines: Sequence[str] = [f"{what}; host time"]
-    for table, count in trace.losses.items():
-        lines = [*lines, f"INCOMPLETE: {count:,} {table.replace('_', ' ')} did not fit the budget; figures above miss them"]
-    return tuple(lines)
+    how = watched(trace)
+    if has_kernels(trace) and times == "host time":
+        times = "host time, but for Device and Dev columns: time of kernels"
+    lines: Sequence[str] = [f"{what}; {times}"]
+    if how != "off" and not has_kernels(trace):
+        lines = [*lines, "Devices were watched, and did nothing"]
+    if how == "events" and trace.facts.get("gpu_note"):
+        lines = [*lines, f"Devices were watched by events: {trace.facts['gpu_note']}"]
+    return (*lines, *incomplete(trace.losses))

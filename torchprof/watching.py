@@ -11,10 +11,11 @@ import torch
 from torchprof.errors import ArgumentError, RecordingError
 from torchprof.trace import DEVICE_NAMES
 
-__all__ = ["WAYS", "Way", "check_way", "ways_to_watch"]
+__all__ = ["INTERRUPTED", "WAYS", "Way", "check_way", "may_wait", "ways_to_watch"]
 
 WAYS: Final = ("auto", "cupti", "events", "off")
 
+INTERRUPTED: Final = "; INCOMPLETE: another took CUPTI over meanwhile (torch.profiler?), and what came after is missing"
 KERNELS: Final = "kernels, copies and fills as the GPU timed them (CUPTI)"
 INTERVALS: Final = "intervals on the GPU between events around outermost ops, or module calls: gaps in between included"
 UNWATCHED: Final = "the GPU was not watched"
@@ -84,6 +85,13 @@ def _in_use() -> torch.device | None:
     return device
 
 
+def may_wait(way: Way) -> bool:
+    """Whether the recording may wait for devices now: not while a CUDA graph is captured, which waiting would break."""
+    if way.name != "cupti" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return True
+    return not torch.cuda.is_current_stream_capturing()
+
+
 def _cuda_is_in_use() -> bool:
     return torch.version.cuda is not None and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
@@ -94,6 +102,8 @@ def _why_no_cupti() -> str:
         return ""
     if torch.version.cuda is None:
         return f"this PyTorch ({torch.__version__}) is not built for CUDA"
+    if torch.cuda._is_in_bad_fork():
+        return "this process was forked from one that uses CUDA"
     if not torch.cuda.is_available():
         return "PyTorch finds no NVIDIA GPU here"
     if getattr(torch.autograd.profiler, "_is_profiler_enabled", False):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from compiled import HERE, shared_library
-from fake_gpu import GET_DEVICE, SYNCHRONIZE, FakeGpu, KernelForEveryOp
+from fake_gpu import GET_DEVICE, LAUNCH_GRAPH, SYNCHRONIZE, FakeGpu, KernelForEveryOp
 from torch import nn
 
 import torchprof
@@ -227,12 +227,12 @@ def test_without_buffers_what_is_lost_is_counted(gpu: FakeGpu) -> None:
     gpu.use_of_buffers(300)
     gpu.hoard()
     with torchprof.profile(gpu="cupti") as prof:
-        for _ in range(100):
+        for _ in range(400):
             gpu.launch("one")
     trace = prof.trace
     lost = trace.losses["kernels"]
     assert lost > 0
-    assert len(trace.kernels) + len(trace.runtime_calls) + lost == 200
+    assert len(trace.kernels) + len(trace.runtime_calls) + lost == 800
 
 
 def test_a_cupti_that_cannot_do_without_buffers_gets_them(gpu: FakeGpu) -> None:
@@ -240,10 +240,10 @@ def test_a_cupti_that_cannot_do_without_buffers_gets_them(gpu: FakeGpu) -> None:
     gpu.use_of_buffers(300)
     gpu.hoard()
     with torchprof.profile(gpu="cupti") as prof:
-        for _ in range(100):
+        for _ in range(400):
             gpu.launch("one")
     assert prof.trace.losses == {}
-    assert len(prof.trace.kernels) == 100
+    assert len(prof.trace.kernels) == 400
 
 
 def test_what_does_not_fit_the_budget_is_counted(gpu: FakeGpu) -> None:
@@ -258,7 +258,7 @@ def test_what_does_not_fit_the_budget_is_counted(gpu: FakeGpu) -> None:
 def test_a_kernel_without_times_is_lost_and_a_record_of_the_future_passed_over(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         gpu.kernel_with_times(0, 0)
-        gpu.kernel_with_times(5, 6)  # of no clock
+        gpu.kernel_with_times(2**62, 2**62 + 1)  # of no clock
         gpu.kernel_with_times(2**63, 2**63)
         gpu.unknown_record()
         gpu.launch("good")
@@ -274,10 +274,11 @@ def test_where_calls_cannot_be_watched_one_by_one_the_others_are_passed_over(gpu
     assert [prof.trace.strings[row] for row in prof.trace.runtime_calls["name"]] == ["cudaLaunchKernel"]
 
 
-@pytest.mark.parametrize("strays", [0, 5])
-def test_whatever_clock_a_record_is_of_its_kernel_is_on_the_hosts_axis(gpu: FakeGpu, strays: int) -> None:
-    """torch.profiler leaves CUPTI with a callback for its clock; some records then come with times of the wall all the same."""
-    gpu.tell_ticks(strays)
+@pytest.mark.parametrize("clock", ["wall", "ticks"])
+def test_whatever_clock_a_record_is_of_its_kernel_is_on_the_hosts_axis(gpu: FakeGpu, clock: str) -> None:
+    """torch.profiler leaves CUPTI with a callback for its clock."""
+    if clock == "ticks":
+        gpu.tell_ticks(0)
     model = Launching(gpu)
     with torchprof.profile(model, gpu="cupti") as prof:
         for _ in range(10):
@@ -288,6 +289,59 @@ def test_whatever_clock_a_record_is_of_its_kernel_is_on_the_hosts_axis(gpu: Fake
     asked = trace.runtime_calls[trace.kernels["runtime_call"]]
     assert (trace.kernels["start"] >= asked["start"] - trace.facts["gpu_clock_error_ns"]).all()
     assert (trace.kernels["start"] <= trace.facts["duration_ns"] + 1_000_000).all()
+
+
+def test_kernels_that_come_without_times_after_torch_profiler_are_lost_and_counted(gpu: FakeGpu) -> None:
+    gpu.tell_ticks(2)
+    with torchprof.profile(gpu="cupti") as prof:
+        for _ in range(5):
+            gpu.launch("kernel")
+    assert (len(prof.trace.kernels), prof.trace.losses) == (3, {"kernels": 2})
+    assert len(prof.trace.runtime_calls) == 5
+
+
+def test_buffers_that_come_after_the_flush_are_waited_for(gpu: FakeGpu) -> None:
+    gpu.come_late(50)
+    with torchprof.profile(gpu="cupti", aggregate=True) as prof:
+        for _ in range(3):
+            gpu.launch("kernel")
+            prof.step()
+    assert prof.trace.kernel_totals["count"].tolist() == [3]
+    assert prof.trace.steps["kernels"].tolist() == [1, 1, 1]
+
+
+def test_that_another_took_the_reports_over_is_said(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.launch("seen")
+        gpu.another_takes_over()
+        gpu.launch("unseen")
+    assert "INCOMPLETE: another took CUPTI over" in prof.trace.facts["gpu_note"]
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.launch("again")
+    assert list(by_name(prof.trace)) == ["again"]
+    assert "INCOMPLETE" not in prof.trace.facts["gpu_note"]
+
+
+def test_a_buffer_of_another_profiler_is_left_alone(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        gpu.return_buffer_of_another()
+        gpu.launch("ours")
+    assert list(by_name(prof.trace)) == ["ours"]
+
+
+def test_a_graph_whose_launch_has_a_wrong_number_belongs_to_the_latest_launch(gpu: FakeGpu) -> None:
+    with torchprof.profile(gpu="cupti") as prof:
+        for step in range(2):
+            with torch.profiler.record_function(f"replay {step}"):
+                launch = gpu.call(LAUNCH_GRAPH)
+                gpu.launch("node", graph=5, asked_for=0)
+                gpu.launch("other")
+    trace = prof.trace
+    assert launch not in trace.kernels["runtime_call"]
+    assert [op_of(trace, row) for row in trace.kernels if row["graph"]] == ["replay 0", "replay 1"]
+    assert {Request(trace.runtime_calls["kind"][row["runtime_call"]]) for row in trace.kernels if row["graph"]} == {
+        Request.GRAPH
+    }
 
 
 def test_only_what_is_asked_for_inside_is_recorded(gpu: FakeGpu) -> None:
@@ -403,7 +457,7 @@ def test_a_trace_with_kernels_is_saved_and_read_back(gpu: FakeGpu, tmp_path: Pat
 
 def test_a_refusal_says_what_cupti_said(gpu: FakeGpu) -> None:
     gpu.refuse(b"cuptiActivityEnable")
-    with pytest.raises(RecordingError, match="kind 10: CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED"):
+    with pytest.raises(RecordingError, match="kind 5: CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED"):
         torchprof.profile(gpu="cupti").__enter__()
     assert gpu.enabled() == 0
     with torchprof.profile(gpu="off"):  # nothing is half started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import networks
 import pytest
@@ -12,6 +13,7 @@ import torch
 from reading import inputs, op_names, outputs, path_of_call, rows_named
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchprof
 from torchprof.trace import OP_JOINED
@@ -170,6 +172,20 @@ def test_user_ranges_are_recorded_by_name() -> None:
         torch.ones(1)
     names = op_names(prof.trace)
     assert names[prof.trace.ops["parent"][rows_named(prof.trace, "aten::ones")[0]]] == "my range"
+
+
+def test_a_range_that_outlives_the_op_it_began_in_is_not_inside_it() -> None:
+    class Passing(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    with torchprof.profile() as prof, Passing(), torch.profiler.record_function("mine"):
+        torch.ones(2) + 1
+    ops = prof.trace.ops
+    (mine,) = rows_named(prof.trace, "mine")
+    inside = ops[ops["parent"] >= 0]
+    assert (inside["end"] <= ops["end"][inside["parent"]]).all()
+    assert mine in inside["parent"]
 
 
 def test_an_op_that_raises_is_recorded_and_closed() -> None:

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <map>
@@ -30,13 +31,14 @@ struct Fake {
   uint32_t version = 130001;
   bool watches_calls = true;
   bool tells_ticks = false;        // in place of the wall's time
-  uint32_t strays = 0;             // kernels whose times are the wall's nevertheless
+  uint32_t strays = 0;             // kernels that come without times
+  uint32_t late_by = 0;            // milliseconds, that buffers come after the flush
   size_t buffer_bytes = SIZE_MAX;  // to use of every buffer
   bool hoards = false;             // gives no buffer back until it is flushed
   std::string refused;             // a function that fails
 
   // Its state
-  std::set<uint32_t> kinds, runtime_calls, driver_calls;
+  std::set<uint32_t> kinds, runtime_calls_off, driver_calls_off;
   BufferRequested requested = nullptr;
   BufferCompleted completed = nullptr;
   uint32_t correlation = 0;
@@ -67,7 +69,9 @@ uint64_t now() { return fake.tells_ticks ? static_cast<uint64_t>(torchprof::tick
 
 // As CUPTI does, from a thread of its own.
 void hand_over(std::vector<Fake::Buffer> buffers) {
-  std::thread([&buffers] {
+  const auto late_by = std::chrono::milliseconds(fake.late_by);
+  std::thread worker([buffers = std::move(buffers), late_by]() mutable {
+    std::this_thread::sleep_for(late_by);
     for (Fake::Buffer& buffer : buffers) {
       {
         const std::lock_guard lock(mutex);
@@ -75,7 +79,8 @@ void hand_over(std::vector<Fake::Buffer> buffers) {
       }
       fake.completed(nullptr, 0, buffer.begin, buffer.size, buffer.used);
     }
-  }).join();
+  });
+  fake.late_by != 0 ? worker.detach() : worker.join();
 }
 
 void emit(const void* record, size_t bytes) {
@@ -109,7 +114,15 @@ void emit(const void* record, size_t bytes) {
 bool refuses(const char* function) { return fake.refused == function; }
 
 bool watched(bool driver, uint32_t call) {
-  return fake.kinds.count(driver ? kDriver : kRuntime) != 0 || (driver ? fake.driver_calls : fake.runtime_calls).count(call) != 0;
+  return fake.kinds.count(driver ? kDriver : kRuntime) != 0 && (driver ? fake.driver_calls_off : fake.runtime_calls_off).count(call) == 0;
+}
+
+Result switch_call(std::set<uint32_t>& off, uint32_t call, uint8_t on) {
+  if (!fake.watches_calls || call > 900) {
+    return kRefused;
+  }
+  on != 0 ? void(off.erase(call)) : void(off.insert(call));
+  return kSuccess;
 }
 
 template <typename Record>
@@ -138,8 +151,6 @@ void run_on_stream(Record& record, uint32_t stream, uint64_t duration) {
   record.stream = stream;
   if (fake.strays != 0) {
     --fake.strays;
-    record.start = wall();
-    record.end = record.start + duration;
     return;
   }
   record.start = std::max(now(), fake.stream_is_free[stream]);
@@ -170,6 +181,9 @@ Result cuptiActivityEnable(uint32_t kind) {
     return kRefused;
   }
   fake.kinds.insert(kind);
+  if (kind == kRuntime || kind == kDriver) {  // as the real one: what was switched off before is on again
+    (kind == kRuntime ? fake.runtime_calls_off : fake.driver_calls_off).clear();
+  }
   return kSuccess;
 }
 
@@ -179,19 +193,11 @@ Result cuptiActivityDisable(uint32_t kind) {
 }
 
 Result cuptiActivityEnableRuntimeApi(uint32_t call, uint8_t enable) {
-  if (!fake.watches_calls) {
-    return kRefused;
-  }
-  enable != 0 ? void(fake.runtime_calls.insert(call)) : void(fake.runtime_calls.erase(call));
-  return kSuccess;
+  return switch_call(fake.runtime_calls_off, call, enable);
 }
 
 Result cuptiActivityEnableDriverApi(uint32_t call, uint8_t enable) {
-  if (!fake.watches_calls) {
-    return kRefused;
-  }
-  enable != 0 ? void(fake.driver_calls.insert(call)) : void(fake.driver_calls.erase(call));
-  return kSuccess;
+  return switch_call(fake.driver_calls_off, call, enable);
 }
 
 Result cuptiActivityRegisterCallbacks(BufferRequested requested, BufferCompleted completed) {
@@ -256,7 +262,27 @@ void fake_watches_no_single_calls() { fake.watches_calls = false; }
 void fake_use_of_buffers(size_t bytes) { fake.buffer_bytes = bytes; }
 void fake_hoard() { fake.hoards = true; }
 void fake_refuse(const char* function) { fake.refused = function; }
-size_t fake_enabled() { return fake.kinds.size() + fake.runtime_calls.size() + fake.driver_calls.size(); }
+void fake_come_late(uint32_t milliseconds) { fake.late_by = milliseconds; }
+size_t fake_enabled() { return fake.kinds.size(); }
+
+// Another profiler registers callbacks of its own, keeps the buffers it finds, and ends everybody's recording.
+void fake_another_takes_over() {
+  const std::lock_guard lock(mutex);
+  fake.full.clear();
+  fake.open = {};
+  fake.requested = [](uint8_t** buffer, size_t* size, size_t*) {
+    *buffer = nullptr;
+    *size = 0;
+  };
+  fake.completed = [](void*, uint32_t, uint8_t*, size_t, size_t) {};
+  fake.kinds.clear();
+}
+
+// A buffer that another profiler had given out comes back to whoever has registered since.
+void fake_return_buffer_of_another() {
+  static uint8_t theirs[64];
+  fake.completed(nullptr, 0, theirs, sizeof theirs, sizeof theirs);
+}
 
 uint32_t fake_call(int driver, uint32_t call, uint64_t duration) {
   const uint64_t start = now();

@@ -14,7 +14,7 @@ from handwritten import module, trace
 from torchprof.analysis.flops import signature_bytes, signature_flops
 from torchprof.errors import ArgumentError
 from torchprof.modules import Model
-from torchprof.report import chrome, stacks
+from torchprof.report import chrome, stacks, trace_events
 from torchprof.report.chrome import export_chrome
 from torchprof.report.stacks import export_folded, export_speedscope
 from torchprof.trace import CALL_RECOMPUTED, OP_JOINED, OP_NESTED, OP_WRAPPER, SCOPE_BACKWARD, SCOPE_USER, Phase, Trace
@@ -289,7 +289,7 @@ def test_an_empty_trace_is_an_empty_timeline(tmp_path: Path) -> None:
 
 def test_chunks_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = exported(training_step(), tmp_path), folded(training_step(), tmp_path)
-    for part in (chrome, stacks):
+    for part in (trace_events, stacks):
         monkeypatch.setattr(part, "CHUNK", 2)
     assert (exported(training_step(), tmp_path), folded(training_step(), tmp_path)) == whole
 
@@ -303,7 +303,7 @@ def test_sums_have_neither_timeline_nor_stacks(export: Callable[[Trace, Path], N
 
 @pytest.mark.parametrize("export", [export_folded, export_speedscope])
 def test_by_must_be_known(export: Callable[[Trace, Path, str], None], tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="by must be one of 'time', 'flops', 'bytes', not 'memory'"):
+    with pytest.raises(ArgumentError, match="by must be one of 'time', 'device', 'flops', 'bytes', not 'memory'"):
         export(training_step(), tmp_path / "out", "memory")
 
 

@@ -1,14 +1,17 @@
 """Printed tables, held against golden text."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from handwritten import two_layer_trace
+from handwritten import gpu_trace, two_layer_trace
 
 from torchprof.analysis.summary import Row, Totals, rows_and_totals
 from torchprof.report import torchsummary
 from torchprof.report.table import COLUMNS, DEFAULT_COLUMNS, render_table
 from torchprof.report.units import format_bytes, format_ns
+from torchprof.trace import LAYOUTS
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -25,7 +28,17 @@ def test_the_tree_table() -> None:
 
 def test_the_tree_table_with_every_column_and_parameter() -> None:
     rows, totals = rows_and_totals(two_layer_trace())
-    check(render_table(rows, totals, list(COLUMNS), list_parameters=True), "tree_all_columns.txt")
+    columns = [name for name in COLUMNS if "device" not in name]
+    check(render_table(rows, totals, columns, list_parameters=True), "tree_all_columns.txt")
+
+
+def test_the_tree_table_of_a_model_on_a_gpu() -> None:
+    recorded = gpu_trace()
+    strings = [*recorded.strings, "forward", "forward done"]
+    marks = np.array([(0, len(strings) - 2), (2_310_000, len(strings) - 1)], dtype=[("time", "i8"), ("name", "u4")])
+    recorded = replace(recorded, strings=strings, marks=marks.astype(LAYOUTS["marks"]))
+    rows, totals = rows_and_totals(recorded)
+    check(render_table(rows, totals, DEFAULT_COLUMNS(totals)), "tree_gpu.txt")
 
 
 def test_the_table_of_torchsummary() -> None:

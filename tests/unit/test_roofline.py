@@ -45,6 +45,40 @@ def test_a_damaged_cache_is_measured_anew(tmp_path: Path, monkeypatch: pytest.Mo
     assert torchprof.ceilings().flops == 2.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_is_measured_in_the_dtype_and_precision_that_it_computes_in(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[str, torch.dtype]] = []
+
+    def matmul(device: torch.device, dtype: torch.dtype) -> float:
+        measured.append((str(device), dtype))
+        return float(len(measured))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "made up")
+    monkeypatch.setattr(roofline, "_matmul", matmul)
+    monkeypatch.setattr(roofline, "_copy", lambda device: 1.0)
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        found = []
+        for precision in ("ieee", "tf32", "ieee"):
+            torch.backends.cuda.matmul.fp32_precision = precision
+            found.append(torchprof.ceilings("cuda", dtype))
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert measured[0] == ("cuda", dtype)
+    assert [each.flops for each in found] == ([1.0, 2.0, 1.0] if dtype == torch.float32 else [1.0, 1.0, 1.0])
+    assert all((each.device, each.threads) == ("made up", 0) for each in found), "no CPU's: see tables.check_ceilings"
+
+
+def test_work_of_a_device_is_timed_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: happened.append("done"))
+    assert roofline._best(lambda: happened.append("asked"), torch.device("cuda")) > 0
+    assert happened == ["asked", "done"] * 9, "once to warm up"
+
+
 @pytest.mark.parametrize(("device", "dtype"), [("nowhere", torch.float32), ("cpu", torch.bool), ("cuda:99", torch.float32)])
 def test_what_cannot_be_measured_is_named(
     device: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,8 @@ import pytest
 from handwritten import module, parameter, trace, two_layer_trace
 
 from torchprof.analysis.fold import fold_siblings, limit_depth
-from torchprof.analysis.summary import Row, layer_calls, raising_call, rows_and_totals
+from torchprof.analysis.layer_calls import layer_calls, raising_call
+from torchprof.analysis.summary import Row, rows_and_totals
 from torchprof.modules import Model
 from torchprof.trace import CALL_RAISED
 

@@ -7,7 +7,8 @@ import pytest
 from handwritten import loop_trace, trace
 
 from torchprof.analysis.flops import signature_bytes, signature_flops
-from torchprof.analysis.totals import step_of, step_totals
+from torchprof.analysis.steps import step_of
+from torchprof.analysis.totals import step_totals
 from torchprof.trace import CALL_RECOMPUTED, OP_NESTED
 
 

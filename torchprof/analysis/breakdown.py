@@ -1,8 +1,9 @@
 """Where the steps of a loop went: rows by module, by op and by step. All figures are means over the active steps.
 
-Times are host time. Forward is the time in module calls, the Python code of the modules included; recomputation, backward and
-optimizer are the self times of the ops that ran in them, joined to the module they worked for. So self times are disjoint, a
-module's total is the sum of the self times below it, and what belongs to no module is a row of its own.
+Times are host time; those of devices, in columns of their own, are the times of kernels. Forward is the time in module calls,
+the Python code of the modules included; recomputation, backward and optimizer are the self times of the ops that ran in them,
+joined to the module they worked for. So self times are disjoint, a module's total is the sum of the self times below it, and
+what belongs to no module is a row of its own.
 """
 
 from __future__ import annotations
@@ -13,18 +14,25 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.places import Place, module_tree
+from torchprof.analysis.kernels import has_kernels
+from torchprof.analysis.places import OUTSIDE, Place, module_tree, modules_inside
 from torchprof.analysis.totals import StepTotals, step_totals
 from torchprof.trace import DTYPE_NAMES, Phase, Trace
 
-__all__ = ["OUTSIDE", "Record", "module_records", "op_records", "step_records"]
+__all__ = ["DEVICE_PHASES", "Record", "module_records", "op_records", "step_records"]
 
 Record = dict[str, Any]
 """One row: values by column name. None where a figure is not known."""
 Floats = npt.NDArray[np.float64]
 
-OUTSIDE: Final = "outside modules"
-"""Name of the row for what belongs to no module: the loss, gradients nobody can place, optimizers that update all at once."""
+DEVICE_PHASES: Final = {
+    "device_forward": Phase.FORWARD,
+    "device_recompute": Phase.RECOMPUTATION,
+    "device_backward": Phase.BACKWARD,
+    "device_optimizer": Phase.OPTIMIZER,
+    "device_other": Phase.OTHER,
+}
+"""Columns of device time, and the phase of each."""
 
 _MODULE_SUMS: Final = ("calls forward recompute backward optimizer flops_forward flops_backward flops bytes allocated").split()
 
@@ -35,13 +43,17 @@ def module_records(trace: Trace) -> list[Record]:
     Keys: ``path name type depth calls``; ``forward recompute backward optimizer time`` in nanoseconds, with everything below;
     ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation of time over
     steps); ``share`` of the time of all; ``flops_forward flops_backward flops macs bytes allocated`` with everything below;
-    ``params`` of its own.
+    ``params`` of its own. Where a device worked, also ``device`` (time of kernels) and, of it, ``device_forward
+    device_recompute device_backward device_optimizer device_other``, and ``kernels``, with everything below; ``device_self``
+    without; ``device_share`` of the device time of all.
     """
     totals = step_totals(trace)
     own = _own_by_module(trace, totals)
     roots = module_tree(trace)
     records: list[Record] = []
-    whole = sum(own[name].sum() for name in ("forward", "recompute", "backward", "optimizer")) / totals.steps
+    whole = {"share": sum(own[name].sum() for name in ("forward", "recompute", "backward", "optimizer")) / totals.steps}
+    if "device" in own:
+        whole["device_share"] = own["device"].sum() / totals.steps
     outside = {name: values[-1] for name, values in own.items()}
 
     def add(place: Place) -> dict[str, Floats]:
@@ -58,7 +70,7 @@ def module_records(trace: Trace) -> list[Record]:
 
     for root in roots:
         add(root)
-    if any(outside[name].any() for name in ("forward", "recompute", "backward", "optimizer")):
+    if any(outside[name].any() for name in ("forward", "recompute", "backward", "optimizer", "device") if name in outside):
         record = _module_record(totals, outside, outside, whole)
         records.append({**record, "path": "", "name": OUTSIDE, "type": "", "depth": 0, "params": 0})
     return records
@@ -89,10 +101,23 @@ def _own_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
     }
     # The time of a module is that of its calls; outside modules there are only ops.
     own["forward"][-1] = op_sum(ops["self_time"], Phase.FORWARD)[-1]
+    return own | _device_by_module(totals, count) if has_kernels(trace) else own
+
+
+def _device_by_module(totals: StepTotals, count: int) -> dict[str, Floats]:
+    kernels = totals.kernels
+    module = np.where(kernels["module"] >= 0, kernels["module"], count - 1)
+    own = {
+        "device": totals.sums(module, count, kernels["time"], kernels["step"]),
+        "kernels": totals.sums(module, count, kernels["count"], kernels["step"]),
+    }
+    for name, phase in DEVICE_PHASES.items():
+        mask = kernels["phase"] == phase
+        own[name] = totals.sums(module[mask], count, kernels["time"][mask], kernels["step"][mask])
     return own
 
 
-def _module_record(totals: StepTotals, mine: dict[str, Floats], total: dict[str, Floats], whole: float) -> Record:
+def _module_record(totals: StepTotals, mine: dict[str, Floats], total: dict[str, Floats], whole: dict[str, float]) -> Record:
     def mean(values: Floats) -> float:
         return float(totals.mean(values[np.newaxis])[0])
 
@@ -104,8 +129,12 @@ def _module_record(totals: StepTotals, mine: dict[str, Floats], total: dict[str,
     record["time"] = mean(np.asarray(time))
     record["self"] = sum(record[f"{name}_self"] for name in ("forward", "recompute", "backward", "optimizer"))
     record["spread"] = _known(totals.spread(np.asarray(time)[np.newaxis])[0])
-    record["share"] = record["time"] / whole if whole else 0.0
+    record["share"] = record["time"] / whole["share"] if whole["share"] else 0.0
     record["macs"] = record["flops"] / 2
+    if "device" in mine:
+        record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES, "kernels")}
+        record["device_self"] = mean(mine["device"])
+        record["device_share"] = record["device"] / whole["device_share"] if whole["device_share"] else 0.0
     return record
 
 
@@ -115,6 +144,9 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
     nanoseconds, the last three of one call; ``spread`` (standard deviation of self time over steps); ``share`` of all self
     time; ``flops macs bytes``; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
+    Where a device worked, also ``device`` and ``device_self``, the time of kernels that the op asked for, with and without
+    those of ops inside it, ``device_share`` of all ``device_self``, and ``kernels``, how many it asked for itself; rates are
+    then against ``device``, and None for an op that asked for nothing.
 
     Args:
         phase: only ops that ran in this phase.
@@ -126,14 +158,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     if phase is not None:
         mask &= ops["phase"] == phase
     if module is not None:
-        inside = [
-            row
-            for root in module_tree(trace)
-            for place in root.walk()
-            if place.path == module or place.path.startswith(f"{module}.") or not module
-            for row in place.modules
-        ]
-        mask &= np.isin(ops["module"], inside)
+        mask &= np.isin(ops["module"], modules_inside(trace, module))
     name_of = trace.signatures["name"]
     signature = ops["signature"][mask]
     key = signature if shapes else name_of[signature]
@@ -150,6 +175,13 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     np.minimum.at(least, group, ops["min"][mask])
     np.maximum.at(most, group, ops["max"][mask])
     whole = own.sum()
+    device = {
+        "device": per_step(ops["device_time"]),
+        "device_self": per_step(ops["device_self"]),
+        "kernels": per_step(ops["kernels"]),
+    }
+    busy = device["device_self"].sum()
+    worked = device["device"] if has_kernels(trace) else time
     records = []
     for row in range(len(keys)):
         record: Record = {
@@ -166,10 +198,13 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "macs": float(flops[row]) / 2,
             "bytes": float(moved[row]),
             "intensity": float(flops[row] / moved[row]) if moved[row] and flops[row] else None,
-            "flop_rate": float(flops[row] / time[row] * 1e9) if time[row] and flops[row] else None,
-            "byte_rate": float(moved[row] / time[row] * 1e9) if time[row] and moved[row] else None,
+            "flop_rate": float(flops[row] / worked[row] * 1e9) if worked[row] and flops[row] else None,
+            "byte_rate": float(moved[row] / worked[row] * 1e9) if worked[row] and moved[row] else None,
             "allocated": float(allocated[row]),
         }
+        if has_kernels(trace):
+            record |= {name: float(values[row]) for name, values in device.items()}
+            record["device_share"] = record["device_self"] / float(busy) if busy else 0.0
         if shapes:
             record["shapes"], record["dtypes"] = _operands(trace, int(keys[row]))
         records.append(record)
@@ -189,7 +224,8 @@ def step_records(trace: Trace) -> list[Record]:
 
     Keys: ``step warmup``; ``time`` and, of it, ``forward recompute backward optimizer other`` in nanoseconds; ``ops``;
     ``flops``; ``allocated peak held`` in bytes: handed out during the step, the most held, and held at its end, of what the
-    recording saw handed out. The parts are None in an aggregated trace, which keeps them over all steps only.
+    recording saw handed out. The parts are None in an aggregated trace, which keeps them over all steps only. Where a device
+    worked, also ``device``, the time in which any of them worked for the step, and ``kernels``, those it asked for.
     """
     steps = trace.steps
     records: list[Record] = [
@@ -204,6 +240,9 @@ def step_records(trace: Trace) -> list[Record]:
         }
         for step in steps
     ]
+    if steps["kernels"].any() or steps["busy"].any():
+        for record, step in zip(records, steps, strict=True):
+            record |= {"device": int(step["busy"]), "kernels": int(step["kernels"])}
     if trace.facts.get("aggregate") or not records:
         return records
     all_active = steps.copy()

@@ -9,7 +9,16 @@ import numpy.typing as npt
 
 from torchprof.trace import OP_JOINED, SCOPE_USER, Table, Trace
 
-__all__ = ["CallCosts", "call_costs", "drawn_ends", "durations", "outermost", "sum_by_parent"]
+__all__ = [
+    "CallCosts",
+    "call_costs",
+    "drawn_ends",
+    "durations",
+    "modules_of_calls",
+    "outermost",
+    "sum_by_parent",
+    "with_descendants",
+]
 
 Nanoseconds = npt.NDArray[np.int64]
 
@@ -47,7 +56,7 @@ def call_costs(trace: Trace) -> CallCosts:
     return CallCosts(
         forward=forward,
         forward_self=forward - sum_by_parent(forward, parent),
-        backward=_with_descendants(backward_self, parent),
+        backward=with_descendants(backward_self, parent),
         backward_self=backward_self,
         outermost=outermost(calls),
         backward_unattributed=unattributed,
@@ -58,6 +67,12 @@ def durations(rows: Table) -> Nanoseconds:
     """Nanoseconds of every row of ``ops`` or ``module_calls``; 0 where the end was not seen."""
     duration: Nanoseconds = np.where(rows["end"] >= 0, rows["end"] - rows["start"], 0)
     return duration
+
+
+def modules_of_calls(trace: Trace, call: Table) -> Nanoseconds:
+    """The row of ``trace.modules`` of each of these rows of ``module_calls``; -1 for none."""
+    modules: Nanoseconds = np.append(trace.module_calls["module"].astype(np.int64), -1)
+    return modules[np.where(call >= 0, call, -1)]
 
 
 def drawn_ends(trace: Trace, rows: Table) -> Nanoseconds:
@@ -80,7 +95,7 @@ def sum_by_parent(values: Nanoseconds, parent: Table) -> Nanoseconds:
     return sums.astype(np.int64)
 
 
-def _with_descendants(values: Nanoseconds, parent: Table) -> Nanoseconds:
+def with_descendants(values: Nanoseconds, parent: Table) -> Nanoseconds:
     """For every row, its value and those of everything below it: carried up one level of the tree at a time."""
     total = values.copy()
     carried = values

@@ -9,7 +9,8 @@ from torchprof.analysis.summary import Row
 __all__ = ["fold_siblings", "limit_depth"]
 
 _SUMMED = (
-    "calls output_bytes params trainable params_total param_bytes buffer_bytes forward forward_self backward backward_self"
+    "calls output_bytes params trainable params_total param_bytes buffer_bytes forward forward_self backward backward_self "
+    "device_forward device_backward"
 ).split()
 
 

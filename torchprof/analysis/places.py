@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from torchprof.modules import ModuleInfo
 from torchprof.trace import Trace
 
-__all__ = ["Place", "module_tree", "paths_of_modules"]
+__all__ = ["OUTSIDE", "Place", "module_labels", "module_tree", "modules_inside", "paths_of_modules"]
+
+
+OUTSIDE: Final = "outside modules"
+"""Name of the row for what belongs to no module: the loss, gradients nobody can place, optimizers that update all at once."""
 
 
 class Place:
@@ -97,3 +102,20 @@ def paths_of_modules(trace: Trace) -> list[str]:
             for row in place.modules:
                 paths[row] = place.path
     return paths
+
+
+def module_labels(trace: Trace) -> list[str]:
+    """The same for people: the root of the model is called by its class. One more, at -1, is what belongs to no module."""
+    labels = [path or trace.strings[row] for path, row in zip(paths_of_modules(trace), trace.modules["type"], strict=True)]
+    return [*labels, OUTSIDE]
+
+
+def modules_inside(trace: Trace, path: str) -> list[int]:
+    """The rows of ``trace.modules`` of the module with this path and of those below it; of any for an empty path."""
+    return [
+        row
+        for root in module_tree(trace)
+        for place in root.walk()
+        if place.path == path or place.path.startswith(f"{path}.") or not path
+        for row in place.modules
+    ]

@@ -15,12 +15,13 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from torchprof.analysis.calls import CallCosts, call_costs
+from torchprof.analysis.kernels import call_kernel_times, kernel_times
 from torchprof.analysis.memory import memory_between, real_and_meta
 from torchprof.analysis.places import Place, module_tree
 from torchprof.modules import TensorInfo
-from torchprof.trace import CALL_RAISED, CALL_RETURNED_SEQUENCE, DTYPE_NAMES, ITEMSIZES, Trace
+from torchprof.trace import ITEMSIZES, Phase, Trace
 
-__all__ = ["LayerCall", "Row", "Totals", "layer_calls", "raising_call", "rows_and_totals"]
+__all__ = ["Row", "Totals", "rows_and_totals"]
 
 Shape = tuple[int, ...]
 
@@ -41,6 +42,7 @@ class Row(NamedTuple):
         buffers_bytes: bytes of its own buffers.
         forward, forward_self: nanoseconds of host time in its calls, with and without the calls inside them.
         backward, backward_self: nanoseconds of host time in backward ops that differentiate its ops.
+        device_forward, device_backward: nanoseconds of device time of the kernels these asked for; 0 where none were seen.
         note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
         copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
@@ -63,6 +65,8 @@ class Row(NamedTuple):
     forward_self: int = 0
     backward: int = 0
     backward_self: int = 0
+    device_forward: int = 0
+    device_backward: int = 0
     note: str = ""
     copies: int = 1
     tensors: tuple[TensorInfo, ...] = ()
@@ -79,6 +83,7 @@ class Totals:
         input_bytes: bytes of the input tensors.
         forward, backward: time of the passes, backward's being that of autograd's nodes; 0 where none ran.
         backward_unattributed: backward time that belongs to no module.
+        device_forward, device_backward: device time of the kernels that they asked for; 0 where none were seen.
         allocated: everything forward allocated, freed or not.
         peak: the most that forward held at once beyond what was there before.
         peak_with_backward: the same for forward and backward together; 0 where no backward ran.
@@ -98,6 +103,8 @@ class Totals:
     forward: int = 0
     backward: int = 0
     backward_unattributed: int = 0
+    device_forward: int = 0
+    device_backward: int = 0
     allocated: int = 0
     peak: int = 0
     peak_with_backward: int = 0
@@ -144,6 +151,7 @@ class _Rows:
         # A module that calls itself is not counted twice.
         self.forward = np.where(costs.outermost, costs.forward, 0).tolist()
         self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
+        self.device = [np.where(costs.outermost, time, 0).tolist() for time in call_kernel_times(trace)]
         self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
 
     def of(self, root: Place) -> list[Row]:
@@ -167,6 +175,7 @@ class _Rows:
         inputs: tuple[Shape, ...] = ()
         outputs: tuple[Shape, ...] = ()
         output_bytes = forward = forward_self = backward = backward_self = 0
+        device_forward = device_backward = 0
         if calls:
             first, count = self.inputs[calls[0]]
             inputs = tuple(self.operand_shapes[first : first + count])
@@ -175,9 +184,12 @@ class _Rows:
             output_bytes = _sum(self.output_bytes, calls)
             forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
             backward, backward_self = _sum(self.backward, calls), _sum(self.backward_self, calls)
+            device_forward, device_backward = (_sum(times, calls) for times in self.device)
         elif below:  # a container that is not called itself, such as ModuleList, shows what is in it
             forward = sum([row.forward for row in below])
             backward = sum([row.backward for row in below])
+            device_forward = sum([row.device_forward for row in below])
+            device_backward = sum([row.device_backward for row in below])
         params = trainable = param_bytes = buffer_bytes = 0
         tensors: tuple[TensorInfo, ...] = ()
         if info is not None:
@@ -209,6 +221,8 @@ class _Rows:
             forward_self,
             backward,
             backward_self,
+            device_forward,
+            device_backward,
             self._note(place, opaque, called),
             1,
             tensors,
@@ -270,6 +284,8 @@ def _totals(trace: Trace, costs: CallCosts) -> Totals:
         forward=end - start,
         backward=int(costs.backward_self.sum()) + costs.backward_unattributed,
         backward_unattributed=costs.backward_unattributed,
+        device_forward=_device_time(trace, backward=False),
+        device_backward=_device_time(trace, backward=True),
     )
     if not trace.facts.get("memory"):
         return totals
@@ -290,62 +306,8 @@ def _totals(trace: Trace, costs: CallCosts) -> Totals:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCall:
-    """One call of a module, in the order in which the calls ended: what a forward hook would have seen."""
-
-    row: int
-    address: int
-    type: str
-    returned_sequence: bool
-    input_shapes: tuple[Shape, ...]
-    output_shapes: tuple[Shape, ...]
-
-
-def layer_calls(trace: Trace) -> list[LayerCall]:
-    """Every finished call of a module."""
-    calls = trace.module_calls
-    finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & CALL_RAISED) == 0))
-    order = finished[np.lexsort((-finished, calls["end"][finished]))]
-    result = []
-    for row in order.tolist():
-        call = calls[row]
-        module = trace.modules[int(call["module"])]
-
-        def shapes(first: int, count: int) -> tuple[Shape, ...]:
-            rows = trace.operands[first : first + count]
-            return tuple(trace.shape(int(trace.tensors["shape"][tensor])) for tensor in rows)
-
-        result.append(
-            LayerCall(
-                row,
-                int(module["address"]),
-                trace.strings[int(module["type"])],
-                bool(call["flags"] & CALL_RETURNED_SEQUENCE),
-                shapes(int(call["inputs"]), int(call["n_inputs"])),
-                shapes(int(call["outputs"]), int(call["n_outputs"])),
-            )
-        )
-    return result
-
-
-def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
-    """Path, type and inputs (as ``float32[2, 3]``) of the innermost module whose call an exception left last."""
-    calls = trace.module_calls
-    raised = np.flatnonzero((calls["flags"] & CALL_RAISED) != 0)
-    outer = raised[calls["parent"][raised] < 0]
-    if not len(outer):
-        return None
-    row = int(outer[-1])
-    while len(inner := raised[calls["parent"][raised] == row]):
-        row = int(inner[-1])
-    call = calls[row]
-    address, type_row = trace.modules[int(call["module"])].item()[:2]
-    infos = trace.model.modules if trace.model is not None else ()
-    path = next((info.path for info in infos if info.address == address), "")
-    first = int(call["inputs"])
-    inputs = tuple(
-        f"{DTYPE_NAMES[int(trace.tensors['dtype'][tensor])]}{list(trace.shape(int(trace.tensors['shape'][tensor])))}"
-        for tensor in trace.operands[first : first + int(call["n_inputs"])]
-    )
-    return path, trace.strings[type_row], inputs
+def _device_time(trace: Trace, *, backward: bool) -> int:
+    """Of the kernels of backward, or of those that modules asked for before it."""
+    kernels = trace.kernels
+    of_backward = kernels["phase"] == Phase.BACKWARD
+    return int(kernel_times(kernels[of_backward if backward else ~of_backward & (kernels["module_call"] >= 0)]).sum())

@@ -12,8 +12,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.calls import durations, outermost, sum_by_parent
+from torchprof.analysis.calls import durations, modules_of_calls, outermost, sum_by_parent, with_descendants
 from torchprof.analysis.flops import counted_bytes, counted_flops
+from torchprof.analysis.groups import Groups
+from torchprof.analysis.kernels import folded_kernels, kernel_sums, kernel_times
+from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace import CALL_RECOMPUTED, OP_NESTED, OP_WRAPPER, Table, Trace, phases
 
 __all__ = ["StepTotals", "step_totals"]
@@ -34,6 +37,9 @@ OPS = np.dtype(
         ("min", "i8"),
         ("max", "i8"),
         ("allocated", "i8"),
+        ("device_time", "i8"),  # of kernels that the op, or an op inside it, asked for
+        ("device_self", "i8"),  # of kernels that it asked for itself
+        ("kernels", "i8"),  # how many those are
     ]
 )
 CALLS = np.dtype([("module", "i8"), ("recomputed", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")])
@@ -41,11 +47,11 @@ CALLS = np.dtype([("module", "i8"), ("recomputed", "i8"), ("step", "i8"), ("coun
 
 @dataclass(frozen=True)
 class StepTotals:
-    """Sums by signature, module and phase of ops, and by module of calls.
+    """Sums by signature, module and phase of ops, by module of calls, and by name, op, module and phase of kernels.
 
     Attributes:
         trace: where they come from.
-        ops, calls: one row for each group (and step, where ``by_step``).
+        ops, calls, kernels: one row for each group (and step, where ``by_step``).
         steps: how many active steps there are; 1 where none were marked: then the whole recording is one.
         by_step: whether rows are told apart by step. Not so in an aggregated trace, whose ``step`` is always 0.
     """
@@ -53,6 +59,7 @@ class StepTotals:
     trace: Trace
     ops: Table
     calls: Table
+    kernels: Table
     steps: int
     by_step: bool
 
@@ -91,10 +98,12 @@ class StepTotals:
 
 def step_totals(trace: Trace) -> StepTotals:
     """The sums of a trace over its active steps."""
-    active = trace.steps[trace.steps["warmup"] == 0]
-    if len(trace.op_totals) or len(trace.call_totals) or trace.facts.get("aggregate"):
-        return StepTotals(trace, _folded(trace.op_totals, OPS), _folded(trace.call_totals, CALLS), max(1, len(active)), False)
-    return StepTotals(trace, _ops(trace, active), _calls(trace, active), max(1, len(active)), True)
+    active = active_steps(trace)
+    steps = max(1, len(active))
+    if len(trace.op_totals) or len(trace.call_totals) or len(trace.kernel_totals) or trace.facts.get("aggregate"):
+        ops, calls = _folded(trace.op_totals, OPS), _folded(trace.call_totals, CALLS)
+        return StepTotals(trace, ops, calls, folded_kernels(trace.kernel_totals), steps, False)
+    return StepTotals(trace, _ops(trace, active), _calls(trace, active), kernel_sums(trace, active), steps, True)
 
 
 def _folded(totals: Table, layout: np.dtype[np.void]) -> Table:
@@ -105,48 +114,42 @@ def _folded(totals: Table, layout: np.dtype[np.void]) -> Table:
     return rows
 
 
-def step_of(times: Table, trace: Trace, active: Table) -> Ints:
-    """The active step in which each moment lies; -1: in none. Where no steps were marked, everything is in the first."""
-    if not len(trace.steps):
-        return np.zeros(len(times), dtype=np.int64)
-    if not len(active):
-        return np.full(len(times), -1, dtype=np.int64)
-    step = np.searchsorted(active["start"], times, side="right") - 1
-    return np.where((step >= 0) & (times < active["end"][step]), step, -1)
-
-
 def _ops(trace: Trace, active: Table) -> Table:
     ops = trace.ops
     time = durations(ops)
     own = time - sum_by_parent(time, ops["parent"])
     step = step_of(ops["start"], trace, active)
-    call = ops["module_call"]
-    module = np.full(len(ops), -1, dtype=np.int64)
-    module[call >= 0] = trace.module_calls["module"][call[call >= 0]]
+    module = modules_of_calls(trace, ops["module_call"])
     allocated = np.zeros(len(ops), dtype=np.int64)
     made = trace.allocations[(trace.allocations["op"] >= 0) & (trace.allocations["start"] >= 0)]
     np.add.at(allocated, made["op"], made["bytes"])
 
     nested = (ops["flags"] & OP_NESTED != 0).astype(np.int64)
     wrapper = (ops["flags"] & OP_WRAPPER != 0).astype(np.int64)
-    key = np.zeros(len(ops), dtype=np.int64)
-    sizes = (len(trace.signatures), len(trace.modules) + 1, 8, 2, 2, max(1, len(active)) + 1)
+    device_self, kernels = _asked_for(trace)
+    device_time = with_descendants(device_self, ops["parent"])
     columns = (ops["signature"], module, phases(ops), nested, wrapper, step)
-    for column, size, least in zip(columns, sizes, (0, -1, 0, 0, 0, -1), strict=True):
-        key = key * size + column - least
     counted = np.flatnonzero(step >= 0)
-    groups, first, inverse, count = np.unique(key[counted], return_index=True, return_inverse=True, return_counts=True)
-    rows = np.zeros(len(groups), dtype=OPS)
-    example = counted[first]
+    groups = Groups.by([column[counted] for column in columns])
+    rows = np.zeros(len(groups.first), dtype=OPS)
+    example = counted[groups.first]
     for name, column in zip(OPS.names or (), columns, strict=False):
         rows[name] = column[example]
-    rows["count"] = count
-    for name, values in (("time", time), ("self_time", own), ("allocated", allocated)):
-        rows[name] = np.bincount(inverse, weights=values[counted], minlength=len(groups))
-    rows["min"] = np.iinfo(np.int64).max
-    np.minimum.at(rows["min"], inverse, time[counted])
-    np.maximum.at(rows["max"], inverse, time[counted])
+    rows["count"] = groups.count
+    summed = {"time": time, "self_time": own, "allocated": allocated}
+    summed |= {"device_time": device_time, "device_self": device_self, "kernels": kernels}
+    for name, values in summed.items():
+        rows[name] = groups.sums(values[counted])
+    rows["min"], rows["max"] = groups.least(time[counted]), groups.most(time[counted])
     return rows
+
+
+def _asked_for(trace: Trace) -> tuple[Ints, Ints]:
+    """Of every op, the device time and the number of the kernels that it asked for itself."""
+    known = np.flatnonzero(trace.kernels["op"] >= 0)
+    op = trace.kernels["op"][known]
+    time = np.bincount(op, weights=kernel_times(trace.kernels)[known], minlength=len(trace.ops))
+    return time.astype(np.int64), np.bincount(op, minlength=len(trace.ops)).astype(np.int64)
 
 
 def _calls(trace: Trace, active: Table) -> Table:
@@ -157,12 +160,10 @@ def _calls(trace: Trace, active: Table) -> Table:
     step = step_of(calls["start"], trace, active)
     recomputed = (calls["flags"] & CALL_RECOMPUTED != 0).astype(np.int64)
     counted = np.flatnonzero(step >= 0)
-    key = (calls["module"].astype(np.int64) * 2 + recomputed) * (len(active) + 1) + step
-    groups, first, inverse, count = np.unique(key[counted], return_index=True, return_inverse=True, return_counts=True)
-    rows = np.zeros(len(groups), dtype=CALLS)
-    example = counted[first]
+    groups = Groups.by([column[counted] for column in (calls["module"], recomputed, step)])
+    rows = np.zeros(len(groups.first), dtype=CALLS)
+    example = counted[groups.first]
     rows["module"], rows["recomputed"], rows["step"] = calls["module"][example], recomputed[example], step[example]
-    rows["count"] = count
-    rows["time"] = np.bincount(inverse, weights=time[counted], minlength=len(groups))
-    rows["self_time"] = np.bincount(inverse, weights=own[counted], minlength=len(groups))
+    rows["count"] = groups.count
+    rows["time"], rows["self_time"] = groups.sums(time[counted]), groups.sums(own[counted])
     return rows

@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from torchprof.analysis.allocator_settings import AllocatorSettings
+from torchprof.analysis.layer_calls import raising_call
 from torchprof.analysis.replay import Replay, replay
-from torchprof.analysis.summary import raising_call
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.cuda_dispatch import as_on_cuda, use_foreach
 from torchprof.estimation.gpus import GPUS, capacity_of

@@ -16,22 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.calls import drawn_ends
+from torchprof.analysis.kernels import watched
 from torchprof.analysis.memory import changes_of
 from torchprof.analysis.places import paths_of_modules
 from torchprof.errors import ArgumentError
+from torchprof.report.chrome_gpu import gpu_events
+from torchprof.report.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.trace import DEVICE_NAMES, OP_JOINED, SCOPE_BACKWARD, SCOPE_USER, Phase, Trace, phases
 
 __all__ = ["export_chrome"]
 
 Rows = npt.NDArray[np.int64]
 
-CHUNK: Final = 20_000
-"""Rows that are text at one time: some 10 MB."""
 MOST_COUNTERS: Final = 100_000
 GZIP_LEVEL: Final = 1  # names repeat so much that higher levels save a few percent
 
-# Tracks: rows of trace.threads follow.
-STEPS, PHASES, FIRST_THREAD = 1, 2, 3
+STEPS, PHASES = 1, 2  # tracks
 
 CATEGORIES: Final = ("op", "backward", "user")
 
@@ -41,7 +41,9 @@ def export_chrome(trace: Trace, path: str | os.PathLike[str]) -> None:
 
     Every recorded thread is a track, on which module calls and ops nest. Steps and phases have tracks of their own, the
     bytes held on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the
-    autograd node that differentiates it. What was not seen to end is drawn to the end of what it ran in, or of the trace.
+    autograd node that differentiates it. Every device is a process, with a track for each stream; calls of its runtime are
+    on the threads that made them, and an arrow leads from each to what it asked for. What was not seen to end is drawn to
+    the end of what it ran in, or of the trace; a kernel without known times is drawn where it started.
 
     Args:
         trace: what `torchprof.profile` recorded.
@@ -76,6 +78,8 @@ def _head(trace: Trace) -> str:
         "losses": trace.losses,
         "origin_unix_ns": trace.facts.get("origin_unix_ns", 0),
     }
+    if watched(trace) != "off":
+        facts |= {"gpu": watched(trace), "gpu_clock_error_ns": trace.facts.get("gpu_clock_error_ns", 0)}
     process = '{"ph":"M","pid":1,"name":"process_name","args":{"name":"torchprof"}}'
     return f'{{"displayTimeUnit":"ns","otherData":{json.dumps(facts)},"traceEvents":[\n{process}'
 
@@ -90,17 +94,9 @@ def _events(trace: Trace) -> Iterator[list[str]]:
     # before the arrow that leaves it.
     yield from _module_calls(trace)
     yield from _ops(trace, ends)
+    yield from gpu_events(trace, ends)
     yield from _arrows(trace)
     yield from _counters(trace)
-
-
-def _time(ns: int) -> str:
-    """Microseconds, to the nanosecond."""
-    return f"{ns // 1000}.{ns % 1000:03d}"
-
-
-def _chunks(count: int) -> Iterator[slice]:
-    return (slice(first, first + CHUNK) for first in range(0, count, CHUNK))
 
 
 def _tracks(trace: Trace) -> list[str]:
@@ -121,11 +117,6 @@ def _main_thread(trace: Trace) -> int:
     return int(rows["thread"][rows["start"].argmin()]) if len(rows) else 0
 
 
-def _slice(tid: int, category: str, name: str, start: int, end: int) -> str:
-    """A complete event without arguments. ``name`` is JSON."""
-    return f'{{"ph":"X","pid":1,"tid":{tid},"cat":"{category}","ts":{_time(start)},"dur":{_time(end - start)},"name":{name}}}'
-
-
 def _steps(trace: Trace) -> list[str]:
     steps = trace.steps
     starts = steps["start"].tolist()
@@ -137,7 +128,7 @@ def _steps(trace: Trace) -> list[str]:
         f'"step {number}{" (warm-up)" if warmup else ""}"'
         for number, warmup in zip(steps["number"].tolist(), steps["warmup"].tolist(), strict=True)
     ]
-    return [_slice(STEPS, "step", *step) for step in zip(names, starts, ends, strict=True)]
+    return [complete(STEPS, "step", *step) for step in zip(names, starts, ends, strict=True)]
 
 
 def _phases(trace: Trace, ends: Rows) -> list[str]:
@@ -161,12 +152,12 @@ def _phases(trace: Trace, ends: Rows) -> list[str]:
     stops = np.maximum.reduceat(ends[rows], firsts)
     stops[:-1] = np.minimum(stops[:-1], starts[1:])
     names = [f'"{Phase(value).name.lower()}"' for value in phase[rows][firsts].tolist()]
-    return [_slice(PHASES, "phase", *run) for run in zip(names, starts.tolist(), stops.tolist(), strict=True)]
+    return [complete(PHASES, "phase", *run) for run in zip(names, starts.tolist(), stops.tolist(), strict=True)]
 
 
 def _marks(trace: Trace) -> list[str]:
     return [
-        f'{{"ph":"i","pid":1,"tid":{STEPS},"s":"p","cat":"mark","ts":{_time(time)},"name":{json.dumps(trace.strings[name])}}}'
+        f'{{"ph":"i","pid":1,"tid":{STEPS},"s":"p","cat":"mark","ts":{microseconds(time)},"name":{json.dumps(trace.strings[name])}}}'
         for time, name in trace.marks.tolist()
     ]
 
@@ -177,16 +168,16 @@ def _module_calls(trace: Trace) -> Iterator[list[str]]:
     names = []
     for path, type in zip(paths_of_modules(trace), trace.modules["type"].tolist(), strict=True):
         names.append(json.dumps(f"{path} ({trace.strings[type]})" if path else trace.strings[type]))
-    for part in _chunks(len(calls)):
+    for part in chunks(len(calls)):
         chunk = calls[part]
         columns = zip(
             chunk["thread"].tolist(), chunk["module"].tolist(), chunk["start"].tolist(), ends[part].tolist(), strict=True
         )
-        yield [_slice(FIRST_THREAD + thread, "module", names[module], start, end) for thread, module, start, end in columns]
+        yield [complete(FIRST_THREAD + thread, "module", names[module], start, end) for thread, module, start, end in columns]
 
 
 def _ops(trace: Trace, ends: Rows) -> Iterator[list[str]]:
-    """One complete event per op: as `_slice` makes them, written out because there are so many."""
+    """One complete event per op: as `complete` makes them, written out because there are so many."""
     ops = trace.ops
     names = {row: json.dumps(trace.strings[row]) for row in np.unique(trace.signatures["name"]).tolist()}
     phase_names = [phase.name.lower() for phase in Phase]
@@ -195,7 +186,7 @@ def _ops(trace: Trace, ends: Rows) -> Iterator[list[str]]:
     module_of_call = np.append(trace.module_calls["module"].astype(np.int64), -1)
     category = np.zeros(256, dtype=np.uint8)
     category[[SCOPE_BACKWARD, SCOPE_USER]] = 1, 2
-    for part in _chunks(len(ops)):
+    for part in chunks(len(ops)):
         chunk = ops[part]
         # By chunk, because there can be as many signatures as ops.
         kinds = {row: _name_and_shapes(trace, names, row) for row in np.unique(chunk["signature"]).tolist()}
@@ -230,7 +221,7 @@ def _arrows(trace: Trace) -> Iterator[list[str]]:
     """From the op that created an autograd node to the node."""
     ops = trace.ops
     sources, nodes = _forward_ops(trace)
-    for part in _chunks(len(nodes)):
+    for part in chunks(len(nodes)):
         events = []
         first, last = ops[sources[part]], ops[nodes[part]]
         columns = zip(
@@ -238,8 +229,8 @@ def _arrows(trace: Trace) -> Iterator[list[str]]:
         )
         for number, (from_thread, left, to_thread, reached) in enumerate(columns, start=part.start):
             common = f'"pid":1,"cat":"backward","name":"backward","id":{number}'
-            events.append(f'{{"ph":"s",{common},"tid":{FIRST_THREAD + from_thread},"ts":{_time(left)}}}')
-            events.append(f'{{"ph":"f","bp":"e",{common},"tid":{FIRST_THREAD + to_thread},"ts":{_time(reached)}}}')
+            events.append(f'{{"ph":"s",{common},"tid":{FIRST_THREAD + from_thread},"ts":{microseconds(left)}}}')
+            events.append(f'{{"ph":"f","bp":"e",{common},"tid":{FIRST_THREAD + to_thread},"ts":{microseconds(reached)}}}')
         yield events
 
 
@@ -275,7 +266,7 @@ def _counters(trace: Trace) -> Iterator[list[str]]:
         shown = _highest(held, MOST_COUNTERS // len(device_types))
         common = f'"ph":"C","pid":1,"name":"bytes held ({DEVICE_NAMES[device_type]})"'
         columns = zip(times[shown].tolist(), held[shown].tolist(), strict=True)
-        yield [f'{{{common},"ts":{_time(time)},"args":{{"bytes":{count}}}}}' for time, count in columns]
+        yield [f'{{{common},"ts":{microseconds(time)},"args":{{"bytes":{count}}}}}' for time, count in columns]
 
 
 def _highest(values: Rows, most: int) -> Rows:

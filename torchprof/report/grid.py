@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from torchprof.terminal import is_terminal
 
-__all__ = ["Line", "as_text", "branches", "elide", "lay_out", "print_lines"]
+__all__ = ["Line", "as_text", "branches", "elide", "incomplete", "lay_out", "print_lines"]
 
 WIDEST_NAME: Final = 64
 
@@ -116,3 +116,12 @@ def elide(text: str, widest: int = WIDEST_NAME) -> str:
         return text
     head = widest * 2 // 3
     return f"{text[:head]}…{text[head + 1 - widest :]}"
+
+
+def incomplete(losses: Mapping[str, int]) -> list[str]:
+    """What a table must say of rows that were lost."""
+    why = {"kernels": "did not fit the budget, or the device's own buffers"}
+    return [
+        f"INCOMPLETE: {count:,} {table.replace('_', ' ')} {why.get(table, 'did not fit the budget')}; figures above miss them"
+        for table, count in losses.items()
+    ]

@@ -1,4 +1,4 @@
-"""Flame graphs: where time, FLOPs or bytes went, as stacks of phase, modules and ops with a figure each.
+"""Flame graphs: where time, of host or devices, FLOPs or bytes went, as stacks of phase, modules and ops with a figure each.
 
 Stacks are nodes of one tree, whose roots are the phases. Below a phase are the module calls that led to an op, below those
 the ops. The stacks of ops are found in one pass over their rows: an op's node is known by that of the row above it and
@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from torchprof.analysis.calls import drawn_ends
 from torchprof.analysis.flops import counted_bytes, counted_flops
+from torchprof.analysis.groups import Groups
+from torchprof.analysis.kernel_names import short_name
+from torchprof.analysis.kernels import kernel_times
 from torchprof.analysis.places import Place, module_tree
 from torchprof.errors import ArgumentError
-from torchprof.trace import CALL_RECOMPUTED, OP_JOINED, OP_NESTED, OP_WRAPPER, Phase, Trace, phases
+from torchprof.trace import CALL_RECOMPUTED, OP_JOINED, OP_NESTED, OP_WRAPPER, Phase, Trace, Work, phases
 
 __all__ = ["export_folded", "export_speedscope"]
 
@@ -27,7 +30,7 @@ Values = npt.NDArray[np.int64]
 
 CHUNK: Final = 50_000
 PHASES: Final = 8  # more than there are
-UNITS: Final = {"time": "nanoseconds", "flops": "none", "bytes": "bytes"}
+UNITS: Final = {"time": "nanoseconds", "device": "nanoseconds", "flops": "none", "bytes": "bytes"}
 
 
 def export_folded(trace: Trace, path: str | os.PathLike[str], by: str = "time") -> None:
@@ -41,11 +44,12 @@ def export_folded(trace: Trace, path: str | os.PathLike[str], by: str = "time") 
         trace: what `torchprof.profile` recorded.
         path: the file to write.
         by: what to add up. ``"time"``: nanoseconds of host time of ops and module calls, each without what ran inside it,
-            so that all lines add up to the time recorded. ``"flops"``. ``"bytes"``: read and written, counted where the
-            work is done and not again for the ops around it.
+            so that all lines add up to the time recorded. ``"device"``: nanoseconds of devices in the kernels that an op asked
+            for, which are frames below it; they add up to the time of all. ``"flops"``. ``"bytes"``: read and written,
+            counted where the work is done and not again for the ops around it.
 
     Raises:
-        ArgumentError: ``by`` is none of these, or the trace holds sums and no single ops.
+        ArgumentError: ``by`` is none of these, the trace holds sums and no single ops, or no kernels by which to go.
         OSError: the file cannot be written.
 
     Example:
@@ -112,6 +116,8 @@ class _Stacks:
             raise ArgumentError(
                 f"trace must hold single ops, and {trace!r} holds sums, which have no stacks: record without aggregate=True"
             )
+        if by == "device" and not len(trace.kernels):
+            raise ArgumentError(f"by={by!r}: the trace has no kernels: no device was watched, or none did anything")
         self.frames: list[str] = []
         self._frame_of: dict[str, int] = {}
         self._above: list[int] = []
@@ -120,6 +126,11 @@ class _Stacks:
 
         call_node = self._call_nodes(trace)
         op_nodes = self._op_nodes(trace, call_node)
+        if by == "device":
+            kernel_nodes = self._kernel_nodes(trace, call_node, op_nodes)
+            self.values = np.zeros(len(self._frame), dtype=np.int64)
+            np.add.at(self.values, kernel_nodes, kernel_times(trace.kernels))
+            return
         op_values, call_values = VALUES[by](trace)
         recomputed = (trace.module_calls["flags"] & CALL_RECOMPUTED) != 0
         phase = np.where(recomputed, Phase.RECOMPUTATION, Phase.FORWARD).tolist()
@@ -187,6 +198,20 @@ class _Stacks:
             for above, place, name in zip(parent[part].tolist(), places[part].tolist(), names[part].tolist(), strict=True):
                 found.append(self._node(found[above] if above >= 0 else call_node(place), frames[name]))
         return np.array(found, dtype=np.int64)
+
+    def _kernel_nodes(self, trace: Trace, call_node: Callable[[int], int], op_nodes: Values) -> Values:
+        """A kernel is below the op that asked for it; where there is none, below its module call or, without one, its phase."""
+        kernels = trace.kernels
+        phase = np.where(kernels["phase"] <= max(Phase), kernels["phase"], int(Phase.OTHER))
+        op = np.append(op_nodes, -1)[np.where(kernels["op"] >= 0, kernels["op"], -1)]
+        place = np.where(op >= 0, 0, kernels["module_call"].astype(np.int64) * PHASES + phase)
+        groups = Groups.by([op, place, kernels["name"], kernels["kind"]])
+        found = []
+        for row in groups.first.tolist():
+            name = trace.strings[int(kernels["name"][row])]
+            frame = self._frame_number(short_name(name) if kernels["kind"][row] == Work.KERNEL else name)
+            found.append(self._node(int(op[row]) if op[row] >= 0 else call_node(int(place[row])), frame))
+        return np.array(found, dtype=np.int64)[groups.of]
 
 
 def _label(place: Place, caller: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchprof.analysis.summary import Row, Shape, Totals
-from torchprof.report.grid import Line, as_text, branches, elide, lay_out
+from torchprof.report.grid import Line, as_text, branches, elide, incomplete, lay_out
 from torchprof.report.units import format_bytes, format_count, format_ns, format_share
 
 __all__ = ["COLUMNS", "DEFAULT_COLUMNS", "lines_of", "render_table"]
@@ -60,6 +60,9 @@ COLUMNS: Final[dict[str, Column]] = {
         lambda r, t: format_share(r.forward, t.forward) if r.forward else "",
         "of the forward time of the model",
     ),
+    "device": Column(
+        "Device", lambda r, t: format_ns(r.device_forward) if r.device_forward else "", "device time of its kernels in forward"
+    ),
     "backward": Column(
         "Backward",
         lambda r, t: format_ns(r.backward) if r.backward else "",
@@ -69,6 +72,11 @@ COLUMNS: Final[dict[str, Column]] = {
         "Bwd self",
         lambda r, t: format_ns(r.backward_self) if r.backward_self else "",
         "host time of backward, without what it calls",
+    ),
+    "device_backward": Column(
+        "Bwd device",
+        lambda r, t: format_ns(r.device_backward) if r.device_backward else "",
+        "device time of its kernels in backward",
     ),
 }
 
@@ -85,7 +93,9 @@ def DEFAULT_COLUMNS(totals: Totals) -> tuple[str, ...]:
         "forward",
         "self",
         "share",
+        *(["device"] if totals.device_forward else []),
         *(["backward"] if totals.backward else []),
+        *(["device_backward"] if totals.device_backward else []),
     )
 
 
@@ -140,5 +150,7 @@ def _total_lines(totals: Totals) -> Iterator[str]:
             if totals.backward_unattributed:
                 backward += f", of which {format_ns(totals.backward_unattributed)} in no module"
         yield f"Forward: {format_ns(totals.forward)}{backward} (host time of one pass)"
-    for table, count in totals.losses.items():
-        yield f"INCOMPLETE: {count:,} {table.replace('_', ' ')} did not fit the budget; figures above miss them"
+        if totals.device_forward or totals.device_backward:
+            backward = f", backward: {format_ns(totals.device_backward)}" if totals.device_backward else ""
+            yield f"On devices: forward: {format_ns(totals.device_forward)}{backward} (time of kernels)"
+    yield from incomplete(totals.losses)

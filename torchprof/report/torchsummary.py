@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from torchprof.analysis.summary import layer_calls
+from torchprof.analysis.layer_calls import layer_calls
 from torchprof.modules import Model, ModuleInfo
 from torchprof.trace import Trace
 

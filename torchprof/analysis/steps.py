@@ -1,0 +1,26 @@
+"""In which step things happened."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.trace import Table, Trace
+
+__all__ = ["active_steps", "step_of"]
+
+
+def active_steps(trace: Trace) -> Table:
+    """The steps that count: those that are no warm-up."""
+    active: Table = trace.steps[trace.steps["warmup"] == 0]
+    return active
+
+
+def step_of(times: Table, trace: Trace, active: Table) -> npt.NDArray[np.int64]:
+    """The active step in which each moment lies; -1: in none. Where no steps were marked, everything is in the first."""
+    if not len(trace.steps):
+        return np.zeros(len(times), dtype=np.int64)
+    if not len(active):
+        return np.full(len(times), -1, dtype=np.int64)
+    step = np.searchsorted(active["start"], times, side="right") - 1
+    return np.where((step >= 0) & (times < active["end"][step]), step, -1)

@@ -27,6 +27,12 @@ def built() -> Path:
     return shared_library("fake_device.cpp", *options, made_for=f"{torch.__version__} {torch_at} {sys.version}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Other tests would see a device that is not there elsewhere."""
+    if not all(item.path.is_relative_to(Path(__file__).parent) for item in items):
+        raise pytest.UsageError("tests/device needs a process of its own: run it alone, or as a part of the whole")
+
+
 @pytest.fixture(scope="session")
 def loaded() -> Any:
     """The device, of which PyTorch starts a backward thread if it is there before the first backward pass."""

@@ -61,7 +61,7 @@ def test_rows_and_folded_sums_give_the_same_tables(gpu: FakeGpu) -> None:
     phases = [f"device_{phase}" for phase in ("forward", "backward", "optimizer")]
     modules = figures(torchprof.by_module(rows), "device", *phases)
     assert figures(torchprof.by_module(sums), "device", *phases) == modules
-    assert modules["0"][1] > modules["1"][1] > 0
+    assert modules["0"][0] > modules["1"][0] > 0
     assert all(modules["0"])
     ops = figures(torchprof.by_op(rows), "device", "device_self", "kernels")
     assert figures(torchprof.by_op(sums), "device", "device_self", "kernels") == ops

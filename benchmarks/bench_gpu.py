@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -52,7 +53,7 @@ def torch_profiler() -> Iterator[Any]:
 
 @contextmanager
 def proton() -> Iterator[None]:
-    """Triton's profiler, which reads CUPTI too; its own copy, so it comes last and once the others are done."""
+    """Triton's profiler, with a CUPTI of its own, which refuses where another is attached: needs a process to itself."""
     profiler = pytest.importorskip("triton.profiler")
     with tempfile.TemporaryDirectory() as folder:
         session = profiler.start(f"{folder}/steps")
@@ -82,8 +83,7 @@ def test_a_training_step_on_a_gpu(side_by_side: SideBySide, name: str) -> None:
 
         return peer
 
-    never_watched = [watched_by(nothing)() for _ in range(side_by_side.size(11, 1))]
-    contest = side_by_side(
+    side_by_side(
         f"one training step on {torch.cuda.get_device_name()}: {name}",
         {
             "bare": watched_by(nothing),
@@ -94,22 +94,23 @@ def test_a_training_step_on_a_gpu(side_by_side: SideBySide, name: str) -> None:
         unit="ms",
         rounds=11,
     )
-    contest.notes["bare"] = f"before CUPTI was loaded {sorted(never_watched)[len(never_watched) // 2]:.2f}"
 
 
 @pytest.mark.parametrize("name", [LAUNCH_BOUND, COMPUTE_BOUND])
-def test_kernels_and_their_times_agree_with_torch_profiler(side_by_side: SideBySide, name: str) -> None:
-    """What is printed is the sum of all kernel times, for ours and theirs in turn; the counts must be equal."""
+def test_agreement_with_torch_profiler(side_by_side: SideBySide, name: str) -> None:
+    """What is printed is the sum of all kernel times. Run in a process of its own: sessions of torch.profiler lose kernels of
+    later recordings, its own and ours (pytorch/pytorch#192021), so it has one, and the counts of that must be equal."""
     training = Training(name)
     training.step()
-    counts: dict[str, Counter[str]] = {}
+    torch.cuda.synchronize()
+    counts: list[Counter[str]] = []
 
     def ours() -> float:
         with torchprof.profile(training.model, gpu="cupti") as prof:
             training.step()
         trace = prof.trace
         assert not trace.losses
-        counts["ours"] = Counter(trace.strings[row] for row in trace.kernels["name"])
+        counts.append(Counter(trace.strings[row] for row in trace.kernels["name"]))
         return float((trace.kernels["end"] - trace.kernels["start"]).sum()) / 1e6
 
     def theirs() -> float:
@@ -117,13 +118,14 @@ def test_kernels_and_their_times_agree_with_torch_profiler(side_by_side: SideByS
             training.step()
             torch.cuda.synchronize()
         events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-        counts["theirs"] = Counter(event.name for event in events)
+        counts.append(Counter(event.name for event in events if not event.is_user_annotation))
         return float(sum(event.time_range.elapsed_us() for event in events)) / 1e3
 
-    peers: dict[str, Peer] = {"torchprof": ours, "torch.profiler": theirs}
-    contest = side_by_side(f"sum of kernel times of a step: {name}", peers, unit="ms", rounds=7)
-    assert counts["ours"] == counts["theirs"]
-    contest.notes["torchprof"] = f"{counts['ours'].total():,} kernels, as many as theirs"
+    own = [ours() for _ in range(side_by_side.size(7, 1))]
+    peers: dict[str, Peer] = {"torch.profiler": theirs, "torchprof": lambda: statistics.median(own)}
+    contest = side_by_side(f"sum of kernel times of a step: {name}", peers, unit="ms", rounds=1, warmup=False)
+    assert all(count == counts[0] for count in counts)
+    contest.notes["torchprof"] = f"{counts[0].total():,} kernels, as many as theirs"
 
 
 def test_a_training_step_under_proton(side_by_side: SideBySide) -> None:
@@ -143,5 +145,5 @@ def test_a_training_step_under_proton(side_by_side: SideBySide) -> None:
 
         return peer
 
-    peers = {"bare": step(nothing), "Proton": step(proton)}
+    peers = {"bare, CUPTI never loaded": step(nothing), "Proton": step(proton)}
     side_by_side(f"one training step under Proton: {LAUNCH_BOUND}", peers, unit="ms", rounds=5)

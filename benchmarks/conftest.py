@@ -63,6 +63,7 @@ class SideBySide:
         rounds: int,
         against: str | None = None,
         minus: str | None = None,
+        warmup: bool = True,
         notes: Mapping[str, str] | None = None,
     ) -> Contest:
         """Run the peers; with ``minus``, show what each takes more than that one."""
@@ -73,7 +74,7 @@ class SideBySide:
                 gc.collect()  # what one peer leaves behind is not for the next to clean up
                 taken[name].append(peer())
 
-        self.benchmark.pedantic(one_round, rounds=rounds if self.full else 1, warmup_rounds=1 if self.full else 0)
+        self.benchmark.pedantic(one_round, rounds=rounds if self.full else 1, warmup_rounds=1 if self.full and warmup else 0)
         medians = {name: statistics.median(times) for name, times in taken.items()}
         if minus is not None:
             floor = medians.pop(minus)

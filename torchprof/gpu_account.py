@@ -176,7 +176,8 @@ class Gpu(GpuAccount, Printed):
             yield f"Waits of the host: {'not known, calls of the runtime were not recorded' if unknown else 'none'}"
         if self.graphs.launches or self.graphs.kernels:
             launches, kernels, time = self.graphs.launches, self.graphs.kernels, self.graphs.time
-            yield f"CUDA graphs: {launches:,} launches, {kernels:,} kernels, {format_ns(time)} of device time"
+            silent = f" ({self.graphs.unseen:,} of them show no kernels)" if self.graphs.unseen else ""
+            yield f"CUDA graphs: {launches:,} launches{silent}, {kernels:,} kernels, {format_ns(time)} of device time"
         if self.utilisation is not None and self.ceilings is not None:
             yield from _utilisation_lines(self.utilisation, self.ceilings, in_graphs=self.graphs.kernels > 0)
         if facts.get("gpu_note"):

@@ -103,7 +103,7 @@ def test_the_kernels_are_those_that_torch_profiler_sees() -> None:
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     )
     assert prof.trace.losses == {}
-    assert kernel_names(prof.trace) == expected
+    assert kernel_names(prof.trace) == expected  # in the first session of torch.profiler in this process: see below
 
 
 def test_every_kernel_is_tied_to_what_asked_for_it() -> None:
@@ -153,12 +153,13 @@ def test_device_times_are_on_the_hosts_axis() -> None:
             torch.cuda.synchronize()
     trace = prof.trace
     kernels = trace.kernels[trace.kernels["kind"] == Work.KERNEL]
+    assert (kernels["runtime_call"] >= 0).all()
     asked = trace.runtime_calls[kernels["runtime_call"]]
     waits = trace.runtime_calls[trace.runtime_calls["kind"] == Request.WAIT]
-    error = trace.facts["gpu_clock_error_ns"]
-    assert (kernels["start"] >= asked["start"] - error).all()
+    assert trace.facts["gpu_clock_error_ns"] < 50_000
+    assert (kernels["start"] >= asked["start"] - 50_000).all()
     assert len(waits) >= 20
-    assert kernels["end"][-1] <= waits["end"].max() + max(error, 20_000)
+    assert kernels["end"][-1] <= waits["end"].max() + 50_000
 
 
 def test_copies_and_the_waits_of_item_are_seen() -> None:
@@ -235,19 +236,37 @@ def test_aggregated_kernels_are_those_of_single_rows() -> None:
 
 
 def test_torch_profiler_works_before_and_after() -> None:
+    """Each of its sessions loses a kernel or two of those that come after, in PyTorch without torchprof as well: #192021."""
     x = torch.rand(64, 64, device="cuda")
 
     def theirs() -> int:
         with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            x @ x
+            for _ in range(64):
+                x @ x
             torch.cuda.synchronize()
         return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
 
-    before = theirs()
+    assert theirs() > 32
+    with torchprof.profile(gpu="cupti") as prof:
+        for _ in range(64):
+            x @ x
+    assert len(prof.trace.kernels) + prof.trace.losses.get("kernels", 0) >= 64
+    assert len(prof.trace.kernels) > 32
+    assert theirs() > 32
+
+
+def test_torch_profiler_started_inside_ends_what_is_seen_and_that_is_said() -> None:
+    x = torch.rand(64, 64, device="cuda")
+    with torchprof.profile(gpu="cupti", memory=False) as prof:
+        x @ x
+        with torch.profiler.profile(activities=[ProfilerActivity.CUDA]):
+            x @ x
+        x @ x
+    assert "INCOMPLETE" in prof.trace.facts["gpu_note"]
     with torchprof.profile(gpu="cupti") as prof:
         x @ x
-    assert len(prof.trace.kernels) > 0
-    assert theirs() == before > 0
+    assert len(prof.trace.runtime_calls) > 0
+    assert "INCOMPLETE" not in prof.trace.facts["gpu_note"]
 
 
 def test_while_torch_profiler_is_active_the_gpu_is_not_watched_and_that_is_said() -> None:

@@ -213,7 +213,14 @@ def test_copies_are_told_apart_by_direction() -> None:
 
 def test_graphs_are_counted() -> None:
     graphs = torchprof.gpu(gpu_trace()).graphs
-    assert (graphs.launches, graphs.kernels, graphs.time) == (2, 4, 80_000)
+    assert (graphs.launches, graphs.unseen, graphs.kernels, graphs.time) == (2, 0, 4, 80_000)
+
+
+def test_graphs_whose_kernels_were_not_seen_are_said() -> None:
+    whole = gpu_trace()
+    account = torchprof.gpu(replace(whole, kernels=whole.kernels[whole.kernels["graph"] == 0]))
+    assert (account.graphs.launches, account.graphs.unseen, account.graphs.kernels) == (2, 2, 0)
+    assert "2 launches (2 of them show no kernels), 0 kernels" in str(account)
 
 
 def test_a_module_is_launch_bound_if_the_host_takes_longer_than_its_kernels() -> None:

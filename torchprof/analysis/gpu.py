@@ -111,9 +111,13 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """CUDA graphs: launches, the kernels that they ran, and nanoseconds of these."""
+    """CUDA graphs: launches, those of which no kernel was seen, the kernels that they ran, and nanoseconds of these.
+
+    CUPTI may not see into a graph that was captured during an earlier recording.
+    """
 
     launches: int
+    unseen: int
     kernels: int
     time: int
 
@@ -219,10 +223,11 @@ class GpuAccount:
     def graphs(self) -> Graphs:
         """Launches of CUDA graphs, and what they ran."""
         trace = self.trace
-        calls = trace.runtime_calls[trace.runtime_calls["kind"] == Request.GRAPH]
-        launches = int((step_of(calls["start"], trace, active_steps(trace)) >= 0).sum())
+        calls = np.flatnonzero(trace.runtime_calls["kind"] == Request.GRAPH)
+        calls = calls[step_of(trace.runtime_calls["start"][calls], trace, active_steps(trace)) >= 0]
+        unseen = int((~np.isin(calls, trace.kernels["runtime_call"])).sum())
         nodes = trace.kernels[self._counted & (trace.kernels["graph"] != 0)]
-        return Graphs(launches, len(nodes), int(kernel_times(nodes).sum()))
+        return Graphs(len(calls), unseen, len(nodes), int(kernel_times(nodes).sum()))
 
     @cached_property
     def launch_bound(self) -> list[LaunchBound]:

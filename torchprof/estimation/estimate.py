@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,12 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.analysis.allocator_settings import AllocatorSettings
 from torchprof.analysis.replay import Replay, replay
@@ -24,6 +20,7 @@ from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.cuda_dispatch import as_on_cuda, use_foreach
 from torchprof.estimation.gpus import GPUS, capacity_of
 from torchprof.estimation.pretend import Faking, Pretend, as_if_real, built, fake_model
+from torchprof.estimation.real_ops import ASKS_FOR_VALUES, RealOps, asks_for_values, has_no_rule
 from torchprof.estimation.workspaces import MeasuredOnCpu, Workspaces
 from torchprof.inputs import Inputs, make_inputs
 from torchprof.memory_account import Memory
@@ -46,6 +43,8 @@ ONLY_ON_CUDA: Final = {
     "aten::gru": "what cuDNN keeps for the backward of GRUs",
     "aten::rnn_tanh": "what cuDNN keeps for the backward of RNNs",
 }
+NO_VALUE_DECIDES: Final = (torch.optim.Adafactor, torch.optim.ASGD)
+"""Optimizers that ask for values of tensors, and do and need the same whatever they are."""
 CONTEXT: Final = 2**29
 GEMMS: Final = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm"})
 
@@ -181,6 +180,7 @@ def estimate(
     capacity: int | str | None = None,
     amp: torch.dtype | None = None,
     allocator: str = "",
+    allow_real: bool | Iterable[str] = False,
 ) -> Estimate:
     """Predict what a training step needs, by running the model's own code on fake tensors: no memory, no arithmetic, no GPU.
 
@@ -198,6 +198,11 @@ def estimate(
         capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``.
         amp: run forward and loss under autocast with this dtype.
         allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.
+        allow_real: names of ops that may run for real, on the CPU, to find out what they return, such as ``("aten::nonzero",
+            "mylib::op")``; ``"aten::item"`` stands for ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()``. Also
+            paths of modules, such as ``"encoder.router"``, in which every op may that cannot do without; True: everywhere.
+            They work on stand-ins: floats are ones, integers zeros, masks select everything (`torchprof.estimation.real_ops`),
+            and take the memory and the time that they take.
 
     Returns:
         An `Estimate`.
@@ -222,7 +227,7 @@ def estimate(
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
     workspaces = MeasuredOnCpu() if device == "cpu" else Workspaces()
-    mode = Pretend(workspaces)
+    mode = Pretend(workspaces, RealOps(allow_real))
     recording = profile(memory=True)
     states = random_states()
     with ExitStack() as stack:
@@ -236,9 +241,10 @@ def estimate(
             with recording:
                 fake = fake_model(source, mode)
                 recording.watch(fake)
+                mode.real_ops.watch(fake)
                 arguments = _fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode:
-                    run = _Run(fake, arguments, optimizer, loss, step, amp, device)
+                with mode, mode.real_ops.numpy():
+                    run = _Run(fake, arguments, optimizer, loss, step, amp, device, mode)
                     for _ in range(steps):
                         run.step()
                         recording.step()
@@ -250,13 +256,15 @@ def estimate(
             raise
     trace = recording.trace
     account = Memory.of(trace, "meta")
+    ran = sorted(mode.real_ops.ran)
+    notes = [f"what other values would change: {', '.join(ran)} worked on stand-ins"] if ran else []
     if device == "cpu":
-        too_large = sorted(workspaces.too_large) if isinstance(workspaces, MeasuredOnCpu) else []
-        notes = [f"workspaces of {', '.join(too_large)}, too large to be run for real"] if too_large else []
+        if isinstance(workspaces, MeasuredOnCpu) and workspaces.too_large:
+            notes.append(f"workspaces of {', '.join(sorted(workspaces.too_large))}, too large to be run for real")
         return Estimate(trace, device, account, None, (), limit, tuple(notes))
     overheads = _overheads(trace, capacity)
     played = replay(_with_overheads(trace, account.allocations, overheads), settings)
-    notes = [f"{missing}, which only a GPU can tell" for op, missing in ONLY_ON_CUDA.items() if op in trace.strings]
+    notes += [f"{missing}, which only a GPU can tell" for op, missing in ONLY_ON_CUDA.items() if op in trace.strings]
     return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
 
 
@@ -272,11 +280,14 @@ class _Run:
         step: Callable[..., object] | None,
         amp: torch.dtype | None,
         device: str,
+        mode: Pretend,
     ) -> None:
         self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss or _default_loss, step, amp
         self.optimizer = optimizer(model.parameters()) if optimizer is not None else None
         if self.optimizer is not None and device == "cuda":
             use_foreach(self.optimizer)
+        if isinstance(self.optimizer, NO_VALUE_DECIDES):
+            self.optimizer.step = mode.real_ops.letting_values()(self.optimizer.step)  # type: ignore[method-assign]
 
     def step(self) -> None:
         if self.own_step is not None:
@@ -346,17 +357,22 @@ def _with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhea
 
 def _reason(error: Exception, where: str) -> str:
     """Why fake tensors cannot do it, and the way out; empty where the error is the program's own."""
-    op = getattr(error, "func", None) or next((arg for arg in error.args if not isinstance(arg, str)), error)
-    if isinstance(error, UnsupportedOperatorException) or "no fake impl registered" in str(error):
+    op = getattr(error, "func", None) or next((arg for arg in error.args if not isinstance(arg, str)), None)
+    named = re.search(r"\w+::\w+", str(error))  # an op of torch.library.custom_op, whose error is only a text
+    name = op._schema.name if isinstance(op, torch._ops.OpOverload) else named.group() if named else ""
+    if has_no_rule(error):
+        allowed = repr((name,)) if name else "True"
         return (
-            f"{op} in {where} has no fake kernel, so what it would return is not known: register one with "
-            "torch.library.register_fake, or leave the part out with a step= of your own"
+            f"{name or error} in {where} has no fake kernel, so what it would return is not known: register one with "
+            f"torch.library.register_fake, pass allow_real={allowed} to run it for real on stand-ins, or leave the part out "
+            "with a step= of your own"
         )
-    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+    if asks_for_values(error):
+        to_allow = ASKS_FOR_VALUES if name in ("", "aten::_local_scalar_dense") else name
         return (
-            f"{op} in {where} asks for the values of a tensor (.item(), bool(tensor), nonzero, numpy()), and there are none: "
-            "make the branch depend on shapes, switch it off in the model's configuration, or leave it out with a step= of "
-            "your own"
+            f"{name or 'Tensor.numpy'} in {where} asks for the values of a tensor (.item(), bool(tensor), nonzero, numpy()), "
+            f"and there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, make the branch depend on "
+            "shapes, switch it off in the model's configuration, or leave it out with a step= of your own"
         )
     return ""
 

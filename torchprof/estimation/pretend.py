@@ -22,10 +22,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._meta_registrations import _create_grouped_mm_output_tensor
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.estimation.real_ops import RealOps, is_kept
 from torchprof.estimation.workspaces import Workspaces
 from torchprof.modules import is_lazy, walk
 from torchprof.nested import find_tensors
@@ -47,6 +49,15 @@ IN_PLACE = {
 CONTIGUOUS = frozenset({torch.ops.aten.native_layer_norm_backward.default})
 """Ops whose kernels return contiguous tensors where PyTorch's rule keeps the strides of the input."""
 
+
+def _grouped_mm(mat_a: Any, mat_b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> torch.Tensor:
+    return _create_grouped_mm_output_tensor(mat_a, mat_b, offs, out_dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+
+OWN_RULES = {aten._grouped_mm.default: _grouped_mm}
+"""What ops return where PyTorch's rule refuses what the kernel takes: ``_grouped_mm`` of float32 and float16, whose kernels
+(``_grouped_mm_fallback`` in PyTorch's ``GroupedMMUtils.h``) make the same tensor as that of bfloat16."""
+
 HELD_BY_ENGINE_ALONE = 2
 """Uses of the storage of a gradient that only autograd's engine holds: its own and that of the fake tensor around it."""
 
@@ -56,11 +67,13 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     Args:
         workspaces: what kernels need beside their results.
+        real_ops: ops that may run for real on stand-ins.
     """
 
-    def __init__(self, workspaces: Workspaces) -> None:
+    def __init__(self, workspaces: Workspaces, real_ops: RealOps) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._workspaces = workspaces
+        self.real_ops = real_ops
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from torchprof import _C
@@ -76,7 +89,7 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
         workspace = 0
         try:
             _C.begin_kernel()
-            returned: Any = super().__torch_dispatch__(func, types, args, kwargs)
+            returned: Any = self._returned(func, types, args, kwargs)
             if func in CONTIGUOUS:
                 returned = tuple(item if item is None else item.contiguous() for item in returned)
             with self:
@@ -86,6 +99,28 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
             return returned
         finally:
             _C.end_kernel(results, workspace)
+
+    def may_turn_const(self, t: torch.Tensor) -> bool:
+        """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""
+        kept: bool = super().may_turn_const(t)
+        return kept or (bool(self.real_ops) and type(t) is torch.Tensor and t.device.type == "cpu" and is_kept(t))
+
+    def _returned(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in OWN_RULES:
+            with self:
+                return OWN_RULES[func](*args, **kwargs)
+        if not self.real_ops:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        if self.real_ops.name(func):
+            return self.real_ops.run(self, func, args, kwargs)
+        try:
+            returned: Any = super().__torch_dispatch__(func, types, args, kwargs)
+        except Exception as error:
+            if self.real_ops.allow(error):
+                return self.real_ops.run(self, func, args, kwargs)
+            raise
+        self.real_ops.note_answer(func, args, kwargs, returned)
+        return returned
 
 
 def _may_be_overwritten(gradient: torch.Tensor) -> bool:

@@ -24,11 +24,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._pytree import tree_map
 
 __all__ = ["as_on_cuda", "use_foreach"]
 
 aten = torch.ops.aten
+PRETENDED: Final = (FakeTensor, FunctionalTensor)  # the latter while a compiler traces
 AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 LARGEST_FLASH_HEAD: Final = 256
@@ -72,7 +74,7 @@ def _in_float32(name: str) -> Callable[..., Any]:
 
 
 def _float32(value: Any) -> Any:
-    return value.float() if isinstance(value, FakeTensor) and value.dtype in HALF else value
+    return value.float() if isinstance(value, PRETENDED) and value.dtype in HALF else value
 
 
 def use_foreach(optimizer: torch.optim.Optimizer) -> None:
@@ -83,7 +85,7 @@ def use_foreach(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
-    if not isinstance(input, FakeTensor):  # another thread's
+    if not isinstance(input, PRETENDED):  # another thread's
         real: Tensor = aten.dropout.default.decompose(input, p, train)
         return real
     if train and 0 < p < 1 and input.numel():
@@ -104,7 +106,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    if not isinstance(query, FakeTensor):
+    if not isinstance(query, PRETENDED):
         real: Tensor = aten.scaled_dot_product_attention.default.decompose(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )

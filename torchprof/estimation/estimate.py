@@ -3,65 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.analysis.allocator_settings import AllocatorSettings
 from torchprof.analysis.replay import Replay, replay
 from torchprof.analysis.summary import raising_call
 from torchprof.errors import ArgumentError, EstimateError
-from torchprof.estimation.cuda_dispatch import as_on_cuda, use_foreach
+from torchprof.estimation.compiled import as_compiled
+from torchprof.estimation.cuda_dispatch import as_on_cuda
 from torchprof.estimation.gpus import GPUS, capacity_of
-from torchprof.estimation.pretend import Faking, Pretend, as_if_real, built, fake_model
+from torchprof.estimation.overheads import Overhead, overheads_of, with_overheads
+from torchprof.estimation.pretend import Pretend, as_if_real, built, fake_model
 from torchprof.estimation.real_ops import ASKS_FOR_VALUES, RealOps, asks_for_values, has_no_rule
+from torchprof.estimation.training_step import TrainingStep, fake_inputs
 from torchprof.estimation.workspaces import MeasuredOnCpu, Workspaces
-from torchprof.inputs import Inputs, make_inputs
 from torchprof.memory_account import Memory
-from torchprof.nested import find_tensors
 from torchprof.preserve import random_states
 from torchprof.recorder import profile
 from torchprof.report.grid import Line
 from torchprof.report.printed import Printed
 from torchprof.report.units import format_bytes, format_flops
 from torchprof.tables import Table, by_module
-from torchprof.trace import Phase, Trace, phases
-from torchprof.trace import Table as Rows
+from torchprof.trace import Trace
 
 __all__ = ["Estimate", "Overhead", "estimate"]
 
-HOPPER: Final = ("H100", "H200", "B200")
 ONLY_ON_CUDA: Final = {
     "aten::convolution": "workspaces of cuDNN's convolutions",
     "aten::lstm": "what cuDNN keeps for the backward of LSTMs",
     "aten::gru": "what cuDNN keeps for the backward of GRUs",
     "aten::rnn_tanh": "what cuDNN keeps for the backward of RNNs",
 }
-NO_VALUE_DECIDES: Final = (torch.optim.Adafactor, torch.optim.ASGD)
-"""Optimizers that ask for values of tensors, and do and need the same whatever they are."""
-CONTEXT: Final = 2**29
-GEMMS: Final = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm"})
-
-
-@dataclass(frozen=True, slots=True)
-class Overhead:
-    """Memory that is not the program's own.
-
-    Attributes:
-        name, bytes, source: what it is, how much, and where that is known from.
-        reserved: whether it comes from PyTorch's allocator, and is part of what is allocated and reserved.
-    """
-
-    name: str
-    bytes: int
-    source: str
-    reserved: bool
 
 
 @dataclass(frozen=True)
@@ -135,7 +113,7 @@ class Estimate(Printed):
             return self.device_memory <= limit
         if limit <= others:
             return False
-        rows = _with_overheads(self.trace, self.memory.allocations, self.overheads)
+        rows = with_overheads(self.trace, self.memory.allocations, self.overheads)
         return replay(rows, self.replay.settings, limit - others).out_of_memory is None
 
     def __repr__(self) -> str:
@@ -181,6 +159,7 @@ def estimate(
     amp: torch.dtype | None = None,
     allocator: str = "",
     allow_real: bool | Iterable[str] = False,
+    compile: bool = False,
 ) -> Estimate:
     """Predict what a training step needs, by running the model's own code on fake tensors: no memory, no arithmetic, no GPU.
 
@@ -203,6 +182,8 @@ def estimate(
             paths of modules, such as ``"encoder.router"``, in which every op may that cannot do without; True: everywhere.
             They work on stand-ins: floats are ones, integers zeros, masks select everything (`torchprof.estimation.real_ops`),
             and take the memory and the time that they take.
+        compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
+            decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
 
     Returns:
         An `Estimate`.
@@ -224,6 +205,8 @@ def estimate(
         raise ArgumentError(f"steps must be an int of at least 1, not {steps!r}")
     if amp is not None and not isinstance(amp, torch.dtype):
         raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
+    if not isinstance(compile, bool):
+        raise ArgumentError(f"compile must be True or False, not {compile!r}")
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
     workspaces = MeasuredOnCpu() if device == "cpu" else Workspaces()
@@ -233,7 +216,7 @@ def estimate(
     with ExitStack() as stack:
         for restore, state in states:
             stack.callback(restore, state)
-        stack.enter_context(as_if_real())
+        stack.enter_context(as_if_real(compile))
         if device == "cuda":
             stack.enter_context(as_on_cuda())
         source = built(model)
@@ -242,11 +225,11 @@ def estimate(
                 fake = fake_model(source, mode)
                 recording.watch(fake)
                 mode.real_ops.watch(fake)
-                arguments = _fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode, mode.real_ops.numpy():
-                    run = _Run(fake, arguments, optimizer, loss, step, amp, device, mode)
+                arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
+                with mode, mode.real_ops.numpy(), as_compiled(fake) if compile else nullcontext(fake) as runs:
+                    run = TrainingStep(runs, arguments, optimizer, loss, step, amp, device, mode)
                     for _ in range(steps):
-                        run.step()
+                        run.run()
                         recording.step()
                     del run, arguments
         except Exception as error:
@@ -262,97 +245,12 @@ def estimate(
         if isinstance(workspaces, MeasuredOnCpu) and workspaces.too_large:
             notes.append(f"workspaces of {', '.join(sorted(workspaces.too_large))}, too large to be run for real")
         return Estimate(trace, device, account, None, (), limit, tuple(notes))
-    overheads = _overheads(trace, capacity)
-    played = replay(_with_overheads(trace, account.allocations, overheads), settings)
+    overheads = overheads_of(trace, capacity)
+    played = replay(with_overheads(trace, account.allocations, overheads), settings)
+    if compile:
+        notes.append("what Inductor fuses otherwise for CUDA: this is what it materialises on the CPU")
     notes += [f"{missing}, which only a GPU can tell" for op, missing in ONLY_ON_CUDA.items() if op in trace.strings]
     return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
-
-
-class _Run:
-    """A training step, ready to be repeated."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        optimizer: Callable[..., torch.optim.Optimizer] | None,
-        loss: Callable[[Any], torch.Tensor] | None,
-        step: Callable[..., object] | None,
-        amp: torch.dtype | None,
-        device: str,
-        mode: Pretend,
-    ) -> None:
-        self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss or _default_loss, step, amp
-        self.optimizer = optimizer(model.parameters()) if optimizer is not None else None
-        if self.optimizer is not None and device == "cuda":
-            use_foreach(self.optimizer)
-        if isinstance(self.optimizer, NO_VALUE_DECIDES):
-            self.optimizer.step = mode.real_ops.letting_values()(self.optimizer.step)  # type: ignore[method-assign]
-
-    def step(self) -> None:
-        if self.own_step is not None:
-            self.own_step(self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
-            return
-        with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
-            returned = self.model(*self.inputs.args, **self.inputs.kwargs)
-            value = self.loss(returned)
-        value.backward()  # type: ignore[no-untyped-call]
-        if self.optimizer is not None:
-            self.optimizer.step()
-        self.model.zero_grad()
-
-
-def _default_loss(returned: Any) -> torch.Tensor:
-    value = returned.get("loss") if isinstance(returned, Mapping) else getattr(returned, "loss", None)
-    if isinstance(value, torch.Tensor):
-        return value
-    parts = [tensor.float().sum() for tensor in find_tensors(returned) if tensor.requires_grad]
-    if not parts:
-        raise ArgumentError("the model returned nothing to differentiate: pass loss=..., or step=... for a step of your own")
-    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
-
-
-def _fake_inputs(model: nn.Module, inputs: Any, batch_size: Any, dtypes: Any, mode: FakeTensorMode) -> Inputs:
-    if inputs is None:
-        raise ArgumentError("inputs are needed: sizes such as (8, 3, 224, 224), tensors, or a dict of keyword arguments")
-    if isinstance(inputs, Mapping) or any(True for _ in find_tensors(inputs)):
-        made = make_inputs(model, None, batch_size=batch_size, input_data=inputs, dtypes=dtypes, device=None)
-    else:
-        with mode:
-            made = make_inputs(model, inputs, batch_size=batch_size, input_data=None, dtypes=dtypes, device="cpu")
-    assert made is not None
-    faking = Faking(mode)
-    return Inputs(faking.values(made.args), faking.values(made.kwargs))
-
-
-def _overheads(trace: Trace, capacity: int | str | None) -> tuple[Overhead, ...]:
-    hopper = isinstance(capacity, str) and capacity.startswith(HOPPER)
-    each = 32 * 2**20 if hopper else int(8.125 * 2**20)
-    source = f"PyTorch's default of {format_bytes(each)} for each thread that multiplies, {'on' if hopper else 'before'} Hopper"
-    cublas = each * len(_first_gemms(trace))
-    found = [Overhead("cuBLAS workspaces", cublas, source, reserved=True)] if cublas else []
-    found.append(Overhead("CUDA context", CONTEXT, "experience: 0.3 to 0.6 GiB, by driver and GPU", reserved=False))
-    return tuple(found)
-
-
-def _first_gemms(trace: Trace) -> list[int]:
-    """Rows of the first matrix product of the calling thread, and of the first in backward, which has a thread of its own."""
-    wanted = [row for row, name in enumerate(trace.strings) if name in GEMMS]
-    is_gemm = np.isin(trace.op_names, wanted)
-    in_backward = np.isin(phases(trace.ops), [Phase.BACKWARD, Phase.RECOMPUTATION])
-    rows = [np.flatnonzero(is_gemm & mask) for mask in (~in_backward, in_backward)]
-    return [int(found[0]) for found in rows if len(found)]
-
-
-def _with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhead]) -> Rows:
-    """The allocations, and among them the workspaces that cuBLAS takes at first use and keeps."""
-    gemms = _first_gemms(trace)
-    extra = np.zeros(len(gemms), dtype=allocations.dtype)
-    total = sum(overhead.bytes for overhead in overheads if overhead.reserved)
-    for row, op in enumerate(gemms):
-        extra[row]["start"], extra[row]["end"], extra[row]["bytes"] = trace.ops["start"][op], -1, total // len(gemms)
-        extra[row]["device_type"], extra[row]["device_index"] = allocations[0]["device_type"], allocations[0]["device_index"]
-    return np.concatenate([allocations, extra])
 
 
 def _reason(error: Exception, where: str) -> str:

@@ -131,12 +131,12 @@ def _may_be_overwritten(gradient: torch.Tensor) -> bool:
 
 
 @contextmanager
-def as_if_real() -> Iterator[None]:
+def as_if_real(compiling: bool = False) -> Iterator[None]:
     """Libraries that do something else for fake tensors do what they would for real ones, until the block ends.
 
     transformers takes fake tensors for a compiler's, and then makes attention masks that it would leave out: whether several
-    sequences are packed into one cannot be seen from them. They are not. And PyTorch's rules say nothing when they fail:
-    their exceptions do.
+    sequences are packed into one cannot be seen from them. They are not; under a compiler it makes those masks. And PyTorch's
+    rules say nothing when they fail: their exceptions do.
 
     Python's garbage collector waits: tensors in reference cycles would go at a moment that depends on all the program did
     before, and the same step would need now more, now less. So they stay, which is the most it can need.
@@ -144,7 +144,7 @@ def as_if_real() -> Iterator[None]:
     collects = gc.isenabled()
     gc.collect()
     gc.disable()
-    masks: Any = sys.modules.get("transformers.masking_utils")
+    masks: Any = sys.modules.get("transformers.masking_utils") if not compiling else None
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     looks_for_packed = getattr(masks, "find_packed_sequence_indices", None)

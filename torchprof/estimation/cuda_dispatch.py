@@ -11,8 +11,9 @@ instead, each rule with its source in PyTorch:
   convolutions.
 - Optimizers update all parameters at once (``foreach``) and need temporaries for all: ``_default_to_fused_or_foreach`` in
   torch/optim/optimizer.py.
+- RNNs are those of cuDNN, and so are convolutions: what these need is in ``cudnn.py``.
 - The first matrix product of a thread takes a cuBLAS workspace for good: ``getChosenWorkspaceSize`` in
-  ATen/cuda/CublasHandlePool.cpp. This one is in ``estimate.py``.
+  ATen/cuda/CublasHandlePool.cpp. This one is in ``overheads.py``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._pytree import tree_map
+
+from torchprof.estimation import cudnn
 
 __all__ = ["as_on_cuda", "use_foreach"]
 
@@ -49,11 +52,27 @@ def as_on_cuda() -> Iterator[None]:
         for key in ("AutogradCPU", "CPU"):
             library.impl("dropout", _dropout, key)  # type: ignore[no-untyped-call]
             library.impl("scaled_dot_product_attention", _attention, key)  # type: ignore[no-untyped-call]
+            for name, kernel in cudnn.LIBRARY.items():
+                library.impl(name, _unless_real(name, kernel), key)  # type: ignore[no-untyped-call]
         for name in filter(_has_no_choice, FLOAT32):
             library.impl(name, _in_float32(name), "AutocastCPU")  # type: ignore[no-untyped-call]
         yield
     finally:
         library._destroy()  # type: ignore[no-untyped-call]
+
+
+def _unless_real(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    op = _overload(name)
+
+    def run(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (kernel if isinstance(input, PRETENDED) else op.decompose)(input, *args, **kwargs)
+
+    return run
+
+
+def _overload(name: str) -> Any:
+    packet, _, overload = name.partition(".")
+    return getattr(getattr(aten, packet), overload or "default")
 
 
 def _has_no_choice(name: str) -> bool:
@@ -62,8 +81,7 @@ def _has_no_choice(name: str) -> bool:
 
 
 def _in_float32(name: str) -> Callable[..., Any]:
-    packet, _, overload = name.partition(".")
-    op = getattr(getattr(aten, packet), overload or "default")
+    op = _overload(name)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = tree_map(_float32, (args, kwargs))

@@ -17,12 +17,13 @@ from torchprof.analysis.summary import raising_call
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.compiled import as_compiled
 from torchprof.estimation.cuda_dispatch import as_on_cuda
+from torchprof.estimation.cudnn import CudnnWorkspaces
 from torchprof.estimation.gpus import GPUS, capacity_of
 from torchprof.estimation.overheads import Overhead, overheads_of, with_overheads
 from torchprof.estimation.pretend import Pretend, as_if_real, built, fake_model
 from torchprof.estimation.real_ops import ASKS_FOR_VALUES, RealOps, asks_for_values, has_no_rule
 from torchprof.estimation.training_step import TrainingStep, fake_inputs
-from torchprof.estimation.workspaces import MeasuredOnCpu, Workspaces
+from torchprof.estimation.workspaces import MeasuredOnCpu
 from torchprof.memory_account import Memory
 from torchprof.preserve import random_states
 from torchprof.recorder import profile
@@ -34,12 +35,7 @@ from torchprof.trace import Trace
 
 __all__ = ["Estimate", "Overhead", "estimate"]
 
-ONLY_ON_CUDA: Final = {
-    "aten::convolution": "workspaces of cuDNN's convolutions",
-    "aten::lstm": "what cuDNN keeps for the backward of LSTMs",
-    "aten::gru": "what cuDNN keeps for the backward of GRUs",
-    "aten::rnn_tanh": "what cuDNN keeps for the backward of RNNs",
-}
+USES_CUDNN: Final = ("aten::convolution", "aten::_cudnn_rnn")
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ def estimate(
         raise ArgumentError(f"compile must be True or False, not {compile!r}")
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
-    workspaces = MeasuredOnCpu() if device == "cpu" else Workspaces()
+    workspaces = MeasuredOnCpu() if device == "cpu" else CudnnWorkspaces(capacity)
     mode = Pretend(workspaces, RealOps(allow_real))
     recording = profile(memory=True)
     states = random_states()
@@ -249,7 +245,8 @@ def estimate(
     played = replay(with_overheads(trace, account.allocations, overheads), settings)
     if compile:
         notes.append("what Inductor fuses otherwise for CUDA: this is what it materialises on the CPU")
-    notes += [f"{missing}, which only a GPU can tell" for op, missing in ONLY_ON_CUDA.items() if op in trace.strings]
+    if any(op in trace.strings for op in USES_CUDNN):
+        notes.append("what cuDNN takes beyond the rules of torchprof.estimation.cudnn: only a GPU can tell")
     return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
 
 

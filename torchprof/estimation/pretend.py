@@ -27,6 +27,7 @@ from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.estimation import cudnn
 from torchprof.estimation.real_ops import RealOps, is_kept
 from torchprof.estimation.workspaces import Workspaces
 from torchprof.modules import is_lazy, walk
@@ -54,9 +55,10 @@ def _grouped_mm(mat_a: Any, mat_b: Any, offs: Any = None, bias: Any = None, out_
     return _create_grouped_mm_output_tensor(mat_a, mat_b, offs, out_dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
-OWN_RULES = {aten._grouped_mm.default: _grouped_mm}
+OWN_RULES: dict[Any, Callable[..., Any]] = {aten._grouped_mm.default: _grouped_mm, **cudnn.RULES}
 """What ops return where PyTorch's rule refuses what the kernel takes: ``_grouped_mm`` of float32 and float16, whose kernels
-(``_grouped_mm_fallback`` in PyTorch's ``GroupedMMUtils.h``) make the same tensor as that of bfloat16."""
+(``_grouped_mm_fallback`` in PyTorch's ``GroupedMMUtils.h``) make the same tensor as that of bfloat16; and where it leaves out
+what is kept."""
 
 HELD_BY_ENGINE_ALONE = 2
 """Uses of the storage of a gradient that only autograd's engine holds: its own and that of the fake tensor around it."""

@@ -4,7 +4,7 @@ On the CPU it is measured: the few ops whose kernels are known to need much are 
 arguments, on uninitialised data, and what PyTorch hands out meanwhile is counted. So nothing has to be known of how a library
 such as oneDNN chooses its layouts.
 
-On CUDA nothing is known without one: cuDNN's workspaces for convolutions are not in an estimate, and it says so.
+On CUDA nothing can be measured without one: what is known by rule is in ``torchprof.estimation.cudnn``.
 """
 
 from __future__ import annotations

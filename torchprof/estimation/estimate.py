@@ -210,6 +210,7 @@ def estimate(
     recording = profile(memory=True)
     states = random_states()
     with ExitStack() as stack:
+        stack.callback(mode.formulas.close)
         for restore, state in states:
             stack.callback(restore, state)
         stack.enter_context(as_if_real(compile))

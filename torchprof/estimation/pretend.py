@@ -28,6 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.estimation import cudnn
+from torchprof.estimation.formulas import Formulas
 from torchprof.estimation.real_ops import RealOps, is_kept
 from torchprof.estimation.workspaces import Workspaces
 from torchprof.modules import is_lazy, walk
@@ -76,11 +77,14 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
         super().__init__(allow_non_fake_inputs=True)
         self._workspaces = workspaces
         self.real_ops = real_ops
+        self.formulas = Formulas()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from torchprof import _C
 
         kwargs = kwargs or {}
+        if func is aten.detach.default:
+            self.formulas.begin()
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)
         if func is aten.add.Tensor and _C.adds_gradients() and _may_be_overwritten(args[0]):

@@ -53,7 +53,13 @@ LARGEST: Final = 2**28
 
 
 class Workspaces:
-    """What is known of kernels beside their results: nothing."""
+    """What is known of kernels beside their results: nothing.
+
+    Attributes:
+        amends: ops whose results it amends.
+    """
+
+    amends: frozenset[Any] = frozenset()
 
     def bytes(self, func: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
         """What the kernel of an op needs while it runs."""
@@ -71,13 +77,15 @@ class MeasuredOnCpu(Workspaces):
         too_large: names of ops that were not run, because their tensors are larger than ``LARGEST``.
     """
 
+    amends = frozenset({aten.mkldnn_rnn_layer.default})
+
     def __init__(self) -> None:
         self._known: dict[Any, int] = {}
         self.too_large: set[str] = set()
 
     def amended(self, func: Any, args: Any, kwargs: Any, returned: Any) -> Any:
         # The last result of a layer of an LSTM is what its backward needs, in a layout of oneDNN's.
-        if func is not aten.mkldnn_rnn_layer.default or returned[3].numel():
+        if returned[3].numel():
             return returned
         key = (func, "kept", _shown(args))
         if key not in self._known:

@@ -56,9 +56,17 @@ def as_on_cuda() -> Iterator[None]:
                 library.impl(name, _unless_real(name, kernel), key)  # type: ignore[no-untyped-call]
         for name in filter(_has_no_choice, FLOAT32):
             library.impl(name, _in_float32(name), "AutocastCPU")  # type: ignore[no-untyped-call]
+        _forget_kernels()
         yield
     finally:
         library._destroy()  # type: ignore[no-untyped-call]
+        _forget_kernels()
+
+
+def _forget_kernels() -> None:
+    """Compilers dispatch in Python, where it is remembered which kernel an op had."""
+    for name in ("dropout", "scaled_dot_product_attention", *cudnn.LIBRARY, *FLOAT32):
+        _overload(name)._dispatch_cache.clear()
 
 
 def _unless_real(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:

@@ -86,7 +86,7 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
         from torchprof import _C
 
         kwargs = kwargs or {}
-        if func is DEVICE and args[0].fake_mode is self:  # half of all that is asked
+        if func is DEVICE and getattr(args[0], "fake_mode", None) is self:  # half of all that is asked
             return args[0].fake_device
         if func is aten.detach.default:
             self.formulas.begin()

@@ -330,8 +330,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("end_kernel", [](const std::vector<py::object>& results, int64_t workspace) {
     end_kernel();
     for (const py::object& result : results) {
-      if (c10::StorageImpl* const data = unpack(result).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()) {
-        report_result(data->_mutable_data_ptr_no_checks());
+      if (c10::StorageImpl* const storage = unpack(result).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()) {
+        report_result(*storage);
       }
     }
     if (workspace > 0) {

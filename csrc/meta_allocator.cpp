@@ -75,8 +75,18 @@ MetaAllocator::~MetaAllocator() {
   }
 }
 
-void report_result(const c10::DataPtr& data) {
-  if (is_pretending() || data.get_deleter() != &release) {
+void report_result(c10::StorageImpl& storage) {
+  if (is_pretending()) {
+    return;
+  }
+  const c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
+  if (data.get_context() == nullptr && data.get() == nullptr && storage.device().is_meta()) {
+    // Made without a size and resized, for which meta storages ask no allocator.
+    if (const auto bytes = storage.sym_nbytes().maybe_as_int(); bytes.value_or(0) != 0) {
+      storage.set_data_ptr_noswap({nullptr, new Token{*bytes, kNone}, &release, storage.device()});
+    }
+  }
+  if (data.get_deleter() != &release) {
     return;
   }
   auto* const token = static_cast<Token*>(data.get_context());
@@ -87,8 +97,13 @@ void report_result(const c10::DataPtr& data) {
 }
 
 void report_workspace(int64_t bytes) {
+  if (is_pretending()) {
+    return;
+  }
   const Token token{bytes, current_recording.load(std::memory_order_relaxed)};
   report(&token, bytes, true);
+  for (const auto taken = ticks(); ticks() == taken;) {  // what is freed in the moment it is allocated never was there
+  }
   report(&token, -bytes, true);
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <c10/core/Allocator.h>
+#include <c10/core/StorageImpl.h>
 
 namespace torchprof {
 
@@ -19,7 +20,7 @@ class MetaAllocator {
 };
 
 // After a kernel that pretended to run: what it returned, and what the real one is known to need meanwhile.
-void report_result(const c10::DataPtr& data);
+void report_result(c10::StorageImpl& storage);
 void report_workspace(int64_t bytes);
 // Before it: whether it adds up two gradients for autograd's engine, and not for a node.
 bool adds_gradients();

@@ -35,8 +35,9 @@ __all__ = [
 Rows = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 
-TENSORS_SUFFICE = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
-"""Ops whose arguments up to the last that matters are tensors: theirs need not be kept."""
+TENSORS_SUFFICE = {"aten::mm": 2, "aten::addmm": 3, "aten::bmm": 2, "aten::baddbmm": 3}
+"""Ops whose arguments up to the last that matters are so many tensors: theirs need not be kept. What comes after them is where
+the result goes, as in the code that ``torch.compile`` writes."""
 
 OVERWRITES = frozenset({f"aten::{name}_" for name in "copy fill zero normal uniform random bernoulli exponential".split()})
 """Ops that write to what they are given first and do not read it."""
@@ -55,7 +56,7 @@ def counted_ops() -> set[str]:
 
 def ops_with_arguments() -> set[str]:
     """Names of those whose arguments a recording must keep."""
-    return counted_ops() - TENSORS_SUFFICE
+    return counted_ops() - TENSORS_SUFFICE.keys()
 
 
 def has_formula(trace: Trace) -> npt.NDArray[np.bool_]:
@@ -76,7 +77,7 @@ def signature_flops(trace: Trace) -> npt.NDArray[np.int64]:
         name = trace.strings[signature["name"]]
         if name in formulas and signature["n_inputs"] and signature["n_outputs"]:  # what raised returned nothing
             try:
-                flops[row] = _evaluate(trace, signature, formulas[name])
+                flops[row] = _evaluate(trace, signature, formulas[name], TENSORS_SUFFICE.get(name))
             except Exception as error:
                 warnings.warn(
                     f"the FLOP formula of {name} failed ({type(error).__name__}: {error}): these are counted as 0",
@@ -92,8 +93,8 @@ def _counted_signatures(trace: Trace) -> npt.NDArray[np.uint32]:
     return np.concatenate([of_ops, of_sums])
 
 
-def _evaluate(trace: Trace, signature: Any, formula: Any) -> int:
-    inputs = _meta_tensors(trace, int(signature["inputs"]), int(signature["n_inputs"]))
+def _evaluate(trace: Trace, signature: Any, formula: Any, tensors: int | None) -> int:
+    inputs = _meta_tensors(trace, int(signature["inputs"]), int(signature["n_inputs"]))[:tensors]
     outputs = _meta_tensors(trace, int(signature["outputs"]), int(signature["n_outputs"]))
     if signature["arguments"] != NO_ARGUMENTS:
         inputs = _filled(json.loads(trace.strings[signature["arguments"]]), inputs)

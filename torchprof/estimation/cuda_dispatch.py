@@ -11,8 +11,9 @@ instead, each rule with its source in PyTorch:
   convolutions.
 - Optimizers update all parameters at once (``foreach``) and need temporaries for all: ``_default_to_fused_or_foreach`` in
   torch/optim/optimizer.py.
+- RNNs are those of cuDNN, and so are convolutions: what these need is in ``cudnn.py``.
 - The first matrix product of a thread takes a cuBLAS workspace for good: ``getChosenWorkspaceSize`` in
-  ATen/cuda/CublasHandlePool.cpp. This one is in ``estimate.py``.
+  ATen/cuda/CublasHandlePool.cpp. This one is in ``overheads.py``.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._pytree import tree_map
+
+from torchprof.estimation import cudnn
 
 __all__ = ["as_on_cuda", "use_foreach"]
 
 aten = torch.ops.aten
+PRETENDED: Final = (FakeTensor, FunctionalTensor)  # the latter while a compiler traces
 AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 LARGEST_FLASH_HEAD: Final = 256
@@ -47,11 +52,35 @@ def as_on_cuda() -> Iterator[None]:
         for key in ("AutogradCPU", "CPU"):
             library.impl("dropout", _dropout, key)  # type: ignore[no-untyped-call]
             library.impl("scaled_dot_product_attention", _attention, key)  # type: ignore[no-untyped-call]
+            for name, kernel in cudnn.LIBRARY.items():
+                library.impl(name, _unless_real(name, kernel), key)  # type: ignore[no-untyped-call]
         for name in filter(_has_no_choice, FLOAT32):
             library.impl(name, _in_float32(name), "AutocastCPU")  # type: ignore[no-untyped-call]
+        _forget_kernels()
         yield
     finally:
         library._destroy()  # type: ignore[no-untyped-call]
+        _forget_kernels()
+
+
+def _forget_kernels() -> None:
+    """Compilers dispatch in Python, where it is remembered which kernel an op had."""
+    for name in ("dropout", "scaled_dot_product_attention", *cudnn.LIBRARY, *FLOAT32):
+        _overload(name)._dispatch_cache.clear()
+
+
+def _unless_real(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    op = _overload(name)
+
+    def run(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (kernel if isinstance(input, PRETENDED) else op.decompose)(input, *args, **kwargs)
+
+    return run
+
+
+def _overload(name: str) -> Any:
+    packet, _, overload = name.partition(".")
+    return getattr(getattr(aten, packet), overload or "default")
 
 
 def _has_no_choice(name: str) -> bool:
@@ -60,8 +89,7 @@ def _has_no_choice(name: str) -> bool:
 
 
 def _in_float32(name: str) -> Callable[..., Any]:
-    packet, _, overload = name.partition(".")
-    op = getattr(getattr(aten, packet), overload or "default")
+    op = _overload(name)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = tree_map(_float32, (args, kwargs))
@@ -72,7 +100,7 @@ def _in_float32(name: str) -> Callable[..., Any]:
 
 
 def _float32(value: Any) -> Any:
-    return value.float() if isinstance(value, FakeTensor) and value.dtype in HALF else value
+    return value.float() if isinstance(value, PRETENDED) and value.dtype in HALF else value
 
 
 def use_foreach(optimizer: torch.optim.Optimizer) -> None:
@@ -83,7 +111,7 @@ def use_foreach(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
-    if not isinstance(input, FakeTensor):  # another thread's
+    if not isinstance(input, PRETENDED):  # another thread's
         real: Tensor = aten.dropout.default.decompose(input, p, train)
         return real
     if train and 0 < p < 1 and input.numel():
@@ -104,7 +132,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    if not isinstance(query, FakeTensor):
+    if not isinstance(query, PRETENDED):
         real: Tensor = aten.scaled_dot_product_attention.default.decompose(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )

@@ -2,67 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
 
 from torchprof.analysis.allocator_settings import AllocatorSettings
 from torchprof.analysis.layer_calls import raising_call
 from torchprof.analysis.replay import Replay, replay
 from torchprof.errors import ArgumentError, EstimateError
-from torchprof.estimation.cuda_dispatch import as_on_cuda, use_foreach
+from torchprof.estimation.compiled import as_compiled
+from torchprof.estimation.cuda_dispatch import as_on_cuda
+from torchprof.estimation.cudnn import CudnnWorkspaces
 from torchprof.estimation.gpus import GPUS, capacity_of
-from torchprof.estimation.pretend import Faking, Pretend, as_if_real, built, fake_model
-from torchprof.estimation.workspaces import MeasuredOnCpu, Workspaces
-from torchprof.inputs import Inputs, make_inputs
+from torchprof.estimation.overheads import Overhead, overheads_of, with_overheads
+from torchprof.estimation.pretend import Pretend, as_if_real, built, fake_model
+from torchprof.estimation.real_ops import ASKS_FOR_VALUES, RealOps, asks_for_values, has_no_rule
+from torchprof.estimation.training_step import TrainingStep, fake_inputs
+from torchprof.estimation.workspaces import MeasuredOnCpu
 from torchprof.memory_account import Memory
-from torchprof.nested import find_tensors
 from torchprof.preserve import random_states
 from torchprof.recorder import profile
 from torchprof.report.grid import Line
 from torchprof.report.printed import Printed
 from torchprof.report.units import format_bytes, format_flops
 from torchprof.tables import Table, by_module
-from torchprof.trace import Phase, Trace, phases
-from torchprof.trace import Table as Rows
+from torchprof.trace import Trace
 
 __all__ = ["Estimate", "Overhead", "estimate"]
 
-HOPPER: Final = ("H100", "H200", "B200")
-ONLY_ON_CUDA: Final = {
-    "aten::convolution": "workspaces of cuDNN's convolutions",
-    "aten::lstm": "what cuDNN keeps for the backward of LSTMs",
-    "aten::gru": "what cuDNN keeps for the backward of GRUs",
-    "aten::rnn_tanh": "what cuDNN keeps for the backward of RNNs",
-}
-CONTEXT: Final = 2**29
-GEMMS: Final = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm"})
-
-
-@dataclass(frozen=True, slots=True)
-class Overhead:
-    """Memory that is not the program's own.
-
-    Attributes:
-        name, bytes, source: what it is, how much, and where that is known from.
-        reserved: whether it comes from PyTorch's allocator, and is part of what is allocated and reserved.
-    """
-
-    name: str
-    bytes: int
-    source: str
-    reserved: bool
+USES_CUDNN: Final = ("aten::convolution", "aten::_cudnn_rnn")
 
 
 @dataclass(frozen=True)
@@ -136,7 +109,7 @@ class Estimate(Printed):
             return self.device_memory <= limit
         if limit <= others:
             return False
-        rows = _with_overheads(self.trace, self.memory.allocations, self.overheads)
+        rows = with_overheads(self.trace, self.memory.allocations, self.overheads)
         return replay(rows, self.replay.settings, limit - others).out_of_memory is None
 
     def __repr__(self) -> str:
@@ -181,6 +154,8 @@ def estimate(
     capacity: int | str | None = None,
     amp: torch.dtype | None = None,
     allocator: str = "",
+    allow_real: bool | Iterable[str] = False,
+    compile: bool = False,
 ) -> Estimate:
     """Predict what a training step needs, by running the model's own code on fake tensors: no memory, no arithmetic, no GPU.
 
@@ -198,6 +173,13 @@ def estimate(
         capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``.
         amp: run forward and loss under autocast with this dtype.
         allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.
+        allow_real: names of ops that may run for real, on the CPU, to find out what they return, such as ``("aten::nonzero",
+            "mylib::op")``; ``"aten::item"`` stands for ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()``. Also
+            paths of modules, such as ``"encoder.router"``, in which every op may that cannot do without; True: everywhere.
+            They work on stand-ins: floats are ones, integers zeros, masks select everything (`torchprof.estimation.real_ops`),
+            and take the memory and the time that they take.
+        compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
+            decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
 
     Returns:
         An `Estimate`.
@@ -219,16 +201,19 @@ def estimate(
         raise ArgumentError(f"steps must be an int of at least 1, not {steps!r}")
     if amp is not None and not isinstance(amp, torch.dtype):
         raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
+    if not isinstance(compile, bool):
+        raise ArgumentError(f"compile must be True or False, not {compile!r}")
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
-    workspaces = MeasuredOnCpu() if device == "cpu" else Workspaces()
-    mode = Pretend(workspaces)
+    workspaces = MeasuredOnCpu() if device == "cpu" else CudnnWorkspaces(capacity)
+    mode = Pretend(workspaces, RealOps(allow_real))
     recording = profile(memory=True)
     states = random_states()
     with ExitStack() as stack:
+        stack.callback(mode.formulas.close)
         for restore, state in states:
             stack.callback(restore, state)
-        stack.enter_context(as_if_real())
+        stack.enter_context(as_if_real(compile))
         if device == "cuda":
             stack.enter_context(as_on_cuda())
         source = built(model)
@@ -236,11 +221,12 @@ def estimate(
             with recording:
                 fake = fake_model(source, mode)
                 recording.watch(fake)
-                arguments = _fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode:
-                    run = _Run(fake, arguments, optimizer, loss, step, amp, device)
+                mode.real_ops.watch(fake)
+                arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
+                with mode, mode.real_ops.numpy(), as_compiled(fake) if compile else nullcontext(fake) as runs:
+                    run = TrainingStep(runs, arguments, optimizer, loss, step, amp, device, mode)
                     for _ in range(steps):
-                        run.step()
+                        run.run()
                         recording.step()
                     del run, arguments
         except Exception as error:
@@ -250,113 +236,39 @@ def estimate(
             raise
     trace = recording.trace
     account = Memory.of(trace, "meta")
+    ran = sorted(mode.real_ops.ran)
+    notes = [f"what other values would change: {', '.join(ran)} worked on stand-ins"] if ran else []
     if device == "cpu":
-        too_large = sorted(workspaces.too_large) if isinstance(workspaces, MeasuredOnCpu) else []
-        notes = [f"workspaces of {', '.join(too_large)}, too large to be run for real"] if too_large else []
+        if isinstance(workspaces, MeasuredOnCpu) and workspaces.too_large:
+            notes.append(f"workspaces of {', '.join(sorted(workspaces.too_large))}, too large to be run for real")
         return Estimate(trace, device, account, None, (), limit, tuple(notes))
-    overheads = _overheads(trace, capacity)
-    played = replay(_with_overheads(trace, account.allocations, overheads), settings)
-    notes = [f"{missing}, which only a GPU can tell" for op, missing in ONLY_ON_CUDA.items() if op in trace.strings]
+    overheads = overheads_of(trace, capacity)
+    played = replay(with_overheads(trace, account.allocations, overheads), settings)
+    if compile:
+        notes.append("what Inductor fuses otherwise for CUDA: this is what it materialises on the CPU")
+    if any(op in trace.strings for op in USES_CUDNN):
+        notes.append("what cuDNN takes beyond the rules of torchprof.estimation.cudnn: only a GPU can tell")
     return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
-
-
-class _Run:
-    """A training step, ready to be repeated."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        optimizer: Callable[..., torch.optim.Optimizer] | None,
-        loss: Callable[[Any], torch.Tensor] | None,
-        step: Callable[..., object] | None,
-        amp: torch.dtype | None,
-        device: str,
-    ) -> None:
-        self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss or _default_loss, step, amp
-        self.optimizer = optimizer(model.parameters()) if optimizer is not None else None
-        if self.optimizer is not None and device == "cuda":
-            use_foreach(self.optimizer)
-
-    def step(self) -> None:
-        if self.own_step is not None:
-            self.own_step(self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
-            return
-        with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
-            returned = self.model(*self.inputs.args, **self.inputs.kwargs)
-            value = self.loss(returned)
-        value.backward()  # type: ignore[no-untyped-call]
-        if self.optimizer is not None:
-            self.optimizer.step()
-        self.model.zero_grad()
-
-
-def _default_loss(returned: Any) -> torch.Tensor:
-    value = returned.get("loss") if isinstance(returned, Mapping) else getattr(returned, "loss", None)
-    if isinstance(value, torch.Tensor):
-        return value
-    parts = [tensor.float().sum() for tensor in find_tensors(returned) if tensor.requires_grad]
-    if not parts:
-        raise ArgumentError("the model returned nothing to differentiate: pass loss=..., or step=... for a step of your own")
-    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
-
-
-def _fake_inputs(model: nn.Module, inputs: Any, batch_size: Any, dtypes: Any, mode: FakeTensorMode) -> Inputs:
-    if inputs is None:
-        raise ArgumentError("inputs are needed: sizes such as (8, 3, 224, 224), tensors, or a dict of keyword arguments")
-    if isinstance(inputs, Mapping) or any(True for _ in find_tensors(inputs)):
-        made = make_inputs(model, None, batch_size=batch_size, input_data=inputs, dtypes=dtypes, device=None)
-    else:
-        with mode:
-            made = make_inputs(model, inputs, batch_size=batch_size, input_data=None, dtypes=dtypes, device="cpu")
-    assert made is not None
-    faking = Faking(mode)
-    return Inputs(faking.values(made.args), faking.values(made.kwargs))
-
-
-def _overheads(trace: Trace, capacity: int | str | None) -> tuple[Overhead, ...]:
-    hopper = isinstance(capacity, str) and capacity.startswith(HOPPER)
-    each = 32 * 2**20 if hopper else int(8.125 * 2**20)
-    source = f"PyTorch's default of {format_bytes(each)} for each thread that multiplies, {'on' if hopper else 'before'} Hopper"
-    cublas = each * len(_first_gemms(trace))
-    found = [Overhead("cuBLAS workspaces", cublas, source, reserved=True)] if cublas else []
-    found.append(Overhead("CUDA context", CONTEXT, "experience: 0.3 to 0.6 GiB, by driver and GPU", reserved=False))
-    return tuple(found)
-
-
-def _first_gemms(trace: Trace) -> list[int]:
-    """Rows of the first matrix product of the calling thread, and of the first in backward, which has a thread of its own."""
-    wanted = [row for row, name in enumerate(trace.strings) if name in GEMMS]
-    is_gemm = np.isin(trace.op_names, wanted)
-    in_backward = np.isin(phases(trace.ops), [Phase.BACKWARD, Phase.RECOMPUTATION])
-    rows = [np.flatnonzero(is_gemm & mask) for mask in (~in_backward, in_backward)]
-    return [int(found[0]) for found in rows if len(found)]
-
-
-def _with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhead]) -> Rows:
-    """The allocations, and among them the workspaces that cuBLAS takes at first use and keeps."""
-    gemms = _first_gemms(trace)
-    extra = np.zeros(len(gemms), dtype=allocations.dtype)
-    total = sum(overhead.bytes for overhead in overheads if overhead.reserved)
-    for row, op in enumerate(gemms):
-        extra[row]["start"], extra[row]["end"], extra[row]["bytes"] = trace.ops["start"][op], -1, total // len(gemms)
-        extra[row]["device_type"], extra[row]["device_index"] = allocations[0]["device_type"], allocations[0]["device_index"]
-    return np.concatenate([allocations, extra])
 
 
 def _reason(error: Exception, where: str) -> str:
     """Why fake tensors cannot do it, and the way out; empty where the error is the program's own."""
-    op = getattr(error, "func", None) or next((arg for arg in error.args if not isinstance(arg, str)), error)
-    if isinstance(error, UnsupportedOperatorException) or "no fake impl registered" in str(error):
+    op = getattr(error, "func", None) or next((arg for arg in error.args if not isinstance(arg, str)), None)
+    named = re.search(r"\w+::\w+", str(error))  # an op of torch.library.custom_op, whose error is only a text
+    name = op._schema.name if isinstance(op, torch._ops.OpOverload) else named.group() if named else ""
+    if has_no_rule(error):
+        allowed = repr((name,)) if name else "True"
         return (
-            f"{op} in {where} has no fake kernel, so what it would return is not known: register one with "
-            "torch.library.register_fake, or leave the part out with a step= of your own"
+            f"{name or error} in {where} has no fake kernel, so what it would return is not known: register one with "
+            f"torch.library.register_fake, pass allow_real={allowed} to run it for real on stand-ins, or leave the part out "
+            "with a step= of your own"
         )
-    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+    if asks_for_values(error):
+        to_allow = ASKS_FOR_VALUES if name in ("", "aten::_local_scalar_dense") else name
         return (
-            f"{op} in {where} asks for the values of a tensor (.item(), bool(tensor), nonzero, numpy()), and there are none: "
-            "make the branch depend on shapes, switch it off in the model's configuration, or leave it out with a step= of "
-            "your own"
+            f"{name or 'Tensor.numpy'} in {where} asks for the values of a tensor (.item(), bool(tensor), nonzero, numpy()), "
+            f"and there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, make the branch depend on "
+            "shapes, switch it off in the model's configuration, or leave it out with a step= of your own"
         )
     return ""
 

@@ -22,10 +22,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._meta_registrations import _create_grouped_mm_output_tensor
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.estimation import cudnn
+from torchprof.estimation.formulas import Formulas
+from torchprof.estimation.known import ASK, Known
+from torchprof.estimation.real_ops import RealOps, is_kept
 from torchprof.estimation.workspaces import Workspaces
 from torchprof.modules import is_lazy, walk
 from torchprof.nested import find_tensors
@@ -33,6 +38,7 @@ from torchprof.nested import find_tensors
 __all__ = ["Faking", "Pretend", "as_if_real", "built", "fake_model"]
 
 aten = torch.ops.aten
+DEVICE = torch.ops.prim.device.default
 
 IN_PLACE = {
     aten.scatter_add.default: aten.scatter_add_.default,
@@ -47,6 +53,16 @@ IN_PLACE = {
 CONTIGUOUS = frozenset({torch.ops.aten.native_layer_norm_backward.default})
 """Ops whose kernels return contiguous tensors where PyTorch's rule keeps the strides of the input."""
 
+
+def _grouped_mm(mat_a: Any, mat_b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> torch.Tensor:
+    return _create_grouped_mm_output_tensor(mat_a, mat_b, offs, out_dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+
+OWN_RULES: dict[Any, Callable[..., Any]] = {aten._grouped_mm.default: _grouped_mm, **cudnn.RULES}
+"""What ops return where PyTorch's rule refuses what the kernel takes: ``_grouped_mm`` of float32 and float16, whose kernels
+(``_grouped_mm_fallback`` in PyTorch's ``GroupedMMUtils.h``) make the same tensor as that of bfloat16; and where it leaves out
+what is kept."""
+
 HELD_BY_ENGINE_ALONE = 2
 """Uses of the storage of a gradient that only autograd's engine holds: its own and that of the fake tensor around it."""
 
@@ -56,16 +72,24 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     Args:
         workspaces: what kernels need beside their results.
+        real_ops: ops that may run for real on stand-ins.
     """
 
-    def __init__(self, workspaces: Workspaces) -> None:
+    def __init__(self, workspaces: Workspaces, real_ops: RealOps) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._workspaces = workspaces
+        self.real_ops = real_ops
+        self.formulas = Formulas()
+        self._known = Known(self)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from torchprof import _C
 
         kwargs = kwargs or {}
+        if func is DEVICE and getattr(args[0], "fake_mode", None) is self:  # half of all that is asked
+            return args[0].fake_device
+        if func is aten.detach.default:
+            self.formulas.begin()
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)
         if func is aten.add.Tensor and _C.adds_gradients() and _may_be_overwritten(args[0]):
@@ -76,16 +100,46 @@ class Pretend(FakeTensorMode):  # type: ignore[no-untyped-call]
         workspace = 0
         try:
             _C.begin_kernel()
-            returned: Any = super().__torch_dispatch__(func, types, args, kwargs)
+            returned: Any = self._returned(func, types, args, kwargs)
             if func in CONTIGUOUS:
                 returned = tuple(item if item is None else item.contiguous() for item in returned)
-            with self:
-                returned = self._workspaces.amended(func, args, kwargs, returned)
+            if func in self._workspaces.amends:
+                with self:
+                    returned = self._workspaces.amended(func, args, kwargs, returned)
             results = list(find_tensors(returned))
             workspace = self._workspaces.bytes(func, args, kwargs, results)
             return returned
         finally:
             _C.end_kernel(results, workspace)
+
+    def may_turn_const(self, t: torch.Tensor) -> bool:
+        """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""
+        kept: bool = super().may_turn_const(t)
+        return kept or (bool(self.real_ops) and type(t) is torch.Tensor and t.device.type == "cpu" and is_kept(t))
+
+    def _returned(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in OWN_RULES:
+            with self:
+                return OWN_RULES[func](*args, **kwargs)
+        if not self.real_ops:
+            key = self._known.key(func, args, kwargs)
+            if key is None:
+                return super().__torch_dispatch__(func, types, args, kwargs)
+            answer = self._known.answer(key, args)
+            if answer is ASK:
+                answer = super().__torch_dispatch__(func, types, args, kwargs)
+                self._known.learn(key, func, args, answer)
+            return answer
+        if self.real_ops.name(func):
+            return self.real_ops.run(self, func, args, kwargs)
+        try:
+            returned: Any = super().__torch_dispatch__(func, types, args, kwargs)
+        except Exception as error:
+            if self.real_ops.allow(error):
+                return self.real_ops.run(self, func, args, kwargs)
+            raise
+        self.real_ops.note_answer(func, args, kwargs, returned)
+        return returned
 
 
 def _may_be_overwritten(gradient: torch.Tensor) -> bool:
@@ -96,12 +150,12 @@ def _may_be_overwritten(gradient: torch.Tensor) -> bool:
 
 
 @contextmanager
-def as_if_real() -> Iterator[None]:
+def as_if_real(compiling: bool = False) -> Iterator[None]:
     """Libraries that do something else for fake tensors do what they would for real ones, until the block ends.
 
     transformers takes fake tensors for a compiler's, and then makes attention masks that it would leave out: whether several
-    sequences are packed into one cannot be seen from them. They are not. And PyTorch's rules say nothing when they fail:
-    their exceptions do.
+    sequences are packed into one cannot be seen from them. They are not; under a compiler it makes those masks. And PyTorch's
+    rules say nothing when they fail: their exceptions do.
 
     Python's garbage collector waits: tensors in reference cycles would go at a moment that depends on all the program did
     before, and the same step would need now more, now less. So they stay, which is the most it can need.
@@ -109,7 +163,7 @@ def as_if_real() -> Iterator[None]:
     collects = gc.isenabled()
     gc.collect()
     gc.disable()
-    masks: Any = sys.modules.get("transformers.masking_utils")
+    masks: Any = sys.modules.get("transformers.masking_utils") if not compiling else None
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     looks_for_packed = getattr(masks, "find_packed_sequence_indices", None)

@@ -1,0 +1,171 @@
+"""Estimates of compiled steps: what Inductor would materialise, save, recompute and reuse, against what it does."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import pytest
+import torch
+from architectures import Case, gpt2, loss_of, resnet
+from test_estimate import measured_peak, mlp
+from torch import Tensor, nn
+from torch._dynamo.callback import callback_handler
+from torch._dynamo.convert_frame import _bytecode_hooks, register_bytecode_hook
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list, cached_backends
+from torch._dynamo.pgo import get_code_state
+from torch._dynamo.testing import CompileCounter
+
+import torchprof
+from torchprof import ArgumentError, Estimate
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> None:
+    """Shapes that Dynamo has met before make it compile for any: what is compared here is compiled for its own."""
+    torch._dynamo.reset()
+
+
+class Fuses(nn.Module):
+    """Everything between the two layers is one kernel, whose steps are never materialised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        for _ in range(8):
+            y = (y * 2).sin().exp() + 1
+        result: Tensor = self.second(y)
+        return result
+
+
+class Breaks(nn.Module):
+    """Two graphs, with Python in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Fuses(), Fuses()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        torch._dynamo.graph_break()
+        result: Tensor = self.second(y)
+        return result
+
+
+def networks() -> list[Callable[[], Case]]:
+    def fuses() -> Case:
+        return Fuses(), {"x": torch.rand(512, 64)}
+
+    def breaks() -> Case:
+        return Breaks(), {"x": torch.rand(512, 64)}
+
+    def drops() -> Case:
+        layers = [nn.Linear(64, 64), nn.Dropout(0.1), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 64)]
+        return nn.Sequential(*layers), {"input": torch.rand(512, 64)}
+
+    def convolves() -> Case:
+        layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 49, 10)]
+        return nn.Sequential(*layers), {"input": torch.rand(16, 3, 16, 16)}
+
+    return [fuses, breaks, drops, convolves, gpt2, resnet]
+
+
+def compiled_and_measured(model: nn.Module, inputs: dict[str, Any], make_optimizer: Any) -> int:
+    compiled: Any = torch.compile(model)
+    loss_of(compiled(**inputs)).backward()
+    model.zero_grad()
+    gc.collect()
+    gc.disable()
+    try:
+        return measured_peak(compiled, inputs, make_optimizer(model.parameters()))
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("make", networks(), ids=lambda make: make.__name__)
+@pytest.mark.filterwarnings("ignore")
+def test_the_peak_of_a_compiled_step_is_that_of_the_real_one(make: Callable[[], Case]) -> None:
+    model, inputs = make()
+    found = torchprof.estimate(
+        model.train(), inputs, optimizer=torch.optim.AdamW, loss=loss_of, device="cpu", compile=True
+    ).max_allocated
+    assert found == pytest.approx(compiled_and_measured(model, inputs, torch.optim.AdamW), rel=0.001)
+
+
+def saved(found: Estimate) -> int:
+    return sum(found.memory.saved_by_module.values())
+
+
+def test_what_one_kernel_computes_on_its_way_is_never_there() -> None:
+    x = torch.rand(512, 64)
+    plain, compiled = (torchprof.estimate(Fuses(), x, device="cuda", compile=choice) for choice in (False, True))
+    one = 512 * 64 * 4
+    assert saved(plain) >= 16 * one
+    assert saved(compiled) <= 4 * one
+    assert plain.flops == compiled.flops
+    assert any("fuses otherwise for CUDA" in note for note in compiled.notes)
+
+
+def test_on_cuda_a_compiled_dropout_and_attention_choose_as_on_cuda() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = nn.functional.dropout(self.inner(x), 0.1)
+            return nn.functional.scaled_dot_product_attention(y, y, y)
+
+    found = torchprof.estimate(Attends().bfloat16(), torch.rand(2, 4, 256, 64).bfloat16(), compile=True)
+    assert "aten::_scaled_dot_product_flash_attention" in found.trace.strings
+
+
+def hooks() -> tuple[int, ...]:
+    return len(callback_handler.start_callbacks), len(callback_handler.end_callbacks), len(_bytecode_hooks)
+
+
+def test_the_compiler_is_left_as_it_was() -> None:
+    codes: list[CodeType] = []
+    handle = register_bytecode_hook(lambda code, _: codes.append(code))
+    model, x = mlp(64, 2), torch.rand(8, 64)
+    counter = CompileCounter()
+    mine = torch.compile(model, backend=counter)
+    expected = mine(x)
+
+    def kept() -> list[int]:
+        return [id(entry) for code in codes for entry in _debug_get_cache_entry_list(code) if entry.code is not None]
+
+    before = hooks(), dict(cached_backends), copy.deepcopy(get_code_state()), kept()
+    for thing in (model, Fuses()):
+        torchprof.estimate(thing, (16, 64), compile=True, device="cpu")
+    assert before[:3] == (hooks(), cached_backends, get_code_state())
+    assert len(codes) > 2
+    assert len(set(kept())) == len(before[3]) == 1
+    assert torch.equal(mine(x), expected)
+    assert counter.frame_count == 1
+    handle.remove()
+
+
+def test_the_compiler_is_left_as_it_was_by_a_program_that_fails() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.sin()
+            torch._dynamo.graph_break()
+            raise ValueError("no")
+
+    before = hooks()
+    with pytest.raises(ValueError, match="no"):
+        torchprof.estimate(Fails(), (8, 64), compile=True, device="cpu")
+    assert before == hooks()
+    assert torch.empty(4, device="meta").shape == (4,)
+
+
+def test_compile_is_yes_or_no() -> None:
+    with pytest.raises(ArgumentError, match="'inductor'"):
+        torchprof.estimate(mlp(), (1, 256), compile="inductor")  # type: ignore[arg-type]

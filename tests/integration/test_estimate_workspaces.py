@@ -1,0 +1,77 @@
+"""What the CPU's kernels need beside their results: networks of little else, estimated and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from architectures import loss_of
+from test_estimate import measured
+from torch import Tensor, linalg, nn
+
+import torchprof
+
+
+class Around(nn.Module):
+    """A layer, and a function of what it returns."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 1024)
+        self.function, self.shape = function, shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return self.function(y.view(-1, *self.shape))
+
+
+MATRICES, IMAGES, ROWS = (32, 32), (4, 16, 16), (1024,)
+
+FUNCTIONS: list[tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]] = [
+    ("svd", MATRICES, lambda y: linalg.svd(y, full_matrices=False)[1]),
+    ("eigh", MATRICES, lambda y: linalg.eigh(y @ y.mT)[1]),
+    ("qr", MATRICES, lambda y: linalg.qr(y)[0]),
+    ("cholesky", MATRICES, lambda y: linalg.cholesky(y @ y.mT + torch.eye(32) * 9)),
+    ("inv", MATRICES, linalg.inv),
+    ("solve", MATRICES, lambda y: linalg.solve(y, y.mT)),
+    ("solve_triangular", MATRICES, lambda y: linalg.solve_triangular(y.triu(), y, upper=True)),
+    ("lu", MATRICES, lambda y: linalg.lu(y)[2]),
+    ("slogdet", MATRICES, lambda y: linalg.slogdet(y)[1]),
+    ("pinv", MATRICES, linalg.pinv),
+    ("matrix_exp", MATRICES, lambda y: linalg.matrix_exp(y)),
+    ("prod", ROWS, lambda y: y.prod(-1)),
+    ("prod of all", ROWS, lambda y: y.prod()),
+    ("cumprod", ROWS, lambda y: y.cumprod(-1)),
+    ("reflect", IMAGES, lambda y: F.pad(y, (2, 2, 2, 2), mode="reflect")),
+    ("replicate", IMAGES, lambda y: F.pad(y, (2, 2, 2, 2), mode="replicate")),
+    ("bicubic", IMAGES, lambda y: F.interpolate(y, scale_factor=2, mode="bicubic")),
+    ("sort", ROWS, lambda y: y.sort(-1)[0]),
+    ("mse", ROWS, lambda y: F.mse_loss(y, torch.zeros_like(y))),
+    ("huber", ROWS, lambda y: F.huber_loss(y, torch.zeros_like(y))),
+    ("fft", ROWS, lambda y: torch.fft.rfft(y).abs()),
+    ("grid", IMAGES, lambda y: F.grid_sample(y, torch.zeros(len(y), 8, 8, 2), align_corners=False)),
+    ("masks as numbers", ROWS, lambda y: (y > 0) * y),
+]
+
+
+@pytest.mark.parametrize(("shape", "function"), [case[1:] for case in FUNCTIONS], ids=[case[0] for case in FUNCTIONS])
+def test_kernels_need_beside_their_results_what_they_need(shape: tuple[int, ...], function: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model, x = Around(function, shape), torch.rand(128, 64)
+    found = torchprof.estimate(model, x, optimizer=torch.optim.SGD, loss=loss_of, device="cpu")
+    assert found.max_allocated == pytest.approx(measured(model, {"x": x}, torch.optim.SGD), rel=0.003)
+
+
+def test_a_formula_that_fails_leaves_the_recorder_as_it_was() -> None:
+    def step(model: nn.Module, optimizer: object, x: Tensor) -> None:
+        y = model(x)
+        y.grad_fn.register_prehook(lambda gradients: (gradients[0][:, :3],))  # of another shape
+        y.backward(torch.ones_like(y))
+
+    with pytest.raises(RuntimeError):
+        torchprof.estimate(Around(lambda y: y.cumprod(-1), ROWS), (8, 64), step=step, device="cpu")
+    with torchprof.profile() as prof:
+        torch.ones(1000) + 1
+    assert len(prof.trace.ops) > 0

@@ -7,7 +7,6 @@
 #include <unordered_set>
 
 #include "clock.h"
-#include "event_observer.h"
 #include "tensor_reader.h"
 #include "thread_slot.h"
 
@@ -21,6 +20,7 @@ constexpr size_t kMostTensors = 4096;  // of one call
 
 PyObject* fields_name = nullptr;  // "__dataclass_fields__", interned
 ternaryfunc original_call = nullptr;
+ModuleObserver::Listener listener = nullptr;
 
 bool is_tensor(PyObject* object) {
   return PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass));
@@ -117,9 +117,12 @@ uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
     open_call(*log, module, inputs);
     generation = writing.generation();
   }
-  EventObserver::call_changed(inputs.data(), inputs.size());
+  if (listener != nullptr) {
+    listener(inputs.data(), inputs.size());
+  }
   return generation;
 }
+
 void end_call(uint64_t generation, PyObject* result) {
   const int64_t now = ticks();
   Tensors outputs;
@@ -134,7 +137,9 @@ void end_call(uint64_t generation, PyObject* result) {
     }
     close_call(*log, now, result, outputs);
   }
-  EventObserver::call_changed(outputs.data(), outputs.size());
+  if (listener != nullptr) {
+    listener(outputs.data(), outputs.size());
+  }
 }
 
 PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
@@ -187,7 +192,8 @@ std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
 
 }  // namespace
 
-ModuleObserver::ModuleObserver(PyTypeObject* module_class) : module_class_(module_class) {
+ModuleObserver::ModuleObserver(PyTypeObject* module_class, Listener told) : module_class_(module_class) {
+  listener = told;
   if (fields_name == nullptr) {
     fields_name = PyUnicode_InternFromString("__dataclass_fields__");
   }

@@ -5,14 +5,22 @@
 
 #include <Python.h>
 
+#include <cstddef>
 #include <string>
 #include <vector>
+
+namespace c10 {
+struct TensorImpl;
+}
 
 namespace torchprof {
 
 class ModuleObserver {
  public:
-  explicit ModuleObserver(PyTypeObject* module_class);  // torch.nn.Module
+  // Told when a call has begun or ended, of its inputs or outputs.
+  using Listener = void (*)(const c10::TensorImpl* const* tensors, size_t count) noexcept;
+
+  explicit ModuleObserver(PyTypeObject* module_class, Listener listener = nullptr);  // torch.nn.Module
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;

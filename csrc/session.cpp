@@ -60,7 +60,7 @@ Session::Session(const Options& options, std::unique_ptr<KernelObserver> kernels
     ops_.emplace(options.shapes);
   }
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class);
+    modules_.emplace(options.module_class, events_ && !options.ops ? &EventObserver::call_changed : nullptr);
   }
   if (events_) {
     events_->record_into(devices_.emplace(logs_.budget()), options.ops ? EventObserver::Around::kOps : EventObserver::Around::kModuleCalls);

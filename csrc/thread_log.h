@@ -77,27 +77,14 @@ class ThreadLog {
     return op;
   }
 
-  // The op with this key ended. What is still open above it was left without an end, or ends on another thread; but a user
-  // range may begin inside the op that begins it, and goes on. Its `op` is nullptr where there is no row: it was dropped, or
-  // did not begin here.
+  // The op with this key ended. Its `op` is nullptr where there is no row: it was dropped, or did not begin here.
   OpenOp close_op(const void* key) {
-    for (size_t i = open_ops_.size(); i-- > 0;) {
-      if (open_ops_[i].key == key) {
-        const OpenOp closed = open_ops_[i];
-        const auto is_range = [](const OpenOp& open) { return open.op != nullptr && open.op->scope == kUserScope; };
-        const auto kept = std::remove_if(open_ops_.begin() + static_cast<std::ptrdiff_t>(i) + 1, open_ops_.end(), std::not_fn(is_range));
-        open_ops_.erase(kept, open_ops_.end());
-        open_ops_.erase(open_ops_.begin() + static_cast<std::ptrdiff_t>(i));
-        for (size_t range = i; range < open_ops_.size() && closed.op != nullptr; ++range) {
-          if (Op* const op = open_ops_[range].op; op->parent == closed.row) {
-            op->parent = closed.op->parent;  // it is longer than what it began in
-          }
-        }
-        return closed;
-      }
+    if (!open_ops_.empty() && open_ops_.back().key == key) {
+      const OpenOp closed = open_ops_.back();
+      open_ops_.pop_back();
+      return closed;
     }
-    ++unmatched_ends;
-    return {};
+    return close_below(key);
   }
 
   // The row of the innermost open op, if it is this one and was kept; of the innermost open call.
@@ -179,6 +166,27 @@ class ThreadLog {
     ModuleCall* call;
     int32_t row;
   };
+
+  // What is still open above the op was left without an end, or ends on another thread; but a user range may begin inside the op
+  // that begins it, and goes on: it is longer than that op, and so not inside it.
+  [[gnu::noinline]] OpenOp close_below(const void* key) {
+    for (size_t i = open_ops_.size(); i-- > 0;) {
+      if (open_ops_[i].key == key) {
+        const OpenOp closed = open_ops_[i];
+        const auto is_range = [](const OpenOp& open) { return open.op != nullptr && open.op->scope == kUserScope; };
+        const auto below = open_ops_.begin() + static_cast<std::ptrdiff_t>(i);
+        open_ops_.erase(std::remove_if(below + 1, open_ops_.end(), std::not_fn(is_range)), open_ops_.end());
+        std::for_each(open_ops_.erase(below), open_ops_.end(), [&](const OpenOp& range) {
+          if (closed.op != nullptr && range.op->parent == closed.row) {
+            range.op->parent = closed.op->parent;
+          }
+        });
+        return closed;
+      }
+    }
+    ++unmatched_ends;
+    return {};
+  }
 
   int32_t current_op() const { return open_ops_.empty() ? kNoRow : open_ops_.back().row; }
   int32_t current_call() const { return open_calls_.empty() ? kNoRow : open_calls_.back().row; }

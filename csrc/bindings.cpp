@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "allocator_replay.h"
 #include "caching_allocator.h"
 #include "cupti_api.h"
 #include "pretending.h"
@@ -273,7 +274,7 @@ py::dict simulate_caching_allocator(const py::array& events, const py::dict& set
     index = replay(allocator, rows.data(), rows.size(), timeline ? &over_time : nullptr);
     after = allocator.blocks();
   }
-  const AllocatorStats& stats = allocator.stats();
+  const AllocatorStats stats = allocator.stats();
   py::array_t<int64_t> left({static_cast<py::ssize_t>(after.size()), py::ssize_t{sizeof(BlockRow) / sizeof(int64_t)}});
   std::copy(after.begin(), after.end(), reinterpret_cast<BlockRow*>(left.mutable_data()));
   return py::dict("index"_a = index, "allocated"_a = stats.allocated, "allocated_peak"_a = stats.allocated_peak,

@@ -16,13 +16,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <limits>
-#include <map>
-#include <set>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
+
+#include "allocator_blocks.h"
 
 namespace torchprof {
 
@@ -52,32 +51,6 @@ struct AllocatorStats {
   int64_t retries = 0;  // times that all cached segments were given back to make room
 };
 
-// BlockRow::kind
-inline constexpr int64_t kSmallPool = 1;
-inline constexpr int64_t kExpandable = 2;
-
-// One block of a state that is read or restored. Rows are in order of address, those of a segment one after the other; what
-// is missing between two rows of an expandable segment is not mapped.
-struct BlockRow {
-  int64_t segment;  // its address
-  int64_t address;
-  int64_t bytes;
-  int64_t id;  // -1: free
-  int64_t stream;
-  int64_t kind;
-};
-
-// bytes > 0: `id` is allocated on `stream`. Otherwise it is freed, or, with a negative stream, something else happens.
-struct AllocatorEvent {
-  int64_t id;
-  int64_t bytes;
-  int64_t stream;
-};
-inline constexpr int64_t kFreeRequested = -1;   // `id` is freed but another stream still uses it, until its free follows
-inline constexpr int64_t kEmptyCache = -2;      // torch.cuda.empty_cache()
-inline constexpr int64_t kReleaseAt = -3;       // the free block around the address `id` goes back to the device
-inline constexpr int64_t kNextSegmentAt = -4;   // if the next allocation takes a segment, it begins at the address `id`
-
 class CachingAllocator {
  public:
   // capacity: bytes of the device; 0: no end to it.
@@ -94,73 +67,22 @@ class CachingAllocator {
   void empty_cache();
   // Gives back the segment, or the whole pages, of the free block around an address; false where there is none.
   bool release_at(int64_t address);
-  void place_next_segment(int64_t address) { next_segment_ = address; }
+  void place_next_segment(int64_t address) { blocks_.place_next_segment(address); }
 
   // Begins from a state that is not empty. Throws std::invalid_argument where rows overlap or leave gaps.
   void restore(const std::vector<BlockRow>& rows);
-  std::vector<BlockRow> blocks() const;
-  const AllocatorStats& stats() const { return stats_; }
+  std::vector<BlockRow> blocks() const { return blocks_.rows(); }
+  AllocatorStats stats() const {
+    AllocatorStats stats = stats_;
+    stats.inactive_split = blocks_.inactive_split().bytes;
+    stats.inactive_split_blocks = blocks_.inactive_split().blocks;
+    return stats;
+  }
 
  private:
-  struct Pool;
-
-  struct Range {  // of addresses, of an expandable segment
-    int64_t begin;
-    int64_t size;
-    int64_t page;
-  };
-
-  struct Block {
-    int64_t address = 0;
-    int64_t size = 0;
-    int64_t stream = 0;
-    int64_t id = -1;
-    int64_t requested = 0;
-    int64_t age_base = 0;  // Pool::searches when it became free
-    Pool* pool = nullptr;
-    Range* range = nullptr;
-    Block* previous = nullptr;
-    Block* next = nullptr;
-    bool active = false;   // handed out, or waiting for another stream
-    bool pending = false;  // the latter
-    bool mapped = true;
-    bool alive = false;
-
-    bool is_split() const { return previous != nullptr || next != nullptr; }
-  };
-
-  struct Key {
-    int64_t stream;
-    int64_t size;
-    int64_t address;
-  };
-  struct BySize {  // best fit: the smallest that is large enough, of these the lowest
-    using is_transparent = void;
-    static Key key(const Block* block) { return {block->stream, block->size, block->address}; }
-    static const Key& key(const Key& key) { return key; }
-    template <typename A, typename B>
-    bool operator()(const A& a, const B& b) const {
-      const Key& x = key(a);
-      const Key& y = key(b);
-      return x.stream != y.stream ? x.stream < y.stream : x.size != y.size ? x.size < y.size : x.address < y.address;
-    }
-  };
-  struct ByAddress {
-    using is_transparent = void;
-    template <typename A, typename B>
-    bool operator()(const A& a, const B& b) const {
-      const Key& x = BySize::key(a);
-      const Key& y = BySize::key(b);
-      return x.stream != y.stream ? x.stream < y.stream : x.address < y.address;
-    }
-  };
-
-  struct Pool {
-    bool small;
-    std::set<Block*, BySize> free;
-    std::set<Block*, ByAddress> unmapped;
-    int64_t searches = 0;
-  };
+  using Block = AllocatorBlocks::Block;
+  using Key = AllocatorBlocks::Key;
+  using Pool = AllocatorBlocks::Pool;
 
   int64_t round(int64_t bytes) const;
   int64_t segment_size(int64_t size) const;
@@ -182,16 +104,8 @@ class CachingAllocator {
   void release_segment(Block* block);
   void reserve(int64_t bytes);
 
-  void insert_free(Block* block);
-  void remove_free(Block* block);
-  void merge(Block* block, Block* neighbour);
-  Block* split_off(Block* block, int64_t size);
-  Block* new_block(Pool& pool, int64_t address, int64_t size, int64_t stream, Range* range);
-  void delete_block(Block* block);
   Block* held(int64_t id) const;
-  Range* new_range(int64_t address, int64_t size, int64_t page);
-  int64_t new_address(int64_t size, int64_t used);
-  int64_t page_size(const Pool& pool) const;
+  int64_t page_size(bool small) const;
   int64_t address_space(int64_t page) const;
   void restore_segment(const BlockRow* rows, size_t count, int64_t next_segment);
 
@@ -199,28 +113,11 @@ class CachingAllocator {
   const int64_t capacity_;
   const int64_t limit_;  // 0: none
   const bool collects_garbage_;
-  AllocatorStats stats_;
-  Pool small_{true, {}, {}};
-  Pool large_{false, {}, {}};
-  std::deque<Block> blocks_;
-  std::vector<Block*> unused_;
-  std::map<int64_t, Range> ranges_;
-  std::map<int64_t, int64_t> segments_;  // address to end, of all; of expandable ones the end of the first page
+  AllocatorStats stats_;  // but for what is inactive and split
+  AllocatorBlocks blocks_;
   std::unordered_map<int64_t, Block*> held_;
   std::vector<int64_t> pending_;
   std::unordered_set<int64_t> completed_;  // freed before their free was seen
-  int64_t next_address_ = int64_t{1} << 32;
-  int64_t next_segment_ = 0;
 };
-
-// After each event.
-struct AllocatorTimeline {
-  std::vector<int64_t> allocated;
-  std::vector<int64_t> reserved;
-  std::vector<int64_t> addresses;  // of what was allocated; 0 for other events
-};
-
-// Lets events happen until one does not fit. Returns its row, or -1. Exceptions name the row.
-int64_t replay(CachingAllocator& allocator, const AllocatorEvent* events, size_t count, AllocatorTimeline* timeline);
 
 }  // namespace torchprof

@@ -1,0 +1,158 @@
+// Segments of a device's memory and the blocks they are divided into: cut, merged with free neighbours, and found again. Which block
+// serves what, and when segments are taken and given back, is for CachingAllocator to say.
+//
+// A segment is one of cudaMalloc, or, with a range, one of addresses of which pages are mapped as they are needed. Its blocks follow
+// one another without gaps; what is free is in a set of its pool, and so is what is not mapped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+namespace torchprof {
+
+// BlockRow::kind
+inline constexpr int64_t kSmallPool = 1;
+inline constexpr int64_t kExpandable = 2;
+
+// One block of a state that is read or restored. Rows are in order of address, those of a segment one after the other; what
+// is missing between two rows of an expandable segment is not mapped.
+struct BlockRow {
+  int64_t segment;  // its address
+  int64_t address;
+  int64_t bytes;
+  int64_t id;  // -1: free
+  int64_t stream;
+  int64_t kind;
+};
+
+inline int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
+inline int64_t round_down(int64_t size, int64_t unit) { return size / unit * unit; }
+
+class AllocatorBlocks {
+ public:
+  struct Pool;
+
+  struct Range {  // of addresses, of an expandable segment
+    int64_t begin;
+    int64_t size;
+    int64_t page;
+  };
+
+  struct Block {
+    int64_t address = 0;
+    int64_t size = 0;
+    int64_t stream = 0;
+    int64_t id = -1;
+    int64_t requested = 0;
+    int64_t age_base = 0;  // Pool::searches when it became free
+    Pool* pool = nullptr;
+    Range* range = nullptr;
+    Block* previous = nullptr;
+    Block* next = nullptr;
+    bool active = false;   // handed out, or waiting for another stream
+    bool pending = false;  // the latter
+    bool mapped = true;
+    bool alive = false;
+
+    bool is_split() const { return previous != nullptr || next != nullptr; }
+  };
+
+  struct Key {
+    int64_t stream;
+    int64_t size;
+    int64_t address;
+  };
+  struct BySize {  // best fit: the smallest that is large enough, of these the lowest
+    using is_transparent = void;
+    static Key key(const Block* block) { return {block->stream, block->size, block->address}; }
+    static const Key& key(const Key& key) { return key; }
+    template <typename A, typename B>
+    bool operator()(const A& a, const B& b) const {
+      const Key& x = key(a);
+      const Key& y = key(b);
+      return x.stream != y.stream ? x.stream < y.stream : x.size != y.size ? x.size < y.size : x.address < y.address;
+    }
+  };
+  struct ByAddress {
+    using is_transparent = void;
+    template <typename A, typename B>
+    bool operator()(const A& a, const B& b) const {
+      const Key& x = BySize::key(a);
+      const Key& y = BySize::key(b);
+      return x.stream != y.stream ? x.stream < y.stream : x.address < y.address;
+    }
+  };
+
+  struct Pool {
+    bool small;
+    std::set<Block*, BySize> free;
+    std::set<Block*, ByAddress> unmapped;
+    int64_t searches = 0;
+  };
+
+  struct InactiveSplit {  // free blocks whose segment is in use; expandable segments are not counted
+    int64_t bytes = 0;
+    int64_t blocks = 0;
+  };
+
+  AllocatorBlocks() = default;
+  AllocatorBlocks(const AllocatorBlocks&) = delete;
+  AllocatorBlocks& operator=(const AllocatorBlocks&) = delete;
+
+  // The next segment begins at this address, unless something is there; 0: at an address that is made up.
+  void place_next_segment(int64_t address) { next_segment_ = address; }
+  // One block, in no set.
+  Block* new_segment(Pool& pool, int64_t size, int64_t stream);
+  // One block of which nothing is mapped.
+  Block* new_range(Pool& pool, int64_t size, int64_t page, int64_t stream);
+  // Of a block that is all of its segment and in no set.
+  void delete_segment(Block* block);
+
+  // Takes a free block out of its pool.
+  void remove_free(Block* block);
+  // Cuts a block that is in no set to `size` bytes; the rest is free.
+  void trim(Block* block, int64_t size);
+  // A block that is in no set merges with free neighbours and is free.
+  void put_back(Block* block);
+
+  // The block from which on `size` bytes are free or can be mapped, at the lowest address. nullptr: there is none.
+  Block* find_mappable(const Pool& pool, int64_t size, int64_t stream) const;
+  // Maps the first bytes, whole pages, of a block that is not mapped; they are free.
+  void map(Block* block, int64_t bytes);
+  // Unmaps the pages that lie wholly inside a free block. Returns how many bytes they have.
+  int64_t unmap(Block* block);
+
+  // Adds the segment that these rows describe. An expandable one has this page, and room for as much, unless the next segment is in
+  // the way. Returns the blocks that have an id, or nothing where rows overlap or leave gaps: then no more can be done here.
+  std::optional<std::vector<Block*>> restore_segment(const BlockRow* rows, size_t count, int64_t next_segment, int64_t page,
+                                                     int64_t room);
+  std::vector<BlockRow> rows() const;
+  const InactiveSplit& inactive_split() const { return inactive_split_; }
+
+  Pool small{true, {}, {}};
+  Pool large{false, {}, {}};
+
+ private:
+  void insert_free(Block* block);
+  void merge(Block* block, Block* neighbour);
+  Block* split_off(Block* block, int64_t size);
+  Block* new_block(Pool& pool, int64_t address, int64_t size, int64_t stream, Range* range);
+  void delete_block(Block* block);
+  Range* add_range(int64_t address, int64_t size, int64_t page);
+  int64_t new_address(int64_t size, int64_t used);
+
+  InactiveSplit inactive_split_;
+  std::deque<Block> blocks_;
+  std::vector<Block*> unused_;
+  std::map<int64_t, Range> ranges_;
+  std::map<int64_t, int64_t> segments_;  // address to end, of all; of expandable ones the end of the first page
+  int64_t next_address_ = int64_t{1} << 32;
+  int64_t next_segment_ = 0;
+};
+
+}  // namespace torchprof

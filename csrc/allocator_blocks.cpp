@@ -182,11 +182,23 @@ int64_t AllocatorBlocks::new_address(int64_t size, int64_t used) {
   const bool overlaps = (after != segments_.end() && after->first < address + used) ||
                         (after != segments_.begin() && std::prev(after)->second > address);
   if (address <= 0 || overlaps) {
-    address = next_address_;
-    next_address_ += round_up(size, kAddressRounding);
+    address = free_address(next_address_, size);
+    next_address_ = address + round_up(size, kAddressRounding);
   }
   segments_.emplace(address, address + used);
   return address;
+}
+
+// A restored state may have segments where ours would come.
+int64_t AllocatorBlocks::free_address(int64_t from, int64_t size) const {
+  auto next = segments_.upper_bound(from);
+  if (next != segments_.begin() && std::prev(next)->second > from) {
+    from = round_up(std::prev(next)->second, kAddressRounding);
+  }
+  for (; next != segments_.end() && next->first < from + size; ++next) {
+    from = round_up(next->second, kAddressRounding);
+  }
+  return from;
 }
 
 std::optional<std::vector<AllocatorBlocks::Block*>> AllocatorBlocks::restore_segment(const BlockRow* rows, size_t count,

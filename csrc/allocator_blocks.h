@@ -145,6 +145,7 @@ class AllocatorBlocks {
   void delete_block(Block* block);
   Range* add_range(int64_t address, int64_t size, int64_t page);
   int64_t new_address(int64_t size, int64_t used);
+  int64_t free_address(int64_t from, int64_t size) const;
 
   InactiveSplit inactive_split_;
   std::deque<Block> blocks_;

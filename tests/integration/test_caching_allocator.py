@@ -489,3 +489,12 @@ def test_other_settings_say_what_would_have_been_reserved_instead() -> None:
     # The entry that needs the second segment: it goes by the trace, segments and all.
     short = replay_snapshot(snapshot, capacity=50 * MIB)
     assert snapshot["device_traces"][0][short.out_of_memory or 0]["size"] == 60 * MIB
+
+
+@pytest.mark.parametrize("text", ["", "expandable_segments:True"])
+def test_a_new_segment_comes_where_a_restored_state_has_none(text: str) -> None:
+    before = simulate(alloc(0, 30 * MIB), text=text)
+    after = simulate(alloc(1, 50 * MIB), alloc(2, 70 * MIB), text=text, blocks=before["blocks"])
+    addresses = sorted(after["addresses"].tolist() + before["addresses"].tolist())
+    assert len(set(addresses)) == 3
+    assert addresses[1] - addresses[0] >= 30 * MIB

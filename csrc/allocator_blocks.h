@@ -106,6 +106,7 @@ class AllocatorBlocks {
 
   // The next segment begins at this address, unless something is there; 0: at an address that is made up.
   void place_next_segment(int64_t address) { next_segment_ = address; }
+  bool next_segment_is_placed() const { return next_segment_ != 0; }
   // One block, in no set.
   Block* new_segment(Pool& pool, int64_t size, int64_t stream);
   // One block of which nothing is mapped.

@@ -18,7 +18,7 @@ struct AllocatorEvent {
 inline constexpr int64_t kFreeRequested = -1;   // `id` is freed but another stream still uses it, until its free follows
 inline constexpr int64_t kEmptyCache = -2;      // torch.cuda.empty_cache()
 inline constexpr int64_t kReleaseAt = -3;       // the free block around the address `id` goes back to the device
-inline constexpr int64_t kNextSegmentAt = -4;   // if the next allocation takes a segment, it begins at the address `id`
+inline constexpr int64_t kNextSegmentAt = -4;   // the next allocation takes memory from the device; a new segment begins at `id`
 
 // After each event.
 struct AllocatorTimeline {

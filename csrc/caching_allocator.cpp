@@ -45,7 +45,8 @@ int64_t CachingAllocator::allocate(int64_t id, int64_t bytes, int64_t stream) {
   }
   const int64_t size = round(bytes);
   Pool& pool = size <= kMaxSmall ? blocks_.small : blocks_.large;
-  Block* block = find_free(pool, size, stream);
+  // What became free when memory was released for it is not looked at: it had not been there when it was looked for.
+  Block* block = blocks_.next_segment_is_placed() ? nullptr : find_free(pool, size, stream);
   if (block == nullptr) {
     if (collects_garbage_) {
       collect_garbage();

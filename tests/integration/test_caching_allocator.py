@@ -459,6 +459,15 @@ def test_a_recorded_history_is_followed_block_by_block(events: list[Event], text
     assert (found.reserved, found.allocated, found.max_allocated) == (oracle.reserved, oracle.allocated, oracle.max_allocated)
 
 
+def test_what_became_free_while_memory_was_released_is_not_taken_by_who_asked_for_it() -> None:
+    """At the limit, events are waited for and pages given back; then new ones are mapped, also where a piece is free by now."""
+    oracle = Oracle(AllocatorSettings.parse(GROWS), 64 * MIB, shuffled(0))
+    events = [alloc(0, 33128961), (0, 0, FREE_REQUESTED), alloc(1, MIB + 1), alloc(2, MIB + 1, 1), alloc(3, 7764481), free(0)]
+    assert run(oracle, events)[2] == -1
+    found = replay_snapshot(oracle.snapshot(oracle.history))
+    assert (found.complete, found.misplaced) == (True, 0)
+
+
 @settings(max_examples=200, deadline=None)
 @given(sequences(), TEXTS.filter(lambda text: "large_segment" not in text), st.integers(0, 1000), st.data())
 def test_a_history_that_begins_later_is_followed_from_what_was_there(

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.devices import device_named, on_device
-from torchprof.analysis.places import paths_of_modules
+from torchprof.analysis.places import paths_of_calls, paths_of_modules
 from torchprof.errors import ArgumentError
 from torchprof.trace import Phase, Table, Trace, Use, phases
 
@@ -153,7 +153,7 @@ class MemoryAccount:
             int(steps["number"][inside[0]]) if len(inside) else None,
             phase.name.lower(),
             self.trace.strings[int(self.trace.op_names[op])] if op >= 0 else "",
-            self._path(int(row["module"])),
+            self._path(int(moves.rows[at])),
         )
 
     @cached_property
@@ -267,7 +267,7 @@ class MemoryAccount:
         for row in leaked.tolist():
             op = int(rows["op"][row])
             name = self.trace.strings[int(names[op])] if op >= 0 else ""
-            groups[name, self._path(int(rows["module"][row])), CATEGORIES[self.category[row]]].append(row)
+            groups[name, self._path(row), CATEGORIES[self.category[row]]].append(row)
         found = [
             Leak(*where, len(group), int(rows["bytes"][group].sum()), len(set(step[group].tolist())))
             for where, group in groups.items()
@@ -300,11 +300,17 @@ class MemoryAccount:
         return np.maximum(np.searchsorted(self.totals["time"], times, side="right") - 1, 0)
 
     @cached_property
-    def _paths(self) -> list[str]:
-        return paths_of_modules(self.trace)
+    def _places(self) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """Paths, and for every allocation which of them is its: where its call was, unless another module holds it."""
+        paths = [NOWHERE, *paths_of_modules(self.trace), *paths_of_calls(self.trace)]
+        module, call = self.allocations["module"].astype(np.int64), self.allocations["module_call"].astype(np.int64)
+        own = call >= 0
+        own[own] = self.trace.module_calls["module"][call[own]] == module[own]
+        return paths, np.where(own, 1 + len(self.trace.modules) + call, 1 + module)
 
-    def _path(self, module: int) -> str:
-        return self._paths[module] if module >= 0 else NOWHERE
+    def _path(self, row: int) -> str:
+        paths, place = self._places
+        return paths[int(place[row])]
 
     def _sum_by_category(self, mask: npt.NDArray[np.bool_]) -> dict[str, int]:
         sums = np.bincount(self.category[mask], weights=self.allocations["bytes"][mask], minlength=len(CATEGORIES))
@@ -312,12 +318,12 @@ class MemoryAccount:
 
     def _sum_by_module(self, mask: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
         sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        rows = self.allocations[mask]
-        key = (rows["module"].astype(np.int64) + 1) * len(CATEGORIES) + self.category[mask]
-        groups, inverse = np.unique(key, return_inverse=True)
-        for group, count in zip(groups.tolist(), np.bincount(inverse, weights=rows["bytes"]).tolist(), strict=False):
-            module, category = divmod(group, len(CATEGORIES))
-            sums[self._path(module - 1)][CATEGORIES[category]] += int(count)
+        paths, place = self._places
+        groups, inverse = np.unique(place[mask] * len(CATEGORIES) + self.category[mask], return_inverse=True)
+        sizes = self.allocations["bytes"][mask]
+        for group, count in zip(groups.tolist(), np.bincount(inverse, weights=sizes).tolist(), strict=False):
+            where, category = divmod(group, len(CATEGORIES))
+            sums[paths[where]][CATEGORIES[category]] += int(count)
         return {path: dict(held) for path, held in sums.items()}
 
 

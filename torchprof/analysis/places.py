@@ -8,7 +8,7 @@ from typing import Final
 from torchprof.modules import ModuleInfo
 from torchprof.trace import Trace
 
-__all__ = ["OUTSIDE", "Place", "module_labels", "module_tree", "modules_inside", "paths_of_modules"]
+__all__ = ["OUTSIDE", "Place", "module_labels", "module_tree", "modules_inside", "paths_of_calls", "paths_of_modules"]
 
 
 OUTSIDE: Final = "outside modules"
@@ -100,6 +100,19 @@ def paths_of_modules(trace: Trace) -> list[str]:
     for root in module_tree(trace):
         for place in root.walk():
             for row in place.modules:
+                paths[row] = place.path
+    return paths
+
+
+def paths_of_calls(trace: Trace) -> list[str]:
+    """The same for every row of ``trace.module_calls``.
+
+    Of modules that were made inside forward and are gone, several may have had one address: their calls tell them apart.
+    """
+    paths = [""] * len(trace.module_calls)
+    for root in module_tree(trace):
+        for place in root.walk():
+            for row in place.calls:
                 paths[row] = place.path
     return paths
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled import shared_library
+from fake_gpu import FakeGpu
 from needs_cuda import pytest_runtest_setup
 from torch import nn
 
@@ -63,3 +65,14 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _left_behind()
     yield
     assert _left_behind() == before
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    """A driver that is not there; see tests/fake_gpu.py."""
+    monkeypatch.setenv("TORCHPROF_CUPTI", str(shared_library("fake_cupti.cpp")))
+    fake = FakeGpu()
+    fake.reset()
+    yield fake
+    assert fake.enabled() == 0, "something is still recorded"
+    fake.reset()

@@ -5,28 +5,16 @@ There is no GPU: see fake_gpu.py."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from compiled import shared_library
 from fake_gpu import SYNCHRONIZE, FakeGpu, KernelForEveryOp
 from torch import nn
 
 import torchprof
 from torchprof.trace import Trace
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    monkeypatch.setenv("TORCHPROF_CUPTI", str(shared_library("fake_cupti.cpp")))
-    fake = FakeGpu()
-    fake.reset()
-    yield fake
-    fake.reset()
-
 
 KERNEL = 5_000
 """Nanoseconds that every kernel takes."""

@@ -9,14 +9,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from compiled import HERE, shared_library
+from compiled import HERE
 from fake_gpu import GET_DEVICE, LAUNCH_GRAPH, SYNCHRONIZE, FakeGpu, KernelForEveryOp
 from torch import nn
 
@@ -25,16 +24,6 @@ from torchprof import ArgumentError, RecordingError, watching
 from torchprof.trace import NO_THREAD, Direction, Phase, Request, Trace, Work
 
 CUDA_HEADERS = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "include")
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    monkeypatch.setenv("TORCHPROF_CUPTI", str(shared_library("fake_cupti.cpp")))
-    fake = FakeGpu()
-    fake.reset()
-    yield fake
-    assert fake.enabled() == 0, "something is still recorded"
-    fake.reset()
 
 
 class Launching(nn.Module):

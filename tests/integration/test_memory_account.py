@@ -13,6 +13,7 @@ import networks
 import numpy as np
 import pytest
 import torch
+from adding_up import peak_adds_up
 from architectures import ALL, Case, loss_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -103,15 +104,6 @@ class MLP(nn.Module):
         for layer in self.layers:
             x = checkpoint(layer, x, use_reentrant=False) if self.checkpointed else layer(x)
         return self.last(x)
-
-
-def peak_adds_up(account: Memory) -> None:
-    assert sum(account.by_category.values()) == account.peak.bytes
-    assert sum(sum(held.values()) for held in account.by_module.values()) == account.peak.bytes
-    by_category: Counter[str] = Counter()
-    for held in account.by_module.values():
-        by_category.update(held)
-    assert {name: count for name, count in account.by_category.items() if count} == dict(by_category)
 
 
 def running_peak(account: Memory) -> int:

@@ -325,9 +325,8 @@ uint32_t fake_launch(const char* name, uint64_t duration, uint32_t stream, uint3
 uint32_t fake_copy(uint8_t kind, uint8_t source, uint8_t destination, uint64_t bytes, uint64_t duration) {
   const uint64_t start = now();
   const uint32_t correlation = ++fake.correlation;
-  if (kind == 10) {
-    MemcpyBetweenDevicesRecord copy{};
-    copy.kind = kMemcpyBetweenDevices;
+  const auto emit_copy = [&](auto copy, uint32_t record_kind) {
+    copy.kind = record_kind;
     copy.copy_kind = kind;
     copy.source_kind = source;
     copy.destination_kind = destination;
@@ -335,17 +334,8 @@ uint32_t fake_copy(uint8_t kind, uint8_t source, uint8_t destination, uint64_t b
     copy.correlation = correlation;
     run_on_stream(copy, 7, duration);
     emit_record(copy, kOtherBytes);
-  } else {
-    MemcpyRecord copy{};
-    copy.kind = kMemcpy;
-    copy.copy_kind = kind;
-    copy.source_kind = source;
-    copy.destination_kind = destination;
-    copy.bytes = bytes;
-    copy.correlation = correlation;
-    run_on_stream(copy, 7, duration);
-    emit_record(copy, kOtherBytes);
-  }
+  };
+  kind == 10 ? emit_copy(MemcpyBetweenDevicesRecord{}, kMemcpyBetweenDevices) : emit_copy(MemcpyRecord{}, kMemcpy);
   emit_call(false, 41, start, correlation);
   return correlation;
 }

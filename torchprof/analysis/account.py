@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.devices import device_named, on_device
-from torchprof.analysis.places import paths_of_calls, paths_of_modules
+from torchprof.analysis.places import paths
 from torchprof.errors import ArgumentError
 from torchprof.trace import Phase, Table, Trace, Use, phases
 
@@ -302,15 +302,15 @@ class MemoryAccount:
     @cached_property
     def _places(self) -> tuple[list[str], npt.NDArray[np.int64]]:
         """Paths, and for every allocation which of them is its: where its call was, unless another module holds it."""
-        paths = [NOWHERE, *paths_of_modules(self.trace), *paths_of_calls(self.trace)]
+        of_modules, of_calls = paths(self.trace)
         module, call = self.allocations["module"].astype(np.int64), self.allocations["module_call"].astype(np.int64)
         own = call >= 0
         own[own] = self.trace.module_calls["module"][call[own]] == module[own]
-        return paths, np.where(own, 1 + len(self.trace.modules) + call, 1 + module)
+        return [NOWHERE, *of_modules, *of_calls], np.where(own, 1 + len(self.trace.modules) + call, 1 + module)
 
     def _path(self, row: int) -> str:
-        paths, place = self._places
-        return paths[int(place[row])]
+        names, place = self._places
+        return names[int(place[row])]
 
     def _sum_by_category(self, mask: npt.NDArray[np.bool_]) -> dict[str, int]:
         sums = np.bincount(self.category[mask], weights=self.allocations["bytes"][mask], minlength=len(CATEGORIES))
@@ -318,12 +318,12 @@ class MemoryAccount:
 
     def _sum_by_module(self, mask: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
         sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        paths, place = self._places
+        names, place = self._places
         groups, inverse = np.unique(place[mask] * len(CATEGORIES) + self.category[mask], return_inverse=True)
         sizes = self.allocations["bytes"][mask]
         for group, count in zip(groups.tolist(), np.bincount(inverse, weights=sizes).tolist(), strict=False):
             where, category = divmod(group, len(CATEGORIES))
-            sums[paths[where]][CATEGORIES[category]] += int(count)
+            sums[names[where]][CATEGORIES[category]] += int(count)
         return {path: dict(held) for path, held in sums.items()}
 
 

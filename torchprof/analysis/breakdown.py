@@ -175,13 +175,10 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     np.minimum.at(least, group, ops["min"][mask])
     np.maximum.at(most, group, ops["max"][mask])
     whole = own.sum()
-    device = {
-        "device": per_step(ops["device_time"]),
-        "device_self": per_step(ops["device_self"]),
-        "kernels": per_step(ops["kernels"]),
-    }
-    busy = device["device_self"].sum()
-    worked = device["device"] if has_kernels(trace) else time
+    columns = {"device": "device_time", "device_self": "device_self", "kernels": "kernels"} if has_kernels(trace) else {}
+    device = {name: per_step(ops[column]) for name, column in columns.items()}
+    busy = device["device_self"].sum() if device else 0.0
+    worked = device.get("device", time)
     records = []
     for row in range(len(keys)):
         record: Record = {
@@ -202,7 +199,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "byte_rate": float(moved[row] / worked[row] * 1e9) if worked[row] and moved[row] else None,
             "allocated": float(allocated[row]),
         }
-        if has_kernels(trace):
+        if device:
             record |= {name: float(values[row]) for name, values in device.items()}
             record["device_share"] = record["device_self"] / float(busy) if busy else 0.0
         if shapes:

@@ -15,6 +15,7 @@ __all__ = [
     "drawn_ends",
     "durations",
     "modules_of_calls",
+    "names_of_ops",
     "outermost",
     "sum_by_parent",
     "with_descendants",
@@ -73,6 +74,12 @@ def modules_of_calls(trace: Trace, call: Table) -> Nanoseconds:
     """The row of ``trace.modules`` of each of these rows of ``module_calls``; -1 for none."""
     modules: Nanoseconds = np.append(trace.module_calls["module"].astype(np.int64), -1)
     return modules[np.where(call >= 0, call, -1)]
+
+
+def names_of_ops(trace: Trace, op: Table) -> npt.NDArray[np.int64]:
+    """The row of ``trace.strings`` with the name of each of these rows of ``ops``; -1 for none."""
+    names: npt.NDArray[np.int64] = np.append(trace.op_names.astype(np.int64), -1)
+    return names[np.where(op >= 0, op, -1)]
 
 
 def drawn_ends(trace: Trace, rows: Table) -> Nanoseconds:

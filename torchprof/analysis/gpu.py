@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.breakdown import module_records
-from torchprof.analysis.calls import modules_of_calls
+from torchprof.analysis.calls import modules_of_calls, names_of_ops
 from torchprof.analysis.gaps import CAUSES, Gaps, gaps_between, split_gaps, waiting_calls
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.kernel_records import DIRECTIONS, IN_GRAPH, NO_OP
@@ -176,7 +176,7 @@ class GpuAccount:
         waited_in = trace.runtime_calls[wait[parts[1] > 0]]
         places = [
             (modules[kernel[parts[0] > 0]], ops[kernel[parts[0] > 0]]),
-            (modules_of_calls(trace, waited_in["module_call"]), self._op_names(waited_in["op"])),
+            (modules_of_calls(trace, waited_in["module_call"]), names_of_ops(self.trace, waited_in["op"])),
             (modules[kernel[parts[2] > 0]], ops[kernel[parts[2] > 0]]),
         ]
         found = []
@@ -208,7 +208,7 @@ class GpuAccount:
         calls = trace.runtime_calls[rows]
         calls = calls[step_of(calls["start"], trace, active_steps(trace)) >= 0]
         inner = calls["op"].astype(np.int64)
-        outer_name, inner_name = self._op_names(self._outermost(inner)), self._op_names(inner)
+        outer_name, inner_name = names_of_ops(trace, self._outermost(inner)), names_of_ops(trace, inner)
         module = modules_of_calls(trace, calls["module_call"])
         groups = Groups.by([outer_name, inner_name, module, calls["name"]])
         time = groups.sums(calls["end"] - calls["start"])
@@ -258,12 +258,8 @@ class GpuAccount:
     def _kernel_places(self) -> tuple[Ints, Ints]:
         """Of every kernel, the rows of its module and of the name of its op; -1 for none, -2 for that of a CUDA graph."""
         kernels = self.trace.kernels
-        op = np.where((kernels["op"] < 0) & (kernels["graph"] != 0), -2, self._op_names(kernels["op"]))
+        op = np.where((kernels["op"] < 0) & (kernels["graph"] != 0), -2, names_of_ops(self.trace, kernels["op"]))
         return modules_of_calls(self.trace, kernels["module_call"]), op
-
-    def _op_names(self, op: Table) -> Ints:
-        names: Ints = np.append(self.trace.op_names.astype(np.int64), -1)[np.where(op >= 0, op, -1)]
-        return names
 
     def _name(self, row: int) -> str:
         return self.trace.strings[row] if row >= 0 else NO_OP if row == -1 else IN_GRAPH

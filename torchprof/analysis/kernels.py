@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.calls import modules_of_calls, with_descendants
+from torchprof.analysis.calls import modules_of_calls, names_of_ops, with_descendants
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace import DEVICE_NAMES, NO_NAME, Phase, Table, Trace, Work
@@ -107,8 +107,7 @@ def kernel_sums(trace: Trace, active: Table) -> Table:
     # Column by column: whole rows are copied ten times as slowly.
     kernels = trace.kernels
     columns = {name: kernels[name][counted] for name in _KEYS if name not in ("op", "module", "in_graph")}
-    op = kernels["op"][counted]
-    columns["op"] = np.append(trace.op_names.astype(np.int64), -1)[np.where(op >= 0, op, -1)]
+    columns["op"] = names_of_ops(trace, kernels["op"][counted])
     columns["module"] = modules_of_calls(trace, kernels["module_call"][counted])
     columns["in_graph"] = (kernels["graph"][counted] != 0).astype(np.int64)
     columns["step"] = step[counted]

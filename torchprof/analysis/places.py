@@ -8,7 +8,7 @@ from typing import Final
 from torchprof.modules import ModuleInfo
 from torchprof.trace import Trace
 
-__all__ = ["OUTSIDE", "Place", "module_labels", "module_tree", "modules_inside", "paths_of_calls", "paths_of_modules"]
+__all__ = ["OUTSIDE", "Place", "module_labels", "module_tree", "modules_inside", "paths", "paths_of_modules"]
 
 
 OUTSIDE: Final = "outside modules"
@@ -94,27 +94,25 @@ def _unregistered(caller: Place, address: int, type: str) -> Place:
     return found
 
 
-def paths_of_modules(trace: Trace) -> list[str]:
-    """For every row of ``trace.modules``, where it is in the model; ``<Class>`` where it is not registered."""
-    paths = [""] * len(trace.modules)
+def paths(trace: Trace) -> tuple[list[str], list[str]]:
+    """For every row of ``trace.modules``, and of ``trace.module_calls``, where it is in the model.
+
+    ``<Class>`` is a module that is not registered. Of such as were made inside forward and are gone, several may have had one
+    address: their calls tell them apart.
+    """
+    of_modules, of_calls = [""] * len(trace.modules), [""] * len(trace.module_calls)
     for root in module_tree(trace):
         for place in root.walk():
             for row in place.modules:
-                paths[row] = place.path
-    return paths
-
-
-def paths_of_calls(trace: Trace) -> list[str]:
-    """The same for every row of ``trace.module_calls``.
-
-    Of modules that were made inside forward and are gone, several may have had one address: their calls tell them apart.
-    """
-    paths = [""] * len(trace.module_calls)
-    for root in module_tree(trace):
-        for place in root.walk():
+                of_modules[row] = place.path
             for row in place.calls:
-                paths[row] = place.path
-    return paths
+                of_calls[row] = place.path
+    return of_modules, of_calls
+
+
+def paths_of_modules(trace: Trace) -> list[str]:
+    """The first of `paths`."""
+    return paths(trace)[0]
 
 
 def module_labels(trace: Trace) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.calls import modules_of_calls
+from torchprof.analysis.calls import modules_of_calls, names_of_ops
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.kernel_names import short_name
 from torchprof.analysis.kernel_records import DIRECTIONS
@@ -145,7 +145,7 @@ def _kernels(trace: Trace, pid: Ints, tid: Ints, starts: Ints, ends: Ints) -> It
     phase = np.minimum(kernels["phase"], len(phase_names) - 1)
     module = modules_of_calls(trace, kernels["module_call"])
     paths = [f',"module":{json.dumps(path)}' for path in paths_of_modules(trace)] + [""]
-    op = np.append(trace.op_names.astype(np.int64), -1)[np.where(kernels["op"] >= 0, kernels["op"], -1)]
+    op = names_of_ops(trace, kernels["op"])
     ops = {row: f',"op":{json.dumps(trace.strings[row])}' for row in np.unique(op).tolist() if row >= 0} | {-1: ""}
     for part in chunks(len(kernels)):
         chunk = kernels[part]

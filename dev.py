@@ -1,6 +1,6 @@
 """Everything a developer does, on a bare clone: needs Python, pip and a C++ compiler, and installs the rest into .venv.
 
-    python3 dev.py demo             summarise the tutorial's network and a real transformer
+    python3 dev.py demo             summarize the tutorial's network and a real transformer
     python3 dev.py test [ARGS]      ruff, mypy and the tests; ARGS go to pytest
     python3 dev.py bench [ARGS]     the benchmarks, side by side with their peers
     python3 dev.py sanitize [ARGS]  the integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer

@@ -11,7 +11,8 @@ import numpy as np
 from conftest import Peer, SideBySide
 
 import torchprof
-from torchprof.trace import LAYOUTS, Phase, Request, Trace
+from torchprof.trace.schema import LAYOUTS, Phase, RuntimeCallKind
+from torchprof.trace.trace import Trace
 
 LAYERS, STEPS = 100, 10
 
@@ -40,7 +41,7 @@ def synthetic(kernels: int) -> Trace:
     runtime["start"] = ops["start"][runtime["op"]] + 100 + 300 * (np.arange(kernels) % 2)
     runtime["end"] = runtime["start"] + 200
     runtime["module_call"], runtime["name"] = ops["module_call"][runtime["op"]], 60
-    runtime["kind"] = np.where(np.arange(kernels) % 1000 == 999, Request.WAIT, Request.LAUNCH)
+    runtime["kind"] = np.where(np.arange(kernels) % 1000 == 999, RuntimeCallKind.SYNCHRONIZE, RuntimeCallKind.LAUNCH)
     done = tables["kernels"] = np.zeros(kernels, dtype=LAYOUTS["kernels"])
     took = rng.integers(50, 900, kernels)
     before = np.append(0, np.cumsum(took)[:-1])

@@ -11,7 +11,7 @@ from conftest import Peer, SideBySide
 from peers import observers, torch_profiler
 
 import torchprof
-from torchprof.trace import Trace
+from torchprof.trace.trace import Trace
 
 
 def by_name(trace: Trace) -> dict[str, tuple[int, int]]:

@@ -13,7 +13,7 @@ from peers import empty_callback, torch_profiler
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import torchprof
-from torchprof.trace import Trace
+from torchprof.trace.trace import Trace
 
 
 class Training:

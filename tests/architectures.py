@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from torchprof.nested import find_tensors
+from torchprof.record.nested import find_tensors
 
 Case = tuple[nn.Module, dict[str, Any]]
 TOKENS = torch.arange(20).view(2, 10)

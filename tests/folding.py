@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from torchprof.trace import LAYOUTS, NO_NAME, OP_NESTED, OP_WRAPPER, Trace
+from torchprof.trace.schema import LAYOUTS, NO_NAME, OP_NESTED, OP_WRAPPER
+from torchprof.trace.trace import Trace
 
 
 def fold(trace: Trace) -> Trace:

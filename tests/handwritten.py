@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from torchprof.modules import Model, ModuleInfo, TensorInfo
-from torchprof.trace import (
+from torchprof.trace.model import Model, ModuleInfo, TensorInfo
+from torchprof.trace.schema import (
     LAYOUTS,
     NO_ARGUMENTS,
     NO_NAME,
-    OP_JOINED,
+    OP_ATTRIBUTED,
     OP_WRAPPER,
+    Activity,
     Direction,
     Phase,
-    Request,
-    Trace,
-    Work,
+    RuntimeCallKind,
 )
+from torchprof.trace.trace import Trace
 
 Shape = tuple[int, ...]
 FORWARD = int(Phase.FORWARD) << 4  # as flags of an op
@@ -228,7 +228,7 @@ def _gpu_step(rows: dict[str, list[dict[str, Any]]], number: int) -> None:
     net = add("module_calls", None, 10, 300)
     fc = add("module_calls", None, 20, 100, module=1, parent=net)
     act = add("module_calls", None, 110, 150, module=2, parent=net)
-    joined = {"module_call": fc, "thread": 1, "flags": (int(Phase.BACKWARD) << 4) | OP_JOINED}
+    joined = {"module_call": fc, "thread": 1, "flags": (int(Phase.BACKWARD) << 4) | OP_ATTRIBUTED}
     update = {"flags": int(Phase.OPTIMIZER) << 4}
 
     copy = add("ops", "aten::copy_", 0, 8)
@@ -245,7 +245,13 @@ def _gpu_step(rows: dict[str, list[dict[str, Any]]], number: int) -> None:
     foreach = add("ops", "aten::_foreach_add_", 610, 690, parent=optimizer, **update)
 
     def asked(
-        request: Request, start: float, end: float, name: str = "cudaLaunchKernel", op: int = -1, call: int = -1, **more: Any
+        request: RuntimeCallKind,
+        start: float,
+        end: float,
+        name: str = "cudaLaunchKernel",
+        op: int = -1,
+        call: int = -1,
+        **more: Any,
     ) -> dict[str, Any]:
         """The columns that a kernel shares with the runtime call that asked for it."""
         owner = {"op": op, "module_call": call, "phase": more.pop("phase", Phase.OTHER)}
@@ -253,29 +259,29 @@ def _gpu_step(rows: dict[str, list[dict[str, Any]]], number: int) -> None:
         row = add("runtime_calls", name, start, end, kind=request, correlation=correlation, **owner, **more)
         return {"runtime_call": row, **owner}
 
-    to_device = {"stream": 20, "bytes": 400_000, "kind": Work.COPY, "direction": Direction.HOST_TO_DEVICE}
-    to_host = {"stream": 7, "bytes": 4, "kind": Work.COPY, "direction": Direction.DEVICE_TO_HOST}
-    peer = {"stream": 7, "bytes": 1_000_000, "kind": Work.COPY, "direction": Direction.BETWEEN_DEVICES, "device_index": 1}
+    to_device = {"stream": 20, "bytes": 400_000, "kind": Activity.COPY, "direction": Direction.HOST_TO_DEVICE}
+    to_host = {"stream": 7, "bytes": 4, "kind": Activity.COPY, "direction": Direction.DEVICE_TO_HOST}
+    peer = {"stream": 7, "bytes": 1_000_000, "kind": Activity.COPY, "direction": Direction.BETWEEN_DEVICES, "device_index": 1}
     forward, backward = Phase.FORWARD, Phase.BACKWARD
-    copied = asked(Request.COPY, 2, 6, "cudaMemcpyAsync", copy)
+    copied = asked(RuntimeCallKind.COPY, 2, 6, "cudaMemcpyAsync", copy)
     add("kernels", "copy_to_device", 8, 28, **to_device, **copied)
     shape = {"grid": (8, 16, 1), "block": (256, 1, 1), "registers": 122, "shared_memory": 49152, "stream": 7}
-    launched = asked(Request.LAUNCH, 60, 68, op=addmm, call=fc, phase=forward)
+    launched = asked(RuntimeCallKind.LAUNCH, 60, 68, op=addmm, call=fc, phase=forward)
     add("kernels", "ampere_sgemm_128x64_tn", 75, 195 if number == 2 else 175, **shape, **launched)
-    launched = asked(Request.LAUNCH, 125, 130, op=relu, call=act, phase=forward)
+    launched = asked(RuntimeCallKind.LAUNCH, 125, 130, op=relu, call=act, phase=forward)
     add("kernels", "add_kernel", 200 if number == 2 else 180, 220 if number == 2 else 200, stream=7, **launched)
-    add("kernels", "reduce_kernel", 330, 400, stream=7, **asked(Request.LAUNCH, 320, 326, op=loss, phase=forward))
-    add("kernels", "copy_to_host", 402, 404, **to_host, **asked(Request.COPY, 350, 356, "cudaMemcpyAsync", dense))
-    asked(Request.WAIT, 357, 410, "cudaStreamSynchronize", dense)
-    launched = asked(Request.LAUNCH, 440, 446, op=mm, call=fc, phase=backward, thread=1)
+    add("kernels", "reduce_kernel", 330, 400, stream=7, **asked(RuntimeCallKind.LAUNCH, 320, 326, op=loss, phase=forward))
+    add("kernels", "copy_to_host", 402, 404, **to_host, **asked(RuntimeCallKind.COPY, 350, 356, "cudaMemcpyAsync", dense))
+    asked(RuntimeCallKind.SYNCHRONIZE, 357, 410, "cudaStreamSynchronize", dense)
+    launched = asked(RuntimeCallKind.LAUNCH, 440, 446, op=mm, call=fc, phase=backward, thread=1)
     add("kernels", "ampere_sgemm_128x64_nt", 450, 550, **shape, **launched)
-    launched = asked(Request.LAUNCH, 620, 626, op=foreach, phase=Phase.OPTIMIZER)
+    launched = asked(RuntimeCallKind.LAUNCH, 620, 626, op=foreach, phase=Phase.OPTIMIZER)
     add("kernels", "multi_tensor_apply", 640, 680, stream=7, **launched)
-    add("kernels", "peer_copy", 700, 720, **peer, **asked(Request.COPY, 695, 699, "cudaMemcpyAsync"))
-    graph = asked(Request.GRAPH, 720, 730, "cudaGraphLaunch")
+    add("kernels", "peer_copy", 700, 720, **peer, **asked(RuntimeCallKind.COPY, 695, 699, "cudaMemcpyAsync"))
+    graph = asked(RuntimeCallKind.GRAPH_LAUNCH, 720, 730, "cudaGraphLaunch")
     add("kernels", "first_node", 740, 760, stream=7, graph=3, **graph)
     add("kernels", "second_node", 760, 780, stream=7, graph=3, **graph)
-    add("kernels", "ncclDevKernel_AllReduce", 800, 820, stream=7, device_index=1, **asked(Request.LAUNCH, 725, 729))
+    add("kernels", "ncclDevKernel_AllReduce", 800, 820, stream=7, device_index=1, **asked(RuntimeCallKind.LAUNCH, 725, 729))
     add("kernels", "unseen", 790, 795, stream=7)
     busy = 457_000 if number == 2 else 437_000
     add("steps", None, 0, 1000, number=number, warmup=number == 0, busy=busy, kernels=11)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchprof.analysis.allocator_settings import NO_SPLIT_LIMIT, AllocatorSettings
+from torchprof.allocator.settings import NO_SPLIT_LIMIT, AllocatorSettings
 
 MIB = 2**20
 

@@ -16,10 +16,11 @@ prof.trace.save("steps.torchprof")
 
 import warnings
 
-from torchprof.analysis.account import CATEGORIES
-from torchprof.analysis.allocator_settings import AllocatorSettings
-from torchprof.analysis.replay import Replay, replay
-from torchprof.analysis.snapshot import SnapshotReplay, replay_snapshot
+from torchprof._native import build_mismatch
+from torchprof.allocator.replay import Replay, replay
+from torchprof.allocator.settings import AllocatorSettings
+from torchprof.allocator.snapshot import SnapshotReplay, replay_snapshot
+from torchprof.analysis.memory.account import CATEGORIES
 from torchprof.errors import (
     ArgumentError,
     EstimateError,
@@ -32,16 +33,18 @@ from torchprof.errors import (
 from torchprof.estimation.estimate import Estimate, estimate
 from torchprof.estimation.gpus import GPUS
 from torchprof.estimation.planning import compare, max_batch_size
-from torchprof.gpu_account import Gpu, gpu
-from torchprof.memory_account import Memory, memory
-from torchprof.recorder import build_mismatch, profile
-from torchprof.report.chrome import export_chrome
-from torchprof.report.stacks import export_folded, export_speedscope
-from torchprof.roofline import Ceilings, ceilings
-from torchprof.schedule import Schedule, schedule
+from torchprof.record.ceilings import Ceilings, ceilings
+from torchprof.record.profile import profile
+from torchprof.record.schedule import Schedule, schedule
+from torchprof.rendering.chrome import export_chrome
+from torchprof.rendering.flame_graphs import export_folded, export_speedscope
 from torchprof.summarize import Summary, summary
-from torchprof.tables import Table, by_kernel, by_module, by_op, by_step
-from torchprof.trace import Phase, Trace, load
+from torchprof.tables.gpu import Gpu, gpu
+from torchprof.tables.memory import Memory, memory
+from torchprof.tables.table import Table, by_kernel, by_module, by_op, by_step
+from torchprof.trace.file import load
+from torchprof.trace.schema import Phase
+from torchprof.trace.trace import Trace
 
 __all__ = [
     "CATEGORIES",

@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from torchprof.analysis.fold import fold_siblings, limit_depth
-from torchprof.analysis.layer_calls import raising_call
-from torchprof.analysis.summary import Row, Totals, rows_and_totals
+from torchprof import _native
+from torchprof._native import require_extension
+from torchprof.analysis.model.fold import fold_siblings, limit_depth
+from torchprof.analysis.model.layer_calls import raising_call
+from torchprof.analysis.model.summary import Row, Totals, rows_and_totals
 from torchprof.errors import ArgumentError, ModuleTypeError
-from torchprof.inputs import Inputs, make_inputs
-from torchprof.modules import describe, is_lazy, walk
-from torchprof.nested import find_tensors
-from torchprof.preserve import preserved, random_states
-from torchprof.recorder import profile, require_extension
-from torchprof.report import torchsummary
-from torchprof.report.grid import Line
-from torchprof.report.printed import Printed, data_frame
-from torchprof.report.table import COLUMNS, DEFAULT_COLUMNS, lines_of
-from torchprof.trace import LAYOUTS, Trace
+from torchprof.record.inputs import Inputs, make_inputs
+from torchprof.record.modules import describe, is_lazy, walk
+from torchprof.record.nested import find_tensors
+from torchprof.record.preserve import preserved, random_states
+from torchprof.record.profile import profile
+from torchprof.rendering import torchsummary
+from torchprof.rendering.printed import Printed, data_frame
+from torchprof.rendering.text import Line
+from torchprof.tables.summary import COLUMNS, default_columns, lines_of
+from torchprof.trace.schema import LAYOUTS
+from torchprof.trace.trace import Trace
 
 if TYPE_CHECKING:
     import pandas
@@ -106,7 +109,7 @@ def summary(
         dtypes: dtype of the inputs to make, or one per input; ``torch.float32`` by default.
         device: where to put the inputs; by default where the model's first parameter is. The model is not moved.
         depth: how deep to go; deeper modules are counted in the rows above them. None: everything.
-        columns: which columns the tree shows, by name: see ``torchprof.report.table.COLUMNS``.
+        columns: which columns the tree shows, by name: see ``torchprof.tables.summary.COLUMNS``.
         style: ``"tree"``, or ``"torchsummary"`` for the table of that package, to the character.
         backward: also run a backward pass, from the sum of all outputs, and show its time. No gradient is stored.
         fold: show runs of identical sibling subtrees as one row (``x24``), whose figures are their sums.
@@ -145,7 +148,7 @@ def summary(
         totals,
         trace,
         style,
-        tuple(columns) if columns is not None else DEFAULT_COLUMNS(totals),
+        tuple(columns) if columns is not None else default_columns(totals),
         list_parameters=verbose == 2,
     )
     if verbose is None:
@@ -241,10 +244,8 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
     What autograd keeps is found by letting go of things one after the other: first of the outputs while the graph lives on,
     then of the graph.
     """
-    from torchprof import _C
-
     tensors = _distinct(inputs.tensors())
-    held = [_C.use_counts(tensor) for tensor in tensors]
+    held = [_native.use_counts(tensor) for tensor in tensors]
     mark("forward")
     outputs = model(*inputs.args, **inputs.kwargs)
     mark("forward done")
@@ -256,7 +257,7 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
     saved = sum(
         tensor.untyped_storage().nbytes()
         for tensor, before in zip(tensors, held, strict=True)
-        if _holds_storage(tensor) and any(now > then for now, then in zip(_C.use_counts(tensor), before, strict=True))
+        if _holds_storage(tensor) and any(now > then for now, then in zip(_native.use_counts(tensor), before, strict=True))
     )
     if backward:
         leaves: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import torchprof
-from torchprof.trace import Phase, Trace, Work, phases
+from torchprof.trace.schema import Activity, Phase, phases
+from torchprof.trace.trace import Trace
 
 
 def network() -> nn.Module:
@@ -44,7 +45,7 @@ def test_an_op_takes_what_its_stream_was_busy_for(fake: Any) -> None:
     assert trace.kernels["start"][1] - trace.kernels["end"][0] == 70_000
     assert [trace.strings[trace.op_names[row]] for row in trace.kernels["op"]] == ["aten::add", "aten::mul_"]
     for column, value in (
-        ("kind", Work.INTERVAL),
+        ("kind", Activity.INTERVAL),
         ("device_type", 20),
         ("device_index", 0),
         ("stream", 0),
@@ -312,7 +313,7 @@ def test_steps_that_are_folded_have_their_intervals(fake: Any) -> None:
     totals = prof.trace.kernel_totals
     linear = totals[[prof.trace.strings[row["name"]] == "aten::linear" for row in totals]]
     assert linear["count"].tolist() == [4, 4]
-    assert (linear["kind"] == Work.INTERVAL).all()
+    assert (linear["kind"] == Activity.INTERVAL).all()
     assert fake.live_events() == 0
     assert not prof.trace.losses
     kernels = prof.trace.steps["kernels"].tolist()

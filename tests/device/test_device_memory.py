@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import torchprof
-from torchprof.memory_account import Memory
+from torchprof.tables.memory import Memory
 
 FAKE = "privateuseone:0"
 """The fake device in a trace."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchprof.trace import DTYPE_NAMES, Trace
+from torchprof.trace.schema import DTYPE_NAMES
+from torchprof.trace.trace import Trace
 
 Operand = tuple[str, tuple[int, ...]]
 

@@ -14,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 import torchprof
 from torchprof import _C
-from torchprof.analysis.places import paths_of_modules
-from torchprof.analysis.totals import step_totals
-from torchprof.trace import DTYPE_NAMES, Phase, Trace
+from torchprof.analysis.model.module_tree import paths_of_modules
+from torchprof.analysis.time.totals import step_totals
+from torchprof.trace.schema import DTYPE_NAMES, Phase
+from torchprof.trace.trace import Trace
 
 
 class Mixed(nn.Module):

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from oracle_allocator import Oracle
 
 from torchprof import _C
-from torchprof.analysis.allocator_settings import AllocatorSettings
-from torchprof.analysis.replay import NO_BLOCKS, replay
-from torchprof.analysis.snapshot import EMPTY_CACHE, FREE_REQUESTED, replay_snapshot
+from torchprof.allocator.replay import NO_BLOCKS, replay
+from torchprof.allocator.settings import AllocatorSettings
+from torchprof.allocator.snapshot import EMPTY_CACHE, FREE_REQUESTED, replay_snapshot
 from torchprof.errors import ArgumentError
 
 MIB = 2**20

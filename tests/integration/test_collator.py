@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchprof import _C
-from torchprof.trace import OP_JOINED
+from torchprof.trace.schema import OP_ATTRIBUTED
 
 Event = tuple[Any, ...]
 BACKWARD, FUNCTION = 1, 0
@@ -183,7 +183,7 @@ def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]
                 op["name"],
             )
             assert (found["parent"], found["thread"]) == (moved(op["parent"], op_at), thread.number)
-            assert bool(found["flags"] & OP_JOINED) == op["joined"]
+            assert bool(found["flags"] & OP_ATTRIBUTED) == op["joined"]
             where, call = op["call"]
             assert found["module_call"] == moved(call, offsets[where][1])
         for row, call_made in enumerate(thread.calls):

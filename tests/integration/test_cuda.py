@@ -10,7 +10,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 
 import torchprof
-from torchprof.trace import Direction, Phase, Request, Trace, Work
+from torchprof.trace.schema import Activity, Direction, Phase, RuntimeCallKind
+from torchprof.trace.trace import Trace
 
 pytestmark = pytest.mark.cuda
 
@@ -135,7 +136,7 @@ def test_intervals_between_events_hold_the_kernels_of_their_ops() -> None:
     kernels, intervals = (trace.kernels["end"] - trace.kernels["start"] for trace in traces.values())
     events = traces["events"]
     began = events.ops["start"][events.kernels["op"]]
-    assert (events.kernels["kind"] == Work.INTERVAL).all()
+    assert (events.kernels["kind"] == Activity.INTERVAL).all()
     assert kernel_names(events) == {"aten::matmul": 20}
     assert intervals.sum() > 0.5 * kernels.sum(), "a GPU may be faster the second time"
     assert (events.kernels["start"] >= began - events.facts["gpu_clock_error_ns"]).all()
@@ -152,10 +153,10 @@ def test_device_times_are_on_the_hosts_axis() -> None:
             x = x @ x
             torch.cuda.synchronize()
     trace = prof.trace
-    kernels = trace.kernels[trace.kernels["kind"] == Work.KERNEL]
+    kernels = trace.kernels[trace.kernels["kind"] == Activity.KERNEL]
     assert (kernels["runtime_call"] >= 0).all()
     asked = trace.runtime_calls[kernels["runtime_call"]]
-    waits = trace.runtime_calls[trace.runtime_calls["kind"] == Request.WAIT]
+    waits = trace.runtime_calls[trace.runtime_calls["kind"] == RuntimeCallKind.SYNCHRONIZE]
     assert trace.facts["gpu_clock_error_ns"] < 50_000
     assert (kernels["start"] >= asked["start"] - 50_000).all()
     assert len(waits) >= 20
@@ -166,10 +167,10 @@ def test_copies_and_the_waits_of_item_are_seen() -> None:
     with torchprof.profile(gpu="cupti") as prof:
         torch.ones(1000).cuda().sum().item()
     trace = prof.trace
-    copies = trace.kernels[trace.kernels["kind"] == Work.COPY]
+    copies = trace.kernels[trace.kernels["kind"] == Activity.COPY]
     assert {Direction(row) for row in copies["direction"]} == {Direction.HOST_TO_DEVICE, Direction.DEVICE_TO_HOST}
     assert 4000 in copies["bytes"]
-    waits = trace.runtime_calls[(trace.runtime_calls["kind"] == Request.WAIT) & (trace.runtime_calls["op"] >= 0)]
+    waits = trace.runtime_calls[(trace.runtime_calls["kind"] == RuntimeCallKind.SYNCHRONIZE) & (trace.runtime_calls["op"] >= 0)]
     assert "aten::_local_scalar_dense" in {trace.strings[trace.op_names[op]] for op in waits["op"]}
 
 
@@ -199,7 +200,7 @@ def test_the_kernels_of_a_graph_are_seen_and_said_to_be_its() -> None:
     trace = prof.trace
     assert len(trace.kernels) >= 6
     assert (trace.kernels["graph"] != 0).all()
-    assert set(trace.runtime_calls["kind"][trace.kernels["runtime_call"]].tolist()) == {Request.GRAPH}
+    assert set(trace.runtime_calls["kind"][trace.kernels["runtime_call"]].tolist()) == {RuntimeCallKind.GRAPH_LAUNCH}
 
 
 def test_compiled_kernels_belong_to_the_module_that_was_called() -> None:

@@ -107,10 +107,10 @@ def test_to_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_extension_built_for_another_torch_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchprof import _built_for, recorder
+    from torchprof import _built_for, _native
 
-    recorder.require_extension.cache_clear()
+    _native.require_extension.cache_clear()
     monkeypatch.setattr(_built_for, "TORCH_VERSION", "2.11.0")
     with pytest.raises(torchprof.ExtensionError, match=r"built for torch 2\.11\.0.*pip install"):
         torchprof.summary(NET, input_size=(1, 4))
-    recorder.require_extension.cache_clear()
+    _native.require_extension.cache_clear()

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import torchprof
 from torchprof import ArgumentError, Estimate, EstimateError, ModuleTypeError
-from torchprof.estimation.known import Known
+from torchprof.estimation.fake.cache import FakeOpCache
 
 MIB = 2**20
 CANNOT = {"wav2vec2"}  # asks for values: see test_estimate_values.py
@@ -484,7 +484,7 @@ def test_what_is_told_again_is_what_was_worked_out(
         return names, made.memory.allocations["bytes"].tolist(), made.by_category
 
     told = found()
-    monkeypatch.setattr(Known, "key", lambda *_: None)
+    monkeypatch.setattr(FakeOpCache, "key", lambda *_: None)
     names, sizes, by_category = found()
     without_questions = [name for name in names if name not in ("aten::detach", "PythonDispatchMode")]
     assert without_questions == [name for name in told[0] if name not in ("aten::detach", "PythonDispatchMode")]

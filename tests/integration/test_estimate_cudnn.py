@@ -1,4 +1,4 @@
-"""What an estimate says of cuDNN: the rules of `torchprof.estimation.cudnn`, on networks small enough to count by hand."""
+"""What an estimate says of cuDNN: `torchprof.estimation.rules.cudnn`, on networks small enough to count by hand."""
 
 from __future__ import annotations
 

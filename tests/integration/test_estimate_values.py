@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import torchprof
 from torchprof import ArgumentError, EstimateError
-from torchprof.estimation.real_ops import stand_in
+from torchprof.estimation.fake.real_ops import stand_in
 
 
 class Asks(nn.Module):

@@ -17,11 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import torchprof
-from torchprof.analysis.flops import signature_flops
-from torchprof.analysis.totals import step_totals
-from torchprof.report.chrome import export_chrome
-from torchprof.report.stacks import export_folded, export_speedscope
-from torchprof.trace import OP_NESTED, Trace
+from torchprof.analysis.model.flops import signature_flops
+from torchprof.analysis.time.totals import step_totals
+from torchprof.rendering.chrome import export_chrome
+from torchprof.rendering.flame_graphs import export_folded, export_speedscope
+from torchprof.trace.schema import OP_NESTED
+from torchprof.trace.trace import Trace
 
 Event = dict[str, Any]
 

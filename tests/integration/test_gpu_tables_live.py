@@ -14,7 +14,7 @@ from fake_gpu import SYNCHRONIZE, FakeGpu, KernelForEveryOp
 from torch import nn
 
 import torchprof
-from torchprof.trace import Trace
+from torchprof.trace.trace import Trace
 
 KERNEL = 5_000
 """Nanoseconds that every kernel takes."""
@@ -75,7 +75,7 @@ def test_the_account_of_a_gpu_says_why_it_was_idle(gpu: FakeGpu) -> None:
     assert device.name == "cuda:0"
     assert device.busy + sum(device.idle.values()) == device.span
     assert device.idle["launch-bound"] > device.busy  # a kernel of 5 us for every op of Python
-    assert device.idle["synchronisation"] > 0
+    assert device.idle["synchronization"] > 0
     assert {wait.call for wait in account.waits} == {"cudaStreamSynchronize"}
     assert "seen by CUPTI" in str(account)
 

@@ -20,8 +20,10 @@ from fake_gpu import GET_DEVICE, LAUNCH_GRAPH, SYNCHRONIZE, FakeGpu, KernelForEv
 from torch import nn
 
 import torchprof
-from torchprof import ArgumentError, RecordingError, watching
-from torchprof.trace import NO_THREAD, Direction, Phase, Request, Trace, Work
+from torchprof import ArgumentError, RecordingError
+from torchprof.record import gpu_backends
+from torchprof.trace.schema import NO_THREAD, Activity, Direction, Phase, RuntimeCallKind
+from torchprof.trace.trace import Trace
 
 CUDA_HEADERS = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "include")
 
@@ -89,7 +91,7 @@ def test_a_kernel_comes_after_the_call_that_asked_for_it_and_in_the_order_of_its
     assert (kernels["start"] >= calls["start"][kernels["runtime_call"]]).all()
     assert (kernels["start"][1:] >= kernels["end"][:-1] - 1).all()
     assert {prof.trace.strings[row] for row in calls["name"]} == {"cudaLaunchKernel"}
-    assert (calls["kind"] == Request.LAUNCH).all()
+    assert (calls["kind"] == RuntimeCallKind.LAUNCH).all()
     assert kernels["end"] - kernels["start"] == pytest.approx(500_000, rel=0.01)
     assert prof.trace.facts["gpu_clock_error_ns"] < 100_000
 
@@ -101,7 +103,7 @@ def test_all_that_is_known_of_a_kernel_is_in_its_row(gpu: FakeGpu) -> None:
     assert prof.trace.strings[row["name"]] == "void at::native::vector<float>(float)"
     assert row["grid"].tolist() == [108, 1, 1]
     assert row["block"].tolist() == [256, 1, 1]
-    assert (row["registers"], row["shared_memory"], row["stream"], row["kind"]) == (32, 1536, 13, Work.KERNEL)
+    assert (row["registers"], row["shared_memory"], row["stream"], row["kind"]) == (32, 1536, 13, Activity.KERNEL)
     assert (row["device_type"], row["device_index"], row["graph"]) == (1, 0, 0)
 
 
@@ -113,14 +115,19 @@ def test_copies_and_fills_are_named_as_torch_profiler_names_them(gpu: FakeGpu) -
         gpu.fill(1024)
     trace = prof.trace
     assert [
-        (trace.strings[row["name"]], row["bytes"], Work(row["kind"]), Direction(row["direction"])) for row in trace.kernels
+        (trace.strings[row["name"]], row["bytes"], Activity(row["kind"]), Direction(row["direction"])) for row in trace.kernels
     ] == [
-        ("Memcpy HtoD (Pageable -> Device)", 4096, Work.COPY, Direction.HOST_TO_DEVICE),
-        ("Memcpy DtoH (Device -> Pinned)", 512, Work.COPY, Direction.DEVICE_TO_HOST),
-        ("Memcpy PtoP (Device -> Device)", 64, Work.COPY, Direction.BETWEEN_DEVICES),
-        ("Memset (Device)", 1024, Work.SET, Direction.OTHER),
+        ("Memcpy HtoD (Pageable -> Device)", 4096, Activity.COPY, Direction.HOST_TO_DEVICE),
+        ("Memcpy DtoH (Device -> Pinned)", 512, Activity.COPY, Direction.DEVICE_TO_HOST),
+        ("Memcpy PtoP (Device -> Device)", 64, Activity.COPY, Direction.BETWEEN_DEVICES),
+        ("Memset (Device)", 1024, Activity.MEMSET, Direction.OTHER),
     ]
-    assert [Request(kind) for kind in trace.runtime_calls["kind"]] == [Request.COPY, Request.COPY, Request.COPY, Request.SET]
+    assert [RuntimeCallKind(kind) for kind in trace.runtime_calls["kind"]] == [
+        RuntimeCallKind.COPY,
+        RuntimeCallKind.COPY,
+        RuntimeCallKind.COPY,
+        RuntimeCallKind.MEMSET,
+    ]
 
 
 def test_waiting_for_the_device_is_seen_with_the_module_that_waits(gpu: FakeGpu) -> None:
@@ -132,7 +139,7 @@ def test_waiting_for_the_device_is_seen_with_the_module_that_waits(gpu: FakeGpu)
     with torchprof.profile(gpu="cupti") as prof:
         Impatient()(torch.ones(1))
     (row,) = prof.trace.runtime_calls
-    assert Request(row["kind"]) is Request.WAIT
+    assert RuntimeCallKind(row["kind"]) is RuntimeCallKind.SYNCHRONIZE
     assert prof.trace.strings[row["name"]] == "cudaStreamSynchronize"
     assert module_of(prof.trace, row) == "Impatient"
     assert row["end"] - row["start"] > 10_000
@@ -183,7 +190,7 @@ def test_the_kernels_of_a_graph_belong_to_what_launched_it(gpu: FakeGpu) -> None
     (row,) = prof.trace.kernels
     assert row["graph"] == 5
     assert op_of(prof.trace, row) == "replay"
-    assert Request(prof.trace.runtime_calls["kind"][0]) is Request.GRAPH
+    assert RuntimeCallKind(prof.trace.runtime_calls["kind"][0]) is RuntimeCallKind.GRAPH_LAUNCH
 
 
 def test_a_step_counts_the_kernels_it_asked_for_and_time_that_streams_share_once(gpu: FakeGpu) -> None:
@@ -328,8 +335,8 @@ def test_a_graph_whose_launch_has_a_wrong_number_belongs_to_the_latest_launch(gp
     trace = prof.trace
     assert launch not in trace.kernels["runtime_call"]
     assert [op_of(trace, row) for row in trace.kernels if row["graph"]] == ["replay 0", "replay 1"]
-    assert {Request(trace.runtime_calls["kind"][row["runtime_call"]]) for row in trace.kernels if row["graph"]} == {
-        Request.GRAPH
+    assert {RuntimeCallKind(trace.runtime_calls["kind"][row["runtime_call"]]) for row in trace.kernels if row["graph"]} == {
+        RuntimeCallKind.GRAPH_LAUNCH
     }
 
 
@@ -454,7 +461,7 @@ def test_a_refusal_says_what_cupti_said(gpu: FakeGpu) -> None:
 
 
 def test_auto_carries_on_where_cupti_refuses(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_cuda_is_in_use", lambda: True)
+    monkeypatch.setattr(gpu_backends, "_cuda_is_in_use", lambda: True)
     with torchprof.profile() as prof:
         gpu.launch("seen")
     assert (prof.trace.facts["gpu"], len(prof.trace.kernels)) == ("cupti", 1)

@@ -8,7 +8,7 @@ from torch import nn
 
 import torchprof
 from torchprof import _C
-from torchprof.trace import DEVICE_NAMES, DTYPE_NAMES, ITEMSIZES, LAYOUTS
+from torchprof.trace.schema import DEVICE_NAMES, DTYPE_NAMES, ITEMSIZES, LAYOUTS
 
 
 def test_every_table_has_the_layout_of_its_struct() -> None:

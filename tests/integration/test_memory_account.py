@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import torchprof
-from torchprof.memory_account import Memory
-from torchprof.trace import Trace
+from torchprof.tables.memory import Memory
+from torchprof.trace.trace import Trace
 
 Storages = dict[int, int]
 """Bytes by address."""

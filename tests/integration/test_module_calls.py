@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 import torchprof
-from torchprof.nested import find_tensors
-from torchprof.trace import CALL_RAISED
+from torchprof.record.nested import find_tensors
+from torchprof.trace.schema import CALL_RAISED
 
 
 class Returns(nn.Module):

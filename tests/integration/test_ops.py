@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchprof
-from torchprof.trace import OP_JOINED
+from torchprof.trace.schema import OP_ATTRIBUTED
 
 
 def train_step(model: nn.Module, x: Tensor) -> None:
@@ -146,7 +146,7 @@ def test_a_backward_op_belongs_to_the_module_whose_op_it_differentiates() -> Non
     nodes = [
         (name, path_of_call(trace, int(op["module_call"])))
         for name, op in zip(op_names(trace), trace.ops, strict=True)
-        if op["forward_thread"] and op["flags"] & OP_JOINED and op["module_call"] >= 0
+        if op["forward_thread"] and op["flags"] & OP_ATTRIBUTED and op["module_call"] >= 0
     ]
     assert nodes[:5] == [
         ("AddmmBackward0", "2"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import torchprof
 from torchprof import Summary
-from torchprof.analysis.summary import Row, rows_and_totals
+from torchprof.analysis.model.summary import Row, rows_and_totals
 
 MIB = 2**20
 

@@ -10,8 +10,8 @@ import transformers as hf
 from architectures import ALL, Case, llama_of_seventy_billion
 
 import torchprof
-from torchprof.nested import find_tensors
-from torchprof.trace import SCOPE_BACKWARD
+from torchprof.record.nested import find_tensors
+from torchprof.trace.schema import SCOPE_BACKWARD
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)

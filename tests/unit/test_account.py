@@ -6,9 +6,10 @@ import pytest
 from handwritten import module, trace
 
 from torchprof import ArgumentError, memory
-from torchprof.analysis.account import CATEGORIES, Leak, MemoryAccount
-from torchprof.modules import Model
-from torchprof.trace import Phase, Trace, Use
+from torchprof.analysis.memory.account import CATEGORIES, Leak, MemoryAccount
+from torchprof.trace.model import Model
+from torchprof.trace.schema import Phase, Use
+from torchprof.trace.trace import Trace
 
 FORWARD, RECOMPUTATION, BACKWARD, OPTIMIZER, OTHER = range(5)
 PHASES = [Phase.FORWARD, Phase.RECOMPUTATION, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER]

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from torchprof.analysis.allocator_settings import AllocatorSettings
+from torchprof.allocator.settings import AllocatorSettings
 from torchprof.errors import ArgumentError
 
 MIB = 2**20

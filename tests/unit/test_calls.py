@@ -2,8 +2,8 @@
 
 from handwritten import trace, two_layer_trace
 
-from torchprof.analysis.calls import call_costs
-from torchprof.trace import OP_JOINED
+from torchprof.analysis.time.calls import call_costs
+from torchprof.trace.schema import OP_ATTRIBUTED
 
 
 def test_self_times_add_up_to_the_total_of_the_root() -> None:
@@ -35,8 +35,8 @@ def test_backward_time_goes_to_the_call_whose_op_is_differentiated_and_what_is_l
         modules=[{"address": 1}, {"address": 2}],
         module_calls=[{"start": 0, "end": 10}, {"start": 2, "end": 8, "module": 1, "parent": 0}],
         ops=[
-            {"start": 20, "end": 30, "name": 1, "module_call": 1, "flags": OP_JOINED},
-            {"start": 21, "end": 28, "name": 2, "module_call": 1, "parent": 0, "scope": 1, "flags": OP_JOINED},
+            {"start": 20, "end": 30, "name": 1, "module_call": 1, "flags": OP_ATTRIBUTED},
+            {"start": 21, "end": 28, "name": 2, "module_call": 1, "parent": 0, "scope": 1, "flags": OP_ATTRIBUTED},
             {"start": 40, "end": 45, "name": 3},
         ],
     )

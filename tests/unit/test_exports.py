@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from handwritten import module, trace
 
-from torchprof.analysis.flops import signature_bytes, signature_flops
+from torchprof.analysis.model.flops import signature_bytes, signature_flops
 from torchprof.errors import ArgumentError
-from torchprof.modules import Model
-from torchprof.report import chrome, stacks, trace_events
-from torchprof.report.chrome import export_chrome
-from torchprof.report.stacks import export_folded, export_speedscope
-from torchprof.trace import CALL_RECOMPUTED, OP_JOINED, OP_NESTED, OP_WRAPPER, SCOPE_BACKWARD, SCOPE_USER, Phase, Trace
+from torchprof.rendering import chrome, flame_graphs, trace_events
+from torchprof.rendering.chrome import export_chrome
+from torchprof.rendering.flame_graphs import export_folded, export_speedscope
+from torchprof.trace.model import Model
+from torchprof.trace.schema import CALL_RECOMPUTED, OP_ATTRIBUTED, OP_NESTED, OP_WRAPPER, SCOPE_BACKWARD, SCOPE_USER, Phase
+from torchprof.trace.trace import Trace
 
 Event = dict[str, Any]
 
@@ -37,7 +38,7 @@ KEYS: dict[str, set[str]] = {
 
 def training_step(**more: Any) -> Trace:
     """``Net(fc=Linear(3, 4))``: forward on one thread, backward on another, and an op that was not seen to end."""
-    back = {"thread": 1, "flags": BACKWARD | OP_JOINED, "module_call": 1}
+    back = {"thread": 1, "flags": BACKWARD | OP_ATTRIBUTED, "module_call": 1}
     model = Model((module("", "Net", -1, 100), module("fc", "Linear", 0, 101)))
     return trace(
         **{
@@ -260,7 +261,7 @@ def test_no_arrow_leads_to_a_node_of_another_thread_number_or_without_a_join(tmp
         "start": 9,
         "end": 10,
         "scope": SCOPE_BACKWARD,
-        "flags": OP_JOINED,
+        "flags": OP_ATTRIBUTED,
         "sequence_nr": 5,
         "forward_thread": 7,
     }
@@ -289,7 +290,7 @@ def test_an_empty_trace_is_an_empty_timeline(tmp_path: Path) -> None:
 
 def test_chunks_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = exported(training_step(), tmp_path), folded(training_step(), tmp_path)
-    for part in (trace_events, stacks):
+    for part in (trace_events, flame_graphs):
         monkeypatch.setattr(part, "CHUNK", 2)
     assert (exported(training_step(), tmp_path), folded(training_step(), tmp_path)) == whole
 
@@ -375,7 +376,7 @@ def test_a_call_inside_a_range_is_not_counted_for_the_range(tmp_path: Path) -> N
 
 def test_a_backward_pass_inside_a_call_is_not_counted_for_that_call(tmp_path: Path) -> None:
     calls = [{"start": 0, "end": 10}, {"start": 20, "end": 100}, {"start": 25, "end": 35, "module": 1, "parent": 1}]
-    ops = [{"name": 1, "start": 40, "end": 70, "module_call": 0, "flags": BACKWARD | OP_JOINED}]
+    ops = [{"name": 1, "start": 40, "end": 70, "module_call": 0, "flags": BACKWARD | OP_ATTRIBUTED}]
     modules = [{"address": 1}, {"address": 2}]
     recorded = trace(strings=["Net", "a"], modules=modules, module_calls=calls, ops=ops)
     assert folded(recorded, tmp_path) == {"forward;<Net>": 10 + 40, "forward;<Net>;<Net>": 10, "backward;<Net>;a": 30}

@@ -15,8 +15,8 @@ from test_report import check
 
 import torchprof
 from torchprof import ArgumentError, Ceilings, Gpu
-from torchprof.modules import Model
-from torchprof.trace import NO_THREAD, Direction, Phase, Request, Work
+from torchprof.trace.model import Model
+from torchprof.trace.schema import NO_THREAD, Activity, Direction, Phase, RuntimeCallKind
 
 H100 = Ceilings("NVIDIA H100", "float32", 0, flops=50e12, bytes=3e12)
 NOTE = "kernels, copies and fills as the driver reports them"
@@ -89,22 +89,22 @@ def test_a_kernel_that_was_asked_for_in_time_is_not_the_hosts_fault() -> None:
 
 def after_a_wait(wait: dict[str, int], asked: int = 60, **facts: Any) -> dict[str, int]:
     """A gap from 40 to 70 that ends with a kernel asked for at ``asked``, after this runtime call."""
-    calls = [{"start": 0, "end": 2}, {"kind": Request.WAIT, **wait}, {"start": asked, "end": asked + 2}]
+    calls = [{"start": 0, "end": 2}, {"kind": RuntimeCallKind.SYNCHRONIZE, **wait}, {"start": asked, "end": asked + 2}]
     kernels = ({"start": 5, "end": 40, "runtime_call": 0}, {"start": 70, "end": 80, "runtime_call": 2})
     return idle(timeline(*kernels, calls=calls, facts=facts))
 
 
-def test_a_gap_after_a_long_wait_is_synchronisation() -> None:
-    assert after_a_wait({"start": 3, "end": 45}) == {"synchronisation": 30}
+def test_a_gap_after_a_long_wait_is_synchronization() -> None:
+    assert after_a_wait({"start": 3, "end": 45}) == {"synchronization": 30}
 
 
 def test_memory_from_the_driver_holds_up_the_host_as_a_wait_does() -> None:
-    assert after_a_wait({"start": 3, "end": 45, "kind": Request.MEMORY}) == {"synchronisation": 30}
+    assert after_a_wait({"start": 3, "end": 45, "kind": RuntimeCallKind.MEMORY}) == {"synchronization": 30}
 
 
 def test_a_short_wait_explains_no_more_than_its_length() -> None:
-    assert after_a_wait({"start": 38, "end": 45}) == {"launch-bound": 23, "synchronisation": 7}
-    assert after_a_wait({"start": 50, "end": 51}) == {"launch-bound": 29, "synchronisation": 1}
+    assert after_a_wait({"start": 38, "end": 45}) == {"launch-bound": 23, "synchronization": 7}
+    assert after_a_wait({"start": 50, "end": 51}) == {"launch-bound": 29, "synchronization": 1}
 
 
 def test_a_wait_that_was_over_when_the_device_ran_dry_explains_nothing() -> None:
@@ -112,7 +112,7 @@ def test_a_wait_that_was_over_when_the_device_ran_dry_explains_nothing() -> None
 
 
 def test_clocks_that_differ_do_not_hide_a_wait() -> None:
-    assert after_a_wait({"start": 3, "end": 39}, gpu_clock_error_ns=1) == {"synchronisation": 30}
+    assert after_a_wait({"start": 3, "end": 39}, gpu_clock_error_ns=1) == {"synchronization": 30}
 
 
 def test_a_wait_for_a_kernel_that_had_been_asked_for_is_not_the_cause() -> None:
@@ -129,10 +129,10 @@ def test_waits_of_unknown_threads_hold_up_nobody() -> None:
 
 def copy_until(end: int) -> Gpu:
     """A copy to the host at 40 to 50, whose call returns at ``end``; the next kernel was asked for at 60."""
-    calls = [{"start": 0, "end": 2}, {"start": 10, "end": end, "kind": Request.COPY, "op": 0}, {"start": 60, "end": 62}]
+    calls = [{"start": 0, "end": 2}, {"start": 10, "end": end, "kind": RuntimeCallKind.COPY, "op": 0}, {"start": 60, "end": 62}]
     return timeline(
         {"start": 5, "end": 40, "runtime_call": 0},
-        {"start": 40, "end": 50, "runtime_call": 1, "kind": Work.COPY, "direction": Direction.DEVICE_TO_HOST, "op": 0},
+        {"start": 40, "end": 50, "runtime_call": 1, "kind": Activity.COPY, "direction": Direction.DEVICE_TO_HOST, "op": 0},
         {"start": 70, "end": 80, "runtime_call": 2},
         calls=calls,
         ops=[{"name": 1, "start": 8, "end": 55}],
@@ -141,7 +141,7 @@ def copy_until(end: int) -> Gpu:
 
 def test_a_copy_that_returned_when_it_was_over_is_a_wait() -> None:
     account = copy_until(51)
-    assert idle(account) == {"synchronisation": 20}
+    assert idle(account) == {"synchronization": 20}
     (wait,) = account.waits
     assert (wait.op, wait.count, wait.time) == ("aten::first", 1, 41)
 
@@ -155,8 +155,8 @@ def test_a_copy_that_returned_at_once_is_none() -> None:
 def test_without_runtime_calls_the_op_says_when_the_host_asked() -> None:
     ops = [{"name": 1, "start": 0, "end": 4}, {"name": 2, "start": 45, "end": 49}]
     kernels = [
-        {"start": 2, "end": 40, "op": 0, "kind": Work.INTERVAL},
-        {"start": 50, "end": 60, "op": 1, "kind": Work.INTERVAL},
+        {"start": 2, "end": 40, "op": 0, "kind": Activity.INTERVAL},
+        {"start": 50, "end": 60, "op": 1, "kind": Activity.INTERVAL},
     ]
     account = timeline(*kernels, ops=ops, facts={"gpu": "events"})
     assert idle(account) == {"launch-bound": 10}
@@ -169,7 +169,7 @@ def test_idle_time_names_the_module_of_the_late_kernel_or_of_the_wait() -> None:
     found = {(idle.cause, idle.module, idle.op): idle.time for idle in account.idle}
     assert found["launch-bound", "fc", "aten::addmm"] == 2 * 47_000
     assert found["other", "act", "aten::relu"] == 2 * 5_000
-    assert found["synchronisation", "outside modules", "aten::_local_scalar_dense"] == 2 * 46_000 + 53_000
+    assert found["synchronization", "outside modules", "aten::_local_scalar_dense"] == 2 * 46_000 + 53_000
     assert sum(found.values()) == sum(device.span - device.busy for device in account.devices)
 
 
@@ -229,7 +229,7 @@ def test_a_module_is_launch_bound_if_the_host_takes_longer_than_its_kernels() ->
 
 
 def test_a_module_that_waits_is_not_launch_bound_for_that() -> None:
-    def bound(kind: Request) -> list[tuple[str, int, int]]:
+    def bound(kind: RuntimeCallKind) -> list[tuple[str, int, int]]:
         recorded = trace(
             model=Model((module("", "Net", -1, 1),)),
             strings=["Net", "k"],
@@ -240,25 +240,25 @@ def test_a_module_that_waits_is_not_launch_bound_for_that() -> None:
         )
         return [(each.module, each.host, each.device) for each in torchprof.gpu(recorded).launch_bound]
 
-    assert bound(Request.LAUNCH) == [("Net", 100, 50)]
-    assert bound(Request.WAIT) == []
+    assert bound(RuntimeCallKind.LAUNCH) == [("Net", 100, 50)]
+    assert bound(RuntimeCallKind.SYNCHRONIZE) == []
 
 
-def test_the_utilisation_is_counted_flops_against_peak() -> None:
-    found = torchprof.gpu(gpu_trace(), ceilings=H100).utilisation
+def test_the_utilization_is_counted_flops_against_peak() -> None:
+    found = torchprof.gpu(gpu_trace(), ceilings=H100).utilization
     assert found is not None
     assert found.flops == 4 * 2 * 512 * 1024 * 1024
     assert found.span == 1_812_000
     assert found.mfu == found.hfu == found.flops / (2 * found.span * 1e-9 * 50e12)
 
 
-def test_what_was_recomputed_is_in_the_hardware_utilisation_only() -> None:
+def test_what_was_recomputed_is_in_the_hardware_utilization_only() -> None:
     recorded = gpu_trace()
     ops = recorded.ops.copy()
     ops["flags"][recorded.op_names == recorded.strings.index("aten::mm")] = int(Phase.RECOMPUTATION) << 4
     found = torchprof.gpu(replace(recorded, ops=ops), ceilings=H100)
-    assert found.utilisation is not None
-    assert found.utilisation.mfu == found.utilisation.hfu / 2
+    assert found.utilization is not None
+    assert found.utilization.mfu == found.utilization.hfu / 2
     assert "HFU: 2.4%, with 2.15 GFLOPs of recomputation" in str(found)
 
 
@@ -305,7 +305,7 @@ rows_of_kernels = st.lists(
             "device_index": st.integers(0, 1),
             "runtime_call": st.integers(-1, 3),
             "op": st.integers(-1, 1),
-            "kind": st.sampled_from([Work.KERNEL, Work.COPY]),
+            "kind": st.sampled_from([Activity.KERNEL, Activity.COPY]),
         }
     ),
     max_size=15,
@@ -315,7 +315,7 @@ rows_of_calls = st.lists(
         {
             "start": st.integers(0, 200),
             "end": st.integers(-1, 250),
-            "kind": st.sampled_from(list(Request)),
+            "kind": st.sampled_from(list(RuntimeCallKind)),
             "thread": st.sampled_from([0, 1, NO_THREAD]),
         }
     ),

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from test_exports import KEYS, Event, events, exported, folded
 
 from torchprof import ArgumentError
-from torchprof.analysis.kernels import kernel_times
-from torchprof.report.stacks import export_folded, export_speedscope
-from torchprof.trace import NO_THREAD, Phase, Trace
+from torchprof.analysis.gpu.kernels import kernel_times
+from torchprof.rendering.flame_graphs import export_folded, export_speedscope
+from torchprof.trace.schema import NO_THREAD, Phase
+from torchprof.trace.trace import Trace
 
 
 def ns(event: Event) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from test_report import check
 
 import torchprof
 from torchprof import ArgumentError, Ceilings
-from torchprof.trace import Phase, Trace, Work
+from torchprof.trace.schema import Activity, Phase
+from torchprof.trace.trace import Trace
 
 H100 = Ceilings("made up", "float32", 0, flops=50e12, bytes=3e12)
 
@@ -155,7 +156,9 @@ def events_trace() -> Trace:
             {"name": 1, "start": 5, "end": 40, "module_call": 0, "flags": int(Phase.FORWARD) << 4},
             {"name": 2, "start": 10, "end": 35, "parent": 0, "module_call": 0, "flags": int(Phase.FORWARD) << 4},
         ],
-        kernels=[{"start": 20, "end": 90, "name": 1, "op": 0, "module_call": 0, "kind": Work.INTERVAL, "phase": Phase.FORWARD}],
+        kernels=[
+            {"start": 20, "end": 90, "name": 1, "op": 0, "module_call": 0, "kind": Activity.INTERVAL, "phase": Phase.FORWARD}
+        ],
         facts={"gpu": "events", "gpu_note": "device times are intervals of streams between events: launch gaps included"},
     )
 

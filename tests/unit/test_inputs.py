@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchprof import ArgumentError
-from torchprof.inputs import Inputs, make_inputs
+from torchprof.record.inputs import Inputs, make_inputs
 
 
 def made(input_size: Any = None, **options: Any) -> Inputs | None:

@@ -7,7 +7,7 @@ from handwritten import ADD_KERNEL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchprof.analysis.kernel_names import short_name
+from torchprof.analysis.gpu.kernel_names import short_name
 
 CLAMP = "at::native::(anonymous namespace)::launch_clamp_scalar(at::TensorIteratorBase&, c10::Scalar)::{lambda()#1}"
 COPY = "at::native::direct_copy_kernel_cuda(at::TensorIteratorBase&)::{lambda()#3}::operator()() const::{lambda()#7}"

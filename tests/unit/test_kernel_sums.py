@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torchprof
+from torchprof.analysis.gpu.kernels import has_kernels, kernel_times, watched
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.kernels import has_kernels, kernel_times, watched
-from torchprof.analysis.totals import step_totals
-from torchprof.trace import Table, Trace
+from torchprof.analysis.time.totals import step_totals
+from torchprof.trace.schema import Rows
+from torchprof.trace.trace import Trace
 
 
-def summed(table: Table, keys: list[str], values: list[str]) -> dict[tuple[int, ...], list[int]]:
+def summed(table: Rows, keys: list[str], values: list[str]) -> dict[tuple[int, ...], list[int]]:
     """Rows by their keys; of several steps, added up."""
     found: dict[tuple[int, ...], list[int]] = {}
     for row in table:

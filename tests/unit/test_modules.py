@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from torchprof.modules import Model, describe, is_lazy, walk
+from torchprof.record.modules import describe, is_lazy, walk
+from torchprof.trace.model import Model
 
 
 def test_modules_are_listed_as_named_modules_lists_them() -> None:

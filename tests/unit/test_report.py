@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from handwritten import gpu_trace, two_layer_trace
 
-from torchprof.analysis.summary import Row, Totals, rows_and_totals
-from torchprof.report import torchsummary
-from torchprof.report.table import COLUMNS, DEFAULT_COLUMNS, render_table
-from torchprof.report.units import format_bytes, format_ns
-from torchprof.trace import LAYOUTS
+from torchprof.analysis.model.summary import Row, Totals, rows_and_totals
+from torchprof.rendering import torchsummary
+from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.tables.summary import COLUMNS, default_columns, render_table
+from torchprof.trace.schema import LAYOUTS
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -23,7 +23,7 @@ def check(text: str, name: str) -> None:
 
 def test_the_tree_table() -> None:
     rows, totals = rows_and_totals(two_layer_trace())
-    check(render_table(rows, totals, DEFAULT_COLUMNS(totals)), "tree.txt")
+    check(render_table(rows, totals, default_columns(totals)), "tree.txt")
 
 
 def test_the_tree_table_with_every_column_and_parameter() -> None:
@@ -38,7 +38,7 @@ def test_the_tree_table_of_a_model_on_a_gpu() -> None:
     marks = np.array([(0, len(strings) - 2), (2_310_000, len(strings) - 1)], dtype=[("time", "i8"), ("name", "u4")])
     recorded = replace(recorded, strings=strings, marks=marks.astype(LAYOUTS["marks"]))
     rows, totals = rows_and_totals(recorded)
-    check(render_table(rows, totals, DEFAULT_COLUMNS(totals)), "tree_gpu.txt")
+    check(render_table(rows, totals, default_columns(totals)), "tree_gpu.txt")
 
 
 def test_the_table_of_torchsummary() -> None:

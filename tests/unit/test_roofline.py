@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import torchprof
-from torchprof import ArgumentError, Ceilings, roofline
+from torchprof import ArgumentError, Ceilings
+from torchprof.record import ceilings as roofline
 
 MACHINE = Ceilings("made up", "float32", 1, flops=100.0, bytes=10.0)
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from handwritten import module, parameter, trace, two_layer_trace
 
-from torchprof.analysis.fold import fold_siblings, limit_depth
-from torchprof.analysis.layer_calls import layer_calls, raising_call
-from torchprof.analysis.summary import Row, rows_and_totals
-from torchprof.modules import Model
-from torchprof.trace import CALL_RAISED
+from torchprof.analysis.model.fold import fold_siblings, limit_depth
+from torchprof.analysis.model.layer_calls import layer_calls, raising_call
+from torchprof.analysis.model.summary import Row, rows_and_totals
+from torchprof.trace.model import Model
+from torchprof.trace.schema import CALL_RAISED
 
 
 def test_a_module_called_twice_is_one_row_whose_times_and_bytes_are_sums() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from torchprof import ArgumentError
-from torchprof.schedule import Schedule, State, schedule
+from torchprof.record.schedule import Schedule, State, schedule
 
 LETTERS = {State.OFF: ".", State.WARMUP: "w", State.ACTIVE: "A"}
 

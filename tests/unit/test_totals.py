@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from handwritten import loop_trace, trace
 
-from torchprof.analysis.flops import signature_bytes, signature_flops
+from torchprof.analysis.model.flops import signature_bytes, signature_flops
 from torchprof.analysis.steps import step_of
-from torchprof.analysis.totals import step_totals
-from torchprof.trace import CALL_RECOMPUTED, OP_NESTED
+from torchprof.analysis.time.totals import step_totals
+from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED
 
 
 def test_warm_up_is_left_out_and_steps_are_told_apart() -> None:

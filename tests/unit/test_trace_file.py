@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 import torchprof
 from torchprof import TraceFileError
-from torchprof.analysis.summary import rows_and_totals
-from torchprof.trace import FORMAT, LAYOUTS
+from torchprof.analysis.model.summary import rows_and_totals
+from torchprof.trace.file import FORMAT
+from torchprof.trace.schema import LAYOUTS
 
 
 def rewritten(path: Path, **members: bytes) -> Path:
@@ -118,12 +119,12 @@ def test_a_saved_trace_is_analysed_where_the_extension_is_missing(saved: Path) -
 import sys
 sys.modules["torchprof._C"] = None
 import torchprof
-from torchprof.analysis.summary import rows_and_totals
-from torchprof.report import torchsummary
-from torchprof.report.table import DEFAULT_COLUMNS, render_table
+from torchprof.analysis.model.summary import rows_and_totals
+from torchprof.rendering import torchsummary
+from torchprof.tables.summary import default_columns, render_table
 trace = torchprof.load(sys.argv[1])
 rows, totals = rows_and_totals(trace)
-print(render_table(rows, totals, DEFAULT_COLUMNS(totals)))
+print(render_table(rows, totals, default_columns(totals)))
 print(torchsummary.render(trace))
 try:
     with torchprof.profile():

@@ -1,1 +1,1 @@
-"""Trace -> rows and figures. Needs numpy and nothing of the recorder; only replay.py runs the allocator in its extension."""
+"""Trace -> figures, by subject. Needs numpy, and nothing of the recorder."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.trace import Table, Trace
+from torchprof.trace.schema import Rows
+from torchprof.trace.trace import Trace
 
 __all__ = ["active_steps", "step_of"]
 
 
-def active_steps(trace: Trace) -> Table:
+def active_steps(trace: Trace) -> Rows:
     """The steps that count: those that are no warm-up."""
-    active: Table = trace.steps[trace.steps["warmup"] == 0]
+    active: Rows = trace.steps[trace.steps["warmup"] == 0]
     return active
 
 
-def step_of(times: Table, trace: Trace, active: Table) -> npt.NDArray[np.int64]:
+def step_of(times: Rows, trace: Trace, active: Rows) -> npt.NDArray[np.int64]:
     """The active step in which each moment lies; -1: in none. Where no steps were marked, everything is in the first."""
     if not len(trace.steps):
         return np.zeros(len(times), dtype=np.int64)

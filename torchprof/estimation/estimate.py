@@ -11,27 +11,27 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from torchprof.analysis.allocator_settings import AllocatorSettings
-from torchprof.analysis.layer_calls import raising_call
-from torchprof.analysis.replay import Replay, replay
+from torchprof.allocator.replay import Replay, replay
+from torchprof.allocator.settings import AllocatorSettings
+from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.errors import ArgumentError, EstimateError
-from torchprof.estimation.compiled import as_compiled
-from torchprof.estimation.cuda_dispatch import as_on_cuda
-from torchprof.estimation.cudnn import CudnnWorkspaces
+from torchprof.estimation.fake.compiled import as_compiled
+from torchprof.estimation.fake.mode import EstimateMode, built, fake_model, matching_eager
+from torchprof.estimation.fake.real_ops import ASKS_FOR_VALUES, RealOps, asks_for_values, has_no_rule
 from torchprof.estimation.gpus import GPUS, capacity_of
 from torchprof.estimation.overheads import Overhead, overheads_of, with_overheads
-from torchprof.estimation.pretend import Pretend, as_if_real, built, fake_model
-from torchprof.estimation.real_ops import ASKS_FOR_VALUES, RealOps, asks_for_values, has_no_rule
+from torchprof.estimation.rules.cuda_dispatch import as_on_cuda
+from torchprof.estimation.rules.cudnn import CudnnWorkspaces
+from torchprof.estimation.rules.workspaces import MeasuredOnCpu
 from torchprof.estimation.training_step import TrainingStep, fake_inputs
-from torchprof.estimation.workspaces import MeasuredOnCpu
-from torchprof.memory_account import Memory
-from torchprof.preserve import random_states
-from torchprof.recorder import profile
-from torchprof.report.grid import Line
-from torchprof.report.printed import Printed
-from torchprof.report.units import format_bytes, format_flops
-from torchprof.tables import Table, by_module
-from torchprof.trace import Trace
+from torchprof.record.preserve import random_states
+from torchprof.record.profile import profile
+from torchprof.rendering.printed import Printed
+from torchprof.rendering.text import Line
+from torchprof.rendering.units import format_bytes, format_flops
+from torchprof.tables.memory import Memory
+from torchprof.tables.table import Table, by_module
+from torchprof.trace.trace import Trace
 
 __all__ = ["Estimate", "Overhead", "estimate"]
 
@@ -176,8 +176,8 @@ def estimate(
         allow_real: names of ops that may run for real, on the CPU, to find out what they return, such as ``("aten::nonzero",
             "mylib::op")``; ``"aten::item"`` stands for ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()``. Also
             paths of modules, such as ``"encoder.router"``, in which every op may that cannot do without; True: everywhere.
-            They work on stand-ins: floats are ones, integers zeros, masks select everything (`torchprof.estimation.real_ops`),
-            and take the memory and the time that they take.
+            They work on stand-ins: floats are ones, integers zeros, masks select everything
+            (`torchprof.estimation.fake.real_ops`), and take the memory and the time that they take.
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
             decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
 
@@ -206,14 +206,14 @@ def estimate(
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
     workspaces = MeasuredOnCpu() if device == "cpu" else CudnnWorkspaces(capacity)
-    mode = Pretend(workspaces, RealOps(allow_real))
+    mode = EstimateMode(workspaces, RealOps(allow_real))
     recording = profile(memory=True)
     states = random_states()
     with ExitStack() as stack:
         stack.callback(mode.formulas.close)
         for restore, state in states:
             stack.callback(restore, state)
-        stack.enter_context(as_if_real(compile))
+        stack.enter_context(matching_eager(compile))
         if device == "cuda":
             stack.enter_context(as_on_cuda())
         source = built(model)
@@ -247,7 +247,7 @@ def estimate(
     if compile:
         notes.append("what Inductor fuses otherwise for CUDA: this is what it materialises on the CPU")
     if any(op in trace.strings for op in USES_CUDNN):
-        notes.append("what cuDNN takes beyond the rules of torchprof.estimation.cudnn: only a GPU can tell")
+        notes.append("what cuDNN takes beyond the rules of torchprof.estimation.rules.cudnn: only a GPU can tell")
     return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
 
 

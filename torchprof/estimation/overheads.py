@@ -8,8 +8,9 @@ from typing import Final
 
 import numpy as np
 
-from torchprof.report.units import format_bytes
-from torchprof.trace import Phase, Table, Trace, phases
+from torchprof.rendering.units import format_bytes
+from torchprof.trace.schema import Phase, Rows, phases
+from torchprof.trace.trace import Trace
 
 __all__ = ["Overhead", "overheads_of", "with_overheads"]
 
@@ -52,7 +53,7 @@ def _first_gemms(trace: Trace) -> list[int]:
     return [int(found[0]) for found in rows if len(found)]
 
 
-def with_overheads(trace: Trace, allocations: Table, overheads: Sequence[Overhead]) -> Table:
+def with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhead]) -> Rows:
     """The allocations, and among them the workspaces that cuBLAS takes at first use and keeps."""
     gemms = _first_gemms(trace)
     extra = np.zeros(len(gemms), dtype=allocations.dtype)

@@ -10,8 +10,8 @@ from torch import nn
 
 from torchprof.estimation.estimate import Estimate, estimate
 from torchprof.estimation.gpus import capacity_of
-from torchprof.report.units import format_bytes
-from torchprof.tables import Table
+from torchprof.rendering.units import format_bytes
+from torchprof.tables.table import Table
 from torchprof.terminal import is_terminal
 
 __all__ = ["compare", "max_batch_size"]

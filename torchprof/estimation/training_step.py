@@ -11,14 +11,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchprof.errors import ArgumentError
-from torchprof.estimation.cuda_dispatch import use_foreach
-from torchprof.estimation.pretend import Faking, Pretend
-from torchprof.inputs import Inputs, make_inputs
-from torchprof.nested import find_tensors
+from torchprof.estimation.fake.mode import EstimateMode, Faking
+from torchprof.estimation.rules.cuda_dispatch import use_foreach
+from torchprof.record.inputs import Inputs, make_inputs
+from torchprof.record.nested import find_tensors
 
 __all__ = ["TrainingStep", "fake_inputs"]
 
-NO_VALUE_DECIDES: Final = (torch.optim.Adafactor, torch.optim.ASGD)
+VALUE_INDEPENDENT: Final = (torch.optim.Adafactor, torch.optim.ASGD)
 """Optimizers that ask for values of tensors, and do and need the same whatever they are."""
 
 
@@ -34,14 +34,14 @@ class TrainingStep:
         step: Callable[..., object] | None,
         amp: torch.dtype | None,
         device: str,
-        mode: Pretend,
+        mode: EstimateMode,
     ) -> None:
         self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss or _default_loss, step, amp
         self.optimizer = optimizer(model.parameters()) if optimizer is not None else None
         if self.optimizer is not None and device == "cuda":
             use_foreach(self.optimizer)
-        if isinstance(self.optimizer, NO_VALUE_DECIDES):
-            self.optimizer.step = mode.real_ops.letting_values()(self.optimizer.step)  # type: ignore[method-assign]
+        if isinstance(self.optimizer, VALUE_INDEPENDENT):
+            self.optimizer.step = mode.real_ops.allowing_value_reads()(self.optimizer.step)  # type: ignore[method-assign]
 
     def run(self) -> None:
         if self.own_step is not None:

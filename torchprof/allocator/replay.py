@@ -1,0 +1,126 @@
+"""PyTorch's CUDA caching allocator, simulated: what a sequence of allocations reserves on a GPU, and whether it fits.
+
+    with torchprof.profile(model.to("meta")) as prof:
+        train_step(batch)
+    replay(prof.trace.allocations, AllocatorSettings.parse("expandable_segments:True"), capacity=24 * 2**30).max_reserved
+
+The rules are in ``csrc/caching_allocator.cpp``. Four things are not theirs and can make a GPU differ: memory that others take
+there (the CUDA context, libraries, other processes: take it off the capacity), the addresses the driver returns (they decide
+between free blocks of equal size), private pools of CUDA graphs, and the moment another stream is done with a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof import _native
+from torchprof.allocator.settings import AllocatorSettings
+from torchprof.errors import ArgumentError
+from torchprof.trace.schema import Rows
+
+__all__ = ["Replay", "figures", "replay", "simulate"]
+
+Ints = npt.NDArray[np.int64]
+
+NO_BLOCKS: Final = np.zeros((0, 6), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the allocator did. Bytes; ``max_`` is the most at any time.
+
+    Attributes:
+        settings, capacity: what it was replayed with.
+        allocated, max_allocated: in blocks that were handed out, as ``torch.cuda.memory_allocated`` counts.
+        reserved, max_reserved: taken from the device, as ``torch.cuda.memory_reserved`` counts.
+        requested: asked for in the blocks that are handed out at the end; what lacks to ``allocated`` is rounding.
+        active_blocks, segments, inactive_split, inactive_split_blocks, device_allocs, device_frees, retries: at the end, as
+            ``torch.cuda.memory_stats`` has them (``active``, ``segment``, ``inactive_split_bytes``, ``inactive_split``,
+            ``num_device_alloc``, ``num_device_free``, ``num_alloc_retries``).
+        out_of_memory: the row that did not fit, at which the replay ends; None where all did.
+        rows: of each event in order, the row it comes from.
+        allocated_after, reserved_after: bytes after each event.
+    """
+
+    settings: AllocatorSettings
+    capacity: int | None
+    allocated: int
+    max_allocated: int
+    reserved: int
+    max_reserved: int
+    requested: int
+    active_blocks: int
+    segments: int
+    inactive_split: int
+    inactive_split_blocks: int
+    device_allocs: int
+    device_frees: int
+    retries: int
+    out_of_memory: int | None
+    rows: Ints
+    allocated_after: Ints
+    reserved_after: Ints
+
+
+def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacity: int | None = None) -> Replay:
+    """Give allocations to the simulated allocator, on one stream.
+
+    What was there before the recording comes first. Of what ended at the time when something else began, the end comes first.
+
+    Args:
+        allocations: rows of ``trace.allocations``, all of one device. Those of meta tensors have the bytes that were asked
+            for; those recorded on CUDA have the size of the block, which is never smaller.
+        settings: PyTorch's defaults if None.
+        capacity: bytes of the device that PyTorch can have; None: without end.
+
+    Raises:
+        ArgumentError: the rows are of several devices, or the capacity is not positive.
+        ExtensionError: the compiled recorder is missing.
+
+    Example:
+        >>> replay(trace.allocations, capacity=24 * 2**30).out_of_memory is None
+        True
+    """
+    if len(np.unique(allocations[["device_type", "device_index"]])) > 1:
+        raise ArgumentError("allocations are of several devices: pass the rows of one")
+    rows = np.flatnonzero(allocations["bytes"] > 0)
+    start, end = allocations["start"][rows], allocations["end"][rows]
+    freed = end >= 0
+    times = np.concatenate([start, end[freed]])
+    # At one time: frees of what is older, allocations, and frees of what began at that same time.
+    order_at_once = np.concatenate([np.ones(len(rows)), np.where(end[freed] > start[freed], 0, 2)])
+    order = np.lexsort((order_at_once, times))
+    of_row = np.concatenate([rows, rows[freed]])[order]
+    is_free = (np.arange(len(times)) >= len(rows))[order]
+    events = np.zeros((len(order), 3), dtype=np.int64)
+    events[:, 0] = of_row
+    events[:, 1] = np.where(is_free, 0, allocations["bytes"][of_row])
+    results = simulate(events, settings or AllocatorSettings(), capacity, NO_BLOCKS)
+    return Replay(**figures(results, settings or AllocatorSettings(), capacity, of_row))
+
+
+def simulate(events: Ints, settings: AllocatorSettings, capacity: int | None, blocks: Ints) -> dict[str, Any]:
+    if capacity is not None and capacity <= 0:
+        raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, or None for no end")
+    return _native.simulate_caching_allocator(events, asdict(settings), capacity or 0, blocks, True)
+
+
+def figures(results: dict[str, Any], settings: AllocatorSettings, capacity: int | None, rows: Ints) -> dict[str, Any]:
+    index = results.pop("index")
+    same = (
+        "allocated reserved requested active_blocks segments inactive_split inactive_split_blocks device_allocs device_frees "
+        "retries allocated_after reserved_after"
+    ).split()
+    return {
+        "settings": settings,
+        "capacity": capacity,
+        **{name: results[name] for name in same},
+        "max_allocated": results["allocated_peak"],
+        "max_reserved": results["reserved_peak"],
+        "out_of_memory": int(rows[index]) if index >= 0 else None,
+        "rows": rows[: len(results["allocated_after"])],
+    }

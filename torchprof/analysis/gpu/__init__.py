@@ -1,0 +1,1 @@
+"""Trace -> what devices did: kernels, busy and idle time."""

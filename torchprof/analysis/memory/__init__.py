@@ -1,0 +1,1 @@
+"""Trace -> what held every byte, and when."""

@@ -1,0 +1,1 @@
+"""Trace -> the module tree, and what belongs to each of its modules."""

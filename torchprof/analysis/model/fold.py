@@ -1,0 +1,101 @@
+"""Fewer rows: a limit on depth, and runs of identical siblings as one row. Figures stay sums of what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchprof.analysis.model.summary import Row
+
+__all__ = ["fold_siblings", "limit_depth"]
+
+_SUMMED = (
+    "calls output_bytes params trainable params_total param_bytes buffer_bytes forward forward_self backward backward_self "
+    "device_forward device_backward"
+).split()
+
+
+def limit_depth(rows: Sequence[Row], depth: int) -> list[Row]:
+    """Rows down to ``depth``; those at the limit count the parameters, bytes and self times of everything below them."""
+    kept: list[Row] = []
+    for row in rows:
+        if row.depth <= depth:
+            kept.append(row)
+        else:
+            last = kept[-1]
+            kept[-1] = last._replace(
+                params=last.params + row.params,
+                trainable=last.trainable + row.trainable,
+                param_bytes=last.param_bytes + row.param_bytes,
+                buffer_bytes=last.buffer_bytes + row.buffer_bytes,
+                forward_self=last.forward_self + row.forward_self,
+                backward_self=last.backward_self + row.backward_self,
+            )
+    return kept
+
+
+def fold_siblings(rows: Sequence[Row]) -> list[Row]:
+    """Consecutive numbered siblings whose subtrees are alike in classes, shapes and parameters become one row.
+
+    Numbered: as ``nn.Sequential`` and ``nn.ModuleList`` name their members. Names that were given on purpose stay.
+    """
+    return [row for subtree in _fold_level(_subtrees(rows)) for row in subtree]
+
+
+def _subtrees(rows: Sequence[Row]) -> list[list[Row]]:
+    """Split rows of one level and everything below it at the rows of the level."""
+    subtrees: list[list[Row]] = []
+    for row in rows:
+        if not subtrees or row.depth <= subtrees[0][0].depth:
+            subtrees.append([])
+        subtrees[-1].append(row)
+    return subtrees
+
+
+def _fold_level(subtrees: list[list[Row]]) -> list[list[Row]]:
+    folded: list[list[Row]] = []
+    group: list[list[Row]] = []
+
+    def close() -> None:
+        if group:
+            folded.append(_merge(group))
+            group.clear()
+
+    for subtree in subtrees:
+        children = _fold_level(_subtrees(subtree[1:]))
+        subtree = [subtree[0], *(row for child in children for row in child)]
+        numbered = subtree[0].name.isdecimal()
+        if group and not (numbered and group[0][0].name.isdecimal() and _signature(group[0]) == _signature(subtree)):
+            close()
+        group.append(subtree)
+    close()
+    return folded
+
+
+def _signature(subtree: list[Row]) -> tuple[object, ...]:
+    top = subtree[0].depth
+    return tuple(
+        (
+            row.depth - top,
+            row.type if row is subtree[0] else (row.name, row.type),
+            row.calls,
+            row.input_shapes,
+            row.output_shapes,
+            row.params,
+            row.trainable,
+            row.note,
+            row.copies,
+        )
+        for row in subtree
+    )
+
+
+def _merge(group: list[list[Row]]) -> list[Row]:
+    if len(group) == 1:
+        return group[0]
+    merged = []
+    for same in zip(*group, strict=True):
+        sums = {name: sum(getattr(row, name) for row in same) for name in _SUMMED}
+        merged.append(same[0]._replace(**sums))
+    first, last = group[0][0], group[-1][0]
+    merged[0] = merged[0]._replace(name=f"{first.name}..{last.name}", copies=len(group))
+    return merged

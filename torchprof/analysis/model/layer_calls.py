@@ -1,0 +1,75 @@
+"""Single calls of modules: what a forward hook would have seen, and the one that an exception left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchprof.trace.schema import CALL_RAISED, CALL_RETURNED_SEQUENCE, DTYPE_NAMES
+from torchprof.trace.trace import Trace
+
+__all__ = ["LayerCall", "layer_calls", "raising_call"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One call of a module, in the order in which the calls ended: what a forward hook would have seen."""
+
+    row: int
+    address: int
+    type: str
+    returned_sequence: bool
+    input_shapes: tuple[Shape, ...]
+    output_shapes: tuple[Shape, ...]
+
+
+def layer_calls(trace: Trace) -> list[LayerCall]:
+    """Every finished call of a module."""
+    calls = trace.module_calls
+    finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & CALL_RAISED) == 0))
+    order = finished[np.lexsort((-finished, calls["end"][finished]))]
+    result = []
+    for row in order.tolist():
+        call = calls[row]
+        module = trace.modules[int(call["module"])]
+
+        def shapes(first: int, count: int) -> tuple[Shape, ...]:
+            rows = trace.operands[first : first + count]
+            return tuple(trace.shape(int(trace.tensors["shape"][tensor])) for tensor in rows)
+
+        result.append(
+            LayerCall(
+                row,
+                int(module["address"]),
+                trace.strings[int(module["type"])],
+                bool(call["flags"] & CALL_RETURNED_SEQUENCE),
+                shapes(int(call["inputs"]), int(call["n_inputs"])),
+                shapes(int(call["outputs"]), int(call["n_outputs"])),
+            )
+        )
+    return result
+
+
+def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
+    """Path, type and inputs (as ``float32[2, 3]``) of the innermost module whose call an exception left last."""
+    calls = trace.module_calls
+    raised = np.flatnonzero((calls["flags"] & CALL_RAISED) != 0)
+    outer = raised[calls["parent"][raised] < 0]
+    if not len(outer):
+        return None
+    row = int(outer[-1])
+    while len(inner := raised[calls["parent"][raised] == row]):
+        row = int(inner[-1])
+    call = calls[row]
+    address, type_row = trace.modules[int(call["module"])].item()[:2]
+    infos = trace.model.modules if trace.model is not None else ()
+    path = next((info.path for info in infos if info.address == address), "")
+    first = int(call["inputs"])
+    inputs = tuple(
+        f"{DTYPE_NAMES[int(trace.tensors['dtype'][tensor])]}{list(trace.shape(int(trace.tensors['shape'][tensor])))}"
+        for tensor in trace.operands[first : first + int(call["n_inputs"])]
+    )
+    return path, trace.strings[type_row], inputs

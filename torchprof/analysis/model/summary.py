@@ -1,0 +1,314 @@
+"""The rows of the summary: one for each module of the tree, with what its calls did.
+
+A row is a place in the module tree, not a call: a module called three times is one row with ``calls == 3``, whose times and
+bytes are sums and whose shapes are those of the first call. Modules that were called without being registered anywhere in the
+model come last under the module that called them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from torchprof.analysis.gpu.kernels import call_kernel_times, kernel_times
+from torchprof.analysis.memory.changes import memory_between, real_and_meta
+from torchprof.analysis.model.module_tree import ModuleNode, module_tree
+from torchprof.analysis.time.calls import CallCosts, call_costs
+from torchprof.trace.model import TensorInfo
+from torchprof.trace.schema import ITEMSIZES, Phase
+from torchprof.trace.trace import Trace
+
+__all__ = ["Row", "Totals", "rows_and_totals"]
+
+Shape = tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """One module.
+
+    Attributes:
+        path: dotted name within the model; empty for the root.
+        name, type: last part of the path, and class.
+        depth: 0 for the root.
+        calls: how often it was called.
+        input_shapes, output_shapes: of every tensor of its first call, in order.
+        output_bytes: logical bytes (elements x element size) of the outputs of all calls.
+        params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
+        params_total: the same with everything below it.
+        param_bytes: bytes of its own parameters.
+        buffers_bytes: bytes of its own buffers.
+        forward, forward_self: nanoseconds of host time in its calls, with and without the calls inside them.
+        backward, backward_self: nanoseconds of host time in backward ops that differentiate its ops.
+        device_forward, device_backward: nanoseconds of device time of the kernels these asked for; 0 where none were seen.
+        note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
+        copies: how many identical siblings this row stands for (see ``fold``).
+        tensors: its own parameters.
+    """
+
+    path: str
+    name: str
+    type: str
+    depth: int
+    calls: int = 0
+    input_shapes: tuple[Shape, ...] = ()
+    output_shapes: tuple[Shape, ...] = ()
+    output_bytes: int = 0
+    params: int = 0
+    trainable: int = 0
+    params_total: int = 0
+    param_bytes: int = 0
+    buffer_bytes: int = 0
+    forward: int = 0
+    forward_self: int = 0
+    backward: int = 0
+    backward_self: int = 0
+    device_forward: int = 0
+    device_backward: int = 0
+    note: str = ""
+    copies: int = 1
+    tensors: tuple[TensorInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The model as a whole. Bytes are exact; times are host nanoseconds of one run.
+
+    Attributes:
+        params, trainable, frozen: elements, each shared parameter once.
+        param_bytes_by_dtype, param_bytes_by_device: bytes of parameters by real dtype, and by device.
+        buffer_bytes: bytes of buffers, each once.
+        input_bytes: bytes of the input tensors.
+        forward, backward: time of the passes, backward's being that of autograd's nodes; 0 where none ran.
+        backward_unattributed: backward time that belongs to no module.
+        device_forward, device_backward: device time of the kernels that they asked for; 0 where none were seen.
+        allocated: everything forward allocated, freed or not.
+        peak: the most that forward held at once beyond what was there before.
+        peak_with_backward: the same for forward and backward together; 0 where no backward ran.
+        saved: what autograd keeps for backward when forward is over: tensors that forward made and inputs it holds on to;
+            parameters and buffers, which are there anyway, are not counted.
+        memory: ``"measured"``, ``"meta"`` (what the run would have taken, counted on meta tensors) or ``"none"``.
+        losses: rows the recording had no room for, by table.
+    """
+
+    params: int = 0
+    trainable: int = 0
+    frozen: int = 0
+    param_bytes_by_dtype: dict[str, int] = field(default_factory=dict)
+    param_bytes_by_device: dict[str, int] = field(default_factory=dict)
+    buffer_bytes: int = 0
+    input_bytes: int = 0
+    forward: int = 0
+    backward: int = 0
+    backward_unattributed: int = 0
+    device_forward: int = 0
+    device_backward: int = 0
+    allocated: int = 0
+    peak: int = 0
+    peak_with_backward: int = 0
+    saved: int = 0
+    memory: str = "none"
+    losses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def param_bytes(self) -> int:
+        return sum(self.param_bytes_by_dtype.values())
+
+
+def rows_and_totals(trace: Trace) -> tuple[list[Row], Totals]:
+    """The summary of a trace that was recorded with a model.
+
+    Raises:
+        ValueError: the trace has no model.
+    """
+    if trace.model is None:
+        raise ValueError("the trace was recorded without a model: pass it to torchprof.profile(model)")
+    costs = call_costs(trace)
+    rows = _Rows(trace, costs).of(module_tree(trace)[0])
+    totals = _totals(trace, costs)
+    return rows, replace(totals, forward=rows[0].forward) if rows[0].calls else totals
+
+
+class _Rows:
+    """Turns places into rows."""
+
+    def __init__(self, trace: Trace, costs: CallCosts) -> None:
+        assert trace.model is not None
+        calls, tensors = trace.module_calls, trace.tensors
+        shapes = [trace.shape(row) for row in range(len(trace.shapes))]
+        numels = np.array([prod(shape) for shape in shapes], dtype=np.int64)
+        self.modules = trace.model.modules
+        self.ran = len(calls) > 0
+        self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
+        sizes = numels[tensors["shape"]] * ITEMSIZES[np.clip(tensors["dtype"], 0, len(ITEMSIZES) - 1)]
+        up_to = np.concatenate([[0], np.cumsum(sizes[trace.operands] if len(trace.operands) else [])])
+        first = calls["outputs"].astype(np.int64)
+        self.output_bytes = (up_to[first + calls["n_outputs"]] - up_to[first]).astype(np.int64).tolist()
+        self.inputs = list(zip(calls["inputs"].tolist(), calls["n_inputs"].tolist(), strict=True))
+        self.outputs = list(zip(calls["outputs"].tolist(), calls["n_outputs"].tolist(), strict=True))
+        # A module that calls itself is not counted twice.
+        self.forward = np.where(costs.outermost, costs.forward, 0).tolist()
+        self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
+        self.device = [np.where(costs.outermost, time, 0).tolist() for time in call_kernel_times(trace)]
+        self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
+
+    def of(self, root: ModuleNode) -> list[Row]:
+        rows: list[Row | None] = []
+        self._add(root, "", rows)
+        return cast("list[Row]", rows)
+
+    def _add(self, place: ModuleNode, opaque: str, rows: list[Row | None]) -> Row:
+        """Append the row of a place and those below it."""
+        info, calls = place.info, place.calls
+        at = len(rows)
+        rows.append(None)  # parents stand before what they are made of
+        below: list[Row] = []
+        params_below = 0
+        called = bool(calls)
+        if place.children:
+            inside = opaque or (info.opaque if info is not None else "")
+            below = [self._add(child, inside, rows) for child in place.children]
+            params_below = sum([row.params_total for row in below])
+            called = called or any([row.calls or row.forward for row in below])
+        inputs: tuple[Shape, ...] = ()
+        outputs: tuple[Shape, ...] = ()
+        output_bytes = forward = forward_self = backward = backward_self = 0
+        device_forward = device_backward = 0
+        if calls:
+            first, count = self.inputs[calls[0]]
+            inputs = tuple(self.operand_shapes[first : first + count])
+            first, count = self.outputs[calls[0]]
+            outputs = tuple(self.operand_shapes[first : first + count])
+            output_bytes = _sum(self.output_bytes, calls)
+            forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
+            backward, backward_self = _sum(self.backward, calls), _sum(self.backward_self, calls)
+            device_forward, device_backward = (_sum(times, calls) for times in self.device)
+        elif below:  # a container that is not called itself, such as ModuleList, shows what is in it
+            forward = sum([row.forward for row in below])
+            backward = sum([row.backward for row in below])
+            device_forward = sum([row.device_forward for row in below])
+            device_backward = sum([row.device_backward for row in below])
+        params = trainable = param_bytes = buffer_bytes = 0
+        tensors: tuple[TensorInfo, ...] = ()
+        if info is not None:
+            tensors = info.parameters
+            for tensor in tensors:
+                if tensor.owner is None:
+                    params += tensor.numel
+                    param_bytes += tensor.bytes
+                    if tensor.trainable:
+                        trainable += tensor.numel
+            for tensor in info.buffers:
+                if tensor.owner is None:
+                    buffer_bytes += tensor.bytes
+        rows[at] = row = Row(
+            place.path,
+            place.name,
+            place.type,
+            place.depth,
+            len(calls),
+            inputs,
+            outputs,
+            output_bytes,
+            params,
+            trainable,
+            params + params_below,
+            param_bytes,
+            buffer_bytes,
+            forward,
+            forward_self,
+            backward,
+            backward_self,
+            device_forward,
+            device_backward,
+            self._note(place, opaque, called),
+            1,
+            tensors,
+        )
+        return row
+
+    def _note(self, place: ModuleNode, opaque: str, called: bool) -> str:
+        info = place.info
+        if info is None:
+            return "not registered in the model"
+        if info.same_as >= 0:
+            return f"same module as {self.modules[info.same_as].path or 'the root'}"
+        notes = []
+        if info.parameters and (shared := [tensor for tensor in info.parameters if tensor.owner is not None]):
+            notes.append(f"{', '.join(t.name for t in shared)} shared with {shared[0].owner or 'the root'}")
+        if any([tensor.lazy for tensor in info.parameters]):
+            notes.append("lazy: no shape before the first call")
+        if info.opaque == "compiled" and called:
+            notes.append("a first call compiles")
+        if self.ran and not called:
+            notes.append(f"runs inside {_OPAQUE[opaque]}" if opaque else "not called")
+        return "; ".join(notes)
+
+
+_OPAQUE = {"TorchScript": "TorchScript", "compiled": "a compiled region"}
+
+
+def _sum(values: list[int], rows: list[int]) -> int:
+    return values[rows[0]] if len(rows) == 1 else sum([values[row] for row in rows])
+
+
+def _totals(trace: Trace, costs: CallCosts) -> Totals:
+    assert trace.model is not None
+    by_dtype: dict[str, int] = defaultdict(int)
+    by_device: dict[str, int] = defaultdict(int)
+    params = trainable = 0
+    for parameter in trace.model.parameters():
+        params += parameter.numel
+        trainable += parameter.numel if parameter.trainable else 0
+        by_dtype[parameter.dtype] += parameter.bytes
+        by_device[parameter.device] += parameter.bytes
+    totals = Totals(
+        params=params,
+        trainable=trainable,
+        frozen=params - trainable,
+        param_bytes_by_dtype=dict(by_dtype),
+        param_bytes_by_device=dict(by_device),
+        buffer_bytes=sum(buffer.bytes for buffer in trace.model.buffers()),
+        input_bytes=trace.facts.get("input_bytes", 0),
+        losses=trace.losses,
+    )
+    start, end = trace.mark("forward"), trace.mark("forward done")
+    if start is None or end is None:
+        return totals
+    released, freed = trace.mark("outputs released"), trace.mark("graph released")
+    backward_done = trace.mark("backward done")
+    totals = replace(
+        totals,
+        forward=end - start,
+        backward=int(costs.backward_self.sum()) + costs.backward_unattributed,
+        backward_unattributed=costs.backward_unattributed,
+        device_forward=_device_time(trace, backward=False),
+        device_backward=_device_time(trace, backward=True),
+    )
+    if not trace.facts.get("memory"):
+        return totals
+    real, meta = real_and_meta(trace)
+    on_meta = by_device.keys() <= {"meta"} and trace.facts.get("inputs_on_meta", False)
+    rows = meta if on_meta else real
+    run = memory_between(rows, start, end)
+    saved = trace.facts.get("saved_input_bytes", 0)
+    if released is not None and freed is not None:
+        saved += max(0, -memory_between(rows, released, freed).kept)
+    return replace(
+        totals,
+        allocated=run.allocated,
+        peak=run.peak,
+        peak_with_backward=memory_between(rows, start, backward_done).peak if backward_done is not None else 0,
+        saved=saved,
+        memory="meta" if on_meta else "measured",
+    )
+
+
+def _device_time(trace: Trace, *, backward: bool) -> int:
+    """Of the kernels of backward, or of those that modules asked for before it."""
+    kernels = trace.kernels
+    of_backward = kernels["phase"] == Phase.BACKWARD
+    return int(kernel_times(kernels[of_backward if backward else ~of_backward & (kernels["module_call"] >= 0)]).sum())

@@ -1,0 +1,1 @@
+"""Trace -> times, FLOPs and bytes moved, by op, module and step."""

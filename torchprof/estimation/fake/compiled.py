@@ -1,0 +1,184 @@
+"""A model as ``torch.compile`` would run it: its kernels are never compiled, what surrounds them runs on fake tensors.
+
+Dynamo, AOTAutograd, the min-cut partitioner and Inductor do what they always do, up to the Python code that Inductor writes:
+it allocates every buffer that is materialised, reuses and frees them, and calls the kernels in between. That code is what is
+run, with kernels that do nothing. So nothing about fusion, recomputation or the reuse of buffers has to be guessed.
+
+Inductor writes it for tensors that say they are on the CPU. For CUDA it may fuse and order otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import CodeType
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from torchprof import _native
+from torchprof.errors import EstimateError
+
+__all__ = ["as_compiled"]
+
+COMPILER: Final = "async_compile = AsyncCompile()"
+"""The line of Inductor's code that makes what compiles kernels."""
+
+
+@contextmanager
+def as_compiled(model: nn.Module) -> Iterator[nn.Module]:
+    """The model, compiled without kernels, until the block ends; then Dynamo forgets what it learned of it.
+
+    Raises:
+        EstimateError: this version of PyTorch writes other code than is understood here.
+    """
+    from torch._dynamo import pgo
+    from torch._dynamo.callback import callback_handler
+    from torch._dynamo.convert_frame import register_bytecode_hook
+    from torch._functorch import config as functorch_config
+    from torch._inductor import compile_fx
+
+    def backend(graph: Any, example_inputs: Any) -> Any:
+        return compile_fx.compile_fx(graph, example_inputs, inner_compile=_without_kernels)  # type: ignore[arg-type]
+
+    # Where there is a way, Dynamo looks up what is compiled here apart from what the user compiled.
+    apart = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+    seen: list[CodeType] = []
+    with ExitStack() as stack:
+        stack.enter_context(functorch_config.patch(enable_autograd_cache=False))
+        stack.callback(register_bytecode_hook(lambda code, _: seen.append(code)).remove)
+        callback_handler.register_start_callback(_pause)
+        stack.callback(callback_handler.remove_start_callback, _pause)
+        callback_handler.register_end_callback(_resume)
+        stack.callback(callback_handler.remove_end_callback, _resume)
+        stack.callback(_forget, seen, backend)
+        stack.callback(_set_shapes, copy.deepcopy(pgo.get_code_state()))
+        compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
+        yield compiled
+
+
+def _pause(_: object) -> None:
+    """While the compiler works, on fake tensors of its own, nothing is recorded."""
+    _native.begin_kernel()
+
+
+def _resume(_: object) -> None:
+    _native.end_kernel([], 0)
+
+
+def _set_shapes(met: dict[Any, Any]) -> None:
+    """Put back which shapes Dynamo has met: a second one would be compiled for any."""
+    from torch._dynamo import pgo
+
+    state = pgo.get_code_state()
+    state.clear()
+    state.update(met)
+
+
+def _forget(codes: Sequence[CodeType], backend: Callable[..., Any]) -> None:
+    """Remove what Dynamo keeps of the functions it compiled with this backend. What the user compiled stays."""
+    from torch._C._dynamo.eval_frame import reset_code
+    from torch._dynamo import eval_frame
+    from torch._dynamo.guards import DeletedGuardManagerWrapper
+
+    def is_ours(found: Any) -> bool:
+        return getattr(found, "compiler_fn", found) is backend
+
+    for code in dict.fromkeys(codes):
+        entries = eval_frame._debug_get_cache_entry_list(code)
+        ours = [entry for entry in entries if is_ours(entry.backend)]
+        if len(ours) == len(entries):
+            reset_code(code)
+            continue
+        for entry in ours:
+            guards: Any = entry.guard_manager
+            guards.extra_state.invalidate(entry, DeletedGuardManagerWrapper("the estimate is over"))
+    for key in [key for key, cached in eval_frame.cached_backends.items() if is_ours(cached)]:
+        del eval_frame.cached_backends[key]
+
+
+def _without_kernels(gm: Any, example_inputs: Sequence[Any], **options: Any) -> Callable[[list[Any]], Any]:
+    """What ``torch._inductor.compile_fx.compile_fx_inner`` does, but for caches, kernels and CUDA graphs."""
+    from torch._inductor import compile_fx
+    from torch._inductor.debug import DebugContext
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.virtualized import V
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    inductor: Any = compile_fx
+    is_inference = options.get("is_inference", False)
+    with _disable_current_modes(), torch.no_grad(), DebugContext():
+        inductor.view_to_reshape(gm)
+        fake_mode = inductor.fake_tensor_prop(gm, example_inputs)
+        inductor._recursive_record_original_output_strides(gm)
+        with V.set_fake_mode(fake_mode), inductor.maybe_disable_comprehensive_padding(example_inputs):
+            inductor._recursive_post_grad_passes(gm, is_inference=is_inference)
+            graph = GraphLowering(
+                gm,
+                example_inputs=example_inputs,
+                shape_env=gm.shape_env or inductor.shape_env_from_inputs(example_inputs),
+                graph_id=options.get("graph_id"),
+                is_inference=is_inference,
+                is_backward=options.get("is_backward", False),
+                get_decomp_fn=options["get_decomp_fn"],
+            )
+            graph.freeze_runtime_asserts()
+            with V.set_graph_handler(graph), V.set_extern_kernel_nodes([]):
+                graph.run(*example_inputs)
+                _tell_strides(graph)
+                written, _ = graph.codegen()
+    return _loaded(written.value, graph.constants)
+
+
+def _tell_strides(graph: Any) -> None:
+    """Backward is compiled for the layouts that forward chose for what is saved."""
+    context = torch._guards.TracingContext.try_get()
+    if context is not None and context.output_strides is not None:
+        for output in graph.graph_outputs:
+            known = hasattr(output, "get_stride") and output.has_tensor_output()
+            context.output_strides.append(tuple(map(int, output.get_stride())) if known else None)
+
+
+def _loaded(code: str, constants: dict[str, Any]) -> Callable[[list[Any]], Any]:
+    if code.count(COMPILER) != 1:
+        raise EstimateError(
+            f"compile=True cannot be estimated with PyTorch {torch.__version__}: Inductor writes {code.count(COMPILER)} times "
+            f"{COMPILER!r} instead of once. Estimate without compile=True"
+        )
+    names: dict[str, Any] = {"__name__": "torchprof_without_kernels", "_NoKernels": _NoKernels, **constants}
+    exec(compile(code.replace(COMPILER, "async_compile = _NoKernels()"), "<inductor>", "exec"), names)
+    names.update(
+        empty_strided_cpu=_empty_strided,
+        reinterpret_tensor=_reinterpreted,
+        assert_size_stride=_nothing,
+        assert_alignment=_nothing,
+    )
+    call: Any = names["call"]
+
+    def boxed(args: list[Any]) -> Any:
+        return call(args)
+
+    boxed._boxed_call = True  # type: ignore[attr-defined]
+    return boxed
+
+
+class _NoKernels:
+    """In place of ``torch._inductor.async_compile.AsyncCompile``: every kernel does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: _nothing
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _empty_strided(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
+
+
+def _reinterpreted(tensor: torch.Tensor, size: Any, stride: Any, offset: int = 0) -> torch.Tensor:
+    return tensor.as_strided(size, stride, tensor.storage_offset() + offset)

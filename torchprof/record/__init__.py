@@ -1,0 +1,1 @@
+"""PyTorch -> Trace: starts and stops the compiled recorder, and knows the model that runs."""

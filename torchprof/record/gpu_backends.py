@@ -1,0 +1,111 @@
+"""How the work of GPUs is watched: which ways there are here and now, the best first, and what their figures mean."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from torchprof.errors import ArgumentError, RecordingError
+from torchprof.trace.schema import DEVICE_NAMES
+
+__all__ = ["BACKENDS", "INTERRUPTED", "GpuBackend", "check_backend", "gpu_backends", "may_wait"]
+
+BACKENDS: Final = ("auto", "cupti", "events", "off")
+
+INTERRUPTED: Final = "; INCOMPLETE: another took CUPTI over meanwhile (torch.profiler?), and what came after is missing"
+KERNELS: Final = "kernels, copies and fills as the GPU timed them (CUPTI)"
+INTERVALS: Final = "intervals on the GPU between events around outermost ops, or module calls: gaps in between included"
+UNWATCHED: Final = "the GPU was not watched"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBackend:
+    """One way: its name in ``trace.facts["gpu"]``, what its times are, and of which type of device, as PyTorch numbers them."""
+
+    name: str
+    note: str
+    device_type: int = 0
+
+
+def check_backend(gpu: Any) -> str:
+    """The argument ``gpu`` of `torchprof.profile`.
+
+    Raises:
+        ArgumentError: it is none of ``BACKENDS``.
+    """
+    if gpu not in BACKENDS:
+        raise ArgumentError(f"gpu must be one of {', '.join(map(repr, BACKENDS))}, not {gpu!r:.80}")
+    return str(gpu)
+
+
+def gpu_backends(gpu: str) -> list[GpuBackend]:
+    """What to try, in order: each may still be refused by the driver, the last never is.
+
+    ``"auto"`` watches a GPU that is in use when the recording begins, and changes nothing where none is: CUDA is not
+    initialised for it.
+
+    Raises:
+        RecordingError: ``gpu="cupti"``, and there can be no CUPTI; or ``gpu="events"``, and there is no GPU.
+    """
+    if gpu == "off":
+        return [GpuBackend("off", "")]
+    if gpu == "events":
+        device = torch.accelerator.current_accelerator()
+        if device is None:
+            raise RecordingError("gpu='events' is not possible: PyTorch finds no GPU here; use gpu='auto' to carry on without")
+        return [_events(device)]
+    if gpu == "auto" and not _cuda_is_in_use():
+        device = _in_use()
+        off = "no GPU was in use when the recording began" if device is None else UNWATCHED
+        return [*([_events(device)] if device is not None else []), GpuBackend("off", off)]
+    missing = _why_no_cupti()
+    if gpu == "cupti":
+        if missing:
+            raise RecordingError(f"gpu='cupti' is not possible: {missing}; use gpu='auto' to carry on without")
+        return [GpuBackend("cupti", KERNELS)]
+    why = f": {missing}" if missing else ""
+    device = _in_use()
+    events = [_events(device, why and f"; no CUPTI{why}")] if device is not None else []
+    return [*([] if missing else [GpuBackend("cupti", KERNELS)]), *events, GpuBackend("off", UNWATCHED + why)]
+
+
+def _events(device: torch.device, why: str = "") -> GpuBackend:
+    unnamed = device.type == torch._C._get_privateuse1_backend_name()
+    return GpuBackend("events", INTERVALS + why, DEVICE_NAMES.index("privateuseone" if unnamed else device.type))
+
+
+def _in_use() -> torch.device | None:
+    """The accelerator of this process, if it is in use. Where it is not, nothing is asked that could initialise it."""
+    device = torch.accelerator.current_accelerator()
+    if device is None or not getattr(getattr(torch, device.type, None), "is_initialized", lambda: True)():
+        return None
+    return device
+
+
+def may_wait(way: GpuBackend) -> bool:
+    """Whether the recording may wait for devices now: not while a CUDA graph is captured, which waiting would break."""
+    if way.name != "cupti" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return True
+    return not torch.cuda.is_current_stream_capturing()
+
+
+def _cuda_is_in_use() -> bool:
+    return torch.version.cuda is not None and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _why_no_cupti() -> str:
+    """Why CUPTI cannot be asked here; empty where it can."""
+    if os.environ.get("TORCHPROF_CUPTI"):
+        return ""
+    if torch.version.cuda is None:
+        return f"this PyTorch ({torch.__version__}) is not built for CUDA"
+    if torch.cuda._is_in_bad_fork():
+        return "this process was forked from one that uses CUDA"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no NVIDIA GPU here"
+    if getattr(torch.autograd.profiler, "_is_profiler_enabled", False):
+        return "torch.profiler is active, and CUPTI reports to one at a time"
+    return ""

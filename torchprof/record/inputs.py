@@ -1,0 +1,166 @@
+"""What to call the model with: sizes turned into tensors, or the caller's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.record.nested import find_tensors
+
+__all__ = ["Inputs", "make_inputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The arguments of one forward call."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor among the arguments, inside containers too."""
+        return [*find_tensors(self.args), *find_tensors(self.kwargs)]
+
+
+def make_inputs(
+    model: nn.Module,
+    input_size: Any,
+    *,
+    batch_size: int | None,
+    input_data: Any,
+    dtypes: Any,
+    device: Any,
+) -> Inputs | None:
+    """The arguments to call ``model`` with, or None when neither sizes nor data are given.
+
+    Floating-point inputs are uniform in [0, 1), as torchsummary's are; integer and boolean ones are zeros, which are
+    valid indices of any embedding.
+    """
+    if input_size is not None and input_data is not None:
+        raise ArgumentError(
+            f"input_size={input_size!r} and input_data were both given: give the sizes to have inputs made, or the data "
+            "to use yours"
+        )
+    if input_data is not None:
+        for name, value in (("batch_size", batch_size), ("dtypes", dtypes)):
+            if value is not None:
+                raise ArgumentError(f"{name}={value!r} has no meaning with input_data, whose tensors have one already")
+        return _from_data(input_data, device)
+    if input_size is None:
+        for name, value in (("batch_size", batch_size), ("dtypes", dtypes)):
+            if value is not None:
+                raise ArgumentError(f"{name}={value!r} needs input_size")
+        return None
+    batch = _batch(batch_size)
+    sizes = [batch + size for size in _sizes(input_size)]
+    where = _device(device, model)
+    return Inputs(tuple(_random(size, dtype, where) for size, dtype in zip(sizes, _dtypes(dtypes, sizes), strict=True)))
+
+
+def _batch(batch_size: Any) -> tuple[int, ...]:
+    if batch_size is None:
+        return ()
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or (batch_size < 1 and batch_size != -1):
+        raise ArgumentError(
+            f"batch_size must be a positive int, or -1 to run with 2 and show -1 as torchsummary does, not {batch_size!r}"
+        )
+    return (2 if batch_size == -1 else batch_size,)
+
+
+def _sizes(input_size: Any) -> list[tuple[int, ...]]:
+    """One size, or several: (3, 224, 224), [3, 224, 224], [(3, 8), (4,)]."""
+
+    def is_size(value: Any) -> bool:
+        return isinstance(value, Sequence | torch.Size) and not isinstance(value, str | bytes)
+
+    if not is_size(input_size):
+        raise ArgumentError(
+            f"input_size must be a tuple of ints such as (3, 224, 224), or a list of such tuples for a model with several "
+            f"inputs, not {input_size!r}"
+        )
+    nested = [is_size(item) for item in input_size]
+    if any(nested) and not all(nested):
+        raise ArgumentError(f"input_size={input_size!r} mixes ints and tuples: give one tuple of ints per input")
+    sizes = [tuple(size) for size in input_size] if any(nested) else [tuple(input_size)]
+    for size in sizes:
+        for item in size:
+            if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+                raise ArgumentError(
+                    f"input_size={input_size!r} contains {item!r}: every size must be a non-negative int"
+                    + (" (is it a tensor's shape that you meant, tensor.shape?)" if isinstance(item, torch.Tensor) else "")
+                )
+    return sizes
+
+
+def _dtypes(dtypes: Any, sizes: list[tuple[int, ...]]) -> list[torch.dtype]:
+    given = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes if dtypes is not None else torch.float32]
+    for dtype in given:
+        if not isinstance(dtype, torch.dtype):
+            raise ArgumentError(
+                f"dtypes={dtypes!r} contains {dtype!r}: give a torch.dtype such as torch.long, or one per input"
+            )
+    if len(given) == 1:
+        given *= len(sizes)
+    if len(given) != len(sizes):
+        raise ArgumentError(f"dtypes={dtypes!r} names {len(given)} dtypes for {len(sizes)} inputs: give one, or one per input")
+    return given
+
+
+def _device(device: Any, model: nn.Module) -> torch.device:
+    if device is not None:
+        try:
+            return torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ArgumentError(f"device={device!r} is no device: {str(error).splitlines()[0]}") from None
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.get_default_device()
+
+
+def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    try:
+        if dtype.is_floating_point or dtype.is_complex:
+            return (
+                torch.rand(size, device=device).to(dtype)
+                if dtype.itemsize == 1
+                else torch.rand(size, dtype=dtype, device=device)
+            )
+        return torch.zeros(size, dtype=dtype, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(
+            f"cannot make an input of size {size} and dtype {dtype} on device {str(device)!r}: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _from_data(input_data: Any, device: Any) -> Inputs:
+    def move(value: Any) -> Any:
+        if device is None:
+            return value
+        if isinstance(value, torch.Tensor):
+            return value.to(device)
+        if isinstance(value, Mapping):
+            return {key: move(item) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(move, value))
+        if isinstance(value, list | tuple):
+            return type(value)(map(move, value))
+        return value
+
+    if isinstance(input_data, torch.Tensor):
+        return Inputs((move(input_data),))
+    if isinstance(input_data, Mapping):
+        names = [name for name in input_data if not isinstance(name, str)]
+        if names:
+            raise ArgumentError(f"input_data is a dict with the key {names[0]!r}: keys are names of keyword arguments")
+        return Inputs(kwargs={name: move(value) for name, value in input_data.items()})
+    if isinstance(input_data, list | tuple):
+        return Inputs(tuple(map(move, input_data)))
+    raise ModuleTypeError(
+        f"input_data must be a tensor, a tuple or list of positional arguments, or a dict of keyword arguments, not "
+        f"{type(input_data).__name__}"
+    )

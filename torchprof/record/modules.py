@@ -1,0 +1,133 @@
+"""Reads the modules of a model: walks them, and describes them for the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from torchprof.trace.model import Model, ModuleInfo, TensorInfo
+
+__all__ = ["Models", "WalkedModule", "describe", "has_no_shape", "is_lazy", "tensors_of", "walk"]
+
+
+class WalkedModule(NamedTuple):
+    """One place of a module in the tree: see `walk`."""
+
+    module: nn.Module
+    path: str
+    name: str
+    parent: int
+    depth: int
+    same_as: int
+
+
+Models = nn.Module | Mapping[str, nn.Module]
+"""One model, or several by name."""
+
+
+def walk(models: Models) -> list[WalkedModule]:
+    """Every place of every module, parents before children. What is below a module is listed at its first place only."""
+    places: list[WalkedModule] = []
+    first_place: dict[int, int] = {}
+
+    def visit(module: nn.Module, path: str, name: str, parent: int, depth: int) -> None:
+        row = len(places)
+        known = first_place.setdefault(id(module), row)
+        if known != row:
+            places.append(WalkedModule(module, path, name, parent, depth, known))
+            return
+        places.append(WalkedModule(module, path, name, parent, depth, -1))
+        # The dictionary behind named_children(), which takes three times as long; ScriptModules have another thing there.
+        children: Any = module._modules
+        if children:
+            below = f"{path}." if path else ""
+            for child_name, child in children.items():
+                if child is not None:
+                    visit(child, below + child_name, child_name, row, depth + 1)
+
+    if isinstance(models, nn.Module):
+        visit(models, "", "", -1, 0)
+    else:
+        for name, model in models.items():
+            visit(model, name, name, -1, 0)
+    return places
+
+
+def tensors_of(modules: Iterable[nn.Module], registry: str) -> Iterator[torch.Tensor]:
+    """What modules themselves hold in ``_parameters`` or ``_buffers``."""
+    for module in modules:
+        for tensor in getattr(module, registry).values():
+            if tensor is not None:
+                yield tensor
+
+
+def has_no_shape(tensor: torch.Tensor) -> bool:
+    """Whether this is a parameter or buffer of a lazy module that was not called yet."""
+    # isinstance would ask the metaclass of nn.Parameter, which is written in Python.
+    return issubclass(type(tensor), (UninitializedParameter, UninitializedBuffer))
+
+
+def is_lazy(places: Iterable[WalkedModule]) -> bool:
+    """Whether some parameter or buffer has no shape before the first call."""
+    return any(isinstance(place.module, LazyModuleMixin) and place.module.has_uninitialized_params() for place in places)
+
+
+def describe(models: Models) -> Model:
+    """Read the module tree of one model or of several. Changes nothing, runs nothing, and works on ``meta`` and lazy models."""
+    owners: dict[int, str] = {}
+    names = _Names()
+
+    def tensors(path: str, members: Iterable[tuple[str, torch.Tensor | None]]) -> tuple[TensorInfo, ...]:
+        infos = []
+        for name, tensor in members:
+            if tensor is not None:
+                owner = owners.setdefault(id(tensor), path)
+                infos.append(_tensor_info(name, tensor, None if owner is path else owner, names))
+        return tuple(infos)
+
+    def info(place: WalkedModule) -> ModuleInfo:
+        module, path, name, parent, depth, same_as = place
+        kind = type(module)
+        type_name = kind.__name__
+        if same_as >= 0:
+            return ModuleInfo(path, name, type_name, parent, depth, id(module), same_as)
+        opaque = "compiled" if type_name == "OptimizedModule" else ""
+        if issubclass(kind, torch.jit.ScriptModule):
+            type_name, opaque = getattr(module, "original_name", type_name), "TorchScript"
+            parameters = tensors(path, module.named_parameters(recurse=False))
+            buffers = tensors(path, module.named_buffers(recurse=False))
+        else:
+            parameters = tensors(path, own.items()) if (own := module._parameters) else ()
+            buffers = tensors(path, held.items()) if (held := module._buffers) else ()
+            # Quantized layers keep theirs packed; the object they pack them in is a child that would count them again.
+            if not parameters and hasattr(kind, "_weight_bias") and not type_name.endswith("PackedParams"):
+                parameters = tensors(path, zip(("weight", "bias"), module._weight_bias(), strict=False))  # type: ignore[operator]
+        container = issubclass(kind, (nn.Sequential, nn.ModuleList))
+        return ModuleInfo(
+            path, name or type_name, type_name, parent, depth, id(module), -1, container, opaque, parameters, buffers
+        )
+
+    return Model(tuple(map(info, walk(models))))
+
+
+class _Names(dict[Any, str]):
+    """The names of dtypes and devices: a model has few, and asking one for its name is slow."""
+
+    def __missing__(self, key: Any) -> str:
+        self[key] = name = str(key).removeprefix("torch.")
+        return name
+
+
+def _tensor_info(name: str, tensor: torch.Tensor, owner: str | None, names: _Names) -> TensorInfo:
+    dtype, device = names[tensor.dtype], names[tensor.device]
+    if has_no_shape(tensor):
+        return TensorInfo(name, (), dtype, device, 0, 0, tensor.requires_grad, owner, lazy=True)
+    shape = tuple(tensor.shape)
+    numel = prod(shape)
+    return TensorInfo(name, shape, dtype, device, numel, numel * tensor.itemsize, tensor.requires_grad, owner)

@@ -1,0 +1,115 @@
+"""Run a model and leave no trace in it: everything a forward pass changes by itself is put back.
+
+That is: the random number generators of torch (every device in use), numpy and Python; the contents and version counters of
+buffers, such as BatchNorm's statistics; the attributes of modules, train/eval modes among them. Gradients are never
+accumulated in the first place. Parameters are not copied, as they may be as large as the machine's memory: one that forward
+changes in place is reported.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchprof import _native
+from torchprof.record.modules import WalkedModule, has_no_shape, tensors_of
+
+__all__ = ["preserved", "random_states"]
+
+
+@contextmanager
+def preserved(model: nn.Module, places: Iterable[WalkedModule]) -> Iterator[None]:
+    """Everything that running ``model`` inside the block changes is as before when the block ends, also by an exception.
+
+    ``places`` are those of ``walk(model)``.
+    """
+    states = random_states()
+    modules = [place.module for place in places if place.same_as < 0]
+    dictionaries = [(current, current.copy()) for module in modules for current in _dictionaries(module)]
+    buffers = [_Contents(buffer) for buffer in tensors_of(modules, "_buffers") if _has_contents(buffer)]
+    versions = [(p, p._version) for p in tensors_of(modules, "_parameters") if not (has_no_shape(p) or p.is_inference())]
+    try:
+        yield
+    finally:
+        for restore, state in states:
+            restore(state)
+        for row in _native.changed(dictionaries):
+            current, before = dictionaries[row]
+            current.clear()  # and refilled: the order of attributes and of submodules is state as well
+            current.update(before)
+        lost = [str(error) for contents in buffers if (error := _attempt(contents.restore)) is not None]
+        if lost:
+            warnings.warn(f"{len(lost)} buffer(s) that forward changed could not be restored: {lost[0]}", stacklevel=4)
+        changed = {id(parameter) for parameter, version in versions if parameter._version != version}
+        if changed:
+            names = [name for name, parameter in model.named_parameters() if id(parameter) in changed]
+            warnings.warn(
+                f"forward changed {len(names)} parameter(s) of the model in place ({', '.join(names[:3])}): torchprof does "
+                "not copy parameters, so these stay changed",
+                stacklevel=4,
+            )
+
+
+class _Contents:
+    """What a buffer holds: its storage, as it may be a view in which elements overlap."""
+
+    __slots__ = ("buffer", "contents", "version")
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self.buffer = buffer
+        contents = buffer.untyped_storage() if _has_storage(buffer) else buffer.detach()
+        self.contents: Any = contents.clone()
+        self.version = None if buffer.is_inference() else buffer._version
+
+    def restore(self) -> None:
+        # Behind autograd's back, and with the version put back: a graph of the user's that saved this buffer is still valid.
+        if isinstance(self.contents, torch.Tensor):
+            self.buffer.data.copy_(self.contents)
+        else:
+            self.buffer.untyped_storage().copy_(self.contents)
+        if self.version is not None:
+            torch._C._autograd._unsafe_set_version_counter((self.buffer,), (self.version,))
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and type(tensor) in (torch.Tensor, nn.Parameter)
+
+
+def _attempt(action: Callable[[], None]) -> Exception | None:
+    """One failure must not keep the rest from being restored, nor hide the model's own exception."""
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None
+
+
+def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
+    attributes = module.__dict__
+    registries = [attributes.get("_parameters"), attributes.get("_buffers"), attributes.get("_modules")]
+    return [attributes, *[registry for registry in registries if isinstance(registry, dict)]]
+
+
+def _has_contents(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "meta" and not has_no_shape(tensor)
+
+
+def random_states() -> list[tuple[Any, Any]]:
+    states: list[tuple[Any, Any]] = [
+        (torch.set_rng_state, torch.get_rng_state()),
+        (random.setstate, random.getstate()),
+    ]
+    if "numpy.random" in sys.modules:
+        import numpy as np
+
+        states.append((np.random.set_state, np.random.get_state()))
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    return states

@@ -1,0 +1,229 @@
+"""`torchprof.gpu`: what devices did and why they were idle, to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from torchprof.analysis.gpu.account import GpuAccount, Idle
+from torchprof.analysis.gpu.gaps import CAUSES
+from torchprof.analysis.gpu.kernels import unseen_launches, watched
+from torchprof.analysis.gpu.utilization import Utilization, utilization
+from torchprof.analysis.steps import active_steps
+from torchprof.analysis.time.breakdown import Record
+from torchprof.rendering.printed import Printed
+from torchprof.rendering.text import Line, incomplete
+from torchprof.rendering.units import format_flops, format_ns
+from torchprof.tables.table import Table, check_ceilings
+from torchprof.trace.schema import DEVICE_NAMES
+from torchprof.trace.trace import Trace
+
+if TYPE_CHECKING:
+    from torchprof.record.ceilings import Ceilings
+
+__all__ = ["Gpu", "gpu"]
+
+SHOWN, MODULES_SHOWN = 10, 6
+MEANINGS: Final = (
+    "launch-bound: the host asked for the next kernel when the device had run dry",
+    "synchronization: of that, as much as the host had waited for a device",
+    "other: asked for in time, but waiting for another stream or starting; or it is not known when it was asked for",
+)
+
+
+@dataclass(frozen=True)
+class Gpu(GpuAccount, Printed):
+    """How busy devices were, why they were idle, what was copied and who waited for them. ``str()`` is the printed text.
+
+    Beside the figures of `GpuAccount` (``devices``, ``idle``, ``copies``, ``waits``, ``graphs``, ``launch_bound``) it has
+    tables of them, to sort, select and export. All are sums over the active steps.
+
+    Attributes:
+        ceilings: what a device can do, for ``utilization``; or None.
+    """
+
+    ceilings: Ceilings | None = None
+
+    @cached_property
+    def utilization(self) -> Utilization | None:
+        """Model and hardware FLOPs utilization; None without ceilings, or where no device worked."""
+        if self.ceilings is None or not self.devices:
+            return None
+        types = [DEVICE_NAMES.index(name) for device in self.devices if (name := device.name.partition(":")[0]) in DEVICE_NAMES]
+        count = len(self.devices)
+        return utilization(self.trace, span=self.span, devices=count, device_types=types, peak=self.ceilings.flops)
+
+    @cached_property
+    def by_device(self) -> Table:
+        """Every device and its streams: kernels, busy and idle time, and the latter by cause."""
+        rows: list[Record] = []
+        for device in self.devices:
+            row = {"name": device.name, "path": device.name, "depth": 0, "type": "", "kernels": device.kernels}
+            row |= {"span": device.span, "busy": device.busy, "busy_share": device.busy / device.span}
+            rows.append({**row, "idle": device.span - device.busy, **{_column(c): device.idle[c] for c in CAUSES}})
+            for stream in device.streams:
+                name = f"stream {stream.number}"
+                row = {"name": name, "path": f"{device.name} {name}", "depth": 1, "type": "", "kernels": stream.kernels}
+                rows.append({**row, "busy": stream.busy, "busy_share": stream.busy / device.span})
+        columns = ("kernels", "span", "busy", "busy_share", "idle", *map(_column, CAUSES))
+        return Table("Device", rows, columns, is_tree=True)
+
+    @cached_property
+    def by_cause(self) -> Table:
+        """Idle time by cause and, below each, by module, most first; the causes add up to it."""
+        return self._by_cause()
+
+    def _by_cause(self, most: int | None = None) -> Table:
+        """The same, with at most so many modules below a cause and a row for the others."""
+        whole = sum(idle.time for idle in self.idle)
+
+        def row(name: str, depth: int, found: Sequence[Idle]) -> Record:
+            time = sum(idle.time for idle in found)
+            ops = list(dict.fromkeys(idle.op for idle in found))  # those of most time first
+            row = {"name": name, "path": name, "type": "", "depth": depth, "idle": time, "idle_share": time / whole}
+            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None}
+
+        rows: list[Record] = []
+        for cause in CAUSES:
+            of_cause = [idle for idle in self.idle if idle.cause == cause]
+            if not of_cause:
+                continue
+            modules: dict[str, list[Idle]] = {}
+            for idle in of_cause:
+                modules.setdefault(idle.module, []).append(idle)
+            below = sorted((row(module, 1, found) for module, found in modules.items()), key=lambda row: -row["idle"])
+            if most is not None and len(below) > most:
+                kept = {each["name"] for each in below[: most - 1]}
+                others = [idle for idle in of_cause if idle.module not in kept]
+                below = [*below[: most - 1], row(f"{len(below) - most + 1:,} other modules", 1, others)]
+            rows += [row(cause, 0, of_cause), *({**each, "path": f"{cause}: {each['name']}"} for each in below)]
+        return Table("Idle because", rows, ("idle", "idle_share", "gaps", "at"), MEANINGS, is_tree=True)
+
+    @cached_property
+    def by_copy(self) -> Table:
+        """Copies by direction and module, most time first."""
+        rows = [
+            {
+                "name": copies.direction,
+                "module": copies.module,
+                "count": copies.count,
+                "total": copies.bytes,
+                "took": copies.time,
+                "byte_rate": copies.bytes / copies.time * 1e9 if copies.time else None,
+            }
+            for copies in self.copies
+        ]
+        return Table("Copies", rows, ("count", "total", "took", "byte_rate", "module"))
+
+    @cached_property
+    def by_wait(self) -> Table:
+        """Where the host waited for a device, most time first."""
+        rows = [
+            {
+                "name": wait.op if wait.op == wait.inner else f"{wait.op} > {wait.inner}",
+                "module": wait.module,
+                "call": wait.call,
+                "count": wait.count,
+                "waited": wait.time,
+            }
+            for wait in self.waits
+        ]
+        return Table("Waits of the host in", rows, ("count", "waited", "call", "module"))
+
+    @cached_property
+    def by_launches(self) -> Table:
+        """Modules whose kernels take less time than the host needs to ask for them, the largest difference first."""
+        rows = [
+            {"name": bound.module, "host": bound.host, "took": bound.device, "host_ratio": bound.host / bound.device}
+            for bound in self.launch_bound
+        ]
+        meaning = "Host time without waits, and without what is below; device time of the kernels asked for meanwhile"
+        return Table("Launch-bound module", rows, ("host", "took", "host_ratio"), (meaning,))
+
+    @property
+    def span(self) -> int:
+        """Nanoseconds from the start of the first kernel on any device to the end of the last."""
+        ends = [device.start + device.span for device in self.devices]
+        return max(ends) - min(device.start for device in self.devices) if ends else 0
+
+    def __repr__(self) -> str:
+        busy = ", ".join(f"{device.name} {100 * device.busy / device.span:.1f}% busy" for device in self.devices)
+        return f"<Gpu: {busy or 'no device worked'}>"
+
+    def lines(self) -> Iterator[Line]:
+        yield Line("total", self._headline())
+        for table in (self.by_device, self._by_cause(MODULES_SHOWN), self.by_copy, self.by_wait, self.by_launches):
+            if len(table):
+                yield from (table if table.is_tree else table.head(SHOWN)).lines()
+        for text in self._remarks():
+            yield Line("total", text)
+
+    def _headline(self) -> str:
+        facts = self.trace.facts
+        how = {"cupti": "seen by CUPTI", "events": "timed by events"}.get(watched(self.trace), watched(self.trace))
+        error = int(facts.get("gpu_clock_error_ns", 0))
+        within = f", times within {format_ns(error)} of the host's" if error else ""
+        steps = len(active_steps(self.trace))
+        over = f"{steps:,} steps" if steps > 1 else "one step" if steps else "the whole recording"
+        what = f"kernels of {over}" if self.devices else f"nothing ran on a device in {over}"
+        return f"GPU: {what}, {how}{within}"
+
+    def _remarks(self) -> Iterator[str]:
+        facts = self.trace.facts
+        if self.devices and not self.waits:
+            unknown = watched(self.trace) == "events"
+            yield f"Waits of the host: {'not known, calls of the runtime were not recorded' if unknown else 'none'}"
+        if self.graphs.launches or self.graphs.kernels:
+            launches, kernels, time = self.graphs.launches, self.graphs.kernels, self.graphs.time
+            silent = f" ({self.graphs.unseen:,} of them show no kernels)" if self.graphs.unseen else ""
+            yield f"CUDA graphs: {launches:,} launches{silent}, {kernels:,} kernels, {format_ns(time)} of device time"
+        if self.utilization is not None and self.ceilings is not None:
+            yield from _utilization_lines(self.utilization, self.ceilings, in_graphs=self.graphs.kernels > 0)
+        if facts.get("gpu_note"):
+            yield f"Note: {facts['gpu_note']}"
+        if unseen := unseen_launches(self.trace):
+            yield f"Launches not seen: {unseen:,} kernels, which belong to no op and no module"
+        yield from incomplete(self.trace.losses)
+
+
+def _utilization_lines(found: Utilization, ceilings: Ceilings, *, in_graphs: bool) -> Iterator[str]:
+    if not found.flops:
+        yield "MFU: not known, no FLOPs were counted: record with shapes=True"
+        return
+    devices = f"{found.devices} x " if found.devices > 1 else ""
+    peak = f"{devices}{format_flops(ceilings.flops)}FLOP/s ({ceilings.device}, {ceilings.dtype})"
+    counted = format_flops(found.flops - found.recomputed)
+    yield f"MFU: {100 * found.mfu:.1f}%, {counted}FLOPs in {format_ns(found.span)} against {peak}"
+    if found.recomputed:
+        yield f"HFU: {100 * found.hfu:.1f}%, with {format_flops(found.recomputed)}FLOPs of recomputation"
+    if in_graphs:
+        yield "FLOPs inside CUDA graphs are not counted"
+
+
+def _column(cause: str) -> str:
+    return f"idle_{cause.replace('-', '_')}"
+
+
+def gpu(trace: Trace, *, ceilings: Ceilings | None = None) -> Gpu:
+    """Account for the time of devices: busy or idle, why idle, copies, and waits of the host.
+
+    Idle time has three causes, which add up to it: *launch-bound*, the host asked for the next kernel when the device had run
+    dry; *synchronization*, as much of that as the host had waited for a device before it asked; and *other*, the kernel had
+    been asked for in time, and waited for another stream or took its time to start.
+
+    Args:
+        trace: of `torchprof.profile`, recorded where a device was watched.
+        ceilings: of ``torchprof.ceilings("cuda")``, or your own figures: adds the utilization (MFU, HFU).
+
+    Raises:
+        ArgumentError: no device was watched, the trace keeps sums only (``aggregate=True``), or the ceilings are a CPU's.
+
+    Example:
+        >>> print(torchprof.gpu(prof.trace, ceilings=torchprof.ceilings("cuda", torch.bfloat16)))
+        >>> torchprof.gpu(prof.trace).devices[0].idle["synchronization"]
+    """
+    if ceilings is not None:
+        check_ceilings(ceilings)
+    return Gpu(GpuAccount.of(trace).trace, ceilings)

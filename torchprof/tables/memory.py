@@ -1,0 +1,127 @@
+"""`torchprof.memory`: the memory account of a trace, to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from torchprof.analysis.memory.account import CATEGORIES, MemoryAccount
+from torchprof.analysis.time.breakdown import Record
+from torchprof.rendering.printed import Printed
+from torchprof.rendering.text import Line
+from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.tables.table import Table
+from torchprof.trace.trace import Trace
+
+__all__ = ["Memory", "memory"]
+
+SHOWN = 10
+
+
+class Memory(MemoryAccount, Printed):
+    """What held every byte, when the most was held, and what never went away. ``str()`` is the printed text.
+
+    Beside the figures of `MemoryAccount` (``peak``, ``by_category``, ``by_module``, ``saved_by_module``, ``timeline()``,
+    ``leaks``; of a device ``reserved``, ``max_reserved``, ``fragmentation``, ``never_met``) it has tables of them, to sort,
+    select and export.
+    """
+
+    @cached_property
+    def categories(self) -> Table:
+        """What was held at the peak, by category; the rows add up to it."""
+        whole = self.peak.bytes
+        rows = [
+            {"name": name, "at_peak": count, "share": count / whole if whole else 0.0}
+            for name, count in self.by_category.items()
+            if count
+        ]
+        return Table("Held at the peak", rows, ("at_peak", "share"))
+
+    @cached_property
+    def modules(self) -> Table:
+        """What was held at the peak, by module and category, and what was kept for backward; most first."""
+        columns = {category: f"peak_{category.replace(' ', '_')}" for category in CATEGORIES}
+        rows: list[Record] = []
+        for path in dict.fromkeys([*self.by_module, *self.saved_by_module]):
+            held = self.by_module.get(path, {})
+            row = {"name": path or "(no module)", "at_peak": sum(held.values()), "saved": self.saved_by_module.get(path, 0)}
+            rows.append({**row, **{column: held.get(category, 0) for category, column in columns.items()}})
+        shown = [column for column in columns.values() if any(row[column] for row in rows)]
+        return Table("Module", rows, ("at_peak", "saved", *shown)).sort("at_peak")
+
+    @cached_property
+    def outliving(self) -> Table:
+        """The leaks: what was still held when the step after its own was over."""
+        rows = [
+            {
+                "name": leak.op or "(no op)",
+                "module": leak.module or "(no module)",
+                "category": leak.category,
+                "count": leak.count,
+                "total": leak.bytes,
+                "steps": leak.steps,
+            }
+            for leak in self.leaks
+        ]
+        return Table("Made by", rows, ("module", "category", "count", "total", "steps"))
+
+    def __repr__(self) -> str:
+        return f"<Memory: peak {format_bytes(self.peak.bytes)} on {self.device}>"
+
+    def lines(self) -> Iterator[Line]:
+        peak = self.peak
+        where = ", ".join(
+            text
+            for text in (
+                f"step {peak.step}" if peak.step is not None else "",
+                peak.phase,
+                peak.op,
+                f"in {peak.module}" if peak.module else "in no module",
+            )
+            if text
+        )
+        yield Line("total", f"Peak on {self.device}: {format_bytes(peak.bytes)} at {format_ns(peak.time)} ({where})")
+        if self.reserved is not None and self.max_reserved is not None and self.fragmentation is not None:
+            yield Line(
+                "total",
+                f"Reserved then: {format_bytes(self.reserved)}, {format_bytes(self.fragmentation)} of it free; "
+                f"at most: {format_bytes(self.max_reserved)}",
+            )
+        yield from self.categories.lines()
+        if self.never_met != self.never_met_from_before:
+            yield Line(
+                "total",
+                f"Never met: {format_bytes(self.never_met_from_before)} from before the recording, "
+                f"{format_bytes(self.never_met - self.never_met_from_before)} of threads that do not report to it",
+            )
+        yield from self.modules.head(SHOWN).lines()
+        yield Line("total", f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}")
+        if len(self.trace.steps) < 3:
+            yield Line("total", "Leaks: three steps or more are needed to tell")
+        elif not self.leaks:
+            yield Line("total", "Leaks: nothing outlived the step after its own")
+        else:
+            yield Line("total", "Leaks: these outlived the step after their own")
+            yield from self.outliving.head(SHOWN).lines()
+
+
+def memory(trace: Trace, device: str | None = None) -> Memory:
+    """Account for the memory of a trace: every byte has one category, and belongs to one module or to none.
+
+    Args:
+        trace: of `torchprof.profile`, recorded with memory, ops and shapes; with the model it knows parameters and paths.
+        device: such as ``"cpu"``, ``"cuda:1"`` or ``"meta"`` (what meta tensors stand for), or ``"cuda"`` where there is only
+            one; by default the one that holds the most.
+
+    On a device with an allocator that keeps totals, as CUDA's, the peak is the allocator's own, to the byte: the most since the
+    recording began, as ``torch.cuda.max_memory_allocated`` says where its peak was reset then.
+
+    Raises:
+        ArgumentError: nothing was recorded on that device, there are several of that kind, or the trace keeps sums only
+            (``aggregate=True``).
+
+    Example:
+        >>> print(torchprof.memory(prof.trace))
+        >>> torchprof.memory(prof.trace).by_category["activations"]
+    """
+    return Memory.of(trace, device)

@@ -1,0 +1,106 @@
+"""What a trace knows of the model: its modules, their parameters and buffers, as plain data.
+
+Modules are listed in the order ``print(model)`` shows them. A module registered at several places is one module: its
+first place describes it, the others refer to that. A parameter used by several modules belongs to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+__all__ = ["Model", "ModuleInfo", "TensorInfo"]
+
+# Named tuples where there may be tens of thousands: they are made four times faster than frozen dataclasses.
+
+
+class TensorInfo(NamedTuple):
+    """One parameter or buffer.
+
+    Attributes:
+        name: its name within the module.
+        shape: its sizes; empty for a lazy one.
+        dtype: as in ``float32``.
+        device: as in ``cuda:0``.
+        numel: number of elements.
+        bytes: what the elements take in their real dtype.
+        trainable: whether it requires a gradient.
+        owner: path of the module that counted it first, or None if that is this one.
+        lazy: whether it has no shape before the first call.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    numel: int
+    bytes: int
+    trainable: bool
+    owner: str | None = None
+    lazy: bool = False
+
+
+class ModuleInfo(NamedTuple):
+    """One place in the module tree.
+
+    Attributes:
+        path: dotted name, as ``named_modules`` gives it; empty for the root.
+        name: its last part; for the root, the name of its class.
+        type: name of its class.
+        parent: row of the parent; -1 for the root.
+        depth: 0 for the root.
+        address: ``id()`` of the module, by which a recording knows it.
+        same_as: row of the first place of this very module, or -1 if this is it.
+        container: whether it is an ``nn.Sequential`` or ``nn.ModuleList``.
+        opaque: why calls inside it are not seen: ``"TorchScript"``, ``"compiled"`` or empty.
+        parameters, buffers: its own, without those of its children; empty where ``same_as`` is set.
+    """
+
+    path: str
+    name: str
+    type: str
+    parent: int
+    depth: int
+    address: int
+    same_as: int = -1
+    container: bool = False
+    opaque: str = ""
+    parameters: tuple[TensorInfo, ...] = ()
+    buffers: tuple[TensorInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """All modules of a model, parents before children."""
+
+    modules: tuple[ModuleInfo, ...]
+
+    def parameters(self) -> Iterator[TensorInfo]:
+        """Every parameter once."""
+        return (p for m in self.modules for p in m.parameters if p.owner is None)
+
+    def buffers(self) -> Iterator[TensorInfo]:
+        """Every buffer once."""
+        return (b for m in self.modules for b in m.buffers if b.owner is None)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **module._asdict(),
+                "parameters": [tensor._asdict() for tensor in module.parameters],
+                "buffers": [tensor._asdict() for tensor in module.buffers],
+            }
+            for module in self.modules
+        ]
+
+    @classmethod
+    def from_json(cls, document: list[dict[str, Any]]) -> Model:
+        def tensors(items: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
+            return tuple(TensorInfo(**{**item, "shape": tuple(item["shape"])}) for item in items)
+
+        return cls(
+            tuple(
+                ModuleInfo(**{**m, "parameters": tensors(m["parameters"]), "buffers": tensors(m["buffers"])}) for m in document
+            )
+        )

@@ -1,0 +1,316 @@
+"""The tables of a trace: columns, numbers and flags.
+
+Each table is the numpy view of one C struct of ``csrc/``. Times are nanoseconds since the start of the recording; a row
+number of -1 means none; an end of -1 means that the end was not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum, IntFlag
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "DTYPE_NAMES",
+    "ITEMSIZES",
+    "LAYOUTS",
+    "Activity",
+    "Direction",
+    "Phase",
+    "Rows",
+    "RuntimeCallKind",
+    "Use",
+    "phases",
+]
+
+Rows = npt.NDArray[Any]
+
+
+def _struct(size: int, *columns: tuple[str, Any, int]) -> np.dtype[Any]:
+    names, formats, offsets = zip(*columns, strict=True)
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
+    # One call of the dispatcher, one autograd node or one user range, in order of thread and start.
+    "ops": _struct(
+        56,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("sequence_nr", "i8", 16),
+        ("signature", "u4", 24),
+        ("parent", "i4", 28),
+        ("module_call", "i4", 32),
+        ("inputs", "u4", 36),
+        ("outputs", "u4", 40),
+        ("forward_thread", "u4", 44),
+        ("n_inputs", "u2", 48),
+        ("n_outputs", "u2", 50),
+        ("thread", "u2", 52),
+        ("scope", "u1", 54),
+        ("flags", "u1", 55),
+    ),
+    # Rows of tensors: operands[op.inputs : op.inputs + op.n_inputs] are the op's inputs, and so on.
+    "operands": np.dtype("i4"),
+    "tensors": _struct(
+        24,
+        ("storage", "u8", 0),
+        ("storage_bytes", "i8", 8),
+        ("shape", "u4", 16),
+        ("dtype", "i1", 20),
+        ("device_type", "i1", 21),
+        ("device_index", "i1", 22),
+        ("flags", "u1", 23),
+    ),
+    # What ops that do the same work have in common: name, arguments (JSON, where they were kept) and the shape, dtype and
+    # device of every tensor, found as an op's are.
+    "signatures": _struct(
+        24,
+        ("name", "u4", 0),
+        ("inputs", "u4", 4),
+        ("outputs", "u4", 8),
+        ("arguments", "u4", 12),
+        ("results", "u4", 16),
+        ("n_inputs", "u2", 20),
+        ("n_outputs", "u2", 22),
+    ),
+    # A shape is dims[first : first + ndim].
+    "shapes": _struct(8, ("first", "u4", 0), ("ndim", "u4", 4)),
+    "dims": np.dtype("i8"),
+    "module_calls": _struct(
+        48,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("module", "u4", 16),
+        ("parent", "i4", 20),
+        ("op", "i4", 24),
+        ("inputs", "u4", 28),
+        ("outputs", "u4", 32),
+        ("n_inputs", "u2", 36),
+        ("n_outputs", "u2", 38),
+        ("thread", "u2", 40),
+        ("flags", "u1", 42),
+    ),
+    "modules": _struct(16, ("address", "u8", 0), ("type", "u4", 8)),
+    # One block of memory each, from being handed out to being given back.
+    "allocations": _struct(
+        56,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("address", "u8", 16),
+        ("bytes", "i8", 24),
+        ("op", "i4", 32),
+        ("free_op", "i4", 36),
+        ("module_call", "i4", 40),
+        ("module", "i4", 44),
+        ("thread", "u2", 48),
+        ("device_type", "i1", 50),
+        ("device_index", "i1", 51),
+        ("uses", "u2", 52),
+    ),
+    # What the allocator of a device says it has in total, whenever that does not follow from the allocations.
+    "allocator_totals": _struct(
+        40,
+        ("time", "i8", 0),
+        ("allocated", "i8", 8),
+        ("reserved", "i8", 16),
+        ("unreported", "i8", 24),
+        ("device_type", "i1", 32),
+        ("device_index", "i1", 33),
+    ),
+    # What devices did: a kernel, copy or fill each, with the device's times; and the calls that asked for it or waited for it.
+    "kernels": _struct(
+        80,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("bytes", "i8", 16),
+        ("name", "u4", 24),
+        ("runtime_call", "i4", 28),
+        ("op", "i4", 32),
+        ("module_call", "i4", 36),
+        ("stream", "u4", 40),
+        ("grid", ("u4", (3,)), 44),
+        ("block", ("u2", (3,)), 56),
+        ("registers", "u2", 62),
+        ("shared_memory", "u4", 64),
+        ("graph", "u4", 68),
+        ("device_type", "i1", 72),
+        ("device_index", "i1", 73),
+        ("kind", "u1", 74),
+        ("direction", "u1", 75),
+        ("phase", "u1", 76),
+    ),
+    "runtime_calls": _struct(
+        40,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("name", "u4", 16),
+        ("op", "i4", 20),
+        ("module_call", "i4", 24),
+        ("correlation", "u4", 28),
+        ("thread", "u2", 32),
+        ("kind", "u1", 34),
+        ("phase", "u1", 35),
+    ),
+    "marks": _struct(16, ("time", "i8", 0), ("name", "u4", 8)),
+    "steps": _struct(
+        64,
+        ("start", "i8", 0),
+        ("end", "i8", 8),
+        ("allocated", "i8", 16),
+        ("peak", "i8", 24),
+        ("held", "i8", 32),
+        ("busy", "i8", 40),
+        ("number", "i4", 48),
+        ("kernels", "u4", 52),
+        ("warmup", "u1", 56),
+    ),
+    # In place of rows per op and call, where steps were folded into sums.
+    "op_totals": _struct(
+        88,
+        ("count", "i8", 0),
+        ("time", "i8", 8),
+        ("self_time", "i8", 16),
+        ("min", "i8", 24),
+        ("max", "i8", 32),
+        ("allocated", "i8", 40),
+        ("device_time", "i8", 48),
+        ("device_self", "i8", 56),
+        ("kernels", "i8", 64),
+        ("signature", "u4", 72),
+        ("module", "i4", 76),
+        ("phase", "u1", 80),
+        ("nested", "u1", 81),
+        ("wrapper", "u1", 82),
+    ),
+    "call_totals": _struct(
+        56,
+        ("count", "i8", 0),
+        ("time", "i8", 8),
+        ("self_time", "i8", 16),
+        ("min", "i8", 24),
+        ("max", "i8", 32),
+        ("module", "u4", 40),
+        ("caller", "i4", 44),
+        ("recomputed", "u1", 48),
+    ),
+    "kernel_totals": _struct(
+        64,
+        ("count", "i8", 0),
+        ("time", "i8", 8),
+        ("min", "i8", 16),
+        ("max", "i8", 24),
+        ("bytes", "i8", 32),
+        ("name", "u4", 40),
+        ("op", "u4", 44),
+        ("module", "i4", 48),
+        ("device_type", "i1", 52),
+        ("device_index", "i1", 53),
+        ("kind", "u1", 54),
+        ("direction", "u1", 55),
+        ("phase", "u1", 56),
+        ("in_graph", "u1", 57),
+    ),
+    "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
+}
+
+# The numbering of c10::ScalarType, c10::DeviceType and at::RecordScope, which PyTorch only ever appends to.
+DTYPE_NAMES: Final = (
+    "uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool qint8 quint8 qint32 "
+    "bfloat16 quint4x2 quint2x4 bits1x8 bits2x4 bits4x2 bits8 bits16 float8_e5m2 float8_e4m3fn float8_e5m2fnuz "
+    "float8_e4m3fnuz uint16 uint32 uint64 uint1 uint2 uint3 uint4 uint5 uint6 uint7 int1 int2 int3 int4 int5 int6 int7 "
+    "float8_e8m0fnu float4_e2m1fn_x2"
+).split()
+ITEMSIZES: Final = np.array(
+    [1, 1, 2, 4, 8, 2, 4, 8, 4, 8, 16, 1, 1, 1, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 2, 4, 8] + [1] * 16,
+    dtype=np.int64,
+)
+DEVICE_NAMES: Final = (
+    "cpu cuda mkldnn opengl opencl ideep hip fpga maia xla vulkan metal xpu mps meta hpu ve lazy ipu mtia privateuseone"
+).split()
+
+SCOPE_BACKWARD: Final = 1
+SCOPE_USER: Final = 7
+
+OP_ATTRIBUTED: Final = 1
+"""Op flag: ``module_call`` is not the call the op ran in, but the one it worked for: that of the forward op it
+differentiates, or of the module whose parameter it updates."""
+OP_WRAPPER: Final = 4
+"""Op flag: an op inside it moved bytes, so its own are not counted again, unless its FLOPs are."""
+OP_NESTED: Final = 8
+"""Op flag: its FLOPs are not counted: it ran inside an op whose are, or (``torch.func``) an op inside does its work."""
+CALL_RAISED: Final = 1
+"""Module call flag: it left through an exception."""
+CALL_RETURNED_SEQUENCE: Final = 4
+"""Module call flag: it returned a tuple or a list."""
+CALL_RECOMPUTED: Final = 8
+"""Module call flag: it ran inside a backward pass, by activation checkpointing."""
+NO_ARGUMENTS: Final = 2**32 - 1
+"""In ``signatures``: arguments were not kept."""
+NO_NAME: Final = 2**32 - 1
+"""In ``kernel_totals``: no op was open."""
+NO_THREAD: Final = 2**16 - 1
+"""In ``runtime_calls``: a thread of which nothing else was recorded."""
+
+
+class Activity(IntEnum):
+    """What a row of ``kernels`` is."""
+
+    KERNEL = 0
+    COPY = 1
+    MEMSET = 2
+    INTERVAL = 3  # of a stream, between two events: all that ran there for one op or call, and the gaps in between
+
+
+class Direction(IntEnum):
+    """From where to where a copy went."""
+
+    OTHER = 0
+    HOST_TO_DEVICE = 1
+    DEVICE_TO_HOST = 2
+    ON_DEVICE = 3
+    BETWEEN_DEVICES = 4
+
+
+class RuntimeCallKind(IntEnum):
+    """What a row of ``runtime_calls`` asked the device for."""
+
+    LAUNCH = 0
+    COPY = 1
+    MEMSET = 2
+    GRAPH_LAUNCH = 3  # the launch of a CUDA graph
+    SYNCHRONIZE = 4  # waits until the device is done
+    MEMORY = 5  # allocated from the driver or freed, which may wait too
+
+
+class Use(IntFlag):
+    """How an allocation was seen to be used: the flags of ``trace.allocations["uses"]``."""
+
+    PARAMETER = 1
+    BUFFER = 2
+    GRADIENT = 4
+    MODULE_INPUT = 8
+    MODULE_OUTPUT = 16
+    READ_BY_FORWARD = 32
+    READ_BY_BACKWARD = 64
+    READ_BY_OPTIMIZER = 128
+    OUTLIVED = 256  # still held when the outermost call or op that it was made in had ended
+
+
+class Phase(IntEnum):
+    """What a training step was doing. ``phases(trace.ops)`` gives that of every op."""
+
+    OTHER = 0
+    FORWARD = 1
+    RECOMPUTATION = 2
+    BACKWARD = 3
+    OPTIMIZER = 4
+
+
+def phases(ops: Rows) -> npt.NDArray[np.uint8]:
+    """The `Phase` of every row of ``ops``."""
+    found: npt.NDArray[np.uint8] = np.right_shift(ops["flags"], 4, dtype=np.uint8)
+    return found

@@ -1,0 +1,109 @@
+"""The trace: everything one recording knows, as numpy tables and a list of strings.
+
+It is the only contract between recording and analysis. Nothing here needs the compiled recorder, a device or the
+model, so a trace saved on one machine is analyzed on another.
+
+    with torchprof.profile(model) as prof:
+        model(x)
+    prof.trace.save("step.torchprof")
+    trace = torchprof.load("step.torchprof")
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from torchprof.errors import TraceFileError
+from torchprof.trace.model import Model
+from torchprof.trace.schema import LAYOUTS, Rows
+
+__all__ = ["Trace"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one recording saw.
+
+    Attributes:
+        ops, operands, tensors, signatures, shapes, dims, module_calls, modules, allocations, allocator_totals, kernels,
+            runtime_calls, marks, steps, op_totals, call_totals, kernel_totals, threads: the tables, described by ``LAYOUTS``.
+        strings: the names that the tables refer to by row.
+        facts: what is known of the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that
+            did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version), the options it ran with, and
+            ``gpu``: how devices were watched (``"cupti"``, ``"events"`` or ``"off"``) with ``gpu_note``, what that means.
+        model: the module tree that was recorded, or None.
+    """
+
+    ops: Rows
+    operands: Rows
+    tensors: Rows
+    signatures: Rows
+    shapes: Rows
+    dims: Rows
+    module_calls: Rows
+    modules: Rows
+    allocations: Rows
+    allocator_totals: Rows
+    kernels: Rows
+    runtime_calls: Rows
+    marks: Rows
+    steps: Rows
+    op_totals: Rows
+    call_totals: Rows
+    kernel_totals: Rows
+    threads: Rows
+    strings: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    model: Model | None = None
+
+    def __post_init__(self) -> None:
+        for name, layout in LAYOUTS.items():
+            table: Rows = getattr(self, name)
+            if table.dtype != layout:
+                raise TraceFileError(f"table {name!r} has the columns {table.dtype}, not {layout}")
+            table.flags.writeable = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Trace: {len(self.ops):,} ops, {len(self.module_calls):,} module calls, {len(self.allocations):,} "
+            f"allocations, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return sum(getattr(self, name).nbytes for name in LAYOUTS)
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """Rows that were seen but did not fit the budget, by table; empty when nothing was lost."""
+        losses: dict[str, int] = self.facts.get("losses", {})
+        return {table: count for table, count in losses.items() if count and table != "unmatched_ends"}
+
+    def shape(self, row: int) -> tuple[int, ...]:
+        """The sizes in one row of ``shapes``."""
+        first, ndim = self.shapes[row].item()
+        return tuple(self.dims[first : first + ndim].tolist())
+
+    @property
+    def op_names(self) -> Rows:
+        """Of every op, the row of ``strings`` with its name."""
+        names: Rows = self.signatures["name"][self.ops["signature"]]
+        return names
+
+    def mark(self, name: str) -> int | None:
+        """The time of the latest mark with this name, in nanoseconds."""
+        times = [int(time) for time, string in self.marks.tolist() if self.strings[string] == name]
+        return times[-1] if times else None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a file: see `torchprof.trace.file`.
+
+        Example:
+            >>> prof.trace.save("step.torchprof")
+        """
+        from torchprof.trace.file import save
+
+        save(self, path)

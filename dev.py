@@ -1,9 +1,12 @@
 """Everything a developer does, on a bare clone: needs Python, pip and a C++ compiler, and installs the rest into .venv.
 
-    python3 dev.py demo             summarize the tutorial's network and a real transformer
-    python3 dev.py test [ARGS]      ruff, mypy and the tests; ARGS go to pytest
-    python3 dev.py bench [ARGS]     the benchmarks, side by side with their peers
-    python3 dev.py sanitize [ARGS]  the integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+    python3 dev.py demo              summarize the tutorial's network and a real transformer
+    python3 dev.py format [--check]  ruff format and clang-format; --check changes nothing and fails where they would
+    python3 dev.py lint              ruff, mypy and format --check
+    python3 dev.py test [ARGS]       lint and the tests; ARGS go to pytest
+    python3 dev.py bench [ARGS]      the benchmarks, side by side with their peers
+    python3 dev.py sanitize [ARGS]   the integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+    python3 dev.py matrix [PAIR ...] the integration tests with other Pythons and PyTorches, such as 3.12/2.11 3.13/2.14.1
 
 Each is repeatable: what is installed or built already is left alone until its sources change.
 """
@@ -12,94 +15,235 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
-from collections.abc import Iterable
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
-PYTHON = VENV / "bin" / "python"
-SANITIZED = HERE / "build" / "sanitized"
+BUILD = HERE / "build"
+INTEGRATION = ["tests/integration"]
+
+Variables = Mapping[str, str]
+NONE: Variables = MappingProxyType({})
+
+PAIR = re.compile(r"\d+\.\d+/\d+\.\d+(\.\d+)?")
+SUPPORTED = ["3.11/2.13.0", "3.11/2.14.1", "3.12/2.11.0", "3.12/2.12.1", "3.13/2.14.1"]
+"""The pairs of Python and PyTorch that ``dev.py matrix`` tries when it is given none."""
 
 
 def main(arguments: list[str]) -> int:
     command, *rest = arguments or ["help"]
     if command == "demo":
         prepare()
-        return run(PYTHON, "examples/demo.py")
+        return run(python(), "examples/demo.py")
+    if command == "format":
+        install()
+        return format_code(check="--check" in rest)
+    if command == "lint":
+        prepare()
+        return lint()
     if command == "test":
         prepare()
-        return (
-            run(PYTHON, "-m", "ruff", "check", ".")
-            or run(PYTHON, "-m", "mypy")
-            or run(PYTHON, "-m", "pytest", "-q", *(rest or ["tests", "benchmarks"]))
-        )
+        return lint() or run(python(), "-m", "pytest", "-q", *(rest or ["tests", "benchmarks"]))
     if command == "bench":
         prepare()
-        return run(PYTHON, "-m", "pytest", "-q", "--benchmark-enable", *(rest or ["benchmarks"]))
+        return run(python(), "-m", "pytest", "-q", "--benchmark-enable", *(rest or ["benchmarks"]))
     if command == "sanitize":
         prepare()
         return sanitize(rest)
+    if command == "matrix":
+        return matrix(rest)
     print(__doc__)
     return 0 if command in ("help", "-h", "--help") else 2
 
 
 def prepare() -> None:
     """A virtual environment with the requirements in it, and torchprof built there in editable mode."""
-    if not PYTHON.exists():
-        venv.create(VENV, with_pip=True)
-    pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    once("requirements", [HERE / "requirements-dev.txt"], *pip, "-r", "requirements-dev.txt")
-    once("build", sources(), *pip, "--no-build-isolation", "--no-deps", "--editable", ".")
+    install()
+    once("build", sources(), *pip(), "--no-build-isolation", "--no-deps", "--editable", ".")
+
+
+def install() -> None:
+    create(VENV, sys.executable)
+    once("requirements", requirements(), *pip(), "-r", "requirements-dev.txt")
+
+
+def create(venv: Path, interpreter: str | Path) -> None:
+    if not python(venv).exists():
+        subprocess.run([interpreter, "-m", "venv", venv], check=True)
+
+
+def python(venv: Path = VENV) -> Path:
+    return venv / "bin" / "python"
+
+
+def pip(venv: Path = VENV) -> list[str | Path]:
+    return [python(venv), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+
+
+def requirements() -> list[Path]:
+    return sorted(HERE.glob("requirements-*.txt"))
 
 
 def sources() -> list[Path]:
-    return [*sorted(HERE.glob("csrc/*")), HERE / "setup.py", HERE / "pyproject.toml", HERE / "requirements-dev.txt"]
+    """What the extension and the metadata of the package are made of."""
+    named = ["setup.py", "pyproject.toml", "torchprof/_version.py"]
+    return [*native(), *requirements(), *(HERE / name for name in named)]
 
 
-def once(name: str, inputs: Iterable[Path], *command: str | Path, **environment: str) -> None:
-    """Run a command unless it has succeeded before with the same inputs, in this place and with this Python."""
-    digest = hashlib.sha256(f"{HERE} {sys.version} {sysconfig.get_platform()}".encode())
+def native() -> list[Path]:
+    return sorted(path for path in HERE.glob("csrc/**/*") if path.suffix in (".cpp", ".h"))
+
+
+def once(
+    name: str,
+    inputs: Iterable[Path],
+    *command: str | Path,
+    venv: Path = VENV,
+    replaces: Path | None = None,
+    variables: Variables = NONE,
+) -> None:
+    """Run a command unless it has succeeded before with the same inputs, in this place and with this Python.
+
+    What it ``replaces`` is removed before: a file that has no source any more must not stay.
+    """
+    digest = hashlib.sha256(f"{HERE} {sys.version} {sysconfig.get_platform()} {list(map(str, command))}".encode())
     for path in inputs:
-        digest.update(path.name.encode() + path.read_bytes())
-    stamp = VENV / f"{name}.stamp"
+        digest.update(str(path.relative_to(HERE)).encode() + path.read_bytes())
+    stamp = venv / f"{name}.stamp"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
         return
     print(f"dev.py: {name} ...", flush=True)
-    if code := run(*command, **environment):
+    if replaces:
+        shutil.rmtree(replaces, ignore_errors=True)
+    if code := run(*command, venv=venv, quiet=True, variables=variables):
         sys.exit(code)
     stamp.write_text(digest.hexdigest())
 
 
-def run(*command: str | Path, **environment: str) -> int:
-    path = os.pathsep.join([str(VENV / "bin"), os.environ.get("PATH", os.defpath)])
-    return subprocess.run(list(map(str, command)), cwd=HERE, env={**os.environ, "PATH": path, **environment}).returncode
+def run(*command: str | Path, venv: Path = VENV, quiet: bool = False, variables: Variables = NONE) -> int:
+    """Exit status of a command. What a ``quiet`` one prints is shown only where it fails."""
+    path = os.pathsep.join([str(venv / "bin"), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, "PATH": path, **variables}
+    if not quiet:
+        return subprocess.run(command, cwd=HERE, env=environment).returncode
+    done = subprocess.run(command, cwd=HERE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+    return done.returncode
+
+
+def lint() -> int:
+    return run(python(), "-m", "ruff", "check", ".") or format_code(check=True) or run(python(), "-m", "mypy")
+
+
+def format_code(*, check: bool) -> int:
+    cpp = [*native(), *sorted(HERE.glob("tests/native/*.cpp"))]
+    how = ["--dry-run", "--Werror"] if check else ["-i"]
+    # Both are run, so that one call names all that is to be formatted.
+    codes = [run(python(), "-m", "ruff", "format", "--quiet", *(["--check"] if check else []), ".")]
+    codes.append(run(VENV / "bin" / "clang-format", *how, *cpp))
+    if check and any(codes):
+        print("dev.py: some code is not formatted: run `python3 dev.py format`", file=sys.stderr)
+    return int(any(codes))
 
 
 def sanitize(arguments: list[str]) -> int:
-    objects = HERE / "build" / "sanitized-objects"
-    build = (PYTHON, "setup.py", "--quiet", "build", "--build-lib", SANITIZED, "--build-temp", objects)
-    once("sanitized", [*sources(), *sorted(HERE.glob("torchprof/**/*.py"))], *build, TORCHPROF_SANITIZE="1")
+    place = BUILD / "sanitized"
+    build_apart("sanitized", place, variables={"TORCHPROF_SANITIZE": "1"})
     # libstdc++ as well: the sanitizer looks up what throws exceptions when it is loaded, before Python has brought that in.
     names = [f"-print-file-name={library}.so" for library in ("libasan", "libstdc++")]
     runtime = [subprocess.check_output(["g++", name], text=True).strip() for name in names]
-    # -P: the package beside this file must not hide the sanitized one. Leaks are Python's and PyTorch's own.
-    return run(
-        PYTHON,
-        "-P",
-        "-m",
-        "pytest",
-        "-q",
+    return pytest_apart(
+        place,
         "--capture=sys",  # what a sanitizer says goes to the real standard error
-        *(arguments or ["tests/integration"]),
-        PYTHONPATH=str(SANITIZED),
-        LD_PRELOAD=" ".join(runtime),
-        ASAN_OPTIONS="detect_leaks=0",
-        UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
+        *(arguments or INTEGRATION),
+        variables={
+            "LD_PRELOAD": " ".join(runtime),
+            "ASAN_OPTIONS": "detect_leaks=0",  # leaks are Python's and PyTorch's own
+            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        },
     )
+
+
+def matrix(arguments: list[str]) -> int:
+    pairs = [argument for argument in arguments if PAIR.fullmatch(argument)] or SUPPORTED
+    tests = [argument for argument in arguments if not PAIR.fullmatch(argument)] or INTEGRATION
+    interpreters = [interpreter(pair.partition("/")[0]) for pair in pairs]
+    table = [f"{'pair':<12}{'passed':>8}{'failed':>8}{'skipped':>8}{'time':>8}"]
+    codes = []
+    for number, (pair, found) in enumerate(zip(pairs, interpreters, strict=True), 1):
+        print(f"dev.py: {pair}, {number} of {len(pairs)}", flush=True)
+        start = time.monotonic()
+        code, counts = check_pair(pair, found, tests)
+        table.append(f"{pair:<12}{counts}{time.monotonic() - start:>6.0f} s")
+        codes.append(code)
+    print("", *table, sep="\n")
+    return int(any(codes))
+
+
+def check_pair(pair: str, found: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """Exit status of the tests with one Python and one PyTorch, and how many passed, failed and were skipped."""
+    of_python, _, of_torch = pair.partition("/")
+    version = of_torch if of_torch.count(".") == 2 else f"{of_torch}.0"
+    venv = BUILD / "matrix" / f"{of_python}-{version}"
+    results = venv / "results.xml"
+    results.unlink(missing_ok=True)
+    try:
+        create(venv, found)
+        # A PyTorch of the package index brings CUDA: several GB.
+        once(
+            "requirements",
+            [HERE / "requirements-test.txt"],
+            *pip(venv),
+            f"torch=={version}",
+            "-r",
+            "requirements-test.txt",
+            venv=venv,
+        )
+        build_apart("built", venv / "built", venv=venv)
+    except SystemExit as stopped:
+        return 1, f"{'could not be built':>24} ({stopped.code})"
+    code = pytest_apart(venv / "built", f"--junit-xml={results}", *tests, venv=venv)
+    if not results.exists():
+        return code or 1, f"{'did not finish':>24}"
+    counts = ElementTree.parse(results).getroot()[0].attrib
+    failed = int(counts["failures"]) + int(counts["errors"])
+    skipped = int(counts["skipped"])
+    return code, f"{int(counts['tests']) - failed - skipped:>8}{failed:>8}{skipped:>8}"
+
+
+def interpreter(version: str) -> Path:
+    """A Python of this version: the one on PATH, or else one that pyenv has installed."""
+    name = f"python{version}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    on_path = shutil.which(name)
+    for found in [*([Path(on_path)] if on_path else []), *sorted(pyenv.glob(f"{version}*/bin/{name}"))]:
+        # pyenv puts on PATH a command for every version it has; only those of the chosen versions run.
+        if subprocess.run([found, "--version"], capture_output=True).returncode == 0:
+            return found
+    sys.exit(f"dev.py: there is no {name} on PATH or in {pyenv}")
+
+
+def build_apart(name: str, place: Path, *, venv: Path = VENV, variables: Variables = NONE) -> None:
+    """Build torchprof into a directory of its own. Objects of an earlier build serve again where their sources are the same."""
+    build = (python(venv), "setup.py", "--quiet", "build", "--build-lib", place, "--build-temp", f"{place}-objects")
+    python_files = sorted([*HERE.glob("torchprof/**/*.py"), *HERE.glob("torchprof/**/*.pyi")])
+    once(name, [*sources(), *python_files], *build, venv=venv, replaces=place, variables=variables)
+
+
+def pytest_apart(place: Path, *arguments: str, venv: Path = VENV, variables: Variables = NONE) -> int:
+    """Run tests on what ``build_apart`` built. -P: the package beside this file must not hide that one."""
+    variables = {"PYTHONPATH": str(place), **variables}
+    return run(python(venv), "-P", "-m", "pytest", "-q", *arguments, venv=venv, variables=variables)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ prof.trace.save("steps.torchprof")
 import warnings
 
 from torchprof._native import build_mismatch
+from torchprof._version import __version__
 from torchprof.allocator.replay import Replay, replay
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.allocator.snapshot import SnapshotReplay, replay_snapshot
@@ -68,6 +69,7 @@ __all__ = [
     "TorchprofError",
     "Trace",
     "TraceFileError",
+    "__version__",
     "by_kernel",
     "by_module",
     "by_op",
@@ -88,8 +90,6 @@ __all__ = [
     "schedule",
     "summary",
 ]
-
-__version__ = "0.1.0"
 
 if _mismatch := build_mismatch():
     warnings.warn(f"{_mismatch} (saved traces can be analysed all the same)", RuntimeWarning, stacklevel=2)

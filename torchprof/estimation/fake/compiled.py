@@ -27,6 +27,9 @@ __all__ = ["as_compiled"]
 COMPILER: Final = "async_compile = AsyncCompile()"
 """The line of Inductor's code that makes what compiles kernels."""
 
+PASSED_ON: Final = ("graph_id", "is_inference", "is_backward", "get_decomp_fn")
+"""Options that ``compile_fx_inner`` passes on to ``GraphLowering``. PyTorch 2.11 has no ``get_decomp_fn``."""
+
 
 @contextmanager
 def as_compiled(model: nn.Module) -> Iterator[nn.Module]:
@@ -120,10 +123,7 @@ def _without_kernels(gm: Any, example_inputs: Sequence[Any], **options: Any) -> 
                 gm,
                 example_inputs=example_inputs,
                 shape_env=gm.shape_env or inductor.shape_env_from_inputs(example_inputs),
-                graph_id=options.get("graph_id"),
-                is_inference=is_inference,
-                is_backward=options.get("is_backward", False),
-                get_decomp_fn=options["get_decomp_fn"],
+                **{name: options[name] for name in PASSED_ON if name in options},
             )
             graph.freeze_runtime_asserts()
             with V.set_graph_handler(graph), V.set_extern_kernel_nodes([]):

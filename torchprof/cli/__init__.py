@@ -1,0 +1,1 @@
+"""The command line: a file for each subcommand, all of them over the public functions of torchprof."""

@@ -34,25 +34,25 @@ def recorded(*allocations: dict[str, int], **tables: list[dict[str, int]]) -> Tr
     [
         ("parameters", {"start": -1, "uses": Use.PARAMETER | Use.READ_BY_FORWARD | Use.READ_BY_OPTIMIZER}),
         ("buffers", {"start": -1, "uses": Use.BUFFER | Use.READ_BY_FORWARD}),
-        ("gradients", {"op": BACKWARD, "uses": Use.GRADIENT | Use.READ_BY_OPTIMIZER | Use.OUTLIVED}),
+        ("gradients", {"op": BACKWARD, "uses": Use.GRADIENT | Use.READ_BY_OPTIMIZER | Use.HELD_AFTER_CALL}),
         ("gradients", {"start": -1, "uses": Use.GRADIENT}),
-        ("optimizer state", {"op": OPTIMIZER, "uses": Use.OUTLIVED | Use.READ_BY_OPTIMIZER}),
+        ("optimizer state", {"op": OPTIMIZER, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_OPTIMIZER}),
         ("optimizer state", {"start": -1, "uses": Use.READ_BY_OPTIMIZER}),
-        ("inputs", {"op": OTHER, "uses": Use.OUTLIVED | Use.MODULE_INPUT}),
+        ("inputs", {"op": OTHER, "uses": Use.HELD_AFTER_CALL | Use.MODULE_INPUT}),
         ("inputs", {"start": -1, "uses": Use.READ_BY_FORWARD}),
-        ("activations", {"op": FORWARD, "uses": Use.OUTLIVED | Use.READ_BY_BACKWARD, "free_op": BACKWARD, "end": 9}),
-        ("activations", {"op": FORWARD, "uses": Use.OUTLIVED, "free_op": BACKWARD, "end": 9}),
-        ("activations", {"op": FORWARD, "uses": Use.OUTLIVED | Use.READ_BY_BACKWARD | Use.MODULE_OUTPUT}),
-        ("activations", {"op": FORWARD, "module_call": 0, "uses": Use.OUTLIVED}),
-        ("activations", {"op": RECOMPUTATION, "module_call": 0, "uses": Use.OUTLIVED | Use.READ_BY_BACKWARD, "end": 9}),
-        ("outputs", {"op": FORWARD, "module_call": 0, "uses": Use.OUTLIVED | Use.MODULE_OUTPUT}),
-        ("outputs", {"op": FORWARD, "uses": Use.OUTLIVED}),
+        ("activations", {"op": FORWARD, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD, "free_op": BACKWARD, "end": 9}),
+        ("activations", {"op": FORWARD, "uses": Use.HELD_AFTER_CALL, "free_op": BACKWARD, "end": 9}),
+        ("activations", {"op": FORWARD, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD | Use.MODULE_OUTPUT}),
+        ("activations", {"op": FORWARD, "module_call": 0, "uses": Use.HELD_AFTER_CALL}),
+        ("activations", {"op": RECOMPUTATION, "module_call": 0, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD, "end": 9}),
+        ("outputs", {"op": FORWARD, "module_call": 0, "uses": Use.HELD_AFTER_CALL | Use.MODULE_OUTPUT}),
+        ("outputs", {"op": FORWARD, "uses": Use.HELD_AFTER_CALL}),
         ("temporaries", {"op": FORWARD, "end": 9, "free_op": FORWARD}),
         ("temporaries", {"op": RECOMPUTATION, "end": 9, "free_op": RECOMPUTATION}),
-        ("temporaries", {"op": BACKWARD, "uses": Use.OUTLIVED, "end": 9}),
+        ("temporaries", {"op": BACKWARD, "uses": Use.HELD_AFTER_CALL, "end": 9}),
         ("temporaries", {"op": OPTIMIZER, "end": 9}),
         ("temporaries", {"op": OTHER, "end": 9}),
-        ("other", {"op": OTHER, "uses": Use.OUTLIVED}),
+        ("other", {"op": OTHER, "uses": Use.HELD_AFTER_CALL}),
         ("other", {"start": -1}),
     ],
 )
@@ -65,7 +65,7 @@ def three_blocks() -> Trace:
     """100 bytes from before; 30 from 10 to 40 in fc; 50 from 20 to 30 in fc: the most, 180, from 20 to 30."""
     return recorded(
         {"start": -1, "bytes": 100, "uses": Use.PARAMETER, "module": 1},
-        {"start": 10, "end": 40, "bytes": 30, "op": FORWARD, "module": 1, "uses": Use.OUTLIVED | Use.READ_BY_BACKWARD},
+        {"start": 10, "end": 40, "bytes": 30, "op": FORWARD, "module": 1, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD},
         {"start": 20, "end": 30, "bytes": 50, "op": FORWARD, "module": 0},
         {"start": 30, "bytes": 45, "op": BACKWARD, "module": -1, "uses": Use.GRADIENT},
         steps=[{"start": 0, "end": 25, "number": 4}, {"start": 25, "end": 50, "number": 5}],
@@ -94,7 +94,7 @@ def test_what_is_given_back_and_what_is_taken_at_the_same_time_are_not_both_held
 
 
 def test_what_is_kept_for_backward_is_counted_when_the_most_is_kept() -> None:
-    kept = {"op": FORWARD, "uses": Use.OUTLIVED | Use.READ_BY_BACKWARD}
+    kept = {"op": FORWARD, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD}
     account = MemoryAccount.of(
         recorded(
             {**kept, "start": 0, "end": 10, "bytes": 7, "module": 0},
@@ -117,7 +117,7 @@ def test_the_timeline_keeps_the_highest_points() -> None:
 
 def test_a_leak_is_what_is_held_when_the_step_after_its_own_is_over() -> None:
     steps = [{"start": 10 * number, "end": 10 * number + 10, "number": number} for number in range(4)]
-    held = {"op": FORWARD, "module": 1, "bytes": 8, "uses": int(Use.OUTLIVED)}
+    held = {"op": FORWARD, "module": 1, "bytes": 8, "uses": int(Use.HELD_AFTER_CALL)}
     account = MemoryAccount.of(
         recorded(
             {**held, "start": 2},  # still held at the end

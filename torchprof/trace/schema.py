@@ -35,7 +35,7 @@ def _struct(size: int, *columns: tuple[str, Any, int]) -> np.dtype[Any]:
 
 
 LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
-    # One call of the dispatcher, one autograd node or one user range, in order of thread and start.
+    # One row per call of the dispatcher, autograd node or user range, in order of thread and start.
     "ops": _struct(
         56,
         ("start", "i8", 0),
@@ -53,7 +53,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("scope", "u1", 54),
         ("flags", "u1", 55),
     ),
-    # Rows of tensors: operands[op.inputs : op.inputs + op.n_inputs] are the op's inputs, and so on.
+    # Rows of ``tensors``: operands[op.inputs : op.inputs + op.n_inputs] are the inputs of an op; outputs likewise.
     "operands": np.dtype("i4"),
     "tensors": _struct(
         24,
@@ -65,8 +65,8 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_index", "i1", 22),
         ("flags", "u1", 23),
     ),
-    # What ops that do the same work have in common: name, arguments (JSON, where they were kept) and the shape, dtype and
-    # device of every tensor, found as an op's are.
+    # What ops that do the same work have in common: the name, the arguments (as JSON, where they were kept), and the shape,
+    # dtype and device of every input and output.
     "signatures": _struct(
         24,
         ("name", "u4", 0),
@@ -95,7 +95,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("flags", "u1", 42),
     ),
     "modules": _struct(16, ("address", "u8", 0), ("type", "u4", 8)),
-    # One block of memory each, from being handed out to being given back.
+    # One row per block of memory, from allocation to free.
     "allocations": _struct(
         56,
         ("start", "i8", 0),
@@ -111,7 +111,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_index", "i1", 51),
         ("uses", "u2", 52),
     ),
-    # What the allocator of a device says it has in total, whenever that does not follow from the allocations.
+    # The totals that the allocator of a device reports, wherever they do not follow from the rows of ``allocations``.
     "allocator_totals": _struct(
         40,
         ("time", "i8", 0),
@@ -121,7 +121,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_type", "i1", 32),
         ("device_index", "i1", 33),
     ),
-    # What devices did: a kernel, copy or fill each, with the device's times; and the calls that asked for it or waited for it.
+    # One row per kernel, copy or memset that a device ran, timed by the device.
     "kernels": _struct(
         80,
         ("start", "i8", 0),
@@ -143,6 +143,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("direction", "u1", 75),
         ("phase", "u1", 76),
     ),
+    # One row per call of the device's runtime or driver on the host: launches, copies, synchronization, ...
     "runtime_calls": _struct(
         40,
         ("start", "i8", 0),
@@ -168,7 +169,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("kernels", "u4", 52),
         ("warmup", "u1", 56),
     ),
-    # In place of rows per op and call, where steps were folded into sums.
+    # Sums that take the place of rows per op, call and kernel in a trace recorded with ``aggregate=True``.
     "op_totals": _struct(
         88,
         ("count", "i8", 0),
@@ -236,24 +237,25 @@ SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7
 
 OP_ATTRIBUTED: Final = 1
-"""Op flag: ``module_call`` is not the call the op ran in, but the one it worked for: that of the forward op it
+"""Op flag: ``module_call`` is not the call that the op ran in, but the call it is attributed to: that of the forward op it
 differentiates, or of the module whose parameter it updates."""
 OP_WRAPPER: Final = 4
-"""Op flag: an op inside it moved bytes, so its own are not counted again, unless its FLOPs are."""
+"""Op flag: an op inside it moved bytes, so its own bytes are not counted again, unless its FLOPs are counted."""
 OP_NESTED: Final = 8
-"""Op flag: its FLOPs are not counted: it ran inside an op whose are, or (``torch.func``) an op inside does its work."""
+"""Op flag: its FLOPs are not counted, because it ran inside an op whose FLOPs are counted, or because (``torch.func``) an op
+inside it does the same work."""
 CALL_RAISED: Final = 1
-"""Module call flag: it left through an exception."""
+"""Module call flag: it raised an exception."""
 CALL_RETURNED_SEQUENCE: Final = 4
 """Module call flag: it returned a tuple or a list."""
 CALL_RECOMPUTED: Final = 8
 """Module call flag: it ran inside a backward pass, by activation checkpointing."""
 NO_ARGUMENTS: Final = 2**32 - 1
-"""In ``signatures``: arguments were not kept."""
+"""In ``signatures``: the arguments were not kept."""
 NO_NAME: Final = 2**32 - 1
-"""In ``kernel_totals``: no op was open."""
+"""In ``kernel_totals``: no op launched the kernel."""
 NO_THREAD: Final = 2**16 - 1
-"""In ``runtime_calls``: a thread of which nothing else was recorded."""
+"""In ``runtime_calls``: the call was made by a thread that recorded nothing else."""
 
 
 class Activity(IntEnum):
@@ -262,11 +264,11 @@ class Activity(IntEnum):
     KERNEL = 0
     COPY = 1
     MEMSET = 2
-    INTERVAL = 3  # of a stream, between two events: all that ran there for one op or call, and the gaps in between
+    INTERVAL = 3  # of a stream, between two events: all that ran there for one op or call, with the gaps in between
 
 
 class Direction(IntEnum):
-    """From where to where a copy went."""
+    """The source and destination of a copy."""
 
     OTHER = 0
     HOST_TO_DEVICE = 1
@@ -276,18 +278,18 @@ class Direction(IntEnum):
 
 
 class RuntimeCallKind(IntEnum):
-    """What a row of ``runtime_calls`` asked the device for."""
+    """What a row of ``runtime_calls`` did."""
 
     LAUNCH = 0
     COPY = 1
     MEMSET = 2
-    GRAPH_LAUNCH = 3  # the launch of a CUDA graph
-    SYNCHRONIZE = 4  # waits until the device is done
-    MEMORY = 5  # allocated from the driver or freed, which may wait too
+    GRAPH_LAUNCH = 3  # launched a CUDA graph
+    SYNCHRONIZE = 4  # waited until the device was done
+    MEMORY = 5  # allocated memory from the driver or freed it, which may synchronize too
 
 
 class Use(IntFlag):
-    """How an allocation was seen to be used: the flags of ``trace.allocations["uses"]``."""
+    """How an allocation was used while recording: the flags of ``trace.allocations["uses"]``."""
 
     PARAMETER = 1
     BUFFER = 2
@@ -297,7 +299,7 @@ class Use(IntFlag):
     READ_BY_FORWARD = 32
     READ_BY_BACKWARD = 64
     READ_BY_OPTIMIZER = 128
-    OUTLIVED = 256  # still held when the outermost call or op that it was made in had ended
+    HELD_AFTER_CALL = 256  # still allocated when the outermost module call or op that it was made in had ended
 
 
 class Phase(IntEnum):

@@ -365,7 +365,7 @@ def _categories(trace: Trace, rows: Rows) -> npt.NDArray[np.int64]:
     before = rows["start"] < 0
     in_backward = np.isin(freed, [Phase.BACKWARD, Phase.RECOMPUTATION])
     by_forward = ~before & ((made == Phase.FORWARD) | (made == Phase.RECOMPUTATION))
-    outlived, outside = uses & Use.OUTLIVED != 0, ~before & (made == Phase.OTHER)
+    outlived, outside = uses & Use.HELD_AFTER_CALL != 0, ~before & (made == Phase.OTHER)
     for_backward = (uses & Use.READ_BY_BACKWARD != 0) | (in_backward & (made == Phase.FORWARD))
     returned = (uses & Use.MODULE_OUTPUT != 0) | (rows["module_call"] < 0)
     rules = [

@@ -21,7 +21,7 @@ from torchprof._version import __version__
 from torchprof.allocator.replay import Replay, replay
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.allocator.snapshot import SnapshotReplay, replay_snapshot
-from torchprof.analysis.memory.account import CATEGORIES
+from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.errors import (
     ArgumentError,
     EstimateError,

@@ -65,7 +65,7 @@ def test_the_peak_of_a_training_loop_is_the_allocators_own(fake: Any) -> None:
     unknown = fake.allocated() - bytes_on_fake(*model.parameters(), x, *momenta(optimizer))
     assert unknown >= bytes_on_fake(unseen)
     rounding = bytes_on_fake(*model.parameters(), x) - sum(t.untyped_storage().nbytes() for t in (*model.parameters(), x))
-    assert account.never_met == account.never_met_from_before == unknown + rounding
+    assert account.untracked == account.untracked_at_start == unknown + rounding
     assert account.leaks == []
 
 
@@ -131,7 +131,7 @@ def test_what_other_threads_allocate_and_free_is_in_the_peak_and_is_said(fake: A
     agrees(account, fake)
     given, gone = shared[-1], torch.empty(3000, device="meta")
     change = bytes_on_fake(given) - bytes_on_fake(gone)
-    assert account.never_met - account.never_met_from_before == change
+    assert account.untracked - account.untracked_at_start == change
     assert "of threads that do not report to it" in str(account)
 
 
@@ -148,7 +148,7 @@ def test_a_block_that_another_thread_gave_back_may_be_handed_out_again(fake: Any
     account = torchprof.memory(prof.trace, FAKE)
     agrees(account, fake)
     assert len(account.allocations) == 4
-    assert account.never_met == account.never_met_from_before
+    assert account.untracked == account.untracked_at_start
 
 
 def test_each_device_has_an_account_of_its_own(fake: Any) -> None:

@@ -299,7 +299,7 @@ def test_activations_belong_to_the_module_that_made_them(make: Callable[[], Case
     found: Counter[str] = Counter()
     numbers = account.allocations["bytes"] == 8  # see above
     for row in np.flatnonzero(account.saved & (~numbers | (account.allocations["op"] >= 0))).tolist():
-        path = account._path(row)
+        path = account.module_path(row)
         found[path.partition(".<")[0]] += int(account.allocations["bytes"][row])  # hooks know no module that is not registered
     assert found == expected
 

@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import torchprof
 from torchprof import _C, Phase
 from torchprof.analysis.model.flops import signature_flops
-from torchprof.analysis.model.module_tree import paths_of_modules
-from torchprof.analysis.time.breakdown import OUTSIDE
+from torchprof.analysis.model.module_tree import OUTSIDE, paths_of_modules
 from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, SCOPE_BACKWARD, phases
 from torchprof.trace.trace import Trace
 

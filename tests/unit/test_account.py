@@ -6,7 +6,9 @@ import pytest
 from handwritten import module, trace
 
 from torchprof import ArgumentError, memory
-from torchprof.analysis.memory.account import CATEGORIES, Leak, MemoryAccount
+from torchprof.analysis.memory.account import MemoryAccount
+from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.memory.leaks import Leak
 from torchprof.trace.model import Model
 from torchprof.trace.schema import Phase, Use
 from torchprof.trace.trace import Trace
@@ -153,8 +155,8 @@ def of_a_gpu(*totals: dict[str, int]) -> Trace:
 def test_the_peak_of_a_gpu_is_what_its_allocator_had_handed_out() -> None:
     account = memory(of_a_gpu({"time": 10, "allocated": 230, "reserved": 512, "unreported": 200}))
     assert (account.device, account.peak.bytes, account.reserved, account.fragmentation) == ("cuda:0", 230, 512, 282)
-    assert account.by_module == {"fc": {"parameters": 100, "temporaries": 30}, "": {"never met": 100}}
-    assert "Never met:" not in str(account)
+    assert account.by_module == {"fc": {"parameters": 100, "temporaries": 30}, "": {"untracked": 100}}
+    assert "Untracked:" not in str(account)
 
 
 def test_what_came_and_went_unreported_moves_the_peak_of_a_gpu_and_is_said() -> None:
@@ -165,14 +167,14 @@ def test_what_came_and_went_unreported_moves_the_peak_of_a_gpu_and_is_said() -> 
         )
     )
     assert (account.peak.bytes, account.peak.time, account.peak.phase) == (180, 30, "backward")
-    assert (account.never_met_from_before, account.never_met, account.reserved) == (10, 60, 1024)
-    assert "Never met: 10 B from before the recording, 50 B of threads that do not report to it" in str(account)
+    assert (account.untracked_at_start, account.untracked, account.reserved) == (10, 60, 1024)
+    assert "Untracked: 10 B from before the recording, 50 B of threads that do not report to it" in str(account)
     assert account.timeline()[1].sum(axis=1).tolist() == [140, 110, 180]
 
 
 def test_blocks_that_were_given_back_unreported_are_less_than_nothing() -> None:
     account = memory(of_a_gpu({"time": 10, "allocated": 40, "reserved": 512, "unreported": 10}))
-    assert (account.peak.bytes, account.by_category["never met"]) == (40, -90)
+    assert (account.peak.bytes, account.by_category["untracked"]) == (40, -90)
 
 
 def test_a_device_is_named_by_its_kind_where_there_is_one_of_it() -> None:

@@ -13,7 +13,7 @@ from handwritten import module, trace
 
 from torchprof.analysis.model.flops import signature_bytes, signature_flops
 from torchprof.errors import ArgumentError
-from torchprof.rendering import chrome, flame_graphs, trace_events
+from torchprof.rendering import chrome_memory, stacks, trace_events
 from torchprof.rendering.chrome import export_chrome
 from torchprof.rendering.flame_graphs import export_folded, export_speedscope
 from torchprof.trace.model import Model
@@ -236,7 +236,7 @@ def test_memory_is_counted_by_type_of_device_from_what_was_held_before(tmp_path:
 
 
 def test_many_counters_are_thinned_and_the_peak_and_the_end_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chrome, "MOST_COUNTERS", 12)
+    monkeypatch.setattr(chrome_memory, "MAX_COUNTERS", 12)
     rows = [{"start": 10 * i, "end": 10 * i + 5, "bytes": 1000 if i == 33 else 1 + i % 7} for i in range(1, 100)]
     found = [(event["ts"], event["args"]["bytes"]) for event in events(trace(allocations=rows), tmp_path, ph="C")]
     assert len(found) <= 12
@@ -290,7 +290,7 @@ def test_an_empty_trace_is_an_empty_timeline(tmp_path: Path) -> None:
 
 def test_chunks_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = exported(training_step(), tmp_path), folded(training_step(), tmp_path)
-    for part in (trace_events, flame_graphs):
+    for part in (trace_events, stacks):
         monkeypatch.setattr(part, "CHUNK", 2)
     assert (exported(training_step(), tmp_path), folded(training_step(), tmp_path)) == whole
 

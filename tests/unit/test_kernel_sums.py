@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torchprof
-from torchprof.analysis.gpu.kernels import has_kernels, kernel_times, watched
+from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
+from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import Rows
@@ -103,9 +104,9 @@ def test_a_kernel_whose_times_make_no_sense_counts_and_takes_no_time() -> None:
 
 
 def test_how_devices_were_watched_is_a_fact() -> None:
-    assert watched(trace()) == "off"
-    assert watched(trace(facts={"gpu": "events"})) == "events"
-    assert watched(trace(strings=["k"], kernels=[{}])) == "cupti", "what is there was seen"
+    assert gpu_backend(trace()) == "off"
+    assert gpu_backend(trace(facts={"gpu": "events"})) == "events"
+    assert gpu_backend(trace(strings=["k"], kernels=[{}])) == "cupti", "what is there was seen"
     assert not has_kernels(trace(facts={"gpu": "cupti"}))
 
 

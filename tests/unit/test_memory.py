@@ -2,7 +2,8 @@
 
 from handwritten import trace, two_layer_trace
 
-from torchprof.analysis.memory.changes import MemoryWindow, memory_between, real_and_meta
+from torchprof.analysis.memory.changes import MemoryWindow, memory_between
+from torchprof.analysis.memory.devices import real_and_meta
 
 
 def test_a_window_counts_what_was_handed_out_the_most_held_and_what_is_kept() -> None:

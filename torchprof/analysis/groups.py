@@ -1,4 +1,4 @@
-"""Rows that agree in several columns, as groups."""
+"""Rows grouped by several columns."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Rows grouped by what they have in common, in the order of the values of the first column, then of the second, ...
+    """Groups of rows that have equal values in all the given columns. Groups are sorted by these values.
 
     Attributes:
-        first: of each group, its first row.
-        of: of each row, its group.
-        count: of each group, its number of rows.
+        first: the first row of each group.
+        of: the group of each row.
+        count: the number of rows in each group.
     """
 
     first: Ints
@@ -35,29 +35,29 @@ class Groups:
         for column in columns:
             if not len(column):
                 break
-            least = int(column.min())
-            values = int(column.max()) - least + 1
-            if size * values > 2**62:  # numbers of the groups so far take less room
+            smallest = int(column.min())
+            values = int(column.max()) - smallest + 1
+            if size * values > 2**62:  # too large for an int64: number the groups found so far
                 key = np.unique(key, return_inverse=True)[1].astype(np.int64)
                 size = int(key.max()) + 1
-            key = key * values + (column.astype(np.int64) - least)
+            key = key * values + (column.astype(np.int64) - smallest)
             size *= values
         _, first, of, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
         return cls(first, of, count)
 
     def sums(self, values: npt.ArrayLike) -> Ints:
-        """Of each group, the sum of its values; exact below 2**53."""
+        """The sum of the values of each group; exact below 2**53."""
         sums = np.bincount(self.of, weights=np.asarray(values, dtype=np.float64), minlength=len(self.first))
         return sums.astype(np.int64)
 
-    def least(self, values: Ints) -> Ints:
-        """Of each group, the least of its values."""
-        least = np.full(len(self.first), np.iinfo(np.int64).max)
-        np.minimum.at(least, self.of, values)
-        return least
+    def minimum(self, values: Ints) -> Ints:
+        """The smallest value of each group."""
+        minimum = np.full(len(self.first), np.iinfo(np.int64).max)
+        np.minimum.at(minimum, self.of, values)
+        return minimum
 
-    def most(self, values: Ints) -> Ints:
-        """Of each group, the greatest of its values, at least 0."""
-        most = np.zeros(len(self.first), dtype=np.int64)
-        np.maximum.at(most, self.of, values)
-        return most
+    def maximum(self, values: Ints) -> Ints:
+        """The largest value of each group, at least 0."""
+        maximum = np.zeros(len(self.first), dtype=np.int64)
+        np.maximum.at(maximum, self.of, values)
+        return maximum

@@ -1,4 +1,4 @@
-"""In which step things happened."""
+"""The steps of a training loop, and the step that a moment lies in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["active_steps", "step_of"]
 
 
 def active_steps(trace: Trace) -> Rows:
-    """The steps that count: those that are no warm-up."""
+    """The steps that are not warm-up. Only these count in tables and accounts."""
     active: Rows = trace.steps[trace.steps["warmup"] == 0]
     return active
 
 
 def step_of(times: Rows, trace: Trace, active: Rows) -> npt.NDArray[np.int64]:
-    """The active step in which each moment lies; -1: in none. Where no steps were marked, everything is in the first."""
+    """The index of the active step that each time lies in; -1 for none. Without steps, everything is in step 0."""
     if not len(trace.steps):
         return np.zeros(len(times), dtype=np.int64)
     if not len(active):

@@ -1,4 +1,4 @@
-"""What devices did, as events of a timeline: a process for each device, a track for each stream."""
+"""Devices as events of a timeline: a process for each device, with a track for each of its streams."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.devices import device_name
+from torchprof.analysis.gpu.copies import DIRECTIONS
 from torchprof.analysis.gpu.kernel_names import short_name
-from torchprof.analysis.gpu.kernel_records import DIRECTIONS
-from torchprof.analysis.gpu.kernels import device_name, kernel_times
+from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
+from torchprof.analysis.lookups import modules_of_calls, names_of_ops
 from torchprof.analysis.model.module_tree import paths_of_modules
-from torchprof.analysis.time.calls import modules_of_calls, names_of_ops
 from torchprof.rendering.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.trace.schema import NO_THREAD, Activity, Phase
 from torchprof.trace.trace import Trace
@@ -25,23 +26,23 @@ __all__ = ["gpu_events"]
 Ints = npt.NDArray[np.int64]
 
 FIRST_DEVICE: Final = 2
-"""The process of the first device; 1 is the program's."""
+"""The process of the first device; process 1 is the program."""
 FIRST_ARROW: Final = 2**31
-"""Arrows of launches are numbered from here on: viewers know arrows by number, and those of backward are numbered from 0."""
-FIGURES: Final = ("grid", "block", "registers", "shared_memory", "bytes", "direction", "graph")
+"""The number of the first launch arrow. Viewers tell arrows apart by number, and those of backward are numbered from 0."""
+DETAILS: Final = ("grid", "block", "registers", "shared_memory", "bytes", "direction", "graph")
 CATEGORIES: Final = {int(kind): kind.name.lower() for kind in Activity}
 
 
 def gpu_events(trace: Trace, op_ends: Ints) -> Iterator[list[str]]:
-    """Runtime calls on the tracks of their threads, kernels on those of their streams, and arrows from one to the other.
+    """Runtime calls on the tracks of their threads, kernels on the tracks of their streams, and arrows between them.
 
     Args:
-        op_ends: when every op is drawn to end; a runtime call is drawn inside its op, whatever the clocks say.
+        op_ends: the end of every op as it is drawn. A runtime call is drawn inside its op, even where the clocks disagree.
     """
     calls, kernels = trace.runtime_calls, trace.kernels
     if not len(calls) and not len(kernels):
         return
-    starts = np.maximum(kernels["start"], 0)  # before the recording there is no axis
+    starts = np.maximum(kernels["start"], 0)  # the timeline starts with the recording
     ends = np.maximum(np.where(kernel_times(kernels) > 0, kernels["end"], 0), starts)
     pid, tid, names = _tracks(trace, starts, ends)
     yield names
@@ -54,12 +55,12 @@ def gpu_events(trace: Trace, op_ends: Ints) -> Iterator[list[str]]:
 
 
 def _tracks(trace: Trace, starts: Ints, ends: Ints) -> tuple[Ints, Ints, list[str]]:
-    """Of every kernel its process and track, and the events that name these. What overlaps on a stream gets more tracks."""
+    """The process and track of every kernel, and the events that name them. What overlaps on a stream gets more tracks."""
     kernels = trace.kernels
     devices = Groups.by([kernels["device_type"], kernels["device_index"]])
     streams = Groups.by([devices.of, kernels["stream"]])
     tid = np.zeros(len(kernels), dtype=np.int64)
-    events, used = [], 1  # thread 0 is the idle one of the operating system
+    events, used = [], 1  # thread 0 is the idle task of the operating system
     for at, first in enumerate(devices.first.tolist()):
         device_type, index = int(kernels["device_type"][first]), int(kernels["device_index"][first])
         name = device_name(device_type, index).replace("cuda:", "GPU ")
@@ -85,12 +86,12 @@ def _track(pid: int, tid: int, name: str) -> list[str]:
 
 
 def _lanes(starts: Ints, ends: Ints) -> Ints:
-    """A number for each interval, so that those with the same number do not overlap: viewers draw no others on one track."""
+    """A number for each interval. Intervals with the same number do not overlap, since viewers draw no overlaps on a track."""
     lanes = np.zeros(len(starts), dtype=np.int64)
     order = np.argsort(starts, kind="stable")
     if (starts[order][1:] >= np.maximum.accumulate(ends[order])[:-1]).all():
         return lanes
-    free: list[tuple[int, int]] = []  # when each lane is free again
+    free: list[tuple[int, int]] = []  # the end of the last interval of each lane, and the lane
     for row in order.tolist():
         if free and free[0][0] <= starts[row]:
             lanes[row] = heapq.heappop(free)[1]
@@ -101,7 +102,7 @@ def _lanes(starts: Ints, ends: Ints) -> Ints:
 
 
 def _inside_ops(trace: Trace, op_ends: Ints) -> tuple[Ints, Ints]:
-    """When runtime calls start and end, none outside of its op."""
+    """Starts and ends of runtime calls, clipped to the op that made them."""
     calls = trace.runtime_calls
     op = calls["op"].astype(np.int64)
     known = (op >= 0) & (np.append(trace.ops["thread"], NO_THREAD)[op] == calls["thread"])
@@ -113,7 +114,7 @@ def _inside_ops(trace: Trace, op_ends: Ints) -> tuple[Ints, Ints]:
 
 
 def _call_tracks(trace: Trace, starts: Ints, ends: Ints) -> tuple[Ints, list[str]]:
-    """The track of every runtime call: that of its thread, or one for threads of which nothing else is known."""
+    """The track of every runtime call: that of its thread, or one for threads that recorded nothing else."""
     thread = trace.runtime_calls["thread"].astype(np.int64)
     track, names = FIRST_THREAD + thread, []
     others = np.flatnonzero(thread == NO_THREAD)
@@ -150,8 +151,7 @@ def _kernels(trace: Trace, pid: Ints, tid: Ints, starts: Ints, ends: Ints) -> It
     ops = {row: f',"op":{json.dumps(trace.strings[row])}' for row in np.unique(op).tolist() if row >= 0} | {-1: ""}
     for part in chunks(len(kernels)):
         chunk = kernels[part]
-        figures = (chunk[name].tolist() for name in FIGURES)
-        numbers = [_numbers(*row) for row in zip(*figures, strict=True)]
+        details = [_details(*row) for row in zip(*(chunk[name].tolist() for name in DETAILS), strict=True)]
         columns = zip(
             pid[part].tolist(),
             tid[part].tolist(),
@@ -162,7 +162,7 @@ def _kernels(trace: Trace, pid: Ints, tid: Ints, starts: Ints, ends: Ints) -> It
             phase[part].tolist(),
             module[part].tolist(),
             op[part].tolist(),
-            numbers,
+            details,
             strict=True,
         )
         events = []
@@ -173,8 +173,8 @@ def _kernels(trace: Trace, pid: Ints, tid: Ints, starts: Ints, ends: Ints) -> It
         yield events
 
 
-def _numbers(grid: list[int], block: list[int], registers: int, shared: int, moved: int, direction: int, graph: int) -> str:
-    """What there is of these, as members of a JSON object."""
+def _details(grid: list[int], block: list[int], registers: int, shared: int, moved: int, direction: int, graph: int) -> str:
+    """The details of a kernel that are known, as members of a JSON object."""
     text = ""
     if any(grid):
         text = f',"grid":{grid},"block":{block},"registers":{registers},"shared_memory":{shared}'
@@ -186,22 +186,22 @@ def _numbers(grid: list[int], block: list[int], registers: int, shared: int, mov
 
 
 def _arrows(trace: Trace, track: Ints, call_starts: Ints, pid: Ints, tid: Ints, starts: Ints) -> Iterator[list[str]]:
-    """From the runtime call to what it asked for."""
-    asked = np.flatnonzero(trace.kernels["runtime_call"] >= 0)
-    call = trace.kernels["runtime_call"][asked]
-    for part in chunks(len(asked)):
+    """Arrows from a runtime call to the kernel that it launched."""
+    launched = np.flatnonzero(trace.kernels["runtime_call"] >= 0)
+    call = trace.kernels["runtime_call"][launched]
+    for part in chunks(len(launched)):
         events = []
         columns = zip(
-            asked[part].tolist(),
+            launched[part].tolist(),
             track[call[part]].tolist(),
             call_starts[call[part]].tolist(),
-            pid[asked[part]].tolist(),
-            tid[asked[part]].tolist(),
-            starts[asked[part]].tolist(),
+            pid[launched[part]].tolist(),
+            tid[launched[part]].tolist(),
+            starts[launched[part]].tolist(),
             strict=True,
         )
-        for kernel, thread, left, process, stream, reached in columns:
+        for kernel, thread, from_time, process, stream, to_time in columns:
             common = f'"cat":"launch","name":"launch","id":{FIRST_ARROW + kernel}'
-            events.append(f'{{"ph":"s",{common},"pid":1,"tid":{thread},"ts":{microseconds(left)}}}')
-            events.append(f'{{"ph":"f","bp":"e",{common},"pid":{process},"tid":{stream},"ts":{microseconds(reached)}}}')
+            events.append(f'{{"ph":"s",{common},"pid":1,"tid":{thread},"ts":{microseconds(from_time)}}}')
+            events.append(f'{{"ph":"f","bp":"e",{common},"pid":{process},"tid":{stream},"ts":{microseconds(to_time)}}}')
         yield events

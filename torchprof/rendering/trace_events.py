@@ -1,4 +1,4 @@
-"""Pieces of the Trace Event format that Perfetto and chrome://tracing read."""
+"""Parts of the Trace Event format, which Perfetto and chrome://tracing read."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from typing import Final
 __all__ = ["CHUNK", "FIRST_THREAD", "chunks", "complete", "microseconds"]
 
 CHUNK: Final = 20_000
-"""Rows that are text at one time: some 10 MB."""
+"""The number of rows that are formatted at a time: about 10 MB of text."""
 
 FIRST_THREAD: Final = 3
-"""The track of the first row of ``trace.threads``; tracks before it are of steps and phases."""
+"""The track of the first row of ``trace.threads``. Tracks before it show steps and phases."""
 
 
 def microseconds(ns: int) -> str:
-    """As a decimal number, to the nanosecond."""
+    """Nanoseconds as a decimal number of microseconds, without rounding."""
     return f"{ns // 1000}.{ns % 1000:03d}"
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Slices of so many rows, a chunk each."""
+    """Slices of at most ``CHUNK`` rows that cover ``count`` rows."""
     return (slice(first, first + CHUNK) for first in range(0, count, CHUNK))
 
 
 def complete(tid: int, category: str, name: str, start: int, end: int, pid: int = 1, args: str = "") -> str:
-    """A complete event. ``name`` is JSON, and so is ``args``, an object without its braces, where there is one."""
+    """A complete event: a slice of a track.
+
+    Args:
+        tid, pid: the track, and the process it belongs to.
+        name: as JSON, with its quotes.
+        start, end: nanoseconds.
+        args: members of a JSON object, without its braces; empty for none.
+    """
     more = f',"args":{{{args}}}' if args else ""
     return (
         f'{{"ph":"X","pid":{pid},"tid":{tid},"cat":"{category}",'

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torchprof.analysis.memory.account import CATEGORIES
+from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.rendering.units import format_bytes, format_flops, format_mean, format_ns, format_rate
 
 __all__ = ["COLUMNS", "Column"]

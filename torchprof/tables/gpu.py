@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from torchprof.analysis.gpu.account import GpuAccount, Idle
+from torchprof.analysis.gpu.account import GpuAccount
+from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.gpu.gaps import CAUSES
-from torchprof.analysis.gpu.kernels import unseen_launches, watched
+from torchprof.analysis.gpu.idle import Idle
+from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.analysis.gpu.utilization import Utilization, utilization
+from torchprof.analysis.records import Record
 from torchprof.analysis.steps import active_steps
-from torchprof.analysis.time.breakdown import Record
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.text import Line, incomplete
 from torchprof.rendering.units import format_flops, format_ns
@@ -162,7 +164,7 @@ class Gpu(GpuAccount, Printed):
 
     def _headline(self) -> str:
         facts = self.trace.facts
-        how = {"cupti": "seen by CUPTI", "events": "timed by events"}.get(watched(self.trace), watched(self.trace))
+        how = {"cupti": "seen by CUPTI", "events": "timed by events"}.get(gpu_backend(self.trace), gpu_backend(self.trace))
         error = int(facts.get("gpu_clock_error_ns", 0))
         within = f", times within {format_ns(error)} of the host's" if error else ""
         steps = len(active_steps(self.trace))
@@ -173,7 +175,7 @@ class Gpu(GpuAccount, Printed):
     def _remarks(self) -> Iterator[str]:
         facts = self.trace.facts
         if self.devices and not self.waits:
-            unknown = watched(self.trace) == "events"
+            unknown = gpu_backend(self.trace) == "events"
             yield f"Waits of the host: {'not known, calls of the runtime were not recorded' if unknown else 'none'}"
         if self.graphs.launches or self.graphs.kernels:
             launches, kernels, time = self.graphs.launches, self.graphs.kernels, self.graphs.time

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
-from torchprof.analysis.memory.account import CATEGORIES, MemoryAccount
-from torchprof.analysis.time.breakdown import Record
+from torchprof.analysis.memory.account import MemoryAccount
+from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.records import Record
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_ns
@@ -22,7 +23,7 @@ class Memory(MemoryAccount, Printed):
     """What held every byte, when the most was held, and what never went away. ``str()`` is the printed text.
 
     Beside the figures of `MemoryAccount` (``peak``, ``by_category``, ``by_module``, ``saved_by_module``, ``timeline()``,
-    ``leaks``; of a device ``reserved``, ``max_reserved``, ``fragmentation``, ``never_met``) it has tables of them, to sort,
+    ``leaks``; of a device ``reserved``, ``max_reserved``, ``fragmentation``, ``untracked``) it has tables of them, to sort,
     select and export.
     """
 
@@ -88,11 +89,11 @@ class Memory(MemoryAccount, Printed):
                 f"at most: {format_bytes(self.max_reserved)}",
             )
         yield from self.categories.lines()
-        if self.never_met != self.never_met_from_before:
+        if self.untracked != self.untracked_at_start:
             yield Line(
                 "total",
-                f"Never met: {format_bytes(self.never_met_from_before)} from before the recording, "
-                f"{format_bytes(self.never_met - self.never_met_from_before)} of threads that do not report to it",
+                f"Untracked: {format_bytes(self.untracked_at_start)} from before the recording, "
+                f"{format_bytes(self.untracked - self.untracked_at_start)} of threads that do not report to it",
             )
         yield from self.modules.head(SHOWN).lines()
         yield Line("total", f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}")

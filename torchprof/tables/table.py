@@ -12,12 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchprof.analysis.gpu.backend import gpu_backend, has_kernels, why_no_kernels
 from torchprof.analysis.gpu.kernel_records import kernel_records
-from torchprof.analysis.gpu.kernels import has_kernels, unseen_launches, watched, why_unwatched
+from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.devices import devices_by_memory
 from torchprof.analysis.model.module_tree import OUTSIDE
-from torchprof.analysis.time.breakdown import Record, module_records, op_records, step_records
+from torchprof.analysis.records import Record
+from torchprof.analysis.time.module_records import module_records
+from torchprof.analysis.time.op_records import op_records
+from torchprof.analysis.time.step_records import step_records
 from torchprof.errors import ArgumentError
 from torchprof.rendering.printed import Printed, data_frame
 from torchprof.rendering.text import Line, branches, elide, incomplete, lay_out
@@ -259,8 +263,8 @@ def by_kernel(trace: Trace, *, phase: str | None = None, module: str | None = No
         >>> print(torchprof.by_kernel(prof.trace, phase="backward").head(20))
     """
     records = kernel_records(trace, phase=_phase(phase), module=module)
-    if watched(trace) == "off":
-        raise ArgumentError(why_unwatched(trace))
+    if gpu_backend(trace) == "off":
+        raise ArgumentError(why_no_kernels(trace))
     if module and not records and not kernel_records(trace, module=module):
         raise ArgumentError(f"module={module!r} has no kernels: give the path of a module that has device time in by_module")
     columns = ["count", "device", "device_share", "mean", "min", "max", "bytes", "byte_rate", "launched_by"]
@@ -308,7 +312,7 @@ def footer(trace: Trace, times: str = "host time") -> tuple[str, ...]:
     """What is said below a table: over what figures are means, what kind of time it shows, and what is missing."""
     active = int((trace.steps["warmup"] == 0).sum())
     what = f"Mean of {active:,} steps" if active > 1 else "One step" if active else "The whole recording"
-    how = watched(trace)
+    how = gpu_backend(trace)
     if has_kernels(trace) and times == "host time":
         times = "host time, but for Device and Dev columns: time of kernels"
     lines: Sequence[str] = [f"{what}; {times}"]

@@ -1,4 +1,4 @@
-"""Names of kernels that people can read: demangled C++ without namespaces, parameters and plumbing."""
+"""Short names of kernels: demangled C++ without namespaces, parameters and details of data access."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PLUMBING: Final = frozenset(
     "array Array TrivialOffsetCalculator OffsetCalculator LoadWithoutCast StoreWithoutCast LoadWithCast StoreWithCast "
     "TensorInfo PhiloxCudaState integral_constant".split()
 )
-"""Template arguments that say how data is reached, and not what is done with it; so do all that end in ``Metadata``."""
+"""Template arguments that say how data is accessed, not what is computed. All names that end in ``Metadata`` are too."""
 _BUILT_IN: Final = frozenset("bool char short int long float double".split())
-_CPP: Final = re.compile(r"::|<|\w\(")  # not so "Memcpy HtoD (Pageable -> Device)"
+_CPP: Final = re.compile(r"::|<|\w\(")  # does not match "Memcpy HtoD (Pageable -> Device)"
 _OPENS, _CLOSES = "<({[", ">)}]"
 _LAMBDA: Final = re.compile(r"\{lambda[^{}]*\}#?\d*|'lambda\d*'|\{unnamed type#\d+\}")
 
 
 @functools.lru_cache(maxsize=65536)
 def short_name(name: str) -> str:
-    """What a kernel does, without the C++ around it; a name that is no C++ comes back as it is.
+    """The part of a kernel's name that says what it computes. A name that is not C++ is returned unchanged.
 
-    Kept are the function, and of its template arguments the first two that are types and say what is computed. A lambda
-    is called by the function it stands in.
+    Kept are the name of the function, and the first two of its template arguments that are types and say what is computed. A
+    lambda gets the name of the function that it is defined in.
 
     Example:
         >>> short_name("void at::native::reduce_kernel<512, 1, at::native::MaxOps<float>, std::array<char*, 3ul> >(...)")
@@ -38,13 +38,13 @@ def short_name(name: str) -> str:
         return name
     try:
         short = _shortened(name, DEEPEST)
-    except ValueError:  # brackets that do not match: cut off, or no C++
+    except ValueError:  # brackets do not match: the name was cut off, or is not C++
         return name
     return short or name
 
 
 def _shortened(text: str, depth: int) -> str:
-    """A type or function: its last name that is one, with the arguments worth keeping."""
+    """The last part of a qualified name, with the template arguments worth keeping."""
     text = _LAMBDA.sub("", text).replace("(anonymous namespace)::", "").replace("operator()", "").strip()
     parts = [part for part in _split(_without_parameters(text), "::") if part.strip()]
     if not parts:
@@ -52,7 +52,7 @@ def _shortened(text: str, depth: int) -> str:
     last = parts[-1].strip()
     base, bracket, rest = last.partition("<")
     base = base.split(" ")[-1] if not _is_built_in(base) else base.strip()
-    if base == "kernel" and len(parts) > 1:  # says nothing alone, as in gemvx::kernel
+    if base == "kernel" and len(parts) > 1:  # too general by itself, as in gemvx::kernel
         base = f"{parts[-2].split(' ')[-1]}::{base}"
     if not bracket or not depth:
         return base
@@ -65,11 +65,11 @@ def _shortened(text: str, depth: int) -> str:
 
 
 def _argument(text: str, depth: int) -> str:
-    """A template argument in short; empty where it is a number, a pointer or plumbing."""
+    """A template argument in short; empty where it is a number, a pointer or in ``PLUMBING``."""
     if not text or not (text[0].isalpha() or text[0] in "_({") or text in ("true", "false") or text.endswith("*"):
         return ""
     if re.match(r"\([^()]*\)\S", text) and not text.startswith("(anonymous namespace)"):
-        return ""  # a value of an enum or a number, as in (bool)1
+        return ""  # an enum value or a number, as in (bool)1
     short = _shortened(text, depth)
     base = short.partition("<")[0]
     return "" if base in PLUMBING or base.endswith("Metadata") else short
@@ -81,13 +81,13 @@ def _is_built_in(text: str) -> bool:
 
 
 def _without_parameters(text: str) -> str:
-    """The text without what stands in parentheses, outside of template arguments, and without a return type."""
+    """The text without parameters, which are the parentheses outside of template arguments, and without ``const``."""
     kept = "".join(part for part, level, opened in _levels(text) if opened != "(")
     return kept.replace(" const", "")
 
 
 def _levels(text: str) -> Iterator[tuple[str, int, str]]:
-    """Every character, with how many brackets are open there, and which was opened first.
+    """Every character, with the number of brackets that are open there, and the outermost of them.
 
     Raises:
         ValueError: brackets do not match.
@@ -110,7 +110,7 @@ def _levels(text: str) -> Iterator[tuple[str, int, str]]:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Split where no bracket is open."""
+    """Split the text at separators outside of all brackets."""
     levels = [level for _, level, _ in _levels(text)]
     parts, begin, at = [], 0, 0
     while (at := text.find(separator, at)) >= 0:

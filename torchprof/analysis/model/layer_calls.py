@@ -1,4 +1,4 @@
-"""Single calls of modules: what a forward hook would have seen, and the one that an exception left."""
+"""Single calls of modules: what a forward hook would see, and the call that raised an exception."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LayerCall:
-    """One call of a module, in the order in which the calls ended: what a forward hook would have seen."""
+    """One call of a module: what a forward hook would see.
+
+    Attributes:
+        row: its row of ``trace.module_calls``.
+        address, type: ``id()`` of the module, and the name of its class.
+        returned_sequence: whether it returned a tuple or a list.
+        input_shapes, output_shapes: of every tensor, in order.
+    """
 
     row: int
     address: int
@@ -27,7 +34,7 @@ class LayerCall:
 
 
 def layer_calls(trace: Trace) -> list[LayerCall]:
-    """Every finished call of a module."""
+    """Every call of a module that returned, in the order in which they returned."""
     calls = trace.module_calls
     finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & CALL_RAISED) == 0))
     order = finished[np.lexsort((-finished, calls["end"][finished]))]
@@ -54,7 +61,7 @@ def layer_calls(trace: Trace) -> list[LayerCall]:
 
 
 def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
-    """Path, type and inputs (as ``float32[2, 3]``) of the innermost module whose call an exception left last."""
+    """Path, class and inputs (as ``float32[2, 3]``) of the innermost module of the last call that raised, if any did."""
     calls = trace.module_calls
     raised = np.flatnonzero((calls["flags"] & CALL_RAISED) != 0)
     outer = raised[calls["parent"][raised] < 0]

@@ -1,4 +1,4 @@
-"""Where in the model things happened: the module tree, with the modules and calls of a recording put to their places."""
+"""The module tree: the modules of the model, with the recorded modules and module calls that belong to each."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["OUTSIDE", "ModuleNode", "module_labels", "module_tree", "modules_ins
 
 
 OUTSIDE: Final = "outside modules"
-"""Name of the row for what belongs to no module: the loss, gradients nobody can place, optimizers that update all at once."""
+"""Name of the row for what belongs to no module: the loss, gradients of no known module, optimizers that update all at once."""
 
 
 class ModuleNode:
-    """A place in the module tree.
+    """A node of the module tree.
 
     Attributes:
-        path, name, type: dotted name in the model, its last part, and class; ``<Class>`` for a module that was called
-            without being registered anywhere in the model.
+        path, name, type: dotted name in the model, its last part, and the name of its class; the name is ``<Class>`` for a
+            module that was called but is not registered anywhere in the model.
         depth: 0 for a root.
-        info: what the model says of it, or None where it is not registered.
-        children: the places below.
-        calls: rows of ``trace.module_calls``.
-        modules: rows of ``trace.modules``.
+        info: its row of ``trace.model``, or None where it is not registered.
+        children: the nodes below.
+        calls: its rows of ``trace.module_calls``.
+        modules: its rows of ``trace.modules``.
     """
 
     __slots__ = ("calls", "children", "depth", "info", "modules", "name", "path", "type", "unregistered")
@@ -38,53 +38,54 @@ class ModuleNode:
         self.unregistered: dict[tuple[int, str], ModuleNode] = {}
 
     def walk(self) -> Iterator[ModuleNode]:
-        """This place and everything below it, parents first."""
+        """This node and all nodes below it, parents first."""
         yield self
         for child in self.children:
             yield from child.walk()
 
 
 def module_tree(trace: Trace) -> list[ModuleNode]:
-    """The roots of the tree: one for each model that was given, then the modules that were called outside of any.
+    """The roots of the tree: one for each recorded model, then the modules that were called outside of all models.
 
-    A module registered at several places has its calls at the first. One that is registered nowhere (made inside forward, or
-    kept in a plain list) is placed below the module that called it.
+    A module that is registered in several places has its calls at the first. One that is registered nowhere (it was made
+    inside forward, or is kept in a plain list) is a child of the module that called it.
     """
     roots: list[ModuleNode] = []
     by_address: dict[int, ModuleNode] = {}
-    places: list[ModuleNode] = []
+    registered: list[ModuleNode] = []
     for info in trace.model.modules if trace.model is not None else ():
-        place = ModuleNode(info.path, info.name, info.type, info.depth, info)
-        places.append(place)
-        (places[info.parent].children if info.parent >= 0 else roots).append(place)
+        node = ModuleNode(info.path, info.name, info.type, info.depth, info)
+        registered.append(node)
+        (registered[info.parent].children if info.parent >= 0 else roots).append(node)
         if info.same_as < 0:
-            by_address[info.address] = place
+            by_address[info.address] = node
 
     addresses = trace.modules["address"].tolist()
     types = [trace.strings[row] for row in trace.modules["type"].tolist()]
-    place_of_module: list[ModuleNode | None] = [by_address.get(address) for address in addresses]
+    node_of_module: list[ModuleNode | None] = [by_address.get(address) for address in addresses]
     outside = ModuleNode("", "", "", -1)
-    place_of_call: list[ModuleNode] = []
+    node_of_call: list[ModuleNode] = []
     calls = zip(trace.module_calls["module"].tolist(), trace.module_calls["parent"].tolist(), strict=True)
     for row, (module, parent) in enumerate(calls):
-        found = place_of_module[module]
+        found = node_of_module[module]
         if found is None or found.info is None:
-            caller = place_of_call[parent] if parent >= 0 else outside
-            found = place_of_module[module] = _unregistered(caller, addresses[module], types[module])
+            caller = node_of_call[parent] if parent >= 0 else outside
+            found = node_of_module[module] = _unregistered(caller, addresses[module], types[module])
         found.calls.append(row)
-        place_of_call.append(found)
-    # Where steps were folded there are no calls, but it is known what called a module first.
-    for module, caller in trace.call_totals[["module", "caller"]].tolist():
-        if place_of_module[module] is None:
-            around = (place_of_module[caller] if caller >= 0 else None) or outside
-            place_of_module[module] = _unregistered(around, addresses[module], types[module])
+        node_of_call.append(found)
+    # An aggregated trace has no single calls, but knows which module first called each module.
+    for module, caller_module in trace.call_totals[["module", "caller"]].tolist():
+        if node_of_module[module] is None:
+            caller = (node_of_module[caller_module] if caller_module >= 0 else None) or outside
+            node_of_module[module] = _unregistered(caller, addresses[module], types[module])
     for row, (address, type) in enumerate(zip(addresses, types, strict=True)):
-        found = place_of_module[row] or _unregistered(outside, address, type)
+        found = node_of_module[row] or _unregistered(outside, address, type)
         found.modules.append(row)
     return roots + outside.children
 
 
 def _unregistered(caller: ModuleNode, address: int, type: str) -> ModuleNode:
+    """The child of the caller for a module that is registered nowhere."""
     key = address, type
     found = caller.unregistered.get(key)
     if found is None:
@@ -95,38 +96,38 @@ def _unregistered(caller: ModuleNode, address: int, type: str) -> ModuleNode:
 
 
 def paths(trace: Trace) -> tuple[list[str], list[str]]:
-    """For every row of ``trace.modules``, and of ``trace.module_calls``, where it is in the model.
+    """The path in the model of every row of ``trace.modules``, and of every row of ``trace.module_calls``.
 
-    ``<Class>`` is a module that is not registered. Of such as were made inside forward and are gone, several may have had one
-    address: their calls tell them apart.
+    Several modules that were made inside forward and freed again may have had one address, and so be one row of
+    ``trace.modules``; the paths of their calls tell them apart.
     """
     of_modules, of_calls = [""] * len(trace.modules), [""] * len(trace.module_calls)
     for root in module_tree(trace):
-        for place in root.walk():
-            for row in place.modules:
-                of_modules[row] = place.path
-            for row in place.calls:
-                of_calls[row] = place.path
+        for node in root.walk():
+            for row in node.modules:
+                of_modules[row] = node.path
+            for row in node.calls:
+                of_calls[row] = node.path
     return of_modules, of_calls
 
 
 def paths_of_modules(trace: Trace) -> list[str]:
-    """The first of `paths`."""
+    """The path in the model of every row of ``trace.modules``."""
     return paths(trace)[0]
 
 
 def module_labels(trace: Trace) -> list[str]:
-    """The same for people: the root of the model is called by its class. One more, at -1, is what belongs to no module."""
+    """The name to show for every row of ``trace.modules``: its path, or its class for the root. The last is `OUTSIDE`."""
     labels = [path or trace.strings[row] for path, row in zip(paths_of_modules(trace), trace.modules["type"], strict=True)]
     return [*labels, OUTSIDE]
 
 
 def modules_inside(trace: Trace, path: str) -> list[int]:
-    """The rows of ``trace.modules`` of the module with this path and of those below it; of any for an empty path."""
+    """The rows of ``trace.modules`` of the module with this path and of all below it; of all modules for an empty path."""
     return [
         row
         for root in module_tree(trace)
-        for place in root.walk()
-        if place.path == path or place.path.startswith(f"{path}.") or not path
-        for row in place.modules
+        for node in root.walk()
+        if node.path == path or node.path.startswith(f"{path}.") or not path
+        for row in node.modules
     ]

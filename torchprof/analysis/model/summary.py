@@ -15,7 +15,8 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from torchprof.analysis.gpu.kernels import call_kernel_times, kernel_times
-from torchprof.analysis.memory.changes import memory_between, real_and_meta
+from torchprof.analysis.memory.changes import memory_between
+from torchprof.analysis.memory.devices import real_and_meta
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.time.calls import CallCosts, call_costs
 from torchprof.trace.model import TensorInfo

@@ -1,7 +1,7 @@
-"""Sums over the steps of a recording: what every table by module, op or step is made of.
+"""Sums over the steps of a recording, from which every table by module, op, step or kernel is computed.
 
-A trace gives them in one of two ways, and they are the same: grouped here from its rows, step by step; or folded while it was
-recorded (``profile(aggregate=True)``), as sums over all steps.
+They come from one of two sources, and are the same: from the rows of a trace, summed here by step; or from a trace that was
+aggregated while it was recorded (``profile(aggregate=True)``), which holds the sums over all steps.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.gpu.kernels import folded_kernels, kernel_sums, kernel_times
+from torchprof.analysis.gpu.kernel_sums import aggregated_kernel_sums, kernel_sums
+from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
+from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.model.flops import counted_bytes, counted_flops
+from torchprof.analysis.spans import durations, sum_by_parent, with_descendants
 from torchprof.analysis.steps import active_steps, step_of
-from torchprof.analysis.time.calls import durations, modules_of_calls, outermost, sum_by_parent, with_descendants
+from torchprof.analysis.time.calls import outermost
 from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, OP_WRAPPER, Rows, phases
 from torchprof.trace.trace import Trace
 
@@ -27,20 +30,20 @@ Ints = npt.NDArray[np.int64]
 OPS = np.dtype(
     [
         ("signature", "i8"),
-        ("module", "i8"),  # row of trace.modules, -1: none
+        ("module", "i8"),  # row of trace.modules; -1 for none
         ("phase", "i8"),
         ("nested", "i8"),
         ("wrapper", "i8"),
-        ("step", "i8"),  # counted from the first active step
+        ("step", "i8"),  # index among the active steps
         ("count", "i8"),
         ("time", "i8"),
         ("self_time", "i8"),
         ("min", "i8"),
         ("max", "i8"),
         ("allocated", "i8"),
-        ("device_time", "i8"),  # of kernels that the op, or an op inside it, asked for
-        ("device_self", "i8"),  # of kernels that it asked for itself
-        ("kernels", "i8"),  # how many those are
+        ("device_time", "i8"),  # of the kernels that the op, or an op inside it, launched
+        ("device_self", "i8"),  # of the kernels that the op launched itself
+        ("kernels", "i8"),  # the number of these
     ]
 )
 CALLS = np.dtype([("module", "i8"), ("recomputed", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")])
@@ -48,13 +51,13 @@ CALLS = np.dtype([("module", "i8"), ("recomputed", "i8"), ("step", "i8"), ("coun
 
 @dataclass(frozen=True)
 class StepTotals:
-    """Sums by signature, module and phase of ops, by module of calls, and by name, op, module and phase of kernels.
+    """Sums of ops by signature, module and phase, of calls by module, and of kernels by name, op, module and phase.
 
     Attributes:
-        trace: where they come from.
-        ops, calls, kernels: one row for each group (and step, where ``by_step``).
-        steps: how many active steps there are; 1 where none were marked: then the whole recording is one.
-        by_step: whether rows are told apart by step. Not so in an aggregated trace, whose ``step`` is always 0.
+        trace: the trace they were computed from.
+        ops, calls, kernels: one row for each group, and for each step if ``by_step``.
+        steps: the number of active steps. A recording without steps counts as one.
+        by_step: whether there are rows for each step. An aggregated trace has sums over all steps: their ``step`` is 0.
     """
 
     trace: Trace
@@ -72,25 +75,25 @@ class StepTotals:
 
     @cached_property
     def op_bytes(self) -> Ints:
-        """Bytes read and written by every row of ``ops``: those of an op that leaves the work to others are theirs."""
+        """Bytes read and written by every row of ``ops``. 0 for an op that leaves the work to ops inside it."""
         nested, wrapper = self.ops["nested"] != 0, self.ops["wrapper"] != 0
         moved: Ints = counted_bytes(self.trace, self.ops["signature"], nested, wrapper) * self.ops["count"]
         return moved
 
     def sums(self, key: npt.ArrayLike, groups: int, values: npt.ArrayLike, steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """``values`` summed by key and step: an array of shape ``[groups, steps]``."""
+        """``values`` summed by key and step: ``[groups, steps]``, or ``[groups, 1]`` without ``by_step``."""
         columns = self.steps if self.by_step else 1
         flat = np.asarray(key, dtype=np.int64) * columns + np.asarray(steps, dtype=np.int64)
         sums = np.bincount(flat, weights=np.asarray(values, dtype=np.float64), minlength=groups * columns)
         return np.asarray(sums, dtype=np.float64).reshape(groups, columns)
 
     def mean(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Mean per step of what ``sums`` returned."""
+        """The mean per step of what `sums` returned."""
         mean: npt.NDArray[np.float64] = sums.sum(axis=1) / self.steps
         return mean
 
     def spread(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Standard deviation over steps; NaN where steps are not told apart or there is one."""
+        """The standard deviation over steps of what `sums` returned; NaN for one step, and without ``by_step``."""
         if not self.by_step or self.steps < 2:
             return np.full(len(sums), np.nan)
         spread: npt.NDArray[np.float64] = sums.std(axis=1, ddof=1)
@@ -102,12 +105,13 @@ def step_totals(trace: Trace) -> StepTotals:
     active = active_steps(trace)
     steps = max(1, len(active))
     if len(trace.op_totals) or len(trace.call_totals) or len(trace.kernel_totals) or trace.facts.get("aggregate"):
-        ops, calls = _folded(trace.op_totals, OPS), _folded(trace.call_totals, CALLS)
-        return StepTotals(trace, ops, calls, folded_kernels(trace.kernel_totals), steps, False)
+        ops, calls = _aggregated(trace.op_totals, OPS), _aggregated(trace.call_totals, CALLS)
+        return StepTotals(trace, ops, calls, aggregated_kernel_sums(trace.kernel_totals), steps, False)
     return StepTotals(trace, _ops(trace, active), _calls(trace, active), kernel_sums(trace, active), steps, True)
 
 
-def _folded(totals: Rows, layout: np.dtype[np.void]) -> Rows:
+def _aggregated(totals: Rows, layout: np.dtype[np.void]) -> Rows:
+    """The sums of an aggregated trace, in the layout of this module."""
     rows = np.zeros(len(totals), dtype=layout)
     for name in layout.names or ():
         if name != "step":
@@ -118,16 +122,16 @@ def _folded(totals: Rows, layout: np.dtype[np.void]) -> Rows:
 def _ops(trace: Trace, active: Rows) -> Rows:
     ops = trace.ops
     time = durations(ops)
-    own = time - sum_by_parent(time, ops["parent"])
+    self_time = time - sum_by_parent(time, ops["parent"])
     step = step_of(ops["start"], trace, active)
     module = modules_of_calls(trace, ops["module_call"])
     allocated = np.zeros(len(ops), dtype=np.int64)
-    made = trace.allocations[(trace.allocations["op"] >= 0) & (trace.allocations["start"] >= 0)]
-    np.add.at(allocated, made["op"], made["bytes"])
+    by_ops = trace.allocations[(trace.allocations["op"] >= 0) & (trace.allocations["start"] >= 0)]
+    np.add.at(allocated, by_ops["op"], by_ops["bytes"])
 
     nested = (ops["flags"] & OP_NESTED != 0).astype(np.int64)
     wrapper = (ops["flags"] & OP_WRAPPER != 0).astype(np.int64)
-    device_self, kernels = _asked_for(trace)
+    device_self, kernels = _launched(trace)
     device_time = with_descendants(device_self, ops["parent"])
     columns = (ops["signature"], module, phases(ops), nested, wrapper, step)
     counted = np.flatnonzero(step >= 0)
@@ -137,26 +141,26 @@ def _ops(trace: Trace, active: Rows) -> Rows:
     for name, column in zip(OPS.names or (), columns, strict=False):
         rows[name] = column[example]
     rows["count"] = groups.count
-    summed = {"time": time, "self_time": own, "allocated": allocated}
+    summed = {"time": time, "self_time": self_time, "allocated": allocated}
     summed |= {"device_time": device_time, "device_self": device_self, "kernels": kernels}
     for name, values in summed.items():
         rows[name] = groups.sums(values[counted])
-    rows["min"], rows["max"] = groups.least(time[counted]), groups.most(time[counted])
+    rows["min"], rows["max"] = groups.minimum(time[counted]), groups.maximum(time[counted])
     return rows
 
 
-def _asked_for(trace: Trace) -> tuple[Ints, Ints]:
-    """Of every op, the device time and the number of the kernels that it asked for itself."""
-    known = np.flatnonzero(trace.kernels["op"] >= 0)
-    op = trace.kernels["op"][known]
-    time = np.bincount(op, weights=kernel_times(trace.kernels)[known], minlength=len(trace.ops))
+def _launched(trace: Trace) -> tuple[Ints, Ints]:
+    """The device time and the number of the kernels that every op launched itself."""
+    of_ops = np.flatnonzero(trace.kernels["op"] >= 0)
+    op = trace.kernels["op"][of_ops]
+    time = np.bincount(op, weights=kernel_times(trace.kernels)[of_ops], minlength=len(trace.ops))
     return time.astype(np.int64), np.bincount(op, minlength=len(trace.ops)).astype(np.int64)
 
 
 def _calls(trace: Trace, active: Rows) -> Rows:
     calls = trace.module_calls
     time = durations(calls)
-    own = time - sum_by_parent(time, calls["parent"])
+    self_time = time - sum_by_parent(time, calls["parent"])
     time = np.where(outermost(calls), time, 0)
     step = step_of(calls["start"], trace, active)
     recomputed = (calls["flags"] & CALL_RECOMPUTED != 0).astype(np.int64)
@@ -166,5 +170,5 @@ def _calls(trace: Trace, active: Rows) -> Rows:
     example = counted[groups.first]
     rows["module"], rows["recomputed"], rows["step"] = calls["module"][example], recomputed[example], step[example]
     rows["count"] = groups.count
-    rows["time"], rows["self_time"] = groups.sums(time[counted]), groups.sums(own[counted])
+    rows["time"], rows["self_time"] = groups.sums(time[counted]), groups.sums(self_time[counted])
     return rows

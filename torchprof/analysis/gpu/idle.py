@@ -1,0 +1,58 @@
+"""Idle time of devices by cause, module and op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchprof.analysis.gpu.gaps import CAUSES, Gaps
+from torchprof.analysis.gpu.launchers import kernel_launchers, op_label
+from torchprof.analysis.groups import Groups
+from torchprof.analysis.lookups import modules_of_calls, names_of_ops
+from torchprof.analysis.model.module_tree import module_labels
+from torchprof.trace.trace import Trace
+
+__all__ = ["Idle", "idle_times"]
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Idle time of one cause in one place.
+
+    Attributes:
+        cause: one of ``CAUSES``.
+        module, op: those that launched the kernel after the gap; for synchronization, those that waited.
+        gaps, time: the number of gaps, and nanoseconds.
+    """
+
+    cause: str
+    module: str
+    op: str
+    gaps: int
+    time: int
+
+
+def idle_times(trace: Trace, gaps: Sequence[Gaps]) -> list[Idle]:
+    """Idle time by cause, module and op, most first; it adds up to these gaps, one for each device."""
+    if not gaps:
+        return []
+    parts = np.concatenate([each.parts for each in gaps], axis=1)
+    kernel, wait = (np.concatenate([getattr(each, name) for each in gaps]) for name in ("kernel", "wait"))
+    modules, ops = kernel_launchers(trace)
+    labels = module_labels(trace)
+    launch_bound, synchronization, other = (part > 0 for part in parts)
+    waits = trace.runtime_calls[wait[synchronization]]
+    places = [
+        (modules[kernel[launch_bound]], ops[kernel[launch_bound]]),
+        (modules_of_calls(trace, waits["module_call"]), names_of_ops(trace, waits["op"])),
+        (modules[kernel[other]], ops[kernel[other]]),
+    ]
+    found = []
+    for cause, (module, op), time in zip(CAUSES, places, parts, strict=True):
+        groups = Groups.by([module, op])
+        sums = groups.sums(time[time > 0])
+        for first, count, total in zip(groups.first.tolist(), groups.count.tolist(), sums.tolist(), strict=True):
+            found.append(Idle(cause, labels[module[first]], op_label(trace, int(op[first])), count, total))
+    return sorted(found, key=lambda idle: -idle.time)

@@ -1,0 +1,56 @@
+"""The module that every allocation belongs to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.model.module_tree import paths
+from torchprof.trace.schema import Rows
+from torchprof.trace.trace import Trace
+
+__all__ = ["NO_MODULE", "AllocationModules"]
+
+NO_MODULE: Final = ""
+"""The path of what belongs to no module. That of the root is empty too, so the two are not told apart."""
+
+
+class AllocationModules:
+    """Paths of modules, and for every allocation which of them is its own.
+
+    An allocation belongs to the module that holds it (a parameter) or, otherwise, to the module call that made it.
+    """
+
+    def __init__(self, names: list[str], path: npt.NDArray[np.int64]) -> None:
+        self._names, self._path = names, path
+
+    @classmethod
+    def of(cls, trace: Trace, allocations: Rows) -> Self:
+        of_modules, of_calls = paths(trace)
+        module, call = allocations["module"].astype(np.int64), allocations["module_call"].astype(np.int64)
+        # The call tells apart modules that were made inside forward and had one address: see `paths`.
+        by_call = call >= 0
+        by_call[by_call] = trace.module_calls["module"][call[by_call]] == module[by_call]
+        path = np.where(by_call, 1 + len(trace.modules) + call, 1 + module)
+        return cls([NO_MODULE, *of_modules, *of_calls], path)
+
+    def path(self, allocation: int) -> str:
+        """The path of the module of this allocation."""
+        return self._names[int(self._path[allocation])]
+
+    def sums(self, category: npt.NDArray[np.int64], size: Rows, mask: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
+        """Bytes of the allocations in ``mask``, by path and category.
+
+        Args:
+            category, size: the index in ``CATEGORIES``, and the bytes, of every allocation.
+        """
+        sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        groups, group = np.unique(self._path[mask] * len(CATEGORIES) + category[mask], return_inverse=True)
+        for key, total in zip(groups.tolist(), np.bincount(group, weights=size[mask]).tolist(), strict=False):
+            path, kind = divmod(key, len(CATEGORIES))
+            sums[self._names[path]][CATEGORIES[kind]] += int(total)
+        return {path: dict(held) for path, held in sums.items()}

@@ -1,0 +1,103 @@
+"""Where the time of a training loop went, by op: the records of the table by op.
+
+All figures are means over the active steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.analysis.gpu.backend import has_kernels
+from torchprof.analysis.groups import Groups
+from torchprof.analysis.model.module_tree import modules_inside
+from torchprof.analysis.records import Record, none_if_nan
+from torchprof.analysis.time.totals import step_totals
+from torchprof.trace.schema import DTYPE_NAMES, Phase
+from torchprof.trace.trace import Trace
+
+__all__ = ["op_records"]
+
+Floats = npt.NDArray[np.float64]
+
+
+def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None, module: str | None = None) -> list[Record]:
+    """One record per op name, or per name and shapes.
+
+    Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
+    nanoseconds, the last three of one call; ``spread`` (standard deviation of self time over steps); ``share`` of all self
+    time; ``flops macs bytes``; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
+    Where kernels were recorded, also ``device`` and ``device_self``, the time of the kernels that the op launched, with and
+    without those of ops inside it; ``device_share`` of all ``device_self``; and ``kernels``, the number it launched itself.
+    Rates are then against ``device``, and None for an op that launched nothing.
+
+    Args:
+        phase: only ops that ran in this phase.
+        module: only ops that are attributed to the module with this path, or to one below it.
+    """
+    totals = step_totals(trace)
+    ops = totals.ops
+    mask = np.ones(len(ops), dtype=np.bool_)
+    if phase is not None:
+        mask &= ops["phase"] == phase
+    if module is not None:
+        mask &= np.isin(ops["module"], modules_inside(trace, module))
+    ops = ops[mask]
+    name_of = trace.signatures["name"]
+    groups = Groups.by([ops["signature"] if shapes else name_of[ops["signature"]]])
+    count = len(groups.first)
+
+    def sums(values: Any) -> Floats:
+        return totals.sums(groups.of, count, values, ops["step"])
+
+    def per_step(values: Any) -> Floats:
+        return totals.mean(sums(values))
+
+    calls, time, own = per_step(ops["count"]), per_step(ops["time"]), per_step(ops["self_time"])
+    spread = totals.spread(sums(ops["self_time"]))
+    flops, moved, allocated = per_step(totals.op_flops[mask]), per_step(totals.op_bytes[mask]), per_step(ops["allocated"])
+    shortest, longest = groups.minimum(ops["min"]), groups.maximum(ops["max"])
+    all_self = own.sum()
+    columns = {"device": "device_time", "device_self": "device_self", "kernels": "kernels"} if has_kernels(trace) else {}
+    device = {name: per_step(ops[column]) for name, column in columns.items()}
+    all_device_self = device["device_self"].sum() if device else 0.0
+    rate_time = device.get("device", time)
+    records = []
+    for row, first in enumerate(groups.first.tolist()):
+        signature = int(ops["signature"][first])
+        record: Record = {
+            "name": trace.strings[int(name_of[signature])],
+            "calls": float(calls[row]),
+            "time": float(time[row]),
+            "self": float(own[row]),
+            "mean": float(time[row] / calls[row]),
+            "min": int(shortest[row]),
+            "max": int(longest[row]),
+            "spread": none_if_nan(spread[row]),
+            "share": float(own[row] / all_self) if all_self else 0.0,
+            "flops": float(flops[row]),
+            "macs": float(flops[row]) / 2,
+            "bytes": float(moved[row]),
+            "intensity": float(flops[row] / moved[row]) if moved[row] and flops[row] else None,
+            "flop_rate": float(flops[row] / rate_time[row] * 1e9) if rate_time[row] and flops[row] else None,
+            "byte_rate": float(moved[row] / rate_time[row] * 1e9) if rate_time[row] and moved[row] else None,
+            "allocated": float(allocated[row]),
+        }
+        if device:
+            record |= {name: float(values[row]) for name, values in device.items()}
+            record["device_share"] = record["device_self"] / float(all_device_self) if all_device_self else 0.0
+        if shapes:
+            record["shapes"], record["dtypes"] = _inputs(trace, signature)
+        records.append(record)
+    return records
+
+
+def _inputs(trace: Trace, signature: int) -> tuple[list[list[int]], list[str]]:
+    """Shapes and dtypes of the input tensors."""
+    row = trace.signatures[signature]
+    first = int(row["inputs"])
+    tensors = trace.tensors[trace.operands[first : first + int(row["n_inputs"])]]
+    shapes = [list(trace.shape(int(shape))) for shape in tensors["shape"]]
+    return shapes, [DTYPE_NAMES[dtype] for dtype in tensors["dtype"].tolist()]

@@ -1,4 +1,4 @@
-"""Whether the figures of an account add up."""
+"""Checks that the figures of an account add up."""
 
 from __future__ import annotations
 

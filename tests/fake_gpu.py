@@ -1,4 +1,4 @@
-"""A GPU that is not there: tests/native/fake_cupti.cpp says that kernels ran, as a driver would."""
+"""A fake GPU: tests/native/fake_cupti.cpp reports kernels as CUPTI would."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def library() -> ctypes.CDLL:
 
 
 class FakeGpu:
-    """What tests say to it. Times are nanoseconds; methods that ask for work return the correlation of the request."""
+    """Makes the fake CUPTI report work. Times are nanoseconds; methods return the correlation id of the runtime call."""
 
     def __init__(self) -> None:
         self._library = library()
-        self._names: list[bytes] = []  # CUPTI's live as long as it does
+        self._names: list[bytes] = []  # CUPTI keeps pointers to names
 
-    def launch(self, name: str, duration: int = 1000, *, stream: int = 7, graph: int = 0, asked_for: int = 1) -> int:
+    def launch(self, name: str, duration: int = 1000, *, stream: int = 7, graph: int = 0, launched_by: int = 1) -> int:
         self._names.append(name.encode())
         launch: Callable[..., int] = self._library.fake_launch
-        return launch(self._names[-1], ctypes.c_uint64(duration), stream, graph, asked_for)
+        return launch(self._names[-1], ctypes.c_uint64(duration), stream, graph, launched_by)
 
     def call(self, cbid: int, duration: int = 0, *, driver: bool = False) -> int:
         call: Callable[..., int] = self._library.fake_call
@@ -46,7 +46,7 @@ class FakeGpu:
         self._library.fake_kernel_with_times(ctypes.c_uint64(start), ctypes.c_uint64(end))
 
     def enabled(self) -> int:
-        """Kinds of activity and calls that it records."""
+        """The number of activity kinds and runtime calls that are enabled."""
         enabled: Callable[..., int] = self._library.fake_enabled
         return enabled()
 
@@ -55,7 +55,7 @@ class FakeGpu:
 
 
 class KernelForEveryOp(TorchDispatchMode):
-    """Every op of the dispatcher asks the GPU for one kernel, named after it."""
+    """Every op of the dispatcher launches one kernel, named after it."""
 
     def __init__(self, gpu: FakeGpu, duration: int = 1000) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Traces written by hand, for tests that must not depend on a recorder."""
+"""Traces written by hand, for tests that do not need the recorder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from torchprof.trace.schema import (
 from torchprof.trace.trace import Trace
 
 Shape = tuple[int, ...]
-FORWARD = int(Phase.FORWARD) << 4  # as flags of an op
+FORWARD = int(Phase.FORWARD) << 4
+"""Flags of an op that ran in forward."""
 
 DEFAULTS: dict[str, dict[str, int]] = {
     "ops": {"parent": -1, "module_call": -1, "sequence_nr": -1},
@@ -44,9 +45,9 @@ def trace(
     operands: list[int] | None = None,
     **tables: list[dict[str, Any]],
 ) -> Trace:
-    """A trace with these rows; a column that is not named is 0, or -1 where that means none.
+    """A trace with these rows. Columns that are not given are 0, or -1 where that means none.
 
-    Ops may have a ``name`` (row of strings) in place of a signature, which is then made for them.
+    Ops may have a ``name`` (row of strings) instead of a signature, which is then made from it.
     """
     named = [row for row in tables.get("ops", []) if "name" in row]
     if named:
@@ -82,7 +83,7 @@ def module(path: str, type: str, parent: int, address: int, **rest: Any) -> Modu
 
 
 def two_layer_trace() -> Trace:
-    """``Net(fc=Linear(3, 4), act=ReLU)``: fc called once, act twice, unused never; 100 us forward, times in nanoseconds."""
+    """``Net(fc=Linear(3, 4), act=ReLU)``: fc is called once, act twice, unused never; forward takes 100 us."""
     model = Model(
         (
             module("", "Net", -1, 100),
@@ -119,7 +120,7 @@ def two_layer_trace() -> Trace:
 
 
 def loop_trace() -> Trace:
-    """Two active steps after one of warm-up, each with mm inside linear: 10, 10 and 30 ns; and a call of the module."""
+    """A warm-up step and two active ones. In each, the module is called once, with mm inside linear: 10, 10 and 30 ns."""
     ops = []
     for start, length in ((0, 10), (100, 10), (200, 30)):
         row = len(ops)
@@ -174,15 +175,15 @@ US = 1000
 
 
 def gpu_trace(**facts: Any) -> Trace:
-    """``Net(fc=Linear(1024, 1024), act=ReLU)`` trained on two GPUs, a step of warm-up and two active ones of 1 ms each.
+    """``Net(fc=Linear(1024, 1024), act=ReLU)`` trained on two GPUs: a warm-up step and two active ones, of 1 ms each.
 
-    A step, in microseconds of the device (``cuda:0`` where nothing else is said; stream 7 but for the copy to it)::
+    A step in microseconds of device time, on ``cuda:0`` and stream 7 where nothing else is said::
 
-          8- 28  the batch is copied to it, on stream 20         450-550  fc in backward, launched by autograd's thread
-         75-175  fc; 120 long in the last step                   640-680  the optimizer
-        180-200  act, launched in time                           740-780  two nodes of a CUDA graph, of no op
-        330-400  the loss, launched when act was long over       790-795  a kernel whose launch was not seen
-        402-404  item() copies it back, and the host waits       cuda:1: 700-720 a copy from cuda:0, 800-820 a kernel
+          8- 28  the batch is copied to the device, on stream 20  450-550  fc in backward, launched by the thread of autograd
+         75-175  fc; until 195 in the last step                   640-680  the optimizer
+        180-200  act, launched in time                            740-780  two kernels of a CUDA graph, of no op
+        330-400  the loss, launched long after act had ended      790-795  a kernel whose launch was not recorded
+        402-404  item() copies it back, and the host waits        cuda:1: 700-720 a copy from cuda:0, 800-820 a kernel
     """
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ops", "module_calls", "kernels", "runtime_calls", "steps")}
     for number in range(3):
@@ -228,7 +229,7 @@ def _gpu_step(rows: dict[str, list[dict[str, Any]]], number: int) -> None:
     net = add("module_calls", None, 10, 300)
     fc = add("module_calls", None, 20, 100, module=1, parent=net)
     act = add("module_calls", None, 110, 150, module=2, parent=net)
-    joined = {"module_call": fc, "thread": 1, "flags": (int(Phase.BACKWARD) << 4) | OP_ATTRIBUTED}
+    attributed = {"module_call": fc, "thread": 1, "flags": (int(Phase.BACKWARD) << 4) | OP_ATTRIBUTED}
     update = {"flags": int(Phase.OPTIMIZER) << 4}
 
     copy = add("ops", "aten::copy_", 0, 8)
@@ -238,50 +239,50 @@ def _gpu_step(rows: dict[str, list[dict[str, Any]]], number: int) -> None:
     loss = add("ops", "aten::mse_loss", 310, 340, flags=FORWARD)
     item = add("ops", "aten::item", 345, 420)
     dense = add("ops", "aten::_local_scalar_dense", 348, 418, parent=item)
-    engine = add("ops", "autograd::engine::evaluate_function:AddmmBackward0", 420, 500, **joined)
-    node = add("ops", "AddmmBackward0", 425, 495, parent=engine, scope=1, **joined)
-    mm = add("ops", "aten::mm", 430, 490, parent=node, **joined)
+    engine = add("ops", "autograd::engine::evaluate_function:AddmmBackward0", 420, 500, **attributed)
+    node = add("ops", "AddmmBackward0", 425, 495, parent=engine, scope=1, **attributed)
+    mm = add("ops", "aten::mm", 430, 490, parent=node, **attributed)
     optimizer = add("ops", "Optimizer.step#SGD", 600, 700, scope=7, **update)
     foreach = add("ops", "aten::_foreach_add_", 610, 690, parent=optimizer, **update)
 
-    def asked(
-        request: RuntimeCallKind,
+    def call(
+        kind: RuntimeCallKind,
         start: float,
         end: float,
         name: str = "cudaLaunchKernel",
         op: int = -1,
-        call: int = -1,
+        module_call: int = -1,
         **more: Any,
     ) -> dict[str, Any]:
-        """The columns that a kernel shares with the runtime call that asked for it."""
-        owner = {"op": op, "module_call": call, "phase": more.pop("phase", Phase.OTHER)}
+        """Add a runtime call. Returns the columns that the kernel it launches has in common with it."""
+        owner = {"op": op, "module_call": module_call, "phase": more.pop("phase", Phase.OTHER)}
         correlation = len(rows["runtime_calls"]) + 1
-        row = add("runtime_calls", name, start, end, kind=request, correlation=correlation, **owner, **more)
+        row = add("runtime_calls", name, start, end, kind=kind, correlation=correlation, **owner, **more)
         return {"runtime_call": row, **owner}
 
     to_device = {"stream": 20, "bytes": 400_000, "kind": Activity.COPY, "direction": Direction.HOST_TO_DEVICE}
     to_host = {"stream": 7, "bytes": 4, "kind": Activity.COPY, "direction": Direction.DEVICE_TO_HOST}
     peer = {"stream": 7, "bytes": 1_000_000, "kind": Activity.COPY, "direction": Direction.BETWEEN_DEVICES, "device_index": 1}
     forward, backward = Phase.FORWARD, Phase.BACKWARD
-    copied = asked(RuntimeCallKind.COPY, 2, 6, "cudaMemcpyAsync", copy)
-    add("kernels", "copy_to_device", 8, 28, **to_device, **copied)
+    copy_call = call(RuntimeCallKind.COPY, 2, 6, "cudaMemcpyAsync", copy)
+    add("kernels", "copy_to_device", 8, 28, **to_device, **copy_call)
     shape = {"grid": (8, 16, 1), "block": (256, 1, 1), "registers": 122, "shared_memory": 49152, "stream": 7}
-    launched = asked(RuntimeCallKind.LAUNCH, 60, 68, op=addmm, call=fc, phase=forward)
-    add("kernels", "ampere_sgemm_128x64_tn", 75, 195 if number == 2 else 175, **shape, **launched)
-    launched = asked(RuntimeCallKind.LAUNCH, 125, 130, op=relu, call=act, phase=forward)
-    add("kernels", "add_kernel", 200 if number == 2 else 180, 220 if number == 2 else 200, stream=7, **launched)
-    add("kernels", "reduce_kernel", 330, 400, stream=7, **asked(RuntimeCallKind.LAUNCH, 320, 326, op=loss, phase=forward))
-    add("kernels", "copy_to_host", 402, 404, **to_host, **asked(RuntimeCallKind.COPY, 350, 356, "cudaMemcpyAsync", dense))
-    asked(RuntimeCallKind.SYNCHRONIZE, 357, 410, "cudaStreamSynchronize", dense)
-    launched = asked(RuntimeCallKind.LAUNCH, 440, 446, op=mm, call=fc, phase=backward, thread=1)
-    add("kernels", "ampere_sgemm_128x64_nt", 450, 550, **shape, **launched)
-    launched = asked(RuntimeCallKind.LAUNCH, 620, 626, op=foreach, phase=Phase.OPTIMIZER)
-    add("kernels", "multi_tensor_apply", 640, 680, stream=7, **launched)
-    add("kernels", "peer_copy", 700, 720, **peer, **asked(RuntimeCallKind.COPY, 695, 699, "cudaMemcpyAsync"))
-    graph = asked(RuntimeCallKind.GRAPH_LAUNCH, 720, 730, "cudaGraphLaunch")
-    add("kernels", "first_node", 740, 760, stream=7, graph=3, **graph)
-    add("kernels", "second_node", 760, 780, stream=7, graph=3, **graph)
-    add("kernels", "ncclDevKernel_AllReduce", 800, 820, stream=7, device_index=1, **asked(RuntimeCallKind.LAUNCH, 725, 729))
+    launch = call(RuntimeCallKind.LAUNCH, 60, 68, op=addmm, module_call=fc, phase=forward)
+    add("kernels", "ampere_sgemm_128x64_tn", 75, 195 if number == 2 else 175, **shape, **launch)
+    launch = call(RuntimeCallKind.LAUNCH, 125, 130, op=relu, module_call=act, phase=forward)
+    add("kernels", "add_kernel", 200 if number == 2 else 180, 220 if number == 2 else 200, stream=7, **launch)
+    add("kernels", "reduce_kernel", 330, 400, stream=7, **call(RuntimeCallKind.LAUNCH, 320, 326, op=loss, phase=forward))
+    add("kernels", "copy_to_host", 402, 404, **to_host, **call(RuntimeCallKind.COPY, 350, 356, "cudaMemcpyAsync", dense))
+    call(RuntimeCallKind.SYNCHRONIZE, 357, 410, "cudaStreamSynchronize", dense)
+    launch = call(RuntimeCallKind.LAUNCH, 440, 446, op=mm, module_call=fc, phase=backward, thread=1)
+    add("kernels", "ampere_sgemm_128x64_nt", 450, 550, **shape, **launch)
+    launch = call(RuntimeCallKind.LAUNCH, 620, 626, op=foreach, phase=Phase.OPTIMIZER)
+    add("kernels", "multi_tensor_apply", 640, 680, stream=7, **launch)
+    add("kernels", "peer_copy", 700, 720, **peer, **call(RuntimeCallKind.COPY, 695, 699, "cudaMemcpyAsync"))
+    graph_launch = call(RuntimeCallKind.GRAPH_LAUNCH, 720, 730, "cudaGraphLaunch")
+    add("kernels", "first_node", 740, 760, stream=7, graph=3, **graph_launch)
+    add("kernels", "second_node", 760, 780, stream=7, graph=3, **graph_launch)
+    add("kernels", "ncclDevKernel_AllReduce", 800, 820, stream=7, device_index=1, **call(RuntimeCallKind.LAUNCH, 725, 729))
     add("kernels", "unseen", 790, 795, stream=7)
     busy = 457_000 if number == 2 else 437_000
     add("steps", None, 0, 1000, number=number, warmup=number == 0, busy=busy, kernels=11)

@@ -1,4 +1,4 @@
-"""Timelines and flame graphs of a real training step, against what is known of it by other means."""
+"""Timelines and flame graphs of a real training step, compared with independent figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENS = torch.arange(20).view(2, 10)
 
 
 class TrainingStep:
-    """One step of a small GPT2 with AdamW, the first already made."""
+    """One step of a small GPT2 with AdamW, whose first step has already run."""
 
     def __init__(self) -> None:
         config = hf.GPT2Config(
@@ -77,7 +77,7 @@ def ns(microseconds: float) -> int:
 
 
 def assert_nested(found: Iterable[Event]) -> None:
-    """On a track, two slices are one in the other or apart."""
+    """Two slices of a track do not overlap unless one contains the other."""
     tracks = defaultdict(list)
     for event in found:
         if event["ph"] == "X":
@@ -92,7 +92,7 @@ def assert_nested(found: Iterable[Event]) -> None:
 
 
 def recorded_time(trace: Trace) -> int:
-    """Nanoseconds in which ops or module calls were open, summed over threads: the union of their intervals."""
+    """Nanoseconds in which any op or module call ran, summed over threads: the union of their intervals."""
     total = 0
     for thread in range(len(trace.threads)):
         latest = 0
@@ -144,7 +144,7 @@ def test_every_arrow_has_two_ends_and_leads_forward_in_time(recorded: Trace, tmp
     assert {ops[starts[number]["tid"], starts[number]["ts"]]["name"] for number in addmm} == {"aten::addmm"}
 
 
-def test_the_counter_is_what_blocks_held_at_that_time(step: TrainingStep, recorded: Trace, tmp_path: Path) -> None:
+def test_the_memory_counter_is_the_sum_of_live_blocks(step: TrainingStep, recorded: Trace, tmp_path: Path) -> None:
     counters = [event for event in events(recorded, tmp_path) if event["ph"] == "C"]
     assert {event["name"] for event in counters} == {"bytes held (cpu)"}
     assert counters[0]["args"]["bytes"] >= 3 * sum(parameter.nbytes for parameter in step.model.parameters())  # AdamW keeps two
@@ -191,7 +191,7 @@ def test_a_speedscope_file_holds_the_same(recorded: Trace, tmp_path: Path) -> No
 
 
 class Checkpointed(nn.Module):
-    """Recomputes its layers, and runs a backward pass of its own inside forward."""
+    """Checkpoints its layers, and runs a backward pass inside forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Checkpointed(nn.Module):
         return x
 
 
-def test_recomputation_ranges_and_backward_inside_forward_are_counted_once(tmp_path: Path) -> None:
+def test_recomputation_user_ranges_and_backward_inside_forward_are_counted_once(tmp_path: Path) -> None:
     model, x = Checkpointed(), torch.ones(2, 4, requires_grad=True)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
 

@@ -1,6 +1,6 @@
-"""What devices did, recorded and then tabulated: rows and folded sums give the same tables.
+"""Tables and accounts of recorded kernels. An aggregated trace gives the same tables as one with single rows.
 
-There is no GPU: see fake_gpu.py."""
+No GPU is needed: see fake_gpu.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torchprof
 from torchprof.trace.trace import Trace
 
 KERNEL = 5_000
-"""Nanoseconds that every kernel takes."""
+"""The duration of every kernel, in nanoseconds."""
 
 
 def trained(gpu: FakeGpu, **options: Any) -> Trace:
@@ -36,7 +36,7 @@ def trained(gpu: FakeGpu, **options: Any) -> Trace:
 
 
 def figures(table: torchprof.Table, *names: str) -> dict[str, tuple[float, ...]]:
-    """By row; times to a tenth of a kernel: the clocks of two recordings are compared anew."""
+    """Figures by row. Times are rounded to a tenth of a kernel: the offset between clocks is measured for each recording."""
     found: dict[str, tuple[float, ...]] = {}
     for row in table.rows:
         key = str(row.get("path") or row["name"])
@@ -44,7 +44,7 @@ def figures(table: torchprof.Table, *names: str) -> dict[str, tuple[float, ...]]
     return found
 
 
-def test_rows_and_folded_sums_give_the_same_tables(gpu: FakeGpu) -> None:
+def test_single_rows_and_an_aggregated_trace_give_the_same_tables(gpu: FakeGpu) -> None:
     rows, sums = trained(gpu), trained(gpu, aggregate=True)
     phases = [f"device_{phase}" for phase in ("forward", "backward", "optimizer")]
     modules = figures(torchprof.by_module(rows), "device", *phases)
@@ -74,7 +74,7 @@ def test_the_account_of_a_gpu_says_why_it_was_idle(gpu: FakeGpu) -> None:
     (device,) = account.devices
     assert device.name == "cuda:0"
     assert device.busy + sum(device.idle.values()) == device.span
-    assert device.idle["launch-bound"] > device.busy  # a kernel of 5 us for every op of Python
+    assert device.idle["launch-bound"] > device.busy  # a kernel of 5 us for every op, which takes Python longer
     assert device.idle["synchronization"] > 0
     assert {wait.call for wait in account.waits} == {"cudaStreamSynchronize"}
     assert "seen by CUPTI" in str(account)

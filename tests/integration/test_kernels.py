@@ -1,6 +1,6 @@
-"""Kernels of a GPU, as CUPTI reports them: each is tied to the op, module call, phase and step that asked for it.
+"""Kernels of a GPU, as CUPTI reports them: each belongs to the op, module call, phase and step that launched it.
 
-There is no GPU: tests/native/fake_cupti.cpp stands in for CUPTI, and all else is what runs on one."""
+No GPU is needed: tests/native/fake_cupti.cpp takes the place of CUPTI; the rest is the code that runs on a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CUDA_HEADERS = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "include")
 
 
 class Launching(nn.Module):
-    """Asks for kernels in forward, in backward, and outside of any op."""
+    """Launches kernels in forward, in backward, and outside of all ops."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def by_name(trace: Trace) -> dict[str, np.void]:
     return {trace.strings[row["name"]]: row for row in trace.kernels}
 
 
-def test_a_kernel_belongs_to_the_op_module_and_phase_that_asked_for_it(gpu: FakeGpu) -> None:
+def test_a_kernel_belongs_to_the_op_module_and_phase_that_launched_it(gpu: FakeGpu) -> None:
     model = Launching(gpu)
     with torchprof.profile(model, gpu="cupti") as prof:
         model(torch.ones(2, 4)).sum().backward()
@@ -83,7 +83,7 @@ def test_a_kernel_belongs_to_the_op_module_and_phase_that_asked_for_it(gpu: Fake
     assert trace.losses == {}
 
 
-def test_a_kernel_comes_after_the_call_that_asked_for_it_and_in_the_order_of_its_stream(gpu: FakeGpu) -> None:
+def test_a_kernel_runs_after_its_launch_and_in_the_order_of_its_stream(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         for _ in range(3):
             gpu.launch("slow", 500_000)
@@ -96,7 +96,7 @@ def test_a_kernel_comes_after_the_call_that_asked_for_it_and_in_the_order_of_its
     assert prof.trace.facts["gpu_clock_error_ns"] < 100_000
 
 
-def test_all_that_is_known_of_a_kernel_is_in_its_row(gpu: FakeGpu) -> None:
+def test_every_field_of_a_kernel_record_is_in_its_row(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         gpu.launch("_ZN2at6native6vectorIfEEvT_", stream=13)
     (row,) = prof.trace.kernels
@@ -107,7 +107,7 @@ def test_all_that_is_known_of_a_kernel_is_in_its_row(gpu: FakeGpu) -> None:
     assert (row["device_type"], row["device_index"], row["graph"]) == (1, 0, 0)
 
 
-def test_copies_and_fills_are_named_as_torch_profiler_names_them(gpu: FakeGpu) -> None:
+def test_copies_and_memsets_are_named_as_torch_profiler_names_them(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         gpu.copy(1, 1, 3, 4096)
         gpu.copy(2, 3, 2, 512)
@@ -130,7 +130,7 @@ def test_copies_and_fills_are_named_as_torch_profiler_names_them(gpu: FakeGpu) -
     ]
 
 
-def test_waiting_for_the_device_is_seen_with_the_module_that_waits(gpu: FakeGpu) -> None:
+def test_synchronization_is_recorded_with_the_module_that_waits(gpu: FakeGpu) -> None:
     class Impatient(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             gpu.call(SYNCHRONIZE, 200_000)
@@ -159,7 +159,7 @@ def test_another_thread_has_its_own_ops(gpu: FakeGpu) -> None:
     assert calls["thread"][kernels["of_forward"]["runtime_call"]] != calls["thread"][kernels["here"]["runtime_call"]]
 
 
-def test_a_thread_that_runs_no_op_is_none_of_the_trace(gpu: FakeGpu) -> None:
+def test_a_thread_that_runs_no_op_is_not_a_thread_of_the_trace(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         thread = threading.Thread(target=gpu.launch, args=("elsewhere",))
         thread.start()
@@ -168,17 +168,17 @@ def test_a_thread_that_runs_no_op_is_none_of_the_trace(gpu: FakeGpu) -> None:
     assert (call["thread"], call["op"], call["module_call"]) == (NO_THREAD, -1, -1)
 
 
-def test_a_kernel_that_nobody_was_seen_to_ask_for_is_kept_as_such(gpu: FakeGpu) -> None:
+def test_a_kernel_without_a_recorded_launch_is_kept_and_belongs_to_nothing(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
-        gpu.launch("from_nowhere", asked_for=0)
+        gpu.launch("from_nowhere", launched_by=0)
     (row,) = prof.trace.kernels
     assert (row["runtime_call"], row["op"], row["module_call"], Phase(row["phase"])) == (-1, -1, -1, Phase.OTHER)
 
 
-def test_the_driver_asked_by_the_runtime_is_one_request(gpu: FakeGpu) -> None:
+def test_a_driver_call_inside_a_runtime_call_is_not_recorded_twice(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
-        gpu.launch("both", asked_for=3)
-        gpu.launch("driver", asked_for=2)
+        gpu.launch("both", launched_by=3)
+        gpu.launch("driver", launched_by=2)
     names = [prof.trace.strings[row] for row in prof.trace.runtime_calls["name"]]
     assert names == ["cudaLaunchKernel", "cuLaunchKernel"]
     assert prof.trace.kernels["runtime_call"].tolist() == [0, 1]
@@ -193,7 +193,7 @@ def test_the_kernels_of_a_graph_belong_to_what_launched_it(gpu: FakeGpu) -> None
     assert RuntimeCallKind(prof.trace.runtime_calls["kind"][0]) is RuntimeCallKind.GRAPH_LAUNCH
 
 
-def test_a_step_counts_the_kernels_it_asked_for_and_time_that_streams_share_once(gpu: FakeGpu) -> None:
+def test_a_step_counts_the_kernels_it_launched_and_overlapping_time_once(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         gpu.launch("a", 1_000_000, stream=1)
         gpu.launch("b", 1_000_000, stream=2)
@@ -219,7 +219,7 @@ def test_records_come_in_any_order_and_in_many_buffers(gpu: FakeGpu) -> None:
     assert [op_of(trace, row) for row in trace.kernels] == [None, "InAnOp"] * 40
 
 
-def test_without_buffers_what_is_lost_is_counted(gpu: FakeGpu) -> None:
+def test_records_lost_for_want_of_buffers_are_counted(gpu: FakeGpu) -> None:
     gpu.use_of_buffers(300)
     gpu.hoard()
     with torchprof.profile(gpu="cupti") as prof:
@@ -231,7 +231,7 @@ def test_without_buffers_what_is_lost_is_counted(gpu: FakeGpu) -> None:
     assert len(trace.kernels) + len(trace.runtime_calls) + lost == 800
 
 
-def test_a_cupti_that_cannot_do_without_buffers_gets_them(gpu: FakeGpu) -> None:
+def test_a_cupti_version_that_must_always_get_a_buffer_gets_one(gpu: FakeGpu) -> None:
     gpu.set_version(26)
     gpu.use_of_buffers(300)
     gpu.hoard()
@@ -242,7 +242,7 @@ def test_a_cupti_that_cannot_do_without_buffers_gets_them(gpu: FakeGpu) -> None:
     assert len(prof.trace.kernels) == 400
 
 
-def test_what_does_not_fit_the_budget_is_counted(gpu: FakeGpu) -> None:
+def test_records_beyond_the_budget_are_counted_as_lost(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti", budget=2**20, ops=False, memory=False, modules=False) as prof:
         for _ in range(20_000):
             gpu.launch("one")
@@ -251,10 +251,10 @@ def test_what_does_not_fit_the_budget_is_counted(gpu: FakeGpu) -> None:
     assert len(trace.kernels) + len(trace.runtime_calls) + trace.losses["kernels"] == 40_000
 
 
-def test_a_kernel_without_times_is_lost_and_a_record_of_the_future_passed_over(gpu: FakeGpu) -> None:
+def test_kernels_without_valid_times_are_lost_and_unknown_records_are_skipped(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         gpu.kernel_with_times(0, 0)
-        gpu.kernel_with_times(2**62, 2**62 + 1)  # of no clock
+        gpu.kernel_with_times(2**62, 2**62 + 1)  # of no known clock
         gpu.kernel_with_times(2**63, 2**63)
         gpu.unknown_record()
         gpu.launch("good")
@@ -262,7 +262,7 @@ def test_a_kernel_without_times_is_lost_and_a_record_of_the_future_passed_over(g
     assert list(by_name(prof.trace)) == ["good"]
 
 
-def test_where_calls_cannot_be_watched_one_by_one_the_others_are_passed_over(gpu: FakeGpu) -> None:
+def test_where_single_runtime_calls_cannot_be_enabled_all_others_are_skipped(gpu: FakeGpu) -> None:
     gpu.watches_no_single_calls()
     with torchprof.profile(gpu="cupti") as prof:
         gpu.call(GET_DEVICE)
@@ -271,8 +271,8 @@ def test_where_calls_cannot_be_watched_one_by_one_the_others_are_passed_over(gpu
 
 
 @pytest.mark.parametrize("clock", ["wall", "ticks"])
-def test_whatever_clock_a_record_is_of_its_kernel_is_on_the_hosts_axis(gpu: FakeGpu, clock: str) -> None:
-    """torch.profiler leaves CUPTI with a callback for its clock."""
+def test_kernel_times_are_converted_to_the_clock_of_the_host(gpu: FakeGpu, clock: str) -> None:
+    """torch.profiler leaves a clock callback in CUPTI, so timestamps may be of another clock than the host's."""
     if clock == "ticks":
         gpu.tell_ticks(0)
     model = Launching(gpu)
@@ -282,12 +282,12 @@ def test_whatever_clock_a_record_is_of_its_kernel_is_on_the_hosts_axis(gpu: Fake
     trace = prof.trace
     assert trace.losses == {}
     assert [op_of(trace, row) for row in trace.kernels] == [None, "InAnOp", "InAnOpBackward"] * 10
-    asked = trace.runtime_calls[trace.kernels["runtime_call"]]
-    assert (trace.kernels["start"] >= asked["start"] - trace.facts["gpu_clock_error_ns"]).all()
+    launches = trace.runtime_calls[trace.kernels["runtime_call"]]
+    assert (trace.kernels["start"] >= launches["start"] - trace.facts["gpu_clock_error_ns"]).all()
     assert (trace.kernels["start"] <= trace.facts["duration_ns"] + 1_000_000).all()
 
 
-def test_kernels_that_come_without_times_after_torch_profiler_are_lost_and_counted(gpu: FakeGpu) -> None:
+def test_kernels_without_times_after_torch_profiler_are_counted_as_lost(gpu: FakeGpu) -> None:
     gpu.tell_ticks(2)
     with torchprof.profile(gpu="cupti") as prof:
         for _ in range(5):
@@ -296,7 +296,7 @@ def test_kernels_that_come_without_times_after_torch_profiler_are_lost_and_count
     assert len(prof.trace.runtime_calls) == 5
 
 
-def test_buffers_that_come_after_the_flush_are_waited_for(gpu: FakeGpu) -> None:
+def test_buffers_that_arrive_after_the_flush_are_waited_for(gpu: FakeGpu) -> None:
     gpu.come_late(50)
     with torchprof.profile(gpu="cupti", aggregate=True) as prof:
         for _ in range(3):
@@ -306,7 +306,7 @@ def test_buffers_that_come_after_the_flush_are_waited_for(gpu: FakeGpu) -> None:
     assert prof.trace.steps["kernels"].tolist() == [1, 1, 1]
 
 
-def test_that_another_took_the_reports_over_is_said(gpu: FakeGpu) -> None:
+def test_a_note_says_that_another_profiler_took_over_cupti(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         gpu.launch("seen")
         gpu.another_takes_over()
@@ -321,16 +321,16 @@ def test_that_another_took_the_reports_over_is_said(gpu: FakeGpu) -> None:
 def test_a_buffer_of_another_profiler_is_left_alone(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         gpu.return_buffer_of_another()
-        gpu.launch("ours")
-    assert list(by_name(prof.trace)) == ["ours"]
+        gpu.launch("own")
+    assert list(by_name(prof.trace)) == ["own"]
 
 
-def test_a_graph_whose_launch_has_a_wrong_number_belongs_to_the_latest_launch(gpu: FakeGpu) -> None:
+def test_graph_kernels_with_an_unknown_correlation_belong_to_the_latest_graph_launch(gpu: FakeGpu) -> None:
     with torchprof.profile(gpu="cupti") as prof:
         for step in range(2):
             with torch.profiler.record_function(f"replay {step}"):
                 launch = gpu.call(LAUNCH_GRAPH)
-                gpu.launch("node", graph=5, asked_for=0)
+                gpu.launch("node", graph=5, launched_by=0)
                 gpu.launch("other")
     trace = prof.trace
     assert launch not in trace.kernels["runtime_call"]
@@ -340,7 +340,7 @@ def test_a_graph_whose_launch_has_a_wrong_number_belongs_to_the_latest_launch(gp
     }
 
 
-def test_only_what_is_asked_for_inside_is_recorded(gpu: FakeGpu) -> None:
+def test_only_launches_inside_the_recording_are_recorded(gpu: FakeGpu) -> None:
     gpu.launch("before")
     for _ in range(2):
         with torchprof.profile(gpu="cupti") as prof:
@@ -352,7 +352,7 @@ def test_only_what_is_asked_for_inside_is_recorded(gpu: FakeGpu) -> None:
     assert len(prof.trace.kernels) == 0
 
 
-def test_a_schedule_watches_the_steps_it_records(gpu: FakeGpu) -> None:
+def test_a_schedule_records_kernels_of_its_active_steps(gpu: FakeGpu) -> None:
     traces = []
     schedule = torchprof.schedule(wait=1, active=1, repeat=2)
     with torchprof.profile(gpu="cupti", schedule=schedule, on_trace_ready=lambda prof: traces.append(prof.trace)) as prof:
@@ -396,7 +396,7 @@ def test_every_phase_of_training_has_its_kernels(gpu: FakeGpu) -> None:
     assert (trace.kernels["op"] >= 0).all()
 
 
-def test_aggregated_kernels_are_counted_as_single_ones(gpu: FakeGpu) -> None:
+def test_aggregated_kernels_have_the_counts_of_single_ones(gpu: FakeGpu) -> None:
     rows, sums = train(gpu), train(gpu, aggregate=True)
 
     def counts(trace: Trace) -> dict[tuple[str, int], int]:
@@ -417,10 +417,10 @@ def test_aggregated_kernels_are_counted_as_single_ones(gpu: FakeGpu) -> None:
 
 
 def test_results_are_the_same_to_the_bit(gpu: FakeGpu) -> None:
-    def trained(watch: str) -> list[torch.Tensor]:
+    def trained(gpu_backend: str) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        with torchprof.profile(model, gpu=watch), KernelForEveryOp(gpu):
+        with torchprof.profile(model, gpu=gpu_backend), KernelForEveryOp(gpu):
             model(torch.ones(2, 4)).sum().backward()
         return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
@@ -451,16 +451,16 @@ def test_a_trace_with_kernels_is_saved_and_read_back(gpu: FakeGpu, tmp_path: Pat
     assert np.array_equal(again.runtime_calls, trace.runtime_calls)
 
 
-def test_a_refusal_says_what_cupti_said(gpu: FakeGpu) -> None:
+def test_an_error_of_cupti_is_in_the_message(gpu: FakeGpu) -> None:
     gpu.refuse(b"cuptiActivityEnable")
     with pytest.raises(RecordingError, match="kind 5: CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED"):
         torchprof.profile(gpu="cupti").__enter__()
     assert gpu.enabled() == 0
-    with torchprof.profile(gpu="off"):  # nothing is half started
+    with torchprof.profile(gpu="off"):  # the failed start has left nothing behind
         pass
 
 
-def test_auto_carries_on_where_cupti_refuses(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_auto_records_without_kernels_where_cupti_fails(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_backends, "_cuda_is_in_use", lambda: True)
     with torchprof.profile() as prof:
         gpu.launch("seen")
@@ -474,7 +474,7 @@ def test_auto_carries_on_where_cupti_refuses(gpu: FakeGpu, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch is built for CUDA")
-def test_without_cuda_the_error_says_so_and_auto_carries_on() -> None:
+def test_without_cuda_the_error_says_so_and_gpu_auto_records_without_kernels() -> None:
     with pytest.raises(RecordingError, match="is not built for CUDA; use gpu='auto'"):
         torchprof.profile(gpu="cupti").__enter__()
     with torchprof.profile(gpu="auto") as prof:
@@ -482,24 +482,24 @@ def test_without_cuda_the_error_says_so_and_auto_carries_on() -> None:
     assert prof.trace.facts["gpu"] == "off"
 
 
-def test_a_library_that_is_no_cupti_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_not_cupti_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHPROF_CUPTI", "libm.so.6")
     with pytest.raises(RecordingError, match="CUPTI is not in TORCHPROF_CUPTI=libm"):
         torchprof.profile(gpu="cupti").__enter__()
 
 
-def test_another_way_than_there_are_is_an_error() -> None:
+def test_an_unknown_gpu_backend_is_an_error() -> None:
     with pytest.raises(ArgumentError, match=r"gpu must be one of 'auto', 'cupti', 'events', 'off', not 'nvml'"):
         torchprof.profile(gpu="nvml")
 
 
-def test_importing_torchprof_and_recording_without_a_gpu_initialises_no_cuda() -> None:
+def test_importing_torchprof_and_recording_without_a_gpu_does_not_initialize_cuda() -> None:
     code = "import torch, torchprof\nwith torchprof.profile():\n    torch.ones(1)\nassert not torch.cuda.is_initialized()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.skipif(not (CUDA_HEADERS / "cupti.h").exists(), reason="no CUDA toolkit here")
-def test_what_is_declared_of_cupti_agrees_with_the_toolkits_headers() -> None:
+def test_the_declarations_of_cupti_agree_with_the_headers_of_the_toolkit() -> None:
     compiler = shutil.which("g++") or "c++"
     command = [compiler, "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", f"-I{CUDA_HEADERS}"]
     subprocess.run([*command, str(HERE / "native" / "cupti_layout.cpp")], check=True)

@@ -1,4 +1,4 @@
-"""The memory account against independent truths: all live tensors, what autograd packs, what optimizers hold."""
+"""The memory account, compared with independent figures: all live tensors, what autograd packs, what optimizers hold."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def storages(tensors: Iterable[Any]) -> Storages:
 
 
 def live_tensors() -> Storages:
-    """Everything that is held by any tensor Python knows of."""
+    """The storages of all CPU tensors that the garbage collector of Python tracks."""
     kinds = (Tensor, nn.Parameter)
     return storages(tensor for tensor in gc.get_objects() if type(tensor) in kinds and tensor.device.type == "cpu")
 
@@ -51,7 +51,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Storages:
 
 
 def account_at(trace: Trace, mark: str) -> dict[str, Storages]:
-    """What the account says was held at a moment, by category."""
+    """The blocks that were held at a mark according to the account, by category."""
     account = torchprof.memory(trace)
     time = trace.mark(mark)
     assert time is not None
@@ -69,7 +69,7 @@ def everything(held: dict[str, Storages]) -> Storages:
 
 
 class Packed:
-    """One tensor that autograd saved. Held by the graph only."""
+    """One tensor that autograd saved. Only the graph refers to it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -77,15 +77,15 @@ class Packed:
 
 @contextmanager
 def packed() -> Iterator[WeakSet[Packed]]:
-    """What autograd saves meanwhile, for as long as it keeps it."""
+    """The tensors that autograd saves in this context, for as long as it keeps them."""
     saved: WeakSet[Packed] = WeakSet()
 
     def pack(tensor: Tensor) -> Packed:
-        made = Packed(tensor)
-        saved.add(made)
-        return made
+        wrapper = Packed(tensor)
+        saved.add(wrapper)
+        return wrapper
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda made: made.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda wrapper: wrapper.tensor):
         yield saved
 
 
@@ -107,7 +107,7 @@ class MLP(nn.Module):
 
 
 def running_peak(account: Memory) -> int:
-    """The most held at once, found plainly."""
+    """The most held at once, computed in a simple loop."""
     changes = []
     for row in account.allocations:
         if row["start"] >= 0:
@@ -126,7 +126,7 @@ def running_peak(account: Memory) -> int:
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adafactor])
 @pytest.mark.parametrize("to_none", [True, False])
-def test_what_is_held_at_any_moment_is_what_all_tensors_of_the_process_hold(optimizer: Any, to_none: bool) -> None:
+def test_what_is_held_at_any_moment_is_the_memory_of_all_live_tensors(optimizer: Any, to_none: bool) -> None:
     model = MLP()
     update = optimizer(model.parameters(), lr=1e-2)
     x = torch.rand(8, 16)
@@ -189,7 +189,7 @@ def test_optimizer_state_and_gradients_from_before_the_recording_are_known() -> 
     peak_adds_up(torchprof.memory(prof.trace))
 
 
-def test_gradients_that_are_accumulated_are_one_set_of_gradients() -> None:
+def test_accumulated_gradients_are_counted_once() -> None:
     model = MLP()
     with torchprof.profile(model) as prof:
         for step in range(3):
@@ -223,13 +223,13 @@ def test_activations_of_real_architectures_are_what_autograd_packs(make: Callabl
         loss.backward()
     expected = {address: count for address, count in kept.items() if address not in known}
     activations = account_at(prof.trace, "forward")["activations"]
-    # Numbers that it keeps (of x * 0.5) autograd does not show to its hooks.
+    # Autograd does not pass the numbers that it keeps (of x * 0.5) to its hooks.
     assert {address: count for address, count in activations.items() if count > 8 or address in expected} == expected
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 @pytest.mark.filterwarnings("ignore")
-def test_next_to_nothing_of_real_architectures_is_other_and_the_peak_adds_up(make: Callable[[], Case]) -> None:
+def test_real_architectures_have_less_than_a_percent_other_and_a_peak_that_adds_up(make: Callable[[], Case]) -> None:
     model, data = make()
     update = torch.optim.AdamW(model.parameters())
     with torchprof.profile(model) as prof:
@@ -247,32 +247,32 @@ def test_next_to_nothing_of_real_architectures_is_other_and_the_peak_adds_up(mak
     assert account.leaks == []
 
 
-class LivesIn(TorchDispatchMode):
-    """Which module was running when each storage was made."""
+class AllocatedIn(TorchDispatchMode):
+    """Records which module was running when each storage was allocated."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.open: list[str] = []
+        self.running: list[str] = []
         self.made_in: dict[int, str] = {}
         for path, module in model.named_modules():
-            module.register_forward_pre_hook(lambda *_, path=path: self.open.append(path))
+            module.register_forward_pre_hook(lambda *_, path=path: self.running.append(path))
             module.register_forward_hook(self.leave)
 
     def leave(self, *_: Any) -> None:
-        self.open.pop()
+        self.running.pop()
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = op(*args, **(kwargs or {}))
         given = storages(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         for address in storages(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)):
             if address not in given:
-                self.made_in[address] = self.open[-1] if self.open else ""
+                self.made_in[address] = self.running[-1] if self.running else ""
         return result
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 @pytest.mark.filterwarnings("ignore")
-def test_activations_belong_to_the_module_that_made_them(make: Callable[[], Case]) -> None:
+def test_activations_belong_to_the_module_that_allocated_them(make: Callable[[], Case]) -> None:
     model, data = make()
 
     def seed() -> None:  # layers may be dropped
@@ -281,7 +281,7 @@ def test_activations_belong_to_the_module_that_made_them(make: Callable[[], Case
 
     for module in model.modules():
         if hasattr(module, "config"):
-            module.config.use_cache = False  # what a cache holds is held too, by the program
+            module.config.use_cache = False  # a cache would be held by the program
     seed()
     with torchprof.profile(model) as prof:
         loss_of(model(**data)).backward()
@@ -290,24 +290,25 @@ def test_activations_belong_to_the_module_that_made_them(make: Callable[[], Case
     known = {**held_by_model(model), **storages(tensor for tensor in tree_leaves(data) if isinstance(tensor, Tensor))}
     expected: Counter[str] = Counter()
     seed()
-    with packed() as saved, LivesIn(model) as mode:
+    with packed() as saved, AllocatedIn(model) as mode:
         loss = loss_of(model(**data))
         for address, count in storages(each.tensor for each in saved).items():
             if address not in known:
                 expected[mode.made_in[address]] += count
         del loss
     found: Counter[str] = Counter()
-    numbers = account.allocations["bytes"] == 8  # see above
+    numbers = account.allocations["bytes"] == 8  # not passed to hooks: see above
     for row in np.flatnonzero(account.saved & (~numbers | (account.allocations["op"] >= 0))).tolist():
         path = account.module_path(row)
-        found[path.partition(".<")[0]] += int(account.allocations["bytes"][row])  # hooks know no module that is not registered
+        registered = path.partition(".<")[0]  # hooks do not see modules that are not registered
+        found[registered] += int(account.allocations["bytes"][row])
     assert found == expected
 
 
 # The peak
 
 
-def test_the_peak_is_the_one_that_torch_profiler_sees() -> None:
+def test_the_peak_is_that_of_torch_profiler() -> None:
     model = MLP()
     x = torch.rand(8, 16)
 
@@ -350,7 +351,7 @@ def test_the_peak_of_a_step_is_that_of_the_account() -> None:
     assert (np.diff(times) >= 0).all()
 
 
-def test_checkpointing_saves_activations_and_pays_with_recomputation() -> None:
+def test_checkpointing_saves_activations_and_costs_recomputation() -> None:
     def run(checkpointed: bool) -> Trace:
         model = MLP(checkpointed=checkpointed)
         with torchprof.profile(model) as prof:
@@ -364,7 +365,7 @@ def test_checkpointing_saves_activations_and_pays_with_recomputation() -> None:
     assert kept["parameters"] == saved["parameters"]
     assert torchprof.by_module(plain).rows[0]["recompute"] == 0
     assert torchprof.by_module(checkpointed).rows[0]["recompute"] > 0
-    # After forward only the inputs of the regions are kept, where all their insides were.
+    # With checkpointing, only the inputs of the regions are kept after forward, and nothing of their insides.
     whole, regions = 64 * 32 * 4, 4
     assert sum(torchprof.memory(plain).saved_by_module.values()) - whole * regions >= 2 * 4 * whole * regions
     peak_adds_up(torchprof.memory(checkpointed))
@@ -374,7 +375,7 @@ def test_checkpointing_saves_activations_and_pays_with_recomputation() -> None:
 
 
 class Hoarder(nn.Module):
-    """Keeps what it made in every third call, or keeps nothing."""
+    """Keeps a result of every third call, or keeps nothing."""
 
     def __init__(self, keeps: bool) -> None:
         super().__init__()
@@ -392,7 +393,7 @@ class Hoarder(nn.Module):
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
-def test_a_planted_leak_is_found_with_its_op_and_module_and_no_other(optimizer: Any) -> None:
+def test_a_planted_leak_is_found_with_its_op_and_module_and_is_the_only_one(optimizer: Any) -> None:
     def run(keeps: bool) -> Memory:
         model = nn.Sequential(nn.Linear(16, 16), Hoarder(keeps), nn.Linear(16, 1))
         update = optimizer(model.parameters())
@@ -409,7 +410,7 @@ def test_a_planted_leak_is_found_with_its_op_and_module_and_no_other(optimizer: 
 
     assert run(False).leaks == []
     (leak,) = run(True).leaks
-    # Those of steps 0 and 3; what step 6 made, and kept, has not outlived a step yet.
+    # Those of steps 0 and 3. What step 6 keeps is no leak yet: no step has followed.
     assert (leak.op, leak.module, leak.count, leak.bytes, leak.steps) == ("aten::exp", "1", 2, 2 * 8 * 16 * 4, 2)
 
 
@@ -419,15 +420,15 @@ def test_keeping_the_loss_with_its_graph_is_a_leak_of_the_activations() -> None:
     with torchprof.profile(model) as prof:
         for _ in range(4):
             loss = model(torch.rand(8, 16)).square().mean()
-            kept.append(loss)  # the classic: running_loss += loss
+            kept.append(loss)  # a common mistake: running_loss += loss
             prof.step()
     leaks = torchprof.memory(prof.trace).leaks
     modules = {leak.module for leak in leaks}
     assert {"first", "layers.0.0", "layers.0.1"} <= modules
-    assert all(leak.steps == 3 for leak in leaks)  # of the last step, nobody knows yet
+    assert all(leak.steps == 3 for leak in leaks)  # not known for the last step yet
 
 
-def test_what_is_kept_for_the_next_step_only_is_no_leak() -> None:
+def test_memory_that_is_kept_until_the_next_step_is_no_leak() -> None:
     model = MLP(layers=1)
     state = torch.zeros(8, 8)
     with torchprof.profile(model) as prof:
@@ -441,7 +442,7 @@ def test_what_is_kept_for_the_next_step_only_is_no_leak() -> None:
 
 
 @pytest.mark.parametrize("name", networks.FOR_TORCHSUMMARY)
-def test_plain_networks_are_accounted_for(name: str) -> None:
+def test_plain_networks_have_less_than_a_percent_other_and_no_leaks(name: str) -> None:
     make, size = networks.FOR_TORCHSUMMARY[name]
     model = make()
     inputs = [torch.rand(2, *each) for each in (size if isinstance(size, list) else [size])]
@@ -465,7 +466,7 @@ def test_plain_networks_are_accounted_for(name: str) -> None:
     assert held["buffers"] == storages(model.buffers())
 
 
-def test_a_scaler_a_custom_function_and_two_models_leave_nothing_unknown() -> None:
+def test_a_scaler_a_custom_function_and_two_models_leave_less_than_a_percent_other() -> None:
     class Squared(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -495,5 +496,5 @@ def test_a_scaler_a_custom_function_and_two_models_leave_nothing_unknown() -> No
     peak_adds_up(account)
     assert account.by_category["other"] < 0.01 * account.peak.bytes
     assert account.by_category["optimizer state"] == sum(sum(optimizer_state(update).values()) for update in updates)
-    # What the scaler made in the first step stays: its scale, and how often it grew.
+    # What the scaler allocates in the first step stays: its scale, and its growth count.
     assert {(leak.module, leak.bytes, leak.steps) for leak in account.leaks} == {("", 4, 1)}

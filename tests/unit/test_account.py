@@ -18,7 +18,7 @@ PHASES = [Phase.FORWARD, Phase.RECOMPUTATION, Phase.BACKWARD, Phase.OPTIMIZER, P
 
 
 def recorded(*allocations: dict[str, int], **tables: list[dict[str, int]]) -> Trace:
-    """One op per phase, with the rows above, in modules ``Net`` (row 0) and ``Net.fc`` (row 1)."""
+    """One op per phase, in the rows above; modules ``Net`` (row 0) and ``fc`` (row 1)."""
     ops = [{"name": row, "start": 0, "end": 1, "flags": int(phase) << 4} for row, phase in enumerate(PHASES)]
     model = Model((module("", "Net", -1, 100), module("fc", "Linear", 0, 101)))
     return trace(
@@ -58,13 +58,13 @@ def recorded(*allocations: dict[str, int], **tables: list[dict[str, int]]) -> Tr
         ("other", {"start": -1}),
     ],
 )
-def test_every_block_has_the_category_of_how_it_was_made_and_used(category: str, allocation: dict[str, int]) -> None:
+def test_the_category_of_an_allocation_follows_from_its_phases_and_uses(category: str, allocation: dict[str, int]) -> None:
     account = MemoryAccount.of(recorded({"bytes": 8, **{name: int(value) for name, value in allocation.items()}}))
     assert CATEGORIES[account.category[0]] == category
 
 
-def three_blocks() -> Trace:
-    """100 bytes from before; 30 from 10 to 40 in fc; 50 from 20 to 30 in fc: the most, 180, from 20 to 30."""
+def four_blocks() -> Trace:
+    """100 bytes from before the recording; 30 from 10 to 40; 50 from 20 to 30, when the most is held: 180; 45 from 30 on."""
     return recorded(
         {"start": -1, "bytes": 100, "uses": Use.PARAMETER, "module": 1},
         {"start": 10, "end": 40, "bytes": 30, "op": FORWARD, "module": 1, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD},
@@ -74,14 +74,14 @@ def three_blocks() -> Trace:
     )
 
 
-def test_the_peak_knows_when_and_where_it_was() -> None:
-    peak = MemoryAccount.of(three_blocks()).peak
+def test_the_peak_has_its_time_step_phase_op_and_module() -> None:
+    peak = MemoryAccount.of(four_blocks()).peak
     assert (peak.bytes, peak.time, peak.step) == (180, 20, 4)
     assert (peak.phase, peak.op, peak.module) == ("forward", "aten::f", "")
 
 
 def test_categories_and_modules_add_up_to_the_peak() -> None:
-    account = MemoryAccount.of(three_blocks())
+    account = MemoryAccount.of(four_blocks())
     assert {name: count for name, count in account.by_category.items() if count} == {
         "parameters": 100,
         "activations": 30,
@@ -90,12 +90,12 @@ def test_categories_and_modules_add_up_to_the_peak() -> None:
     assert account.by_module == {"fc": {"parameters": 100, "activations": 30}, "": {"temporaries": 50}}
 
 
-def test_what_is_given_back_and_what_is_taken_at_the_same_time_are_not_both_held() -> None:
+def test_memory_freed_and_allocated_at_the_same_time_is_not_held_together() -> None:
     account = MemoryAccount.of(recorded({"start": 0, "end": 5, "bytes": 10}, {"start": 5, "bytes": 10}))
     assert account.peak.bytes == 10
 
 
-def test_what_is_kept_for_backward_is_counted_when_the_most_is_kept() -> None:
+def test_saved_activations_are_those_at_the_moment_when_the_most_are_held() -> None:
     kept = {"op": FORWARD, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD}
     account = MemoryAccount.of(
         recorded(
@@ -108,7 +108,7 @@ def test_what_is_kept_for_backward_is_counted_when_the_most_is_kept() -> None:
 
 
 def test_the_timeline_keeps_the_highest_points() -> None:
-    account = MemoryAccount.of(three_blocks())
+    account = MemoryAccount.of(four_blocks())
     times, held = account.timeline(points=2)
     assert times.tolist() == [10, 30]
     assert held.sum(axis=1).max() >= account.peak.bytes - 30
@@ -117,15 +117,15 @@ def test_the_timeline_keeps_the_highest_points() -> None:
     assert held[:, CATEGORIES.index("parameters")].tolist() == [100] * 5
 
 
-def test_a_leak_is_what_is_held_when_the_step_after_its_own_is_over() -> None:
+def test_a_leak_is_still_held_when_the_step_after_its_own_has_ended() -> None:
     steps = [{"start": 10 * number, "end": 10 * number + 10, "number": number} for number in range(4)]
     held = {"op": FORWARD, "module": 1, "bytes": 8, "uses": int(Use.HELD_AFTER_CALL)}
     account = MemoryAccount.of(
         recorded(
             {**held, "start": 2},  # still held at the end
             {**held, "start": 12, "end": 35},  # held for longer than a step
-            {**held, "start": 3, "end": 15},  # until the next step replaced it
-            {**held, "start": 32},  # who knows
+            {**held, "start": 3, "end": 15},  # freed by the next step
+            {**held, "start": 32},  # in the last step: not known yet
             {**held, "start": 4, "uses": int(Use.GRADIENT)},  # meant to stay
             steps=steps,
         )
@@ -133,7 +133,7 @@ def test_a_leak_is_what_is_held_when_the_step_after_its_own_is_over() -> None:
     assert account.leaks == [Leak("aten::f", "fc", "outputs", 2, 16, 2)]
 
 
-def test_devices_are_accounted_for_one_by_one() -> None:
+def test_every_device_has_an_account_of_its_own() -> None:
     both = recorded({"bytes": 8}, {"bytes": 3, "device_type": 14})
     assert MemoryAccount.of(both).device == "cpu"
     assert MemoryAccount.of(both, "meta").peak.bytes == 3
@@ -141,8 +141,8 @@ def test_devices_are_accounted_for_one_by_one() -> None:
         MemoryAccount.of(both, "cuda")
 
 
-def of_a_gpu(*totals: dict[str, int]) -> Trace:
-    """On cuda:0 100 bytes from before, 30 more from 10 on, and what the allocator says of it."""
+def on_a_gpu(*totals: dict[str, int]) -> Trace:
+    """On cuda:0, 100 bytes from before the recording, 30 from 10 to 20, 20 from 30 on, and what the allocator reports."""
     device = {"device_type": 1, "device_index": 0}
     return recorded(
         {**device, "start": -1, "bytes": 100, "uses": int(Use.PARAMETER), "module": 1},
@@ -152,16 +152,16 @@ def of_a_gpu(*totals: dict[str, int]) -> Trace:
     )
 
 
-def test_the_peak_of_a_gpu_is_what_its_allocator_had_handed_out() -> None:
-    account = memory(of_a_gpu({"time": 10, "allocated": 230, "reserved": 512, "unreported": 200}))
+def test_the_peak_of_a_gpu_is_what_its_allocator_had_allocated() -> None:
+    account = memory(on_a_gpu({"time": 10, "allocated": 230, "reserved": 512, "unreported": 200}))
     assert (account.device, account.peak.bytes, account.reserved, account.fragmentation) == ("cuda:0", 230, 512, 282)
     assert account.by_module == {"fc": {"parameters": 100, "temporaries": 30}, "": {"untracked": 100}}
     assert "Untracked:" not in str(account)
 
 
-def test_what_came_and_went_unreported_moves_the_peak_of_a_gpu_and_is_said() -> None:
+def test_untracked_memory_may_move_the_peak_of_a_gpu_and_is_printed() -> None:
     account = memory(
-        of_a_gpu(
+        on_a_gpu(
             {"time": 10, "allocated": 140, "reserved": 512, "unreported": 110},
             {"time": 30, "allocated": 180, "reserved": 1024, "unreported": 160},
         )
@@ -172,14 +172,14 @@ def test_what_came_and_went_unreported_moves_the_peak_of_a_gpu_and_is_said() -> 
     assert account.timeline()[1].sum(axis=1).tolist() == [140, 110, 180]
 
 
-def test_blocks_that_were_given_back_unreported_are_less_than_nothing() -> None:
-    account = memory(of_a_gpu({"time": 10, "allocated": 40, "reserved": 512, "unreported": 10}))
+def test_untracked_memory_is_negative_where_frees_were_not_recorded() -> None:
+    account = memory(on_a_gpu({"time": 10, "allocated": 40, "reserved": 512, "unreported": 10}))
     assert (account.peak.bytes, account.by_category["untracked"]) == (40, -90)
 
 
-def test_a_device_is_named_by_its_kind_where_there_is_one_of_it() -> None:
+def test_a_type_names_a_device_if_there_is_one_of_it() -> None:
     two = recorded(*({"bytes": 8, "device_type": 1, "device_index": index} for index in range(2)), {"bytes": 1})
-    assert MemoryAccount.of(of_a_gpu(), "cuda").device == "cuda:0"
+    assert MemoryAccount.of(on_a_gpu(), "cuda").device == "cuda:0"
     assert MemoryAccount.of(two, "cuda:1").peak.bytes == 8
     with pytest.raises(ArgumentError, match=r"device='cuda' could be any of 'cuda:0', 'cuda:1': name one of these"):
         MemoryAccount.of(two, "cuda")
@@ -187,11 +187,11 @@ def test_a_device_is_named_by_its_kind_where_there_is_one_of_it() -> None:
         MemoryAccount.of(two, "cuda:2")
 
 
-def test_sums_have_no_account() -> None:
-    folded = recorded()
-    folded.facts["aggregate"] = True
+def test_an_aggregated_trace_has_no_memory_account() -> None:
+    aggregated = recorded()
+    aggregated.facts["aggregate"] = True
     with pytest.raises(ArgumentError, match="aggregate=True"):
-        memory(folded)
+        memory(aggregated)
 
 
 def test_a_trace_without_memory_has_an_empty_account() -> None:

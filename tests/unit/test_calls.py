@@ -1,4 +1,4 @@
-"""What module calls cost, on traces written by hand."""
+"""The cost of module calls, on traces written by hand."""
 
 from handwritten import trace, two_layer_trace
 
@@ -18,7 +18,7 @@ def test_a_call_without_an_end_takes_no_time() -> None:
     assert costs.forward.tolist() == [0]
 
 
-def test_a_module_that_calls_itself_is_outermost_once() -> None:
+def test_a_call_inside_a_call_of_the_same_module_is_not_outermost() -> None:
     calls = [
         {"start": 0, "end": 10, "module": 0},
         {"start": 1, "end": 9, "module": 1, "parent": 0},
@@ -28,7 +28,7 @@ def test_a_module_that_calls_itself_is_outermost_once() -> None:
     assert costs.outermost.tolist() == [True, True, False]
 
 
-def test_backward_time_goes_to_the_call_whose_op_is_differentiated_and_what_is_left_is_said() -> None:
+def test_backward_time_is_attributed_to_the_call_whose_op_is_differentiated_and_the_rest_is_unattributed() -> None:
     engine = "autograd::engine::evaluate_function: "
     recorded = trace(
         strings=["M", engine + "AddBackward0", "AddBackward0", engine + "AccumulateGrad"],

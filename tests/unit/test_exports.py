@@ -37,7 +37,7 @@ KEYS: dict[str, set[str]] = {
 
 
 def training_step(**more: Any) -> Trace:
-    """``Net(fc=Linear(3, 4))``: forward on one thread, backward on another, and an op that was not seen to end."""
+    """``Net(fc=Linear(3, 4))``: forward on one thread, backward on another, and an op whose end was not recorded."""
     back = {"thread": 1, "flags": BACKWARD | OP_ATTRIBUTED, "module_call": 1}
     model = Model((module("", "Net", -1, 100), module("fc", "Linear", 0, 101)))
     return trace(
@@ -129,7 +129,7 @@ def test_every_event_has_the_keys_of_its_kind(tmp_path: Path) -> None:
         assert all(isinstance(event.get(key, 0), float) and event.get(key, 0) >= 0 for key in ("ts", "dur") if key in event)
 
 
-def test_what_is_known_of_the_recording_is_at_the_top(tmp_path: Path) -> None:
+def test_facts_of_the_recording_are_in_other_data(tmp_path: Path) -> None:
     facts = exported(training_step(), tmp_path)["otherData"]
     assert facts.pop("torchprof")
     assert facts == {"torch": "2.0", "losses": {"ops": 2}, "origin_unix_ns": 0}
@@ -188,7 +188,7 @@ def test_module_calls_lie_around_their_ops_and_come_before_them(tmp_path: Path) 
     assert [event["cat"] for event in found] == ["module", "module", "op", "op", "user"]
 
 
-def test_what_did_not_end_is_drawn_to_the_end_of_what_it_ran_in(tmp_path: Path) -> None:
+def test_an_op_without_an_end_is_drawn_to_the_end_of_its_parent(tmp_path: Path) -> None:
     ops = [
         {"name": 0, "start": 0, "end": 50},
         {"name": 0, "start": 10, "end": -1, "parent": 0},
@@ -209,22 +209,22 @@ def test_steps_marks_and_threads_have_names(tmp_path: Path) -> None:
     assert [event["args"]["name"] for event in events(recorded, tmp_path, name="process_name")] == ["torchprof"]
 
 
-def test_phases_are_runs_of_outermost_ops_and_see_through_ranges_around_them(tmp_path: Path) -> None:
+def test_phases_are_runs_of_outermost_ops_also_inside_user_ranges(tmp_path: Path) -> None:
     ops = [
         {"name": 0, "start": 0, "end": 100, "scope": SCOPE_USER},
         {"name": 1, "start": 10, "end": 20, "parent": 0, "flags": FORWARD},
         {"name": 1, "start": 12, "end": 18, "parent": 1, "flags": FORWARD},
         {"name": 1, "start": 25, "end": 30, "parent": 0, "flags": FORWARD},
         {"name": 1, "start": 70, "end": 80, "parent": 0, "flags": OPTIMIZER},
-        {"name": 1, "start": 28, "end": 29, "thread": 1, "flags": FORWARD},  # not the main thread's
-        {"name": 1, "start": 40, "end": 75, "thread": 1, "flags": BACKWARD},  # autograd's, which it waits for
+        {"name": 1, "start": 28, "end": 29, "thread": 1, "flags": FORWARD},  # of another thread than the main one
+        {"name": 1, "start": 40, "end": 75, "thread": 1, "flags": BACKWARD},  # of autograd, for which the main thread waits
     ]
     recorded = trace(strings=["train", "op"], ops=ops, facts={"duration_ns": 100})
     found = [(event["name"], event["ts"], event["dur"]) for event in events(recorded, tmp_path, cat="phase")]
     assert found == [("forward", 0.01, 0.02), ("backward", 0.04, 0.03), ("optimizer", 0.07, 0.01)]
 
 
-def test_memory_is_counted_by_type_of_device_from_what_was_held_before(tmp_path: Path) -> None:
+def test_the_memory_counter_of_a_device_type_starts_with_what_was_held_before(tmp_path: Path) -> None:
     found = [(event["name"], event["ts"], event["args"]) for event in events(training_step(), tmp_path, ph="C")]
     assert found == [
         ("bytes held (cpu)", 0.0, {"bytes": 100}),
@@ -235,7 +235,7 @@ def test_memory_is_counted_by_type_of_device_from_what_was_held_before(tmp_path:
     ]
 
 
-def test_many_counters_are_thinned_and_the_peak_and_the_end_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_counter_events_are_thinned_but_keep_the_peak_and_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chrome_memory, "MAX_COUNTERS", 12)
     rows = [{"start": 10 * i, "end": 10 * i + 5, "bytes": 1000 if i == 33 else 1 + i % 7} for i in range(1, 100)]
     found = [(event["ts"], event["args"]["bytes"]) for event in events(trace(allocations=rows), tmp_path, ph="C")]
@@ -246,7 +246,7 @@ def test_many_counters_are_thinned_and_the_peak_and_the_end_stay(tmp_path: Path,
     assert found[-1] == (0.995, 0)
 
 
-def test_an_arrow_leads_from_the_last_op_with_the_number_to_the_node(tmp_path: Path) -> None:
+def test_an_arrow_leads_from_the_last_op_with_the_sequence_number_to_the_node(tmp_path: Path) -> None:
     common = {"pid": 1, "cat": "backward", "name": "backward", "id": 0}
     found = [event for event in events(training_step(), tmp_path) if event["ph"] in "sf"]
     assert found == [
@@ -255,7 +255,7 @@ def test_an_arrow_leads_from_the_last_op_with_the_number_to_the_node(tmp_path: P
     ]
 
 
-def test_no_arrow_leads_to_a_node_of_another_thread_number_or_without_a_join(tmp_path: Path) -> None:
+def test_no_arrow_leads_to_a_node_of_another_thread_or_number_or_one_not_attributed(tmp_path: Path) -> None:
     node = {
         "name": 0,
         "start": 9,
@@ -288,7 +288,7 @@ def test_an_empty_trace_is_an_empty_timeline(tmp_path: Path) -> None:
     assert folded(trace(), tmp_path) == {}
 
 
-def test_chunks_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_chunks_does_not_change_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = exported(training_step(), tmp_path), folded(training_step(), tmp_path)
     for part in (trace_events, stacks):
         monkeypatch.setattr(part, "CHUNK", 2)
@@ -296,19 +296,19 @@ def test_chunks_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("export", [export_chrome, export_folded, export_speedscope])
-def test_sums_have_neither_timeline_nor_stacks(export: Callable[[Trace, Path], None], tmp_path: Path) -> None:
+def test_an_aggregated_trace_has_neither_timeline_nor_stacks(export: Callable[[Trace, Path], None], tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"holds sums.*record without aggregate=True"):
         export(trace(facts={"aggregate": True}), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("export", [export_folded, export_speedscope])
-def test_by_must_be_known(export: Callable[[Trace, Path, str], None], tmp_path: Path) -> None:
+def test_an_unknown_by_is_refused(export: Callable[[Trace, Path, str], None], tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="by must be one of 'time', 'device', 'flops', 'bytes', not 'memory'"):
         export(training_step(), tmp_path / "out", "memory")
 
 
-def test_stacks_are_phase_then_modules_then_ops(tmp_path: Path) -> None:
+def test_a_stack_is_phase_then_modules_then_ops(tmp_path: Path) -> None:
     assert folded(training_step(), tmp_path) == {
         "forward;Net": 2000,
         "forward;Net;fc (Linear)": 2000,
@@ -335,7 +335,7 @@ def test_flops_and_bytes_add_up_to_those_of_the_ops(tmp_path: Path) -> None:
     moved = folded(recorded, tmp_path, "bytes")
     assert list(moved.values()) == [addmm, mm, mm]
     own = signature_bytes(recorded)[recorded.ops["signature"]].sum(axis=1)
-    assert sum(moved.values()) == own[1:].sum(), "aten::linear leaves the work to aten::addmm"
+    assert sum(moved.values()) == own[1:].sum(), "aten::linear leaves its work to aten::addmm"
 
 
 @pytest.mark.parametrize("by", ["flops", "bytes"])
@@ -354,7 +354,7 @@ def test_equal_stacks_of_different_calls_are_one(tmp_path: Path) -> None:
     assert folded(recorded, tmp_path) == {"forward;<Net>": 90, "forward;<Net>;a": 60}
 
 
-def test_modules_of_two_lists_do_not_run_together(tmp_path: Path) -> None:
+def test_modules_of_two_lists_have_different_frames(tmp_path: Path) -> None:
     infos = [("", "Net", -1), ("a", "ModuleList", 0), ("a.0", "Linear", 1), ("b", "ModuleList", 0), ("b.0", "Linear", 3)]
     model = Model(tuple(module(path, type, parent, 100 + i) for i, (path, type, parent) in enumerate(infos)))
     calls = [{"start": 0, "end": 100}, *({"start": i, "end": i + 5, "module": i // 10, "parent": 0} for i in (10, 20))]
@@ -382,7 +382,7 @@ def test_a_backward_pass_inside_a_call_is_not_counted_for_that_call(tmp_path: Pa
     assert folded(recorded, tmp_path) == {"forward;<Net>": 10 + 40, "forward;<Net>;<Net>": 10, "backward;<Net>;a": 30}
 
 
-def test_a_call_that_was_run_again_is_recomputation(tmp_path: Path) -> None:
+def test_a_recomputed_call_is_below_recomputation(tmp_path: Path) -> None:
     calls = [{"start": 0, "end": 10, "flags": CALL_RECOMPUTED}]
     ops = [{"name": 1, "start": 2, "end": 5, "module_call": 0, "flags": RECOMPUTATION}]
     recorded = trace(strings=["Net", "a"], modules=[{"address": 1}], module_calls=calls, ops=ops)

@@ -1,4 +1,4 @@
-"""What devices did and why they were idle, on timelines written by hand."""
+"""How busy devices were and why they were idle, on timelines written by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folding import fold
+from aggregating import aggregate
 from handwritten import gpu_trace, loop_trace, module, trace
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,21 +75,21 @@ def test_devices_have_accounts_of_their_own() -> None:
     assert account.span == 30
 
 
-def test_a_kernel_that_was_asked_for_when_the_device_had_run_dry_is_launch_bound() -> None:
+def test_a_gap_before_a_kernel_launched_into_an_empty_queue_is_launch_bound() -> None:
     calls = [{"start": 0, "end": 2}, {"start": 41, "end": 45}]
     account = timeline({"start": 5, "end": 40, "runtime_call": 0}, {"start": 50, "end": 60, "runtime_call": 1}, calls=calls)
     assert idle(account) == {"launch-bound": 10}
 
 
-def test_a_kernel_that_was_asked_for_in_time_is_not_the_hosts_fault() -> None:
+def test_a_gap_before_a_kernel_that_was_launched_in_time_has_another_cause() -> None:
     calls = [{"start": 0, "end": 2}, {"start": 40, "end": 45}]
     account = timeline({"start": 5, "end": 40, "runtime_call": 0}, {"start": 50, "end": 60, "runtime_call": 1}, calls=calls)
     assert idle(account) == {"other": 10}
 
 
-def after_a_wait(wait: dict[str, int], asked: int = 60, **facts: Any) -> dict[str, int]:
-    """A gap from 40 to 70 that ends with a kernel asked for at ``asked``, after this runtime call."""
-    calls = [{"start": 0, "end": 2}, {"kind": RuntimeCallKind.SYNCHRONIZE, **wait}, {"start": asked, "end": asked + 2}]
+def after_a_wait(wait: dict[str, int], launched: int = 60, **facts: Any) -> dict[str, int]:
+    """Idle time of a gap from 40 to 70 that ends with a kernel launched at ``launched``, after this runtime call."""
+    calls = [{"start": 0, "end": 2}, {"kind": RuntimeCallKind.SYNCHRONIZE, **wait}, {"start": launched, "end": launched + 2}]
     kernels = ({"start": 5, "end": 40, "runtime_call": 0}, {"start": 70, "end": 80, "runtime_call": 2})
     return idle(timeline(*kernels, calls=calls, facts=facts))
 
@@ -98,37 +98,37 @@ def test_a_gap_after_a_long_wait_is_synchronization() -> None:
     assert after_a_wait({"start": 3, "end": 45}) == {"synchronization": 30}
 
 
-def test_memory_from_the_driver_holds_up_the_host_as_a_wait_does() -> None:
+def test_allocating_from_the_driver_counts_as_a_wait() -> None:
     assert after_a_wait({"start": 3, "end": 45, "kind": RuntimeCallKind.MEMORY}) == {"synchronization": 30}
 
 
-def test_a_short_wait_explains_no_more_than_its_length() -> None:
+def test_a_short_wait_causes_no_more_idle_time_than_its_length() -> None:
     assert after_a_wait({"start": 38, "end": 45}) == {"launch-bound": 23, "synchronization": 7}
     assert after_a_wait({"start": 50, "end": 51}) == {"launch-bound": 29, "synchronization": 1}
 
 
-def test_a_wait_that_was_over_when_the_device_ran_dry_explains_nothing() -> None:
+def test_a_wait_that_ended_before_the_queue_was_empty_causes_no_idle_time() -> None:
     assert after_a_wait({"start": 3, "end": 39}) == {"launch-bound": 30}
 
 
-def test_clocks_that_differ_do_not_hide_a_wait() -> None:
+def test_a_wait_counts_if_it_ended_within_the_clock_error() -> None:
     assert after_a_wait({"start": 3, "end": 39}, gpu_clock_error_ns=1) == {"synchronization": 30}
 
 
-def test_a_wait_for_a_kernel_that_had_been_asked_for_is_not_the_cause() -> None:
-    assert after_a_wait({"start": 20, "end": 65}, asked=10) == {"other": 30}
+def test_a_wait_after_the_launch_of_the_kernel_is_not_the_cause() -> None:
+    assert after_a_wait({"start": 20, "end": 65}, launched=10) == {"other": 30}
 
 
-def test_a_wait_that_began_after_the_host_had_asked_is_not_the_cause() -> None:
+def test_a_wait_that_began_after_a_late_launch_is_not_the_cause() -> None:
     assert after_a_wait({"start": 62, "end": 65}) == {"launch-bound": 30}
 
 
-def test_waits_of_unknown_threads_hold_up_nobody() -> None:
+def test_waits_of_unknown_threads_cause_no_idle_time() -> None:
     assert after_a_wait({"start": 3, "end": 45, "thread": NO_THREAD}) == {"launch-bound": 30}
 
 
 def copy_until(end: int) -> Gpu:
-    """A copy to the host at 40 to 50, whose call returns at ``end``; the next kernel was asked for at 60."""
+    """A copy to the host from 40 to 50, whose call returns at ``end``; the next kernel is launched at 60."""
     calls = [{"start": 0, "end": 2}, {"start": 10, "end": end, "kind": RuntimeCallKind.COPY, "op": 0}, {"start": 60, "end": 62}]
     return timeline(
         {"start": 5, "end": 40, "runtime_call": 0},
@@ -139,20 +139,20 @@ def copy_until(end: int) -> Gpu:
     )
 
 
-def test_a_copy_that_returned_when_it_was_over_is_a_wait() -> None:
+def test_a_copy_that_returned_after_it_had_ended_is_a_wait() -> None:
     account = copy_until(51)
     assert idle(account) == {"synchronization": 20}
     (wait,) = account.waits
     assert (wait.op, wait.count, wait.time) == ("aten::first", 1, 41)
 
 
-def test_a_copy_that_returned_at_once_is_none() -> None:
+def test_a_copy_that_returned_at_once_is_no_wait() -> None:
     account = copy_until(14)
     assert idle(account) == {"launch-bound": 20}
     assert account.waits == []
 
 
-def test_without_runtime_calls_the_op_says_when_the_host_asked() -> None:
+def test_without_runtime_calls_the_launch_time_is_that_of_the_op() -> None:
     ops = [{"name": 1, "start": 0, "end": 4}, {"name": 2, "start": 45, "end": 49}]
     kernels = [
         {"start": 2, "end": 40, "op": 0, "kind": Activity.INTERVAL},
@@ -164,7 +164,7 @@ def test_without_runtime_calls_the_op_says_when_the_host_asked() -> None:
     assert "Launches not seen" not in str(account)
 
 
-def test_idle_time_names_the_module_of_the_late_kernel_or_of_the_wait() -> None:
+def test_idle_time_names_the_module_of_the_kernel_after_the_gap_or_of_the_wait() -> None:
     account = torchprof.gpu(gpu_trace())
     found = {(idle.cause, idle.module, idle.op): idle.time for idle in account.idle}
     assert found["launch-bound", "fc", "aten::addmm"] == 2 * 47_000
@@ -202,7 +202,7 @@ def test_waits_name_what_the_program_called_and_what_waited() -> None:
     assert (wait.count, wait.time) == (2, 106_000)
 
 
-def test_copies_are_told_apart_by_direction() -> None:
+def test_copies_are_summed_by_direction() -> None:
     found = {copies.direction: (copies.count, copies.bytes, copies.time) for copies in torchprof.gpu(gpu_trace()).copies}
     assert found == {
         "host to device": (2, 800_000, 40_000),
@@ -216,9 +216,9 @@ def test_graphs_are_counted() -> None:
     assert (graphs.launches, graphs.unseen, graphs.kernels, graphs.time) == (2, 0, 4, 80_000)
 
 
-def test_graphs_whose_kernels_were_not_seen_are_said() -> None:
-    whole = gpu_trace()
-    account = torchprof.gpu(replace(whole, kernels=whole.kernels[whole.kernels["graph"] == 0]))
+def test_graph_launches_without_recorded_kernels_are_printed() -> None:
+    recorded = gpu_trace()
+    account = torchprof.gpu(replace(recorded, kernels=recorded.kernels[recorded.kernels["graph"] == 0]))
     assert (account.graphs.launches, account.graphs.unseen, account.graphs.kernels) == (2, 2, 0)
     assert "2 launches (2 of them show no kernels), 0 kernels" in str(account)
 
@@ -228,7 +228,7 @@ def test_a_module_is_launch_bound_if_the_host_takes_longer_than_its_kernels() ->
     assert (bound.module, bound.host, bound.device) == ("act", 80_000, 40_000)
 
 
-def test_a_module_that_waits_is_not_launch_bound_for_that() -> None:
+def test_waits_do_not_make_a_module_launch_bound() -> None:
     def bound(kind: RuntimeCallKind) -> list[tuple[str, int, int]]:
         recorded = trace(
             model=Model((module("", "Net", -1, 1),)),
@@ -244,7 +244,7 @@ def test_a_module_that_waits_is_not_launch_bound_for_that() -> None:
     assert bound(RuntimeCallKind.SYNCHRONIZE) == []
 
 
-def test_the_utilization_is_counted_flops_against_peak() -> None:
+def test_the_utilization_is_counted_flops_relative_to_peak_flops() -> None:
     found = torchprof.gpu(gpu_trace(), ceilings=H100).utilization
     assert found is not None
     assert found.flops == 4 * 2 * 512 * 1024 * 1024
@@ -252,7 +252,7 @@ def test_the_utilization_is_counted_flops_against_peak() -> None:
     assert found.mfu == found.hfu == found.flops / (2 * found.span * 1e-9 * 50e12)
 
 
-def test_what_was_recomputed_is_in_the_hardware_utilization_only() -> None:
+def test_recomputation_counts_for_the_hardware_utilization_only() -> None:
     recorded = gpu_trace()
     ops = recorded.ops.copy()
     ops["flags"][recorded.op_names == recorded.strings.index("aten::mm")] = int(Phase.RECOMPUTATION) << 4
@@ -262,7 +262,7 @@ def test_what_was_recomputed_is_in_the_hardware_utilization_only() -> None:
     assert "HFU: 2.4%, with 2.15 GFLOPs of recomputation" in str(found)
 
 
-def test_flops_of_the_host_are_not_the_devices() -> None:
+def test_flops_of_cpu_ops_do_not_count_for_the_utilization() -> None:
     recorded = gpu_trace()
     tensors = recorded.tensors.copy()
     tensors["device_type"] = 0
@@ -270,17 +270,17 @@ def test_flops_of_the_host_are_not_the_devices() -> None:
     assert "MFU: not known, no FLOPs were counted" in str(account)
 
 
-def test_a_trace_of_sums_has_no_gaps() -> None:
+def test_an_aggregated_trace_has_no_gpu_account() -> None:
     with pytest.raises(ArgumentError, match=r"aggregate=True.*by_kernel.*without aggregate"):
-        torchprof.gpu(fold(gpu_trace()))
+        torchprof.gpu(aggregate(gpu_trace()))
 
 
-def test_a_trace_of_which_no_device_was_watched_has_no_account() -> None:
-    with pytest.raises(ArgumentError, match=r"no device was watched.*facts\['gpu'\] is 'off'"):
+def test_a_trace_without_a_recorded_device_has_no_gpu_account() -> None:
+    with pytest.raises(ArgumentError, match=r"no device was recorded.*facts\['gpu'\] is 'off'"):
         torchprof.gpu(loop_trace())
-    unwatched = trace(facts={"gpu": "off", "gpu_note": "no GPU was in use when the recording began"})
-    with pytest.raises(ArgumentError, match=r"no device was watched .*no GPU was in use"):
-        torchprof.gpu(unwatched)
+    without_device = trace(facts={"gpu": "off", "gpu_note": "no GPU was in use when the recording began"})
+    with pytest.raises(ArgumentError, match=r"no device was recorded .*no GPU was in use"):
+        torchprof.gpu(without_device)
 
 
 def test_ceilings_of_a_cpu_are_refused() -> None:
@@ -288,7 +288,7 @@ def test_ceilings_of_a_cpu_are_refused() -> None:
         torchprof.gpu(gpu_trace(), ceilings=Ceilings("a CPU", "float32", 8, 1e11, 1e10))
 
 
-def test_only_warm_up_leaves_no_device() -> None:
+def test_a_trace_of_warm_up_steps_only_has_no_devices() -> None:
     recorded = gpu_trace()
     recorded.steps.flags.writeable = True
     recorded.steps["warmup"] = 1
@@ -331,12 +331,12 @@ def test_causes_add_up_to_idle_and_idle_and_busy_to_the_span(
     ops = [{"name": 1, "start": 30, "end": 90}, {"name": 2, "start": 95, "end": 150}]
     account = timeline(*kernels, calls=calls, ops=ops, facts={"gpu_clock_error_ns": error})
     for device in account.devices:
-        mine = [row for row in kernels if f"cuda:{row['device_index']}" == device.name]
-        worked = {moment for row in mine if row["end"] != -1 for moment in range(row["start"], row["end"])}
+        own = [row for row in kernels if f"cuda:{row['device_index']}" == device.name]
+        worked = {moment for row in own if row["end"] != -1 for moment in range(row["start"], row["end"])}
         assert device.span == max(worked) + 1 - min(worked)
         assert device.busy == len(worked)
         assert sum(device.idle.values()) == device.span - device.busy
         assert all(time >= 0 for time in device.idle.values())
-        assert sum(stream.kernels for stream in device.streams) == device.kernels == len(mine)
+        assert sum(stream.kernels for stream in device.streams) == device.kernels == len(own)
     assert sum(idle.time for idle in account.idle) == sum(device.span - device.busy for device in account.devices)
     assert str(account)

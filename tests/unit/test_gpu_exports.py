@@ -1,4 +1,4 @@
-"""Timelines and flame graphs of what devices did, of traces written by hand."""
+"""Timelines and flame graphs of devices, from traces written by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ns(event: Event) -> tuple[int, int]:
     return start, start + round(1000 * event["dur"])
 
 
-def assert_sound(found: list[Event]) -> None:
+def assert_valid(found: list[Event]) -> None:
     """Every event has the keys of its kind, no slice ends before it starts, and slices of a track nest."""
     tracks: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for event in found:
@@ -44,8 +44,8 @@ def assert_sound(found: list[Event]) -> None:
             open_ends.append(-minus_end)
 
 
-def test_a_timeline_with_devices_is_sound(tmp_path: Path) -> None:
-    assert_sound(exported(gpu_trace(), tmp_path)["traceEvents"])
+def test_a_timeline_with_devices_is_valid(tmp_path: Path) -> None:
+    assert_valid(exported(gpu_trace(), tmp_path)["traceEvents"])
 
 
 def test_every_device_is_a_process_and_every_stream_a_track(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_every_device_is_a_process_and_every_stream_a_track(tmp_path: Path) -> N
     assert [name for (pid, _), name in tracks.items() if pid > 1] == ["stream 7", "stream 20", "stream 7"]
 
 
-def test_a_kernel_says_what_ran_and_for_whom(tmp_path: Path) -> None:
+def test_a_kernel_event_has_its_module_op_and_launch_configuration(tmp_path: Path) -> None:
     matmul = events(gpu_trace(), tmp_path, name="ampere_sgemm_128x64_tn")[0]
     assert (matmul["pid"], matmul["cat"], matmul["ts"], matmul["dur"]) == (2, "kernel", 75.0, 100.0)
     assert matmul["args"] == {
@@ -70,7 +70,7 @@ def test_a_kernel_says_what_ran_and_for_whom(tmp_path: Path) -> None:
     }
 
 
-def test_a_copy_has_bytes_a_kernel_its_whole_name_and_a_node_its_graph(tmp_path: Path) -> None:
+def test_a_copy_has_bytes_a_kernel_its_full_name_and_a_graph_node_its_graph(tmp_path: Path) -> None:
     copy = events(gpu_trace(), tmp_path, name="Memcpy HtoD (Pageable -> Device)")[0]
     assert (copy["cat"], copy["args"]["bytes"], copy["args"]["direction"]) == ("copy", 400_000, "host to device")
     add = events(gpu_trace(), tmp_path, name="vectorized_elementwise_kernel<CUDAFunctor_add<float>>")[0]
@@ -85,7 +85,7 @@ def test_runtime_calls_are_on_the_thread_that_made_them(tmp_path: Path) -> None:
     assert [(event["tid"], event["ts"]) for event in launches][3:5] == [(4, 440.0), (3, 620.0)]
 
 
-def test_a_runtime_call_is_drawn_inside_its_op_whatever_the_clocks_say(tmp_path: Path) -> None:
+def test_a_runtime_call_is_drawn_inside_its_op_even_where_clocks_disagree(tmp_path: Path) -> None:
     recorded = trace(
         strings=["op", "call"],
         ops=[{"name": 0, "start": 100, "end": 200}, {"name": 0, "start": 200, "end": 300}],
@@ -102,16 +102,16 @@ def test_runtime_calls_of_unknown_threads_have_tracks_of_their_own(tmp_path: Pat
         threads=[{"native_id": 7}],
     )
     assert [event["tid"] for event in events(recorded, tmp_path, cat="runtime")] == [4, 5, 4]
-    assert_sound(events(recorded, tmp_path))
+    assert_valid(events(recorded, tmp_path))
 
 
-def test_an_arrow_leads_from_every_launch_to_what_it_asked_for(tmp_path: Path) -> None:
+def test_an_arrow_leads_from_every_launch_to_its_kernel(tmp_path: Path) -> None:
     recorded = gpu_trace()
     found = events(recorded, tmp_path, cat="launch")
     starts = {event["id"]: event for event in found if event["ph"] == "s"}
     ends = {event["id"]: event for event in found if event["ph"] == "f"}
     assert set(starts) == set(ends)
-    assert len(starts) == 3 * 11, "all but the one whose launch was not seen"
+    assert len(starts) == 3 * 11, "all but the kernel whose launch was not recorded"
     slices = {(event["pid"], event["tid"], event["ts"]) for event in events(recorded, tmp_path, ph="X")}
     for number, start in starts.items():
         assert start["ts"] < ends[number]["ts"]
@@ -129,18 +129,18 @@ def test_what_overlaps_on_a_stream_gets_another_track(tmp_path: Path) -> None:
     assert names == ["stream 9", "stream 9 (2)", "stream 9 (3)"]
 
 
-def test_kernels_whose_times_make_no_sense_are_drawn_where_they_started(tmp_path: Path) -> None:
+def test_kernels_without_valid_times_are_drawn_where_they_started(tmp_path: Path) -> None:
     times = [(50, 40), (60, -1), (-30, 10), (-30, -20)]
     recorded = trace(strings=["k"], kernels=[{"start": start, "end": end} for start, end in times])
     assert [ns(event) for event in events(recorded, tmp_path, ph="X")] == [(50, 50), (60, 60), (0, 10), (0, 0)]
 
 
-def test_how_devices_were_watched_is_at_the_top(tmp_path: Path) -> None:
+def test_the_gpu_backend_is_in_other_data(tmp_path: Path) -> None:
     facts = exported(gpu_trace(), tmp_path)["otherData"]
     assert (facts["gpu"], facts["gpu_clock_error_ns"]) == ("cupti", 1500)
 
 
-def test_device_time_is_stacked_by_phase_module_op_and_kernel(tmp_path: Path) -> None:
+def test_a_stack_of_device_time_is_phase_modules_ops_and_kernel(tmp_path: Path) -> None:
     found = folded(gpu_trace(), tmp_path, "device")
     assert found["forward;Net;fc (Linear);aten::linear;aten::addmm;ampere_sgemm_128x64_tn"] == 320_000
     engine = "autograd::engine::evaluate_function:AddmmBackward0"
@@ -152,7 +152,7 @@ def test_device_time_is_stacked_by_phase_module_op_and_kernel(tmp_path: Path) ->
     assert sum(found.values()) == kernel_times(gpu_trace().kernels).sum()
 
 
-def test_a_kernel_of_a_call_without_an_op_is_right_below_the_call(tmp_path: Path) -> None:
+def test_a_kernel_without_an_op_is_directly_below_its_module_call(tmp_path: Path) -> None:
     recorded = trace(
         strings=["Net", "k"],
         modules=[{"address": 1}],
@@ -169,7 +169,7 @@ def test_speedscope_files_hold_the_same_stacks_of_device_time(tmp_path: Path) ->
     assert profile["endValue"] == kernel_times(gpu_trace().kernels).sum()
 
 
-def test_device_time_needs_a_device(tmp_path: Path) -> None:
+def test_stacks_of_device_time_need_kernels(tmp_path: Path) -> None:
     recorded = trace(strings=["a"], ops=[{"name": 0, "end": 5, "flags": FORWARD}])
     with pytest.raises(ArgumentError, match="by='device': the trace has no kernels"):
         export_folded(recorded, tmp_path / "out", "device")
@@ -208,10 +208,10 @@ def odd_trace(kernels: list[dict[str, int]], thread: int) -> Trace:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(rows, st.sampled_from([0, NO_THREAD]))
-def test_whatever_devices_did_the_files_are_sound(tmp_path: Path, kernels: list[dict[str, int]], thread: int) -> None:
+def test_any_kernels_and_runtime_calls_give_valid_files(tmp_path: Path, kernels: list[dict[str, int]], thread: int) -> None:
     recorded = odd_trace(kernels, thread)
     found = events(recorded, tmp_path)
-    assert_sound(found)
+    assert_valid(found)
     assert sum(event.get("name", "") == 'k"\n' and event["pid"] > 1 for event in found) == len(kernels)
     if kernels:
         assert sum(folded(recorded, tmp_path, "device").values()) == kernel_times(recorded.kernels).sum()

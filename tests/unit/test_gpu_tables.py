@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from folding import fold
+from aggregating import aggregate
 from handwritten import ADD_KERNEL, gpu_trace, loop_trace, trace
 from test_report import check
 
@@ -32,7 +32,7 @@ def test_the_table_by_op_has_rates_against_device_time() -> None:
     check(str(torchprof.by_op(gpu_trace(), ceilings=H100)), "gpu_by_op.txt")
 
 
-def test_the_table_by_step_has_the_time_in_which_devices_worked() -> None:
+def test_the_table_by_step_has_the_time_in_which_devices_were_busy() -> None:
     check(str(torchprof.by_step(gpu_trace())), "gpu_by_step.txt")
 
 
@@ -40,7 +40,7 @@ def test_the_table_by_kernel() -> None:
     check(str(torchprof.by_kernel(gpu_trace())), "gpu_by_kernel.txt")
 
 
-def test_device_time_by_phase_adds_up_and_what_is_below_is_in_the_total() -> None:
+def test_device_time_adds_up_over_phases_and_includes_modules_below() -> None:
     rows = torchprof.by_module(gpu_trace()).rows
     for row in rows:
         phases = ("forward", "recompute", "backward", "optimizer", "other")
@@ -52,12 +52,12 @@ def test_device_time_by_phase_adds_up_and_what_is_below_is_in_the_total() -> Non
     assert net["device_share"] + outside["device_share"] == pytest.approx(1)
 
 
-def test_what_a_device_did_for_no_module_has_a_row_though_the_host_did_nothing() -> None:
+def test_device_time_of_no_module_has_a_row_even_without_host_time() -> None:
     (row,) = torchprof.by_module(trace(strings=["k"], kernels=[{"start": 5, "end": 12}])).rows
     assert (row["name"], row["device"], row["time"]) == ("outside modules", 7, 0)
 
 
-def test_rates_are_against_device_time_and_ops_that_asked_for_nothing_have_none() -> None:
+def test_rates_are_against_device_time_and_ops_without_launches_have_none() -> None:
     table = torchprof.by_op(gpu_trace(), ceilings=H100)
     addmm, linear = row_of(table, "aten::addmm"), row_of(table, "aten::linear")
     assert addmm["flop_rate"] == pytest.approx(2 * 512 * 1024 * 1024 / 110e-6)
@@ -69,7 +69,7 @@ def test_most_device_time_comes_first() -> None:
     assert [row["name"] for row in torchprof.by_op(gpu_trace()).rows[:2]] == ["aten::addmm", "aten::mm"]
 
 
-def test_ceilings_of_a_cpu_are_refused_where_a_device_did_the_work() -> None:
+def test_ceilings_of_a_cpu_are_refused_for_device_time() -> None:
     with pytest.raises(ArgumentError, match=r"those of a CPU.*torchprof\.ceilings\('cuda'\)"):
         torchprof.by_op(gpu_trace(), ceilings=replace(H100, threads=4))
 
@@ -99,7 +99,7 @@ def test_copies_have_bytes_and_a_rate() -> None:
     assert row["byte_rate"] == 400_000 / 20e-6
 
 
-def test_a_kernel_names_the_op_that_asked_for_most_of_it_first() -> None:
+def test_launched_by_lists_the_op_with_the_most_device_time_first() -> None:
     recorded = trace(
         strings=["a", "b", "k"],
         ops=[{"name": 0}, {"name": 1}],
@@ -110,7 +110,7 @@ def test_a_kernel_names_the_op_that_asked_for_most_of_it_first() -> None:
     assert "b +2" in str(table)
 
 
-def test_kernels_of_graphs_and_unseen_launches_are_named() -> None:
+def test_kernels_of_graphs_and_of_unrecorded_launches_are_named() -> None:
     table = torchprof.by_kernel(gpu_trace())
     assert row_of(table, "first_node")["launched_by"] == ["(CUDA graph)"]
     assert row_of(table, "unseen")["launched_by"] == ["(no op)"]
@@ -118,36 +118,36 @@ def test_kernels_of_graphs_and_unseen_launches_are_named() -> None:
     assert sum(row["device_share"] for row in table.rows) == pytest.approx(1)
 
 
-def test_a_trace_of_which_no_device_was_watched_has_no_table_by_kernel() -> None:
-    with pytest.raises(ArgumentError, match="no device was watched"):
+def test_a_trace_without_a_recorded_device_has_no_table_by_kernel() -> None:
+    with pytest.raises(ArgumentError, match="no device was recorded"):
         torchprof.by_kernel(loop_trace())
 
 
-def test_a_device_that_did_nothing_changes_no_table_and_is_said() -> None:
+def test_a_device_that_ran_nothing_changes_no_rows_and_is_printed() -> None:
     idle, plain = loop_trace(), loop_trace()
     idle.facts["gpu"] = "cupti"
     for table in (torchprof.by_module, torchprof.by_op, torchprof.by_step):
-        said, unsaid = str(table(idle)).splitlines(), str(table(plain)).splitlines()
-        assert "Devices were watched, and did nothing" in said
-        assert [line for line in said if line not in ("Devices were watched, and did nothing",)] == unsaid
+        with_note, without = str(table(idle)).splitlines(), str(table(plain)).splitlines()
+        assert "Devices were watched, and did nothing" in with_note
+        assert [line for line in with_note if line not in ("Devices were watched, and did nothing",)] == without
         assert table(idle).rows == table(plain).rows
     assert len(torchprof.by_kernel(idle)) == 0
 
 
-def test_folded_sums_print_the_same_tables() -> None:
-    whole, folded = gpu_trace(), fold(gpu_trace())
+def test_an_aggregated_trace_prints_the_same_tables() -> None:
+    single, aggregated = gpu_trace(), aggregate(gpu_trace())
     for left, right in (
-        (torchprof.by_module(whole).without_columns("spread"), torchprof.by_module(folded)),
-        (torchprof.by_op(whole, ceilings=H100), torchprof.by_op(folded, ceilings=H100)),
+        (torchprof.by_module(single).without_columns("spread"), torchprof.by_module(aggregated)),
+        (torchprof.by_op(single, ceilings=H100), torchprof.by_op(aggregated, ceilings=H100)),
     ):
         assert str(left) == str(right)
-    sums = torchprof.by_kernel(folded).rows
-    assert sorted(sums, key=json.dumps) == sorted(torchprof.by_kernel(whole).rows, key=json.dumps)
-    assert [row["device"] for row in torchprof.by_step(folded).rows] == [437_000, 437_000, 457_000]
+    sums = torchprof.by_kernel(aggregated).rows
+    assert sorted(sums, key=json.dumps) == sorted(torchprof.by_kernel(single).rows, key=json.dumps)
+    assert [row["device"] for row in torchprof.by_step(aggregated).rows] == [437_000, 437_000, 457_000]
 
 
 def events_trace() -> Trace:
-    """What events tell: an interval of the stream for the outermost op, and no runtime calls."""
+    """What events measure: an interval of the stream for the outermost op, and no runtime calls."""
     return trace(
         strings=["Net", "aten::linear", "aten::addmm"],
         modules=[{"address": 1}],
@@ -163,7 +163,7 @@ def events_trace() -> Trace:
     )
 
 
-def test_what_events_measured_is_said_below_every_table() -> None:
+def test_what_events_measure_is_printed_below_every_table() -> None:
     note = "Devices were watched by events: device times are intervals of streams between events: launch gaps included"
     for table in (torchprof.by_module, torchprof.by_op, torchprof.by_kernel):
         assert note in str(table(events_trace()))
@@ -172,7 +172,7 @@ def test_what_events_measured_is_said_below_every_table() -> None:
     assert "launches were not seen" not in str(torchprof.by_kernel(events_trace()))
 
 
-def test_lost_kernels_are_said_below_every_table() -> None:
+def test_lost_kernels_are_printed_below_every_table() -> None:
     recorded = gpu_trace(losses={"kernels": 7})
     for table in (torchprof.by_module, torchprof.by_op, torchprof.by_step, torchprof.by_kernel):
         assert "INCOMPLETE: 7 kernels did not fit the budget, or the device's own buffers" in str(table(recorded))

@@ -1,4 +1,4 @@
-"""Short names of kernels: what is kept of demangled C++."""
+"""Short names of kernels: the parts of demangled C++ that are kept."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FLASH = "Flash_fwd_kernel_traits<64, 128, 128, 4, false, cutlass::bfloat16_t, Fl
         ("void mine(unsigned int, float const*)", "mine"),
     ],
 )
-def test_namespaces_parameters_and_plumbing_are_left_out(name: str, short: str) -> None:
+def test_namespaces_parameters_and_data_access_are_left_out(name: str, short: str) -> None:
     assert short_name(name) == short
 
 
@@ -70,7 +70,7 @@ def test_namespaces_parameters_and_plumbing_are_left_out(name: str, short: str) 
         "void at::native::cut_off<4, at::native::CUDAFunctor_a",
     ],
 )
-def test_what_is_no_cpp_or_is_cut_off_stays_as_it_is(name: str) -> None:
+def test_names_that_are_not_cpp_or_were_cut_off_stay_unchanged(name: str) -> None:
     assert short_name(name) == name
 
 

@@ -1,11 +1,11 @@
-"""What devices did, summed by op and by kernel, from rows and from folded sums."""
+"""Sums of kernels by op and by kernel, from single kernels and from an aggregated trace."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from folding import counted_kernels, fold, took
+from aggregating import aggregate, counted_kernels, duration
 from handwritten import GPU_STRINGS, gpu_trace, trace
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,8 +35,8 @@ KERNEL_KEYS = "name op module phase kind direction device_type device_index in_g
 KERNEL_VALUES = ["count", "time", "bytes"]
 
 
-def assert_both_roads_lead_to_the_same(recorded: Trace) -> None:
-    rows, sums = step_totals(recorded), step_totals(fold(recorded))
+def assert_aggregating_changes_no_sums(recorded: Trace) -> None:
+    rows, sums = step_totals(recorded), step_totals(aggregate(recorded))
     assert summed(rows.ops, OP_KEYS, OP_VALUES) == summed(sums.ops, OP_KEYS, OP_VALUES)
     assert summed(rows.kernels, KERNEL_KEYS, KERNEL_VALUES) == summed(sums.kernels, KERNEL_KEYS, KERNEL_VALUES)
     for extreme, reduce in (("min", min), ("max", max)):
@@ -48,21 +48,21 @@ def assert_both_roads_lead_to_the_same(recorded: Trace) -> None:
 
 
 def device_columns(recorded: Trace, name: str) -> list[tuple[int, int, int]]:
-    """Device time, the same without ops inside, and kernels of the ops of this name, by step."""
+    """Device time with and without that of ops inside, and kernels, of the ops with this name: by step."""
     ops = step_totals(recorded).ops
     (row,) = [at for at, text in enumerate(recorded.strings) if text == name]
     mine = ops[recorded.signatures["name"][ops["signature"]] == row]
     return [(int(op["device_time"]), int(op["device_self"]), int(op["kernels"])) for op in mine]
 
 
-def test_an_op_has_the_kernels_that_it_and_the_ops_inside_it_asked_for() -> None:
+def test_an_op_has_the_kernels_that_it_and_the_ops_inside_it_launched() -> None:
     assert device_columns(gpu_trace(), "aten::addmm") == [(100_000, 100_000, 1), (120_000, 120_000, 1)]
     assert device_columns(gpu_trace(), "aten::linear") == [(100_000, 0, 0), (120_000, 0, 0)]
     assert device_columns(gpu_trace(), "Optimizer.step#SGD") == [(40_000, 0, 0)] * 2
 
 
-def test_rows_and_folded_sums_give_the_same() -> None:
-    assert_both_roads_lead_to_the_same(gpu_trace())
+def test_single_kernels_and_an_aggregated_trace_give_the_same_sums() -> None:
+    assert_aggregating_changes_no_sums(gpu_trace())
 
 
 def test_warm_up_is_in_no_sum() -> None:
@@ -71,7 +71,7 @@ def test_warm_up_is_in_no_sum() -> None:
     assert set(kernels["step"].tolist()) == {0, 1}
 
 
-def test_a_kernel_works_for_the_module_of_its_call() -> None:
+def test_a_kernel_belongs_to_the_module_of_its_call() -> None:
     kernels = step_totals(gpu_trace()).kernels
     modules = {GPU_STRINGS[row["name"]]: int(row["module"]) for row in kernels}
     assert modules["ampere_sgemm_128x64_tn"] == modules["ampere_sgemm_128x64_nt"] == 1
@@ -88,14 +88,14 @@ def step_of_kernel(**kernel: int) -> list[int]:
     return [int(row["step"]) for row in step_totals(recorded).kernels]
 
 
-def test_a_kernel_belongs_to_the_step_that_asked_for_it() -> None:
+def test_a_kernel_belongs_to_the_step_that_launched_it() -> None:
     assert step_of_kernel(start=150, end=160, runtime_call=0) == [0]
-    assert step_of_kernel(start=150, end=160, op=0) == [0], "of events there are no runtime calls"
+    assert step_of_kernel(start=150, end=160, op=0) == [0], "with events, runtime calls are not recorded"
     assert step_of_kernel(start=150, end=160) == [1]
     assert step_of_kernel(start=-70, end=-60) == [], "before the recording there was no step"
 
 
-def test_a_kernel_whose_times_make_no_sense_counts_and_takes_no_time() -> None:
+def test_a_kernel_without_valid_times_is_counted_and_takes_no_time() -> None:
     kernels = [{"start": 50, "end": 40}, {"start": 50, "end": -1}, {"start": -30, "end": 10}, {"start": -30, "end": -20}]
     recorded = trace(strings=["k"], kernels=kernels)
     assert kernel_times(recorded.kernels).tolist() == [0, 0, 40, 10]
@@ -103,15 +103,15 @@ def test_a_kernel_whose_times_make_no_sense_counts_and_takes_no_time() -> None:
     assert (row["count"], row["time"], row["min"], row["max"]) == (4, 50, 0, 40)
 
 
-def test_how_devices_were_watched_is_a_fact() -> None:
+def test_the_gpu_backend_is_a_fact_of_the_trace() -> None:
     assert gpu_backend(trace()) == "off"
     assert gpu_backend(trace(facts={"gpu": "events"})) == "events"
-    assert gpu_backend(trace(strings=["k"], kernels=[{}])) == "cupti", "what is there was seen"
+    assert gpu_backend(trace(strings=["k"], kernels=[{}])) == "cupti", "kernels without the fact come from CUPTI"
     assert not has_kernels(trace(facts={"gpu": "cupti"}))
 
 
 def small_loop(kernels: list[dict[str, int]]) -> Trace:
-    """A step of warm-up and one that counts, with these kernels."""
+    """A warm-up step and an active one, with these kernels."""
     return trace(
         strings=["a", "b"],
         modules=[{"address": 1}, {"address": 2}],
@@ -148,20 +148,20 @@ rows_of_kernels = st.lists(
 
 
 @given(rows_of_kernels)
-def test_whatever_kernels_there_are_both_roads_agree(kernels: list[dict[str, int]]) -> None:
+def test_single_kernels_and_an_aggregated_trace_agree_on_any_kernels(kernels: list[dict[str, int]]) -> None:
     recorded = small_loop(kernels)
-    assert_both_roads_lead_to_the_same(recorded)
-    assert step_totals(recorded).kernels["time"].sum() == sum(took(row) for row in counted_kernels(recorded))
+    assert_aggregating_changes_no_sums(recorded)
+    assert step_totals(recorded).kernels["time"].sum() == sum(duration(row) for row in counted_kernels(recorded))
 
 
 @given(rows_of_kernels)
 def test_device_time_is_the_same_in_every_table(kernels: list[dict[str, int]]) -> None:
     recorded = small_loop([{"start": 0, "end": 5, "runtime_call": 1}, *kernels])
     by_kernel, by_module = torchprof.by_kernel(recorded), torchprof.by_module(recorded)
-    taken = sum(took(row) for row in counted_kernels(recorded))
-    assert sum(row["device"] for row in by_kernel.rows) == taken
-    assert sum(row["device_self"] for row in by_module.rows) == taken
-    assert sum(row["device"] for row in by_module.rows if row["depth"] == 0) == taken
+    device_time = sum(duration(row) for row in counted_kernels(recorded))
+    assert sum(row["device"] for row in by_kernel.rows) == device_time
+    assert sum(row["device_self"] for row in by_module.rows) == device_time
+    assert sum(row["device"] for row in by_module.rows if row["depth"] == 0) == device_time
     assert sum(row["kernels"] for row in by_module.rows if row["depth"] == 0) == len(counted_kernels(recorded))
     assert sum(row["count"] for row in by_kernel.rows) == len(counted_kernels(recorded))
     for table in (by_kernel, by_module, torchprof.by_op(recorded), torchprof.by_step(recorded)):
@@ -169,7 +169,7 @@ def test_device_time_is_the_same_in_every_table(kernels: list[dict[str, int]]) -
 
 
 @given(st.lists(st.tuples(*[st.integers(-(2**40), 2**40)] * 3), max_size=20))
-def test_rows_are_one_group_if_they_agree_in_every_column(rows: list[tuple[int, int, int]]) -> None:
+def test_rows_form_a_group_if_they_are_equal_in_every_column(rows: list[tuple[int, int, int]]) -> None:
     groups = Groups.by([np.array([row[at] for row in rows], dtype=np.int64) for at in range(3)])
     assert [rows[first] for first in groups.first] == sorted(set(rows))
     assert [rows[groups.first[group]] for group in groups.of] == rows

@@ -12,7 +12,7 @@ from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED
 
 
-def test_warm_up_is_left_out_and_steps_are_told_apart() -> None:
+def test_warm_up_is_left_out_and_sums_are_by_step() -> None:
     totals = step_totals(loop_trace())
     rows = [(row["signature"], row["step"], row["count"], row["time"], row["self_time"]) for row in totals.ops]
     assert rows == [(0, 0, 1, 10, 2), (0, 1, 1, 30, 2), (1, 0, 1, 8, 8), (1, 1, 1, 28, 28)]
@@ -20,7 +20,7 @@ def test_warm_up_is_left_out_and_steps_are_told_apart() -> None:
     assert totals.ops["allocated"].tolist() == [0, 0, 32, 32]
 
 
-def test_self_times_add_up_to_the_time_of_the_outermost() -> None:
+def test_self_times_add_up_to_the_time_of_the_outermost_ops() -> None:
     totals = step_totals(loop_trace())
     assert totals.ops["self_time"].sum() == totals.ops["time"][totals.ops["signature"] == 0].sum()
 
@@ -31,7 +31,7 @@ def test_flops_are_those_of_the_formula_and_bytes_are_counted_where_the_work_is_
     assert totals.op_bytes.tolist() == [0, 0, 4 * (6 + 12 + 8), 4 * (6 + 12 + 8)]
 
 
-def test_an_op_inside_one_that_counts_is_not_counted_again() -> None:
+def test_an_op_inside_a_counted_op_is_not_counted_again() -> None:
     nested = loop_trace()
     nested.ops.flags.writeable = True
     nested.ops["flags"][1::2] |= OP_NESTED
@@ -68,13 +68,13 @@ def test_a_formula_that_fails_is_named_and_counts_nothing() -> None:
         assert signature_flops(broken).tolist() == [0]
 
 
-def test_recomputed_calls_are_sums_of_their_own() -> None:
+def test_recomputed_calls_have_sums_of_their_own() -> None:
     calls = [{"start": 0, "end": 9}, {"start": 20, "end": 24, "flags": CALL_RECOMPUTED}]
     totals = step_totals(trace(strings=["M"], modules=[{"address": 1}], module_calls=calls))
     assert [(row["recomputed"], row["count"], row["time"]) for row in totals.calls] == [(0, 1, 9), (1, 1, 4)]
 
 
-def test_folded_sums_are_taken_as_they_are() -> None:
+def test_sums_of_an_aggregated_trace_are_used_unchanged() -> None:
     recorded = trace(
         strings=["aten::mm"],
         signatures=[{}],
@@ -96,7 +96,7 @@ def test_the_spread_is_the_standard_deviation_over_steps() -> None:
     assert totals.spread(sums).tolist() == [0, pytest.approx(np.std([8, 28], ddof=1))]
 
 
-def test_what_lies_between_steps_belongs_to_none() -> None:
+def test_times_between_steps_belong_to_no_step() -> None:
     recorded = loop_trace()
     active = recorded.steps[1:]
     assert step_of(np.array([95, 100, 189, 190, 250, 300]), recorded, active).tolist() == [-1, 0, 0, -1, 1, -1]

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from torchprof._version import __version__
 from torchprof.analysis.autograd import forward_and_backward_ops
 from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.model.module_tree import paths_of_modules
@@ -73,10 +74,8 @@ def export_chrome(trace: Trace, path: str | os.PathLike[str]) -> None:
 
 
 def _head(trace: Trace) -> str:
-    import torchprof
-
     facts = {
-        "torchprof": torchprof.__version__,
+        "torchprof": __version__,
         "torch": trace.facts.get("torch", ""),
         "losses": trace.losses,
         "origin_unix_ns": trace.facts.get("origin_unix_ns", 0),

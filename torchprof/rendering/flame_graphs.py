@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 
+from torchprof._version import __version__
 from torchprof.rendering.stacks import UNITS, Stacks
 from torchprof.trace.trace import Trace
 
@@ -55,8 +56,6 @@ def export_speedscope(trace: Trace, path: str | os.PathLike[str], by: str = "tim
     Example:
         >>> export_speedscope(prof.trace, "step.speedscope.json")
     """
-    import torchprof
-
     stacks = Stacks(trace, by)
     samples, weights = [], []
     for stack, value in stacks:
@@ -64,7 +63,7 @@ def export_speedscope(trace: Trace, path: str | os.PathLike[str], by: str = "tim
         weights.append(value)
     document = {
         "$schema": "https://www.speedscope.app/file-format-schema.json",
-        "exporter": f"torchprof@{torchprof.__version__}",
+        "exporter": f"torchprof@{__version__}",
         "name": f"{by} by phase, module and op",
         "activeProfileIndex": 0,
         "shared": {"frames": [{"name": frame} for frame in stacks.frames]},

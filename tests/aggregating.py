@@ -1,4 +1,4 @@
-"""A recorded trace as an aggregated one, folded row by row as the contract in csrc/events.h says: slow, and obviously right."""
+"""A recorded trace as an aggregated one, summed row by row as csrc/trace/events.h defines it: slow, but simple."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchprof.trace.schema import LAYOUTS, NO_NAME, OP_NESTED, OP_WRAPPER
 from torchprof.trace.trace import Trace
 
 
-def fold(trace: Trace) -> Trace:
+def aggregate(trace: Trace) -> Trace:
     """Sums over the active steps in place of ops, module calls and kernels. Calls may not recurse."""
     tables = {"op_totals": _op_totals(trace), "call_totals": _call_totals(trace), "kernel_totals": _kernel_totals(trace)}
     empty = ("ops", "module_calls", "allocations", "kernels", "runtime_calls")
@@ -20,26 +20,26 @@ def fold(trace: Trace) -> Trace:
     return replace(trace, **tables, facts={**trace.facts, "aggregate": True})
 
 
-def counts(trace: Trace, time: int) -> bool:
-    """Whether what happens at this time does so in an active step."""
+def in_active_step(trace: Trace, time: int) -> bool:
+    """Whether this time lies in an active step."""
     steps = trace.steps
     return not len(steps) or any(not step["warmup"] and step["start"] <= time < step["end"] for step in steps)
 
 
-def took(row: Any) -> int:
+def duration(row: Any) -> int:
     return int(row["end"] - row["start"]) if row["end"] != -1 and row["end"] > row["start"] else 0
 
 
 def counted_kernels(trace: Trace) -> list[Any]:
     """The kernels of active steps."""
 
-    def asked(row: Any) -> int:
+    def launch_time(row: Any) -> int:
         for table, column in (("runtime_calls", "runtime_call"), ("ops", "op")):
             if row[column] >= 0:
                 return int(getattr(trace, table)["start"][row[column]])
         return int(row["start"])
 
-    return [row for row in trace.kernels if counts(trace, asked(row))]
+    return [row for row in trace.kernels if in_active_step(trace, launch_time(row))]
 
 
 def _module(trace: Trace, row: Any) -> int:
@@ -54,14 +54,14 @@ def _op_totals(trace: Trace) -> Any:
     for row in trace.kernels:
         op = int(row["op"])
         if op >= 0:
-            own[op] += took(row)
+            own[op] += duration(row)
             kernels[op] += 1
         while op >= 0:
-            inside[op] += took(row)
+            inside[op] += duration(row)
             op = int(ops["parent"][op])
     groups: dict[Any, dict[str, int]] = {}
     for at, op in enumerate(ops):
-        if counts(trace, op["start"]):
+        if in_active_step(trace, op["start"]):
             flags = int(op["flags"])
             key = (
                 ("signature", int(op["signature"])),
@@ -70,11 +70,11 @@ def _op_totals(trace: Trace) -> Any:
                 ("nested", int(flags & OP_NESTED != 0)),
                 ("wrapper", int(flags & OP_WRAPPER != 0)),
             )
-            below = sum(took(child) for child in ops if child["parent"] == at)
-            sums = {"time": took(op), "self_time": took(op) - below, "device_time": inside[at], "device_self": own[at]}
-            made = trace.allocations[(trace.allocations["op"] == at) & (trace.allocations["start"] >= 0)]
-            sums |= {"kernels": kernels[at], "allocated": int(made["bytes"].sum())}
-            _add(groups.setdefault(key, {}), sums, took(op))
+            below = sum(duration(child) for child in ops if child["parent"] == at)
+            sums = {"time": duration(op), "self_time": duration(op) - below, "device_time": inside[at], "device_self": own[at]}
+            allocations = trace.allocations[(trace.allocations["op"] == at) & (trace.allocations["start"] >= 0)]
+            sums |= {"kernels": kernels[at], "allocated": int(allocations["bytes"].sum())}
+            _add(groups.setdefault(key, {}), sums, duration(op))
     return _table("op_totals", groups)
 
 
@@ -82,11 +82,11 @@ def _call_totals(trace: Trace) -> Any:
     groups: dict[Any, dict[str, int]] = {}
     calls = trace.module_calls
     for at, call in enumerate(calls):
-        if counts(trace, call["start"]):
+        if in_active_step(trace, call["start"]):
             parent = int(call["parent"])
             key = (("module", int(call["module"])), ("caller", int(calls["module"][parent]) if parent >= 0 else -1))
-            below = sum(took(child) for child in calls if child["parent"] == at)
-            _add(groups.setdefault(key, {}), {"time": took(call), "self_time": took(call) - below}, took(call))
+            below = sum(duration(child) for child in calls if child["parent"] == at)
+            _add(groups.setdefault(key, {}), {"time": duration(call), "self_time": duration(call) - below}, duration(call))
     return _table("call_totals", groups)
 
 
@@ -100,7 +100,7 @@ def _kernel_totals(trace: Trace) -> Any:
             *((column, int(row[column])) for column in ("device_type", "device_index", "kind", "direction", "phase")),
             ("in_graph", int(row["graph"] != 0)),
         )
-        _add(groups.setdefault(key, {}), {"time": took(row), "bytes": int(row["bytes"])}, took(row))
+        _add(groups.setdefault(key, {}), {"time": duration(row), "bytes": int(row["bytes"])}, duration(row))
     return _table("kernel_totals", groups)
 
 

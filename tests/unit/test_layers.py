@@ -1,0 +1,168 @@
+"""The layers of torchprof: which package may import which. Read from the source of every module; nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+PACKAGE: Final = Path(__file__).parents[2] / "torchprof"
+
+
+class Room(NamedTuple):
+    """A package of torchprof, or a module at its top.
+
+    Attributes:
+        purpose: what it is for.
+        imports: the other rooms that it may import, also inside functions and for types only.
+        torch: whether it may import PyTorch. The others work where PyTorch is not installed.
+    """
+
+    purpose: str
+    imports: str = ""
+    torch: bool = False
+
+
+ROOMS: Final[dict[str, Room]] = {
+    # The lowest first: a room imports only rooms that are listed before it.
+    "errors": Room("The exceptions that torchprof raises."),
+    "_version": Room("The version of torchprof."),
+    "terminal": Room("Whether a stream is a terminal."),
+    "_C": Room("The compiled extension."),
+    "_built_for": Room("The PyTorch that the extension was built for."),
+    "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
+    "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version"),
+    "importers": Room("Reads what other tools recorded into a trace.", "errors trace"),
+    "record": Room("Runs a recording and makes the trace.", "errors terminal trace _native", torch=True),
+    "allocator": Room("The simulated CUDA allocator: settings, replay.", "errors trace importers _native", torch=True),
+    "analysis": Room("Computes figures from a trace.", "errors trace"),
+    "rendering": Room("Text layout and export formats.", "errors _version terminal trace analysis"),
+    "tables": Room("Figures as tables, with one set of columns.", "errors trace analysis rendering"),
+    "summarize": Room(
+        "Runs a model once and shows what it consists of.",
+        "errors terminal trace _native record analysis rendering tables",
+        torch=True,
+    ),
+    "estimation": Room(
+        "What a program would need on a GPU, without one.",
+        "errors terminal trace _native record allocator analysis rendering tables",
+        torch=True,
+    ),
+    "__init__": Room(
+        "The public names.",
+        "errors _version trace importers record allocator analysis rendering tables summarize estimation _native",
+    ),
+    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering __init__"),
+    "__main__": Room("Runs the command line.", "cli"),
+}
+
+
+class Import(NamedTuple):
+    """One import statement.
+
+    Attributes:
+        module: the module that it stands in, without ``torchprof.``: ``analysis.memory.peak``.
+        imported: the module that it imports, named likewise if it is one of torchprof.
+        own: whether it imports a module of torchprof.
+        at_import: whether it runs when the module is imported: it stands in no function and is not for types only.
+    """
+
+    module: str
+    imported: str
+    own: bool
+    at_import: bool
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of torchprof and its file, without ``torchprof.``; and the two that are made by building."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return {**found, "_C": PACKAGE / "_C.pyi", "_built_for": PACKAGE / "_built_for.py"}
+
+
+@cache
+def imports() -> list[Import]:
+    """Every import in torchprof."""
+    found = []
+    for module, path in modules().items():
+        if path.suffix == ".py" and path.exists():
+            for node, at_import in _statements(ast.parse(path.read_text()), at_import=True):
+                found += [_import(module, name, at_import) for name in _imported_names(node)]
+    return found
+
+
+def _statements(node: ast.AST, *, at_import: bool) -> Iterator[tuple[ast.AST, bool]]:
+    """Every statement, and whether it runs when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+        runs = at_import and not for_types and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield child, runs
+        yield from _statements(child, at_import=runs)
+
+
+def _imported_names(node: ast.AST) -> list[str]:
+    """The modules that a statement imports; for ``from package import name`` the name may be a module or not."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert not node.level, "imports are absolute"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def _import(module: str, name: str, at_import: bool) -> Import:
+    if name.partition(".")[0] != "torchprof":
+        return Import(module, name, False, at_import)
+    imported = name.partition(".")[2]
+    while imported and imported not in modules():  # an attribute of a module
+        imported = imported.rpartition(".")[0]
+    return Import(module, imported or "__init__", True, at_import)
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_the_order_names_every_room_after_those_it_imports() -> None:
+    below: set[str] = set()
+    for name, room in ROOMS.items():
+        assert set(room.imports.split()) <= below, f"{name} imports a room that is not listed before it"
+        below.add(name)
+    assert {room_of(module) for module in modules()} <= below
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_imports_only_rooms_below_it(name: str) -> None:
+    allowed = {name, *ROOMS[name].imports.split()}
+    wrong = {
+        f"{each.module} imports {each.imported}"
+        for each in imports()
+        if each.own and room_of(each.module) == name and room_of(each.imported) not in allowed
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", [name for name, room in ROOMS.items() if not room.torch])
+def test_a_room_without_torch_never_imports_it(name: str) -> None:
+    wrong = {
+        f"{each.module} imports {each.imported}"
+        for each in imports()
+        if not each.own and room_of(each.module) == name and each.imported.partition(".")[0] == "torch"
+    }
+    assert not wrong
+
+
+def test_modules_do_not_import_each_other_in_a_cycle() -> None:
+    graph: dict[str, set[str]] = {}
+    for each in imports():
+        if each.own and each.at_import and each.imported != each.module:
+            graph.setdefault(each.module, set()).add(each.imported)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules

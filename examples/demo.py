@@ -1,41 +1,22 @@
-"""The main job: the tutorial's network and a real transformer, summarised."""
+"""The main job: the tutorial's network and a real transformer, summarized."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from my_network import MyNetwork
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import torchprof
 
 
-class Net(nn.Module):
-    """The convolutional network of the tutorial."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
-        self.conv3 = nn.Conv2d(64, 128, kernel_size=3, padding=1)
-        self.relu = nn.ReLU()
-        self.pool = nn.MaxPool2d(2)
-        self.fc1 = nn.Linear(128 * 14 * 14, 64)
-        self.fc2 = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = self.pool(self.relu(conv(x)))
-        return self.fc2(self.relu(self.fc1(x.flatten(1))))
-
-
 def main() -> None:
     print("The tutorial's network, as torchsummary prints it:\n")
-    torchprof.summary(Net(), input_size=(3, 112, 112), batch_size=4, style="torchsummary")
+    torchprof.summary(MyNetwork(num_class=2), input_size=(3, 112, 112), batch_size=4, style="torchsummary")
 
     print("\nThe same, with what that table lacks:\n")
-    torchprof.summary(Net(), input_size=(3, 112, 112), batch_size=4, backward=True, warmup=1)
+    torchprof.summary(MyNetwork(num_class=2), input_size=(3, 112, 112), batch_size=4, backward=True, warmup=1)
 
-    print("\nGPT-2 (124 million parameters, random weights), equal blocks folded:\n")
+    print("\nGPT-2 (124 million parameters, random weights), identical blocks folded:\n")
     gpt2 = GPT2LMHeadModel(GPT2Config())
     tokens = {"input_ids": torch.zeros(1, 64, dtype=torch.long)}
     torchprof.summary(gpt2, input_data=tokens, backward=True, fold=True, warmup=1)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Tutorial(nn.Module):
-    """The convolutional network of the tutorial: one ReLU used after every layer."""
+class Convolutional(nn.Module):
+    """One ReLU and one pooling layer, used after every convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def shared_root_child() -> nn.Module:
 
 
 FOR_TORCHSUMMARY: dict[str, tuple[Callable[[], nn.Module], Any]] = {
-    "tutorial": (Tutorial, (3, 112, 112)),
+    "convolutional": (Convolutional, (3, 112, 112)),
     "nested": (Nested, (3, 32, 32)),
     "two inputs": (TwoInputs, [(1, 16, 16), (1, 28, 28)]),
     "frozen": (Frozen, (20,)),

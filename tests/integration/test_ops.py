@@ -25,7 +25,7 @@ def train_step(model: nn.Module, x: Tensor) -> None:
 
 
 MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    "tutorial": lambda: (networks.Tutorial(), torch.ones(1, 3, 112, 112)),
+    "convolutional": lambda: (networks.Convolutional(), torch.ones(1, 3, 112, 112)),
     "nested": lambda: (networks.Nested(), torch.ones(2, 3, 16, 16)),
     "transformer": lambda: (nn.TransformerEncoderLayer(16, 2, 32, dropout=0, batch_first=True), torch.ones(2, 4, 16)),
 }

@@ -23,10 +23,10 @@ def test_the_table_is_that_of_torchsummary(name: str, batch_size: int, capsys: p
 
 
 def test_a_reused_layer_has_a_row_per_call_and_the_root_has_none(capsys: pytest.CaptureFixture[str]) -> None:
-    torchprof.summary(networks.Tutorial(), (3, 112, 112), batch_size=4, style="torchsummary")
+    torchprof.summary(networks.Convolutional(), (3, 112, 112), batch_size=4, style="torchsummary")
     lines = capsys.readouterr().out.splitlines()
     assert sum("ReLU-" in line for line in lines) == 4
-    assert not any("Tutorial" in line for line in lines)
+    assert not any("Convolutional" in line for line in lines)
     assert lines[3] == "            Conv2d-1          [4, 32, 112, 112]             896"
 
 

@@ -1,0 +1,35 @@
+"""The tutorial's network, which the demo, the README and the documentation show: what is printed of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchsummary
+from masking import masked
+from my_network import MyNetwork
+
+import torchprof
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_its_table_in_the_style_of_torchsummary_is_that_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
+    torchprof.summary(MyNetwork(num_class=2), input_size=(3, 112, 112), batch_size=4, style="torchsummary")
+    printed = capsys.readouterr().out
+    assert printed == (GOLDEN / "my_network_torchsummary.txt").read_text()
+    torchsummary.summary(MyNetwork(num_class=2), input_size=(3, 112, 112), batch_size=4, device="cpu")
+    assert capsys.readouterr().out == printed
+
+
+def test_its_tree(capsys: pytest.CaptureFixture[str]) -> None:
+    torchprof.summary(MyNetwork(num_class=2), input_size=(3, 112, 112), batch_size=4)
+    # What convolutions allocate beside their results is the CPU's and the PyTorch version's own.
+    printed = re.sub(r"allocated: .*, peak .* \(", "allocated: *, peak * (", masked(capsys.readouterr().out))
+    assert printed + "\n" == (GOLDEN / "my_network_tree.txt").read_text()
+
+
+def test_it_gives_a_score_for_each_class() -> None:
+    assert MyNetwork(num_class=2)(torch.zeros(4, 3, 112, 112)).shape == (4, 2)

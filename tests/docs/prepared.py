@@ -1,0 +1,79 @@
+"""The names that examples may use without making them: small models, batches and traces in place of a reader's own."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from handwritten import gpu_trace
+from my_network import MyNetwork
+from torch import nn
+
+import torchprof
+from torchprof import Trace
+
+HAS_GPU = torch.cuda.is_available()
+
+LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 256}
+BERT = LLAMA | {"type_vocab_size": 2}
+
+
+def names() -> dict[str, Any]:
+    """What pages have to begin with; anything else they say, or import from here in a block that readers do not see."""
+    return {"torch": torch, "nn": nn, "torchprof": torchprof}
+
+
+def names_of_docstrings() -> dict[str, Any]:
+    model = MyNetwork(num_class=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def train_step(batch: torch.Tensor) -> None:
+        model(batch).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {
+        **names(),
+        **{name: getattr(torchprof, name) for name in torchprof.__all__},
+        "model": model,
+        "sizes": (4, 3, 112, 112),
+        "batches": batches(),
+        "train_step": train_step,
+        "bert": transformers.BertModel(transformers.BertConfig(**BERT)),
+        "ids": torch.zeros(1, 16, dtype=torch.long),
+        "mask": torch.ones(1, 16, dtype=torch.long),
+        "LlamaForCausalLM": transformers.LlamaForCausalLM,
+        "config": llama_config(),
+        "trace": trained(),
+        "prof": SimpleNamespace(trace=trained()),
+    }
+
+
+def names_of_gpu_docstrings() -> dict[str, Any]:
+    return {**names_of_docstrings(), "prof": SimpleNamespace(trace=gpu_trace())}
+
+
+def llama_config() -> transformers.LlamaConfig:
+    return transformers.LlamaConfig(**LLAMA, num_key_value_heads=4, max_position_embeddings=4096)
+
+
+def batches(count: int = 6, size: int = 4) -> list[torch.Tensor]:
+    """Images for the tutorial's network."""
+    return [torch.randn(size, 3, 112, 112) for _ in range(count)]
+
+
+@functools.cache
+def trained() -> Trace:
+    """Six steps of the tutorial's network, one of them warm-up."""
+    model = MyNetwork(num_class=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with torchprof.profile(model, schedule=torchprof.schedule(warmup=1, active=5)) as prof:
+        for x in batches():
+            nn.functional.cross_entropy(model(x), torch.zeros(4, dtype=torch.long)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            prof.step()
+    return prof.trace

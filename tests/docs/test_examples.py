@@ -1,0 +1,121 @@
+"""Every example runs: those of the README and of each page of docs/, and those in docstrings of public names.
+
+The blocks of a page run in order and share their names. A ``text`` block is what the ``python`` block before it prints, but for
+times, shares and rates; ``...`` in it stands for anything. HTML comments hold what a reader need not see::
+
+    <!-- invisible-code-block: python      <!-- skip: next if(not torch.cuda.is_available(), reason="needs a GPU") -->
+    x = torch.randn(4, 3)
+    -->
+
+What is skipped must compile all the same. A page whose convolutions allocate what the CPU at hand makes of them says
+``BYTES_VARY = True`` in a hidden block: then bytes are not compared either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import re
+import unittest
+from pathlib import Path
+from typing import Any
+
+import prepared
+import pytest
+from masking import masked
+from sybil import Document, Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+import torchprof
+
+ROOT = Path(__file__).parents[2]
+BYTES = re.compile(r"\d[\d,.]* (?:B|[KMGT]iB)\b")
+NEEDS_GPU = re.compile(r'"cuda"|torch\.cuda\.')
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def parse(page: Path, *parsers: Any) -> Document:
+    document = Sybil(parsers=parsers).parse(page)
+    document.namespace.update(prepared.names())
+    return document
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_examples_of_a_page_compile(page: Path) -> None:
+    def compiles(example: Example) -> None:
+        compile(example.parsed, f"{name_of(page)}:{example.line}", "exec")
+
+    for example in parse(page, CodeBlockParser("python", compiles)):
+        example.evaluate()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_examples_of_a_page_run_and_print_what_it_says(page: Path) -> None:
+    printed = ""
+    run = PythonEvaluator()
+
+    def runs(example: Example) -> None:
+        nonlocal printed
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            run(example)
+        printed = output.getvalue()
+
+    def prints(example: Example) -> None:
+        said, found = example.parsed, printed
+        if example.namespace.get("BYTES_VARY"):
+            said, found = BYTES.sub("*", said), BYTES.sub("*", found)
+        assert shows(said, found), f"{name_of(page)}:{example.line} says other than what is printed:\n{printed}"
+
+    for example in parse(page, CodeBlockParser("python", runs), CodeBlockParser("text", prints), SkipParser()):
+        with contextlib.suppress(unittest.SkipTest):
+            example.evaluate()
+
+
+def shows(said: str, printed: str) -> bool:
+    """Whether a text is what was printed, where ``...`` stands for any line, or for any part of one."""
+    lines = [
+        r"(?:.*\n)*?" if line.strip(" │├└─") == "..." else re.escape(line).replace(r"\.\.\.", ".*") + "\n"
+        for line in masked(said).splitlines()
+    ]
+    return re.fullmatch("".join(lines), masked(printed) + "\n") is not None
+
+
+class AnyOutputWhereNoneIsSaid(doctest.OutputChecker):
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        return not want or super().check_output(want, got, optionflags)
+
+
+def doctests() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder()
+    found = [
+        test
+        for name in torchprof.__all__
+        for test in finder.find(getattr(torchprof, name), f"torchprof.{name}", module=False)
+        if test.examples
+    ]
+    return list({test.docstring: test for test in found}.values())
+
+
+@pytest.mark.parametrize("test", doctests(), ids=lambda test: test.name)
+def test_the_examples_of_a_docstring_run(test: doctest.DocTest) -> None:
+    for example in test.examples:
+        compile(example.source, test.name, "exec")
+        example.options[doctest.SKIP] = bool(NEEDS_GPU.search(example.source)) and not prepared.HAS_GPU
+    on_gpu = test.name.endswith((".gpu", ".by_kernel"))
+    test.globs = prepared.names_of_gpu_docstrings() if on_gpu else prepared.names_of_docstrings()
+    report = io.StringIO()
+    runner = doctest.DocTestRunner(AnyOutputWhereNoneIsSaid(), verbose=False, optionflags=doctest.ELLIPSIS)
+    failed = runner.run(test, out=report.write, clear_globs=False).failed
+    assert not failed, report.getvalue()

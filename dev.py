@@ -6,6 +6,7 @@
     python3 dev.py test [ARGS]       lint and the tests; ARGS go to pytest
     python3 dev.py bench [ARGS]      the benchmarks, side by side with their peers
     python3 dev.py sanitize [ARGS]   the integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+    python3 dev.py docs              the documentation, into build/docs; fails on a broken link or reference
     python3 dev.py matrix [PAIR ...] the integration tests with other Pythons and PyTorches, such as 3.12/2.11 3.13/2.14.1
 
 Each is repeatable: what is installed or built already is left alone until its sources change.
@@ -59,6 +60,10 @@ def main(arguments: list[str]) -> int:
     if command == "sanitize":
         prepare()
         return sanitize(rest)
+    if command == "docs":
+        prepare()
+        # What it would say is an advertisement for another tool.
+        return run(python(), "-m", "mkdocs", "build", "--strict", "--quiet", variables={"NO_MKDOCS_2_WARNING": "1"})
     if command == "matrix":
         return matrix(rest)
     print(__doc__)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import sys
 from types import SimpleNamespace
 from typing import Any
 
+import find_the_leak
 import torch
 import transformers
 from handwritten import gpu_trace
@@ -23,7 +25,7 @@ BERT = LLAMA | {"type_vocab_size": 2}
 
 def names() -> dict[str, Any]:
     """What pages have to begin with; anything else they say, or import from here in a block that readers do not see."""
-    return {"torch": torch, "nn": nn, "torchprof": torchprof}
+    return {"torch": torch, "nn": nn, "torchprof": torchprof, "prepared": sys.modules[__name__]}
 
 
 def names_of_docstrings() -> dict[str, Any]:
@@ -63,6 +65,17 @@ def llama_config() -> transformers.LlamaConfig:
 def batches(count: int = 6, size: int = 4) -> list[torch.Tensor]:
     """Images for the tutorial's network."""
     return [torch.randn(size, 3, 112, 112) for _ in range(count)]
+
+
+def leaky_training() -> dict[str, Any]:
+    """What a loop needs that trains examples/find_the_leak.py."""
+    model = find_the_leak.network()
+    return {
+        "model": model,
+        "optimizer": torch.optim.AdamW(model.parameters()),
+        "batches": [(torch.randn(128, 256), torch.randint(10, (128,))) for _ in range(6)],
+        "loss": nn.functional.cross_entropy,
+    }
 
 
 @functools.cache

@@ -18,11 +18,13 @@ import doctest
 import io
 import re
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import prepared
 import pytest
+import torch
 from masking import masked
 from sybil import Document, Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
@@ -41,9 +43,14 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With one thread: small ops are faster, and which module takes longest is no matter of luck."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def parse(page: Path, *parsers: Any) -> Document:

@@ -1,8 +1,8 @@
 """Tables of columns, made from where they are declared when the documentation is built, so that there is one place to change.
 
 ``<!-- columns of ops -->`` becomes a section for the table ``ops`` of a trace: its meaning and its columns from the comments in
-``csrc/**/events.h``, their types from ``torchprof.trace.schema``. ``<!-- columns of printed tables -->`` becomes the list of
-columns that a `Table` may show.
+``csrc/**/events.h`` and ``enums.h``, their types from ``torchprof.trace.schema``. ``<!-- columns of printed tables -->`` is
+replaced by the list of columns that a `Table` may show.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ UNSAID = {
     "kind": "Activity",
     "direction": "Direction",
 }
+HEADERS = ("enums.h", "events.h")
 PADDING = ("reserved", "padding")
 ENUMS = (schema.Activity, schema.Direction, schema.Phase, schema.RuntimeCallKind)
 TYPES = {"u8": "uint64", "i8": "int64", "u4": "uint32", "i4": "int32", "u2": "uint16", "u1": "uint8", "i1": "int8"}
@@ -74,7 +75,7 @@ class Struct:
 
 
 def section(table: str) -> str:
-    source = next(ROOT.glob("csrc/**/events.h")).read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for name in HEADERS for path in ROOT.glob(f"csrc/**/{name}"))
     layout = LAYOUTS[table]
     name, struct = struct_with(structs(source), layout.names or ())
     plain = plain_words(source)

@@ -58,6 +58,13 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     assert set(missing) <= {"torchprof/analysis/distributed/"}
 
 
+def test_contributing_lists_every_room() -> None:
+    text = text_of("CONTRIBUTING.md")
+    rooms = [path.parent.relative_to(ROOT) for path in (ROOT / "torchprof").glob("*/__init__.py")]
+    rooms += [path.relative_to(ROOT) for path in (ROOT / "csrc").iterdir() if path.is_dir()]
+    assert [room for room in rooms if f"`{room}/`" not in text] == []
+
+
 def test_every_table_of_a_trace_is_described_with_every_column() -> None:
     page = text_of("docs/file-format.md")
     assert re.findall(r"^<!-- columns of (\w+) -->$", page, re.MULTILINE) != []

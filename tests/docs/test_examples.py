@@ -1,7 +1,8 @@
 """Every example runs: those of the README and of each page of docs/, and those in docstrings of public names.
 
-The blocks of a page run in order and share their names; of ``sh`` blocks, the lines that call ``torchprof``. A ``text`` block is
-what the block before it prints, but for times, shares and rates; ``...`` in it stands for anything. HTML comments hold what a reader need not see::
+The blocks of a page run in order and share their names; of ``sh`` blocks, the lines that call ``torchprof``. A ``text`` block
+is what the block before it prints, but for times, shares and rates; ``...`` in it stands for anything. HTML comments hold what
+a reader need not see::
 
     <!-- invisible-code-block: python      <!-- skip: next if(not torch.cuda.is_available(), reason="needs a GPU") -->
     x = torch.randn(4, 3)

@@ -33,6 +33,10 @@ def test_the_readme_is_what_a_newcomer_needs() -> None:
     assert len(text_of("README.md").splitlines()) <= 150
 
 
+def test_the_tutorial_shows_the_network_that_is_tested() -> None:
+    assert '\n--8<-- "examples/my_network.py"\n' in text_of("docs/tutorial/first-network.md")
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     named = set(re.findall(r"^::: torchprof\.(\w+)$", reference, re.MULTILINE))

@@ -43,9 +43,8 @@ from torchprof.summarize import Summary, summary
 from torchprof.tables.gpu import Gpu, gpu
 from torchprof.tables.memory import Memory, memory
 from torchprof.tables.table import Table, by_kernel, by_module, by_op, by_step
-from torchprof.trace.file import load
 from torchprof.trace.schema import Phase
-from torchprof.trace.trace import Trace
+from torchprof.trace.trace import Trace, load
 
 __all__ = [
     "CATEGORIES",

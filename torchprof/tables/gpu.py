@@ -22,7 +22,7 @@ from torchprof.tables.table import Table, check_ceilings
 from torchprof.trace.trace import Trace
 
 if TYPE_CHECKING:
-    from torchprof.record.ceilings import Ceilings
+    from torchprof.trace.ceilings import Ceilings
 
 __all__ = ["Gpu", "gpu"]
 

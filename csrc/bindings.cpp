@@ -13,6 +13,7 @@
 #include "pretending.h"
 #include "session.h"
 #include "tensor_reader.h"
+#include "type_names.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -342,6 +343,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("use_counts", &use_counts, "tensor"_a, py::pos_only());
   m.def("changed", &changed, "pairs"_a, py::pos_only());
   m.def("layouts", &layouts);
+  m.def("dtypes", &dtypes);
+  m.def("device_types", &device_types);
   m.def("installed", &installed, "module_class"_a, py::pos_only());
   m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list());
   m.def("simulate_caching_allocator", &simulate_caching_allocator, "events"_a, "settings"_a, "capacity"_a, "blocks"_a,

@@ -76,9 +76,7 @@ def trace(
         arrays["shapes"][index] = (first, len(shape))
         first += len(shape)
     arrays["operands"] = np.array(operands or [], dtype=np.int32)
-    return Trace(
-        **arrays, strings=strings or [], facts=facts or {}, model=model, dtypes=DTYPES, device_types=DEVICE_TYPES
-    )
+    return Trace(**arrays, strings=strings or [], facts=facts or {}, model=model, dtypes=DTYPES, device_types=DEVICE_TYPES)
 
 
 def parameter(name: str, *shape: int, dtype: str = "float32", itemsize: int = 4, **rest: Any) -> TensorInfo:

@@ -26,6 +26,13 @@ def test_the_report() -> None:
     check(str(torchprof.gpu(gpu_trace(gpu_note=NOTE), ceilings=H100)), "gpu.txt")
 
 
+def test_the_guide_shows_what_is_printed() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "why-is-the-gpu-idle.md"
+    _, _, text = guide.read_text().partition("```text\nGPU:")
+    example, _, _ = text.partition("\n```")
+    assert str(torchprof.gpu(gpu_trace(), ceilings=H100)) == f"GPU:{example}"
+
+
 def test_the_report_of_devices_that_did_nothing() -> None:
     check(str(torchprof.gpu(trace(facts={"gpu": "cupti", "losses": {"kernels": 3}}), ceilings=H100)), "gpu_idle.txt")
 

@@ -17,6 +17,7 @@ from torchprof.analysis.gpu.graphs import Graphs, cuda_graphs
 from torchprof.analysis.gpu.idle import Idle, idle_times
 from torchprof.analysis.gpu.launch_bound import LaunchBound, launch_bound_modules
 from torchprof.analysis.gpu.waits import Waits, host_waits
+from torchprof.analysis.model.module_tree import module_labels
 from torchprof.errors import ArgumentError
 from torchprof.trace.trace import Trace
 
@@ -53,17 +54,17 @@ class GpuAccount:
     @cached_property
     def idle(self) -> list[Idle]:
         """Idle time of all devices by cause, module and op, most first; it adds up to that of the devices."""
-        return idle_times(self.trace, [gaps for _, gaps in self._devices_and_gaps])
+        return idle_times(self.trace, [gaps for _, gaps in self._devices_and_gaps], self._labels)
 
     @cached_property
     def copies(self) -> list[Copies]:
         """Copies by direction and module, most time first."""
-        return copies_by_direction(self.trace)
+        return copies_by_direction(self.trace, self._labels)
 
     @cached_property
     def waits(self) -> list[Waits]:
         """Runtime calls in which the host waited for a device, by op and module, most time first."""
-        return host_waits(self.trace)
+        return host_waits(self.trace, self._labels)
 
     @cached_property
     def graphs(self) -> Graphs:
@@ -74,6 +75,10 @@ class GpuAccount:
     def launch_bound(self) -> list[LaunchBound]:
         """Modules whose kernels take less time than the host takes to launch them, the largest difference first."""
         return launch_bound_modules(self.trace, self.waits)
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        return module_labels(self.trace)
 
     @cached_property
     def _devices_and_gaps(self) -> list[tuple[Device, Gaps]]:

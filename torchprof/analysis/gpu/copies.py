@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from torchprof.analysis.gpu.kernels import kernel_steps, kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls
-from torchprof.analysis.model.module_tree import module_labels
 from torchprof.analysis.steps import active_steps
 from torchprof.trace.schema import Activity, Direction
 from torchprof.trace.trace import Trace
@@ -35,12 +35,15 @@ class Copies:
     time: int
 
 
-def copies_by_direction(trace: Trace) -> list[Copies]:
-    """Copies of active steps by direction and module, most time first."""
+def copies_by_direction(trace: Trace, labels: Sequence[str]) -> list[Copies]:
+    """Copies of active steps by direction and module, most time first.
+
+    Args:
+        labels: of modules, as `module_labels` returns them.
+    """
     counted = kernel_steps(trace, active_steps(trace)) >= 0
     copies = trace.kernels[counted & (trace.kernels["kind"] == Activity.COPY)]
     module = modules_of_calls(trace, copies["module_call"])
-    labels = module_labels(trace)
     groups = Groups.by([copies["direction"], module])
     time, moved = groups.sums(kernel_times(copies)), groups.sums(copies["bytes"])
     found = []

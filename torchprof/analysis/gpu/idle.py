@@ -11,7 +11,6 @@ from torchprof.analysis.gpu.gaps import CAUSES, Gaps
 from torchprof.analysis.gpu.launchers import kernel_launchers, op_label
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
-from torchprof.analysis.model.module_tree import module_labels
 from torchprof.trace.trace import Trace
 
 __all__ = ["Idle", "idle_times"]
@@ -34,14 +33,18 @@ class Idle:
     time: int
 
 
-def idle_times(trace: Trace, gaps: Sequence[Gaps]) -> list[Idle]:
-    """Idle time by cause, module and op, most first; it adds up to these gaps, one for each device."""
+def idle_times(trace: Trace, gaps: Sequence[Gaps], labels: Sequence[str]) -> list[Idle]:
+    """Idle time by cause, module and op, most first; it adds up to the gaps.
+
+    Args:
+        gaps: those of every device.
+        labels: of modules, as `module_labels` returns them.
+    """
     if not gaps:
         return []
     parts = np.concatenate([each.parts for each in gaps], axis=1)
     kernel, wait = (np.concatenate([getattr(each, name) for each in gaps]) for name in ("kernel", "wait"))
     modules, ops = kernel_launchers(trace)
-    labels = module_labels(trace)
     launch_bound, synchronization, other = (part > 0 for part in parts)
     waits = trace.runtime_calls[wait[synchronization]]
     places = [

@@ -7,6 +7,7 @@ than the copy had ended.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,6 @@ import numpy.typing as npt
 from torchprof.analysis.gpu.launchers import op_label
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
-from torchprof.analysis.model.module_tree import module_labels
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import Activity, RuntimeCallKind
 from torchprof.trace.trace import Trace
@@ -47,14 +47,17 @@ class Waits:
     time: int
 
 
-def host_waits(trace: Trace) -> list[Waits]:
-    """Waits in active steps by op, module and runtime call, most time first."""
+def host_waits(trace: Trace, labels: Sequence[str]) -> list[Waits]:
+    """Waits in active steps by op, module and runtime call, most time first.
+
+    Args:
+        labels: of modules, as `module_labels` returns them.
+    """
     calls = trace.runtime_calls[waiting_calls(trace)]
     calls = calls[step_of(calls["start"], trace, active_steps(trace)) >= 0]
     inner = calls["op"].astype(np.int64)
     outer_name, inner_name = names_of_ops(trace, _outermost(trace, inner)), names_of_ops(trace, inner)
     module = modules_of_calls(trace, calls["module_call"])
-    labels = module_labels(trace)
     groups = Groups.by([outer_name, inner_name, module, calls["name"]])
     time = groups.sums(calls["end"] - calls["start"])
     waits = [

@@ -25,6 +25,7 @@ UNSAID = {
     "n_inputs": "how many",
     "n_outputs": "how many",
     "flags": "bits, see below",
+    "uses": "bits, see below",
     "bytes": "its size",
     "address": "where it is",
     "stream": "its number",
@@ -46,6 +47,7 @@ UNSAID = {
     "kind": "Activity",
     "direction": "Direction",
 }
+OF_ALL = "of all together"
 HEADERS = ("enums.h", "events.h")
 PADDING = ("reserved", "padding")
 ENUMS = (schema.Activity, schema.Direction, schema.Phase, schema.RuntimeCallKind)
@@ -83,7 +85,8 @@ def section(table: str) -> str:
     for column in layout.names or ():
         dtype, _ = layout.fields[column][:2]  # type: ignore[index]
         size = f"[{dtype.shape[0]}]" if dtype.shape else ""
-        meaning = plain(struct.members[column]) or UNSAID.get(column, "")
+        unsaid = OF_ALL if column in ("time", "bytes") and "count" in (layout.names or ()) else UNSAID.get(column, "")
+        meaning = plain(struct.members[column]) or unsaid
         for enum in ENUMS:
             if meaning == enum.__name__:
                 meaning = ", ".join(f"{member.value} {member.name.lower().replace('_', ' ')}" for member in enum)

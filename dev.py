@@ -246,9 +246,9 @@ def build_apart(name: str, place: Path, *, venv: Path = VENV, variables: Variabl
 
 
 def pytest_apart(place: Path, *arguments: str, venv: Path = VENV, variables: Variables = NONE) -> int:
-    """Run tests on what ``build_apart`` built. -P: the package beside this file must not hide that one."""
-    variables = {"PYTHONPATH": str(place), **variables}
-    return run(python(venv), "-P", "-m", "pytest", "-q", *arguments, venv=venv, variables=variables)
+    """Run tests on what ``build_apart`` built: in no process may the package beside this file hide that one."""
+    variables = {"PYTHONPATH": str(place), "PYTHONSAFEPATH": "1", **variables}
+    return run(python(venv), "-m", "pytest", "-q", *arguments, venv=venv, variables=variables)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import torch
 from compiled import shared_library
+from needs_events import pytest_runtest_call
+
+__all__ = ["pytest_runtest_call"]
 
 
 def built() -> Path:
@@ -42,6 +45,7 @@ def loaded() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     of_torch: Any = types.ModuleType("torch.fake")
+    of_torch._lazy_init = lambda: None  # PyTorch 2.11 waits for no device that has none
     of_torch._is_in_bad_fork = lambda: False
     of_torch.manual_seed_all = lambda seed: None
     torch._register_device_module("fake", of_torch)

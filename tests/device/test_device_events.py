@@ -18,6 +18,8 @@ import torchprof
 from torchprof.trace.schema import Activity, Phase, phases
 from torchprof.trace.trace import Trace
 
+pytestmark = pytest.mark.events
+
 
 def network() -> nn.Module:
     torch.manual_seed(0)
@@ -183,24 +185,6 @@ def test_an_op_that_fails_ends_its_interval(fake: Any) -> None:
         x.add_(1)
     assert [name for name, _ in named(prof.trace)][-2:] == ["aten::add", "aten::add_"]
     assert not prof.trace.losses
-
-
-def test_a_device_that_fails_at_the_beginning_is_an_error_or_is_not_watched(fake: Any) -> None:
-    fake.fail("synchronize")
-    with pytest.raises(torchprof.RecordingError, match="gpu='events' is not possible: fake device: synchronize failed"):
-        torchprof.profile(gpu="events").__enter__()
-    with torchprof.profile(gpu="auto") as prof:
-        torch.ones(2, device="fake")
-    assert prof.trace.facts["gpu"] == "off"
-    assert "events refused: fake device" in prof.trace.facts["gpu_note"]
-    assert len(prof.trace.ops) > 0
-
-
-def test_a_device_in_use_is_watched_by_itself(fake: Any) -> None:
-    with torchprof.profile() as prof:
-        torch.ones(2, device="fake")
-    assert prof.trace.facts["gpu"] == "events"
-    assert [name for name, _ in named(prof.trace)] == ["aten::fill_"]
 
 
 def test_events_are_used_again_when_they_are_over(fake: Any) -> None:

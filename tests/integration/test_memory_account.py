@@ -28,6 +28,12 @@ Storages = dict[int, int]
 """Bytes by address."""
 
 
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """What an earlier test left to the garbage collector, if it were collected here, would count as held from the beginning."""
+    gc.collect()
+
+
 def storages(tensors: Iterable[Any]) -> Storages:
     found = {}
     for tensor in tensors:

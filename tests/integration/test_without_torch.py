@@ -49,7 +49,7 @@ def traces() -> dict[str, Trace]:
 
 def run(python: Path | str, *arguments: object, beside_torch: bool) -> str:
     """What is printed of saved traces."""
-    more = {"PYTHONPATH": str(EVERYTHING.parents[1]), "BESIDE_TORCH": "1"} if beside_torch else {}
+    more = {"PYTHONPATH": str(Path(torchprof.__file__).parents[1]), "BESIDE_TORCH": "1"} if beside_torch else {}
     command = [str(python), str(EVERYTHING), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more})
     assert done.returncode == 0, done.stderr

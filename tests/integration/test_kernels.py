@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compiled import HERE
+from compiled import CSRC, HERE
 from fake_gpu import GET_DEVICE, LAUNCH_GRAPH, SYNCHRONIZE, FakeGpu, KernelForEveryOp
 from torch import nn
 
@@ -501,5 +501,5 @@ def test_importing_torchprof_and_recording_without_a_gpu_does_not_initialize_cud
 @pytest.mark.skipif(not (CUDA_HEADERS / "cupti.h").exists(), reason="no CUDA toolkit here")
 def test_the_declarations_of_cupti_agree_with_the_headers_of_the_toolkit() -> None:
     compiler = shutil.which("g++") or "c++"
-    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", f"-I{CUDA_HEADERS}"]
+    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", f"-I{CUDA_HEADERS}", f"-I{CSRC}"]
     subprocess.run([*command, str(HERE / "native" / "cupti_layout.cpp")], check=True)

@@ -3,8 +3,8 @@
 
 #include <cstddef>
 
-#include "../../csrc/cuda_calls.h"
-#include "../../csrc/cupti_api.h"
+#include "device/cupti/calls.h"
+#include "device/cupti/api.h"
 
 using namespace torchprof::cupti;
 

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "../../csrc/clock.h"
-#include "../../csrc/cupti_api.h"
+#include "trace/clock.h"
+#include "device/cupti/api.h"
 
 using namespace torchprof::cupti;
 

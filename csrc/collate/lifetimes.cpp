@@ -1,0 +1,320 @@
+#include "collate/lifetimes.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <utility>
+
+#include "collate/attribution.h"
+
+namespace torchprof {
+namespace {
+
+// Which allocation held an address at a time.
+class Lives {
+ public:
+  explicit Lives(const std::vector<Allocation>& allocations) : allocations_(allocations) {
+    for (size_t row = 0; row < allocations.size(); ++row) {
+      rows_.push_back(static_cast<int32_t>(row));
+    }
+    std::stable_sort(rows_.begin(), rows_.end(), [&](int32_t a, int32_t b) {
+      return allocations[a].address < allocations[b].address;  // stable: by start within an address
+    });
+    for (size_t i = 0; i < rows_.size();) {
+      const uint64_t address = allocations[rows_[i]].address;
+      const size_t first = i;
+      while (i < rows_.size() && allocations[rows_[i]].address == address) {
+        ++i;
+      }
+      ranges_.emplace(address, std::pair{static_cast<uint32_t>(first), static_cast<uint32_t>(i)});
+    }
+  }
+
+  int32_t find(uint64_t address, int64_t time) const {
+    const auto found = ranges_.find(address);
+    if (found == ranges_.end()) {
+      return kNoRow;
+    }
+    const auto first = rows_.begin() + found->second.first;
+    const auto last = rows_.begin() + found->second.second;
+    const auto after = std::upper_bound(first, last, time, [&](int64_t at, int32_t row) { return at < allocations_[row].start; });
+    return after != first && lives(*std::prev(after), time) ? *std::prev(after) : kNoRow;
+  }
+
+  bool lives(int32_t row, int64_t time) const {
+    const Allocation& allocation = allocations_[row];
+    return allocation.start <= time && (allocation.end == kNever || time <= allocation.end);
+  }
+
+ private:
+  const std::vector<Allocation>& allocations_;
+  std::vector<int32_t> rows_;  // by address, then start
+  std::unordered_map<uint64_t, std::pair<uint32_t, uint32_t>> ranges_;
+};
+
+class Lifetimes {
+ public:
+  Lifetimes(Tables& tables, const MemoryReports& reports) : tables_(tables), reports_(reports), roles_(roles(tables)) {}
+
+  void run() {
+    pair_events();
+    const Lives lives(tables_.allocations);
+    lives_ = &lives;
+    paired_ = tables_.allocations.size();
+    row_of_tensor_.assign(tables_.tensors.size(), kNoRow);
+    mark_held();
+    mark_operands();
+    mark_module_tensors();
+    mark_made_by_accumulation();
+    mark_outlived();
+  }
+
+ private:
+  void pair_events() {
+    std::unordered_map<uint64_t, int32_t> open;
+    open.reserve(1024);
+    auto& allocations = tables_.allocations;
+    for (const MemoryEvent& event : reports_.events) {
+      const auto found = open.find(event.address);
+      if (event.bytes > 0) {
+        const auto row = static_cast<int32_t>(allocations.size());
+        if (found != open.end()) {
+          // It was given back where nobody reported it: on a thread of the program's own.
+          allocations[found->second].end = event.time;
+          found->second = row;
+        } else {
+          open.emplace(event.address, row);
+        }
+        const int32_t call = call_of(event);
+        allocations.push_back({event.time, kNever, event.address, event.bytes, event.op, kNoRow, call, module_of(call),
+                               event.thread, event.device_type, event.device_index, 0, 0});
+      } else if (found != open.end()) {
+        allocations[found->second].end = event.time;
+        allocations[found->second].free_op = event.op;
+        open.erase(found);
+      } else {
+        allocations.push_back({kNever, event.time, event.address, -event.bytes, kNoRow, event.op, kNoRow, kNoRow,
+                               event.thread, event.device_type, event.device_index, 0, 0});
+      }
+    }
+  }
+
+  int32_t call_of(const MemoryEvent& event) const {
+    const bool follows_op = event.op != kNoRow && reports_.ran_in[event.op] == event.module_call;
+    return follows_op ? tables_.ops[event.op].module_call : event.module_call;
+  }
+  int32_t module_of(int32_t call) const {
+    return call == kNoRow ? kNoRow : static_cast<int32_t>(tables_.module_calls[call].module);
+  }
+
+  // The allocation behind a tensor at a time; one from before the recording is listed when it is first met.
+  int32_t allocation_of(const Tensor& tensor, int64_t time) {
+    if (tensor.storage_bytes == 0 || tensor.storage == 0) {
+      return kNoRow;
+    }
+    const int32_t found = lives_->find(tensor.storage, time);
+    return found != kNoRow ? found : from_before(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index);
+  }
+
+  int32_t from_before(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
+    const auto [found, added] = before_.try_emplace(address, static_cast<int32_t>(tables_.allocations.size()));
+    if (added) {
+      tables_.allocations.push_back({kNever, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type,
+                                     device_index, 0, 0});
+    }
+    return found->second;
+  }
+
+  void use(int32_t row, uint16_t how) {
+    if (row != kNoRow) {
+      tables_.allocations[row].uses |= how;
+    }
+  }
+
+  // Consecutive uses of a tensor are nearly always of one allocation.
+  int32_t allocation_of(int32_t tensor, int64_t time) {
+    int32_t& recent = row_of_tensor_[tensor];
+    if (recent == kNoRow || !lives_->lives(recent, time)) {
+      recent = allocation_of(tables_.tensors[tensor], time);
+    }
+    return recent;
+  }
+
+  void mark_operands() {
+    for (const Op& op : tables_.ops) {
+      const uint16_t how = how_it_reads(op);
+      if (how == 0) {
+        continue;
+      }
+      for (uint32_t i = 0; i < op.n_inputs; ++i) {
+        use(allocation_of(tables_.operands[op.inputs + i], op.start), how);
+      }
+      if (roles_[op.signature] == Role::kAccumulation && op.n_inputs != 0) {
+        const int32_t row = allocation_of(tables_.operands[op.inputs], op.start);
+        if (row != kNoRow && (tables_.allocations[row].end == kNever || tables_.allocations[row].end > op.end)) {
+          make_gradient(row, op);
+        }
+      }
+    }
+  }
+
+  static uint16_t how_it_reads(const Op& op) {
+    switch (phase(op)) {
+      case Phase::kForward:
+        return kReadByForward;
+      case Phase::kRecomputation:
+      case Phase::kBackward:
+        return kReadByBackward;
+      case Phase::kOptimizer:
+        return kReadByOptimizer;
+      default:
+        return 0;
+    }
+  }
+
+  void make_gradient(int32_t row, const Op& accumulation) {
+    tables_.allocations[row].uses |= kGradient;
+    if (accumulation.module_call != kNoRow) {
+      tables_.allocations[row].module = module_of(accumulation.module_call);
+    }
+  }
+
+  // A gradient that could not be taken over was copied.
+  void mark_made_by_accumulation() {
+    for (size_t row = 0; row < paired_; ++row) {
+      const Allocation& allocation = tables_.allocations[row];
+      for (int32_t op = allocation.op; op != kNoRow; op = tables_.ops[op].parent) {
+        if (roles_[tables_.ops[op].signature] == Role::kAccumulation) {
+          if (allocation.end == kNever || allocation.end > tables_.ops[op].end) {
+            make_gradient(static_cast<int32_t>(row), tables_.ops[op]);
+          }
+          break;
+        }
+        if (phase(tables_.ops[op]) != Phase::kBackward) {
+          break;
+        }
+      }
+    }
+  }
+
+  void mark_module_tensors() {
+    for (const ModuleCall& call : tables_.module_calls) {
+      if (call.parent != kNoRow || (call.flags & kRecomputed) != 0) {
+        continue;
+      }
+      for (uint32_t i = 0; i < call.n_inputs; ++i) {
+        use(allocation_of(tables_.operands[call.inputs + i], call.start), kModuleInput);
+      }
+      for (uint32_t i = 0; i < call.n_outputs; ++i) {
+        use(allocation_of(tables_.operands[call.outputs + i], call.end), kModuleOutput);
+      }
+    }
+  }
+
+  void mark_outlived() {
+    for (size_t row = 0; row < paired_; ++row) {
+      Allocation& allocation = tables_.allocations[row];
+      if (allocation.start != kNever && (allocation.end == kNever || allocation.end > end_of_what_made(allocation))) {
+        allocation.uses |= kOutlived;
+      }
+    }
+  }
+
+  // The end of the outermost call, or where there is none of the outermost op, or of the whole step of an optimizer.
+  int64_t end_of_what_made(const Allocation& allocation) const {
+    const int32_t op = allocation.op;
+    const int32_t call = op != kNoRow ? reports_.ran_in[op] : allocation.module_call;
+    if (call != kNoRow) {
+      int32_t outermost = call;
+      while (tables_.module_calls[outermost].parent != kNoRow) {
+        outermost = tables_.module_calls[outermost].parent;
+      }
+      return tables_.module_calls[outermost].end;
+    }
+    int64_t end = allocation.start;
+    for (int32_t row = op; row != kNoRow; row = tables_.ops[row].parent) {
+      const Op& around = tables_.ops[row];
+      if (around.scope != kUserScope || (phase(around) == Phase::kOptimizer && phase(tables_.ops[op]) == Phase::kOptimizer)) {
+        end = std::max(end, around.end);  // a range may have begun inside an op that it outlived
+      }
+    }
+    return end;
+  }
+
+  void mark_held() {
+    std::unordered_map<uint64_t, int32_t> modules;
+    for (size_t row = 0; row < tables_.modules.size(); ++row) {
+      modules[tables_.modules[row].address] = static_cast<int32_t>(row);
+    }
+    for (const Held& held : reports_.held) {
+      if (held.bytes == 0) {
+        continue;
+      }
+      const auto [module, added] = modules.try_emplace(held.module, static_cast<int32_t>(tables_.modules.size()));
+      if (added) {
+        tables_.modules.push_back({held.module, string(held.type), 0});
+      }
+      const int64_t time = held.at_end ? reports_.end : 0;
+      int32_t row = lives_->find(held.address, time);
+      if (row == kNoRow) {
+        row = from_before(held.address, held.bytes, held.device_type, held.device_index);
+      }
+      Allocation& allocation = tables_.allocations[row];
+      if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // what is shared belongs to the first
+        allocation.module = module->second;
+      }
+      allocation.uses |= held.uses;
+    }
+  }
+
+  uint32_t string(const std::string& text) {
+    const auto found = std::find(tables_.strings.begin(), tables_.strings.end(), text);
+    const auto row = static_cast<uint32_t>(found - tables_.strings.begin());
+    if (found == tables_.strings.end()) {
+      tables_.strings.push_back(text);
+    }
+    return row;
+  }
+
+  Tables& tables_;
+  const MemoryReports& reports_;
+  const std::vector<Role> roles_;
+  const Lives* lives_ = nullptr;
+  size_t paired_ = 0;                     // rows from here on are from before the recording
+  std::vector<int32_t> row_of_tensor_;    // of each tensor, the allocation it was last found in
+  std::unordered_map<uint64_t, int32_t> before_;
+};
+
+}  // namespace
+
+void find_allocations(Tables& tables, const MemoryReports& reports) { Lifetimes(tables, reports).run(); }
+
+void Outstanding::follow(const MemoryEvent& event) {
+  const auto [block, added] = blocks_.try_emplace(event.address, 0);
+  bytes_ -= block->second;  // where it is handed out again, it was given back unseen
+  if (event.bytes > 0) {
+    bytes_ += block->second = event.bytes;
+  } else {
+    blocks_.erase(block);
+  }
+}
+
+void account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, Outstanding& outstanding) {
+  auto event = events.begin();
+  for (Step& step : steps) {
+    for (; event != events.end() && event->time < step.start; ++event) {
+      outstanding.follow(*event);
+    }
+    step.peak = outstanding.bytes();
+    for (; event != events.end() && event->time < step.end; ++event) {
+      outstanding.follow(*event);
+      step.allocated += std::max<int64_t>(event->bytes, 0);
+      step.peak = std::max(step.peak, outstanding.bytes());
+    }
+    step.held = outstanding.bytes();
+  }
+  for (; event != events.end(); ++event) {
+    outstanding.follow(*event);
+  }
+}
+
+}  // namespace torchprof

@@ -22,7 +22,7 @@ SOURCES = Path("csrc")
 sanitize = os.environ.get("TORCHPROF_SANITIZE") == "1"
 sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize=vptr"] if sanitize else []
 
-# TORCHPROF_DEVELOP=1 makes warnings errors, as dev.py does. An install never fails because of what a newer compiler warns about.
+# TORCHPROF_DEVELOP=1 makes warnings errors, as dev.py does. An install never fails because of what a newer compiler warns of.
 warnings = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("TORCHPROF_DEVELOP") == "1" else [])]
 
 # Headers of others are system headers: what is wrong in them is not reported here.

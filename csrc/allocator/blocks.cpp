@@ -6,7 +6,7 @@
 namespace torchprof {
 namespace {
 
-constexpr int64_t kAddressRounding = int64_t{2} << 20;  // of addresses that are made up
+constexpr int64_t kAddressRounding = int64_t{2} << 20;  // of addresses that no caller placed
 
 }  // namespace
 
@@ -32,7 +32,7 @@ void AllocatorBlocks::delete_segment(Block* block) {
 
 void AllocatorBlocks::trim(Block* block, int64_t size) { insert_free(split_off(block, size)); }
 
-void AllocatorBlocks::put_back(Block* block) {
+void AllocatorBlocks::insert_merged(Block* block) {
   merge(block, block->previous);
   merge(block, block->next);
   insert_free(block);
@@ -60,7 +60,7 @@ void AllocatorBlocks::map(Block* block, int64_t bytes) {
     pool.unmapped.insert(split_off(block, bytes));
   }
   block->mapped = true;
-  put_back(block);
+  insert_merged(block);
 }
 
 int64_t AllocatorBlocks::unmap(Block* block) {
@@ -84,13 +84,13 @@ int64_t AllocatorBlocks::unmap(Block* block) {
   merge(pages, pages->next);
   if (pages->is_split()) {
     pages->pool->unmapped.insert(pages);
-  } else {  // nothing of the segment is mapped any more
+  } else {  // no page of the segment is mapped
     delete_segment(pages);
   }
   return end - begin;
 }
 
-// Neighbours of a free block are in use or not mapped, so whether it is split does not change while it is free.
+// The neighbors of a free block are active or unmapped, so is_split() does not change while it is free.
 void AllocatorBlocks::insert_free(Block* block) {
   block->age_base = block->pool->searches;
   block->pool->free.insert(block);
@@ -108,33 +108,33 @@ void AllocatorBlocks::remove_free(Block* block) {
   }
 }
 
-// Takes a neighbour in, if it is free and of the same kind: mapped or not. `block` itself is in no set.
-void AllocatorBlocks::merge(Block* block, Block* neighbour) {
-  if (neighbour == nullptr || neighbour->active || neighbour->mapped != block->mapped) {
+// Merges a block that is in no set with a neighbor, if that is not active and both are mapped, or both are not.
+void AllocatorBlocks::merge(Block* block, Block* neighbor) {
+  if (neighbor == nullptr || neighbor->active || neighbor->mapped != block->mapped) {
     return;
   }
-  if (neighbour->mapped) {
-    remove_free(neighbour);
+  if (neighbor->mapped) {
+    remove_free(neighbor);
   } else {
-    neighbour->pool->unmapped.erase(neighbour);
+    neighbor->pool->unmapped.erase(neighbor);
   }
-  if (neighbour == block->previous) {
-    block->address = neighbour->address;
-    block->previous = neighbour->previous;
+  if (neighbor == block->previous) {
+    block->address = neighbor->address;
+    block->previous = neighbor->previous;
     if (block->previous != nullptr) {
       block->previous->next = block;
     }
   } else {
-    block->next = neighbour->next;
+    block->next = neighbor->next;
     if (block->next != nullptr) {
       block->next->previous = block;
     }
   }
-  block->size += neighbour->size;
-  delete_block(neighbour);
+  block->size += neighbor->size;
+  delete_block(neighbor);
 }
 
-// Cuts a block that is in no set to `size` bytes and returns the rest, which is in none either.
+// Splits a block that is in no set after `size` bytes, and returns the rest, which is in no set either.
 AllocatorBlocks::Block* AllocatorBlocks::split_off(Block* block, int64_t size) {
   Block* const rest = new_block(*block->pool, block->address + size, block->size - size, block->stream, block->range);
   rest->mapped = block->mapped;
@@ -148,8 +148,7 @@ AllocatorBlocks::Block* AllocatorBlocks::split_off(Block* block, int64_t size) {
   return rest;
 }
 
-AllocatorBlocks::Block* AllocatorBlocks::new_block(Pool& pool, int64_t address, int64_t size, int64_t stream,
-                                                     Range* range) {
+AllocatorBlocks::Block* AllocatorBlocks::new_block(Pool& pool, int64_t address, int64_t size, int64_t stream, Range* range) {
   if (unused_.empty()) {
     unused_.push_back(&blocks_.emplace_back());
   }
@@ -174,8 +173,8 @@ AllocatorBlocks::Range* AllocatorBlocks::add_range(int64_t address, int64_t size
   return &ranges_.insert_or_assign(address, Range{address, size, page}).first->second;
 }
 
-// Where the caller said that the next segment is, unless something is there; otherwise above all that was made up before, so
-// that the oldest of several equal blocks is taken first.
+// The address that place_next_segment() set, unless a segment is there. Otherwise above all such addresses so far, so that of several
+// equal blocks the oldest is used first.
 int64_t AllocatorBlocks::new_address(int64_t size, int64_t used) {
   int64_t address = std::exchange(next_segment_, 0);
   const auto after = segments_.lower_bound(address);
@@ -189,7 +188,7 @@ int64_t AllocatorBlocks::new_address(int64_t size, int64_t used) {
   return address;
 }
 
-// A restored state may have segments where ours would come.
+// A restored state may have segments at these addresses.
 int64_t AllocatorBlocks::free_address(int64_t from, int64_t size) const {
   auto next = segments_.upper_bound(from);
   if (next != segments_.begin() && std::prev(next)->second > from) {
@@ -202,7 +201,8 @@ int64_t AllocatorBlocks::free_address(int64_t from, int64_t size) const {
 }
 
 std::optional<std::vector<AllocatorBlocks::Block*>> AllocatorBlocks::restore_segment(const BlockRow* rows, size_t count,
-                                                                                    int64_t next_segment, int64_t page, int64_t room) {
+                                                                                     int64_t next_segment, int64_t page,
+                                                                                     int64_t room) {
   Pool& pool = (rows->kind & kSmallPool) != 0 ? small : large;
   const bool expandable = (rows->kind & kExpandable) != 0;
   const int64_t begin = rows->segment;

@@ -1,8 +1,9 @@
-// Segments of a device's memory and the blocks they are divided into: cut, merged with free neighbours, and found again. Which block
-// serves what, and when segments are taken and given back, is for CachingAllocator to say.
+// Segments of a device's memory and the blocks that they are divided into: splits blocks, merges free neighbors, and finds free blocks.
+// Which block serves an allocation, and when segments are reserved and released, is decided by CachingAllocator.
 //
-// A segment is one of cudaMalloc, or, with a range, one of addresses of which pages are mapped as they are needed. Its blocks follow
-// one another without gaps; what is free is in a set of its pool, and so is what is not mapped.
+// A segment comes from one cudaMalloc; or it is expandable, and then it is a range of addresses whose pages are mapped when they are
+// needed. The blocks of a segment follow one another without gaps. Each pool has a set of its free blocks and one of its unmapped
+// blocks.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +20,8 @@ namespace torchprof {
 inline constexpr int64_t kSmallPool = 1;
 inline constexpr int64_t kExpandable = 2;
 
-// One block of a state that is read or restored. Rows are in order of address, those of a segment one after the other; what
-// is missing between two rows of an expandable segment is not mapped.
+// One block of a state that is read or restored. Rows are in order of address, those of a segment one after the other. A gap between
+// two rows of an expandable segment is not mapped.
 struct BlockRow {
   int64_t segment;  // its address
   int64_t address;
@@ -37,7 +38,7 @@ class AllocatorBlocks {
  public:
   struct Pool;
 
-  struct Range {  // of addresses, of an expandable segment
+  struct Range {  // the addresses of an expandable segment
     int64_t begin;
     int64_t size;
     int64_t page;
@@ -54,7 +55,7 @@ class AllocatorBlocks {
     Range* range = nullptr;
     Block* previous = nullptr;
     Block* next = nullptr;
-    bool active = false;   // handed out, or waiting for another stream
+    bool active = false;   // allocated, or freed while another stream still uses it
     bool pending = false;  // the latter
     bool mapped = true;
     bool alive = false;
@@ -67,7 +68,7 @@ class AllocatorBlocks {
     int64_t size;
     int64_t address;
   };
-  struct BySize {  // best fit: the smallest that is large enough, of these the lowest
+  struct BySize {  // for best fit: the smallest block that is large enough, and of these the one at the lowest address
     using is_transparent = void;
     static Key key(const Block* block) { return {block->stream, block->size, block->address}; }
     static const Key& key(const Key& key) { return key; }
@@ -95,7 +96,7 @@ class AllocatorBlocks {
     int64_t searches = 0;
   };
 
-  struct InactiveSplit {  // free blocks whose segment is in use; expandable segments are not counted
+  struct InactiveSplit {  // free blocks of segments in use; expandable segments are not counted
     int64_t bytes = 0;
     int64_t blocks = 0;
   };
@@ -104,32 +105,33 @@ class AllocatorBlocks {
   AllocatorBlocks(const AllocatorBlocks&) = delete;
   AllocatorBlocks& operator=(const AllocatorBlocks&) = delete;
 
-  // The next segment begins at this address, unless something is there; 0: at an address that is made up.
+  // The next segment begins at this address, unless another segment is there. 0: at any address.
   void place_next_segment(int64_t address) { next_segment_ = address; }
   bool next_segment_is_placed() const { return next_segment_ != 0; }
-  // One block, in no set.
+  // A segment that is one block, which is in no set.
   Block* new_segment(Pool& pool, int64_t size, int64_t stream);
-  // One block of which nothing is mapped.
+  // An expandable segment that is one block, which is not mapped.
   Block* new_range(Pool& pool, int64_t size, int64_t page, int64_t stream);
-  // Of a block that is all of its segment and in no set.
+  // Deletes the segment of a block that is all of it and in no set.
   void delete_segment(Block* block);
 
-  // Takes a free block out of its pool.
+  // Removes a block from the set of free blocks.
   void remove_free(Block* block);
-  // Cuts a block that is in no set to `size` bytes; the rest is free.
+  // Splits a block that is in no set after `size` bytes. The rest is a free block.
   void trim(Block* block, int64_t size);
-  // A block that is in no set merges with free neighbours and is free.
-  void put_back(Block* block);
+  // Merges a block that is in no set with its free neighbors, and inserts it into the set of free blocks.
+  void insert_merged(Block* block);
 
-  // The block from which on `size` bytes are free or can be mapped, at the lowest address. nullptr: there is none.
+  // The block at the lowest address after which `size` bytes are free or can be mapped; nullptr: there is none.
   Block* find_mappable(const Pool& pool, int64_t size, int64_t stream) const;
-  // Maps the first bytes, whole pages, of a block that is not mapped; they are free.
+  // Maps the first bytes of an unmapped block, a multiple of the page size. They become a free block.
   void map(Block* block, int64_t bytes);
-  // Unmaps the pages that lie wholly inside a free block. Returns how many bytes they have.
+  // Unmaps the pages that lie wholly inside a free block. Returns their bytes.
   int64_t unmap(Block* block);
 
-  // Adds the segment that these rows describe. An expandable one has this page, and room for as much, unless the next segment is in
-  // the way. Returns the blocks that have an id, or nothing where rows overlap or leave gaps: then no more can be done here.
+  // Adds the segment that these rows describe. An expandable one has pages of this size, and `room` bytes of addresses unless the next
+  // segment begins before. Returns the blocks that have an id. Returns nothing if rows overlap or leave gaps: then this object must not
+  // be used any more.
   std::optional<std::vector<Block*>> restore_segment(const BlockRow* rows, size_t count, int64_t next_segment, int64_t page,
                                                      int64_t room);
   std::vector<BlockRow> rows() const;
@@ -140,7 +142,7 @@ class AllocatorBlocks {
 
  private:
   void insert_free(Block* block);
-  void merge(Block* block, Block* neighbour);
+  void merge(Block* block, Block* neighbor);
   Block* split_off(Block* block, int64_t size);
   Block* new_block(Pool& pool, int64_t address, int64_t size, int64_t stream, Range* range);
   void delete_block(Block* block);
@@ -152,7 +154,7 @@ class AllocatorBlocks {
   std::deque<Block> blocks_;
   std::vector<Block*> unused_;
   std::map<int64_t, Range> ranges_;
-  std::map<int64_t, int64_t> segments_;  // address to end, of all; of expandable ones the end of the first page
+  std::map<int64_t, int64_t> segments_;  // address -> end; of an expandable segment, the end of its first page
   int64_t next_address_ = int64_t{1} << 32;
   int64_t next_segment_ = 0;
 };

@@ -11,11 +11,11 @@ namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr int64_t kMinBlock = 512;
-constexpr int64_t kMaxSmall = kMiB;            // the small pool serves blocks up to this size
-constexpr int64_t kSmallSegment = 2 * kMiB;    // and takes segments of this one
-constexpr int64_t kMinOwnSegment = 10 * kMiB;  // blocks from this size on have a segment of their own size,
-constexpr int64_t kSegmentRounding = 2 * kMiB;  // rounded up to this; smaller ones share one of large_segment_size
-constexpr int64_t kMostBytes = int64_t{1} << 50;  // of one allocation: far above any device, far below an overflow
+constexpr int64_t kMaxSmall = kMiB;              // the small pool has blocks up to this size
+constexpr int64_t kSmallSegment = 2 * kMiB;      // in segments of this size
+constexpr int64_t kMinOwnSegment = 10 * kMiB;    // blocks from this size on have a segment of their own size,
+constexpr int64_t kSegmentRounding = 2 * kMiB;   // rounded up to this; smaller ones share one of large_segment_size
+constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of one allocation: far above any device, far below an overflow
 
 // 1200 with 4 divisions: between 1024 and 2048 there are 1024, 1280, 1536 and 1792, so 1280.
 int64_t round_to_division(int64_t size, int64_t divisions) {
@@ -37,7 +37,7 @@ CachingAllocator::CachingAllocator(const AllocatorSettings& settings, int64_t ca
 }
 
 int64_t CachingAllocator::allocate(int64_t id, int64_t bytes, int64_t stream) {
-  if (bytes <= 0 || bytes > kMostBytes) {
+  if (bytes <= 0 || bytes > kMaxBytes) {
     throw std::invalid_argument("cannot allocate " + std::to_string(bytes) + " bytes");
   }
   if (id < 0 || held_.contains(id)) {
@@ -45,27 +45,27 @@ int64_t CachingAllocator::allocate(int64_t id, int64_t bytes, int64_t stream) {
   }
   const int64_t size = round(bytes);
   Pool& pool = size <= kMaxSmall ? blocks_.small : blocks_.large;
-  // What became free when memory was released for it is not looked at: it had not been there when it was looked for.
+  // As in PyTorch, free blocks are searched once: blocks that become free when memory is released below are not used.
   Block* block = blocks_.next_segment_is_placed() ? nullptr : find_free(pool, size, stream);
   if (block == nullptr) {
     if (collects_garbage_) {
       collect_garbage();
     }
-    block = take_from_device(pool, size, stream);
+    block = allocate_on_device(pool, size, stream);
   }
   if (block == nullptr && release_oversize(pool, size, stream)) {
-    block = take_from_device(pool, size, stream);
+    block = allocate_on_device(pool, size, stream);
   }
   if (block == nullptr) {
     release_cached();
     ++stats_.retries;
-    block = take_from_device(pool, size, stream);
+    block = allocate_on_device(pool, size, stream);
   }
   blocks_.place_next_segment(0);
   if (block == nullptr) {
     return 0;
   }
-  hand_out(block, id, bytes, size);
+  assign(block, id, bytes, size);
   return block->address;
 }
 
@@ -119,7 +119,7 @@ int64_t CachingAllocator::round(int64_t bytes) const {
   if (bytes < kMinBlock) {
     return kMinBlock;
   }
-  // Intervals are counted from 1 MiB; what is smaller belongs to the first, what is larger to the last.
+  // Intervals are counted from 1 MiB. Smaller sizes belong to the first, larger ones to the last.
   const int interval = std::bit_width(static_cast<uint64_t>(bytes)) - std::bit_width(static_cast<uint64_t>(kMiB));
   const int64_t divisions = settings_.roundup_power2_divisions[static_cast<size_t>(std::clamp(interval, 0, 15))];
   return divisions > 1 && bytes > kMinBlock * divisions ? round_to_division(bytes, divisions) : round_up(bytes, kMinBlock);
@@ -152,7 +152,7 @@ CachingAllocator::Block* CachingAllocator::find_free(Pool& pool, int64_t size, i
   }
   if ((*found)->range != nullptr) {
     if (settings_.expandable_segments) {
-      // A block that can grow counts with the size it can grow to, so that one which cannot is preferred.
+      // A block that can grow counts with the size that it can grow to, so that a block which cannot grow is preferred.
       const auto grown = [](const Block* block) {
         return block->size + (block->next != nullptr && !block->next->mapped ? block->next->size : 0);
       };
@@ -178,7 +178,7 @@ CachingAllocator::Block* CachingAllocator::find_free(Pool& pool, int64_t size, i
   return block;
 }
 
-CachingAllocator::Block* CachingAllocator::take_from_device(Pool& pool, int64_t size, int64_t stream) {
+CachingAllocator::Block* CachingAllocator::allocate_on_device(Pool& pool, int64_t size, int64_t stream) {
   const int64_t bytes = segment_size(size);
   if (limit_ > 0 && stats_.reserved + bytes > limit_) {
     return nullptr;
@@ -194,7 +194,7 @@ CachingAllocator::Block* CachingAllocator::take_from_device(Pool& pool, int64_t 
   return blocks_.new_segment(pool, bytes, stream);
 }
 
-void CachingAllocator::hand_out(Block* block, int64_t id, int64_t bytes, int64_t size) {
+void CachingAllocator::assign(Block* block, int64_t id, int64_t bytes, int64_t size) {
   if (splits(*block, size)) {
     blocks_.trim(block, size);
   }
@@ -208,14 +208,13 @@ void CachingAllocator::hand_out(Block* block, int64_t id, int64_t bytes, int64_t
   stats_.allocated_peak = std::max(stats_.allocated_peak, stats_.allocated);
 }
 
-// It is nobody's any more: merges with free neighbours and waits to be handed out again.
 void CachingAllocator::complete_free(Block* block) {
   held_.erase(block->id);
   --stats_.active_blocks;
   stats_.requested -= block->requested;
   block->id = -1;
   block->active = block->pending = false;
-  blocks_.put_back(block);
+  blocks_.insert_merged(block);
 }
 
 CachingAllocator::Block* CachingAllocator::grow_expandable(Pool& pool, int64_t size, int64_t stream) {
@@ -234,7 +233,7 @@ CachingAllocator::Block* CachingAllocator::grow_expandable(Pool& pool, int64_t s
   return block;
 }
 
-// Where there is no room at any address, a new range of them.
+// If no range of addresses has room, it is a new one.
 CachingAllocator::Block* CachingAllocator::find_address_space(Pool& pool, int64_t size, int64_t stream) {
   if (Block* const found = blocks_.find_mappable(pool, size, stream)) {
     return found;
@@ -262,7 +261,7 @@ void CachingAllocator::unmap(Block* block) {
   }
 }
 
-// Gives back whole segments of the large pool that have been free for longest, once more than a share of the limit is taken.
+// If more than a share of the limit is reserved: releases the segments of the large pool that have been free for longest.
 void CachingAllocator::collect_garbage() {
   Pool& large = blocks_.large;
   const auto threshold = static_cast<int64_t>(settings_.garbage_collection_threshold * static_cast<double>(limit_));
@@ -291,8 +290,8 @@ void CachingAllocator::collect_garbage() {
   }
 }
 
-// With max_split_size: gives back one cached block that is large enough, or the largest ones until they add up. False where
-// that was not possible.
+// With max_split_size: releases one cached block that is large enough, or the largest ones until their sum is. False if that was not
+// possible.
 bool CachingAllocator::release_oversize(Pool& pool, int64_t size, int64_t stream) {
   if (settings_.max_split_size == std::numeric_limits<int64_t>::max()) {
     return false;
@@ -300,7 +299,7 @@ bool CachingAllocator::release_oversize(Pool& pool, int64_t size, int64_t stream
   const int64_t wanted = std::max(size, settings_.max_split_size);
   auto it = pool.free.lower_bound(Key{stream, wanted, 0});
   if (it != pool.free.end() && (*it)->stream == stream && (*it)->range == nullptr) {
-    // A block of that size is never split, so it is its whole segment.
+    // A block of that size is not split, so it is its whole segment.
     if (!(*it)->is_split()) {
       release_segment(*it);
     }
@@ -322,7 +321,7 @@ bool CachingAllocator::release_oversize(Pool& pool, int64_t size, int64_t stream
 }
 
 void CachingAllocator::release_cached() {
-  // The allocator waits for all streams first, so what was still in use by one comes back as well.
+  // The allocator waits for all streams first, so blocks that a stream still used are free as well.
   for (const int64_t id : std::exchange(pending_, {})) {
     completed_.insert(id);
     complete_free(held(id));
@@ -365,9 +364,7 @@ CachingAllocator::Block* CachingAllocator::held(int64_t id) const {
   return found->second;
 }
 
-int64_t CachingAllocator::page_size(bool small) const {
-  return small ? kSmallSegment : settings_.large_segment_size;
-}
+int64_t CachingAllocator::page_size(bool small) const { return small ? kSmallSegment : settings_.large_segment_size; }
 
 // An expandable segment has room for all of the device and an eighth more.
 int64_t CachingAllocator::address_space(int64_t page) const {

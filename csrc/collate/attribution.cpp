@@ -27,8 +27,8 @@ bool is_in_backward(const Op& op) { return phase(op) == Phase::kBackward || phas
 
 // Which forward op created the autograd node with a given number on a given thread.
 //
-// An op carries the number its node will get if it creates one; ops that create none, and ops nested in the one that
-// does, carry it too. The node takes the number away, so its creator is the last to have started with it.
+// An op carries the number that its node gets if it creates one. Ops that create no node, and ops inside the one that does, carry it
+// too. The next number comes after the node, so its creator is the last op that began with this number.
 class ForwardOps {
  public:
   explicit ForwardOps(const Tables& tables) {
@@ -39,7 +39,7 @@ class ForwardOps {
       }
     }
     for (auto& [thread, numbered] : by_thread_) {
-      // Already in order but for graphs that are built while others are differentiated.
+      // They are in order, except where a graph is built while another is differentiated.
       if (!std::is_sorted(numbered.begin(), numbered.end())) {
         std::sort(numbered.begin(), numbered.end());
       }
@@ -71,7 +71,7 @@ class Attribution {
 
   std::vector<int32_t> run() {
     find_phases();
-    join_backward();
+    attribute_backward();
     mark_forward_outside_modules();
     for (ModuleCall& call : tables_.module_calls) {
       if (call.op != kNoRow && is_in_backward(ops_[call.op])) {
@@ -84,7 +84,7 @@ class Attribution {
  private:
   Role role_of(const Op& op) const { return roles_[op.signature]; }
 
-  // Parents have lower rows than what runs inside them, so one pass from the first row to the last sees them first.
+  // A parent has a lower row than the ops inside it, so one pass over all rows sees it first.
   void find_phases() {
     const std::vector<bool> differentiates = nodes_that_run_without_grad();
     for (size_t row = 0; row < ops_.size(); ++row) {
@@ -108,8 +108,8 @@ class Attribution {
       }
       if (is_in_backward(parent)) {
         const bool called_here = call != kNoRow && call != ran_in_[op.parent];
-        const bool builds_graph_again = parent.scope == kBackwardScope && op.sequence_nr >= 0 && op.forward_thread == 0 &&
-                                        differentiates[op.parent];
+        const bool builds_graph_again =
+            parent.scope == kBackwardScope && op.sequence_nr >= 0 && op.forward_thread == 0 && differentiates[op.parent];
         return called_here || builds_graph_again ? Phase::kRecomputation : phase(parent);
       }
     }
@@ -119,8 +119,8 @@ class Attribution {
     return call != kNoRow ? Phase::kForward : Phase::kOther;
   }
 
-  // Autograd nodes with an op of their own that builds no graph. In these, an op that does build one is recomputation:
-  // with create_graph=True all of them do.
+  // Autograd nodes that run an op which builds no graph. If such a node also runs an op that builds one, that op is recomputation.
+  // With create_graph=True all ops of a node build a graph.
   std::vector<bool> nodes_that_run_without_grad() const {
     std::vector<bool> found(ops_.size());
     for (const Op& op : ops_) {
@@ -131,32 +131,32 @@ class Attribution {
     return found;
   }
 
-  // Gives every op of a backward pass the module call of the forward op it differentiates: the autograd node finds it
-  // by number, the ops inside the node follow the node, and so does the engine's row around it. Ops of a module that was
-  // called inside the node keep that call.
-  void join_backward() {
+  // Attributes every op of a backward pass to the module call of the forward op that it differentiates. The autograd node finds that
+  // op by its number. The ops inside the node and the engine's op around it follow the node. Ops of a module that was called inside
+  // the node keep that call.
+  void attribute_backward() {
     const ForwardOps forward(tables_);
     creators_.assign(ops_.size(), false);
-    std::unordered_map<uint64_t, int32_t> writers;  // storage -> the call that the latest op to return it worked for
+    std::unordered_map<uint64_t, int32_t> writers;  // storage -> the call that the latest op to return it is attributed to
     for (size_t row = 0; row < ops_.size(); ++row) {
       Op& op = ops_[row];
       if (op.forward_thread != 0 && op.sequence_nr >= 0) {
         if (const int32_t creator = forward.creator(op.forward_thread, op.sequence_nr); creator != kNoRow) {
           creators_[creator] = true;
-          join(op, ops_[creator].module_call);
+          attribute_to(ops_[creator].module_call, op);
         }
       } else if (role_of(op) == Role::kAccumulation && op.n_inputs != 0) {
         const auto found = writers.find(storage(op.inputs));
         if (found != writers.end()) {
-          join(op, found->second);
+          attribute_to(found->second, op);
         }
       }
-      if ((op.flags & kJoined) == 0 && op.parent != kNoRow && (ops_[op.parent].flags & kJoined) != 0 &&
+      if ((op.flags & kAttributed) == 0 && op.parent != kNoRow && (ops_[op.parent].flags & kAttributed) != 0 &&
           ran_in_[op.parent] == op.module_call) {
         op.module_call = ops_[op.parent].module_call;
-        op.flags |= kJoined;
+        op.flags |= kAttributed;
       }
-      if ((op.flags & kJoined) != 0) {
+      if ((op.flags & kAttributed) != 0) {
         for (uint32_t i = 0; i < op.n_outputs; ++i) {
           writers[storage(op.outputs + i)] = op.module_call;
         }
@@ -164,19 +164,18 @@ class Attribution {
     }
   }
 
-  void join(Op& op, int32_t call) {
+  void attribute_to(int32_t call, Op& op) {
     op.module_call = call;
-    op.flags |= kJoined;
+    op.flags |= kAttributed;
     if (op.parent != kNoRow && role_of(ops_[op.parent]) == Role::kEngine) {
       ops_[op.parent].module_call = call;
-      ops_[op.parent].flags |= kJoined;
+      ops_[op.parent].flags |= kAttributed;
     }
   }
 
   uint64_t storage(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]].storage; }
 
-  // A loss is computed outside any module: what was differentiated was forward, and so is what it ran in and what ran in
-  // that.
+  // A loss is computed outside any module, but it is differentiated, so it is forward. So are the ops around it and inside those.
   void mark_forward_outside_modules() {
     std::vector<bool> forward(ops_.size());
     for (size_t row = 0; row < ops_.size(); ++row) {
@@ -201,8 +200,8 @@ class Attribution {
   Tables& tables_;
   std::vector<Op>& ops_;
   const std::vector<Role> roles_;
-  std::vector<int32_t> ran_in_;  // the call each op ran in, before it is joined to the one it worked for
-  std::vector<bool> creators_;   // forward ops whose autograd node was seen
+  std::vector<int32_t> ran_in_;  // the call each op ran in, which may not be the call that it is attributed to
+  std::vector<bool> creators_;   // forward ops whose autograd node was recorded
 };
 
 }  // namespace
@@ -217,7 +216,7 @@ std::vector<Role> roles(const Tables& tables) {
 
 std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held) {
   std::vector<int32_t> ran_in = Attribution(tables).run();
-  join_optimizer(tables, held);
+  attribute_optimizer(tables, held);
   return ran_in;
 }
 

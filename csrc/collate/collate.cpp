@@ -5,33 +5,34 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "collate/unreported.h"
 #include "collate/attribution.h"
+#include "collate/interner.h"
 #include "collate/intervals.h"
 #include "collate/kernels.h"
 #include "collate/nesting.h"
 #include "collate/signatures.h"
+#include "collate/unreported.h"
 
 namespace torchprof {
 namespace {
 
-// Turns the rows of one thread into rows of the trace. Built before any of the thread's rows is appended.
+// Turns the rows of one thread into rows of the trace. Constructed before any row of the thread is appended to the tables.
 class Translation {
  public:
-  Translation(const ThreadLog& log, Shared& shared, const Tables& tables, const TickConverter& clock)
+  Translation(const ThreadLog& log, Interner& interner, const Tables& tables, const TickConverter& clock)
       : clock_(clock),
         op_(static_cast<int32_t>(tables.ops.size())),
         call_(static_cast<int32_t>(tables.module_calls.size())),
         operand_(static_cast<uint32_t>(tables.operands.size())),
         tensor_(static_cast<int32_t>(tables.tensors.size())) {
     for (uint32_t id = 0; id < log.strings.size(); ++id) {
-      strings_.push_back(shared.string(log.strings[id]));
+      strings_.push_back(interner.string(log.strings[id]));
     }
     for (const Shape& shape : log.shapes.lists()) {
-      shapes_.push_back(shared.shape(log.shapes.values().data() + shape.first, shape.ndim));
+      shapes_.push_back(interner.shape(log.shapes.values().data() + shape.first, shape.ndim));
     }
     for (const Module& module : log.modules) {
-      modules_.push_back(shared.module({module.address, strings_[module.type], 0}));
+      modules_.push_back(interner.module({module.address, strings_[module.type], 0}));
     }
   }
 
@@ -98,11 +99,11 @@ std::string demangled(const std::string& name) {
   return found;
 }
 
-// In the terms of the trace: nanoseconds, and rows of its strings. Intervals have no names.
-void translate(DeviceReport& devices, Shared& shared, const TickConverter& clock) {
+// Turns ticks into nanoseconds and names into rows of the trace's strings. Intervals have neither: see place_intervals().
+void translate(DeviceReport& devices, Interner& interner, const TickConverter& clock) {
   std::vector<uint32_t> strings;
   for (const std::string& name : devices.names) {
-    strings.push_back(shared.string(demangled(name)));
+    strings.push_back(interner.string(demangled(name)));
   }
   const auto each = [&](auto& row) {
     row.start = clock.ns(row.start);
@@ -110,7 +111,7 @@ void translate(DeviceReport& devices, Shared& shared, const TickConverter& clock
     row.name = strings[row.name];
   };
   for (Kernel& kernel : devices.kernels) {
-    if (kernel.kind != static_cast<uint8_t>(Work::kInterval)) {
+    if (kernel.kind != static_cast<uint8_t>(Activity::kInterval)) {
       each(kernel);
     }
   }
@@ -119,29 +120,13 @@ void translate(DeviceReport& devices, Shared& shared, const TickConverter& clock
 
 }  // namespace
 
-uint32_t Shared::module(Module module) {
-  const auto [found, added] = module_ids_.try_emplace({module.address, module.type}, static_cast<uint32_t>(modules_.size()));
-  if (added) {
-    modules_.push_back(module);
-  }
-  return found->second;
-}
-
-void Shared::move_into(Tables& tables) {
-  for (uint32_t id = 0; id < strings_.size(); ++id) {
-    tables.strings.push_back(strings_[id]);
-  }
-  tables.shapes = shapes_.lists();
-  tables.dims = shapes_.values();
-  tables.modules = std::move(modules_);
-}
-
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Outstanding& outstanding) {
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
+               Outstanding& outstanding) {
   const TickConverter& clock = context.clock;
   Tables tables;
-  Shared shared;
+  Interner interner;
   std::vector<Arguments> arguments;
-  std::vector<uint32_t> thread_ids;  // as devices report them
+  std::vector<uint32_t> thread_ids;  // as the device's driver reports them
   std::vector<FirstRows> first_rows;
   MemoryReports memory;
   std::vector<AllocatorTotal> totals;
@@ -159,7 +144,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   memory.events.reserve(total(&ThreadLog::memory_events));
 
   for (const auto& log : logs) {
-    const Translation translate(*log, shared, tables, clock);
+    const Translation translate(*log, interner, tables, clock);
     tables.losses.ops += log->ops.dropped();
     tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
     tables.losses.module_calls += log->module_calls.dropped();
@@ -180,24 +165,25 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   std::stable_sort(memory.events.begin(), memory.events.end(), earlier);
   std::stable_sort(totals.begin(), totals.end(), earlier);
   for (const Moments::Named& mark : context.moments.marks) {
-    tables.marks.push_back({clock.ns(mark.ticks), shared.string(mark.name), 0});
+    tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});
   }
   for (Step step : context.moments.steps) {
     step.start = clock.ns(step.start);
     step.end = clock.ns(step.end);
     tables.steps.push_back(step);
   }
-  translate(devices, shared, clock);
+  translate(devices, interner, clock);
   const int64_t interval_error = place_intervals(devices, first_rows, clock);
   tables.losses.kernels += devices.lost;
   tables.devices_interrupted = devices.interrupted;
   const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
-  shared.move_into(tables);
+  interner.move_into(tables);
 
   memory.held = context.held;
   memory.end = clock.ns(context.end);
   memory.ran_in = attribute(tables, context.held);
-  tables.device_clock_error = std::max({device_clock_error, interval_error, join_kernels(tables, std::move(devices), thread_ids)});
+  tables.device_clock_error =
+      std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
   mark_nested(tables, context.counted_ops);
   if (context.memory) {
     find_allocations(tables, memory);

@@ -1,22 +1,18 @@
-// Logs -> tables. Pure: knows no observer, no Python and no PyTorch.
+// Logs -> tables. Pure: this directory depends neither on observers nor on Python or PyTorch.
 //
-//   thread 0: ops 0..n      ids local to the thread,      ┐      one table each, threads one after the other,
-//   thread 1: ops 0..m      ticks                         ├──►   ids of the whole trace, nanoseconds,
-//   ...                                                   ┘      what belongs together joined
+//   thread 0: ops 0..n      rows of the thread,      ┐      one table each, threads one after the other,
+//   thread 1: ops 0..m      ticks                    ├──►   rows of the trace, nanoseconds,
+//   device: kernels 0..k                             ┘      each row attributed to its op, module call and phase
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "collate/lifetimes.h"
 #include "trace/clock.h"
 #include "trace/device_log.h"
-#include "collate/lifetimes.h"
-#include "trace/list_table.h"
-#include "trace/string_table.h"
 #include "trace/tables.h"
 #include "trace/thread_log.h"
 
@@ -32,32 +28,18 @@ struct Moments {
   std::vector<Step> steps;
 };
 
-// The tables that threads share once their logs meet.
-class Shared {
- public:
-  uint32_t string(const std::string& text) { return strings_.id(text); }
-  uint32_t shape(const int64_t* dims, size_t ndim) { return shapes_.id(dims, ndim); }
-  uint32_t module(Module module);
-  void move_into(Tables& tables);
-
- private:
-  StringTable strings_;
-  ListTable shapes_;
-  std::vector<Module> modules_;
-  std::map<std::pair<uint64_t, uint32_t>, uint32_t> module_ids_;
-};
-
-// What the logs do not say.
+// What collate() needs beside the logs.
 struct Context {
   const Moments& moments;
   const std::vector<Held>& held;
-  const OpNames& counted_ops;  // whose FLOPs are counted: see kNested
-  bool memory;                 // whether reports of memory were recorded
+  const OpNames& counted_ops;  // ops with a FLOP formula: see kNested
+  bool memory;                 // whether memory events were recorded
   TickConverter clock;
-  int64_t end;                 // of the logs, in ticks
+  int64_t end;  // of the logs, in ticks
 };
 
-// Empties the logs. `outstanding` is what was handed out before they began, and is brought up to date.
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Outstanding& outstanding);
+// Empties the logs. `outstanding` is the memory that was allocated and not freed before the logs began; it is brought up to date.
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
+               Outstanding& outstanding);
 
 }  // namespace torchprof

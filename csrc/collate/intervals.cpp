@@ -8,12 +8,13 @@
 namespace torchprof {
 namespace {
 
-// Clocks that differ by more than one in so many are not two clocks of one time, and their difference is no drift.
+// Two clocks that measure the same time drift by less than one part in this many. A larger difference is an error of the readings.
 constexpr int64_t kDriftsLess = 1000;
 
-bool is_interval(const Kernel& kernel) { return kernel.kind == static_cast<uint8_t>(Work::kInterval); }
+bool is_interval(const Kernel& kernel) { return kernel.kind == static_cast<uint8_t>(Activity::kInterval); }
 
-// From the time of a device to that of the trace: its clock is off by what the readings say, in proportion to the time between.
+// Translates the time of a device to that of the trace, by the readings of its clock at the beginning and at the end. If both were
+// read, the drift between them is spread over the time in between.
 class Axis {
  public:
   Axis(const DeviceClock& device, const TickConverter& clock) {
@@ -36,7 +37,7 @@ class Axis {
     }
     const int64_t off = clock.ns(device.end.ticks) - origin_ - device.elapsed;
     if (std::abs(off) <= half(device.begin) + half(device.end)) {
-      return;  // the readings are no better
+      return;  // the difference is within the accuracy of the readings
     }
     if (std::abs(off) <= device.elapsed / kDriftsLess) {
       drift_ = static_cast<double>(off) / static_cast<double>(device.elapsed);
@@ -73,7 +74,8 @@ int64_t place_intervals(DeviceReport& report, const std::vector<FirstRows>& thre
       }
     }
   }
-  report.lost += std::erase_if(report.kernels, [](const Kernel& kernel) { return is_interval(kernel) && kernel.runtime_call != kNoRow; });
+  report.lost +=
+      std::erase_if(report.kernels, [](const Kernel& kernel) { return is_interval(kernel) && kernel.runtime_call != kNoRow; });
   return error;
 }
 

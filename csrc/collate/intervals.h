@@ -1,4 +1,4 @@
-// Places intervals between events of a device on the axis of the trace, and among its rows. Pure.
+// Turns the intervals that csrc/device/events/ measured into rows of the trace.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,12 @@ struct FirstRows {
   int32_t module_call;
 };
 
-// Turns times, ops and calls of the report's intervals into those of the trace. `threads` has the threads of the recording. Returns
-// by how many nanoseconds the times may be off, at least; intervals of a device whose clock was never read are lost.
+// Turns times, ops and module calls of the report's intervals into those of the trace. `threads` has the threads of the recording.
+// Returns the nanoseconds by which the times may be off, at least. Intervals of a device whose clock was never read are lost.
 int64_t place_intervals(DeviceReport& report, const std::vector<FirstRows>& threads, const TickConverter& clock);
 
-// Names an interval after what it is of, whose phase and module it has; when its op and call know theirs. Returns when that began.
+// Gives an interval the name, phase and module call of its op, or else those of its module call, which must have been attributed.
+// Returns the start of that op or call.
 int64_t attribute_interval(const Tables& tables, Kernel& interval);
 
 }  // namespace torchprof

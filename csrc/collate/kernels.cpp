@@ -29,12 +29,13 @@ std::vector<Range> by_thread(const std::vector<Row>& rows, size_t threads) {
   return ranges;
 }
 
-// The innermost row that was open: the last to have begun, or the nearest around it that had not ended. Where an end was not seen,
-// the nearest around it whose end was tells. (A user range may outlive the op that it began in.)
+// The innermost row that was open at a time: the last one that began before, or the nearest one around it that had not ended. If the
+// end of a row was not seen, the nearest row around it with an end decides. (A user range may end after the op that it began in.)
 template <typename Row>
 int32_t open_at(const std::vector<Row>& rows, Range range, int64_t time) {
   const auto begin = rows.begin() + range.first;
-  const auto after = std::upper_bound(begin, rows.begin() + range.last, time, [](int64_t time, const Row& row) { return time < row.start; });
+  const auto after =
+      std::upper_bound(begin, rows.begin() + range.last, time, [](int64_t time, const Row& row) { return time < row.start; });
   if (after == begin) {
     return kNoRow;
   }
@@ -50,17 +51,18 @@ int32_t open_at(const std::vector<Row>& rows, Range range, int64_t time) {
   return open;
 }
 
-class Join {
+class CallAttribution {
  public:
-  Join(Tables& tables, const std::vector<uint32_t>& threads)
+  CallAttribution(const Tables& tables, const std::vector<uint32_t>& threads)
       : tables_(tables), ops_(by_thread(tables.ops, threads.size())), calls_(by_thread(tables.module_calls, threads.size())) {
     for (size_t thread = 0; thread < threads.size(); ++thread) {
       threads_.emplace(threads[thread], static_cast<uint16_t>(thread));
     }
   }
 
-  // Ids are halves of the whole: where two threads share one, it was the one that was doing something.
-  void place(RuntimeCall& call) const {
+  // The driver reports half of a thread's id. If two threads have the same half, the call is attributed to the one with an open op or
+  // module call.
+  void attribute(RuntimeCall& call) const {
     const auto [first, last] = threads_.equal_range(static_cast<uint32_t>(std::exchange(call.op, kNoRow)));
     call.thread = kNoThread;
     for (auto found = first; found != last; ++found) {
@@ -71,12 +73,12 @@ class Join {
         break;
       }
     }
-    call.phase = static_cast<uint8_t>(attribute(call));
+    call.phase = static_cast<uint8_t>(find_module_call(call));
   }
 
  private:
-  // A module called inside the op is nearer than the one that the op worked for.
-  Phase attribute(RuntimeCall& call) const {
+  // A module that was called inside the op is nearer than the one that the op is attributed to. Returns the phase.
+  Phase find_module_call(RuntimeCall& call) const {
     const bool called_inside = call.module_call != kNoRow && call.op != kNoRow &&
                                tables_.module_calls[call.module_call].start >= tables_.ops[call.op].start;
     if (call.op != kNoRow && !called_inside) {
@@ -95,8 +97,7 @@ class Join {
   std::unordered_multimap<uint32_t, uint16_t> threads_;
 };
 
-// The runtime calls the driver, which may report the same request again, inside: of such the outermost is kept. The thread is still
-// in `op`.
+// The runtime calls the driver, and both may report the launch: the outermost call is kept. `op` is still the thread.
 void keep_outermost(std::vector<RuntimeCall>& calls) {
   std::stable_sort(calls.begin(), calls.end(), [](const RuntimeCall& a, const RuntimeCall& b) {
     return a.correlation != b.correlation ? a.correlation < b.correlation : a.start < b.start;
@@ -107,23 +108,23 @@ void keep_outermost(std::vector<RuntimeCall>& calls) {
   calls.erase(repeated, calls.end());
 }
 
-// Which call asked for a kernel. Launches of graphs have wrong numbers in recordings after the first of a process, up to CUDA
-// 13.1: a node of a graph is put down to a launch of one, by number or else the latest before.
-class Asked {
+// Which runtime call launched a kernel. Up to CUDA 13.1, launches of graphs have wrong correlations in every recording of a process
+// but the first. So a node of a graph whose correlation is not known is attributed to the latest launch of a graph before it.
+class LaunchIndex {
  public:
-  explicit Asked(const std::vector<RuntimeCall>& calls) : calls_(calls) {
+  explicit LaunchIndex(const std::vector<RuntimeCall>& calls) : calls_(calls) {
     rows_.reserve(calls.size());
     for (size_t row = 0; row < calls.size(); ++row) {
-      if (is(row, Request::kGraph)) {
+      if (is(row, RuntimeCallKind::kGraphLaunch)) {
         graphs_.push_back(static_cast<int32_t>(row));
         graph_rows_.emplace(calls[row].correlation, static_cast<int32_t>(row));
-      } else if (!is(row, Request::kWait) && !is(row, Request::kMemory)) {
+      } else if (!is(row, RuntimeCallKind::kSynchronize) && !is(row, RuntimeCallKind::kMemory)) {
         rows_.emplace(calls[row].correlation, static_cast<int32_t>(row));
       }
     }
   }
 
-  int32_t by(const Kernel& kernel) const {
+  int32_t launch_of(const Kernel& kernel) const {
     const auto correlation = static_cast<uint32_t>(kernel.runtime_call);
     if (const auto found = graph_rows_.find(correlation); found != graph_rows_.end()) {
       return found->second;
@@ -138,7 +139,7 @@ class Asked {
   }
 
  private:
-  bool is(size_t row, Request request) const { return calls_[row].kind == static_cast<uint8_t>(request); }
+  bool is(size_t row, RuntimeCallKind kind) const { return calls_[row].kind == static_cast<uint8_t>(kind); }
 
   const std::vector<RuntimeCall>& calls_;
   std::vector<int32_t> graphs_;  // launches of graphs, in order of their start
@@ -146,15 +147,16 @@ class Asked {
   std::unordered_map<uint32_t, int32_t> rows_;
 };
 
-// A kernel works for the step in which it was asked for.
+// A kernel belongs to the step in which it was launched.
 class Steps {
  public:
   explicit Steps(std::vector<Step>& steps) : steps_(steps), until_(steps.size(), INT64_MIN) {}
 
-  // Kernels come in order of their start, so the time that several share is counted once.
-  void add(const Kernel& kernel, int64_t asked_for) {
-    const auto after = std::upper_bound(steps_.begin(), steps_.end(), asked_for, [](int64_t time, const Step& step) { return time < step.start; });
-    if (after == steps_.begin() || std::prev(after)->end <= asked_for) {
+  // Kernels come in order of their start, so that time in which several run is counted once.
+  void add(const Kernel& kernel, int64_t launched_at) {
+    const auto after = std::upper_bound(steps_.begin(), steps_.end(), launched_at,
+                                        [](int64_t time, const Step& step) { return time < step.start; });
+    if (after == steps_.begin() || std::prev(after)->end <= launched_at) {
       return;
     }
     Step& step = *std::prev(after);
@@ -171,29 +173,29 @@ class Steps {
 
 }  // namespace
 
-int64_t join_kernels(Tables& tables, DeviceReport&& report, const std::vector<uint32_t>& threads) {
+int64_t attribute_kernels(Tables& tables, DeviceReport&& report, const std::vector<uint32_t>& threads) {
   std::vector<RuntimeCall>& calls = tables.runtime_calls = std::move(report.runtime_calls);
   std::vector<Kernel>& kernels = tables.kernels = std::move(report.kernels);
   keep_outermost(calls);
   std::stable_sort(calls.begin(), calls.end(), [](const RuntimeCall& a, const RuntimeCall& b) { return a.start < b.start; });
   std::stable_sort(kernels.begin(), kernels.end(), [](const Kernel& a, const Kernel& b) { return a.start < b.start; });
 
-  const Join join(tables, threads);
+  const CallAttribution attribution(tables, threads);
   for (RuntimeCall& call : calls) {
-    join.place(call);
+    attribution.attribute(call);
   }
-  const Asked asked(calls);
+  const LaunchIndex launches(calls);
 
   Steps steps(tables.steps);
   int64_t too_early = 0;
   for (Kernel& kernel : kernels) {
-    if (kernel.kind == static_cast<uint8_t>(Work::kInterval)) {
-      const int64_t asked_for = attribute_interval(tables, kernel);
-      too_early = std::max(too_early, asked_for - kernel.start);
-      steps.add(kernel, asked_for);
+    if (kernel.kind == static_cast<uint8_t>(Activity::kInterval)) {
+      const int64_t launched_at = attribute_interval(tables, kernel);
+      too_early = std::max(too_early, launched_at - kernel.start);
+      steps.add(kernel, launched_at);
       continue;
     }
-    kernel.runtime_call = asked.by(kernel);
+    kernel.runtime_call = launches.launch_of(kernel);
     if (kernel.runtime_call != kNoRow) {
       const RuntimeCall& call = calls[kernel.runtime_call];
       kernel.op = call.op;
@@ -215,7 +217,7 @@ DeviceTimes device_times(const Tables& tables) {
     }
   }
   times.total = times.self;
-  for (size_t row = tables.ops.size(); row-- > 0;) {  // what is inside comes after what is around it
+  for (size_t row = tables.ops.size(); row-- > 0;) {  // an op has a lower row than the ops inside it
     if (const int32_t parent = tables.ops[row].parent; parent != kNoRow) {
       times.total[parent] += times.total[row];
     }

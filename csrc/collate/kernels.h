@@ -1,7 +1,7 @@
-// Ties what devices did to the program. Pure.
+// Attributes the activity of devices to the program.
 //
-//   call of the runtime  ── made on a thread at a time ──►  op and module call that were open there then
-//   kernel               ── by its correlation ──►          the call that asked for it, and so its op and module call
+//   runtime call  ── by its thread and time ──►  the op and module call that were open there and then
+//   kernel        ── by its correlation ──►      the runtime call that launched it, and so that call's op and module call
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,17 @@
 
 namespace torchprof {
 
-// Fills tables.kernels and tables.runtime_calls, in order of their start, and of steps what was done for them. All times are
-// nanoseconds of the trace and names rows of its strings. `threads` is, for each row of tables.threads, its id as the report has it.
-// Returns by how much the earliest kernel seems to have begun before it was asked for: what clocks are off, at least.
-int64_t join_kernels(Tables& tables, DeviceReport&& report, const std::vector<uint32_t>& threads);
+// Fills tables.kernels and tables.runtime_calls, in order of their start, and `busy` and `kernels` of the steps. All times of the
+// report are nanoseconds of the trace and its names are rows of the trace's strings. `threads` has, for each row of tables.threads,
+// its id as the report has it. Returns the longest time by which a kernel seems to begin before its launch: the clocks of device and
+// host are off by at least as much.
+int64_t attribute_kernels(Tables& tables, DeviceReport&& report, const std::vector<uint32_t>& threads);
 
-// For each op, what the kernels took that it asked for itself.
+// By row of ops.
 struct DeviceTimes {
-  std::vector<int64_t> self;
-  std::vector<int64_t> total;  // with the ops inside
-  std::vector<int64_t> kernels;
+  std::vector<int64_t> self;     // nanoseconds of the kernels that it launched itself
+  std::vector<int64_t> total;    // and of those that the ops inside it launched
+  std::vector<int64_t> kernels;  // how many it launched itself
 };
 DeviceTimes device_times(const Tables& tables);
 

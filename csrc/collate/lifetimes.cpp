@@ -10,9 +10,9 @@ namespace torchprof {
 namespace {
 
 // Which allocation held an address at a time.
-class Lives {
+class AllocationIndex {
  public:
-  explicit Lives(const std::vector<Allocation>& allocations) : allocations_(allocations) {
+  explicit AllocationIndex(const std::vector<Allocation>& allocations) : allocations_(allocations) {
     for (size_t row = 0; row < allocations.size(); ++row) {
       rows_.push_back(static_cast<int32_t>(row));
     }
@@ -36,11 +36,12 @@ class Lives {
     }
     const auto first = rows_.begin() + found->second.first;
     const auto last = rows_.begin() + found->second.second;
-    const auto after = std::upper_bound(first, last, time, [&](int64_t at, int32_t row) { return at < allocations_[row].start; });
-    return after != first && lives(*std::prev(after), time) ? *std::prev(after) : kNoRow;
+    const auto after =
+        std::upper_bound(first, last, time, [&](int64_t at, int32_t row) { return at < allocations_[row].start; });
+    return after != first && is_allocated(*std::prev(after), time) ? *std::prev(after) : kNoRow;
   }
 
-  bool lives(int32_t row, int64_t time) const {
+  bool is_allocated(int32_t row, int64_t time) const {
     const Allocation& allocation = allocations_[row];
     return allocation.start <= time && (allocation.end == kNever || time <= allocation.end);
   }
@@ -57,15 +58,15 @@ class Lifetimes {
 
   void run() {
     pair_events();
-    const Lives lives(tables_.allocations);
-    lives_ = &lives;
+    const AllocationIndex index(tables_.allocations);
+    index_ = &index;
     paired_ = tables_.allocations.size();
     row_of_tensor_.assign(tables_.tensors.size(), kNoRow);
     mark_held();
     mark_operands();
     mark_module_tensors();
     mark_made_by_accumulation();
-    mark_outlived();
+    mark_held_after_call();
   }
 
  private:
@@ -78,7 +79,7 @@ class Lifetimes {
       if (event.bytes > 0) {
         const auto row = static_cast<int32_t>(allocations.size());
         if (found != open.end()) {
-          // It was given back where nobody reported it: on a thread of the program's own.
+          // The free was not reported: it happened on a thread of the program.
           allocations[found->second].end = event.time;
           found->second = row;
         } else {
@@ -92,8 +93,8 @@ class Lifetimes {
         allocations[found->second].free_op = event.op;
         open.erase(found);
       } else {
-        allocations.push_back({kNever, event.time, event.address, -event.bytes, kNoRow, event.op, kNoRow, kNoRow,
-                               event.thread, event.device_type, event.device_index, 0, 0});
+        allocations.push_back({kNever, event.time, event.address, -event.bytes, kNoRow, event.op, kNoRow, kNoRow, event.thread,
+                               event.device_type, event.device_index, 0, 0});
       }
     }
   }
@@ -106,20 +107,20 @@ class Lifetimes {
     return call == kNoRow ? kNoRow : static_cast<int32_t>(tables_.module_calls[call].module);
   }
 
-  // The allocation behind a tensor at a time; one from before the recording is listed when it is first met.
+  // The allocation behind a tensor at a time. One from before the recording is added when it is first used.
   int32_t allocation_of(const Tensor& tensor, int64_t time) {
     if (tensor.storage_bytes == 0 || tensor.storage == 0) {
       return kNoRow;
     }
-    const int32_t found = lives_->find(tensor.storage, time);
+    const int32_t found = index_->find(tensor.storage, time);
     return found != kNoRow ? found : from_before(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index);
   }
 
   int32_t from_before(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
     const auto [found, added] = before_.try_emplace(address, static_cast<int32_t>(tables_.allocations.size()));
     if (added) {
-      tables_.allocations.push_back({kNever, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type,
-                                     device_index, 0, 0});
+      tables_.allocations.push_back(
+          {kNever, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type, device_index, 0, 0});
     }
     return found->second;
   }
@@ -133,7 +134,7 @@ class Lifetimes {
   // Consecutive uses of a tensor are nearly always of one allocation.
   int32_t allocation_of(int32_t tensor, int64_t time) {
     int32_t& recent = row_of_tensor_[tensor];
-    if (recent == kNoRow || !lives_->lives(recent, time)) {
+    if (recent == kNoRow || !index_->is_allocated(recent, time)) {
       recent = allocation_of(tables_.tensors[tensor], time);
     }
     return recent;
@@ -178,7 +179,7 @@ class Lifetimes {
     }
   }
 
-  // A gradient that could not be taken over was copied.
+  // Autograd copies a gradient that it cannot keep: then accumulation allocates it.
   void mark_made_by_accumulation() {
     for (size_t row = 0; row < paired_; ++row) {
       const Allocation& allocation = tables_.allocations[row];
@@ -210,16 +211,16 @@ class Lifetimes {
     }
   }
 
-  void mark_outlived() {
+  void mark_held_after_call() {
     for (size_t row = 0; row < paired_; ++row) {
       Allocation& allocation = tables_.allocations[row];
       if (allocation.start != kNever && (allocation.end == kNever || allocation.end > end_of_what_made(allocation))) {
-        allocation.uses |= kOutlived;
+        allocation.uses |= kHeldAfterCall;
       }
     }
   }
 
-  // The end of the outermost call, or where there is none of the outermost op, or of the whole step of an optimizer.
+  // The end of the outermost call, or if there is none of the outermost op, or of the whole step of an optimizer.
   int64_t end_of_what_made(const Allocation& allocation) const {
     const int32_t op = allocation.op;
     const int32_t call = op != kNoRow ? reports_.ran_in[op] : allocation.module_call;
@@ -234,7 +235,7 @@ class Lifetimes {
     for (int32_t row = op; row != kNoRow; row = tables_.ops[row].parent) {
       const Op& around = tables_.ops[row];
       if (around.scope != kUserScope || (phase(around) == Phase::kOptimizer && phase(tables_.ops[op]) == Phase::kOptimizer)) {
-        end = std::max(end, around.end);  // a range may have begun inside an op that it outlived
+        end = std::max(end, around.end);  // a range may end after the op that it began in
       }
     }
     return end;
@@ -254,12 +255,12 @@ class Lifetimes {
         tables_.modules.push_back({held.module, string(held.type), 0});
       }
       const int64_t time = held.at_end ? reports_.end : 0;
-      int32_t row = lives_->find(held.address, time);
+      int32_t row = index_->find(held.address, time);
       if (row == kNoRow) {
         row = from_before(held.address, held.bytes, held.device_type, held.device_index);
       }
       Allocation& allocation = tables_.allocations[row];
-      if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // what is shared belongs to the first
+      if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // if modules share it, it belongs to the first
         allocation.module = module->second;
       }
       allocation.uses |= held.uses;
@@ -278,9 +279,9 @@ class Lifetimes {
   Tables& tables_;
   const MemoryReports& reports_;
   const std::vector<Role> roles_;
-  const Lives* lives_ = nullptr;
-  size_t paired_ = 0;                     // rows from here on are from before the recording
-  std::vector<int32_t> row_of_tensor_;    // of each tensor, the allocation it was last found in
+  const AllocationIndex* index_ = nullptr;
+  size_t paired_ = 0;                   // rows from here on are from before the recording
+  std::vector<int32_t> row_of_tensor_;  // of each tensor, the allocation it was last found in
   std::unordered_map<uint64_t, int32_t> before_;
 };
 
@@ -290,7 +291,7 @@ void find_allocations(Tables& tables, const MemoryReports& reports) { Lifetimes(
 
 void Outstanding::follow(const MemoryEvent& event) {
   const auto [block, added] = blocks_.try_emplace(event.address, 0);
-  bytes_ -= block->second;  // where it is handed out again, it was given back unseen
+  bytes_ -= block->second;  // not 0 if its free was not reported
   if (event.bytes > 0) {
     bytes_ += block->second = event.bytes;
   } else {

@@ -1,5 +1,4 @@
-// From reports of memory to the life of every block: when it was handed out and given back, by which op, for which module,
-// and how it was used in between. Pure, as collate is.
+// Memory events -> allocations: when each block was allocated and freed, by which op, for which module, and how it was used.
 //
 //   +64 @A ─────────── -64 @A      +64 @A ──────►        one address, two allocations, the second still held
 //        op  read by backward            op
@@ -13,18 +12,18 @@
 
 namespace torchprof {
 
-// What is needed beside the tables. Events are in order of time.
+// What is needed beside the tables.
 struct MemoryReports {
-  std::vector<MemoryEvent> events;
+  std::vector<MemoryEvent> events;  // in order of time
   std::vector<Held> held;
-  std::vector<int32_t> ran_in;  // the call each op ran in, before it was joined to the one it worked for
+  std::vector<int32_t> ran_in;  // the call each op ran in, which may not be the call that it is attributed to
   int64_t end = 0;              // of the recording
 };
 
-// Fills in tables.allocations. Needs phases and joins.
+// Fills in tables.allocations. Needs the phases and module calls of the ops.
 void find_allocations(Tables& tables, const MemoryReports& reports);
 
-// What was handed out and not given back. Blocks from before the recording are no part of it.
+// The memory that was allocated since the recording began and not freed.
 class Outstanding {
  public:
   void follow(const MemoryEvent& event);
@@ -35,7 +34,7 @@ class Outstanding {
   int64_t bytes_ = 0;
 };
 
-// Fills in the memory of tables.steps. `outstanding` is what is held before the first event, then what is after the last.
+// Fills in the memory of the steps. `outstanding` is the memory before the first event, and afterwards that after the last.
 void account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, Outstanding& outstanding);
 
 }  // namespace torchprof

@@ -5,8 +5,8 @@
 namespace torchprof {
 namespace {
 
-// How many elements an op writes. Views return what they were given; what is done in place is written there; what is only
-// made room for is not written.
+// How many elements an op writes. A view writes none. An op in place writes what it returns. An op that only allocates (empty)
+// writes none.
 class Writes {
  public:
   explicit Writes(const Tables& tables) : tables_(tables) {
@@ -18,15 +18,15 @@ class Writes {
       elements_.push_back(count);
     }
     for (const std::string& name : tables.strings) {
-      const bool makes_room = name.starts_with("aten::empty") || name.starts_with("aten::new_empty");
-      kinds_.push_back(makes_room ? Kind::kMakesRoom : name.ends_with('_') ? Kind::kInPlace : Kind::kPlain);
+      const bool allocates = name.starts_with("aten::empty") || name.starts_with("aten::new_empty");
+      kinds_.push_back(allocates ? Kind::kAllocates : name.ends_with('_') ? Kind::kInPlace : Kind::kPlain);
     }
   }
 
   int64_t of(const Op& op) const {
     const Kind kind = kinds_[op.signature];
     int64_t count = 0;
-    for (uint32_t i = 0; i < op.n_outputs && kind != Kind::kMakesRoom; ++i) {
+    for (uint32_t i = 0; i < op.n_outputs && kind != Kind::kAllocates; ++i) {
       const Tensor& output = tensor(op.outputs + i);
       if (kind == Kind::kInPlace || op.n_inputs == 0 || output.storage != tensor(op.inputs).storage) {
         count += elements_[output.shape];
@@ -36,7 +36,7 @@ class Writes {
   }
 
  private:
-  enum class Kind : uint8_t { kPlain, kInPlace, kMakesRoom };
+  enum class Kind : uint8_t { kPlain, kInPlace, kAllocates };
 
   const Tensor& tensor(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]]; }
 
@@ -53,7 +53,7 @@ void mark_nested(Tables& tables, const OpNames& counted_ops) {
   for (const std::string& name : tables.strings) {
     counted.push_back(counted_ops.count(name) != 0);
   }
-  // torch.func gives an op first what it transforms, then, inside, what is computed.
+  // torch.func runs an op first on its wrappers, then, inside, on the tensors that are computed.
   const auto is_transformed = [&](const Op& op) {
     for (uint32_t i = 0; i < op.n_inputs; ++i) {
       if ((tables.tensors[tables.operands[op.inputs + i]].flags & kTransformed) != 0) {
@@ -63,7 +63,7 @@ void mark_nested(Tables& tables, const OpNames& counted_ops) {
     return false;
   };
   const Writes writes(tables);
-  std::vector<bool> hides(tables.ops.size());  // whether what runs inside is not counted
+  std::vector<bool> hides(tables.ops.size());  // whether ops inside it are not counted
   for (size_t row = 0; row < tables.ops.size(); ++row) {
     Op& op = tables.ops[row];
     const bool hidden = op.parent != kNoRow && hides[op.parent];
@@ -76,7 +76,8 @@ void mark_nested(Tables& tables, const OpNames& counted_ops) {
       continue;
     }
     if (const int64_t count = writes.of(op); count != 0 && 2 * count >= writes.of(tables.ops[op.parent])) {
-      tables.ops[op.parent].flags |= kWrapper;  // it left the work to this one; converting a number on the way is no such work
+      // This op does the work of its parent. The factor 2 excludes smaller ops on the way, such as converting a number.
+      tables.ops[op.parent].flags |= kWrapper;
     }
   }
 }

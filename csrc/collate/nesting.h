@@ -1,5 +1,5 @@
-// Whose work an op's work is part of, so that FLOPs and bytes are counted once: see kNested and kWrapper. Pure, as collate
-// is. Runs while Op::signature still is the row of the op's name.
+// Finds the ops whose work is part of another op's, so that FLOPs and bytes are counted once: sets kNested and kWrapper.
+// Op::signature is still the row of the op's name.
 #pragma once
 
 #include "trace/tables.h"

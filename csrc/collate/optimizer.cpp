@@ -9,12 +9,12 @@
 namespace torchprof {
 namespace {
 
-// The optimizer's state and temporaries are known by the company they keep: what an op reads beside a parameter or its
-// gradient is the parameter's as well, and so is what it returns. Nothing is kept from one step of an optimizer to the next,
-// but for gradients: addresses are used again, and a step must come out the same whatever was recorded before it.
-class OptimizerJoin {
+// Nothing says to which parameter a tensor of the optimizer's state belongs, so it is learned: what an op reads beside a parameter or
+// its gradient belongs to that parameter, and so does what it returns. Only gradients are remembered from one step to the next.
+// Addresses are reused, and the result for a step must not depend on what was recorded before it.
+class OptimizerAttribution {
  public:
-  OptimizerJoin(Tables& tables, const std::vector<Held>& held) : tables_(tables), roles_(roles(tables)) {
+  OptimizerAttribution(Tables& tables, const std::vector<Held>& held) : tables_(tables), roles_(roles(tables)) {
     std::unordered_map<uint64_t, int32_t> modules;
     calls_.resize(tables.modules.size());
     for (size_t row = 0; row < tables.modules.size(); ++row) {
@@ -40,7 +40,8 @@ class OptimizerJoin {
       }
     }
     // Gradients are accumulated on one thread and used on another.
-    std::stable_sort(rows.begin(), rows.end(), [&](int32_t a, int32_t b) { return tables_.ops[a].start < tables_.ops[b].start; });
+    std::stable_sort(rows.begin(), rows.end(),
+                     [&](int32_t a, int32_t b) { return tables_.ops[a].start < tables_.ops[b].start; });
     for (const int32_t row : rows) {
       const Op& op = tables_.ops[row];
       if (phase(op) != Phase::kOptimizer) {
@@ -63,8 +64,8 @@ class OptimizerJoin {
     }
   }
 
-  // Steps on the way say nothing of their own. Scaling the state belongs to what came before; numbers, such as how many
-  // steps there were, are worked out for what comes next.
+  // Attributes an op whose inputs are not known to the module of the op before it: it scales the state, for example. Ops that read
+  // only numbers, such as the count of steps, prepare what comes next and get the module of the next op that has one.
   void follow(int32_t row) {
     const Op& op = tables_.ops[row];
     const auto [module, tensors] = owner_of(op);
@@ -75,7 +76,7 @@ class OptimizerJoin {
       }
       numbers_.clear();
     } else if (tensors > 1) {
-      forget_latest();  // it works for several at once
+      forget_latest();  // it reads tensors of several modules
     } else if (tensors == 0) {
       numbers_.push_back(row);
       return;
@@ -96,12 +97,12 @@ class OptimizerJoin {
     learn(op.outputs, op.n_outputs, module);
     if (const int32_t call = latest_call(module, op.start); call != kNoRow) {
       op.module_call = call;
-      op.flags |= kJoined;
+      op.flags |= kAttributed;
     }
   }
 
-  // The module, where there is one, and how many inputs are more than a number. A parameter is certain; what was learned is
-  // not.
+  // The module, if there is one, and how many inputs are more than a number. Parameters come first, as they are certain; what was
+  // learned is not.
   std::pair<int32_t, size_t> owner_of(const Op& op) const {
     size_t tensors = 0;
     for (uint32_t i = 0; i < op.n_inputs; ++i) {
@@ -128,7 +129,7 @@ class OptimizerJoin {
 
   void learn(uint32_t first, uint32_t count, int32_t module) {
     for (uint32_t i = first; i < first + count; ++i) {
-      if (!is_number(i)) {  // a learning rate is everybody's
+      if (!is_number(i)) {  // all parameters share a learning rate
         learned_[storage(i)] = module;
       }
     }
@@ -162,6 +163,6 @@ class OptimizerJoin {
 
 }  // namespace
 
-void join_optimizer(Tables& tables, const std::vector<Held>& held) { OptimizerJoin(tables, held).run(); }
+void attribute_optimizer(Tables& tables, const std::vector<Held>& held) { OptimizerAttribution(tables, held).run(); }
 
 }  // namespace torchprof

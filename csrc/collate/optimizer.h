@@ -1,4 +1,4 @@
-// Whose parameter an op of an optimizer updates. Pure, as collate is.
+// Attributes the ops of an optimizer to the modules whose parameters they update.
 #pragma once
 
 #include <vector>
@@ -7,8 +7,8 @@
 
 namespace torchprof {
 
-// Joins ops inside an optimizer's step to the latest call of the module whose parameter they work on. An op that works on
-// the parameters of several modules at once (foreach, fused) belongs to none.
-void join_optimizer(Tables& tables, const std::vector<Held>& held);
+// Attributes each op inside an optimizer's step to the latest call of the module whose parameter it reads. An op that reads the
+// parameters of several modules at once (foreach, fused) is attributed to none.
+void attribute_optimizer(Tables& tables, const std::vector<Held>& held);
 
 }  // namespace torchprof

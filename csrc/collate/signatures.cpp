@@ -26,7 +26,7 @@ void assign_signatures(Tables& tables, const std::vector<Arguments>& arguments) 
   auto next = arguments.begin();
   for (size_t row = 0; row < tables.ops.size(); ++row) {
     Op& op = tables.ops[row];
-    Signature signature{op.signature, op.inputs, op.outputs, kNoArguments, kNoArguments, op.n_inputs, op.n_outputs};
+    Signature signature{op.signature, op.inputs, op.outputs, kNoName, kNoName, op.n_inputs, op.n_outputs};
     if (next != arguments.end() && next->op == static_cast<int32_t>(row)) {
       signature.arguments = next->inputs;
       signature.results = next->outputs;

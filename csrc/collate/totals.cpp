@@ -18,7 +18,7 @@ std::vector<int64_t> durations(const std::vector<Row>& rows) {
   return found;
 }
 
-// What each row took itself, without the rows inside it.
+// The time of each row without that of the rows inside it.
 template <typename Row>
 std::vector<int64_t> self_times(const std::vector<Row>& rows, const std::vector<int64_t>& durations) {
   std::vector<int64_t> own = durations;
@@ -31,7 +31,7 @@ std::vector<int64_t> self_times(const std::vector<Row>& rows, const std::vector<
 }
 
 template <typename Total>
-void add(Total& total, int64_t time, int64_t self_time) {
+void count(Total& total, int64_t time, int64_t self_time) {
   total.min = total.count == 0 ? time : std::min(total.min, time);
   total.max = std::max(total.max, time);
   ++total.count;
@@ -40,16 +40,16 @@ void add(Total& total, int64_t time, int64_t self_time) {
 
 }  // namespace
 
-void Totals::fold(const Tables& step) {
+void Totals::add(const Tables& step) {
   std::vector<uint32_t> strings, shapes, modules, signatures;
   for (const std::string& text : step.strings) {
-    strings.push_back(shared_.string(text));
+    strings.push_back(interner_.string(text));
   }
   for (const Shape& shape : step.shapes) {
-    shapes.push_back(shared_.shape(step.dims.data() + shape.first, shape.ndim));
+    shapes.push_back(interner_.shape(step.dims.data() + shape.first, shape.ndim));
   }
   for (const Module& module : step.modules) {
-    modules.push_back(shared_.module({module.address, strings[module.type], 0}));
+    modules.push_back(interner_.module({module.address, strings[module.type], 0}));
   }
   for (const Signature& signature : step.signatures) {
     signatures.push_back(add_signature(signature, step, strings, shapes));
@@ -68,7 +68,7 @@ void Totals::fold(const Tables& step) {
     const Op& op = step.ops[row];
     const int32_t module =
         op.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[op.module_call].module]);
-    const auto flags = static_cast<uint8_t>(op.flags & ~(kJoined | kTruncated));
+    const auto flags = static_cast<uint8_t>(op.flags & ~(kAttributed | kTruncated));
     const uint64_t key = uint64_t{signatures[op.signature]} << 32 | static_cast<uint64_t>(module + 1) << 8 | flags;
     const auto [found, added] = op_rows_.try_emplace(key, tables_.op_totals.size());
     if (added) {
@@ -81,21 +81,22 @@ void Totals::fold(const Tables& step) {
       tables_.op_totals.push_back(total);
     }
     OpTotal& total = tables_.op_totals[found->second];
-    add(total, op_times[row], op_self_times[row]);
+    count(total, op_times[row], op_self_times[row]);
     total.time += op_times[row];
     total.allocated += allocated[row];
     total.device_time += device.total[row];
     total.device_self += device.self[row];
     total.kernels += device.kernels[row];
   }
-  fold_kernels(step, strings, modules);
+  add_kernels(step, strings, modules);
 
   const std::vector<int64_t> call_times = durations(step.module_calls);
   const std::vector<int64_t> call_self_times = self_times(step.module_calls, call_times);
   for (size_t row = 0; row < step.module_calls.size(); ++row) {
     const ModuleCall& call = step.module_calls[row];
     const auto recomputed = static_cast<uint8_t>((call.flags & kRecomputed) != 0);
-    const auto [found, added] = call_rows_.try_emplace(uint64_t{modules[call.module]} << 1 | recomputed, tables_.call_totals.size());
+    const auto [found, added] =
+        call_rows_.try_emplace(uint64_t{modules[call.module]} << 1 | recomputed, tables_.call_totals.size());
     if (added) {
       CallTotal total{};
       total.module = modules[call.module];
@@ -104,7 +105,7 @@ void Totals::fold(const Tables& step) {
       tables_.call_totals.push_back(total);
     }
     CallTotal& total = tables_.call_totals[found->second];
-    add(total, call_times[row], call_self_times[row]);
+    count(total, call_times[row], call_self_times[row]);
     bool outermost = true;
     for (int32_t around = call.parent; around != kNoRow; around = step.module_calls[around].parent) {
       outermost = outermost && step.module_calls[around].module != call.module;
@@ -113,20 +114,21 @@ void Totals::fold(const Tables& step) {
   }
 }
 
-void Totals::fold_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules) {
+void Totals::add_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules) {
   for (const Kernel& kernel : step.kernels) {
     KernelTotal total{};
     total.name = strings[kernel.name];
     total.op = kernel.op == kNoRow ? kNoName : strings[step.signatures[step.ops[kernel.op].signature].name];
-    total.module = kernel.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[kernel.module_call].module]);
+    total.module =
+        kernel.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[kernel.module_call].module]);
     total.device_type = kernel.device_type;
     total.device_index = kernel.device_index;
     total.kind = kernel.kind;
     total.direction = kernel.direction;
     total.phase = kernel.phase;
     total.in_graph = kernel.graph != 0 ? 1 : 0;
-    const auto key = std::tuple(total.name, total.op, total.module, total.device_type, total.device_index, total.kind, total.direction,
-                                total.phase, total.in_graph);
+    const auto key = std::tuple(total.name, total.op, total.module, total.device_type, total.device_index, total.kind,
+                                total.direction, total.phase, total.in_graph);
     const auto [found, added] = kernel_rows_.try_emplace(key, tables_.kernel_totals.size());
     if (added) {
       tables_.kernel_totals.push_back(total);
@@ -145,13 +147,13 @@ uint32_t Totals::add_signature(const Signature& signature, const Tables& step, c
                                const std::vector<uint32_t>& shapes) {
   Signature added = signature;
   added.name = strings[signature.name];
-  if (signature.arguments != kNoArguments) {
+  if (signature.arguments != kNoName) {
     added.arguments = strings[signature.arguments];
     added.results = strings[signature.results];
   }
   std::vector<int64_t> kinds;
   std::vector<Tensor> tensors;
-  std::unordered_map<uint64_t, uint64_t> numbers;  // of storages: addresses mean nothing any more, who shares one does
+  std::unordered_map<uint64_t, uint64_t> numbers;  // of storages: only which tensors share one still matters, not its address
   const auto read = [&](uint32_t first, uint32_t count) {
     for (uint32_t i = first; i < first + count; ++i) {
       Tensor tensor = step.tensors[step.operands[i]];
@@ -177,7 +179,7 @@ uint32_t Totals::add_signature(const Signature& signature, const Tables& step, c
 }
 
 Tables Totals::take() {
-  shared_.move_into(tables_);
+  interner_.move_into(tables_);
   return std::move(tables_);
 }
 

@@ -1,6 +1,6 @@
-// Steps folded into sums, so that a recording of any length takes constant memory: see OpTotal, CallTotal and KernelTotal.
+// Sums steps up, so that a recording of any length takes constant memory: see OpTotal, CallTotal and KernelTotal.
 //
-//   tables of a step ──fold──► op_totals, call_totals, kernel_totals  ──take──► tables without rows per event
+//   tables of a step ──add──► op_totals, call_totals, kernel_totals  ──take──► tables without rows per event
 #pragma once
 
 #include <map>
@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "collate/collate.h"
+#include "collate/interner.h"
 #include "collate/signatures.h"
 #include "trace/tables.h"
 
@@ -16,16 +16,16 @@ namespace torchprof {
 
 class Totals {
  public:
-  void fold(const Tables& step);
-  // The sums, with the strings, shapes, signatures and modules they refer to. Ends the folding.
+  void add(const Tables& step);
+  // The sums, with the strings, shapes, signatures and modules that they refer to. Nothing may be added afterwards.
   Tables take();
 
  private:
   uint32_t add_signature(const Signature& signature, const Tables& step, const std::vector<uint32_t>& strings,
                          const std::vector<uint32_t>& shapes);
-  void fold_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules);
+  void add_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules);
 
-  Shared shared_;
+  Interner interner_;
   SignatureTable known_;
   Tables tables_;
   std::unordered_map<uint64_t, size_t> op_rows_;    // by signature, module, phase and nesting

@@ -1,23 +1,26 @@
 #include "collate/unreported.h"
 
+#include <cstdint>
+#include <map>
 #include <unordered_map>
+#include <utility>
 
 namespace torchprof {
 namespace {
 
 class Unreported {
  public:
-  explicit Unreported(const std::vector<AllocatorTotal>& news) {
-    for (const AllocatorTotal& total : news) {
+  explicit Unreported(const std::vector<AllocatorTotal>& totals) {
+    for (const AllocatorTotal& total : totals) {
       devices_.try_emplace({total.device_type, total.device_index});
     }
   }
 
-  void hear(const AllocatorTotal& total) {
+  void update(const AllocatorTotal& total) {
     Device& device = devices_.at({total.device_type, total.device_index});
     device.now = total;
-    device.heard = true;
-    tell(device);
+    device.has_totals = true;
+    add_row_if_changed(device);
   }
 
   void follow(const MemoryEvent& event) {
@@ -33,11 +36,11 @@ class Unreported {
     device.now.time = event.time;
   }
 
-  // After what was heard: news of this very report are not told twice.
-  void tell(const MemoryEvent& event) {
+  // Comes after update() with the totals of the same report, which then adds no second row.
+  void add_row_if_changed(const MemoryEvent& event) {
     const auto found = devices_.find({event.device_type, event.device_index});
-    if (found != devices_.end() && found->second.heard) {
-      tell(found->second);
+    if (found != devices_.end() && found->second.has_totals) {
+      add_row_if_changed(found->second);
     }
   }
 
@@ -46,58 +49,43 @@ class Unreported {
  private:
   struct Device {
     AllocatorTotal now{};
-    AllocatorTotal told{};
-    int64_t held = 0;  // as the allocations have it
-    bool heard = false;
+    AllocatorTotal latest_row{};
+    int64_t held = 0;  // according to the allocations
+    bool has_totals = false;
   };
 
-  void tell(Device& device) {
+  void add_row_if_changed(Device& device) {
     device.now.unreported = device.now.allocated - device.held;
-    if (device.told.reserved != device.now.reserved || device.told.unreported != device.now.unreported) {
-      device.told = device.now;
+    if (device.latest_row.reserved != device.now.reserved || device.latest_row.unreported != device.now.unreported) {
+      device.latest_row = device.now;
       rows.push_back(device.now);
     }
   }
 
   std::map<std::pair<int8_t, int8_t>, Device> devices_;
-  std::unordered_map<uint64_t, int64_t> blocks_;  // address -> bytes; 0: given back
+  std::unordered_map<uint64_t, int64_t> blocks_;  // address -> bytes; 0: freed
 };
 
 }  // namespace
 
-bool AllocatorNews::is_news(const AllocatorTotal& total, int64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  Device& device = devices_[{total.device_type, total.device_index}];
-  device.reported += bytes;
-  const int64_t unreported = total.allocated - device.reported;
-  if (device.counts ? unreported == device.unreported && total.reserved == device.reserved
-                    : total.allocated == 0 && total.reserved == 0) {
-    return false;
-  }
-  device.unreported = unreported;
-  device.reserved = total.reserved;
-  device.counts = true;
-  return true;
-}
-
-std::vector<AllocatorTotal> find_unreported(const std::vector<AllocatorTotal>& news, const std::vector<MemoryEvent>& events) {
-  if (news.empty()) {
+std::vector<AllocatorTotal> find_unreported(const std::vector<AllocatorTotal>& totals, const std::vector<MemoryEvent>& events) {
+  if (totals.empty()) {
     return {};
   }
-  Unreported found(news);
-  auto next = news.begin();
-  const auto hear_until = [&](int64_t time) {
-    for (; next != news.end() && next->time <= time; ++next) {
-      found.hear(*next);
+  Unreported found(totals);
+  auto next = totals.begin();
+  const auto update_until = [&](int64_t time) {
+    for (; next != totals.end() && next->time <= time; ++next) {
+      found.update(*next);
     }
   };
   for (const MemoryEvent& event : events) {
-    hear_until(event.time - 1);  // of reports that did not fit the budget
+    update_until(event.time - 1);  // totals whose event did not fit the budget
     found.follow(event);
-    hear_until(event.time);
-    found.tell(event);
+    update_until(event.time);
+    found.add_row_if_changed(event);
   }
-  hear_until(INT64_MAX);
+  update_until(INT64_MAX);
   return std::move(found.rows);
 }
 

@@ -21,7 +21,7 @@ void write_list(const c10::IValue* values, size_t count, std::string& text) {
   text += ']';
 }
 
-// What JSON has no word for, generators and devices among it, is null: no formula asks for it.
+// Values that JSON cannot express, such as generators and devices, are null: no FLOP formula uses them.
 void write(const c10::IValue& value, std::string& text) {
   if (value.isTensor()) {
     text += is_readable(value.unsafeToTensorImpl()) ? "{}" : "null";

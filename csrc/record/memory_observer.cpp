@@ -10,10 +10,10 @@
 #include <unordered_map>
 #include <utility>
 
-#include "collate/unreported.h"
-#include "trace/clock.h"
+#include "record/allocator_statistics.h"
 #include "record/pause.h"
 #include "record/thread_slot.h"
+#include "trace/clock.h"
 
 namespace torchprof {
 namespace {
@@ -22,8 +22,8 @@ using c10::DebugInfoKind;
 using c10::ThreadLocalDebugInfo;
 using namespace torch::profiler::impl;
 
-// Of real memory, while a kernel pretends to run: some are run for real, to see what they need. What is given back that was
-// not handed out meanwhile, by Python's garbage collector for one, is none of theirs.
+// The real memory that is allocated while recording is paused: some kernels are run for real, to find out what they need. Frees of
+// blocks from before, by Python's garbage collector for example, are not counted.
 struct RealMemory {
   std::unordered_map<void*, int64_t> blocks;
   int64_t held = 0;
@@ -42,8 +42,8 @@ struct RealMemory {
 };
 thread_local RealMemory real;
 
-// PyTorch casts whatever is in the slot to ProfilerStateBase, so it must be one. Its config says Disabled: code that asks
-// whether a profiler is on hears no, and behaves as it would without us.
+// PyTorch casts what is in the slot to ProfilerStateBase, so it must be one. Its config says Disabled, so that code which asks whether
+// a profiler is active behaves as it does without a recording.
 class Reports final : public ProfilerStateBase {
  public:
   Reports() : ProfilerStateBase(ProfilerConfig(ProfilerState::Disabled)) {}
@@ -52,15 +52,15 @@ class Reports final : public ProfilerStateBase {
   ActiveProfilerType profilerType() override { return ActiveProfilerType::NONE; }
 
   void reportMemoryUsage(void* address, int64_t bytes, size_t allocated, size_t reserved, c10::Device device) override {
-    if (is_pretending()) {
+    if (is_paused()) {
       try {
         real.report(address, bytes);
       } catch (...) {
       }
       return;
     }
-    const Writing writing;
-    if (ThreadLog* const log = writing.log(); log != nullptr && bytes != 0) {
+    const LogWriter writer;
+    if (ThreadLog* const log = writer.log(); log != nullptr && bytes != 0) {
       try {
         const int64_t now = ticks();
         const auto type = static_cast<int8_t>(device.type());
@@ -68,7 +68,7 @@ class Reports final : public ProfilerStateBase {
         const bool kept = log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index);
         if (!device.is_cpu()) {
           const AllocatorTotal total{now, static_cast<int64_t>(allocated), static_cast<int64_t>(reserved), 0, type, index, {}};
-          if (news_.is_news(total, kept ? bytes : 0)) {
+          if (statistics_.changed(total, kept ? bytes : 0)) {
             if (AllocatorTotal* const row = log->allocator_totals.append()) {
               *row = total;
             }
@@ -80,11 +80,11 @@ class Reports final : public ProfilerStateBase {
   }
 
  private:
-  AllocatorNews news_;
+  AllocatorStatistics statistics_;
 };
 
-// The first free of a block it does not know, and every thousandth after, makes PyTorch's reporter print a warning that
-// means nothing to our user: blocks from before the recording are freed all the time. So the first one is ours, unheard.
+// PyTorch's reporter prints a warning at the first free of a block that it does not know, and at every thousandth after. While
+// recording this is normal: blocks from before are freed all the time. So the first such free happens here, with warnings off.
 void expect_unknown_frees() {
   const int level = std::exchange(FLAGS_caffe2_log_level, c10::GLOG_ERROR);
   char unknown = 0;
@@ -115,8 +115,8 @@ MemoryObserver::~MemoryObserver() {
   try {
     ThreadLocalDebugInfo::_pop(DebugInfoKind::PROFILER_STATE);
   } catch (...) {
-    // The program pushed something on top and did not take it back. Our state stays below it and, with no recording
-    // open, does nothing.
+    // The program pushed another state on top and did not pop it. This state stays below it and does nothing, as no recording is
+    // open.
   }
 }
 

@@ -2,26 +2,25 @@
 
 #include <atomic>
 
-#include "trace/clock.h"
 #include "record/pause.h"
 #include "record/thread_slot.h"
+#include "trace/clock.h"
 
 namespace torchprof {
 namespace {
 
-// What stands for a block. Its address names the block: read_storage in tensor_reader.h finds it as the context of the
-// storage's data.
+// Stands for a block. Its address identifies the block: read_storage() in tensor_reader.h finds it as the context of the storage's data.
 struct Token {
   int64_t bytes;
-  uint64_t recording;  // that it was reported to; kNone: to none. A later one must not hear of its end
+  uint64_t recording;  // the one that recorded its allocation, which alone records its free; kNone: none did
 };
 
 constexpr uint64_t kNone = 0;
 std::atomic<uint64_t> current_recording{kNone};
 
 void report(const Token* token, int64_t bytes, bool from_kernel = false) {
-  const Writing writing;
-  if (ThreadLog* const log = writing.log()) {
+  const LogWriter writer;
+  if (ThreadLog* const log = writer.log()) {
     try {
       log->memory_event(ticks(), reinterpret_cast<uint64_t>(token), bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1,
                         from_kernel);
@@ -38,7 +37,7 @@ void release(void* context) {
   delete token;
 }
 
-// Outlives every storage it made: those keep a pointer to it.
+// Never destroyed, because storages keep a pointer to it.
 class Counting final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
@@ -47,7 +46,7 @@ class Counting final : public c10::Allocator {
       return {nullptr, device};
     }
     auto* const token = new Token{static_cast<int64_t>(bytes), kNone};
-    if (!is_pretending()) {
+    if (!is_paused()) {
       token->recording = current_recording.load(std::memory_order_relaxed);
       report(token, token->bytes);
     }
@@ -76,12 +75,12 @@ MetaAllocator::~MetaAllocator() {
 }
 
 void report_result(c10::StorageImpl& storage) {
-  if (is_pretending()) {
+  if (is_paused()) {
     return;
   }
   const c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
   if (data.get_context() == nullptr && data.get() == nullptr && storage.device().is_meta()) {
-    // Made without a size and resized, for which meta storages ask no allocator.
+    // It was created without a size and then resized, which a meta storage does without its allocator.
     if (const auto bytes = storage.sym_nbytes().maybe_as_int(); bytes.value_or(0) != 0) {
       storage.set_data_ptr_noswap({nullptr, new Token{*bytes, kNone}, &release, storage.device()});
     }
@@ -97,20 +96,20 @@ void report_result(c10::StorageImpl& storage) {
 }
 
 void report_workspace(int64_t bytes) {
-  if (is_pretending()) {
+  if (is_paused()) {
     return;
   }
   const Token token{bytes, current_recording.load(std::memory_order_relaxed)};
   report(&token, bytes, true);
-  for (const auto taken = ticks(); ticks() == taken;) {  // what is freed in the moment it is allocated never was there
+  for (const auto allocated_at = ticks(); ticks() == allocated_at;) {  // at the same tick it would have no duration
   }
   report(&token, -bytes, true);
 }
 
 bool adds_gradients() {
-  const Writing writing;
-  const ThreadLog* const log = writing.log();
-  // engine -> aten::add -> PyTorch's way to a kernel written in Python
+  const LogWriter writer;
+  const ThreadLog* const log = writer.log();
+  // engine -> aten::add -> the op that PyTorch runs to call a kernel written in Python
   return log != nullptr && log->open_name(1) == "aten::add" &&
          log->open_name(2).starts_with("autograd::engine::evaluate_function");
 }

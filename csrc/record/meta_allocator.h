@@ -1,6 +1,6 @@
-// Counts the memory that meta tensors stand for. While it exists, storages on the meta device come from an allocator that
-// hands out a token instead of memory: it is told when a storage is made and, through the token's deleter, when it dies. So
-// a program run on meta tensors yields the allocations and frees of the real one.
+// Records the memory that meta tensors stand for. While it exists, an allocator for the meta device gives every storage a token instead
+// of memory. It records the allocation of the storage and, through the token's deleter, its free. So a program on meta tensors
+// has the allocations and frees of the real program.
 #pragma once
 
 #include <c10/core/Allocator.h>
@@ -19,10 +19,10 @@ class MetaAllocator {
   c10::Allocator* const replaced_;
 };
 
-// After a kernel that pretended to run: what it returned, and what the real one is known to need meanwhile.
+// After recording was paused for a kernel: record a storage that it returned, and the workspace that the real kernel needs.
 void report_result(c10::StorageImpl& storage);
 void report_workspace(int64_t bytes);
-// Before it: whether it adds up two gradients for autograd's engine, and not for a node.
+// Before it: whether the kernel is an aten::add of autograd's engine, which accumulates two gradients.
 bool adds_gradients();
 
 }  // namespace torchprof

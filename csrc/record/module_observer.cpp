@@ -4,32 +4,33 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
+#include <atomic>
 #include <unordered_set>
 
-#include "trace/clock.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
+#include "trace/clock.h"
 
 namespace torchprof {
 namespace {
 
 using Tensors = c10::SmallVector<const c10::TensorImpl*, 16>;
 
-constexpr int kDeepest = 16;        // containers inside containers
-constexpr size_t kMostTensors = 4096;  // of one call
+constexpr int kMaxDepth = 16;         // of containers inside containers
+constexpr size_t kMaxTensors = 4096;  // of one call
 
 PyObject* fields_name = nullptr;  // "__dataclass_fields__", interned
 ternaryfunc original_call = nullptr;
-ModuleObserver::Listener listener = nullptr;
+std::atomic<ModuleObserver::Listener> listener{nullptr};
 
 bool is_tensor(PyObject* object) {
   return PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass));
 }
 
-// The tensors inside what a module was given or returned, in order. Runs none of the program's code: containers are
-// read through their C structure, dataclass fields through object's own attribute lookup.
+// The tensors inside the arguments or the result of a module, in order. Runs no code of the program: containers are read through their
+// C structure, and fields of dataclasses through the attribute lookup of `object`.
 void find_tensors(PyObject* object, Tensors& found, int depth = 0) {
-  if (object == Py_None || depth > kDeepest || found.size() >= kMostTensors) {
+  if (object == Py_None || depth > kMaxDepth || found.size() >= kMaxTensors) {
     return;
   }
   if (is_tensor(object)) {
@@ -51,14 +52,13 @@ void find_tensors(PyObject* object, Tensors& found, int depth = 0) {
     for (Py_ssize_t position = 0; PyDict_Next(object, &position, &key, &value);) {
       find_tensors(value, found, depth + 1);
     }
-  } else if (PyObject* const fields = _PyType_Lookup(Py_TYPE(object), fields_name);
-             fields != nullptr && PyDict_Check(fields)) {
+  } else if (PyObject* const fields = _PyType_Lookup(Py_TYPE(object), fields_name); fields != nullptr && PyDict_Check(fields)) {
     PyObject* name = nullptr;
     PyObject* field = nullptr;
     for (Py_ssize_t position = 0; PyDict_Next(fields, &position, &name, &field);) {
       if (PyObject* const value = PyObject_GenericGetAttr(object, name)) {
         find_tensors(value, found, depth + 1);
-        Py_DECREF(value);  // the object holds it for as long as we look
+        Py_DECREF(value);  // the object still holds it
       } else {
         PyErr_Clear();
       }
@@ -73,7 +73,7 @@ bool add_found(ThreadLog& log, const Tensors& found, uint16_t& count) {
     }
     ++count;
   }
-  return found.size() < kMostTensors;
+  return found.size() < kMaxTensors;
 }
 
 void open_call(ThreadLog& log, PyObject* module, const Tensors& inputs) {
@@ -100,7 +100,13 @@ void close_call(ThreadLog& log, int64_t now, PyObject* result, const Tensors& ou
   }
 }
 
-// Returns the generation the call was opened in, 0 if it is not recorded.
+void notify_listener(const Tensors& tensors) {
+  if (const ModuleObserver::Listener notify = listener.load(std::memory_order_relaxed)) {
+    notify(tensors.data(), tensors.size());
+  }
+}
+
+// Returns the generation in which the call was opened; 0: it is not recorded.
 uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
   Tensors inputs;
   find_tensors(args, inputs);
@@ -109,17 +115,15 @@ uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
   }
   uint64_t generation = 0;
   {
-    const Writing writing;
-    ThreadLog* const log = writing.log();
+    const LogWriter writer;
+    ThreadLog* const log = writer.log();
     if (log == nullptr) {
       return 0;
     }
     open_call(*log, module, inputs);
-    generation = writing.generation();
+    generation = writer.generation();
   }
-  if (listener != nullptr) {
-    listener(inputs.data(), inputs.size());
-  }
+  notify_listener(inputs);
   return generation;
 }
 
@@ -130,16 +134,14 @@ void end_call(uint64_t generation, PyObject* result) {
     find_tensors(result, outputs);
   }
   {
-    const Writing writing;
-    ThreadLog* const log = writing.log();
-    if (log == nullptr || writing.generation() != generation) {
+    const LogWriter writer;
+    ThreadLog* const log = writer.log();
+    if (log == nullptr || writer.generation() != generation) {
       return;  // the recording ended inside the call
     }
     close_call(*log, now, result, outputs);
   }
-  if (listener != nullptr) {
-    listener(outputs.data(), outputs.size());
-  }
+  notify_listener(outputs);
 }
 
 PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
@@ -161,7 +163,7 @@ PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noex
 template <typename Visit>
 void for_each_subclass(PyTypeObject* type, Visit visit) {
   if (type->tp_subclasses == nullptr) {
-    return;  // most classes: a tenth of the time of asking them
+    return;  // most classes have none, and calling __subclasses__() takes ten times as long as this check
   }
   PyObject* const subclasses = PyObject_CallMethod(reinterpret_cast<PyObject*>(type), "__subclasses__", nullptr);
   if (subclasses == nullptr) {
@@ -174,11 +176,11 @@ void for_each_subclass(PyTypeObject* type, Visit visit) {
   Py_DECREF(subclasses);
 }
 
-// The names of all nn.Module classes whose slot is, or is not, ours.
+// The names of all nn.Module classes that are observed, or of those that are not.
 std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
   std::vector<std::string> names;
   std::unordered_set<PyTypeObject*> seen;
-  const auto look = [&](auto& self, PyTypeObject* type) -> void {
+  const auto visit = [&](auto& self, PyTypeObject* type) -> void {
     if (seen.insert(type).second) {
       if ((type->tp_call == observed_call) == observed) {
         names.emplace_back(type->tp_name);
@@ -186,14 +188,15 @@ std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
       for_each_subclass(type, [&](PyTypeObject* subclass) { self(self, subclass); });
     }
   };
-  look(look, module_class);
+  visit(visit, module_class);
   return names;
 }
 
 }  // namespace
 
-ModuleObserver::ModuleObserver(PyTypeObject* module_class, Listener told) : module_class_(module_class) {
-  listener = told;
+void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
+
+ModuleObserver::ModuleObserver(PyTypeObject* module_class) : module_class_(module_class) {
   if (fields_name == nullptr) {
     fields_name = PyUnicode_InternFromString("__dataclass_fields__");
   }
@@ -205,8 +208,8 @@ void ModuleObserver::observe_new_classes() { walk(module_class_); }
 
 bool ModuleObserver::was_reset() const { return module_class_->tp_call == original_call; }
 
-// A class with a slot of its own keeps it: only what nn.Module.__call__ would have served is replaced, so that one
-// function knows what to call. The walk goes on below it.
+// Replaces only slots that hold the function of nn.Module, so that observed_call() knows which function to call. A class with another
+// function keeps it, but its subclasses are visited.
 void ModuleObserver::walk(PyTypeObject* type) {
   if (type->tp_call == original_call) {
     type->tp_call = observed_call;
@@ -220,13 +223,11 @@ void ModuleObserver::walk(PyTypeObject* type) {
 
 std::vector<std::string> ModuleObserver::unobserved_classes() const { return classes(module_class_, false); }
 
-std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) {
-  return classes(module_class, true);
-}
+std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) { return classes(module_class, true); }
 
 ModuleObserver::~ModuleObserver() {
   for (PyTypeObject* const type : observed_) {
-    // Assigning __call__ to a class resets its slot: what somebody else put there stays.
+    // Assigning __call__ to a class sets its slot to another function, which stays.
     if (type->tp_call == observed_call) {
       type->tp_call = original_call;
     }

@@ -1,6 +1,6 @@
-// Sees every call of an nn.Module while it exists: the `tp_call` slot of the nn.Module classes points at a C function that
-// records the call and then calls what the slot held before. Cheaper than any Python hook, and invisible to hooks,
-// to torch.fx and to Dynamo, which look at attributes. Everything here needs the GIL.
+// Records every call of an nn.Module while it exists. The `tp_call` slot of every nn.Module class points to a C function that records
+// the call and then calls the previous function of the slot. This is cheaper than a Python hook, and torch.fx and Dynamo do not see it,
+// because they look at attributes. All of this needs the GIL, except set_listener().
 #pragma once
 
 #include <Python.h>
@@ -17,17 +17,23 @@ namespace torchprof {
 
 class ModuleObserver {
  public:
-  // Told when a call has begun or ended, of its inputs or outputs.
+  // Called with the inputs of a call after its row was opened, and with its outputs after its row was closed.
   using Listener = void (*)(const c10::TensorImpl* const* tensors, size_t count) noexcept;
 
-  explicit ModuleObserver(PyTypeObject* module_class, Listener listener = nullptr);  // torch.nn.Module
+  // There is at most one, for calls on all threads. nullptr: none. It may still be called shortly after another one was set.
+  static void set_listener(Listener listener) noexcept;
+
+  explicit ModuleObserver(PyTypeObject* module_class);  // torch.nn.Module
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
 
-  void observe_new_classes();                        // those created since the last look
-  bool was_reset() const;  // the program assigned to nn.Module.__call__, as torch.fx does: every slot is what it was
-  std::vector<std::string> unobserved_classes() const;  // created since, with a slot of their own, or reset meanwhile
+  // Observes classes that were created since the last call.
+  void observe_new_classes();
+  // Whether the program assigned to nn.Module.__call__, as torch.fx does, which resets the slots of all classes.
+  bool was_reset() const;
+  // Classes that were created since the last call, whose slot has another function, or whose slot was reset.
+  std::vector<std::string> unobserved_classes() const;
 
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
 

@@ -1,27 +1,27 @@
 #include "record/op_observer.h"
 
 #include "record/arguments.h"
-#include "trace/clock.h"
 #include "record/pause.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
+#include "trace/clock.h"
 
 namespace torchprof {
 namespace {
 
 using Context = std::unique_ptr<at::ObserverContext>;
 
-// The start callback returns nullptr: a context would be a heap object per op. The address of the RecordFunction, which
-// can neither be copied nor moved, tells at the end which op it was.
+// The start callback returns nullptr, because a context would be a heap object per op. At the end, the op is identified by the address
+// of the RecordFunction, which can be neither copied nor moved.
 //
-// Nothing may leave a callback; all that can is std::bad_alloc, and then the op goes unrecorded.
+// No exception may leave a callback. Only std::bad_alloc is possible, and then the op is not recorded.
 template <bool kShapes>
 Context begin(const at::RecordFunction& function) {
-  if (is_pretending()) {
+  if (is_paused()) {
     return nullptr;
   }
-  const Writing writing;
-  ThreadLog* const log = writing.log();
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
   if (log == nullptr) {
     return nullptr;
   }
@@ -48,12 +48,12 @@ Context begin(const at::RecordFunction& function) {
 
 template <bool kShapes>
 void end(const at::RecordFunction& function, at::ObserverContext*) {
-  if (is_pretending()) {
+  if (is_paused()) {
     return;
   }
   const int64_t now = ticks();
-  const Writing writing;
-  ThreadLog* const log = writing.log();
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
   if (log == nullptr) {
     return;
   }
@@ -67,7 +67,8 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
           op->flags |= kTruncated;
         }
         if (arguments != nullptr) {
-          arguments->outputs = log->strings.id(std::string_view(arguments_text(function.outputs().data(), function.outputs().size())));
+          arguments->outputs =
+              log->strings.id(std::string_view(arguments_text(function.outputs().data(), function.outputs().size())));
         }
       }
     }

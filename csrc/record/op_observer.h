@@ -1,10 +1,10 @@
-// Sees every op that PyTorch's dispatcher runs, on every thread, through at::RecordFunction.
+// Records every op that PyTorch's dispatcher runs, on every thread, through at::RecordFunction.
 #pragma once
 
 #include <ATen/record_function.h>
 
-// RecordFunction has members that exist only without NDEBUG. PyTorch is built with it: compiled without, its layout here
-// differs from the one in libtorch and every field read is garbage.
+// RecordFunction has members that exist only without NDEBUG. PyTorch is built with NDEBUG, so without it the layout here would differ
+// from the one in libtorch.
 #ifndef NDEBUG
 #error "torchprof must be compiled with -DNDEBUG: build it with `pip install --no-build-isolation .`"
 #endif

@@ -1,14 +1,14 @@
-// Kernels that only work out what they would return, as those of fake tensors do: they may allocate more on the way, or less,
-// than the real one, and run other ops. While one is open on this thread, neither ops nor memory are recorded; afterwards,
-// what it returned is reported. Kernels nest: only the outermost counts.
+// Pauses recording on the current thread. The kernels of fake tensors only compute what the real kernel would return. On the way they
+// may allocate more or less than the real one and run other ops, so neither ops nor memory are recorded inside; afterwards, what they
+// returned is reported. Pauses nest: the outermost counts.
 #pragma once
 
 namespace torchprof {
 
-inline thread_local int open_kernels = 0;
+inline thread_local int pause_depth = 0;
 
-inline bool is_pretending() { return open_kernels != 0; }
-inline void begin_kernel() { ++open_kernels; }
-inline void end_kernel() { --open_kernels; }
+inline bool is_paused() { return pause_depth != 0; }
+inline void pause_recording() { ++pause_depth; }
+inline void resume_recording() { --pause_depth; }
 
 }  // namespace torchprof

@@ -1,5 +1,6 @@
-// Reads a tensor without asking it: no virtual call that could throw, dispatch or run Python, and no reference taken.
-// What a subclass says about itself is not consulted; what its TensorImpl holds is.
+// Reads the fields of a TensorImpl directly. It makes no virtual call, as that could throw, dispatch or run Python, and it takes no
+// reference. For a subclass it reads what the TensorImpl holds, which may differ from what the subclass says about itself. All of it is
+// inline, because it runs for every tensor of every op.
 #pragma once
 
 #include <ATen/core/ivalue.h>
@@ -21,7 +22,7 @@ inline void read_storage(const c10::TensorImpl& tensor, Tensor& row) {
     row.flags |= kNoStorage;
     return;
   }
-  // The tensor's own device may be a question to Python; its storage's is a field.
+  // device() of a tensor may call Python; that of its storage is a field.
   row.device_type = static_cast<int8_t>(storage->device().type());
   row.device_index = static_cast<int8_t>(storage->device().index());
   const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
@@ -40,12 +41,11 @@ inline bool is_readable(const c10::TensorImpl* tensor) {
 
 inline constexpr c10::DispatchKeySet kTransforms({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper});
 
-// False when the budget is spent.
+// Appends a tensor to the operands of the op or module call that is being filled in. False when the budget is spent.
 inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor) {
   Tensor row{};
   read_storage(tensor, row);
-  row.dtype = static_cast<int8_t>(tensor.dtype().isScalarType() ? tensor.dtype().toScalarType()
-                                                                : c10::ScalarType::Undefined);
+  row.dtype = static_cast<int8_t>(tensor.dtype().isScalarType() ? tensor.dtype().toScalarType() : c10::ScalarType::Undefined);
   if (tensor.key_set().has_any(kTransforms)) {
     row.flags |= kTransformed;
   }
@@ -57,8 +57,8 @@ inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor) {
   return log.add_operand(row, sizes.data(), sizes.size());
 }
 
-// Every tensor among boxed values, lists of tensors included. `count` is raised for each one added; false when
-// some did not fit.
+// Appends every tensor among boxed values, including those in lists of tensors, and increments `count` for each. False if some did not
+// fit.
 template <typename IValues>
 bool add_operands(ThreadLog& log, const IValues& values, uint16_t& count) {
   bool complete = true;

@@ -15,7 +15,7 @@
 namespace torchprof {
 namespace {
 
-// Leaked on purpose: threads may end after the statics of this library were destroyed.
+// Leaked: threads may end after the statics of this library are destroyed.
 struct Registry {
   std::mutex mutex;
   std::vector<std::unique_ptr<ThreadSlot>> slots;
@@ -28,7 +28,7 @@ Registry& registry() {
   return *instance;
 }
 
-// Takes a thread's slot out of the registry when the thread ends; its log stays with the recording.
+// Removes a thread's slot from the registry when the thread ends. Its log stays with the recording.
 struct SlotOwner {
   bool ended = false;
   ~SlotOwner() {
@@ -96,7 +96,7 @@ void ThreadLogs::open() {
   const std::lock_guard lock(all.mutex);
   if (all.last_generation == 0) {
     detail::callbacks_fence.store(!register_membarrier());
-    // A forked child inherits a recording that belongs to its parent: it records nothing, and waits for no thread of it.
+    // A forked child inherits its parent's recording. It records nothing, and waits for no thread of the parent.
     pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
                    [] {
                      Registry& all = registry();
@@ -124,13 +124,13 @@ void ThreadLogs::close() {
   }
   std::atomic_thread_fence(std::memory_order_seq_cst);
   fence_every_thread();
-  // The lock is not held while waiting: a writer may need it to join, and then finds nothing open.
-  const auto somebody_writes = [&all] {
+  // The lock is not held while waiting: a writer may need it to join the recording, and then finds none open.
+  const auto any_writes = [&all] {
     const std::lock_guard lock(all.mutex);
     return std::any_of(all.slots.begin(), all.slots.end(),
                        [](const auto& slot) { return slot->writing.load(std::memory_order_acquire); });
   };
-  while (somebody_writes()) {
+  while (any_writes()) {
     sched_yield();
   }
 }

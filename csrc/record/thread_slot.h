@@ -1,10 +1,9 @@
-// The way from a callback to its thread's log, and the proof that no callback still writes when a recording ends.
+// How a callback gets the log of its thread, and why no callback still writes to it when a recording has ended.
 //
-// Every thread that was ever recorded has a slot. A callback raises the slot's `writing` flag, then looks at the
-// current generation; whoever ends a recording changes the generation, then looks at the flags. One of the two
-// must see the other, which takes a fence between store and load on both sides. The callback's fence would cost more
-// than the rest of it, so the ending side pays for both: membarrier(2) runs a fence on every running thread. Where
-// the system has no membarrier, callbacks fence for themselves.
+// Every thread that was ever recorded has a slot. A callback sets the slot's `writing` flag, then reads the current generation. The
+// thread that ends a recording changes the generation, then reads the flags. One of the two must see the other's store, which takes a
+// fence between store and load on both sides. A fence in the callback would cost more than the rest of it, so the ending thread does
+// both: membarrier(2) runs a fence on every running thread. Where the system has no membarrier, callbacks run their own fence.
 #pragma once
 
 #include <atomic>
@@ -19,25 +18,25 @@ namespace torchprof {
 
 struct ThreadSlot {
   std::atomic<bool> writing{false};
-  uint64_t generation = 0;   // of the recording that `log` belongs to
+  uint64_t generation = 0;  // of the recording that `log` belongs to
   ThreadLog* log = nullptr;
 };
 
 namespace detail {
-inline std::atomic<uint64_t> generation{0};      // of the open recording; 0: none
+inline std::atomic<uint64_t> generation{0};  // of the open recording; 0: none
 inline std::atomic<bool> callbacks_fence{false};
 #if defined(__linux__)
 [[gnu::tls_model("initial-exec")]]
 #endif
 inline thread_local ThreadSlot* this_slot = nullptr;
-ThreadSlot* make_slot();                  // nullptr while the thread is being torn down
-void join_recording(ThreadSlot& slot);    // gives the slot a log of the open recording, if there is one
+ThreadSlot* make_slot();                // nullptr while the thread is being destroyed
+void join_recording(ThreadSlot& slot);  // gives the slot a log of the open recording, if there is one
 }  // namespace detail
 
-// In scope while a callback writes. Nothing that can run Python or the dispatcher may happen inside.
-class Writing {
+// Exists while a callback writes. Nothing that can run Python or the dispatcher may be called meanwhile.
+class LogWriter {
  public:
-  Writing() : slot_(detail::this_slot) {
+  LogWriter() : slot_(detail::this_slot) {
     if (slot_ == nullptr && (slot_ = detail::make_slot()) == nullptr) {
       return;
     }
@@ -55,13 +54,13 @@ class Writing {
     }
     log_ = slot_->log;
   }
-  ~Writing() {
+  ~LogWriter() {
     if (slot_ != nullptr) {
       slot_->writing.store(false, std::memory_order_release);
     }
   }
-  Writing(const Writing&) = delete;
-  Writing& operator=(const Writing&) = delete;
+  LogWriter(const LogWriter&) = delete;
+  LogWriter& operator=(const LogWriter&) = delete;
 
   ThreadLog* log() const { return log_; }  // nullptr: nothing is being recorded
   uint64_t generation() const { return generation_; }
@@ -80,9 +79,9 @@ class ThreadLogs {
   ~ThreadLogs() { close(); }
 
   void open();
-  void close();  // when it returns, no thread writes here, now or later
+  void close();  // when it returns, no thread writes to these logs any more
 
-  void clear() { logs_.clear(); }  // when closed
+  void clear() { logs_.clear(); }  // after close()
 
   std::vector<std::unique_ptr<ThreadLog>>& logs() { return logs_; }
   Budget& budget() { return budget_; }

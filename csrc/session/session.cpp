@@ -1,12 +1,14 @@
 #include "session/session.h"
 
-#include "record/pause.h"
-
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 #include <thread>
+#include <utility>
+
+#include "record/pause.h"
 
 namespace torchprof {
 namespace {
@@ -15,55 +17,62 @@ struct Running {
   std::unique_ptr<Session> session;
   std::thread::id thread;
   pid_t process = 0;
+  pid_t starting = 0;  // the process in which start() is running; 0: none
 };
 
-// Leaked on purpose: a recording that was never stopped must not be torn down after Python is.
+// Leaked: a recording that was never stopped must not be destroyed after Python is.
 Running& running() {
   static auto* const instance = new Running;
   return *instance;
 }
 
-// A device may wait for a callback that is written in Python.
+// What a device waits for may need the GIL.
 struct WithoutGil {
   PyThreadState* const state = PyEval_SaveThread();
   ~WithoutGil() { PyEval_RestoreThread(state); }
 };
 
+// While a device recorder is made, the GIL is released, and another thread may start a recording.
+struct Starting {
+  explicit Starting(Running& running) : running_(running) { running_.starting = getpid(); }
+  ~Starting() { running_.starting = 0; }
+  Starting(const Starting&) = delete;
+  Starting& operator=(const Starting&) = delete;
+
+ private:
+  Running& running_;
+};
+
 int64_t unix_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
 
-Session::Session(const Options& options, std::unique_ptr<KernelObserver> kernels, std::unique_ptr<EventObserver> events)
+Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     : begin_(ClockReading::now()),
       origin_unix_ns_(unix_ns()),
       counted_ops_(options.counted_ops),
       memory_requested_(options.memory),
       held_(options.held),
       logs_(options.budget_bytes, options.ops_with_arguments),
-      kernels_(std::move(kernels)),
-      events_(std::move(events)) {
+      device_(std::move(device)) {
   if (options.memory) {
     memory_.emplace(held_);
     meta_.emplace();
   }
-  if (options.fold) {
+  if (options.aggregate) {
     totals_.emplace();
   }
   logs_.open();
-  if (kernels_) {
-    kernels_->record_into(devices_.emplace(logs_.budget()));
-  }
   if (options.ops) {
     ops_.emplace(options.shapes);
   }
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, events_ && !options.ops ? &EventObserver::call_changed : nullptr);
+    modules_.emplace(options.module_class);
   }
-  if (events_) {
-    events_->record_into(devices_.emplace(logs_.budget()), options.ops ? EventObserver::Around::kOps : EventObserver::Around::kModuleCalls);
+  if (device_) {
+    device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
   }
 }
 
@@ -79,8 +88,8 @@ void Session::begin_step(int32_t number, bool warmup) {
   step.end = kNever;
   step.number = number;
   step.warmup = warmup ? 1 : 0;
-  if (kernels_) {
-    kernels_->compare_clocks();
+  if (device_) {
+    device_->compare_clocks();
   }
   moments_.steps.push_back(step);
 }
@@ -91,42 +100,46 @@ void Session::end_step(bool may_wait) {
   }
   moments_.steps.back().end = ticks();
   if (totals_) {
-    settle(may_wait, false);
-    fold();
+    settle_device(may_wait);
+    aggregate_step();
   }
 }
 
-void Session::settle(bool may_wait, bool last) {
-  settling_since_ = ticks();
-  if (kernels_) {
+void Session::settle_device(bool may_wait) {
+  if (device_) {
     const WithoutGil without;
-    kernels_->settle(may_wait);
+    device_->settle(may_wait);
   }
-  if (events_) {
+}
+
+void Session::stop_device(bool may_wait) {
+  if (device_) {
     const WithoutGil without;
-    last ? events_->stop(may_wait) : events_->settle(may_wait);
+    device_->stop(may_wait);
   }
 }
 
 // What other threads do while the logs are exchanged is not recorded.
-void Session::fold() {
+void Session::aggregate_step() {
   logs_.close();
   Tables step = collated(held_, ClockReading::now());
   if (step.steps.back().warmup == 0) {
-    totals_->fold(step);
+    totals_->add(step);
   }
   losses_ += step.losses;
   device_clock_error_ = std::max(device_clock_error_, step.device_clock_error);
   devices_interrupted_ = devices_interrupted_ || step.devices_interrupted;
-  folded_steps_.insert(folded_steps_.end(), step.steps.begin(), step.steps.end());
+  aggregated_steps_.insert(aggregated_steps_.end(), step.steps.begin(), step.steps.end());
   moments_.steps.clear();
   logs_.clear();
   logs_.open();
 }
 
 Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
-  DeviceReport devices = kernels_ ? kernels_->take(settling_since_) : events_ ? events_->take() : DeviceReport{};
-  return collate(logs_.logs(), std::move(devices), {moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks}, outstanding_);
+  DeviceReport report = device_ ? device_->take() : DeviceReport{};
+  device_failure_ = report.failure;
+  const Context context{moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks};
+  return collate(logs_.logs(), std::move(report), context, outstanding_);
 }
 
 void Session::observe_new_classes() {
@@ -146,19 +159,16 @@ Recorded Session::stop(const std::vector<Held>& held) {
   meta_.reset();
   memory_.reset();
   logs_.close();
-  if (kernels_) {
-    kernels_->stop();
-  }
   if (!moments_.steps.empty() && moments_.steps.back().end == kNever) {
-    moments_.steps.pop_back();  // what came after the last step is no step
+    moments_.steps.pop_back();  // it did not end
   }
   if (totals_) {
     Tables rest = collated(held_, end);
-    if (folded_steps_.empty()) {
-      totals_->fold(rest);  // no step was marked: the whole is one
+    if (aggregated_steps_.empty()) {
+      totals_->add(rest);  // no step was marked: the whole recording is one
     }
     recorded.tables = totals_->take();
-    recorded.tables.steps = std::move(folded_steps_);
+    recorded.tables.steps = std::move(aggregated_steps_);
     recorded.tables.losses = losses_;
     recorded.tables.losses += rest.losses;
     recorded.tables.device_clock_error = std::max(device_clock_error_, rest.device_clock_error);
@@ -169,30 +179,29 @@ Recorded Session::stop(const std::vector<Held>& held) {
   }
   recorded.duration_ns = end.ns - begin_.ns;
   recorded.origin_unix_ns = origin_unix_ns_;
-  if (events_) {
-    recorded.device_failure = events_->failure();
-  }
+  recorded.device_failure = device_failure_;
   return recorded;
 }
 
 void start(const Options& options) {
-  if (is_recording()) {
+  Running& now = running();
+  if (is_recording() || now.starting == getpid()) {
     throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
   }
-  Running& now = running();
-  now.session.reset();  // only there in a fork: what the parent installed is taken away
+  now.session.reset();  // in a fork it is the parent's: this removes the observers
   if (options.memory && MemoryObserver::slot_is_taken()) {
     throw std::runtime_error(
         "another profiler (torch.profiler?) is active on this thread and holds the slot that PyTorch reports memory to: "
         "end it first, or record with memory=False");
   }
-  open_kernels = 0;  // one may have been left open by an interrupt
-  std::unique_ptr<EventObserver> events;
-  if (options.events.has_value()) {
+  pause_depth = 0;  // an interrupt may have left recording paused
+  const Starting starting(now);
+  std::unique_ptr<DeviceRecorder> device;
+  {
     const WithoutGil without;
-    events = std::make_unique<EventObserver>(*options.events);
+    device = make_device_recorder(options.device_recorder, options.device_type);
   }
-  now.session = std::make_unique<Session>(options, options.cupti ? std::make_unique<KernelObserver>() : nullptr, std::move(events));
+  now.session = std::make_unique<Session>(options, std::move(device));
   now.thread = std::this_thread::get_id();
   now.process = getpid();
 }
@@ -209,7 +218,7 @@ Recorded stop(const std::vector<Held>& held, bool may_wait) {
   if (running().thread != std::this_thread::get_id()) {
     throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
   }
-  session.settle(may_wait, true);
+  session.stop_device(may_wait);
   const std::unique_ptr<Session> ending = std::move(running().session);
   return session.stop(held);
 }

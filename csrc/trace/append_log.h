@@ -1,5 +1,5 @@
-// An append-only list in chunks: rows keep their address, appending is a bump of a pointer, and a chunk is
-// taken from a budget that all logs of a recording share. What does not fit is counted, not stored.
+// An append-only list in chunks. Rows keep their address, appending increments a pointer, and the memory of each chunk counts
+// towards a budget that all logs of a recording share. Rows that do not fit are counted, not stored.
 #pragma once
 
 #include <sys/mman.h>
@@ -15,7 +15,7 @@
 
 namespace torchprof {
 
-// The bytes a recording may still take. Touched once per chunk, never per row.
+// The bytes that a recording may still allocate. Used once per chunk, never per row.
 class Budget {
  public:
   explicit Budget(int64_t bytes) : left_(bytes) {}
@@ -24,10 +24,10 @@ class Budget {
     if (left_.fetch_sub(bytes, std::memory_order_relaxed) >= bytes) {
       return true;
     }
-    give(bytes);
+    release(bytes);
     return false;
   }
-  void give(int64_t bytes) { left_.fetch_add(bytes, std::memory_order_relaxed); }
+  void release(int64_t bytes) { left_.fetch_add(bytes, std::memory_order_relaxed); }
   int64_t left() const { return left_.load(std::memory_order_relaxed); }
 
  private:
@@ -48,7 +48,7 @@ class AppendLog {
     }
   }
 
-  // Room for one row, uninitialised; nullptr when the budget is spent.
+  // Room for one row, uninitialized; nullptr when the budget is spent.
   Row* append() {
     if (next_ == end_ && !grow()) {
       ++dropped_;
@@ -61,8 +61,8 @@ class AppendLog {
   uint32_t size() const { return size_; }
   uint64_t dropped() const { return dropped_; }
 
-  // Calls visit(rows, count) for every chunk in order and frees each one after it was visited, so that a
-  // consumer that copies never holds the whole log twice. What was dropped is forgotten.
+  // Calls visit(rows, count) for every chunk in order and frees each chunk after its visit, so that a consumer that copies never
+  // holds the whole log twice. Also resets the count of dropped rows.
   template <typename Visit>
   void drain(Visit visit) {
     for (const Chunk& chunk : std::exchange(chunks_, {})) {
@@ -82,8 +82,8 @@ class AppendLog {
     size_t bytes;
   };
 
-  // The first chunk is small, so that a short recording touches little; the largest is one huge page, so that
-  // a long one pays one page fault where it would pay 512.
+  // The first chunk is small, so that a short recording touches little memory. The largest is one huge page, so that a long
+  // recording has one page fault where it would have 512.
   static constexpr size_t kFirst = size_t{1} << 15;
   static constexpr size_t kLargest = size_t{1} << 21;
 
@@ -94,7 +94,7 @@ class AppendLog {
     }
     void* memory = bytes == kLargest ? map_huge_page() : std::malloc(bytes);
     if (memory == nullptr) {
-      budget_.give(static_cast<int64_t>(bytes));
+      budget_.release(static_cast<int64_t>(bytes));
       return false;
     }
     const size_t count = bytes / sizeof(Row);
@@ -104,8 +104,8 @@ class AppendLog {
     return true;
   }
 
-  // A mapping of its own, cut to the alignment a huge page needs: advice given to memory from malloc would stay
-  // with the program after the recording.
+  // A separate mapping, cut to the alignment that a huge page needs. With memory from malloc, the program would keep memory that
+  // is marked for huge pages after the recording.
   static void* map_huge_page() {
     void* mapped = mmap(nullptr, 2 * kLargest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) {
@@ -129,7 +129,7 @@ class AppendLog {
     } else {
       std::free(chunk.rows);
     }
-    budget_.give(static_cast<int64_t>(chunk.bytes));
+    budget_.release(static_cast<int64_t>(chunk.bytes));
   }
 
   Row* next_ = nullptr;

@@ -1,5 +1,5 @@
-// The cheapest monotonic clock of the machine, and its conversion to nanoseconds. Two readings of both clocks,
-// one at each end of a recording, give the rate.
+// The cheapest monotonic clock of the machine, in ticks, and its conversion to nanoseconds. Its rate follows from two readings of
+// both clocks, one at each end of a recording.
 #pragma once
 
 #include <chrono>
@@ -12,8 +12,7 @@
 namespace torchprof {
 
 inline int64_t steady_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 inline int64_t ticks() {
@@ -32,7 +31,7 @@ struct ClockReading {
   int64_t ticks;
   int64_t ns;
 
-  // The thread may be descheduled between the two clocks: of a few tries, the tightest is kept.
+  // The thread may be descheduled between the two clocks, so of a few tries the narrowest is kept.
   static ClockReading now() {
     ClockReading best{};
     int64_t best_width = INT64_MAX;
@@ -49,7 +48,7 @@ struct ClockReading {
   }
 };
 
-// ticks -> nanoseconds since `from`, by the straight line through two readings.
+// ticks -> nanoseconds since `from`, on the straight line through two readings.
 class TickConverter {
  public:
   TickConverter(ClockReading from, ClockReading to)

@@ -1,10 +1,13 @@
-// What devices reported, not yet tied to the program: rows as events.h has them, but for
+// What a device reported, before it is attributed to ops and module calls. Rows are those of events.h, but some columns have another
+// meaning until collate() fills them in:
 //
-//   Kernel::runtime_call   the correlation of the call that asked for it
-//   RuntimeCall::op        the thread that made it, as the device's driver names threads
+//                   Activity::kInterval                              every other activity, and runtime calls
+//   runtime_call    row of threads                                   the correlation of the call that launched it
+//   op, module_call rows of that thread                              RuntimeCall::op is the driver's id of the thread
+//   start, end      nanoseconds of the device: see DeviceClock       the recorder's clock; ticks in a DeviceReport
+//   name            none yet                                         row of the strings beside the rows
 //
-// and times are those of the clock that the driver was given. Intervals know their op and call, as rows of the thread that is their
-// runtime_call; they have no name yet, and their times are nanoseconds of the device: see DeviceClock. Whoever writes here sees to it that nobody else does.
+// Only one thread at a time may write to it.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +26,14 @@ struct DeviceLog {
   AppendLog<Kernel> kernels;
   AppendLog<RuntimeCall> runtime_calls;
   StringTable strings;
-  uint64_t lost = 0;  // reported without times, or not at all
+  uint64_t lost = 0;  // rows that came without times, or did not come
 };
 
-// How the time of a device, whose 0 is an event of its own, relates to ticks.
+// How the time of a device, which is 0 at some event on it, relates to ticks.
 struct DeviceClock {
   struct Reading {
     int64_t ticks;
-    int64_t width;  // ticks that reading took; 0: it was not read
+    int64_t width;  // ticks that reading it took; 0: it was not read
   };
   Reading begin;    // at 0
   Reading end;      // at `elapsed`
@@ -38,16 +41,17 @@ struct DeviceClock {
   int8_t device_index;
 };
 
-// The same, handed over: times are ticks, but for those of intervals.
+// The content of a DeviceLog, with what collate() needs to know about it.
 struct DeviceReport {
   std::vector<Kernel> kernels;
   std::vector<RuntimeCall> runtime_calls;
   std::vector<DeviceClock> clocks;  // of the devices that have intervals
-  std::vector<std::string> names;  // what the rows name
+  std::vector<std::string> names;   // the strings that rows refer to
   uint64_t lost = 0;
   int64_t clock_error = 0;         // ticks by which times of devices may be off those of the host
-  bool interrupted = false;        // another took the reports over, and how much is missing is not known
-  bool system_thread_ids = false;  // else those of POSIX threads, their lower halves
+  bool interrupted = false;        // reports went elsewhere, and how much is missing is not known
+  bool system_thread_ids = false;  // RuntimeCall::op is gettid(), or else the lower half of pthread_self()
+  std::string failure;             // an error of the device, after which nothing was recorded; empty: none
 };
 
 }  // namespace torchprof

@@ -1,5 +1,5 @@
-// list of integers <-> id: the dims of a shape, the words of a signature. A model meets a few hundred over and over: a
-// small direct-mapped cache answers almost all.
+// list of integers <-> id: the dims of a shape, the words of a signature. A model repeats a few hundred of them, so a small
+// direct-mapped cache answers almost every lookup.
 #pragma once
 
 #include <array>
@@ -43,7 +43,7 @@ class ListTable {
       return false;
     }
     const int64_t* const known = values_.data() + list.first;
-    for (size_t i = 0; i < count; ++i) {  // a handful: a call of memcmp would take longer
+    for (size_t i = 0; i < count; ++i) {  // lists are short: calling memcmp would take longer
       if (known[i] != values[i]) {
         return false;
       }

@@ -1,6 +1,6 @@
-// name <-> id. A name seen before costs a compare: that of an operator lives in one place for as long as it is registered, so
-// its address is a good hash; that of an autograd node is made anew every time, so its end is. The characters are compared,
-// so a reused address is no mistake.
+// name <-> id. Two small caches make a known name cost one comparison. The name of an operator stays at one address while it is
+// registered, so its address is a good hash. The name of an autograd node is a new string every time, so its last characters are.
+// The characters are compared in both cases, so a reused address does no harm.
 #pragma once
 
 #include <array>
@@ -47,7 +47,7 @@ class StringTable {
  private:
   static constexpr size_t kRecent = 512;
 
-  // "...: MulBackward0", "...: AddmmBackward0": the last characters but a few tell them apart.
+  // "...: MulBackward0", "...: AddmmBackward0": the 8 characters that are 18 before the end distinguish them.
   static uint64_t end_of(const char* name, size_t length) {
     uint64_t end = 0;
     if (length >= 18) {
@@ -64,7 +64,7 @@ class StringTable {
 
   std::array<Recent, kRecent> recent_{};  // by address
   std::array<Recent, kRecent> alike_{};   // by length and end
-  std::deque<std::string> strings_;  // a deque: the views in ids_ stay valid
+  std::deque<std::string> strings_;       // a deque, so that the views in ids_ stay valid
   std::unordered_map<std::string_view, uint32_t> ids_;
 };
 

@@ -1,4 +1,4 @@
-// A whole recording, threads put together: one list per struct of events.h, and what was lost.
+// A whole recording with its threads put together: one list per struct of events.h, and what was lost.
 #pragma once
 
 #include <cstdint>
@@ -49,9 +49,43 @@ struct Tables {
   std::vector<Thread> threads;
   std::vector<std::string> strings;
   Losses losses;
-  bool devices_interrupted = false;  // their reports broke off
-  int64_t device_clock_error = 0;  // nanoseconds by which times of devices may be off those of the host, at least
+  bool devices_interrupted = false;  // the reports of a device broke off, and how much is missing is not known
+  int64_t device_clock_error = 0;    // nanoseconds by which times of devices may be off those of the host, at least
 };
+
+// Calls visit(name, rows) for every table of rows, in the order of the file format.
+template <typename Visit>
+void for_each_table(Tables& tables, Visit visit) {
+  visit("ops", tables.ops);
+  visit("operands", tables.operands);
+  visit("tensors", tables.tensors);
+  visit("signatures", tables.signatures);
+  visit("shapes", tables.shapes);
+  visit("dims", tables.dims);
+  visit("module_calls", tables.module_calls);
+  visit("modules", tables.modules);
+  visit("allocations", tables.allocations);
+  visit("allocator_totals", tables.allocator_totals);
+  visit("kernels", tables.kernels);
+  visit("runtime_calls", tables.runtime_calls);
+  visit("marks", tables.marks);
+  visit("steps", tables.steps);
+  visit("op_totals", tables.op_totals);
+  visit("call_totals", tables.call_totals);
+  visit("kernel_totals", tables.kernel_totals);
+  visit("threads", tables.threads);
+}
+
+// The same for the counters of Losses.
+template <typename Visit>
+void for_each_loss(const Losses& losses, Visit visit) {
+  visit("ops", losses.ops);
+  visit("operands", losses.operands);
+  visit("module_calls", losses.module_calls);
+  visit("allocations", losses.allocations);
+  visit("kernels", losses.kernels);
+  visit("unmatched_ends", losses.unmatched_ends);
+}
 
 // What the program says its model holds, at the start and at the end of the recording.
 struct Held {
@@ -62,7 +96,7 @@ struct Held {
   uint16_t uses;     // kParameter, kBuffer or kGradient
   int8_t device_type;
   int8_t device_index;
-  bool at_end;       // false: when the recording started
+  bool at_end;  // false: when the recording started
 };
 
 }  // namespace torchprof

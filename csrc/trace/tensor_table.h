@@ -1,4 +1,4 @@
-// tensor <-> row. Remembers the tensors met lately, so that meeting one again appends nothing.
+// tensor <-> row. A cache of recent tensors, so that a tensor that is used again adds no row.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@ class TensorTable {
  public:
   TensorTable(AppendLog<Tensor>& rows, ListTable& shapes) : rows_(rows), shapes_(shapes) {}
 
-  // The row of this tensor, whose `shape` need not be filled in; kNoRow when the budget is spent.
+  // The row of this tensor, whose `shape` is not read; kNoRow when the budget is spent.
   int32_t row(Tensor tensor, const int64_t* dims, size_t ndim) {
     Recent& recent = recent_[slot(tensor.storage, dims, ndim)];
     if (same(recent.tensor, tensor) && recent.row != kNoRow && shapes_.equal(recent.tensor.shape, dims, ndim)) {
@@ -38,8 +38,7 @@ class TensorTable {
     int32_t row = kNoRow;
   };
 
-  // Short on purpose, as every operand waits for it: the address, and enough of the shape to keep a tensor and its views
-  // apart.
+  // Every operand waits for this hash, so it is short: the address, and enough of the shape to separate a tensor from its views.
   static size_t slot(uint64_t storage, const int64_t* dims, size_t ndim) {
     uint64_t key = storage ^ ndim;
     if (ndim != 0) {

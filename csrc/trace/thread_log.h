@@ -1,5 +1,5 @@
-// What one thread recorded: its lists, its tables of names and shapes, and what is open right now. Written by that
-// thread alone, with no lock; read by collate() when the thread no longer writes.
+// What one thread recorded: its rows, its tables of names and shapes, and the ops and module calls that are open now. Only that
+// thread writes to it, without a lock. collate() reads it when the thread no longer writes.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ class ThreadLog {
   struct OpenOp {
     const void* key = nullptr;
     Op* op = nullptr;                // nullptr: it was dropped
-    int32_t row = kNoRow;            // of this op, or where it was dropped of the nearest recorded op around it
-    Arguments* arguments = nullptr;  // where they are kept
+    int32_t row = kNoRow;            // of this op; where it was dropped, of the nearest recorded op around it
+    Arguments* arguments = nullptr;  // nullptr: they are not kept
   };
 
   ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpNames& ops_with_arguments = none(), uint64_t posix_id = 0)
@@ -60,8 +60,8 @@ class ThreadLog {
   const uint64_t posix_id;      // pthread_self()
   uint64_t unmatched_ends = 0;  // ops that ended here but began before the recording or on another thread
 
-  // An op began. `key` is whatever the observer is given again at the op's end. Returns the row to fill in, or
-  // nullptr when the budget is spent; the op is open in both cases.
+  // An op began. `key` identifies it again at its end. Returns the row to fill in, or nullptr when the budget is spent. The op is
+  // open in both cases.
   Op* open_op(const void* key) {
     Op* op = ops.append();
     if (op != nullptr) {
@@ -77,7 +77,7 @@ class ThreadLog {
     return op;
   }
 
-  // The op with this key ended. Its `op` is nullptr where there is no row: it was dropped, or did not begin here.
+  // The op with this key ended. `op` is nullptr if there is no row: it was dropped, or it did not begin here.
   OpenOp close_op(const void* key) {
     if (!open_ops_.empty() && open_ops_.back().key == key) {
       const OpenOp closed = open_ops_.back();
@@ -87,13 +87,14 @@ class ThreadLog {
     return close_below(key);
   }
 
-  // The row of the innermost open op, if it is this one and was kept; of the innermost open call.
+  // The row of the innermost open op, if it has this key and was not dropped.
   int32_t row_of_innermost_op(const void* key) const {
     return !open_ops_.empty() && open_ops_.back().key == key && open_ops_.back().op != nullptr ? open_ops_.back().row : kNoRow;
   }
+  // The row of the innermost open module call.
   int32_t innermost_call() const { return current_call(); }
 
-  // Name of an open op, counted from the innermost; empty where there is none.
+  // The name of the open op that is `up` levels above the innermost; empty if there is none.
   std::string_view open_name(size_t up) const {
     const Op* const op = up < open_ops_.size() ? open_ops_[open_ops_.size() - 1 - up].op : nullptr;
     return op != nullptr ? std::string_view(strings[op->signature]) : std::string_view();
@@ -106,7 +107,7 @@ class ThreadLog {
     return keeps_arguments_[name];
   }
 
-  // Of the op that was opened last.
+  // Adds the inputs of the op that was opened last. Its outputs are filled in at its end.
   void add_arguments(const std::string& text) {
     if (Arguments* row = arguments.append()) {
       *row = {open_ops_.back().row, strings.id(std::string_view(text)), strings.id(std::string_view("[]"))};
@@ -114,7 +115,7 @@ class ThreadLog {
     }
   }
 
-  // A module was called. Returns the row to fill in or nullptr; open until close_call in both cases.
+  // A module was called. Returns the row to fill in, or nullptr when the budget is spent. The call is open in both cases.
   ModuleCall* open_call(uint64_t address, const char* type) {
     ModuleCall* call = module_calls.append();
     if (call != nullptr) {
@@ -136,7 +137,7 @@ class ThreadLog {
     return call;
   }
 
-  // Appends one operand to the op or call that is being filled in; false when the budget is spent.
+  // Appends one operand to the op or call that is being filled in. False when the budget is spent.
   bool add_operand(const Tensor& tensor, const int64_t* dims, size_t ndim) {
     const int32_t row = tensor_table_.row(tensor, dims, ndim);
     int32_t* const operand = row != kNoRow ? operands.append() : nullptr;
@@ -147,8 +148,8 @@ class ThreadLog {
     return true;
   }
 
-  // `from_kernel`: for the op around the innermost, which is PyTorch's way to a kernel written in Python. False when the budget
-  // is spent.
+  // False when the budget is spent. `from_kernel`: the memory belongs to the op around the innermost one, which is the op that
+  // PyTorch runs to call a kernel written in Python.
   bool memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,
                     bool from_kernel = false) {
     MemoryEvent* const row = memory_events.append();
@@ -167,8 +168,8 @@ class ThreadLog {
     int32_t row;
   };
 
-  // What is still open above the op was left without an end, or ends on another thread; but a user range may begin inside the op
-  // that begins it, and goes on: it is longer than that op, and so not inside it.
+  // Ops that are still open inside this one have no end, or end on another thread: they are closed with it. A user range is
+  // different. The op that opens it ends before the range does, so the range stays open and moves out of that op.
   [[gnu::noinline]] OpenOp close_below(const void* key) {
     for (size_t i = open_ops_.size(); i-- > 0;) {
       if (open_ops_[i].key == key) {
@@ -191,7 +192,7 @@ class ThreadLog {
   int32_t current_op() const { return open_ops_.empty() ? kNoRow : open_ops_.back().row; }
   int32_t current_call() const { return open_calls_.empty() ? kNoRow : open_calls_.back().row; }
 
-  // An address alone can be reused by a later module; one of another class is told apart.
+  // A later module may have the same address. If its class is another one, it gets a row of its own.
   uint32_t module_id(uint64_t address, const char* type) {
     const uint32_t name = strings.id(type);
     const auto [found, added] = module_ids_.try_emplace(address, static_cast<uint32_t>(modules.size()));

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
+from compiled import CSRC, SANITIZERS, python_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchprof import _C
-from torchprof.trace.schema import OP_ATTRIBUTED
+from torchprof.trace.schema import LAYOUTS, OP_ATTRIBUTED
 
 Event = tuple[Any, ...]
 BACKWARD, FUNCTION = 1, 0
+
+
+@functools.cache
+def collator() -> ModuleType:
+    """csrc/collate/ without the rest of the extension. Compiling takes half a minute, the first time."""
+    return python_module("collator.cpp", *SANITIZERS, sources=sorted((CSRC / "collate").glob("*.cpp")))
+
+
+def collate_events(threads: list[list[Event]], budget: int, kernels: Sequence[Event] = ()) -> tuple[Any, list[str], Any]:
+    """The tables of these events, their strings and what was lost: see tests/native/collator.cpp."""
+    tables, strings, losses = collator().collate_events(threads, budget, list(kernels))
+    return {name: rows.view(LAYOUTS[name]) for name, rows in tables.items()}, strings, losses
 
 
 @dataclass
@@ -161,7 +176,7 @@ def expected_lives(made: list[Thread]) -> list[dict[str, Any]]:
 @given(threads())
 def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]) -> None:
     expected_joins(made)
-    tables, strings, losses = _C.collate_events([thread.events for thread in made], 2**30)
+    tables, strings, losses = collate_events([thread.events for thread in made], 2**30)
     first_op, first_call = 0, 0
     offsets = []
     for thread in made:
@@ -215,7 +230,7 @@ def test_a_kernel_works_for_what_was_innermost_when_it_was_asked_for(made: list[
     ]
     kernels.append((77, 3, 4, "asked for by nobody"))
     order.shuffle(kernels)
-    tables, strings, _ = _C.collate_events([thread.events for thread in made], 2**30, kernels)
+    tables, strings, _ = collate_events([thread.events for thread in made], 2**30, kernels)
     ops, calls, found = tables["ops"], tables["module_calls"], tables["kernels"]
     first_ops = [sum(len(before.ops) for before in made[: thread.number]) for thread in made]
     first_calls = [sum(len(before.calls) for before in made[: thread.number]) for thread in made]
@@ -253,7 +268,7 @@ def test_rows_kept_and_rows_lost_add_up_to_what_happened(count: int, budget: int
             ("memory", index, index + 1, 8),
             ("end", index + 1, index),
         ]
-    tables, _, losses = _C.collate_events([events], budget)
+    tables, _, losses = collate_events([events], budget)
     assert len(tables["ops"]) + losses["ops"] == count
     assert len(tables["allocations"]) + losses["allocations"] == count
     # a block that is never given back was one report of 40 bytes and is one row of 56

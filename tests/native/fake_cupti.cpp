@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "trace/clock.h"
 #include "device/cupti/api.h"
+#include "trace/clock.h"
 
 using namespace torchprof::cupti;
 
@@ -114,7 +114,8 @@ void emit(const void* record, size_t bytes) {
 bool refuses(const char* function) { return fake.refused == function; }
 
 bool watched(bool driver, uint32_t call) {
-  return fake.kinds.count(driver ? kDriver : kRuntime) != 0 && (driver ? fake.driver_calls_off : fake.runtime_calls_off).count(call) == 0;
+  return fake.kinds.count(driver ? kDriver : kRuntime) != 0 &&
+         (driver ? fake.driver_calls_off : fake.runtime_calls_off).count(call) == 0;
 }
 
 Result switch_call(std::set<uint32_t>& off, uint32_t call, uint8_t on) {
@@ -196,9 +197,7 @@ Result cuptiActivityEnableRuntimeApi(uint32_t call, uint8_t enable) {
   return switch_call(fake.runtime_calls_off, call, enable);
 }
 
-Result cuptiActivityEnableDriverApi(uint32_t call, uint8_t enable) {
-  return switch_call(fake.driver_calls_off, call, enable);
-}
+Result cuptiActivityEnableDriverApi(uint32_t call, uint8_t enable) { return switch_call(fake.driver_calls_off, call, enable); }
 
 Result cuptiActivityRegisterCallbacks(BufferRequested requested, BufferCompleted completed) {
   if (refuses("cuptiActivityRegisterCallbacks")) {
@@ -212,7 +211,8 @@ Result cuptiActivityRegisterCallbacks(BufferRequested requested, BufferCompleted
 Result cuptiActivityGetNextRecord(uint8_t* buffer, size_t, const uint8_t** record) {
   const std::lock_guard lock(mutex);
   const std::vector<size_t>& records = fake.handed_over[buffer];
-  const auto at = *record != nullptr ? std::upper_bound(records.begin(), records.end(), static_cast<size_t>(*record - buffer)) : records.begin();
+  const auto at = *record != nullptr ? std::upper_bound(records.begin(), records.end(), static_cast<size_t>(*record - buffer))
+                                     : records.begin();
   const auto next = static_cast<size_t>(at - records.begin());
   if (next == records.size()) {
     return kMaxLimitReached;

@@ -253,7 +253,8 @@ class Memory final : public c10::DeviceAllocator {
         pool.release();
       }
       if (pool.reserved.current + static_cast<int64_t>(size) > pool.capacity) {
-        c10::reportOutOfMemoryToProfiler(static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(), device(index));
+        c10::reportOutOfMemoryToProfiler(static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(),
+                                         device(index));
         TORCH_CHECK_WITH(OutOfMemoryError, false, "fake device out of memory");
       }
       address = std::aligned_alloc(kBlock, size);
@@ -262,7 +263,8 @@ class Memory final : public c10::DeviceAllocator {
     }
     blocks_[address] = {index, block};
     pool.allocated.increase(block);
-    c10::reportMemoryUsageToProfiler(address, static_cast<int64_t>(block), pool.total_allocated(), pool.total_reserved(), device(index));
+    c10::reportMemoryUsageToProfiler(address, static_cast<int64_t>(block), pool.total_allocated(), pool.total_reserved(),
+                                     device(index));
     return {address, address, &release, device(index)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
@@ -333,7 +335,8 @@ class Memory final : public c10::DeviceAllocator {
     Pool& pool = pools_[static_cast<size_t>(index)];
     pool.allocated.decrease(size);
     pool.kept.emplace(size, address);
-    c10::reportMemoryUsageToProfiler(address, -static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(), device(index));
+    c10::reportMemoryUsageToProfiler(address, -static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(),
+                                     device(index));
   }
 
   std::mutex mutex_;
@@ -368,11 +371,14 @@ at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, s
                                            c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype));
 }
 
-at::Tensor as_strided(const at::Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::optional<c10::SymInt> offset) {
+at::Tensor as_strided(const at::Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
+                      std::optional<c10::SymInt> offset) {
   const auto start = offset.has_value() ? std::optional<int64_t>(offset->expect_int()) : std::nullopt;
   return at::native::as_strided_tensorimpl(self, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), start);
 }
-at::Tensor view(const at::Tensor& self, c10::SymIntArrayRef size) { return at::native::view(self, C10_AS_INTARRAYREF_SLOW(size)); }
+at::Tensor view(const at::Tensor& self, c10::SymIntArrayRef size) {
+  return at::native::view(self, C10_AS_INTARRAYREF_SLOW(size));
+}
 at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride) {
   return at::native::_reshape_alias(self, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride));
 }
@@ -426,10 +432,13 @@ PYBIND11_MODULE(fake_device, m) {
   m.def("advance", [](int64_t ns) { timeline().advance(ns); });
   m.def("run_clock", [](double rate) { timeline().run(rate); }, "With the host's, so many times as fast; 0: it stands still.");
   m.def("capture", [](bool on) { capturing = on; }, "Whether streams say that they are being captured into a graph.");
-  m.def("fail", [](const std::string& what, int after) {
-    const std::lock_guard lock(failures_mutex);
-    failures[what] = after;
-  }, "what"_a = "record", "after"_a = 0);
+  m.def(
+      "fail",
+      [](const std::string& what, int after) {
+        const std::lock_guard lock(failures_mutex);
+        failures[what] = after;
+      },
+      "what"_a = "record", "after"_a = 0);
   m.def("live_events", [] { return live_events.load(); });
   m.def("made_events", [] { return made_events.load(); });
   m.def("captured_events", [] { return captured_events.load(); });
@@ -440,22 +449,26 @@ PYBIND11_MODULE(fake_device, m) {
   m.def("max_allocated", [stats](c10::DeviceIndex index) { return stats(index).allocated_bytes[0].peak; }, "index"_a = 0);
   m.def("reserved", [stats](c10::DeviceIndex index) { return stats(index).reserved_bytes[0].current; }, "index"_a = 0);
   m.def("max_reserved", [stats](c10::DeviceIndex index) { return stats(index).reserved_bytes[0].peak; }, "index"_a = 0);
-  m.def("capacity", [](int64_t bytes, c10::DeviceIndex index) { memory().set_capacity(index, bytes); }, "bytes"_a, "index"_a = 0);
+  m.def(
+      "capacity", [](int64_t bytes, c10::DeviceIndex index) { memory().set_capacity(index, bytes); }, "bytes"_a, "index"_a = 0);
   m.def("empty_cache", [] { memory().emptyCache({0, 0}); });
 
-  m.def("reset", [] {
-    timeline().reset();
-    memory().emptyCache({0, 0});
-    for (c10::DeviceIndex index = 0; index < kDevices; ++index) {
-      memory().set_capacity(index, INT64_MAX);
-      memory().resetPeakStats(index);
-      synchronizations[static_cast<size_t>(index)] = 0;
-    }
-    const std::lock_guard lock(failures_mutex);
-    failures.clear();
-    capturing = false;
-    op_duration = captured_events = made_events = 0;
-  }, "As if just loaded, but for what is still allocated.");
+  m.def(
+      "reset",
+      [] {
+        timeline().reset();
+        memory().emptyCache({0, 0});
+        for (c10::DeviceIndex index = 0; index < kDevices; ++index) {
+          memory().set_capacity(index, INT64_MAX);
+          memory().resetPeakStats(index);
+          synchronizations[static_cast<size_t>(index)] = 0;
+        }
+        const std::lock_guard lock(failures_mutex);
+        failures.clear();
+        capturing = false;
+        op_duration = captured_events = made_events = 0;
+      },
+      "As if just loaded, but for what is still allocated.");
   m.def("reset_peaks", [] {
     for (c10::DeviceIndex index = 0; index < kDevices; ++index) {
       memory().resetPeakStats(index);

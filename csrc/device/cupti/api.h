@@ -1,10 +1,9 @@
-// The little of CUPTI that is used. Declared here, so that building needs no CUDA toolkit and one build serves every PyTorch: for
-// CUDA 12, for CUDA 13, for none. tests/native/cupti_layout.cpp compares it with the toolkit's own headers.
+// The part of CUPTI that is used. It is declared here so that building needs no CUDA toolkit, and so that one build works with every
+// PyTorch: for CUDA 12, for CUDA 13, for none. tests/native/cupti_layout.cpp compares it with the toolkit's headers.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
 namespace torchprof::cupti {
@@ -12,8 +11,8 @@ namespace torchprof::cupti {
 using Result = int;
 inline constexpr Result kSuccess = 0;
 inline constexpr uint32_t kFlushForced = 1;
-inline constexpr int kSystemThreadIds = 1;         // in records, in place of pthread_self()
-inline constexpr uint32_t kBuffersMayBeRefused = 27;  // the first version that survives it: CUDA 12.9
+inline constexpr int kSystemThreadIds = 1;            // records have gettid() instead of pthread_self()
+inline constexpr uint32_t kBuffersMayBeRefused = 27;  // the first version in which a request may be refused: CUDA 12.9
 
 // CUpti_ActivityKind
 inline constexpr uint32_t kMemcpy = 1;
@@ -24,8 +23,8 @@ inline constexpr uint32_t kRuntime = 5;
 inline constexpr uint32_t kConcurrentKernel = 10;
 inline constexpr uint32_t kMemcpyBetweenDevices = 22;
 
-// Records are longer than these and grow with every version; what comes first has kept its place since CUDA 11.2. `start` and `end`
-// are 0 where they are not known.
+// CUPTI's records are longer than these structs and grow with every version. The fields that come first have kept their place since
+// CUDA 11.2. `start` and `end` are 0 if they are not known.
 struct KernelRecord {
   uint32_t kind;
   uint8_t unused_a[2];
@@ -104,7 +103,7 @@ struct MemsetRecord {
 
 struct CallRecord {
   uint32_t kind;
-  uint32_t call;  // see cuda_calls.h
+  uint32_t call;  // see calls.h
   uint64_t start;
   uint64_t end;
   uint32_t process;
@@ -116,7 +115,7 @@ struct CallRecord {
 using BufferRequested = void (*)(uint8_t** buffer, size_t* size, size_t* max_records);
 using BufferCompleted = void (*)(void* context, uint32_t stream, uint8_t* buffer, size_t size, size_t valid);
 
-// One function pointer for each function of the same name, without "cupti".
+// A pointer to each function, whose name in the library begins with "cupti".
 struct Api {
   Result (*GetVersion)(uint32_t* version);
   Result (*GetResultString)(Result result, const char** text);
@@ -126,22 +125,17 @@ struct Api {
   Result (*ActivityGetNextRecord)(uint8_t* buffer, size_t valid, const uint8_t** record);
   Result (*ActivityGetNumDroppedRecords)(void* context, uint32_t stream, size_t* dropped);
   Result (*ActivityFlushAll)(uint32_t flag);
-  // nullptr where this version has none
+  // nullptr if this version does not have it
   Result (*GetThreadIdType)(int* type);
   Result (*ActivityEnableRuntimeApi)(uint32_t call, uint8_t enable);
   Result (*ActivityEnableDriverApi)(uint32_t call, uint8_t enable);
 };
 
-// CUPTI is not there, or refused. Says why, and the way out.
-struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// The CUPTI that PyTorch loaded, never another copy (Triton ships one); or the library that the environment variable
-// TORCHPROF_CUPTI names. Throws Error.
+// The CUPTI that PyTorch loaded, never another copy (Triton has one); or the library that the environment variable TORCHPROF_CUPTI
+// names. Throws DeviceRecorderError.
 const Api& load();
 
-// What CUPTI calls a result.
+// CUPTI's name of a result.
 std::string text_of(const Api& api, Result result);
 
 }  // namespace torchprof::cupti

@@ -5,12 +5,13 @@
 #include <utility>
 
 #include "device/cupti/records.h"
+#include "device/recorder.h"
 
 namespace torchprof::cupti {
 namespace {
 
 constexpr size_t kBytes = size_t{4} << 20;
-constexpr size_t kMostGivenOut = 256;  // CUDA 13 keeps one for every thread that launches
+constexpr size_t kMaxBuffers = 256;  // CUDA 13 uses one for each thread that launches
 constexpr std::chrono::seconds kPatience{2};
 
 }  // namespace
@@ -29,7 +30,7 @@ void Buffers::attach(const Api& api) {
   }
   api_ = &api;
   if (const Result result = api.ActivityRegisterCallbacks(&requested, &completed); result != kSuccess) {
-    throw Error("CUPTI refused to hand over records: " + text_of(api, result));
+    throw DeviceRecorderError("CUPTI refused to hand over records: " + text_of(api, result));
   }
 }
 
@@ -40,7 +41,7 @@ void Buffers::deliver_to(DeviceLog* log) {
 
 bool Buffers::all_returned() {
   std::unique_lock lock(buffers_mutex_);
-  return returned_.wait_for(lock, kPatience, [this] { return given_out_.empty(); });
+  return returned_.wait_for(lock, kPatience, [this] { return in_use_.empty(); });
 }
 
 void Buffers::release() {
@@ -48,7 +49,7 @@ void Buffers::release() {
   for (uint8_t* const buffer : std::exchange(empty_, {})) {
     std::free(buffer);
   }
-  given_out_.clear();
+  in_use_.clear();
 }
 
 void Buffers::requested(uint8_t** buffer, size_t* size, size_t* max_records) {
@@ -60,11 +61,11 @@ void Buffers::requested(uint8_t** buffer, size_t* size, size_t* max_records) {
   if (!self.empty_.empty()) {
     chosen = self.empty_.back();
     self.empty_.pop_back();
-  } else if (self.given_out_.size() < kMostGivenOut || !self.may_refuse_) {
+  } else if (self.in_use_.size() < kMaxBuffers || !self.may_refuse_) {
     chosen = static_cast<uint8_t*>(std::aligned_alloc(8, kBytes));
   }
   try {
-    if (chosen != nullptr && self.given_out_.insert(chosen).second) {
+    if (chosen != nullptr && self.in_use_.insert(chosen).second) {
       *buffer = chosen;
       *size = kBytes;
     }
@@ -77,8 +78,8 @@ void Buffers::completed(void*, uint32_t, uint8_t* buffer, size_t, size_t valid) 
   Buffers& self = of_process();
   {
     const std::lock_guard lock(self.buffers_mutex_);
-    if (self.given_out_.count(buffer) == 0) {
-      return;  // another's
+    if (self.in_use_.count(buffer) == 0) {
+      return;  // it belongs to another user of CUPTI
     }
   }
   try {
@@ -86,7 +87,7 @@ void Buffers::completed(void*, uint32_t, uint8_t* buffer, size_t, size_t valid) 
   } catch (...) {
   }
   const std::lock_guard lock(self.buffers_mutex_);
-  if (self.given_out_.erase(buffer) != 0) {
+  if (self.in_use_.erase(buffer) != 0) {
     try {
       self.empty_.push_back(buffer);
     } catch (...) {

@@ -1,9 +1,9 @@
-// The buffers that CUPTI fills with records. It asks for empty ones and hands them back full, on a thread of its own, somewhat
-// later than it was told to; it knows one pair of callbacks in a process and keeps it for good, so there is one of these and it is
-// never torn down. Another user of CUPTI may take the callbacks over: then its buffers may come here, and ours be lost.
+// The buffers that CUPTI fills with records. CUPTI requests empty buffers and returns full ones on a thread of its own, some time
+// after a flush. A process has one pair of callbacks for this, and CUPTI keeps it for good, so there is one Buffers object and it is
+// never destroyed. Another user of CUPTI may replace the callbacks. Then its buffers may be returned here, and some of these are lost.
 //
-// No lock is held while CUPTI is called: it may call back from inside, or hold a lock of its own while another of its threads waits
-// for ours.
+// No lock is held while CUPTI is called. It may call back at once, or hold a lock of its own while another of its threads waits for
+// one of these.
 #pragma once
 
 #include <atomic>
@@ -22,10 +22,10 @@ class Buffers {
  public:
   static Buffers& of_process();
 
-  // Makes CUPTI use these. Throws Error.
+  // Makes CUPTI use these buffers. Throws DeviceRecorderError.
   void attach(const Api& api);
 
-  // Where records go; nullptr: nowhere.
+  // Where records are written; nullptr: nowhere.
   void deliver_to(DeviceLog* log);
 
   // Calls change() while no record is delivered.
@@ -35,10 +35,10 @@ class Buffers {
     change();
   }
 
-  // Whether all that were given out have come back, now or within two seconds.
+  // Whether CUPTI returns all buffers, now or within two seconds.
   bool all_returned();
 
-  // Frees those that came back and forgets the others, which whoever has them may still write to.
+  // Frees the buffers that were returned. The others are leaked, because they may still be written to.
   void release();
 
  private:
@@ -49,7 +49,7 @@ class Buffers {
   std::mutex buffers_mutex_;
   std::condition_variable returned_;
   std::vector<uint8_t*> empty_;
-  std::unordered_set<uint8_t*> given_out_;
+  std::unordered_set<uint8_t*> in_use_;
   bool may_refuse_ = false;
 
   std::mutex log_mutex_;

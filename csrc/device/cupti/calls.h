@@ -1,5 +1,5 @@
-// The calls of CUDA's runtime and driver that are watched: those that ask for work or memory, or wait. CALL(request, name, id),
-// where the id is CUPTI's and the name ends as CUPTI's does: which interface (ptsz: one default stream per thread), which version.
+// The calls of CUDA's runtime and driver that are recorded: those that launch, manage memory or synchronize. CALL(kind, name, id): the
+// id is CUPTI's, and the name has CUPTI's endings: the interface (ptsz: one default stream per thread) and the version.
 #pragma once
 
 // clang-format off
@@ -13,8 +13,8 @@
   CALL(kLaunch, cudaLaunchKernelExC_ptsz_v11060, 431) \
   CALL(kLaunch, __cudaLaunchKernel_v13000, 505) \
   CALL(kLaunch, __cudaLaunchKernel_ptsz_v13000, 506) \
-  CALL(kGraph, cudaGraphLaunch_v10000, 311) \
-  CALL(kGraph, cudaGraphLaunch_ptsz_v10000, 312) \
+  CALL(kGraphLaunch, cudaGraphLaunch_v10000, 311) \
+  CALL(kGraphLaunch, cudaGraphLaunch_ptsz_v10000, 312) \
   CALL(kCopy, cudaMemcpy_v3020, 31) \
   CALL(kCopy, cudaMemcpy2D_v3020, 32) \
   CALL(kCopy, cudaMemcpyToSymbol_v3020, 39) \
@@ -49,22 +49,22 @@
   CALL(kCopy, cudaMemcpyBatchAsync_ptsz_v13000, 510) \
   CALL(kCopy, cudaMemcpy3DBatchAsync_v13000, 511) \
   CALL(kCopy, cudaMemcpy3DBatchAsync_ptsz_v13000, 512) \
-  CALL(kSet, cudaMemset_v3020, 49) \
-  CALL(kSet, cudaMemset2D_v3020, 50) \
-  CALL(kSet, cudaMemsetAsync_v3020, 51) \
-  CALL(kSet, cudaMemset2DAsync_v3020, 52) \
-  CALL(kSet, cudaMemset3D_v3020, 142) \
-  CALL(kSet, cudaMemset3DAsync_v3020, 143) \
-  CALL(kSet, cudaMemset_ptds_v7000, 233) \
-  CALL(kSet, cudaMemset2D_ptds_v7000, 234) \
-  CALL(kSet, cudaMemsetAsync_ptsz_v7000, 235) \
-  CALL(kSet, cudaMemset2DAsync_ptsz_v7000, 236) \
-  CALL(kSet, cudaMemset3D_ptds_v7000, 243) \
-  CALL(kSet, cudaMemset3DAsync_ptsz_v7000, 244) \
-  CALL(kWait, cudaStreamSynchronize_v3020, 131) \
-  CALL(kWait, cudaEventSynchronize_v3020, 137) \
-  CALL(kWait, cudaDeviceSynchronize_v3020, 165) \
-  CALL(kWait, cudaStreamSynchronize_ptsz_v7000, 239) \
+  CALL(kMemset, cudaMemset_v3020, 49) \
+  CALL(kMemset, cudaMemset2D_v3020, 50) \
+  CALL(kMemset, cudaMemsetAsync_v3020, 51) \
+  CALL(kMemset, cudaMemset2DAsync_v3020, 52) \
+  CALL(kMemset, cudaMemset3D_v3020, 142) \
+  CALL(kMemset, cudaMemset3DAsync_v3020, 143) \
+  CALL(kMemset, cudaMemset_ptds_v7000, 233) \
+  CALL(kMemset, cudaMemset2D_ptds_v7000, 234) \
+  CALL(kMemset, cudaMemsetAsync_ptsz_v7000, 235) \
+  CALL(kMemset, cudaMemset2DAsync_ptsz_v7000, 236) \
+  CALL(kMemset, cudaMemset3D_ptds_v7000, 243) \
+  CALL(kMemset, cudaMemset3DAsync_ptsz_v7000, 244) \
+  CALL(kSynchronize, cudaStreamSynchronize_v3020, 131) \
+  CALL(kSynchronize, cudaEventSynchronize_v3020, 137) \
+  CALL(kSynchronize, cudaDeviceSynchronize_v3020, 165) \
+  CALL(kSynchronize, cudaStreamSynchronize_ptsz_v7000, 239) \
   CALL(kMemory, cudaMalloc_v3020, 20) \
   CALL(kMemory, cudaFree_v3020, 22) \
   CALL(kMemory, cudaMallocHost_v3020, 25) \
@@ -88,8 +88,8 @@
   CALL(kLaunch, cuLaunchCooperativeKernelMultiDevice, 480) \
   CALL(kLaunch, cuLaunchKernelEx, 652) \
   CALL(kLaunch, cuLaunchKernelEx_ptsz, 653) \
-  CALL(kGraph, cuGraphLaunch, 514) \
-  CALL(kGraph, cuGraphLaunch_ptsz, 515) \
+  CALL(kGraphLaunch, cuGraphLaunch, 514) \
+  CALL(kGraphLaunch, cuGraphLaunch_ptsz, 515) \
   CALL(kCopy, cuMemcpy_v2, 248) \
   CALL(kCopy, cuMemcpyHtoD_v2, 276) \
   CALL(kCopy, cuMemcpyHtoDAsync_v2, 277) \
@@ -133,35 +133,35 @@
   CALL(kCopy, cuMemcpyBatchAsync_v2_ptsz, 797) \
   CALL(kCopy, cuMemcpy3DBatchAsync_v2, 798) \
   CALL(kCopy, cuMemcpy3DBatchAsync_v2_ptsz, 799) \
-  CALL(kSet, cuMemsetD8Async, 216) \
-  CALL(kSet, cuMemsetD16Async, 218) \
-  CALL(kSet, cuMemsetD32Async, 220) \
-  CALL(kSet, cuMemsetD2D8Async, 222) \
-  CALL(kSet, cuMemsetD2D16Async, 224) \
-  CALL(kSet, cuMemsetD2D32Async, 226) \
-  CALL(kSet, cuMemsetD8_v2, 249) \
-  CALL(kSet, cuMemsetD16_v2, 250) \
-  CALL(kSet, cuMemsetD32_v2, 251) \
-  CALL(kSet, cuMemsetD2D8_v2, 252) \
-  CALL(kSet, cuMemsetD2D16_v2, 253) \
-  CALL(kSet, cuMemsetD2D32_v2, 254) \
-  CALL(kSet, cuMemsetD8_v2_ptds, 411) \
-  CALL(kSet, cuMemsetD16_v2_ptds, 412) \
-  CALL(kSet, cuMemsetD32_v2_ptds, 413) \
-  CALL(kSet, cuMemsetD2D8_v2_ptds, 414) \
-  CALL(kSet, cuMemsetD2D16_v2_ptds, 415) \
-  CALL(kSet, cuMemsetD2D32_v2_ptds, 416) \
-  CALL(kSet, cuMemsetD8Async_ptsz, 428) \
-  CALL(kSet, cuMemsetD16Async_ptsz, 429) \
-  CALL(kSet, cuMemsetD32Async_ptsz, 430) \
-  CALL(kSet, cuMemsetD2D8Async_ptsz, 431) \
-  CALL(kSet, cuMemsetD2D16Async_ptsz, 432) \
-  CALL(kSet, cuMemsetD2D32Async_ptsz, 433) \
-  CALL(kWait, cuCtxSynchronize, 17) \
-  CALL(kWait, cuEventSynchronize, 121) \
-  CALL(kWait, cuStreamSynchronize, 126) \
-  CALL(kWait, cuStreamSynchronize_ptsz, 440) \
-  CALL(kWait, cuCtxSynchronize_v2, 800) \
+  CALL(kMemset, cuMemsetD8Async, 216) \
+  CALL(kMemset, cuMemsetD16Async, 218) \
+  CALL(kMemset, cuMemsetD32Async, 220) \
+  CALL(kMemset, cuMemsetD2D8Async, 222) \
+  CALL(kMemset, cuMemsetD2D16Async, 224) \
+  CALL(kMemset, cuMemsetD2D32Async, 226) \
+  CALL(kMemset, cuMemsetD8_v2, 249) \
+  CALL(kMemset, cuMemsetD16_v2, 250) \
+  CALL(kMemset, cuMemsetD32_v2, 251) \
+  CALL(kMemset, cuMemsetD2D8_v2, 252) \
+  CALL(kMemset, cuMemsetD2D16_v2, 253) \
+  CALL(kMemset, cuMemsetD2D32_v2, 254) \
+  CALL(kMemset, cuMemsetD8_v2_ptds, 411) \
+  CALL(kMemset, cuMemsetD16_v2_ptds, 412) \
+  CALL(kMemset, cuMemsetD32_v2_ptds, 413) \
+  CALL(kMemset, cuMemsetD2D8_v2_ptds, 414) \
+  CALL(kMemset, cuMemsetD2D16_v2_ptds, 415) \
+  CALL(kMemset, cuMemsetD2D32_v2_ptds, 416) \
+  CALL(kMemset, cuMemsetD8Async_ptsz, 428) \
+  CALL(kMemset, cuMemsetD16Async_ptsz, 429) \
+  CALL(kMemset, cuMemsetD32Async_ptsz, 430) \
+  CALL(kMemset, cuMemsetD2D8Async_ptsz, 431) \
+  CALL(kMemset, cuMemsetD2D16Async_ptsz, 432) \
+  CALL(kMemset, cuMemsetD2D32Async_ptsz, 433) \
+  CALL(kSynchronize, cuCtxSynchronize, 17) \
+  CALL(kSynchronize, cuEventSynchronize, 121) \
+  CALL(kSynchronize, cuStreamSynchronize, 126) \
+  CALL(kSynchronize, cuStreamSynchronize_ptsz, 440) \
+  CALL(kSynchronize, cuCtxSynchronize_v2, 800) \
   CALL(kMemory, cuMemFreeHost, 38) \
   CALL(kMemory, cuMemAlloc_v2, 243) \
   CALL(kMemory, cuMemFree_v2, 245) \

@@ -8,7 +8,7 @@
 namespace torchprof::cupti {
 namespace {
 
-constexpr int64_t kNear = 40'000'000'000;  // to a reading: ten seconds in ticks of 4 GHz, 40 in nanoseconds
+constexpr int64_t kNear = 40'000'000'000;  // to a reading: 10 s in ticks of 4 GHz, 40 s in nanoseconds
 
 int64_t wall_ns() {
   timespec now{};
@@ -47,8 +47,9 @@ std::optional<int64_t> Clock::ticks(uint64_t time) const {
     from = *(after - 1);
     to = *after;
   }
-  const double rate =
-      to.wall_ns > from.wall_ns ? static_cast<double>(to.ticks - from.ticks) / static_cast<double>(to.wall_ns - from.wall_ns) : 1.0;
+  const double rate = to.wall_ns > from.wall_ns
+                          ? static_cast<double>(to.ticks - from.ticks) / static_cast<double>(to.wall_ns - from.wall_ns)
+                          : 1.0;
   return from.ticks + static_cast<int64_t>(static_cast<double>(theirs - from.wall_ns) * rate);
 }
 

@@ -1,3 +1,5 @@
+#include "device/cupti/recorder.h"
+
 #include <ATen/Context.h>
 #include <ATen/detail/AcceleratorHooksInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -7,16 +9,15 @@
 #endif
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
-#include "device/cupti/calls.h"
 #include "device/cupti/buffers.h"
-#include "device/cupti/recorder.h"
+#include "device/cupti/calls.h"
+#include "trace/clock.h"
 
-namespace torchprof {
+namespace torchprof::cupti {
 namespace {
-
-using namespace cupti;
 
 uint32_t this_thread(bool system_ids) {
 #if defined(__linux__)
@@ -27,7 +28,7 @@ uint32_t this_thread(bool system_ids) {
   return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(pthread_self()));
 }
 
-// Those that the program has used. Whether there is one.
+// Waits for the devices that the program has used. Returns whether there is one.
 bool synchronize_devices() {
   constexpr auto kCuda = c10::DeviceType::CUDA;
   if (!c10::impl::hasDeviceGuardImpl(kCuda)) {
@@ -47,106 +48,113 @@ bool synchronize_devices() {
 
 }  // namespace
 
-KernelObserver::KernelObserver() : api_(load()) {
+Recorder::Recorder() : api_(load()) {
   Buffers::of_process().attach(api_);
   if (int type = 0; api_.GetThreadIdType != nullptr && api_.GetThreadIdType(&type) == kSuccess) {
     system_thread_ids_ = type == kSystemThreadIds;
   }
   try {
-    enable();
+    enable_all();
   } catch (...) {
-    stop();
+    stop(false);
     throw;
   }
-  dropped();  // what others lost before
+  dropped();  // resets the count
   clock_.read();
 }
 
-KernelObserver::~KernelObserver() {
+Recorder::~Recorder() {
   if (getpid() != process_) {
-    return;  // a fork: CUDA is its parent's
+    return;
   }
-  stop();
+  stop(false);
   Buffers::of_process().deliver_to(nullptr);
   Buffers::of_process().release();
 }
 
-void KernelObserver::record_into(DeviceLog& log) {
+void Recorder::record_into(DeviceLog& log, bool /*ops*/) {
   log_ = &log;
   Buffers::of_process().deliver_to(log_);
 }
 
-void KernelObserver::enable() {
+void Recorder::enable_all() {
   for (const uint32_t kind : {kRuntime, kDriver}) {
     enable(kind);
   }
-  watch_single_calls();
+  select_calls();
   for (const uint32_t kind : {kConcurrentKernel, kMemcpy, kMemset}) {
     enable(kind);
   }
-  if (api_.ActivityEnable(kMemcpyBetweenDevices) == kSuccess) {  // one GPU can do without
+  if (api_.ActivityEnable(kMemcpyBetweenDevices) == kSuccess) {  // not needed with one GPU
     kinds_.push_back(kMemcpyBetweenDevices);
   }
 }
 
-void KernelObserver::enable(uint32_t kind) {
+void Recorder::enable(uint32_t kind) {
   if (const Result result = api_.ActivityEnable(kind); result != kSuccess) {
-    throw Error("CUPTI refused to report activities of kind " + std::to_string(kind) + ": " + text_of(api_, result));
+    throw DeviceRecorderError("CUPTI refused to report activities of kind " + std::to_string(kind) + ": " +
+                              text_of(api_, result));
   }
   kinds_.push_back(kind);
 }
 
-// PyTorch makes several calls for each launch, and every record costs, so the others are switched off where this CUPTI can. It
-// can only for kinds that are enabled: a single call switched on without its kind records nothing. Enabling a kind again, as every
-// user of CUPTI does, forgets the switches.
-void KernelObserver::watch_single_calls() const noexcept {
+// PyTorch makes several runtime calls per launch and every record costs time, so records of all calls that calls.h does not list are
+// switched off, if this version of CUPTI can. It can only do so for kinds that are enabled: a call that is switched on without its
+// kind records nothing. Enabling a kind again, as every user of CUPTI does, resets the switches.
+void Recorder::select_calls() const noexcept {
   const auto switch_off_all = [](Result (*set)(uint32_t, uint8_t)) {
     for (uint32_t id = 1; id < 5000 && set(id, 0) == kSuccess; ++id) {
     }
   };
   if (api_.ActivityEnableRuntimeApi != nullptr) {
     switch_off_all(api_.ActivityEnableRuntimeApi);
-#define TORCHPROF_WATCH(request, name, id) api_.ActivityEnableRuntimeApi(id, 1);
-    TORCHPROF_CUDA_RUNTIME_CALLS(TORCHPROF_WATCH)
-#undef TORCHPROF_WATCH
+#define TORCHPROF_SWITCH_ON(kind, name, id) api_.ActivityEnableRuntimeApi(id, 1);
+    TORCHPROF_CUDA_RUNTIME_CALLS(TORCHPROF_SWITCH_ON)
+#undef TORCHPROF_SWITCH_ON
   }
   if (api_.ActivityEnableDriverApi != nullptr) {
     switch_off_all(api_.ActivityEnableDriverApi);
-#define TORCHPROF_WATCH(request, name, id) api_.ActivityEnableDriverApi(id, 1);
-    TORCHPROF_CUDA_DRIVER_CALLS(TORCHPROF_WATCH)
-#undef TORCHPROF_WATCH
+#define TORCHPROF_SWITCH_ON(kind, name, id) api_.ActivityEnableDriverApi(id, 1);
+    TORCHPROF_CUDA_DRIVER_CALLS(TORCHPROF_SWITCH_ON)
+#undef TORCHPROF_SWITCH_ON
   }
 }
 
-uint64_t KernelObserver::dropped() const {
+uint64_t Recorder::dropped() const {
   size_t records = 0;
   api_.ActivityGetNumDroppedRecords(nullptr, 0, &records);
   return records;
 }
 
-// Forced, or a buffer with one kernel in it that another thread has just launched would be withheld with all others.
-void KernelObserver::settle(bool may_wait) noexcept {
+// A forced flush: otherwise CUPTI keeps a buffer back that holds a kernel which another thread has just launched, and with it all
+// other records in that buffer.
+void Recorder::flush() noexcept {
+  api_.ActivityFlushAll(kFlushForced);
+  buffers_missing_ = !Buffers::of_process().all_returned() || buffers_missing_;
+}
+
+void Recorder::settle(bool may_wait) noexcept {
+  settled_at_ = torchprof::ticks();
   waited_ = false;
   try {
     waited_ = may_wait && synchronize_devices();
-  } catch (...) {  // a device that failed: the program hears of it from its own calls
+  } catch (...) {  // the device failed, as the program's own calls will tell it
   }
-  api_.ActivityFlushAll(kFlushForced);
-  interrupted_ = !Buffers::of_process().all_returned() || interrupted_;
+  flush();
 }
 
-void KernelObserver::stop() noexcept {
+void Recorder::stop(bool may_wait) noexcept {
   if (std::exchange(stopped_, true)) {
     return;
   }
+  settle(may_wait);
   for (const uint32_t kind : kinds_) {
     api_.ActivityDisable(kind);
   }
-  api_.ActivityFlushAll(kFlushForced);
-  interrupted_ = !Buffers::of_process().all_returned() || interrupted_;
+  flush();
 }
 
-DeviceReport KernelObserver::take(int64_t until) {
+DeviceReport Recorder::take() {
   DeviceReport report;
   report.system_thread_ids = system_thread_ids_;
   report.lost = dropped();
@@ -171,15 +179,16 @@ DeviceReport KernelObserver::take(int64_t until) {
   clock_.forget();
   const uint32_t thread = this_thread(system_thread_ids_);
   const auto settling = std::erase_if(report.runtime_calls, [&](const RuntimeCall& call) {
-    return static_cast<uint32_t>(call.op) == thread && call.start > until;
+    return static_cast<uint32_t>(call.op) == thread && call.start > settled_at_;
   });
-  report.interrupted = interrupted_ || (waited_ && settling == 0);  // then our own waiting was not reported either
+  // If synchronize_devices() was not reported, other calls may be missing too.
+  report.interrupted = buffers_missing_ || (waited_ && settling == 0);
   return report;
 }
 
-// Rows whose times are of no known clock are left out; returns how many.
+// Removes rows whose times belong to no known clock, and returns how many.
 template <typename Row>
-uint64_t KernelObserver::translate_times(std::vector<Row>& rows) const {
+uint64_t Recorder::translate_times(std::vector<Row>& rows) const {
   return std::erase_if(rows, [this](Row& row) {
     const auto start = clock_.ticks(static_cast<uint64_t>(row.start));
     const auto end = clock_.ticks(static_cast<uint64_t>(row.end));
@@ -192,4 +201,4 @@ uint64_t KernelObserver::translate_times(std::vector<Row>& rows) const {
   });
 }
 
-}  // namespace torchprof
+}  // namespace torchprof::cupti

@@ -1,5 +1,4 @@
-// Kernels, copies and fills of NVIDIA GPUs, and the calls that ask for them, through CUPTI's activity records: from the moment the
-// observer is made until it stops.
+// Kernels, copies and memsets of NVIDIA GPUs, and the runtime calls that launch them, from CUPTI's activity records.
 #pragma once
 
 #include <unistd.h>
@@ -9,49 +8,42 @@
 
 #include "device/cupti/api.h"
 #include "device/cupti/clock.h"
-#include "trace/device_log.h"
+#include "device/recorder.h"
 
-namespace torchprof {
+namespace torchprof::cupti {
 
-class KernelObserver {
+class Recorder final : public DeviceRecorder {
  public:
-  // Records are made from here on, and dropped until there is a log. The first time may take seconds. Throws cupti::Error.
-  KernelObserver();
-  ~KernelObserver();
-  KernelObserver(const KernelObserver&) = delete;
-  KernelObserver& operator=(const KernelObserver&) = delete;
+  // CUPTI makes records from now on; they are dropped until there is a log. The first time may take seconds. Throws
+  // DeviceRecorderError.
+  Recorder();
+  ~Recorder() override;
 
-  void record_into(DeviceLog& log);
-
-  // Waits for the devices, unless that may not be now, and for the reports of what they were asked for. Needs no GIL.
-  void settle(bool may_wait) noexcept;
-
-  // Often enough, and times of devices follow those of the host also where the wall clock is adjusted.
-  void compare_clocks() { clock_.read(); }
-
-  // No records are made from here on; those made are reported.
-  void stop() noexcept;
-
-  // Empties the log, but for what this thread asked for after `until`, in ticks: that was the settling.
-  DeviceReport take(int64_t until);
+  void record_into(DeviceLog& log, bool ops) override;
+  void compare_clocks() override { clock_.read(); }  // often, so that adjustments of the wall clock do no harm
+  void settle(bool may_wait) noexcept override;
+  void stop(bool may_wait) noexcept override;
+  DeviceReport take() override;
 
  private:
-  void enable();
+  void enable_all();
   void enable(uint32_t kind);
-  void watch_single_calls() const noexcept;
+  void select_calls() const noexcept;
+  void flush() noexcept;
   uint64_t dropped() const;
   template <typename Row>
   uint64_t translate_times(std::vector<Row>& rows) const;
 
-  const cupti::Api& api_;
+  const Api& api_;
   const pid_t process_ = getpid();
-  std::vector<uint32_t> kinds_;  // of activity, that were enabled
+  std::vector<uint32_t> kinds_;  // of activity that are enabled
   bool system_thread_ids_ = false;
-  bool waited_ = false;       // for devices, when settling
-  bool interrupted_ = false;  // reports were taken away
+  int64_t settled_at_ = 0;        // ticks, when settling began
+  bool waited_ = false;           // for devices, when settling
+  bool buffers_missing_ = false;  // CUPTI did not return all of them
   bool stopped_ = false;
-  cupti::Clock clock_;
+  Clock clock_;
   DeviceLog* log_ = nullptr;
 };
 
-}  // namespace torchprof
+}  // namespace torchprof::cupti

@@ -6,26 +6,26 @@
 #include <string>
 #include <string_view>
 
-#include "device/cupti/calls.h"
 #include "device/cupti/api.h"
+#include "device/cupti/calls.h"
 
 namespace torchprof::cupti {
 namespace {
 
-struct Watched {
+struct KnownCall {
   uint32_t id;
-  Request request;
+  RuntimeCallKind kind;
   std::string_view name;
 };
 
-#define TORCHPROF_WATCHED(request, name, id) Watched{id, Request::request, #name},
-constexpr std::array kRuntimeCalls{TORCHPROF_CUDA_RUNTIME_CALLS(TORCHPROF_WATCHED)};
-constexpr std::array kDriverCalls{TORCHPROF_CUDA_DRIVER_CALLS(TORCHPROF_WATCHED)};
-#undef TORCHPROF_WATCHED
+#define TORCHPROF_KNOWN_CALL(kind, name, id) KnownCall{id, RuntimeCallKind::kind, #name},
+constexpr std::array kRuntimeCalls{TORCHPROF_CUDA_RUNTIME_CALLS(TORCHPROF_KNOWN_CALL)};
+constexpr std::array kDriverCalls{TORCHPROF_CUDA_DRIVER_CALLS(TORCHPROF_KNOWN_CALL)};
+#undef TORCHPROF_KNOWN_CALL
 
 template <size_t kCount>
-const Watched* find(const std::array<Watched, kCount>& calls, uint32_t id) {
-  const auto found = std::find_if(calls.begin(), calls.end(), [id](const Watched& call) { return call.id == id; });
+const KnownCall* find(const std::array<KnownCall, kCount>& calls, uint32_t id) {
+  const auto found = std::find_if(calls.begin(), calls.end(), [id](const KnownCall& call) { return call.id == id; });
   return found != calls.end() ? &*found : nullptr;
 }
 
@@ -39,7 +39,7 @@ std::string_view plain(std::string_view name) {
   return name;
 }
 
-// As torch.profiler writes it, so that the two can be compared by name.
+// The names that torch.profiler uses, so that kernels of both can be compared by name.
 std::string_view memory_name(uint32_t kind) {
   constexpr std::array<std::string_view, 8> kNames{"Unknown", "Pageable", "Pinned",        "Device",
                                                    "Array",   "Managed",  "Device Static", "Managed Static"};
@@ -73,9 +73,9 @@ Record read(const uint8_t* record) {
   return copy;
 }
 
-// A row with what all records of work have; nullptr where there is nothing to keep.
+// A row with what all activities have in common; nullptr if it has no times or does not fit.
 template <typename Record>
-Kernel* open_row(const Record& record, Work kind, DeviceLog& log) {
+Kernel* open_row(const Record& record, Activity kind, DeviceLog& log) {
   if (record.start == 0 || record.end < record.start) {
     ++log.lost;
     return nullptr;
@@ -97,7 +97,7 @@ Kernel* open_row(const Record& record, Work kind, DeviceLog& log) {
 }
 
 void add_kernel(const KernelRecord& record, DeviceLog& log) {
-  if (Kernel* const row = open_row(record, Work::kKernel, log)) {
+  if (Kernel* const row = open_row(record, Activity::kKernel, log)) {
     row->name = log.strings.id(record.name != nullptr ? record.name : "unnamed kernel");
     row->registers = record.registers;
     row->shared_memory = record.static_shared_memory + record.dynamic_shared_memory;
@@ -110,19 +110,19 @@ void add_kernel(const KernelRecord& record, DeviceLog& log) {
 
 template <typename Record>
 void add_copy(const Record& record, DeviceLog& log) {
-  if (Kernel* const row = open_row(record, Work::kCopy, log)) {
-    const Route way = route(record.copy_kind);
+  if (Kernel* const row = open_row(record, Activity::kCopy, log)) {
+    const Route found = route(record.copy_kind);
     std::string name = "Memcpy ";
-    name.append(way.name).append(" (").append(memory_name(record.source_kind)).append(" -> ");
+    name.append(found.name).append(" (").append(memory_name(record.source_kind)).append(" -> ");
     name.append(memory_name(record.destination_kind)).append(")");
     row->name = log.strings.id(std::string_view(name));
-    row->direction = static_cast<uint8_t>(way.direction);
+    row->direction = static_cast<uint8_t>(found.direction);
     row->bytes = static_cast<int64_t>(record.bytes);
   }
 }
 
-void add_fill(const MemsetRecord& record, DeviceLog& log) {
-  if (Kernel* const row = open_row(record, Work::kSet, log)) {
+void add_memset(const MemsetRecord& record, DeviceLog& log) {
+  if (Kernel* const row = open_row(record, Activity::kMemset, log)) {
     std::string name = "Memset (";
     name.append(memory_name(record.memory_kind)).append(")");
     row->name = log.strings.id(std::string_view(name));
@@ -130,7 +130,7 @@ void add_fill(const MemsetRecord& record, DeviceLog& log) {
   }
 }
 
-void add_call(const CallRecord& record, const Watched* call, DeviceLog& log) {
+void add_call(const CallRecord& record, const KnownCall* call, DeviceLog& log) {
   if (call == nullptr) {
     return;
   }
@@ -142,7 +142,7 @@ void add_call(const CallRecord& record, const Watched* call, DeviceLog& log) {
     row->op = static_cast<int32_t>(record.thread);
     row->module_call = kNoRow;
     row->correlation = record.correlation;
-    row->kind = static_cast<uint8_t>(call->request);
+    row->kind = static_cast<uint8_t>(call->kind);
   }
 }
 
@@ -158,7 +158,7 @@ void add_record(const uint8_t* record, DeviceLog& log) {
     case kMemcpyBetweenDevices:
       return add_copy(read<MemcpyBetweenDevicesRecord>(record), log);
     case kMemset:
-      return add_fill(read<MemsetRecord>(record), log);
+      return add_memset(read<MemsetRecord>(record), log);
     case kRuntime: {
       const auto call = read<CallRecord>(record);
       return add_call(call, find(kRuntimeCalls, call.call), log);

@@ -1,4 +1,4 @@
-// CUPTI's records -> rows of a DeviceLog. Pure: calls nothing of CUPTI.
+// CUPTI's records -> rows of a DeviceLog. Pure: calls no function of CUPTI.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace torchprof::cupti {
 
-// Records of other kinds, or of calls that are not watched, are passed over.
+// Skips records of other kinds, and of calls that calls.h does not list.
 void add_record(const uint8_t* record, DeviceLog& log);
 
 }  // namespace torchprof::cupti

@@ -1,11 +1,11 @@
-// Whether a stream is being captured into a graph, which an event would become a part of, and waiting would break. Older versions of
-// PyTorch cannot tell: then any may be.
+// Whether a stream is being captured into a graph. Then an event would become a part of the graph, and waiting would break it. Older
+// versions of PyTorch do not say: then any stream may be.
 #pragma once
 
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-namespace torchprof {
+namespace torchprof::events {
 
 template <typename Guard>
 concept TellsCapture = requires(const Guard& guard, const c10::Stream& stream) { guard.isStreamCapturing(stream); };
@@ -20,4 +20,4 @@ bool is_captured(const Guard& guard, const c10::Stream& stream) {
   return true;
 }
 
-}  // namespace torchprof
+}  // namespace torchprof::events

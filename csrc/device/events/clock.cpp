@@ -7,23 +7,23 @@
 #include "device/events/capture.h"
 #include "trace/clock.h"
 
-namespace torchprof {
+namespace torchprof::events {
 namespace {
 
-constexpr int64_t kRebaseAfter = 1'000'000'000;  // nanoseconds: devices tell times in milliseconds, as floats
+constexpr int64_t kRebaseAfter = 1'000'000'000;  // nanoseconds: devices return milliseconds as a float
 constexpr int kTries = 5;
 
 int64_t nanoseconds(double milliseconds) { return static_cast<int64_t>(std::llround(milliseconds * 1e6)); }
 
 }  // namespace
 
-EventClock::EventClock(const c10::impl::VirtualGuardImpl& guard, c10::DeviceIndex index)
+Clock::Clock(const c10::impl::VirtualGuardImpl& guard, c10::DeviceIndex index)
     : guard_(guard), index_(index), origin_(guard.type(), kTimed), latest_(guard.type(), kTimed) {
   clock_.device_index = static_cast<int8_t>(index);
 }
 
-// An event that is recorded when the device has nothing else to do is over between two readings of the host's clock.
-DeviceClock::Reading EventClock::synchronize_and_read() {
+// If the device is idle, it passes a new event between two readings of the host's clock.
+DeviceClock::Reading Clock::synchronize_and_read() {
   const c10::Stream stream = guard_.getStream(c10::Device(guard_.type(), index_));
   if (is_captured(guard_, stream)) {
     return {};  // waiting would break the graph
@@ -44,19 +44,19 @@ DeviceClock::Reading EventClock::synchronize_and_read() {
   return best;
 }
 
-void EventClock::begin(const DeviceClock::Reading& latest) {
+void Clock::begin(const DeviceClock::Reading& latest) {
   clock_.begin = latest;
   std::swap(origin_, latest_);
 }
 
-void EventClock::end(const DeviceClock::Reading& latest) {
+void Clock::end(const DeviceClock::Reading& latest) {
   if (latest.width != 0 && origin_.was_marked_for_recording()) {
     clock_.elapsed = origin_at_ + nanoseconds(origin_.elapsedTime(latest_));
     clock_.end = latest;
   }
 }
 
-EventClock::Times EventClock::times_of(c10::Event& start, const c10::Event& end) {
+Clock::Times Clock::times_of(c10::Event& start, const c10::Event& end) {
   if (!origin_.was_marked_for_recording()) {  // the device was not in use when the recording began
     std::swap(origin_, start);
     return {0, nanoseconds(origin_.elapsedTime(end))};
@@ -71,7 +71,7 @@ EventClock::Times EventClock::times_of(c10::Event& start, const c10::Event& end)
   return {from, to};
 }
 
-DeviceClock EventClock::take() {
+DeviceClock Clock::take() {
   const DeviceClock taken = clock_;
   if (clock_.end.width != 0) {
     clock_.begin = std::exchange(clock_.end, {});
@@ -81,10 +81,10 @@ DeviceClock EventClock::take() {
   return taken;
 }
 
-void EventClock::release() noexcept {
+void Clock::release() noexcept {
   for (c10::Event* const event : {&origin_, &latest_}) {
     const c10::Event gone = std::move(*event);
   }
 }
 
-}  // namespace torchprof
+}  // namespace torchprof::events

@@ -9,19 +9,21 @@
 
 #include "device/events/capture.h"
 #include "device/events/clock.h"
+#include "device/recorder.h"
 
-namespace torchprof {
+namespace torchprof::events {
 namespace {
 
-constexpr size_t kReadAt = 1024;  // intervals that wait to be read, on one device
-constexpr size_t kMost = 65536;   // that exist; more are lost, as when a device lags behind so far
+// Of one device:
+constexpr size_t kReadAt = 1024;         // so many intervals wait before the finished ones are read
+constexpr size_t kMaxIntervals = 65536;  // if the device lags behind further than this, intervals are lost
 
-// PyTorch's errors go on with where they come from.
+// The lines after the first of an error of PyTorch say where it was thrown.
 std::string first_line(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
 
 }  // namespace
 
-struct DeviceIntervals::Interval {
+struct Intervals::Interval {
   explicit Interval(c10::DeviceType type) : start(type, kTimed), end(type, kTimed) {}
 
   c10::Event start;
@@ -30,28 +32,28 @@ struct DeviceIntervals::Interval {
   uint64_t generation = 0;
   Device* device = nullptr;
   std::optional<c10::Stream> stream;
-  Intervals::iterator place;  // in the list that it is in
+  List::iterator position;  // in the list that it is in
 };
 
-struct DeviceIntervals::Device {
+struct Intervals::Device {
   Device(const c10::impl::VirtualGuardImpl& guard, c10::DeviceIndex index) : index(index), clock(guard, index) {}
 
   const c10::DeviceIndex index;
-  // Intervals go from one list to the next and around. What is in `idle` has events to be recorded anew.
-  Intervals idle;
-  Intervals open;
-  Intervals waiting;  // to be over on the device as well
+  // Intervals move from one list to the next, and from the last to the first.
+  List idle;     // not in use
+  List open;     // begun
+  List waiting;  // ended on the host, but maybe not on the device
   size_t count = 0;
   std::atomic<bool> used{false};
-  EventClock clock;  // of whoever reads events
+  Clock clock;  // guarded by `reading_`
 };
 
-DeviceIntervals::DeviceIntervals(c10::DeviceType type) try : type_(type), guard_(type) {
+Intervals::Intervals(c10::DeviceType type) try : type_(type), guard_(type) {
   if (!kTellsCapture) {
-    throw Refused("this version of PyTorch cannot tell whether a graph is being captured: a newer one is needed");
+    throw DeviceRecorderError("this version of PyTorch cannot tell whether a graph is being captured: a newer one is needed");
   }
   if (guard_.deviceCount() == 0) {
-    throw Refused("there is no device of this kind here");
+    throw DeviceRecorderError("there is no device of this kind here");
   }
   const at::AcceleratorHooksInterface& hooks = at::globalContext().getAcceleratorHooksInterface(type);
   for (c10::DeviceIndex index = 0; index < guard_.deviceCount(); ++index) {
@@ -61,16 +63,16 @@ DeviceIntervals::DeviceIntervals(c10::DeviceType type) try : type_(type), guard_
     }
   }
 } catch (const std::exception& error) {
-  throw Refused(first_line(error.what()));
+  throw DeviceRecorderError(first_line(error.what()));
 }
 
-DeviceIntervals::~DeviceIntervals() {
-  if (getpid() != process_) {  // a fork: the device is its parent's, and so are the events
+Intervals::~Intervals() {
+  if (getpid() != process_) {  // a fork: the events belong to its parent, so they are leaked
     new std::vector(std::move(devices_));
   }
 }
 
-DeviceIntervals::Interval* DeviceIntervals::begin(c10::DeviceIndex index, const Kernel& row, uint64_t generation) {
+Intervals::Interval* Intervals::begin(c10::DeviceIndex index, const Kernel& row, uint64_t generation) {
   Interval* interval = nullptr;
   try {
     Device& device = *devices_[static_cast<size_t>(index)];
@@ -84,7 +86,7 @@ DeviceIntervals::Interval* DeviceIntervals::begin(c10::DeviceIndex index, const 
     {
       const std::lock_guard lock(lists_);
       if (device.idle.empty()) {
-        if (device.count >= kMost) {
+        if (device.count >= kMaxIntervals) {
           ++lost_;
           return nullptr;
         }
@@ -93,18 +95,19 @@ DeviceIntervals::Interval* DeviceIntervals::begin(c10::DeviceIndex index, const 
       }
       device.open.splice(device.open.end(), device.idle, device.idle.begin());
       interval = &device.open.back();
-      interval->place = std::prev(device.open.end());
+      interval->position = std::prev(device.open.end());
     }
     device.used = true;
     interval->row = row;
     interval->row.stream = static_cast<uint32_t>(stream.id());
     interval->row.device_type = static_cast<int8_t>(type_);
     interval->row.device_index = static_cast<int8_t>(index);
-    interval->row.kind = static_cast<uint8_t>(Work::kInterval);
+    interval->row.kind = static_cast<uint8_t>(Activity::kInterval);
     interval->generation = generation;
     interval->device = &device;
     interval->stream = stream;
-    for (uint64_t latest = latest_generation_; latest < generation && !latest_generation_.compare_exchange_weak(latest, generation);) {
+    for (uint64_t latest = latest_generation_;
+         latest < generation && !latest_generation_.compare_exchange_weak(latest, generation);) {
     }
     interval->start.record(stream);
     return interval;
@@ -117,7 +120,7 @@ DeviceIntervals::Interval* DeviceIntervals::begin(c10::DeviceIndex index, const 
   }
 }
 
-void DeviceIntervals::end(Interval& interval, uint64_t generation) {
+void Intervals::end(Interval& interval, uint64_t generation) {
   try {
     if (interval.generation != generation || failed_ || is_captured(guard_, *interval.stream)) {
       return forget(interval);
@@ -127,7 +130,7 @@ void DeviceIntervals::end(Interval& interval, uint64_t generation) {
     {
       const std::lock_guard lock(lists_);
       Device& device = *interval.device;
-      device.waiting.splice(device.waiting.end(), device.open, interval.place);
+      device.waiting.splice(device.waiting.end(), device.open, interval.position);
       many = device.waiting.size() % kReadAt == 0;
     }
     if (many && !is_capturing()) {
@@ -138,16 +141,16 @@ void DeviceIntervals::end(Interval& interval, uint64_t generation) {
   }
 }
 
-c10::DeviceIndex DeviceIntervals::device_of(const Interval& interval) { return interval.device->index; }
+c10::DeviceIndex Intervals::device_of(const Interval& interval) { return interval.device->index; }
 
-void DeviceIntervals::forget(Interval& interval) {
+void Intervals::forget(Interval& interval) {
   const std::lock_guard lock(lists_);
-  interval.device->idle.splice(interval.device->idle.end(), interval.device->open, interval.place);
+  interval.device->idle.splice(interval.device->idle.end(), interval.device->open, interval.position);
   ++lost_;
 }
 
-// Events must not be asked anything meanwhile.
-bool DeviceIntervals::is_capturing() const {
+// While a graph is captured, events must not be queried.
+bool Intervals::is_capturing() const {
   std::optional<c10::Stream> captured;
   {
     const std::lock_guard lock(lists_);
@@ -156,15 +159,15 @@ bool DeviceIntervals::is_capturing() const {
   return captured.has_value() && is_captured(guard_, *captured);
 }
 
-// In order, up to the first that is not over. Without the lock, somebody else is at it.
-void DeviceIntervals::read_finished(const std::unique_lock<std::mutex>& reader) {
+// Reads intervals in order, up to the first that has not ended on the device. Does nothing without the lock: another thread reads.
+void Intervals::read_finished(const std::unique_lock<std::mutex>& reader) {
   if (!reader.owns_lock()) {
     return;
   }
   for (const auto& each : devices_) {
     Device& device = *each;
     for (;;) {
-      Intervals first;
+      List first;
       {
         const std::lock_guard lock(lists_);
         if (device.waiting.empty()) {
@@ -172,12 +175,12 @@ void DeviceIntervals::read_finished(const std::unique_lock<std::mutex>& reader) 
         }
         first.splice(first.begin(), device.waiting, device.waiting.begin());
       }
-      const bool over = first.front().end.query();
-      if (over) {
+      const bool ended = first.front().end.query();
+      if (ended) {
         read(device, first.front());
       }
       const std::lock_guard lock(lists_);
-      if (!over) {
+      if (!ended) {
         device.waiting.splice(device.waiting.begin(), first);
         break;
       }
@@ -186,7 +189,7 @@ void DeviceIntervals::read_finished(const std::unique_lock<std::mutex>& reader) 
   }
 }
 
-void DeviceIntervals::read(Device& device, Interval& interval) {
+void Intervals::read(Device& device, Interval& interval) {
   const auto [start, end] = device.clock.times_of(interval.start, interval.end);
   interval.row.start = start;
   interval.row.end = end;
@@ -198,8 +201,8 @@ void DeviceIntervals::read(Device& device, Interval& interval) {
   }
 }
 
-// Where a device has failed, what can still be read is.
-void DeviceIntervals::settle(bool may_wait) noexcept {
+// Also after a device has failed: the others can still be read.
+void Intervals::settle(bool may_wait) noexcept {
   try {
     if (!may_wait || is_capturing()) {
       return;
@@ -218,26 +221,28 @@ void DeviceIntervals::settle(bool may_wait) noexcept {
   }
 }
 
-void DeviceIntervals::release() noexcept {
+void Intervals::release() noexcept {
   for (const auto& device : devices_) {
     lost_ += device->open.size() + device->waiting.size();
-    for (Intervals* const list : {&device->idle, &device->open, &device->waiting}) {
+    for (List* const list : {&device->idle, &device->open, &device->waiting}) {
       list->clear();
     }
     device->clock.release();
   }
 }
 
-DeviceReport DeviceIntervals::take() {
+DeviceReport Intervals::take() {
   DeviceReport report;
   const std::lock_guard reader(reading_);
   const std::lock_guard lock(lists_);
+  report.failure = failure_;
   if (log_ == nullptr) {
     return report;
   }
   report.lost = std::exchange(lost_, 0) + log_->kernels.dropped();
   report.kernels.reserve(log_->kernels.size());
-  log_->kernels.drain([&](const Kernel* first, size_t count) { report.kernels.insert(report.kernels.end(), first, first + count); });
+  log_->kernels.drain(
+      [&](const Kernel* first, size_t count) { report.kernels.insert(report.kernels.end(), first, first + count); });
   for (const auto& device : devices_) {
     if (device->used) {
       report.clocks.push_back(device->clock.take());
@@ -247,13 +252,8 @@ DeviceReport DeviceIntervals::take() {
   return report;
 }
 
-std::string DeviceIntervals::failure() const {
-  const std::lock_guard lock(lists_);
-  return failure_;
-}
-
-// Of the exception that is being handled.
-void DeviceIntervals::fail() noexcept {
+// Keeps the message of the exception that is being handled.
+void Intervals::fail() noexcept {
   if (failed_.exchange(true)) {
     return;
   }
@@ -271,4 +271,4 @@ void DeviceIntervals::fail() noexcept {
   }
 }
 
-}  // namespace torchprof
+}  // namespace torchprof::events

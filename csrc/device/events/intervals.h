@@ -1,5 +1,5 @@
-// Intervals of the devices of one type, each between a pair of events: recorded around work, read when the device is past them, and
-// recorded anew. Any thread may begin and end intervals, each its own.
+// Intervals on the devices of one type. Each lies between two events, which are recorded on a stream, read when the device is past
+// them, and then used again. Any thread may begin and end intervals; each interval belongs to one thread.
 #pragma once
 
 #include <c10/core/Stream.h>
@@ -12,55 +12,51 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "trace/device_log.h"
 
-namespace torchprof {
+namespace torchprof::events {
 
-class DeviceIntervals {
+class Intervals {
  public:
   struct Interval;
-  struct Refused : std::runtime_error {  // there are no such devices, they have no events, or one has failed
-    using std::runtime_error::runtime_error;
-  };
 
-  // Waits for the devices that are in use, to read their clocks. Throws Refused.
-  explicit DeviceIntervals(c10::DeviceType type);
-  ~DeviceIntervals();
-  DeviceIntervals(const DeviceIntervals&) = delete;
-  DeviceIntervals& operator=(const DeviceIntervals&) = delete;
+  // Waits for the devices that are in use, to read their clocks. Throws DeviceRecorderError if there are no such devices, if they have
+  // no events, or if one fails.
+  explicit Intervals(c10::DeviceType type);
+  ~Intervals();
+  Intervals(const Intervals&) = delete;
+  Intervals& operator=(const Intervals&) = delete;
 
-  // Where those that were read go. There must be one before any begins.
+  // Where intervals that were read are written. Must be called before any interval begins.
   void record_into(DeviceLog& log) { log_ = &log; }
 
   c10::DeviceType type() const { return type_; }
   bool has_device(c10::DeviceIndex index) const { return static_cast<size_t>(index) < devices_.size(); }
 
-  // On the stream that this thread uses now. nullptr: it was lost.
+  // Begins an interval on the current stream of this thread. nullptr: it was lost.
   Interval* begin(c10::DeviceIndex index, const Kernel& row, uint64_t generation);
-  // Lost, where a recording of another generation goes on by now. The interval is not to be touched after that.
+  // Ends it, after which it must not be used. It is lost if it began in another generation: see record/thread_slot.h.
   void end(Interval& interval, uint64_t generation);
   static c10::DeviceIndex device_of(const Interval& interval);
 
-  // Waits for the devices that were used, so that all intervals can be read, and reads their clocks once more. Where it may not wait,
-  // nor where a graph is captured, it asks devices nothing.
+  // Waits for the devices that were used, reads all intervals and the clocks of these devices. If it may not wait, or if a graph is
+  // being captured, it does nothing.
   void settle(bool may_wait) noexcept;
 
-  // Gives back all events. Nothing begins or ends meanwhile, nor after that.
+  // Destroys all events. Nothing may begin or end meanwhile or afterwards.
   void release() noexcept;
 
-  // Empties the log. Intervals that are not over belong to no later report.
+  // Empties the log. Intervals that have not ended are not part of any later report.
   DeviceReport take();
 
-  // A device has failed: nothing more is recorded. What it said; empty where none did.
+  // Whether a device has failed. Nothing is recorded afterwards.
   bool failed() const { return failed_; }
-  std::string failure() const;
 
  private:
-  using Intervals = std::list<Interval>;
+  using List = std::list<Interval>;
   struct Device;
 
   void forget(Interval& interval);
@@ -77,12 +73,12 @@ class DeviceIntervals {
 
   std::atomic<bool> failed_{false};
   std::atomic<uint64_t> latest_generation_{0};
-  uint64_t oldest_generation_ = 0;  // intervals of older recordings, or parts of one, are left out
-  std::mutex reading_;              // held by whoever reads events
-  mutable std::mutex lists_;        // held for moments, and never while a device is asked for anything
+  uint64_t oldest_generation_ = 0;       // intervals of older generations are left out
+  std::mutex reading_;                   // held while events are read
+  mutable std::mutex lists_;             // held briefly, and never while a device is called
   std::optional<c10::Stream> captured_;  // the stream that was last seen being captured into a graph
   std::string failure_;
   uint64_t lost_ = 0;
 };
 
-}  // namespace torchprof
+}  // namespace torchprof::events

@@ -10,46 +10,48 @@
 #include <string_view>
 #include <utility>
 
+#include "record/module_observer.h"
 #include "record/pause.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 
-namespace torchprof {
+namespace torchprof::events {
 namespace {
 
-constexpr std::string_view kOnlyMake[] = {"aten::_unsafe_view", "aten::empty_like", "aten::new_empty", "aten::new_empty_strided"};
+// Ops that only allocate or return a view, although their schema does not say so.
+constexpr std::string_view kWithoutKernel[] = {"aten::_unsafe_view", "aten::empty_like", "aten::new_empty",
+                                               "aten::new_empty_strided"};
 
-// What runs callbacks asks for the observer, and counts as inside for as long as it uses it: stop() takes the observer away, then
-// waits until nobody is.
-std::atomic<EventObserver*> current{nullptr};
-std::atomic<int> inside{0};
-std::atomic<pid_t> inside_of{0};  // a fork takes over a count of threads that it does not have
+// A callback increments `users` for as long as it uses the current recorder. stop() first sets `current` to nullptr, then waits until
+// `users` is 0.
+std::atomic<Recorder*> current{nullptr};
+std::atomic<int> users{0};
+std::atomic<pid_t> users_of{0};  // the process that `users` counts threads of: a fork does not have its parent's threads
 
-// Asked before it is: most ops need no more.
+// What callbacks check first, because most ops need nothing else.
 std::atomic<uint64_t> current_id{0};
-std::atomic<int> watched_type{-1};
-std::atomic<bool> watches_calls{false};
+std::atomic<int> current_type{-1};
 
-class Visit {
+class RecorderUse {
  public:
-  Visit() {
-    inside.fetch_add(1);
-    observer_ = current.load();
+  RecorderUse() {
+    users.fetch_add(1);
+    recorder_ = current.load();
   }
-  ~Visit() { inside.fetch_sub(1); }
-  Visit(const Visit&) = delete;
-  Visit& operator=(const Visit&) = delete;
-  EventObserver* observer() const { return observer_; }
+  ~RecorderUse() { users.fetch_sub(1); }
+  RecorderUse(const RecorderUse&) = delete;
+  RecorderUse& operator=(const RecorderUse&) = delete;
+  Recorder* recorder() const { return recorder_; }
 
  private:
-  EventObserver* observer_;
+  Recorder* recorder_;
 };
 
-// The one interval that is open on this thread. It belongs to the observer: after another has begun, it is gone.
+// The one interval that is open on this thread. It belongs to the recorder with this id, and is gone if there is another one now.
 struct Open {
-  const void* key = nullptr;  // what it is of: a RecordFunction, or for module calls this thread's own mark
-  uint64_t observer = 0;
-  DeviceIntervals::Interval* interval = nullptr;  // none: it was lost, and so is what runs inside
+  const void* key = nullptr;  // what it belongs to: a RecordFunction; for module calls, the address of `open_here`
+  uint64_t recorder = 0;
+  Intervals::Interval* interval = nullptr;  // nullptr: it was lost, and ops inside have no interval either
 };
 thread_local Open open_here;
 
@@ -58,19 +60,20 @@ uint64_t next_id() {
   return ++made;
 }
 
-bool is_open_here(uint64_t observer) { return open_here.key != nullptr && open_here.observer == observer; }
+bool is_open_here(uint64_t recorder) { return open_here.key != nullptr && open_here.recorder == recorder; }
 
-// The index of the device of the type that is watched; -1: it is on another, or on none.
+// The index of the tensor's device if its type is recorded, or else -1.
 int device_index_of(const c10::TensorImpl* tensor) {
   if (!is_readable(tensor)) {
     return -1;
   }
   const c10::StorageImpl* const storage = tensor->unsafe_storage().unsafeGetStorageImpl();
-  const bool watched = storage != nullptr && static_cast<int>(storage->device().type()) == watched_type.load(std::memory_order_relaxed);
-  return watched ? std::max<int>(storage->device().index(), 0) : -1;
+  const bool recorded =
+      storage != nullptr && static_cast<int>(storage->device().type()) == current_type.load(std::memory_order_relaxed);
+  return recorded ? std::max<int>(storage->device().index(), 0) : -1;
 }
 
-// Of the first that has any.
+// The same, for the first value that has one.
 int device_index_of(c10::ArrayRef<const c10::IValue> values) {
   for (const c10::IValue& value : values) {
     int found = -1;
@@ -86,9 +89,9 @@ int device_index_of(c10::ArrayRef<const c10::IValue> values) {
   return -1;
 }
 
-// An op that returns a view of what it was given has no work of its own; where it must copy after all, an op inside it does that.
-// What has no schema is no op, but a range.
-bool has_no_work(const at::RecordFunction& function) {
+// An op that returns a view launches nothing itself. If it has to copy, an op inside it does that. A function without a schema is not
+// an op but a range.
+bool launches_nothing(const at::RecordFunction& function) {
   thread_local std::map<std::string, bool, std::less<>> known;
   const std::string_view name = function.name();
   const auto found = known.find(name);
@@ -96,46 +99,49 @@ bool has_no_work(const at::RecordFunction& function) {
     return found->second;
   }
   const std::optional<c10::FunctionSchema> schema = function.operator_schema();
-  const auto is_view = [](const c10::Argument& result) { return result.alias_info() != nullptr && !result.alias_info()->isWrite(); };
-  const bool none = !schema.has_value() || std::find(std::begin(kOnlyMake), std::end(kOnlyMake), name) != std::end(kOnlyMake) ||
-                    std::any_of(schema->returns().begin(), schema->returns().end(), is_view);
-  known.emplace(name, none);
-  return none;
+  const auto is_view = [](const c10::Argument& result) {
+    return result.alias_info() != nullptr && !result.alias_info()->isWrite();
+  };
+  const bool nothing = !schema.has_value() ||
+                       std::find(std::begin(kWithoutKernel), std::end(kWithoutKernel), name) != std::end(kWithoutKernel) ||
+                       std::any_of(schema->returns().begin(), schema->returns().end(), is_view);
+  known.emplace(name, nothing);
+  return nothing;
 }
 
 }  // namespace
 
-// What PyTorch calls.
-struct EventObserver::Callbacks {
+// What PyTorch and the observer of modules call.
+struct Recorder::Callbacks {
   static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function) noexcept {
     try {
-      if (is_open_here(current_id.load(std::memory_order_relaxed)) || is_pretending() || function.isAsync()) {
+      if (is_open_here(current_id.load(std::memory_order_relaxed)) || is_paused() || function.isAsync()) {
         return nullptr;
       }
       const int index = device_index_of(function.inputs());
-      if (index < 0 || has_no_work(function)) {
+      if (index < 0 || launches_nothing(function)) {
         return nullptr;
       }
-      const Visit visit;
-      EventObserver* const observer = visit.observer();
-      if (observer == nullptr || observer->intervals_.failed()) {
+      const RecorderUse use;
+      Recorder* const recorder = use.recorder();
+      if (recorder == nullptr || recorder->intervals_.failed()) {
         return nullptr;
       }
       Kernel row{};
       uint64_t generation = 0;
       {
-        const Writing writing;
-        ThreadLog* const log = writing.log();
+        const LogWriter writer;
+        ThreadLog* const log = writer.log();
         if (log == nullptr) {
           return nullptr;
         }
         row.op = log->row_of_innermost_op(&function);
         row.module_call = log->innermost_call();
         row.runtime_call = log->thread();
-        generation = writing.generation();
+        generation = writer.generation();
       }
       if (row.op != kNoRow) {
-        observer->begin(&function, static_cast<c10::DeviceIndex>(index), row, generation);
+        recorder->begin(&function, static_cast<c10::DeviceIndex>(index), row, generation);
       }
     } catch (...) {  // out of memory
     }
@@ -147,109 +153,108 @@ struct EventObserver::Callbacks {
       return;
     }
     const Open open = std::exchange(open_here, {});
-    const Visit visit;
-    EventObserver* const observer = visit.observer();
-    const uint64_t generation = Writing().generation();  // 0 as well in a fork, where the observer is not to be touched
-    if (observer != nullptr && observer->id_ == open.observer && open.interval != nullptr && generation != 0) {
-      observer->intervals_.end(*open.interval, generation);
+    const RecorderUse use;
+    Recorder* const recorder = use.recorder();
+    const uint64_t generation = LogWriter().generation();  // 0 also in a fork, where the recorder must not be used
+    if (recorder != nullptr && recorder->id_ == open.recorder && open.interval != nullptr && generation != 0) {
+      recorder->intervals_.end(*open.interval, generation);
+    }
+  }
+
+  // Ends the interval that is open on this thread, and begins one of the innermost module call that is open now.
+  static void call_changed(const c10::TensorImpl* const* tensors, size_t count) noexcept {
+    try {
+      int device_index = -1;
+      for (size_t i = 0; i < count && device_index < 0; ++i) {
+        device_index = device_index_of(tensors[i]);
+      }
+      const RecorderUse use;
+      Recorder* const recorder = use.recorder();
+      if (recorder == nullptr || recorder->intervals_.failed()) {
+        return;
+      }
+      Kernel row{};
+      uint64_t generation = 0;
+      {
+        const LogWriter writer;
+        if (ThreadLog* const log = writer.log()) {
+          row.op = kNoRow;
+          row.module_call = log->innermost_call();
+          row.runtime_call = log->thread();
+          generation = writer.generation();
+        }
+      }
+      if (is_open_here(recorder->id_) && generation != 0) {
+        const Open open = std::exchange(open_here, {});
+        if (open.interval != nullptr) {
+          device_index = device_index >= 0 ? device_index : Intervals::device_of(*open.interval);
+          recorder->intervals_.end(*open.interval, generation);
+        }
+      }
+      if (generation != 0 && row.module_call != kNoRow && device_index >= 0) {
+        recorder->begin(&open_here, static_cast<c10::DeviceIndex>(device_index), row, generation);
+      }
+    } catch (...) {  // out of memory
     }
   }
 };
 
-void EventObserver::call_changed(const c10::TensorImpl* const* tensors, size_t count) noexcept {
-  try {
-    if (!watches_calls.load(std::memory_order_relaxed)) {
-      return;
-    }
-    int device_index = -1;
-    for (size_t i = 0; i < count && device_index < 0; ++i) {
-      device_index = device_index_of(tensors[i]);
-    }
-    const Visit visit;
-    EventObserver* const observer = visit.observer();
-    if (observer == nullptr || observer->intervals_.failed()) {
-      return;
-    }
-    Kernel row{};
-    uint64_t generation = 0;
-    {
-      const Writing writing;
-      if (ThreadLog* const log = writing.log()) {
-        row.op = kNoRow;
-        row.module_call = log->innermost_call();
-        row.runtime_call = log->thread();
-        generation = writing.generation();
-      }
-    }
-    if (is_open_here(observer->id_) && generation != 0) {
-      const Open open = std::exchange(open_here, {});
-      if (open.interval != nullptr) {
-        device_index = device_index >= 0 ? device_index : DeviceIntervals::device_of(*open.interval);
-        observer->intervals_.end(*open.interval, generation);
-      }
-    }
-    if (generation != 0 && row.module_call != kNoRow && device_index >= 0) {
-      observer->begin(&open_here, static_cast<c10::DeviceIndex>(device_index), row, generation);
-    }
-  } catch (...) {  // out of memory
-  }
-}
-
-void EventObserver::begin(const void* key, c10::DeviceIndex index, const Kernel& row, uint64_t generation) {
+void Recorder::begin(const void* key, c10::DeviceIndex index, const Kernel& row, uint64_t generation) {
   if (intervals_.has_device(index)) {
-    open_here = {key, id_, nullptr};  // before it begins: what runs meanwhile has none of its own
+    open_here = {key, id_, nullptr};  // set before it begins, so that ops which run meanwhile have no interval
     open_here.interval = intervals_.begin(index, row, generation);
   }
 }
 
-EventObserver::EventObserver(c10::DeviceType type) : intervals_(type), id_(next_id()) {
-  if (inside_of.exchange(process_) != process_) {
-    inside = 0;
+Recorder::Recorder(c10::DeviceType type) : intervals_(type), id_(next_id()) {
+  if (users_of.exchange(process_) != process_) {
+    users = 0;
   }
 }
 
-EventObserver::~EventObserver() {
+Recorder::~Recorder() {
   if (getpid() == process_) {
     stop(false);
-  } else {  // a fork
+  } else {
     uninstall();
   }
 }
 
-void EventObserver::record_into(DeviceLog& log, Around around) {
+// The callback is added after that of the OpObserver, so that the row of an op is open when its interval begins.
+void Recorder::record_into(DeviceLog& log, bool ops) {
   intervals_.record_into(log);
-  watched_type = static_cast<int>(intervals_.type());
+  current_type = static_cast<int>(intervals_.type());
   current_id = id_;
   current = this;
-  if (around == Around::kOps) {
+  if (ops) {
     handle_ = at::addGlobalCallback(
         at::RecordFunctionCallback(&Callbacks::begin, &Callbacks::end).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
   } else {
-    watches_calls = true;
+    ModuleObserver::set_listener(&Callbacks::call_changed);
   }
 }
 
-void EventObserver::uninstall() noexcept {
+void Recorder::uninstall() noexcept {
   if (handle_.has_value()) {
     at::removeCallback(*std::exchange(handle_, std::nullopt));
   }
-  if (EventObserver* expected = this; current.compare_exchange_strong(expected, nullptr)) {
+  if (Recorder* expected = this; current.compare_exchange_strong(expected, nullptr)) {
     current_id = 0;
-    watched_type = -1;
-    watches_calls = false;
+    current_type = -1;
+    ModuleObserver::set_listener(nullptr);
   }
 }
 
-void EventObserver::stop(bool may_wait) noexcept {
+void Recorder::stop(bool may_wait) noexcept {
   if (std::exchange(stopped_, true)) {
     return;
   }
   uninstall();
-  while (inside.load() != 0) {
+  while (users.load() != 0) {
     sched_yield();
   }
   intervals_.settle(may_wait);
   intervals_.release();
 }
 
-}  // namespace torchprof
+}  // namespace torchprof::events

@@ -9,6 +9,7 @@
 #include "collate/interner.h"
 #include "collate/intervals.h"
 #include "collate/kernels.h"
+#include "collate/lifetimes.h"
 #include "collate/nesting.h"
 #include "collate/signatures.h"
 #include "collate/unreported.h"

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "collate/lifetimes.h"
+#include "collate/step_memory.h"
 #include "trace/clock.h"
 #include "trace/device_log.h"
 #include "trace/tables.h"

@@ -4,53 +4,11 @@
 #include <unordered_map>
 #include <utility>
 
+#include "collate/allocation_index.h"
 #include "collate/attribution.h"
 
 namespace torchprof {
 namespace {
-
-// Which allocation held an address at a time.
-class AllocationIndex {
- public:
-  explicit AllocationIndex(const std::vector<Allocation>& allocations) : allocations_(allocations) {
-    for (size_t row = 0; row < allocations.size(); ++row) {
-      rows_.push_back(static_cast<int32_t>(row));
-    }
-    std::stable_sort(rows_.begin(), rows_.end(), [&](int32_t a, int32_t b) {
-      return allocations[a].address < allocations[b].address;  // stable: by start within an address
-    });
-    for (size_t i = 0; i < rows_.size();) {
-      const uint64_t address = allocations[rows_[i]].address;
-      const size_t first = i;
-      while (i < rows_.size() && allocations[rows_[i]].address == address) {
-        ++i;
-      }
-      ranges_.emplace(address, std::pair{static_cast<uint32_t>(first), static_cast<uint32_t>(i)});
-    }
-  }
-
-  int32_t find(uint64_t address, int64_t time) const {
-    const auto found = ranges_.find(address);
-    if (found == ranges_.end()) {
-      return kNoRow;
-    }
-    const auto first = rows_.begin() + found->second.first;
-    const auto last = rows_.begin() + found->second.second;
-    const auto after =
-        std::upper_bound(first, last, time, [&](int64_t at, int32_t row) { return at < allocations_[row].start; });
-    return after != first && is_allocated(*std::prev(after), time) ? *std::prev(after) : kNoRow;
-  }
-
-  bool is_allocated(int32_t row, int64_t time) const {
-    const Allocation& allocation = allocations_[row];
-    return allocation.start <= time && (allocation.end == kNever || time <= allocation.end);
-  }
-
- private:
-  const std::vector<Allocation>& allocations_;
-  std::vector<int32_t> rows_;  // by address, then start
-  std::unordered_map<uint64_t, std::pair<uint32_t, uint32_t>> ranges_;
-};
 
 class Lifetimes {
  public:
@@ -288,34 +246,5 @@ class Lifetimes {
 }  // namespace
 
 void find_allocations(Tables& tables, const MemoryReports& reports) { Lifetimes(tables, reports).run(); }
-
-void Outstanding::follow(const MemoryEvent& event) {
-  const auto [block, added] = blocks_.try_emplace(event.address, 0);
-  bytes_ -= block->second;  // not 0 if its free was not reported
-  if (event.bytes > 0) {
-    bytes_ += block->second = event.bytes;
-  } else {
-    blocks_.erase(block);
-  }
-}
-
-void account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, Outstanding& outstanding) {
-  auto event = events.begin();
-  for (Step& step : steps) {
-    for (; event != events.end() && event->time < step.start; ++event) {
-      outstanding.follow(*event);
-    }
-    step.peak = outstanding.bytes();
-    for (; event != events.end() && event->time < step.end; ++event) {
-      outstanding.follow(*event);
-      step.allocated += std::max<int64_t>(event->bytes, 0);
-      step.peak = std::max(step.peak, outstanding.bytes());
-    }
-    step.held = outstanding.bytes();
-  }
-  for (; event != events.end(); ++event) {
-    outstanding.follow(*event);
-  }
-}
 
 }  // namespace torchprof

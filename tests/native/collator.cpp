@@ -1,5 +1,5 @@
 // Drives collate() without a recording: a Python extension that is built for tests only, from the pure sources in csrc/trace/ and
-// csrc/collate/. Tables are returned as bytes, because pybind11 knows the dtypes of their rows only once per process.
+// csrc/collate/. Tables are returned as bytes: pybind11 can register the dtype of a struct once per process, and torchprof._C does.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,9 +1,9 @@
-// A device that does not exist, for tests that must not depend on one: two devices of PyTorch's PrivateUse1 kind, whose memory is
-// the host's, whose kernels are the CPU's, and whose clock stands still until a test moves it.
+// An imaginary device, so that tests need no real one: two devices of PyTorch's PrivateUse1 type. Their memory is the host's, their
+// kernels are the CPU's, and their clock stands still until a test moves it.
 //
 //   work of 5 us on a stream ──►  the stream is busy until its clock says so; an event recorded there has that time
 //   an op ──►  the CPU's kernel, on copies; and work of `op_duration` on the current stream
-//   a tensor ──►  a block of whole 512 bytes, kept when it is given back, reported as PyTorch's CUDA allocator reports
+//   a tensor ──►  a block of whole 512 bytes, cached when it is freed, reported as PyTorch's CUDA allocator reports
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
@@ -45,7 +45,7 @@ thread_local std::array<c10::StreamId, kDevices> current_stream{};
 // Failures
 
 std::mutex failures_mutex;
-std::map<std::string, int> failures;  // how often the named thing still succeeds; from then on it fails
+std::map<std::string, int> failures;  // how many more times this succeeds before it fails
 
 void may_fail(const char* what) {
   const std::lock_guard lock(failures_mutex);
@@ -307,7 +307,7 @@ class Memory final : public c10::DeviceAllocator {
 
     size_t total_allocated() const { return static_cast<size_t>(allocated.current); }
     size_t total_reserved() const { return static_cast<size_t>(reserved.current); }
-    // A block that fits and is less than twice as large, whole: blocks may be larger than what they were asked for.
+    // A block that fits and is less than twice as large, whole: a block may be larger than its allocation.
     std::pair<void*, size_t> take(size_t size) {
       const auto found = kept.lower_bound(size);
       if (found == kept.end() || found->first >= 2 * size) {
@@ -327,7 +327,7 @@ class Memory final : public c10::DeviceAllocator {
   };
 
   static void release(void* address);
-  void give_back(void* address) {
+  void free_block(void* address) {
     const std::lock_guard lock(mutex_);
     const auto block = blocks_.find(address);
     const auto [index, size] = block->second;
@@ -351,7 +351,7 @@ Memory& memory() {
 
 void Memory::release(void* address) {
   if (address != nullptr) {
-    memory().give_back(address);
+    memory().free_block(address);
   }
 }
 

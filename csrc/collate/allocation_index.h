@@ -1,3 +1,4 @@
+// Finds the allocation that had an address at a time: addresses are reused.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +11,6 @@
 
 namespace torchprof {
 
-// Which allocation held an address at a time.
 class AllocationIndex {
  public:
   explicit AllocationIndex(const std::vector<Allocation>& allocations) : allocations_(allocations) {
@@ -30,6 +30,7 @@ class AllocationIndex {
     }
   }
 
+  // The row of the allocation at this address and time, or kNoRow.
   int32_t find(uint64_t address, int64_t time) const {
     const auto found = ranges_.find(address);
     if (found == ranges_.end()) {

@@ -32,7 +32,7 @@ class ModuleObserver {
   void observe_new_classes();
   // Whether the program assigned to nn.Module.__call__, as torch.fx does, which resets the slots of all classes.
   bool was_reset() const;
-  // Classes that were created since the last call, whose slot has another function, or whose slot was reset.
+  // Classes that are not observed: created since the last call, with another function in their slot, or with a slot that was reset.
   std::vector<std::string> unobserved_classes() const;
 
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);

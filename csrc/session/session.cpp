@@ -26,13 +26,13 @@ Running& running() {
   return *instance;
 }
 
-// What a device waits for may need the GIL.
+// Releases the GIL, which a thread that the device waits for may need.
 struct WithoutGil {
   PyThreadState* const state = PyEval_SaveThread();
   ~WithoutGil() { PyEval_RestoreThread(state); }
 };
 
-// While a device recorder is made, the GIL is released, and another thread may start a recording.
+// Exists while start() runs. It releases the GIL, so another thread may call start() meanwhile, and is refused.
 struct Starting {
   explicit Starting(Running& running) : running_(running) { running_.starting = getpid(); }
   ~Starting() { running_.starting = 0; }
@@ -160,7 +160,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
   memory_.reset();
   logs_.close();
   if (!moments_.steps.empty() && moments_.steps.back().end == kNever) {
-    moments_.steps.pop_back();  // it did not end
+    moments_.steps.pop_back();  // a step that did not end is not reported
   }
   if (totals_) {
     Tables rest = collated(held_, end);

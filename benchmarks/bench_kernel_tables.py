@@ -13,6 +13,7 @@ from conftest import Peer, SideBySide
 import torchprof
 from torchprof.trace.schema import LAYOUTS, Phase, RuntimeCallKind
 from torchprof.trace.trace import Trace
+from torchprof.trace.types import DeviceTypes
 
 LAYERS, STEPS = 100, 10
 
@@ -61,7 +62,8 @@ def synthetic(kernels: int) -> Trace:
     steps["kernels"] = kernels // STEPS
     tables["threads"] = np.zeros(1, dtype=LAYOUTS["threads"])
     names = [f"void at::native::kernel_{number}<float, {number}>(int, float*)" for number in range(200)]
-    return Trace(**tables, strings=[f"aten::op_{number}" for number in range(50)] + names, facts={"gpu": "cupti"})
+    strings = [f"aten::op_{number}" for number in range(50)] + names
+    return Trace(**tables, strings=strings, facts={"gpu": "cupti"}, device_types=DeviceTypes({0: "cpu", 1: "cuda"}))
 
 
 def test_tables_of_kernels(side_by_side: SideBySide, tmp_path: Path) -> None:

@@ -19,10 +19,14 @@ from torchprof.trace.schema import (
     RuntimeCallKind,
 )
 from torchprof.trace.trace import Trace
+from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
 
 Shape = tuple[int, ...]
 FORWARD = int(Phase.FORWARD) << 4
 """Flags of an op that ran in forward."""
+
+DTYPES = Dtypes({1: Dtype("int8", 1), 4: Dtype("int64", 8), 5: Dtype("float16", 2), 6: Dtype("float32", 4)})
+DEVICE_TYPES = DeviceTypes({0: "cpu", 1: "cuda", 14: "meta", 20: "privateuseone"})
 
 DEFAULTS: dict[str, dict[str, int]] = {
     "ops": {"parent": -1, "module_call": -1, "sequence_nr": -1},
@@ -47,7 +51,7 @@ def trace(
 ) -> Trace:
     """A trace with these rows. Columns that are not given are 0, or -1 where that means none.
 
-    Ops may have a ``name`` (row of strings) instead of a signature, which is then made from it.
+    Ops may have a ``name`` (row of strings) instead of a signature, which is then made from it. Signatures may have ``flops``.
     """
     named = [row for row in tables.get("ops", []) if "name" in row]
     if named:
@@ -57,9 +61,12 @@ def trace(
             {"signature": names.index(row["name"]), **{k: v for k, v in row.items() if k != "name"}} for row in tables["ops"]
         ]
     arrays = {name: np.zeros(len(tables.get(name, [])), dtype=layout) for name, layout in LAYOUTS.items()}
+    arrays["signature_flops"] = np.array([row.get("flops", -1) for row in tables.get("signatures", [])], dtype=np.int64)
     for name, rows in tables.items():
         for index, row in enumerate(rows):
             for column, value in {**DEFAULTS.get(name, {}), **row}.items():
+                if (name, column) == ("signatures", "flops"):
+                    continue  # an array of its own
                 arrays[name][index][column] = value
     dims = [size for shape in shapes or [] for size in shape]
     arrays["dims"] = np.array(dims, dtype=np.int64)
@@ -69,7 +76,9 @@ def trace(
         arrays["shapes"][index] = (first, len(shape))
         first += len(shape)
     arrays["operands"] = np.array(operands or [], dtype=np.int32)
-    return Trace(**arrays, strings=strings or [], facts=facts or {}, model=model)
+    return Trace(
+        **arrays, strings=strings or [], facts=facts or {}, model=model, dtypes=DTYPES, device_types=DEVICE_TYPES
+    )
 
 
 def parameter(name: str, *shape: int, dtype: str = "float32", itemsize: int = 4, **rest: Any) -> TensorInfo:
@@ -145,7 +154,7 @@ def loop_trace() -> Trace:
         operands=[0, 1, 2],
         signatures=[
             {"name": 1, "inputs": 0, "n_inputs": 2, "outputs": 2, "n_outputs": 1},
-            {"name": 2, "inputs": 0, "n_inputs": 2, "outputs": 2, "n_outputs": 1},
+            {"name": 2, "inputs": 0, "n_inputs": 2, "outputs": 2, "n_outputs": 1, "flops": 2 * 2 * 3 * 4},
         ],
         modules=[{"address": 100}],
         module_calls=[{"start": start, "end": start + 40} for start in (0, 100, 200)],
@@ -198,8 +207,9 @@ def gpu_trace(**facts: Any) -> Trace:
     strings = [{"add_kernel": ADD_KERNEL, "copy_to_device": "Memcpy HtoD (Pageable -> Device)"}.get(s, s) for s in GPU_STRINGS]
     names = sorted({row["name"] for row in rows["ops"]})
     signatures = [{"name": name} for name in names]
-    signatures[names.index(_NAMES["aten::addmm"])] |= {"inputs": 0, "n_inputs": 3, "outputs": 3, "n_outputs": 1}
-    signatures[names.index(_NAMES["aten::mm"])] |= {"inputs": 1, "n_inputs": 2, "outputs": 3, "n_outputs": 1}
+    product = {"n_outputs": 1, "outputs": 3, "flops": 2 * 512 * 1024 * 1024}
+    signatures[names.index(_NAMES["aten::addmm"])] |= {"inputs": 0, "n_inputs": 3, **product}
+    signatures[names.index(_NAMES["aten::mm"])] |= {"inputs": 1, "n_inputs": 2, **product}
     rows["ops"] = [
         {"signature": names.index(row["name"]), **{k: v for k, v in row.items() if k != "name"}} for row in rows["ops"]
     ]

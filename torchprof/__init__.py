@@ -14,83 +14,118 @@ print(torchprof.gpu(prof.trace))
 prof.trace.save("steps.torchprof")
 """
 
-import warnings
+from __future__ import annotations
 
-from torchprof._native import build_mismatch
-from torchprof._version import __version__
-from torchprof.allocator.replay import Replay, replay
-from torchprof.allocator.settings import AllocatorSettings
-from torchprof.allocator.snapshot import SnapshotReplay, replay_snapshot
-from torchprof.analysis.memory.categories import CATEGORIES
-from torchprof.errors import (
-    ArgumentError,
-    EstimateError,
-    ExtensionError,
-    ModuleTypeError,
-    RecordingError,
-    TorchprofError,
-    TraceFileError,
-)
-from torchprof.estimation.estimate import Estimate, estimate
-from torchprof.estimation.gpus import GPUS
-from torchprof.estimation.planning import compare, max_batch_size
-from torchprof.record.ceilings import Ceilings, ceilings
-from torchprof.record.profile import profile
-from torchprof.record.schedule import Schedule, schedule
-from torchprof.rendering.chrome import export_chrome
-from torchprof.rendering.flame_graphs import export_folded, export_speedscope
-from torchprof.summarize import Summary, summary
-from torchprof.tables.gpu import Gpu, gpu
-from torchprof.tables.memory import Memory, memory
-from torchprof.tables.table import Table, by_kernel, by_module, by_op, by_step
-from torchprof.trace.file import load
-from torchprof.trace.schema import Phase
-from torchprof.trace.trace import Trace
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = [
-    "CATEGORIES",
-    "GPUS",
-    "AllocatorSettings",
-    "ArgumentError",
-    "Ceilings",
-    "Estimate",
-    "EstimateError",
-    "ExtensionError",
-    "Gpu",
-    "Memory",
-    "ModuleTypeError",
-    "Phase",
-    "RecordingError",
-    "Replay",
-    "Schedule",
-    "SnapshotReplay",
-    "Summary",
-    "Table",
-    "TorchprofError",
-    "Trace",
-    "TraceFileError",
-    "__version__",
-    "by_kernel",
-    "by_module",
-    "by_op",
-    "by_step",
-    "ceilings",
-    "compare",
-    "estimate",
-    "export_chrome",
-    "export_folded",
-    "export_speedscope",
-    "gpu",
-    "load",
-    "max_batch_size",
-    "memory",
-    "profile",
-    "replay",
-    "replay_snapshot",
-    "schedule",
-    "summary",
-]
+from torchprof._version import __version__ as __version__
 
-if _mismatch := build_mismatch():
-    warnings.warn(f"{_mismatch} (saved traces can be analysed all the same)", RuntimeWarning, stacklevel=2)
-del _mismatch
+if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from torchprof.allocator.replay import Replay as Replay
+    from torchprof.allocator.replay import replay as replay
+    from torchprof.allocator.settings import AllocatorSettings as AllocatorSettings
+    from torchprof.allocator.snapshot import SnapshotReplay as SnapshotReplay
+    from torchprof.allocator.snapshot import replay_snapshot as replay_snapshot
+    from torchprof.analysis.memory.categories import CATEGORIES as CATEGORIES
+    from torchprof.errors import ArgumentError as ArgumentError
+    from torchprof.errors import EstimateError as EstimateError
+    from torchprof.errors import ExtensionError as ExtensionError
+    from torchprof.errors import ModuleTypeError as ModuleTypeError
+    from torchprof.errors import RecordingError as RecordingError
+    from torchprof.errors import TorchprofError as TorchprofError
+    from torchprof.errors import TraceFileError as TraceFileError
+    from torchprof.errors import UnsupportedTorchError as UnsupportedTorchError
+    from torchprof.estimation.estimate import Estimate as Estimate
+    from torchprof.estimation.estimate import estimate as estimate
+    from torchprof.estimation.gpus import GPUS as GPUS
+    from torchprof.estimation.planning import compare as compare
+    from torchprof.estimation.planning import max_batch_size as max_batch_size
+    from torchprof.record.ceilings import ceilings as ceilings
+    from torchprof.record.profile import profile as profile
+    from torchprof.record.schedule import Schedule as Schedule
+    from torchprof.record.schedule import schedule as schedule
+    from torchprof.rendering.chrome import export_chrome as export_chrome
+    from torchprof.rendering.flame_graphs import export_folded as export_folded
+    from torchprof.rendering.flame_graphs import export_speedscope as export_speedscope
+    from torchprof.summarize import Summary as Summary
+    from torchprof.summarize import summary as summary
+    from torchprof.tables.gpu import Gpu as Gpu
+    from torchprof.tables.gpu import gpu as gpu
+    from torchprof.tables.memory import Memory as Memory
+    from torchprof.tables.memory import memory as memory
+    from torchprof.tables.table import Table as Table
+    from torchprof.tables.table import by_kernel as by_kernel
+    from torchprof.tables.table import by_module as by_module
+    from torchprof.tables.table import by_op as by_op
+    from torchprof.tables.table import by_step as by_step
+    from torchprof.trace.ceilings import Ceilings as Ceilings
+    from torchprof.trace.schema import Phase as Phase
+    from torchprof.trace.trace import Trace as Trace
+    from torchprof.trace.trace import load as load
+
+_MODULES: Final = {
+    "CATEGORIES": "torchprof.analysis.memory.categories",
+    "GPUS": "torchprof.estimation.gpus",
+    "AllocatorSettings": "torchprof.allocator.settings",
+    "ArgumentError": "torchprof.errors",
+    "Ceilings": "torchprof.trace.ceilings",
+    "Estimate": "torchprof.estimation.estimate",
+    "EstimateError": "torchprof.errors",
+    "ExtensionError": "torchprof.errors",
+    "Gpu": "torchprof.tables.gpu",
+    "Memory": "torchprof.tables.memory",
+    "ModuleTypeError": "torchprof.errors",
+    "Phase": "torchprof.trace.schema",
+    "RecordingError": "torchprof.errors",
+    "Replay": "torchprof.allocator.replay",
+    "Schedule": "torchprof.record.schedule",
+    "SnapshotReplay": "torchprof.allocator.snapshot",
+    "Summary": "torchprof.summarize",
+    "Table": "torchprof.tables.table",
+    "TorchprofError": "torchprof.errors",
+    "Trace": "torchprof.trace.trace",
+    "TraceFileError": "torchprof.errors",
+    "UnsupportedTorchError": "torchprof.errors",
+    "by_kernel": "torchprof.tables.table",
+    "by_module": "torchprof.tables.table",
+    "by_op": "torchprof.tables.table",
+    "by_step": "torchprof.tables.table",
+    "ceilings": "torchprof.record.ceilings",
+    "compare": "torchprof.estimation.planning",
+    "estimate": "torchprof.estimation.estimate",
+    "export_chrome": "torchprof.rendering.chrome",
+    "export_folded": "torchprof.rendering.flame_graphs",
+    "export_speedscope": "torchprof.rendering.flame_graphs",
+    "gpu": "torchprof.tables.gpu",
+    "load": "torchprof.trace.trace",
+    "max_batch_size": "torchprof.estimation.planning",
+    "memory": "torchprof.tables.memory",
+    "profile": "torchprof.record.profile",
+    "replay": "torchprof.allocator.replay",
+    "replay_snapshot": "torchprof.allocator.snapshot",
+    "schedule": "torchprof.record.schedule",
+    "summary": "torchprof.summarize",
+}
+"""The public names and the module of each, imported on first use: reading a trace imports no PyTorch."""
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        found = getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from torchprof._native import torch_is_missing
+
+        raise torch_is_missing(f"torchprof.{name}") from error
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

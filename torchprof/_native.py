@@ -1,10 +1,10 @@
-"""The gate to the compiled extension: loaded on first use, and only where it matches the PyTorch that runs.
+"""The gate to the compiled extension, which is loaded on first use, and only into the PyTorch that it was built for.
 
     from torchprof import _native
 
     _native.storage(tensor)  # a function of torchprof._C
 
-Saved traces are analyzed without it.
+Saved traces are read without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def require_extension() -> None:
     """Load the extension.
 
     Raises:
-        ExtensionError: it was not built, or was built for another PyTorch.
+        ExtensionError: PyTorch is not installed, or the extension was not built, or was built for another PyTorch.
     """
     mismatch = build_mismatch()
     if mismatch:
@@ -49,15 +49,28 @@ def require_extension() -> None:
 def build_mismatch() -> str:
     """What is wrong with the extension under this PyTorch; empty when nothing is.
 
-    Told by a file written at build time: loading an extension into another libtorch than its own can crash.
+    The version that it was built for is in a file that the build writes: loading an extension into another libtorch can crash.
+
+    Raises:
+        ExtensionError: PyTorch is not installed.
     """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise torch_is_missing("torchprof's compiled recorder") from error
     try:
         from torchprof._built_for import TORCH_VERSION as built_for
     except ImportError:
         return f"torchprof's compiled recorder is not built: {REBUILD}"
-    import torch
-
     running = str(torch.__version__)
     if built_for.partition("+")[0] == running.partition("+")[0]:
         return ""
     return f"torchprof was built for torch {built_for}, but torch {running} is running: {REBUILD}"
+
+
+def torch_is_missing(what: str) -> ExtensionError:
+    """The error for something that needs PyTorch where it is not installed."""
+    return ExtensionError(
+        f"{what} needs PyTorch, which is not installed here: run `pip install torch`. Without it, saved traces can be read: "
+        "load, by_module, by_op, by_step, by_kernel, memory, gpu, export_chrome, export_folded and export_speedscope work"
+    )

@@ -25,5 +25,9 @@ class TraceFileError(TorchprofError, ValueError):
     """A file is not a trace, is damaged, or was written by a newer torchprof."""
 
 
+class UnsupportedTorchError(TorchprofError, RuntimeError):
+    """This PyTorch lacks a private name that a feature needs: the message says which name and which feature."""
+
+
 class ExtensionError(TorchprofError, ImportError):
     """The compiled recorder is missing or belongs to another PyTorch."""

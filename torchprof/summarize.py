@@ -26,7 +26,6 @@ from torchprof.rendering import torchsummary
 from torchprof.rendering.printed import Printed, data_frame
 from torchprof.rendering.text import Line
 from torchprof.tables.summary import COLUMNS, default_columns, lines_of
-from torchprof.trace.schema import LAYOUTS
 from torchprof.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def summary(
     _check(style, columns, depth, warmup, verbose)
     inputs = make_inputs_preserving_random_state(model, input_size, batch_size, input_data, dtypes, device)
     if inputs is None:
-        trace = Trace(**_no_rows(), strings=[], model=describe(model))
+        trace = Trace.empty(describe(model))
     else:
         trace = _run(model, inputs, backward=backward, warmup=warmup, made_from=_made_from(input_size, batch_size))
         trace.facts["batch_size"] = batch_size
@@ -204,12 +203,6 @@ def _made_from(input_size: Any, batch_size: Any) -> str:
     if input_size is None:
         return ""
     return f"input_size={input_size!r}" + (f", batch_size={batch_size!r}" if batch_size is not None else "")
-
-
-def _no_rows() -> dict[str, Any]:
-    import numpy as np
-
-    return {name: np.zeros(0, dtype=layout) for name, layout in LAYOUTS.items()}
 
 
 def _run(model: nn.Module, inputs: Inputs, *, backward: bool, warmup: int, made_from: str) -> Trace:

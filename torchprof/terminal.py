@@ -1,4 +1,4 @@
-"""Whether somebody watches what is printed."""
+"""Whether a stream is a terminal."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ __all__ = ["is_terminal"]
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether somebody watches; streams may be replaced by anything, or be None."""
+    """Whether a stream is a terminal. Standard streams may be replaced by any object, or be None."""
     return bool(getattr(stream, "isatty", lambda: False)())

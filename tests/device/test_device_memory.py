@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import torchprof
 from torchprof.tables.memory import Memory
 
-FAKE = "privateuseone:0"
-"""The fake device in a trace."""
+FAKE = "fake:0"
+"""The fake device, by the name it is registered under."""
 
 
 def network(width: int = 64) -> nn.Module:
@@ -59,7 +59,7 @@ def test_the_peak_of_a_training_loop_is_the_allocators_own(fake: Any) -> None:
             prof.step()
     account = torchprof.memory(prof.trace, FAKE)
     agrees(account, fake)
-    assert torchprof.memory(prof.trace, "privateuseone").peak == account.peak, "there is only one of the kind"
+    assert torchprof.memory(prof.trace, "fake").peak == account.peak, "there is only one of the kind"
     assert account.by_category["parameters"] == sum(p.untyped_storage().nbytes() for p in model.parameters())
     assert account.by_category["activations"] > 0
     unknown = fake.allocated() - bytes_on_fake(*model.parameters(), x, *momenta(optimizer))
@@ -158,12 +158,12 @@ def test_each_device_has_an_account_of_its_own(fake: Any) -> None:
         second = torch.empty(9000, device="fake:1")
         del first, second
         torch.empty(2000, device="fake:0")
-    accounts = [torchprof.memory(prof.trace, f"privateuseone:{index}") for index in range(2)]
+    accounts = [torchprof.memory(prof.trace, f"fake:{index}") for index in range(2)]
     for index, account in enumerate(accounts):
         agrees(account, fake, index)
-    assert torchprof.memory(prof.trace).device == "privateuseone:1", "the one with the most"
-    with pytest.raises(torchprof.ArgumentError, match="'privateuseone:0', 'privateuseone:1': name one"):
-        torchprof.memory(prof.trace, "privateuseone")
+    assert torchprof.memory(prof.trace).device == "fake:1", "the one with the most"
+    with pytest.raises(torchprof.ArgumentError, match="'fake:0', 'fake:1': name one"):
+        torchprof.memory(prof.trace, "fake")
 
 
 def test_the_memory_of_steps_is_what_they_were_handed_on_all_devices(fake: Any) -> None:

@@ -1,7 +1,8 @@
 """Every example runs: those of the README and of each page of docs/, and those in docstrings of public names.
 
-The blocks of a page run in order and share their names. A ``text`` block is what the ``python`` block before it prints, but for
-times, shares and rates; ``...`` in it stands for anything. HTML comments hold what a reader need not see::
+The blocks of a page run in order and share their names; of ``sh`` blocks, the lines that call ``torchprof``. A ``text`` block
+is what the block before it prints, but for times, shares and rates; ``...`` in it stands for anything. HTML comments hold what
+a reader need not see::
 
     <!-- invisible-code-block: python      <!-- skip: next if(not torch.cuda.is_available(), reason="needs a GPU") -->
     x = torch.randn(4, 3)
@@ -17,6 +18,7 @@ import contextlib
 import doctest
 import io
 import re
+import shlex
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 import torchprof
+from torchprof.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 BYTES = re.compile(r"\d[\d,.]* (?:B|[KMGT]iB)\b")
@@ -79,15 +82,31 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page: Path) -> None:
             run(example)
         printed = output.getvalue()
 
+    def runs_in_a_shell(example: Example) -> None:
+        nonlocal printed
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            for line in example.parsed.splitlines():
+                shell(shlex.split(line, comments=True))
+        printed = output.getvalue()
+
     def prints(example: Example) -> None:
         said, found = example.parsed, printed
         if example.namespace.get("BYTES_VARY"):
             said, found = BYTES.sub("*", said), BYTES.sub("*", found)
         assert shows(said, found), f"{name_of(page)}:{example.line} says other than what is printed:\n{printed}"
 
-    for example in parse(page, CodeBlockParser("python", runs), CodeBlockParser("text", prints), SkipParser()):
+    blocks = {"python": runs, "sh": runs_in_a_shell, "text": prints}
+    for example in parse(page, *(CodeBlockParser(language, evaluate) for language, evaluate in blocks.items()), SkipParser()):
         with contextlib.suppress(unittest.SkipTest):
             example.evaluate()
+
+
+def shell(command: list[str]) -> None:
+    """Run a line of a shell, if it is one of torchprof's own. What sets up a machine is only looked at."""
+    if command[:1] == ["torchprof"]:
+        assert main(command[1:]) == 0
+    elif command[:2] == ["python3", "dev.py"]:
+        assert f'command == "{command[2]}"' in (ROOT / "dev.py").read_text(encoding="utf-8")
 
 
 def shows(said: str, printed: str) -> bool:

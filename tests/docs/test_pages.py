@@ -33,6 +33,10 @@ def test_the_readme_is_what_a_newcomer_needs() -> None:
     assert len(text_of("README.md").splitlines()) <= 150
 
 
+def test_the_tutorial_shows_the_network_that_is_tested() -> None:
+    assert '\n--8<-- "examples/my_network.py"\n' in text_of("docs/tutorial/first-network.md")
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     named = set(re.findall(r"^::: torchprof\.(\w+)$", reference, re.MULTILINE))
@@ -56,6 +60,13 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     ]
     # Named where CONTRIBUTING says what will be in it.
     assert set(missing) <= {"torchprof/analysis/distributed/"}
+
+
+def test_contributing_lists_every_room() -> None:
+    text = text_of("CONTRIBUTING.md")
+    rooms = [path.parent.relative_to(ROOT) for path in (ROOT / "torchprof").glob("*/__init__.py")]
+    rooms += [path.relative_to(ROOT) for path in (ROOT / "csrc").iterdir() if path.is_dir()]
+    assert [room for room in rooms if f"`{room}/`" not in text] == []
 
 
 def test_every_table_of_a_trace_is_described_with_every_column() -> None:

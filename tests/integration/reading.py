@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchprof.trace.schema import DTYPE_NAMES
 from torchprof.trace.trace import Trace
 
 Operand = tuple[str, tuple[int, ...]]
@@ -20,7 +19,7 @@ def rows_named(trace: Trace, name: str) -> list[int]:
 
 def operands(trace: Trace, first: int, count: int) -> list[Operand]:
     rows = trace.tensors[trace.operands[first : first + count]]
-    return [(DTYPE_NAMES[row["dtype"]], trace.shape(int(row["shape"]))) for row in rows]
+    return [(trace.dtypes[int(row["dtype"])].name, trace.shape(int(row["shape"]))) for row in rows]
 
 
 def inputs(trace: Trace, row: Any) -> list[Operand]:

@@ -16,7 +16,7 @@ import torchprof
 from torchprof import _C
 from torchprof.analysis.model.module_tree import paths_of_modules
 from torchprof.analysis.time.totals import step_totals
-from torchprof.trace.schema import DTYPE_NAMES, Phase
+from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
 
@@ -66,7 +66,7 @@ def sums_of_ops(trace: Trace) -> dict[Key, list[int]]:
         operands = trace.tensors[trace.operands[first : first + int(signature["n_inputs"])]]
         key = (
             trace.strings[signature["name"]],
-            tuple((DTYPE_NAMES[each["dtype"]], trace.shape(int(each["shape"]))) for each in operands),
+            tuple((trace.dtypes[int(each["dtype"])].name, trace.shape(int(each["shape"]))) for each in operands),
             paths[row["module"]],
             Phase(int(row["phase"])),
             bool(row["nested"]),

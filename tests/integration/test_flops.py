@@ -183,8 +183,10 @@ def test_a_formula_that_fails_is_named_and_its_ops_count_nothing(squares: Any) -
         raise ZeroDivisionError("of the user's own")
 
     flop_registry[torch.ops.torchprof_tests.squares] = fails
-    with torchprof.profile() as prof:
+    with (
+        pytest.warns(RuntimeWarning, match=r"squares failed \(ZeroDivisionError: of the user's own\)"),
+        torchprof.profile() as prof,
+    ):
         squares(torch.rand(3, 5), 2)
-    with pytest.warns(RuntimeWarning, match=r"squares failed \(ZeroDivisionError: of the user's own\)"):
-        rows = torchprof.by_op(prof.trace).rows
-    assert sum(row["flops"] for row in rows) == 0
+    assert sum(row["flops"] for row in torchprof.by_op(prof.trace).rows) == 0
+    assert "squares failed (ZeroDivisionError" in prof.trace.facts["flops_note"]

@@ -8,7 +8,7 @@ from torch import nn
 
 import torchprof
 from torchprof import _C
-from torchprof.trace.schema import DEVICE_NAMES, DTYPE_NAMES, ITEMSIZES, LAYOUTS
+from torchprof.trace.schema import LAYOUTS
 
 
 def test_every_table_has_the_layout_of_its_struct() -> None:
@@ -42,8 +42,7 @@ def test_dtypes_are_numbered_as_pytorch_numbers_them(name: str) -> None:
     with torchprof.profile() as prof:
         torch.empty(5, dtype=dtype)
     number = int(prof.trace.tensors["dtype"][0])
-    assert DTYPE_NAMES[number] == name
-    assert ITEMSIZES[number] == dtype.itemsize
+    assert prof.trace.dtypes[number] == (name, dtype.itemsize)
     assert prof.trace.tensors["storage_bytes"][0] == 5 * dtype.itemsize
 
 
@@ -51,21 +50,20 @@ def test_dtypes_are_numbered_as_pytorch_numbers_them(name: str) -> None:
 def test_quantized_tensors_are_recorded_with_their_own_dtype() -> None:
     with torchprof.profile() as prof:
         torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
-    assert "qint8" in {DTYPE_NAMES[number] for number in prof.trace.tensors["dtype"]}
+    assert "qint8" in {prof.trace.dtypes[number].name for number in prof.trace.tensors["dtype"]}
 
 
 def test_devices_are_numbered_as_pytorch_numbers_them() -> None:
     with torchprof.profile() as prof:
         torch.empty(2)
         torch.empty(2, device="meta")
-    assert [DEVICE_NAMES[number] for number in prof.trace.tensors["device_type"]] == ["cpu", "meta"]
+    assert [prof.trace.device_types[number] for number in prof.trace.tensors["device_type"]] == ["cpu", "meta"]
 
 
-def test_the_numbers_reach_as_far_as_pytorchs() -> None:
-    assert len(DTYPE_NAMES) == len(ITEMSIZES)
-    assert {str(dtype).removeprefix("torch.") for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)} <= {
-        *DTYPE_NAMES
-    }
+def test_every_dtype_of_pytorch_has_its_name_and_size() -> None:
+    assert {
+        (str(dtype).removeprefix("torch."), dtype.itemsize) for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)
+    } <= {*_C.dtypes().values()}
 
 
 def test_a_module_of_the_trace_is_named_by_its_class() -> None:

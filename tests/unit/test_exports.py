@@ -49,11 +49,11 @@ def training_step(**more: Any) -> Trace:
             "operands": [0, 1, 2, 3],
             "signatures": [
                 {"name": 2, "inputs": 0, "n_inputs": 3, "outputs": 3, "n_outputs": 1},
-                {"name": 3, "inputs": 0, "n_inputs": 3, "outputs": 3, "n_outputs": 1},
+                {"name": 3, "inputs": 0, "n_inputs": 3, "outputs": 3, "n_outputs": 1, "flops": 48},
                 {"name": 4},
                 {"name": 5},
                 {"name": 6},
-                {"name": 7, "inputs": 1, "n_inputs": 2, "outputs": 3, "n_outputs": 1},
+                {"name": 7, "inputs": 1, "n_inputs": 2, "outputs": 3, "n_outputs": 1, "flops": 48},
             ],
             "modules": [{"address": 100, "type": 0}, {"address": 101, "type": 1}],
             "module_calls": [{"start": 1000, "end": 9000}, {"start": 2000, "end": 8000, "module": 1, "parent": 0}],

@@ -1,8 +1,4 @@
-"""What this machine can do at best, measured: the ceilings of a roofline.
-
-The roofline model (Williams, Waterman, Patterson: "Roofline: an insightful visual performance model for multicore
-architectures", 2009) bounds what an op can reach by ``min(flops, intensity * bytes)``, with its FLOPs per byte as intensity.
-"""
+"""Measures the best rates of a device, for rooflines and utilization."""
 
 from __future__ import annotations
 
@@ -11,59 +7,31 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from torchprof.errors import ArgumentError
+from torchprof.trace.ceilings import Ceilings
 
-__all__ = ["Ceilings", "ceilings"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """The best rates seen on one device.
-
-    Attributes:
-        device: its name.
-        dtype: of the matrices that were multiplied, as in ``float32``.
-        threads: of PyTorch, where the device is the CPU; 0 elsewhere.
-        flops: FLOPs per second of a large matrix product.
-        bytes: bytes per second, read and written, of a large copy.
-    """
-
-    device: str
-    dtype: str
-    threads: int
-    flops: float
-    bytes: float
-
-    def attainable(self, intensity: float) -> float:
-        """FLOPs per second that an op with so many FLOPs per byte can reach."""
-        return min(self.flops, intensity * self.bytes)
-
-    def reached(self, flop_rate: float | None, byte_rate: float | None, intensity: float | None) -> float | None:
-        """How near a rate comes to what is attainable; by bytes where there are no FLOPs. Above 1 where caches help."""
-        if flop_rate is not None and intensity is not None:
-            return flop_rate / self.attainable(intensity)
-        return byte_rate / self.bytes if byte_rate is not None else None
+__all__ = ["ceilings"]
 
 
 def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, *, refresh: bool = False) -> Ceilings:
-    """Measure what a device can do: a large matrix product and a large copy, the best of several, about a second.
+    """Measure the best rates of a device: those of a large matrix product and of a large copy, in about a second.
 
-    The result is kept in a file of the user's cache directory, for this device, dtype, number of threads and version of torch;
-    and for float32 on CUDA, for whether PyTorch is allowed to multiply in TF32. On a GPU, measure what the model computes in.
+    The result is cached in a file in the user's cache directory, by device, dtype, number of threads and version of torch; for
+    float32 on CUDA, also by whether PyTorch may multiply in TF32. On a GPU, pass the dtype that the model computes in.
 
     Args:
-        device: the device to measure, such as ``"cuda"``: work is timed until the device is done with it.
-        dtype: a floating-point dtype, of the matrices.
-        refresh: measure again.
+        device: the device to measure, such as ``"cuda"``.
+        dtype: a floating-point dtype, that of the matrices.
+        refresh: measure again, even if there is a result in the cache.
 
     Raises:
-        ArgumentError: the device is not there, or cannot multiply matrices of this dtype.
+        ArgumentError: there is no such device, or it cannot multiply matrices of this dtype.
 
     Example:
         >>> print(torchprof.by_op(prof.trace, ceilings=torchprof.ceilings()))
@@ -74,13 +42,13 @@ def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.floa
         name = _device_name(where)
         threads = torch.get_num_threads() if where.type == "cpu" else 0
         key = f"{name} | {_precision(where, dtype)} | {threads} threads | torch {torch.__version__}"
-        known = _read()
-        if key in known and not refresh:
-            return Ceilings(**known[key])
+        cached = _read()
+        if key in cached and not refresh:
+            return Ceilings(**cached[key])
         measured = Ceilings(name, str(dtype).removeprefix("torch."), threads, _matmul(where, dtype), _copy(where))
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ArgumentError(f"device={device!r}, dtype={dtype!r} cannot be measured: {str(error).splitlines()[0]}") from None
-    _write({**known, key: asdict(measured)})
+    _write({**cached, key: asdict(measured)})
     return measured
 
 
@@ -97,7 +65,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _precision(device: torch.device, dtype: torch.dtype) -> str:
-    """The dtype, and ``tf32`` where matrices of float32 are multiplied with less precision, several times as fast."""
+    """The dtype, with ``tf32`` where matrices of float32 are multiplied with less precision and several times as fast."""
     name = str(dtype).removeprefix("torch.")
     tf32 = dtype == torch.float32 and device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return f"{name}, tf32" if tf32 else name
@@ -117,6 +85,8 @@ def _copy(device: torch.device) -> float:
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:
+    """The shortest time of several runs, in seconds."""
+
     def run() -> float:
         begin = time.perf_counter()
         work()
@@ -134,15 +104,15 @@ def _file() -> Path:
 
 def _read() -> dict[str, dict[str, Any]]:
     try:
-        known = json.loads(_file().read_text())
+        cached = json.loads(_file().read_text())
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return cached if isinstance(cached, dict) else {}
 
 
-def _write(known: dict[str, dict[str, Any]]) -> None:
+def _write(cached: dict[str, dict[str, Any]]) -> None:
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
-        _file().write_text(json.dumps(known, indent=1))
+        _file().write_text(json.dumps(cached, indent=1))
     except OSError:
-        pass  # measured again next time
+        pass  # it is measured again next time

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.errors import ArgumentError, RecordingError
-from torchprof.trace.schema import DEVICE_NAMES
+from torchprof import _native
+from torchprof.errors import ArgumentError, RecordingError, UnsupportedTorchError
+from torchprof.record import torch_private
 
 __all__ = ["BACKENDS", "INTERRUPTED", "GpuBackend", "check_backend", "gpu_backends", "may_wait"]
 
@@ -73,8 +74,8 @@ def gpu_backends(gpu: str) -> list[GpuBackend]:
 
 
 def _events(device: torch.device, why: str = "") -> GpuBackend:
-    unnamed = device.type == torch._C._get_privateuse1_backend_name()
-    return GpuBackend("events", INTERVALS + why, DEVICE_NAMES.index("privateuseone" if unnamed else device.type))
+    numbers = {name: number for number, name in _native.device_types().items()}
+    return GpuBackend("events", INTERVALS + why, numbers[device.type])
 
 
 def _in_use() -> torch.device | None:
@@ -102,10 +103,13 @@ def _why_no_cupti() -> str:
         return ""
     if torch.version.cuda is None:
         return f"this PyTorch ({torch.__version__}) is not built for CUDA"
-    if torch.cuda._is_in_bad_fork():
-        return "this process was forked from one that uses CUDA"
-    if not torch.cuda.is_available():
-        return "PyTorch finds no NVIDIA GPU here"
-    if getattr(torch.autograd.profiler, "_is_profiler_enabled", False):
-        return "torch.profiler is active, and CUPTI reports to one at a time"
+    try:
+        if torch_private.is_in_bad_fork():
+            return "this process was forked from one that uses CUDA"
+        if not torch.cuda.is_available():
+            return "PyTorch finds no NVIDIA GPU here"
+        if torch_private.is_torch_profiler_active():
+            return "torch.profiler is active, and CUPTI reports to one at a time"
+    except UnsupportedTorchError as error:
+        return str(error)
     return ""

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from torchprof import _native
+from torchprof.record import torch_private
 from torchprof.record.modules import WalkedModule, has_no_shape, tensors_of
 
 __all__ = ["preserved", "random_states"]
@@ -75,7 +76,7 @@ class _Contents:
         else:
             self.buffer.untyped_storage().copy_(self.contents)
         if self.version is not None:
-            torch._C._autograd._unsafe_set_version_counter((self.buffer,), (self.version,))
+            torch_private.set_version(self.buffer, self.version)
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:

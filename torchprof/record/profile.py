@@ -13,6 +13,7 @@ import inspect
 import sys
 import time
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ContextDecorator
 from typing import Any, Literal
@@ -22,14 +23,15 @@ from torch import nn
 
 from torchprof import _native
 from torchprof._native import require_extension
-from torchprof.analysis.model.flops import counted_ops, ops_with_arguments
 from torchprof.errors import ArgumentError, ModuleTypeError, RecordingError
+from torchprof.record import flops
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, check_backend, gpu_backends, may_wait
 from torchprof.record.modules import Models, describe, has_no_shape, tensors_of, walk
 from torchprof.record.schedule import Schedule, State
 from torchprof.terminal import is_terminal
 from torchprof.trace.schema import Use
 from torchprof.trace.trace import Trace
+from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
 
 __all__ = ["profile"]
 
@@ -226,8 +228,8 @@ class profile(ContextDecorator):
                     memory=self._memory,
                     budget_bytes=self._budget,
                     module_class=nn.Module if self._modules else None,
-                    ops_with_arguments=ops_with_arguments() if reads_tensors else set(),
-                    counted_ops=counted_ops(),
+                    ops_with_arguments=flops.ops_with_arguments() if reads_tensors else set(),
+                    counted_ops=flops.counted_ops(),
                     aggregate=self._aggregate,
                     gpu=way.name,
                     device_type=way.device_type,
@@ -255,7 +257,21 @@ class profile(ContextDecorator):
             self._recording = False
         # The model is read now and not before: lazy modules have their parameters by the end.
         model = describe(self._models) if self._models is not None else None
-        self.traces.append(Trace(**tables, strings=strings, facts=self._facts(facts), model=model))
+        dtypes = Dtypes({number: Dtype(*known) for number, known in _native.dtypes().items()})
+        counted = flops.evaluate(tables, strings, dtypes)
+        self.traces.append(
+            Trace(
+                **tables,
+                strings=strings,
+                facts=self._facts(facts) | ({"flops_note": "; ".join(counted.problems)} if counted.problems else {}),
+                model=model,
+                dtypes=dtypes,
+                device_types=DeviceTypes(_native.device_types()),
+                signature_flops=counted.of_signatures,
+            )
+        )
+        for problem in counted.problems:
+            warnings.warn(problem, RuntimeWarning, stacklevel=3)
 
     def _held_by_model(self, *, at_end: bool) -> list[Held]:
         if self._models is None or not (self._ops and self._shapes):

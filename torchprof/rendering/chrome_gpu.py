@@ -63,7 +63,7 @@ def _tracks(trace: Trace, starts: Ints, ends: Ints) -> tuple[Ints, Ints, list[st
     events, used = [], 1  # thread 0 is the idle task of the operating system
     for at, first in enumerate(devices.first.tolist()):
         device_type, index = int(kernels["device_type"][first]), int(kernels["device_index"][first])
-        name = device_name(device_type, index).replace("cuda:", "GPU ")
+        name = device_name(trace, device_type, index).replace("cuda:", "GPU ")
         events.append(f'{{"ph":"M","pid":{FIRST_DEVICE + at},"name":"process_name","args":{{"name":"{name}"}}}}')
     for at, first in enumerate(streams.first.tolist()):
         rows = np.flatnonzero(streams.of == at)

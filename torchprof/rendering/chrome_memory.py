@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from torchprof.analysis.memory.changes import Changes
 from torchprof.rendering.trace_events import microseconds
-from torchprof.trace.schema import DEVICE_NAMES
 from torchprof.trace.trace import Trace
 
 __all__ = ["memory_events"]
@@ -31,7 +30,7 @@ def memory_events(trace: Trace) -> Iterator[list[str]]:
         last_at_time = np.append(np.diff(times) != 0, True)
         times, held = times[last_at_time], held[last_at_time]
         shown = _highest(held, MAX_COUNTERS // len(device_types))
-        common = f'"ph":"C","pid":1,"name":"bytes held ({DEVICE_NAMES[device_type]})"'
+        common = f'"ph":"C","pid":1,"name":"bytes held ({trace.device_types[device_type]})"'
         columns = zip(times[shown].tolist(), held[shown].tolist(), strict=True)
         yield [f'{{{common},"ts":{microseconds(time)},"args":{{"bytes":{count}}}}}' for time, count in columns]
 

@@ -7,6 +7,7 @@ parent, which has a lower row, and its name.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -174,7 +175,16 @@ def _flops(trace: Trace) -> tuple[Values, Values]:
 def _bytes(trace: Trace) -> tuple[Values, Values]:
     flags = trace.ops["flags"]
     moved = counted_bytes(trace, trace.ops["signature"], flags & OP_NESTED != 0, flags & OP_WRAPPER != 0)
-    return moved, np.zeros(len(trace.module_calls), dtype=np.int64)
+    unknown = np.isnan(moved)
+    if unknown.any():
+        warnings.warn(
+            f"the bytes of {int(unknown.sum()):,} ops are unknown, and they are left out: the trace does not know the size of "
+            "their dtypes",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    known: Values = np.where(unknown, 0, moved).astype(np.int64)
+    return known, np.zeros(len(trace.module_calls), dtype=np.int64)
 
 
 VALUES: Final[dict[str, Callable[[Trace], tuple[Values, Values]]]] = {

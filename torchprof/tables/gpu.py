@@ -19,11 +19,10 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.text import Line, incomplete
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.table import Table, check_ceilings
-from torchprof.trace.schema import DEVICE_NAMES
 from torchprof.trace.trace import Trace
 
 if TYPE_CHECKING:
-    from torchprof.record.ceilings import Ceilings
+    from torchprof.trace.ceilings import Ceilings
 
 __all__ = ["Gpu", "gpu"]
 
@@ -53,7 +52,8 @@ class Gpu(GpuAccount, Printed):
         """Model and hardware FLOPs utilization; None without ceilings, or where no device worked."""
         if self.ceilings is None or not self.devices:
             return None
-        types = [DEVICE_NAMES.index(name) for device in self.devices if (name := device.name.partition(":")[0]) in DEVICE_NAMES]
+        names = {device.name.partition(":")[0] for device in self.devices}
+        types = [number for number, name in self.trace.device_types.items() if name in names]
         count = len(self.devices)
         return utilization(self.trace, span=self.span, devices=count, device_types=types, peak=self.ceilings.flops)
 

@@ -51,7 +51,9 @@ COLUMNS: Final[dict[str, Column]] = {
         "Param size", lambda r, t: format_bytes(r.param_bytes) if r.param_bytes else "-", "bytes of its own parameters"
     ),
     "output_bytes": Column(
-        "Out size", lambda r, t: format_bytes(r.output_bytes) if r.calls else "", "bytes of what all its calls returned"
+        "Out size",
+        lambda r, t: format_bytes(r.output_bytes) if r.calls and r.output_bytes is not None else "",
+        "bytes of what all its calls returned",
     ),
     "forward": Column("Forward", lambda r, t: format_ns(r.forward) if r.forward else "", "host time with what it calls"),
     "self": Column("Self", lambda r, t: format_ns(r.forward_self) if r.calls else "", "host time without what it calls"),

@@ -32,7 +32,7 @@ from torchprof.trace.trace import Trace
 if TYPE_CHECKING:
     import pandas
 
-    from torchprof.record.ceilings import Ceilings
+    from torchprof.trace.ceilings import Ceilings
 
 __all__ = ["Table", "by_kernel", "by_module", "by_op", "by_step", "footer"]
 

@@ -1,45 +1,65 @@
-"""The file of a trace: a zip archive of numpy arrays and one JSON document, with no pickle in it."""
+"""The file of a trace: a zip archive of numpy arrays and one JSON document, with no pickle in it.
+
+    document.npy           UTF-8 JSON: {"torchprof": FORMAT, "strings": [...], "facts": {...}, "model": [...] or null,
+                           "dtypes": [[6, "float32", 4], ...], "device_types": [[0, "cpu"], ...]}
+    signature_flops.npy    int64, one for each row of signatures
+    ops.npy, tensors.npy, ...    the tables of ``LAYOUTS``
+
+What is written and read here are the parts of a `Trace`: the values of its fields, by name.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import zipfile
-from dataclasses import fields
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 
 from torchprof.errors import TraceFileError
 from torchprof.trace.model import Model
-from torchprof.trace.schema import LAYOUTS
-from torchprof.trace.trace import Trace
+from torchprof.trace.schema import LAYOUTS, Rows
+from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
 
-__all__ = ["FORMAT", "load", "save"]
+__all__ = ["FORMAT", "read", "write"]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The version of the file format. Raised by every change that an older torchprof would misread."""
 
+STRING_COLUMNS: Final = (
+    ("signatures", "name"),
+    ("modules", "type"),
+    ("marks", "name"),
+    ("kernels", "name"),
+    ("runtime_calls", "name"),
+)
+"""Columns that are always a row of the list of strings."""
 
-def save(trace: Trace, path: str | os.PathLike[str]) -> None:
-    """Write a trace to a file."""
+
+def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
+    """Write the parts of a trace to a file."""
+    model: Model | None = parts["model"]
     document = {
         "torchprof": FORMAT,
-        "strings": trace.strings,
-        "facts": trace.facts,
-        "model": trace.model.to_json() if trace.model is not None else None,
+        "strings": parts["strings"],
+        "facts": parts["facts"],
+        "model": model.to_json() if model is not None else None,
+        "dtypes": [[number, *dtype] for number, dtype in parts["dtypes"].items()],
+        "device_types": list(parts["device_types"].items()),
     }
-    arrays = {item.name: getattr(trace, item.name) for item in fields(trace) if item.name in LAYOUTS}
+    arrays = {name: parts[name] for name in (*LAYOUTS, "signature_flops")}
     encoded = np.frombuffer(json.dumps(document).encode(), dtype=np.uint8)
     with open(path, "wb") as file:
         np.savez(file, allow_pickle=False, document=encoded, **arrays)
 
 
-def load(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace that ``Trace.save`` wrote. Needs neither the compiled recorder nor the model.
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the parts of a trace from a file.
 
     Raises:
-        TraceFileError: the file is no trace, is damaged or cut short, or was written by a newer torchprof.
+        TraceFileError: the file is not a trace, is damaged or cut short, or has another format than ``FORMAT``.
         OSError: the file cannot be opened.
     """
     shown = os.fspath(path)
@@ -51,31 +71,46 @@ def load(path: str | os.PathLike[str]) -> Trace:
         raise
     except (zipfile.BadZipFile, EOFError) as error:
         raise TraceFileError(f"{shown}: damaged or cut short ({error})") from error
-    except Exception as error:  # the readers of zip, numpy and JSON raise all kinds on what is no file of theirs
+    except Exception as error:  # the readers of zip, numpy and JSON raise errors of all kinds on other files
         raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error
 
 
-def _read(shown: str) -> Trace:
+def _read(shown: str) -> dict[str, Any]:
     with np.load(shown, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile) or "document" not in archive:
             raise TraceFileError(f"{shown}: not a torchprof trace")
         document = json.loads(archive["document"].tobytes())
-        version = document.get("torchprof") if isinstance(document, dict) else None
-        if not isinstance(version, int):
-            raise TraceFileError(f"{shown}: not a torchprof trace")
-        if version > FORMAT:
-            raise TraceFileError(
-                f"{shown}: written by a newer torchprof (format {version}; this one reads up to {FORMAT}): "
-                "update torchprof to read it"
-            )
-        if version < FORMAT:
-            raise TraceFileError(f"{shown}: written by an older torchprof (format {version}; this one reads {FORMAT})")
-        tables = {name: archive[name].astype(layout, copy=False) for name, layout in LAYOUTS.items()}
+        _check_format(shown, document)
+        tables: dict[str, Rows] = {name: archive[name].astype(layout, copy=False) for name, layout in LAYOUTS.items()}
+        flops = archive["signature_flops"].astype(np.int64, copy=False)
     strings, facts, model = document["strings"], document["facts"], document["model"]
     if not (isinstance(facts, dict) and isinstance(strings, list) and all(isinstance(text, str) for text in strings)):
         raise TraceFileError(f"{shown}: damaged: its document has other contents than a trace's")
-    named = (("signatures", "name"), ("modules", "type"), ("marks", "name"), ("kernels", "name"), ("runtime_calls", "name"))
-    names = np.concatenate([tables[table][column] for table, column in named])
+    names = np.concatenate([tables[table][column] for table, column in STRING_COLUMNS])
     if names.max(initial=0) >= max(1, len(strings)):
         raise TraceFileError(f"{shown}: damaged: rows name strings that are not there")
-    return Trace(**tables, strings=strings, facts=facts, model=Model.from_json(model) if model is not None else None)
+    return {
+        **tables,
+        "signature_flops": flops,
+        "strings": strings,
+        "facts": facts,
+        "model": Model.from_json(model) if model is not None else None,
+        "dtypes": Dtypes({int(number): Dtype(str(name), size) for number, name, size in document["dtypes"]}),
+        "device_types": DeviceTypes({int(number): str(name) for number, name in document["device_types"]}),
+    }
+
+
+def _check_format(shown: str, document: Any) -> None:
+    version = document.get("torchprof") if isinstance(document, dict) else None
+    if not isinstance(version, int):
+        raise TraceFileError(f"{shown}: not a torchprof trace")
+    if version > FORMAT:
+        raise TraceFileError(
+            f"{shown}: written by a newer torchprof (format {version}; this one reads format {FORMAT}): update torchprof to "
+            "read it"
+        )
+    if version < FORMAT:
+        raise TraceFileError(
+            f"{shown}: written by an older torchprof (format {version}; this one reads format {FORMAT}), which did not keep "
+            "everything that is read today: record it again, or read it with the version of torchprof that wrote it"
+        )

@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "DTYPE_NAMES",
-    "ITEMSIZES",
     "LAYOUTS",
     "Activity",
     "Direction",
@@ -217,21 +215,6 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
     ),
     "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
 }
-
-# The numbering of c10::ScalarType, c10::DeviceType and at::RecordScope, which PyTorch only ever appends to.
-DTYPE_NAMES: Final = (
-    "uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool qint8 quint8 qint32 "
-    "bfloat16 quint4x2 quint2x4 bits1x8 bits2x4 bits4x2 bits8 bits16 float8_e5m2 float8_e4m3fn float8_e5m2fnuz "
-    "float8_e4m3fnuz uint16 uint32 uint64 uint1 uint2 uint3 uint4 uint5 uint6 uint7 int1 int2 int3 int4 int5 int6 int7 "
-    "float8_e8m0fnu float4_e2m1fn_x2"
-).split()
-ITEMSIZES: Final = np.array(
-    [1, 1, 2, 4, 8, 2, 4, 8, 4, 8, 16, 1, 1, 1, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 2, 4, 8] + [1] * 16,
-    dtype=np.int64,
-)
-DEVICE_NAMES: Final = (
-    "cpu cuda mkldnn opengl opencl ideep hip fpga maia xla vulkan metal xpu mps meta hpu ve lazy ipu mtia privateuseone"
-).split()
 
 SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7

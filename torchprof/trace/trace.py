@@ -12,14 +12,18 @@ model, so a trace saved on one machine is analyzed on another.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from torchprof.errors import TraceFileError
+from torchprof.trace import file
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, Rows
+from torchprof.trace.types import DeviceTypes, Dtypes
 
-__all__ = ["Trace"]
+__all__ = ["Trace", "load"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,8 @@ class Trace:
             did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version), the options it ran with, and
             ``gpu``: how devices were watched (``"cupti"``, ``"events"`` or ``"off"``) with ``gpu_note``, what that means.
         model: the module tree that was recorded, or None.
+        dtypes, device_types: what the numbers in the tables mean.
+        signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
     """
 
     ops: Rows
@@ -57,6 +63,9 @@ class Trace:
     strings: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
     model: Model | None = None
+    dtypes: Dtypes = field(default_factory=Dtypes)
+    device_types: DeviceTypes = field(default_factory=DeviceTypes)
+    signature_flops: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         for name, layout in LAYOUTS.items():
@@ -64,6 +73,17 @@ class Trace:
             if table.dtype != layout:
                 raise TraceFileError(f"table {name!r} has the columns {table.dtype}, not {layout}")
             table.flags.writeable = False
+        if not len(self.signature_flops):
+            object.__setattr__(self, "signature_flops", np.full(len(self.signatures), -1, dtype=np.int64))
+        if len(self.signature_flops) != len(self.signatures):
+            raise TraceFileError(f"there are FLOPs for {len(self.signature_flops)} of {len(self.signatures)} signatures")
+        self.signature_flops.flags.writeable = False
+
+    @classmethod
+    def empty(cls, model: Model | None = None) -> Trace:
+        """A trace in which nothing ran."""
+        tables: dict[str, Any] = {name: np.zeros(0, dtype=layout) for name, layout in LAYOUTS.items()}
+        return cls(**tables, strings=[], model=model)
 
     def __repr__(self) -> str:
         return (
@@ -99,11 +119,26 @@ class Trace:
         return times[-1] if times else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace to a file: see `torchprof.trace.file`.
+        """Write the trace to a file, which `torchprof.load` reads: see `torchprof.trace.file`.
+
+        Raises:
+            OSError: the file cannot be written.
 
         Example:
             >>> prof.trace.save("step.torchprof")
         """
-        from torchprof.trace.file import save
+        file.write(path, {item.name: getattr(self, item.name) for item in fields(self)})
 
-        save(self, path)
+
+def load(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace that ``Trace.save`` wrote. Needs neither PyTorch, the compiled recorder nor the model.
+
+    Raises:
+        TraceFileError: the file is not a trace, is damaged or cut short, or was written by an older or a newer torchprof.
+        OSError: the file cannot be opened.
+
+    Example:
+        >>> trace = torchprof.load("step.torchprof")
+        >>> print(torchprof.by_module(trace))
+    """
+    return Trace(**file.read(path))

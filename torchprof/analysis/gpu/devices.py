@@ -77,7 +77,7 @@ def devices_and_gaps(trace: Trace) -> list[tuple[Device, Gaps]]:
         idle = {cause: int(part.sum()) for cause, part in zip(CAUSES, gaps.parts, strict=True)}
         span = end - begin
         streams = _streams(kernels["stream"][own], kernels["stream"][rows], starts, ends)
-        device = Device(device_name(device_type, index), len(own), begin, span, span - sum(idle.values()), idle, streams)
+        device = Device(device_name(trace, device_type, index), len(own), begin, span, span - sum(idle.values()), idle, streams)
         found.append((device, gaps))
     return found
 

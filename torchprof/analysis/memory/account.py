@@ -60,8 +60,8 @@ class MemoryAccount:
                 "step and what it held; record without aggregate for the account"
             )
         device = resolve_device(trace, device)
-        allocations = trace.allocations[on_device(trace.allocations, device)]
-        totals = trace.allocator_totals[on_device(trace.allocator_totals, device)]
+        allocations = trace.allocations[on_device(trace, trace.allocations, device)]
+        totals = trace.allocator_totals[on_device(trace, trace.allocator_totals, device)]
         return cls(trace, device, allocations, categories(trace, allocations), totals)
 
     @cached_property

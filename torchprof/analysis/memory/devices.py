@@ -6,17 +6,15 @@ import numpy as np
 
 from torchprof.analysis.devices import devices_of
 from torchprof.errors import ArgumentError
-from torchprof.trace.schema import DEVICE_NAMES, Rows
+from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
 __all__ = ["devices_by_memory", "real_and_meta", "resolve_device"]
 
-META = DEVICE_NAMES.index("meta")
-
 
 def devices_by_memory(trace: Trace) -> list[str]:
     """The devices on which memory was allocated, the one with the most allocated bytes first."""
-    names, device = devices_of(trace.allocations)
+    names, device = devices_of(trace, trace.allocations)
     allocated = np.bincount(device, weights=trace.allocations["bytes"], minlength=len(names))
     return [names[row] for row in np.argsort(-allocated, kind="stable").tolist() if allocated[row]]
 
@@ -37,7 +35,7 @@ def resolve_device(trace: Trace, device: str | None) -> str:
     matching = [device] if device in devices else [name for name in devices if name.partition(":")[0] == device]
     if len(matching) == 1:
         return matching[0]
-    if not len(trace.allocations) and str(device).partition(":")[0] in DEVICE_NAMES:
+    if not len(trace.allocations) and str(device).partition(":")[0] in trace.device_types.values():
         return device
     if matching:
         raise ArgumentError(f"device={device!r} could be any of {_listed(sorted(matching))}: name one of these")
@@ -46,7 +44,7 @@ def resolve_device(trace: Trace, device: str | None) -> str:
 
 def real_and_meta(trace: Trace) -> tuple[Rows, Rows]:
     """The allocations on real devices, and those of ``meta`` tensors, which stand for memory but take none."""
-    meta = trace.allocations["device_type"] == META
+    meta = trace.allocations["device_type"] == trace.device_types.number("meta")
     return trace.allocations[~meta], trace.allocations[meta]
 
 

@@ -94,8 +94,13 @@ def _merge(group: list[list[Row]]) -> list[Row]:
         return group[0]
     merged = []
     for same in zip(*group, strict=True):
-        sums = {name: sum(getattr(row, name) for row in same) for name in _SUMMED}
-        merged.append(same[0]._replace(**sums))
+        merged.append(same[0]._replace(**{name: _sum([getattr(row, name) for row in same]) for name in _SUMMED}))
     first, last = group[0][0], group[-1][0]
     merged[0] = merged[0]._replace(name=f"{first.name}..{last.name}", copies=len(group))
     return merged
+
+
+def _sum(values: list[int | None]) -> int | None:
+    """The sum, which is unknown where a value is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torchprof.trace.schema import CALL_RAISED, CALL_RETURNED_SEQUENCE, DTYPE_NAMES
+from torchprof.trace.schema import CALL_RAISED, CALL_RETURNED_SEQUENCE
 from torchprof.trace.trace import Trace
 
 __all__ = ["LayerCall", "layer_calls", "raising_call"]
@@ -76,7 +76,7 @@ def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
     path = next((info.path for info in infos if info.address == address), "")
     first = int(call["inputs"])
     inputs = tuple(
-        f"{DTYPE_NAMES[int(trace.tensors['dtype'][tensor])]}{list(trace.shape(int(trace.tensors['shape'][tensor])))}"
+        f"{trace.dtypes[int(trace.tensors['dtype'][tensor])].name}{list(trace.shape(int(trace.tensors['shape'][tensor])))}"
         for tensor in trace.operands[first : first + int(call["n_inputs"])]
     )
     return path, trace.strings[type_row], inputs

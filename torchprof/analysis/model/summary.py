@@ -20,7 +20,7 @@ from torchprof.analysis.memory.devices import real_and_meta
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.time.calls import CallCosts, call_costs
 from torchprof.trace.model import TensorInfo
-from torchprof.trace.schema import ITEMSIZES, Phase
+from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
 __all__ = ["Row", "Totals", "rows_and_totals"]
@@ -37,7 +37,7 @@ class Row(NamedTuple):
         depth: 0 for the root.
         calls: how often it was called.
         input_shapes, output_shapes: of every tensor of its first call, in order.
-        output_bytes: logical bytes (elements x element size) of the outputs of all calls.
+        output_bytes: logical bytes (elements x element size) of the outputs of all calls; None where a size is unknown.
         params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
         params_total: the same with everything below it.
         param_bytes: bytes of its own parameters.
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     calls: int = 0
     input_shapes: tuple[Shape, ...] = ()
     output_shapes: tuple[Shape, ...] = ()
-    output_bytes: int = 0
+    output_bytes: int | None = 0
     params: int = 0
     trainable: int = 0
     params_total: int = 0
@@ -144,10 +144,11 @@ class _Rows:
         self.modules = trace.model.modules
         self.ran = len(calls) > 0
         self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
-        sizes = numels[tensors["shape"]] * ITEMSIZES[np.clip(tensors["dtype"], 0, len(ITEMSIZES) - 1)]
-        up_to = np.concatenate([[0], np.cumsum(sizes[trace.operands] if len(trace.operands) else [])])
-        first = calls["outputs"].astype(np.int64)
-        self.output_bytes = (up_to[first + calls["n_outputs"]] - up_to[first]).astype(np.int64).tolist()
+        sizes = (numels[tensors["shape"]] * trace.dtypes.itemsizes(tensors["dtype"]))[trace.operands]
+        first, last = calls["outputs"].astype(np.int64), calls["outputs"].astype(np.int64) + calls["n_outputs"]
+        up_to, unknown = (np.append(0, np.cumsum(values)) for values in (np.nan_to_num(sizes), np.isnan(sizes)))
+        self.output_bytes: list[int] = (up_to[last] - up_to[first]).astype(np.int64).tolist()
+        self.unknown_outputs: list[int] = (unknown[last] - unknown[first]).tolist()
         self.inputs = list(zip(calls["inputs"].tolist(), calls["n_inputs"].tolist(), strict=True))
         self.outputs = list(zip(calls["outputs"].tolist(), calls["n_outputs"].tolist(), strict=True))
         # A module that calls itself is not counted twice.
@@ -176,14 +177,15 @@ class _Rows:
             called = called or any([row.calls or row.forward for row in below])
         inputs: tuple[Shape, ...] = ()
         outputs: tuple[Shape, ...] = ()
-        output_bytes = forward = forward_self = backward = backward_self = 0
+        output_bytes: int | None = 0
+        forward = forward_self = backward = backward_self = 0
         device_forward = device_backward = 0
         if calls:
             first, count = self.inputs[calls[0]]
             inputs = tuple(self.operand_shapes[first : first + count])
             first, count = self.outputs[calls[0]]
             outputs = tuple(self.operand_shapes[first : first + count])
-            output_bytes = _sum(self.output_bytes, calls)
+            output_bytes = _sum(self.output_bytes, calls) if not _sum(self.unknown_outputs, calls) else None
             forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
             backward, backward_self = _sum(self.backward, calls), _sum(self.backward_self, calls)
             device_forward, device_backward = (_sum(times, calls) for times in self.device)

@@ -133,6 +133,7 @@ def _module_record(
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
     record["share"] = record["time"] / all_modules["share"] if all_modules["share"] else 0.0
     record["macs"] = record["flops"] / 2
+    record["bytes"] = none_if_nan(record["bytes"])
     if "device" in own:
         record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES, "kernels")}
         record["device_self"] = mean(own["device"])

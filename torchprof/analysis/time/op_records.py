@@ -15,7 +15,7 @@ from torchprof.analysis.groups import Groups
 from torchprof.analysis.model.module_tree import modules_inside
 from torchprof.analysis.records import Record, none_if_nan
 from torchprof.analysis.time.totals import step_totals
-from torchprof.trace.schema import DTYPE_NAMES, Phase
+from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
 __all__ = ["op_records"]
@@ -79,10 +79,10 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "share": float(own[row] / all_self) if all_self else 0.0,
             "flops": float(flops[row]),
             "macs": float(flops[row]) / 2,
-            "bytes": float(moved[row]),
-            "intensity": float(flops[row] / moved[row]) if moved[row] and flops[row] else None,
+            "bytes": none_if_nan(moved[row]),
+            "intensity": none_if_nan(flops[row] / moved[row]) if moved[row] and flops[row] else None,
             "flop_rate": float(flops[row] / rate_time[row] * 1e9) if rate_time[row] and flops[row] else None,
-            "byte_rate": float(moved[row] / rate_time[row] * 1e9) if rate_time[row] and moved[row] else None,
+            "byte_rate": none_if_nan(moved[row] / rate_time[row] * 1e9) if rate_time[row] and moved[row] else None,
             "allocated": float(allocated[row]),
         }
         if device:
@@ -100,4 +100,4 @@ def _inputs(trace: Trace, signature: int) -> tuple[list[list[int]], list[str]]:
     first = int(row["inputs"])
     tensors = trace.tensors[trace.operands[first : first + int(row["n_inputs"])]]
     shapes = [list(trace.shape(int(shape))) for shape in tensors["shape"]]
-    return shapes, [DTYPE_NAMES[dtype] for dtype in tensors["dtype"].tolist()]
+    return shapes, [trace.dtypes[dtype].name for dtype in tensors["dtype"].tolist()]

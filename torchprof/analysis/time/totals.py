@@ -74,10 +74,10 @@ class StepTotals:
         return flops
 
     @cached_property
-    def op_bytes(self) -> Ints:
-        """Bytes read and written by every row of ``ops``. 0 for an op that leaves the work to ops inside it."""
+    def op_bytes(self) -> npt.NDArray[np.float64]:
+        """Bytes read and written by every row of ``ops``. 0 for an op that leaves the work to ops inside it; NaN: unknown."""
         nested, wrapper = self.ops["nested"] != 0, self.ops["wrapper"] != 0
-        moved: Ints = counted_bytes(self.trace, self.ops["signature"], nested, wrapper) * self.ops["count"]
+        moved: npt.NDArray[np.float64] = counted_bytes(self.trace, self.ops["signature"], nested, wrapper) * self.ops["count"]
         return moved
 
     def sums(self, key: npt.ArrayLike, groups: int, values: npt.ArrayLike, steps: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -1,0 +1,58 @@
+"""The private names of PyTorch that recording uses, by feature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from torchprof._private import private
+
+__all__ = ["is_in_bad_fork", "is_torch_profiler_active", "set_version", "without_modes"]
+
+FLOPS = "counting FLOPs"
+PRESERVING = "putting back the version counter of a buffer"
+CUPTI = "recording GPUs with CUPTI"
+
+
+@contextmanager
+def without_modes() -> Iterator[None]:
+    """Inside the block, no dispatch mode, function mode or tensor subclass takes part in what is called.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    disabled = private("torch._C._DisableTorchDispatch", FLOPS)()
+    try:
+        with torch._C.DisableTorchFunction():
+            yield
+    finally:
+        del disabled  # the guard ends with the object
+
+
+def set_version(tensor: torch.Tensor, version: int) -> None:
+    """Set the version counter of a tensor, by which autograd knows whether it changed.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    private("torch._C._autograd._unsafe_set_version_counter", PRESERVING)((tensor,), (version,))
+
+
+def is_in_bad_fork() -> bool:
+    """Whether this process was forked from one that uses CUDA.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    return bool(private("torch.cuda._is_in_bad_fork", CUPTI)())
+
+
+def is_torch_profiler_active() -> bool:
+    """Whether torch.profiler is recording.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    return bool(private("torch.autograd.profiler._is_profiler_enabled", CUPTI))

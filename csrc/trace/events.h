@@ -111,7 +111,7 @@ struct Allocation {
   uint16_t thread;
   int8_t device_type;
   int8_t device_index;
-  uint16_t uses;
+  uint16_t uses;  // bits, see below: how it was used
   uint16_t reserved;
 };
 

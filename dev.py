@@ -34,6 +34,8 @@ INTEGRATION = ["tests/integration"]
 
 Variables = Mapping[str, str]
 NONE: Variables = MappingProxyType({})
+DEVELOP: Variables = MappingProxyType({"TORCHPROF_DEVELOP": "1"})
+"""Warnings of the compiler are errors: see setup.py."""
 
 PAIR = re.compile(r"\d+\.\d+/\d+\.\d+(\.\d+)?")
 SUPPORTED = ["3.11/2.13.0", "3.11/2.14.1", "3.12/2.11.0", "3.12/2.12.1", "3.13/2.14.1"]
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> int:
 def prepare() -> None:
     """A virtual environment with the requirements in it, and torchprof built there in editable mode."""
     install()
-    once("build", sources(), *pip(), "--no-build-isolation", "--no-deps", "--editable", ".")
+    once("build", sources(), *pip(), "--no-build-isolation", "--no-deps", "--editable", ".", variables=DEVELOP)
 
 
 def install() -> None:
@@ -163,7 +165,7 @@ def format_code(*, check: bool) -> int:
 
 def sanitize(arguments: list[str]) -> int:
     place = BUILD / "sanitized"
-    build_apart("sanitized", place, variables={"TORCHPROF_SANITIZE": "1"})
+    build_apart("sanitized", place, variables={**DEVELOP, "TORCHPROF_SANITIZE": "1"})
     # libstdc++ as well: the sanitizer looks up what throws exceptions when it is loaded, before Python has brought that in.
     names = [f"-print-file-name={library}.so" for library in ("libasan", "libstdc++")]
     runtime = [subprocess.check_output(["g++", name], text=True).strip() for name in names]

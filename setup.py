@@ -9,16 +9,24 @@ from setuptools import setup
 try:
     import pybind11
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
 except ImportError as error:
     sys.exit(
         f"torchprof is built against the PyTorch you use, and {error.name} is not installed here. Install torch, pybind11, "
         "ninja and setuptools, then run `pip install --no-build-isolation .`"
     )
 
+SOURCES = Path("csrc")
+
 # TORCHPROF_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer: see README.md, "Sanitizers".
 sanitize = os.environ.get("TORCHPROF_SANITIZE") == "1"
 sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize=vptr"] if sanitize else []
+
+# TORCHPROF_DEVELOP=1 makes warnings errors, as dev.py does. An install never fails because of what a newer compiler warns of.
+warnings = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("TORCHPROF_DEVELOP") == "1" else [])]
+
+# Headers of others are system headers: what is wrong in them is not reported here.
+others = [option for path in [*include_paths(), pybind11.get_include()] for option in ("-isystem", path)]
 
 
 class BuildRecorder(BuildExtension):
@@ -34,20 +42,18 @@ setup(
     ext_modules=[
         CppExtension(
             "torchprof._C",
-            sorted(str(path) for path in Path("csrc").glob("*.cpp")),
-            include_dirs=[pybind11.get_include()],
-            depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
-            # NDEBUG: RecordFunction has other members without it; see csrc/op_observer.h.
+            sorted(map(str, SOURCES.rglob("*.cpp"))),
+            include_dirs=[str(SOURCES.resolve())],
+            depends=sorted(map(str, SOURCES.rglob("*.h"))),
+            # NDEBUG: RecordFunction has other members without it; see csrc/record/op_observer.h.
             extra_compile_args=[
                 "-O1" if sanitize else "-O3",
                 "-g1" if sanitize else "-g0",
                 "-DNDEBUG",
                 "-std=c++20",
                 "-fvisibility=hidden",
-                "-Wall",
-                "-Wextra",
-                "-Wno-unused-parameter",
-                "-Wno-missing-field-initializers",
+                *warnings,
+                *others,
                 *sanitizers,
             ],
             extra_link_args=sanitizers,

@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).parent
+CSRC = HERE.parent / "csrc"
+
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if "libasan" in os.environ.get("LD_PRELOAD", "") else []
+"""Options for code that ``dev.py sanitize`` is to check as well: it loads the sanitizers before everything else."""
 
 
-def shared_library(source: str, *options: str, made_for: str | None = None) -> Path:
-    """The shared library made of ``tests/native/<source>``, which may include headers of csrc/.
+def shared_library(source: str, *options: str, sources: Iterable[Path] = (), made_for: str | None = None) -> Path:
+    """The shared library made of ``tests/native/<source>`` and ``sources``, which may include headers of csrc/.
 
     It is made again where these change; or with ``made_for``, a source that includes none of them, where that changes.
     """
-    path = HERE / "native" / source
-    headers = sorted((HERE.parent / "csrc").glob("*.h"))
-    about = [header.read_bytes() for header in headers] if made_for is None else [made_for.encode()]
-    digest = hashlib.sha256(b"".join([path.read_bytes(), *about])).hexdigest()[:16]
-    library = HERE.parent / "build" / "tests" / f"{path.stem}-{digest}.so"
+    paths = [HERE / "native" / source, *sources]
+    headers = sorted(CSRC.rglob("*.h")) if made_for is None else []
+    content = [*(path.read_bytes() for path in (*paths, *headers)), f"{made_for} {options}".encode()]
+    digest = hashlib.sha256(b"".join(content)).hexdigest()[:16]
+    library = HERE.parent / "build" / "tests" / f"{paths[0].stem}-{digest}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         made = library.with_suffix(f".{os.getpid()}")
-        command = ["g++", "-std=c++20", "-O1", "-g1", "-shared", "-fPIC", "-Wall", "-Wextra", str(path), "-o", str(made)]
-        subprocess.run([*command, "-pthread", *options], check=True)
+        command = ["g++", "-std=c++20", "-O1", "-g1", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run([*command, f"-I{CSRC}", *map(str, paths), "-o", str(made), *options], check=True)
         made.rename(library)
     return library
+
+
+def python_module(source: str, *options: str, sources: Iterable[Path] = (), made_for: str = "") -> ModuleType:
+    """The Python module ``<source without .cpp>`` that is compiled with pybind11, as `shared_library`."""
+    import pybind11
+
+    includes = [pybind11.get_include(), sysconfig.get_paths()["include"]]
+    options = ("-fvisibility=hidden", *(f"-isystem{path}" for path in includes), *options)
+    library = shared_library(source, *options, sources=sources, made_for=f"{made_for} {sys.version}" if made_for else None)
+    spec = importlib.util.spec_from_file_location(Path(source).stem, library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -38,9 +38,9 @@ class FakeGpu:
         copy: Callable[..., int] = self._library.fake_copy
         return copy(kind, source, destination, ctypes.c_uint64(count), ctypes.c_uint64(duration))
 
-    def fill(self, count: int, duration: int = 1000) -> int:
-        fill: Callable[..., int] = self._library.fake_fill
-        return fill(ctypes.c_uint64(count), ctypes.c_uint64(duration))
+    def memset(self, count: int, duration: int = 1000) -> int:
+        memset: Callable[..., int] = self._library.fake_memset
+        return memset(ctypes.c_uint64(count), ctypes.c_uint64(duration))
 
     def kernel_with_times(self, start: int, end: int) -> None:
         self._library.fake_kernel_with_times(ctypes.c_uint64(start), ctypes.c_uint64(end))

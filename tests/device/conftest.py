@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
-import sys
-import sysconfig
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from compiled import shared_library
+from compiled import python_module
 from needs_events import pytest_runtest_call
 
 __all__ = ["pytest_runtest_call"]
-
-
-def built() -> Path:
-    """The compiled device. Compiling takes a quarter of a minute, the first time."""
-    import pybind11
-
-    torch_at = Path(torch.__file__).parent
-    includes = [pybind11.get_include(), torch_at / "include", sysconfig.get_paths()["include"]]
-    libraries = [f"-L{torch_at / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu", f"-Wl,-rpath,{torch_at / 'lib'}"]
-    options = ["-DNDEBUG", "-fvisibility=hidden", "-Wno-unused-parameter", *(f"-I{path}" for path in includes), *libraries]
-    return shared_library("fake_device.cpp", *options, made_for=f"{torch.__version__} {torch_at} {sys.version}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,11 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def loaded() -> Any:
     """The device, of which PyTorch starts a backward thread if it is there before the first backward pass."""
-    spec = importlib.util.spec_from_file_location("fake_device", built())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    torch_at = Path(torch.__file__).parent
+    libraries = [f"-L{torch_at / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu", f"-Wl,-rpath,{torch_at / 'lib'}"]
+    options = [
+        "-DNDEBUG",
+        f"-isystem{torch_at / 'include'}",
+        *libraries,
+    ]  # compiling takes a quarter of a minute, the first time
+    module = python_module("fake_device.cpp", *options, made_for=f"{torch.__version__} {torch_at}")
     of_torch: Any = types.ModuleType("torch.fake")
     of_torch._lazy_init = lambda: None  # PyTorch 2.11 waits for no device that has none
     of_torch._is_in_bad_fork = lambda: False

@@ -159,7 +159,7 @@ def test_an_oversize_block_is_reused_unsplit_for_what_is_smaller_by_less_than_20
 def test_with_max_split_size_only_as_many_cached_blocks_go_back_as_are_needed() -> None:
     cached = [alloc(0, 100 * MIB), alloc(1, 200 * MIB), alloc(2, 10 * MIB), free(0), free(1), free(2)]
     results = simulate(*cached, alloc(3, 150 * MIB), text="max_split_size_mb:64", capacity=320 * MIB)
-    # 150 does not fit beside 310. The 200 MiB are given back: too much for it to be used, enough for room.
+    # 150 does not fit beside 310. The 200 MiB are released: too large to be used, but enough to make room.
     assert (results["reserved"], results["retries"], results["device_frees"]) == (260 * MIB, 0, 1)
 
 
@@ -448,7 +448,7 @@ def test_blocks_never_overlap_and_are_one_per_segment_when_all_is_freed(
 @settings(max_examples=200, deadline=None)
 @given(sequences(), TEXTS.filter(lambda text: "large_segment" not in text), CAPACITIES, st.integers(0, 1000))
 def test_a_recorded_history_is_followed_block_by_block(events: list[Event], text: str, capacity: int | None, seed: int) -> None:
-    """Segments lie in any order, and the device gave out at times: neither is the replay told other than by the history."""
+    """Segments lie in any order, and the device ran out of memory at times: the replay knows both from the history alone."""
     oracle = Oracle(AllocatorSettings.parse(text), capacity, shuffled(seed))
     _, _, index = run(oracle, events)
     if index >= 0 or not oracle.history:
@@ -459,8 +459,8 @@ def test_a_recorded_history_is_followed_block_by_block(events: list[Event], text
     assert (found.reserved, found.allocated, found.max_allocated) == (oracle.reserved, oracle.allocated, oracle.max_allocated)
 
 
-def test_what_became_free_while_memory_was_released_is_not_taken_by_who_asked_for_it() -> None:
-    """At the limit, events are waited for and pages given back; then new ones are mapped, also where a piece is free by now."""
+def test_blocks_that_become_free_while_memory_is_released_are_not_used() -> None:
+    """At the limit, events are waited for and pages released; then new ones are mapped, also where a part is free by now."""
     oracle = Oracle(AllocatorSettings.parse(GROWS), 64 * MIB, shuffled(0))
     events = [alloc(0, 33128961), (0, 0, FREE_REQUESTED), alloc(1, MIB + 1), alloc(2, MIB + 1, 1), alloc(3, 7764481), free(0)]
     assert run(oracle, events)[2] == -1

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
+from compiled import CSRC, SANITIZERS, python_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchprof import _C
-from torchprof.trace.schema import OP_ATTRIBUTED
+from torchprof.trace.schema import LAYOUTS, OP_ATTRIBUTED
 
 Event = tuple[Any, ...]
 BACKWARD, FUNCTION = 1, 0
+
+
+@functools.cache
+def collator() -> ModuleType:
+    """csrc/collate/ without the rest of the extension. Compiling takes half a minute, the first time."""
+    return python_module("collator.cpp", *SANITIZERS, sources=sorted((CSRC / "collate").glob("*.cpp")))
+
+
+def collate_events(threads: list[list[Event]], budget: int, kernels: Sequence[Event] = ()) -> tuple[Any, list[str], Any]:
+    """The tables of these events, their strings and what was lost: see tests/native/collator.cpp."""
+    tables, strings, losses = collator().collate_events(threads, budget, list(kernels))
+    return {name: rows.view(LAYOUTS[name]) for name, rows in tables.items()}, strings, losses
 
 
 @dataclass
@@ -110,11 +125,11 @@ def threads(draw: st.DrawFn) -> list[Thread]:
     return made
 
 
-def expected_joins(made: list[Thread]) -> None:
-    """Fill in ``call`` (thread, row) and ``joined`` of every op, thread after thread, parents first."""
+def attribute_ops(made: list[Thread]) -> None:
+    """Fill in ``call`` (thread, row) and ``attributed`` of every op, thread after thread, parents first."""
     for thread in made:
         for op in thread.ops:
-            op["call"], op["joined"] = (thread.number, op["ran_in"]), False
+            op["call"], op["attributed"] = (thread.number, op["ran_in"]), False
             if op["forward_thread"] and op["sequence_nr"] >= 0:
                 creators = [
                     (other.number, index)
@@ -127,48 +142,48 @@ def expected_joins(made: list[Thread]) -> None:
                 if creators:
                     where, index = creators[-1]
                     creator = made[where].ops[index]
-                    # a creator on a later thread, or one that is itself inside a node, is not joined yet
+                    # a creator on a later thread, or one that is itself inside a node, is not attributed yet
                     op["creator"] = creator
                     op["call"] = creator.get("call", (where, creator["ran_in"]))
-                    op["joined"] = True
-            if not op["joined"] and op["parent"] >= 0:
+                    op["attributed"] = True
+            if not op["attributed"] and op["parent"] >= 0:
                 parent = thread.ops[op["parent"]]
-                if parent["joined"] and parent["ran_in"] == op["ran_in"]:
-                    op["call"], op["joined"] = parent["call"], True
+                if parent["attributed"] and parent["ran_in"] == op["ran_in"]:
+                    op["call"], op["attributed"] = parent["call"], True
 
 
-def expected_lives(made: list[Thread]) -> list[dict[str, Any]]:
-    """Every block as it should be listed: what was handed out where, and given back where."""
+def expected_allocations(made: list[Thread]) -> list[dict[str, Any]]:
+    """Every block as it should be listed: what was allocated where, and freed where."""
     blocks: list[dict[str, Any]] = []
     held: dict[int, dict[str, Any]] = {}
     events = sorted((event for thread in made for event in thread.memory), key=lambda event: event["time"])
     for event in events:
         before = held.pop(event["address"], None)
         if event["bytes"] > 0:
-            if before is not None:  # given back unseen
+            if before is not None:  # freed without a report
                 before["end"] = event["time"]
             block = {"start": event["time"], "end": -1, "bytes": event["bytes"], "from": event, "to": None}
             held[event["address"]] = block
             blocks.append(block)
         elif before is not None:
             before.update(end=event["time"], to=event)
-        else:  # handed out before
+        else:  # allocated before
             blocks.append({"start": -1, "end": event["time"], "bytes": -event["bytes"], "from": None, "to": event})
     return blocks
 
 
 @settings(max_examples=300, deadline=None)
 @given(threads())
-def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]) -> None:
-    expected_joins(made)
-    tables, strings, losses = _C.collate_events([thread.events for thread in made], 2**30)
+def test_rows_parents_calls_and_attributions_are_those_of_the_oracle(made: list[Thread]) -> None:
+    attribute_ops(made)
+    tables, strings, losses = collate_events([thread.events for thread in made], 2**30)
     first_op, first_call = 0, 0
     offsets = []
     for thread in made:
         offsets.append((first_op, first_call))
         first_op += len(thread.ops)
         first_call += len(thread.calls)
-    blocks = expected_lives(made)
+    blocks = expected_allocations(made)
     assert (len(tables["ops"]), len(tables["module_calls"]), len(tables["allocations"])) == (first_op, first_call, len(blocks))
 
     def moved(row: int, by: int) -> int:
@@ -183,7 +198,7 @@ def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]
                 op["name"],
             )
             assert (found["parent"], found["thread"]) == (moved(op["parent"], op_at), thread.number)
-            assert bool(found["flags"] & OP_ATTRIBUTED) == op["joined"]
+            assert bool(found["flags"] & OP_ATTRIBUTED) == op["attributed"]
             where, call = op["call"]
             assert found["module_call"] == moved(call, offsets[where][1])
         for row, call_made in enumerate(thread.calls):
@@ -205,17 +220,17 @@ def test_rows_parents_calls_and_joins_are_those_of_the_oracle(made: list[Thread]
 
 @settings(max_examples=300, deadline=None)
 @given(threads(), st.randoms(use_true_random=False))
-def test_a_kernel_works_for_what_was_innermost_when_it_was_asked_for(made: list[Thread], order: Any) -> None:
-    expected_joins(made)
+def test_a_kernel_is_attributed_to_what_was_innermost_at_its_launch(made: list[Thread], order: Any) -> None:
+    attribute_ops(made)
     launches = [(thread, launch) for thread in made for launch in thread.launches]
     kernels = [
         (launch["correlation"], launch["time"] + delay, launch["time"] + delay + 1, f"kernel {launch['correlation']}")
         for _, launch in launches
-        for delay in range(order.randint(0, 2))  # a request for none, one or two kernels
+        for delay in range(order.randint(0, 2))  # a launch of none, one or two kernels
     ]
-    kernels.append((77, 3, 4, "asked for by nobody"))
+    kernels.append((77, 3, 4, "launched by no call"))
     order.shuffle(kernels)
-    tables, strings, _ = _C.collate_events([thread.events for thread in made], 2**30, kernels)
+    tables, strings, _ = collate_events([thread.events for thread in made], 2**30, kernels)
     ops, calls, found = tables["ops"], tables["module_calls"], tables["kernels"]
     first_ops = [sum(len(before.ops) for before in made[: thread.number]) for thread in made]
     first_calls = [sum(len(before.calls) for before in made[: thread.number]) for thread in made]
@@ -225,7 +240,7 @@ def test_a_kernel_works_for_what_was_innermost_when_it_was_asked_for(made: list[
     assert len(tables["runtime_calls"]) == len(launches)
     by_correlation = {launch["correlation"]: (thread, launch) for thread, launch in launches}
     for row in found:
-        if strings[row["name"]] == "asked for by nobody":
+        if strings[row["name"]] == "launched by no call":
             assert (row["runtime_call"], row["op"], row["module_call"], row["phase"]) == (-1, -1, -1, 0)
             continue
         call = tables["runtime_calls"][row["runtime_call"]]
@@ -253,9 +268,9 @@ def test_rows_kept_and_rows_lost_add_up_to_what_happened(count: int, budget: int
             ("memory", index, index + 1, 8),
             ("end", index + 1, index),
         ]
-    tables, _, losses = _C.collate_events([events], budget)
+    tables, _, losses = collate_events([events], budget)
     assert len(tables["ops"]) + losses["ops"] == count
     assert len(tables["allocations"]) + losses["allocations"] == count
-    # a block that is never given back was one report of 40 bytes and is one row of 56
+    # a block that is never freed was one event of 40 bytes and is one row of 56
     assert sum(table.nbytes for table in tables.values()) <= budget * 56 / 40 + 1024
     assert losses["unmatched_ends"] == 0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compiled import HERE
+from compiled import CSRC, HERE
 from fake_gpu import GET_DEVICE, LAUNCH_GRAPH, SYNCHRONIZE, FakeGpu, KernelForEveryOp
 from torch import nn
 
@@ -112,7 +112,7 @@ def test_copies_and_memsets_are_named_as_torch_profiler_names_them(gpu: FakeGpu)
         gpu.copy(1, 1, 3, 4096)
         gpu.copy(2, 3, 2, 512)
         gpu.copy(10, 3, 3, 64)
-        gpu.fill(1024)
+        gpu.memset(1024)
     trace = prof.trace
     assert [
         (trace.strings[row["name"]], row["bytes"], Activity(row["kind"]), Direction(row["direction"])) for row in trace.kernels
@@ -207,7 +207,7 @@ def test_a_step_counts_the_kernels_it_launched_and_overlapping_time_once(gpu: Fa
 
 
 def test_records_come_in_any_order_and_in_many_buffers(gpu: FakeGpu) -> None:
-    gpu.use_of_buffers(700)  # three records
+    gpu.limit_buffers(700)  # three records
     model = Launching(gpu)
     with torchprof.profile(model, gpu="cupti") as prof:
         for _ in range(40):
@@ -220,8 +220,8 @@ def test_records_come_in_any_order_and_in_many_buffers(gpu: FakeGpu) -> None:
 
 
 def test_records_lost_for_want_of_buffers_are_counted(gpu: FakeGpu) -> None:
-    gpu.use_of_buffers(300)
-    gpu.hoard()
+    gpu.limit_buffers(300)
+    gpu.keep_buffers_until_flush()
     with torchprof.profile(gpu="cupti") as prof:
         for _ in range(400):
             gpu.launch("one")
@@ -233,8 +233,8 @@ def test_records_lost_for_want_of_buffers_are_counted(gpu: FakeGpu) -> None:
 
 def test_a_cupti_version_that_must_always_get_a_buffer_gets_one(gpu: FakeGpu) -> None:
     gpu.set_version(26)
-    gpu.use_of_buffers(300)
-    gpu.hoard()
+    gpu.limit_buffers(300)
+    gpu.keep_buffers_until_flush()
     with torchprof.profile(gpu="cupti") as prof:
         for _ in range(400):
             gpu.launch("one")
@@ -263,7 +263,7 @@ def test_kernels_without_valid_times_are_lost_and_unknown_records_are_skipped(gp
 
 
 def test_where_single_runtime_calls_cannot_be_enabled_all_others_are_skipped(gpu: FakeGpu) -> None:
-    gpu.watches_no_single_calls()
+    gpu.cannot_select_calls()
     with torchprof.profile(gpu="cupti") as prof:
         gpu.call(GET_DEVICE)
         gpu.launch("kernel")
@@ -274,7 +274,7 @@ def test_where_single_runtime_calls_cannot_be_enabled_all_others_are_skipped(gpu
 def test_kernel_times_are_converted_to_the_clock_of_the_host(gpu: FakeGpu, clock: str) -> None:
     """torch.profiler leaves a clock callback in CUPTI, so timestamps may be of another clock than the host's."""
     if clock == "ticks":
-        gpu.tell_ticks(0)
+        gpu.report_ticks(0)
     model = Launching(gpu)
     with torchprof.profile(model, gpu="cupti") as prof:
         for _ in range(10):
@@ -288,7 +288,7 @@ def test_kernel_times_are_converted_to_the_clock_of_the_host(gpu: FakeGpu, clock
 
 
 def test_kernels_without_times_after_torch_profiler_are_counted_as_lost(gpu: FakeGpu) -> None:
-    gpu.tell_ticks(2)
+    gpu.report_ticks(2)
     with torchprof.profile(gpu="cupti") as prof:
         for _ in range(5):
             gpu.launch("kernel")
@@ -297,7 +297,7 @@ def test_kernels_without_times_after_torch_profiler_are_counted_as_lost(gpu: Fak
 
 
 def test_buffers_that_arrive_after_the_flush_are_waited_for(gpu: FakeGpu) -> None:
-    gpu.come_late(50)
+    gpu.return_buffers_late(50)
     with torchprof.profile(gpu="cupti", aggregate=True) as prof:
         for _ in range(3):
             gpu.launch("kernel")
@@ -501,5 +501,5 @@ def test_importing_torchprof_and_recording_without_a_gpu_does_not_initialize_cud
 @pytest.mark.skipif(not (CUDA_HEADERS / "cupti.h").exists(), reason="no CUDA toolkit here")
 def test_the_declarations_of_cupti_agree_with_the_headers_of_the_toolkit() -> None:
     compiler = shutil.which("g++") or "c++"
-    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", f"-I{CUDA_HEADERS}"]
+    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", f"-I{CUDA_HEADERS}", f"-I{CSRC}"]
     subprocess.run([*command, str(HERE / "native" / "cupti_layout.cpp")], check=True)

@@ -1,4 +1,4 @@
-"""The structs of csrc/events.h and the dtypes of torchprof/trace.py are written twice, and agree."""
+"""The structs of csrc/trace/events.h and the dtypes of torchprof/trace/schema.py are written twice, and agree."""
 
 from __future__ import annotations
 
@@ -12,10 +12,23 @@ from torchprof.trace.schema import LAYOUTS
 
 
 def test_every_table_has_the_layout_of_its_struct() -> None:
-    structs = _C.layouts()
-    assert structs.keys() == LAYOUTS.keys()
+    _C.start(
+        ops=True,
+        shapes=True,
+        memory=True,
+        budget_bytes=2**20,
+        module_class=None,
+        ops_with_arguments=set(),
+        counted_ops=set(),
+        aggregate=False,
+        gpu="off",
+        device_type=0,
+        held=[],
+    )
+    tables, _, _ = _C.stop([])
+    assert tables.keys() == LAYOUTS.keys()
     for name, layout in LAYOUTS.items():
-        assert structs[name] == layout, name
+        assert tables[name].dtype == layout, name
 
 
 @pytest.mark.parametrize(

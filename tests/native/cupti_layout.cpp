@@ -1,37 +1,37 @@
-// What csrc/cupti_api.h and csrc/cuda_calls.h say of CUPTI, compared with a toolkit's own headers: it compiles or it is wrong.
+// Compares what csrc/device/cupti/api.h and calls.h declare of CUPTI with the headers of a toolkit: it compiles only if they agree.
 #include <cupti.h>
 
 #include <cstddef>
 
-#include "../../csrc/cuda_calls.h"
-#include "../../csrc/cupti_api.h"
+#include "device/cupti/api.h"
+#include "device/cupti/calls.h"
 
 using namespace torchprof::cupti;
 
-#define SAME(ours, our_field, theirs, their_field)                                  \
-  static_assert(offsetof(ours, our_field) == offsetof(theirs, their_field));        \
-  static_assert(sizeof(ours::our_field) == sizeof(theirs::their_field) ||           \
-                sizeof(ours::our_field) == 3 * sizeof(theirs::their_field)); /* x, y, z */
+#define SAME(declared, field, original, original_field)                           \
+  static_assert(offsetof(declared, field) == offsetof(original, original_field)); \
+  static_assert(sizeof(declared::field) == sizeof(original::original_field) ||    \
+                sizeof(declared::field) == 3 * sizeof(original::original_field)); /* x, y, z */
 
-#define SAME_TIMES(ours, theirs)            \
-  SAME(ours, kind, theirs, kind)            \
-  SAME(ours, start, theirs, start)          \
-  SAME(ours, end, theirs, end)              \
-  SAME(ours, device, theirs, deviceId)      \
-  SAME(ours, stream, theirs, streamId)      \
-  SAME(ours, graph, theirs, graphId)        \
-  SAME(ours, correlation, theirs, correlationId) \
-  static_assert(sizeof(ours) <= sizeof(theirs));
+#define SAME_TIMES(declared, original)                 \
+  SAME(declared, kind, original, kind)                 \
+  SAME(declared, start, original, start)               \
+  SAME(declared, end, original, end)                   \
+  SAME(declared, device, original, deviceId)           \
+  SAME(declared, stream, original, streamId)           \
+  SAME(declared, graph, original, graphId)             \
+  SAME(declared, correlation, original, correlationId) \
+  static_assert(sizeof(declared) <= sizeof(original));
 
-#define SAME_KERNEL(theirs)                                              \
-  SAME_TIMES(KernelRecord, theirs)                                       \
-  SAME(KernelRecord, registers, theirs, registersPerThread)              \
-  SAME(KernelRecord, grid, theirs, gridX)                                \
-  SAME(KernelRecord, block, theirs, blockX)                              \
-  SAME(KernelRecord, static_shared_memory, theirs, staticSharedMemory)   \
-  SAME(KernelRecord, dynamic_shared_memory, theirs, dynamicSharedMemory) \
-  SAME(KernelRecord, name, theirs, name)                                 \
-  SAME(KernelRecord, graph_node, theirs, graphNodeId)
+#define SAME_KERNEL(original)                                              \
+  SAME_TIMES(KernelRecord, original)                                       \
+  SAME(KernelRecord, registers, original, registersPerThread)              \
+  SAME(KernelRecord, grid, original, gridX)                                \
+  SAME(KernelRecord, block, original, blockX)                              \
+  SAME(KernelRecord, static_shared_memory, original, staticSharedMemory)   \
+  SAME(KernelRecord, dynamic_shared_memory, original, dynamicSharedMemory) \
+  SAME(KernelRecord, name, original, name)                                 \
+  SAME(KernelRecord, graph_node, original, graphNodeId)
 
 // CUDA 12.0, 12.x, 13
 SAME_KERNEL(CUpti_ActivityKernel8)
@@ -40,12 +40,12 @@ SAME_KERNEL(CUpti_ActivityKernel9)
 SAME_KERNEL(CUpti_ActivityKernel10)
 #endif
 
-#define SAME_COPY(ours, theirs)                      \
-  SAME_TIMES(ours, theirs)                           \
-  SAME(ours, copy_kind, theirs, copyKind)            \
-  SAME(ours, source_kind, theirs, srcKind)           \
-  SAME(ours, destination_kind, theirs, dstKind)      \
-  SAME(ours, bytes, theirs, bytes)
+#define SAME_COPY(declared, original)                 \
+  SAME_TIMES(declared, original)                      \
+  SAME(declared, copy_kind, original, copyKind)       \
+  SAME(declared, source_kind, original, srcKind)      \
+  SAME(declared, destination_kind, original, dstKind) \
+  SAME(declared, bytes, original, bytes)
 
 SAME_COPY(MemcpyRecord, CUpti_ActivityMemcpy5)
 #if CUPTI_API_VERSION >= 130000
@@ -66,26 +66,31 @@ SAME(CallRecord, correlation, CUpti_ActivityAPI, correlationId)
 
 static_assert(kSuccess == CUPTI_SUCCESS && kFlushForced == CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
 static_assert(kSystemThreadIds == CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM);
-static_assert(kMemcpy == CUPTI_ACTIVITY_KIND_MEMCPY && kMemset == CUPTI_ACTIVITY_KIND_MEMSET && kKernel == CUPTI_ACTIVITY_KIND_KERNEL);
+static_assert(kMemcpy == CUPTI_ACTIVITY_KIND_MEMCPY && kMemset == CUPTI_ACTIVITY_KIND_MEMSET &&
+              kKernel == CUPTI_ACTIVITY_KIND_KERNEL);
 static_assert(kDriver == CUPTI_ACTIVITY_KIND_DRIVER && kRuntime == CUPTI_ACTIVITY_KIND_RUNTIME);
-static_assert(kConcurrentKernel == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL && kMemcpyBetweenDevices == CUPTI_ACTIVITY_KIND_MEMCPY2);
-static_assert(CUPTI_ACTIVITY_MEMCPY_KIND_HTOD == 1 && CUPTI_ACTIVITY_MEMCPY_KIND_DTOH == 2 && CUPTI_ACTIVITY_MEMCPY_KIND_PTOP == 10);
-static_assert(CUPTI_ACTIVITY_MEMCPY_KIND_ATOA == 5 && CUPTI_ACTIVITY_MEMCPY_KIND_DTOD == 8 && CUPTI_ACTIVITY_MEMCPY_KIND_HTOH == 9);
+static_assert(kConcurrentKernel == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL &&
+              kMemcpyBetweenDevices == CUPTI_ACTIVITY_KIND_MEMCPY2);
+static_assert(CUPTI_ACTIVITY_MEMCPY_KIND_HTOD == 1 && CUPTI_ACTIVITY_MEMCPY_KIND_DTOH == 2 &&
+              CUPTI_ACTIVITY_MEMCPY_KIND_PTOP == 10);
+static_assert(CUPTI_ACTIVITY_MEMCPY_KIND_ATOA == 5 && CUPTI_ACTIVITY_MEMCPY_KIND_DTOD == 8 &&
+              CUPTI_ACTIVITY_MEMCPY_KIND_HTOH == 9);
 static_assert(CUPTI_ACTIVITY_MEMORY_KIND_PAGEABLE == 1 && CUPTI_ACTIVITY_MEMORY_KIND_MANAGED_STATIC == 7);
 
-#define SAME_RUNTIME_CALL(request, name, id) static_assert(CUPTI_RUNTIME_TRACE_CBID_##name == id);
-#define SAME_DRIVER_CALL(request, name, id) static_assert(CUPTI_DRIVER_TRACE_CBID_##name == id);
+#define SAME_RUNTIME_CALL(kind, name, id) static_assert(CUPTI_RUNTIME_TRACE_CBID_##name == id);
+#define SAME_DRIVER_CALL(kind, name, id) static_assert(CUPTI_DRIVER_TRACE_CBID_##name == id);
 TORCHPROF_CUDA_RUNTIME_CALLS(SAME_RUNTIME_CALL)
 TORCHPROF_CUDA_DRIVER_CALLS(SAME_DRIVER_CALL)
 
-// The functions take what their declarations say.
-template <typename Ours, typename Theirs>
+// The functions have arguments and results of the declared sizes.
+template <typename Declared, typename Original>
 constexpr bool alike() {
-  return sizeof(Ours) == sizeof(Theirs);
+  return sizeof(Declared) == sizeof(Original);
 }
-template <typename Ours, typename... OurArguments, typename Theirs, typename... TheirArguments>
-constexpr bool same(Ours (*)(OurArguments...), Theirs (*)(TheirArguments...)) {
-  return alike<Ours, Theirs>() && sizeof...(OurArguments) == sizeof...(TheirArguments) && (alike<OurArguments, TheirArguments>() && ...);
+template <typename Declared, typename... DeclaredArguments, typename Original, typename... OriginalArguments>
+constexpr bool same(Declared (*)(DeclaredArguments...), Original (*)(OriginalArguments...)) {
+  return alike<Declared, Original>() && sizeof...(DeclaredArguments) == sizeof...(OriginalArguments) &&
+         (alike<DeclaredArguments, OriginalArguments>() && ...);
 }
 #define SAME_FUNCTION(name) static_assert(same(decltype(Api::name){}, decltype(&cupti##name){}));
 SAME_FUNCTION(GetVersion)

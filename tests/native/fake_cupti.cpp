@@ -1,5 +1,5 @@
-// A CUPTI without a GPU: the functions that torchprof calls, as a shared library that TORCHPROF_CUPTI names, and functions named
-// fake_* by which a test says what a GPU does. It has one imaginary GPU, whose streams work off kernels one after the other.
+// A CUPTI without a GPU: a shared library that TORCHPROF_CUPTI names, with the functions that torchprof calls, and with functions named
+// fake_* through which a test controls what the GPU does. The streams of this one imaginary GPU run kernels one after the other.
 #include <pthread.h>
 
 #include <algorithm>
@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "../../csrc/clock.h"
-#include "../../csrc/cupti_api.h"
+#include "device/cupti/api.h"
+#include "trace/clock.h"
 
 using namespace torchprof::cupti;
 
@@ -27,17 +27,17 @@ constexpr size_t kKernelBytes = 224;  // longer than any so far: a newer version
 constexpr size_t kOtherBytes = 104;
 
 struct Fake {
-  // Its behaviour
+  // Settings
   uint32_t version = 130001;
-  bool watches_calls = true;
-  bool tells_ticks = false;        // in place of the wall's time
-  uint32_t strays = 0;             // kernels that come without times
-  uint32_t late_by = 0;            // milliseconds, that buffers come after the flush
-  size_t buffer_bytes = SIZE_MAX;  // to use of every buffer
-  bool hoards = false;             // gives no buffer back until it is flushed
-  std::string refused;             // a function that fails
+  bool selects_calls = true;
+  bool reports_ticks = false;      // instead of the time of the wall clock
+  uint32_t strays = 0;             // so many kernels come without times
+  uint32_t late_by = 0;            // milliseconds after the flush, buffers are returned
+  size_t buffer_bytes = SIZE_MAX;  // to use of each buffer
+  bool keeps_buffers = false;      // returns no buffer before a flush
+  std::string refused;             // the function that fails
 
-  // Its state
+  // State
   std::set<uint32_t> kinds, runtime_calls_off, driver_calls_off;
   BufferRequested requested = nullptr;
   BufferCompleted completed = nullptr;
@@ -53,7 +53,7 @@ struct Fake {
   };
   std::vector<Buffer> full;
   Buffer open{};
-  std::map<uint8_t*, std::vector<size_t>> handed_over;
+  std::map<uint8_t*, std::vector<size_t>> returned;
 };
 
 Fake fake;
@@ -65,17 +65,17 @@ uint64_t wall() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
-uint64_t now() { return fake.tells_ticks ? static_cast<uint64_t>(torchprof::ticks()) : wall(); }
+uint64_t now() { return fake.reports_ticks ? static_cast<uint64_t>(torchprof::ticks()) : wall(); }
 
-// As CUPTI does, from a thread of its own.
-void hand_over(std::vector<Fake::Buffer> buffers) {
+// On another thread, as CUPTI does.
+void return_buffers(std::vector<Fake::Buffer> buffers) {
   const auto late_by = std::chrono::milliseconds(fake.late_by);
   std::thread worker([buffers = std::move(buffers), late_by]() mutable {
     std::this_thread::sleep_for(late_by);
     for (Fake::Buffer& buffer : buffers) {
       {
         const std::lock_guard lock(mutex);
-        fake.handed_over[buffer.begin] = buffer.records;
+        fake.returned[buffer.begin] = buffer.records;
       }
       fake.completed(nullptr, 0, buffer.begin, buffer.size, buffer.used);
     }
@@ -94,7 +94,7 @@ void emit(const void* record, size_t bytes) {
       }
       size_t most = 0;
       fake.requested(&fake.open.begin, &fake.open.size, &most);
-      if (!fake.hoards) {
+      if (!fake.keeps_buffers) {
         done = std::exchange(fake.full, {});
       }
     }
@@ -107,18 +107,19 @@ void emit(const void* record, size_t bytes) {
     }
   }
   if (!done.empty()) {
-    hand_over(std::move(done));
+    return_buffers(std::move(done));
   }
 }
 
 bool refuses(const char* function) { return fake.refused == function; }
 
-bool watched(bool driver, uint32_t call) {
-  return fake.kinds.count(driver ? kDriver : kRuntime) != 0 && (driver ? fake.driver_calls_off : fake.runtime_calls_off).count(call) == 0;
+bool is_selected(bool driver, uint32_t call) {
+  return fake.kinds.count(driver ? kDriver : kRuntime) != 0 &&
+         (driver ? fake.driver_calls_off : fake.runtime_calls_off).count(call) == 0;
 }
 
 Result switch_call(std::set<uint32_t>& off, uint32_t call, uint8_t on) {
-  if (!fake.watches_calls || call > 900) {
+  if (!fake.selects_calls || call > 900) {
     return kRefused;
   }
   on != 0 ? void(off.erase(call)) : void(off.insert(call));
@@ -127,13 +128,13 @@ Result switch_call(std::set<uint32_t>& off, uint32_t call, uint8_t on) {
 
 template <typename Record>
 void emit_record(const Record& record, size_t bytes) {
-  std::vector<uint8_t> whole(bytes, 0xAB);  // what the version at hand knows nothing of
+  std::vector<uint8_t> whole(bytes, 0xAB);  // fields of a newer version
   std::memcpy(whole.data(), &record, sizeof(Record));
   emit(whole.data(), bytes);
 }
 
 void emit_call(bool driver, uint32_t call, uint64_t start, uint32_t correlation) {
-  if (!watched(driver, call)) {
+  if (!is_selected(driver, call)) {
     return;
   }
   CallRecord record{};
@@ -181,7 +182,7 @@ Result cuptiActivityEnable(uint32_t kind) {
     return kRefused;
   }
   fake.kinds.insert(kind);
-  if (kind == kRuntime || kind == kDriver) {  // as the real one: what was switched off before is on again
+  if (kind == kRuntime || kind == kDriver) {  // as the real one, switches all calls on again
     (kind == kRuntime ? fake.runtime_calls_off : fake.driver_calls_off).clear();
   }
   return kSuccess;
@@ -196,9 +197,7 @@ Result cuptiActivityEnableRuntimeApi(uint32_t call, uint8_t enable) {
   return switch_call(fake.runtime_calls_off, call, enable);
 }
 
-Result cuptiActivityEnableDriverApi(uint32_t call, uint8_t enable) {
-  return switch_call(fake.driver_calls_off, call, enable);
-}
+Result cuptiActivityEnableDriverApi(uint32_t call, uint8_t enable) { return switch_call(fake.driver_calls_off, call, enable); }
 
 Result cuptiActivityRegisterCallbacks(BufferRequested requested, BufferCompleted completed) {
   if (refuses("cuptiActivityRegisterCallbacks")) {
@@ -211,8 +210,9 @@ Result cuptiActivityRegisterCallbacks(BufferRequested requested, BufferCompleted
 
 Result cuptiActivityGetNextRecord(uint8_t* buffer, size_t, const uint8_t** record) {
   const std::lock_guard lock(mutex);
-  const std::vector<size_t>& records = fake.handed_over[buffer];
-  const auto at = *record != nullptr ? std::upper_bound(records.begin(), records.end(), static_cast<size_t>(*record - buffer)) : records.begin();
+  const std::vector<size_t>& records = fake.returned[buffer];
+  const auto at = *record != nullptr ? std::upper_bound(records.begin(), records.end(), static_cast<size_t>(*record - buffer))
+                                     : records.begin();
   const auto next = static_cast<size_t>(at - records.begin());
   if (next == records.size()) {
     return kMaxLimitReached;
@@ -237,12 +237,12 @@ Result cuptiActivityFlushAll(uint32_t) {
     }
   }
   if (!done.empty()) {
-    hand_over(std::move(done));
+    return_buffers(std::move(done));
   }
   return kSuccess;
 }
 
-// As new, but for what a real one keeps as long as the process lives: its callbacks.
+// Resets everything but the callbacks, which a real CUPTI keeps as long as the process lives.
 void fake_reset() {
   cuptiActivityFlushAll(kFlushForced);
   const std::lock_guard lock(mutex);
@@ -254,18 +254,18 @@ void fake_reset() {
 }
 
 void fake_set_version(uint32_t version) { fake.version = version; }
-void fake_tell_ticks(uint32_t strays) {
-  fake.tells_ticks = true;
+void fake_report_ticks(uint32_t strays) {
+  fake.reports_ticks = true;
   fake.strays = strays;
 }
-void fake_watches_no_single_calls() { fake.watches_calls = false; }
-void fake_use_of_buffers(size_t bytes) { fake.buffer_bytes = bytes; }
-void fake_hoard() { fake.hoards = true; }
+void fake_cannot_select_calls() { fake.selects_calls = false; }
+void fake_limit_buffers(size_t bytes) { fake.buffer_bytes = bytes; }
+void fake_keep_buffers_until_flush() { fake.keeps_buffers = true; }
 void fake_refuse(const char* function) { fake.refused = function; }
-void fake_come_late(uint32_t milliseconds) { fake.late_by = milliseconds; }
+void fake_return_buffers_late(uint32_t milliseconds) { fake.late_by = milliseconds; }
 size_t fake_enabled() { return fake.kinds.size(); }
 
-// Another profiler registers callbacks of its own, keeps the buffers it finds, and ends everybody's recording.
+// Another profiler registers its own callbacks, keeps the buffers in use, and disables all activities.
 void fake_another_takes_over() {
   const std::lock_guard lock(mutex);
   fake.full.clear();
@@ -278,10 +278,10 @@ void fake_another_takes_over() {
   fake.kinds.clear();
 }
 
-// A buffer that another profiler had given out comes back to whoever has registered since.
+// A buffer of another profiler is returned to the callbacks that were registered after it.
 void fake_return_buffer_of_another() {
-  static uint8_t theirs[64];
-  fake.completed(nullptr, 0, theirs, sizeof theirs, sizeof theirs);
+  static uint8_t buffer[64];
+  fake.completed(nullptr, 0, buffer, sizeof buffer, sizeof buffer);
 }
 
 uint32_t fake_call(int driver, uint32_t call, uint64_t duration) {
@@ -293,8 +293,8 @@ uint32_t fake_call(int driver, uint32_t call, uint64_t duration) {
   return correlation;
 }
 
-// `asked_for` 0: by a call that nobody sees; 1: by one of the runtime; 2: by one of the driver; 3: by both, one inside the other.
-uint32_t fake_launch(const char* name, uint64_t duration, uint32_t stream, uint32_t graph, int asked_for) {
+// `launched_by` 0: a call without a record; 1: a call of the runtime; 2: a call of the driver; 3: both, one inside the other.
+uint32_t fake_launch(const char* name, uint64_t duration, uint32_t stream, uint32_t graph, int launched_by) {
   const uint64_t start = now();
   const uint32_t correlation = ++fake.correlation;
   KernelRecord kernel{};
@@ -313,10 +313,10 @@ uint32_t fake_launch(const char* name, uint64_t duration, uint32_t stream, uint3
   if (fake.kinds.count(kConcurrentKernel) != 0) {
     emit_record(kernel, kKernelBytes);
   }
-  if ((asked_for & 2) != 0) {
+  if ((launched_by & 2) != 0) {
     emit_call(true, 307, now(), correlation);
   }
-  if ((asked_for & 1) != 0) {
+  if ((launched_by & 1) != 0) {
     emit_call(false, graph != 0 ? 311 : 211, start, correlation);
   }
   return correlation;
@@ -340,21 +340,21 @@ uint32_t fake_copy(uint8_t kind, uint8_t source, uint8_t destination, uint64_t b
   return correlation;
 }
 
-uint32_t fake_fill(uint64_t bytes, uint64_t duration) {
+uint32_t fake_memset(uint64_t bytes, uint64_t duration) {
   const uint64_t start = now();
   const uint32_t correlation = ++fake.correlation;
-  MemsetRecord fill{};
-  fill.kind = kMemset;
-  fill.memory_kind = 3;
-  fill.bytes = bytes;
-  fill.correlation = correlation;
-  run_on_stream(fill, 7, duration);
-  emit_record(fill, kOtherBytes);
+  MemsetRecord record{};
+  record.kind = kMemset;
+  record.memory_kind = 3;
+  record.bytes = bytes;
+  record.correlation = correlation;
+  run_on_stream(record, 7, duration);
+  emit_record(record, kOtherBytes);
   emit_call(false, 51, start, correlation);
   return correlation;
 }
 
-// A kernel whose times never came, or came from nowhere.
+// A kernel without times, or with times of no known clock.
 void fake_kernel_with_times(uint64_t start, uint64_t end) {
   KernelRecord kernel{};
   kernel.kind = kConcurrentKernel;

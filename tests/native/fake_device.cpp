@@ -1,9 +1,9 @@
-// A device that does not exist, for tests that must not depend on one: two devices of PyTorch's PrivateUse1 kind, whose memory is
-// the host's, whose kernels are the CPU's, and whose clock stands still until a test moves it.
+// An imaginary device, so that tests need no real one: two devices of PyTorch's PrivateUse1 type. Their memory is the host's, their
+// kernels are the CPU's, and their clock stands still until a test moves it.
 //
 //   work of 5 us on a stream ──►  the stream is busy until its clock says so; an event recorded there has that time
 //   an op ──►  the CPU's kernel, on copies; and work of `op_duration` on the current stream
-//   a tensor ──►  a block of whole 512 bytes, kept when it is given back, reported as PyTorch's CUDA allocator reports
+//   a tensor ──►  a block of whole 512 bytes, cached when it is freed, reported as PyTorch's CUDA allocator reports
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
@@ -45,7 +45,7 @@ thread_local std::array<c10::StreamId, kDevices> current_stream{};
 // Failures
 
 std::mutex failures_mutex;
-std::map<std::string, int> failures;  // how often the named thing still succeeds; from then on it fails
+std::map<std::string, int> failures;  // how many more times this succeeds before it fails
 
 void may_fail(const char* what) {
   const std::lock_guard lock(failures_mutex);
@@ -253,7 +253,8 @@ class Memory final : public c10::DeviceAllocator {
         pool.release();
       }
       if (pool.reserved.current + static_cast<int64_t>(size) > pool.capacity) {
-        c10::reportOutOfMemoryToProfiler(static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(), device(index));
+        c10::reportOutOfMemoryToProfiler(static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(),
+                                         device(index));
         TORCH_CHECK_WITH(OutOfMemoryError, false, "fake device out of memory");
       }
       address = std::aligned_alloc(kBlock, size);
@@ -262,7 +263,8 @@ class Memory final : public c10::DeviceAllocator {
     }
     blocks_[address] = {index, block};
     pool.allocated.increase(block);
-    c10::reportMemoryUsageToProfiler(address, static_cast<int64_t>(block), pool.total_allocated(), pool.total_reserved(), device(index));
+    c10::reportMemoryUsageToProfiler(address, static_cast<int64_t>(block), pool.total_allocated(), pool.total_reserved(),
+                                     device(index));
     return {address, address, &release, device(index)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
@@ -305,7 +307,7 @@ class Memory final : public c10::DeviceAllocator {
 
     size_t total_allocated() const { return static_cast<size_t>(allocated.current); }
     size_t total_reserved() const { return static_cast<size_t>(reserved.current); }
-    // A block that fits and is less than twice as large, whole: blocks may be larger than what they were asked for.
+    // A block that fits and is less than twice as large, whole: a block may be larger than its allocation.
     std::pair<void*, size_t> take(size_t size) {
       const auto found = kept.lower_bound(size);
       if (found == kept.end() || found->first >= 2 * size) {
@@ -325,7 +327,7 @@ class Memory final : public c10::DeviceAllocator {
   };
 
   static void release(void* address);
-  void give_back(void* address) {
+  void free_block(void* address) {
     const std::lock_guard lock(mutex_);
     const auto block = blocks_.find(address);
     const auto [index, size] = block->second;
@@ -333,7 +335,8 @@ class Memory final : public c10::DeviceAllocator {
     Pool& pool = pools_[static_cast<size_t>(index)];
     pool.allocated.decrease(size);
     pool.kept.emplace(size, address);
-    c10::reportMemoryUsageToProfiler(address, -static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(), device(index));
+    c10::reportMemoryUsageToProfiler(address, -static_cast<int64_t>(size), pool.total_allocated(), pool.total_reserved(),
+                                     device(index));
   }
 
   std::mutex mutex_;
@@ -348,7 +351,7 @@ Memory& memory() {
 
 void Memory::release(void* address) {
   if (address != nullptr) {
-    memory().give_back(address);
+    memory().free_block(address);
   }
 }
 
@@ -368,11 +371,14 @@ at::Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, s
                                            c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype));
 }
 
-at::Tensor as_strided(const at::Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::optional<c10::SymInt> offset) {
+at::Tensor as_strided(const at::Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
+                      std::optional<c10::SymInt> offset) {
   const auto start = offset.has_value() ? std::optional<int64_t>(offset->expect_int()) : std::nullopt;
   return at::native::as_strided_tensorimpl(self, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), start);
 }
-at::Tensor view(const at::Tensor& self, c10::SymIntArrayRef size) { return at::native::view(self, C10_AS_INTARRAYREF_SLOW(size)); }
+at::Tensor view(const at::Tensor& self, c10::SymIntArrayRef size) {
+  return at::native::view(self, C10_AS_INTARRAYREF_SLOW(size));
+}
 at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride) {
   return at::native::_reshape_alias(self, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride));
 }
@@ -426,10 +432,13 @@ PYBIND11_MODULE(fake_device, m) {
   m.def("advance", [](int64_t ns) { timeline().advance(ns); });
   m.def("run_clock", [](double rate) { timeline().run(rate); }, "With the host's, so many times as fast; 0: it stands still.");
   m.def("capture", [](bool on) { capturing = on; }, "Whether streams say that they are being captured into a graph.");
-  m.def("fail", [](const std::string& what, int after) {
-    const std::lock_guard lock(failures_mutex);
-    failures[what] = after;
-  }, "what"_a = "record", "after"_a = 0);
+  m.def(
+      "fail",
+      [](const std::string& what, int after) {
+        const std::lock_guard lock(failures_mutex);
+        failures[what] = after;
+      },
+      "what"_a = "record", "after"_a = 0);
   m.def("live_events", [] { return live_events.load(); });
   m.def("made_events", [] { return made_events.load(); });
   m.def("captured_events", [] { return captured_events.load(); });
@@ -440,22 +449,26 @@ PYBIND11_MODULE(fake_device, m) {
   m.def("max_allocated", [stats](c10::DeviceIndex index) { return stats(index).allocated_bytes[0].peak; }, "index"_a = 0);
   m.def("reserved", [stats](c10::DeviceIndex index) { return stats(index).reserved_bytes[0].current; }, "index"_a = 0);
   m.def("max_reserved", [stats](c10::DeviceIndex index) { return stats(index).reserved_bytes[0].peak; }, "index"_a = 0);
-  m.def("capacity", [](int64_t bytes, c10::DeviceIndex index) { memory().set_capacity(index, bytes); }, "bytes"_a, "index"_a = 0);
+  m.def(
+      "capacity", [](int64_t bytes, c10::DeviceIndex index) { memory().set_capacity(index, bytes); }, "bytes"_a, "index"_a = 0);
   m.def("empty_cache", [] { memory().emptyCache({0, 0}); });
 
-  m.def("reset", [] {
-    timeline().reset();
-    memory().emptyCache({0, 0});
-    for (c10::DeviceIndex index = 0; index < kDevices; ++index) {
-      memory().set_capacity(index, INT64_MAX);
-      memory().resetPeakStats(index);
-      synchronizations[static_cast<size_t>(index)] = 0;
-    }
-    const std::lock_guard lock(failures_mutex);
-    failures.clear();
-    capturing = false;
-    op_duration = captured_events = made_events = 0;
-  }, "As if just loaded, but for what is still allocated.");
+  m.def(
+      "reset",
+      [] {
+        timeline().reset();
+        memory().emptyCache({0, 0});
+        for (c10::DeviceIndex index = 0; index < kDevices; ++index) {
+          memory().set_capacity(index, INT64_MAX);
+          memory().resetPeakStats(index);
+          synchronizations[static_cast<size_t>(index)] = 0;
+        }
+        const std::lock_guard lock(failures_mutex);
+        failures.clear();
+        capturing = false;
+        op_duration = captured_events = made_events = 0;
+      },
+      "As if just loaded, but for what is still allocated.");
   m.def("reset_peaks", [] {
     for (c10::DeviceIndex index = 0; index < kDevices; ++index) {
       memory().resetPeakStats(index);

@@ -4,7 +4,7 @@
         train_step(batch)
     replay(prof.trace.allocations, AllocatorSettings.parse("expandable_segments:True"), capacity=24 * 2**30).max_reserved
 
-The rules are in ``csrc/caching_allocator.cpp``. Four things are not theirs and can make a GPU differ: memory that others take
+The rules are in ``csrc/allocator/``. Four things are not theirs and can make a GPU differ: memory that others take
 there (the CUDA context, libraries, other processes: take it off the capacity), the addresses the driver returns (they decide
 between free blocks of equal size), private pools of CUDA graphs, and the moment another stream is done with a block.
 """

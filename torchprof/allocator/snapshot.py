@@ -24,7 +24,7 @@ MIB: Final = 2**20
 MAX_SMALL: Final = MIB
 SMALL_SEGMENT: Final = 2 * MIB
 
-# AllocatorEvent in csrc/allocator_replay.h: rows that neither allocate nor free have one of these as their stream.
+# AllocatorEvent in csrc/allocator/replay.h: rows that neither allocate nor free have one of these as their stream.
 FREE_REQUESTED: Final = -1
 EMPTY_CACHE: Final = -2
 RELEASE_AT: Final = -3
@@ -197,7 +197,7 @@ class _History:
                     self._reserved[end] = until, place
 
     def _lay_out(self) -> Ints:
-        """The blocks from before the history: rows of BlockRow in csrc/allocator_blocks.h."""
+        """The blocks from before the history: rows of BlockRow in csrc/allocator/blocks.h."""
         rows: list[tuple[int, int, int, int, int, int]] = []
         held = sorted(self._held)
         segment, before, last = 0, 0, None
@@ -244,7 +244,7 @@ class _History:
         return room if unsplit else size
 
     def events(self, follow: bool, under_capacity: bool) -> tuple[Ints, Ints]:
-        """Rows of AllocatorEvent in csrc/allocator_replay.h, and the row of the trace that each comes from."""
+        """Rows of AllocatorEvent in csrc/allocator/replay.h, and the row of the trace that each comes from."""
         events: list[tuple[int, int, int]] = []
         rows: list[int] = []
         ids, next_id = dict(self._ids), len(self._ids)

@@ -230,13 +230,13 @@ class profile(ContextDecorator):
                     module_class=nn.Module if self._modules else None,
                     ops_with_arguments=flops.ops_with_arguments() if reads_tensors else set(),
                     counted_ops=flops.counted_ops(),
-                    fold=self._aggregate,
+                    aggregate=self._aggregate,
                     gpu=way.name,
                     device_type=way.device_type,
                     held=self._held_by_model(at_end=False),
                 )
                 break
-            except (_native.CuptiError, _native.EventsError) as error:
+            except _native.DeviceRecorderError as error:
                 if way is ways[-1]:
                     raise RecordingError(f"gpu={self._gpu!r} is not possible: {error}") from None
                 refusal += f"; {way.name} refused: {error}"

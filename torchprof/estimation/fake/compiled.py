@@ -65,11 +65,11 @@ def as_compiled(model: nn.Module) -> Iterator[nn.Module]:
 
 def _pause(_: object) -> None:
     """While the compiler works, on fake tensors of its own, nothing is recorded."""
-    _native.begin_kernel()
+    _native.pause_recording()
 
 
 def _resume(_: object) -> None:
-    _native.end_kernel([], 0)
+    _native.resume_recording([], 0)
 
 
 def _set_shapes(met: dict[Any, Any]) -> None:

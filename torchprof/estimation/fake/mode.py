@@ -98,7 +98,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         results: list[torch.Tensor] = []
         workspace = 0
         try:
-            _native.begin_kernel()
+            _native.pause_recording()
             returned: Any = self._returned(func, types, args, kwargs)
             if func in CONTIGUOUS:
                 returned = tuple(item if item is None else item.contiguous() for item in returned)
@@ -109,7 +109,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             workspace = self._workspaces.bytes(func, args, kwargs, results)
             return returned
         finally:
-            _native.end_kernel(results, workspace)
+            _native.resume_recording(results, workspace)
 
     def may_turn_const(self, t: torch.Tensor) -> bool:
         """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""

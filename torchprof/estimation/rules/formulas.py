@@ -51,13 +51,13 @@ class Formulas:
             return
         self._node = node
         needed = NEEDED[node.name()](node)
-        _native.begin_kernel()
+        _native.pause_recording()
         self._handle = node.register_hook(lambda made, _: self._end(made, needed))
 
     def _end(self, made: Any, needed: int) -> None:
         self._handle.remove()
         self._node = None
-        _native.end_kernel(list(find_tensors(made)), needed)
+        _native.resume_recording(list(find_tensors(made)), needed)
 
     def close(self) -> None:
         """To be called when the program is over: a node that failed did not end."""

@@ -1,0 +1,11 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_C, module) {
+  using namespace torchprof::bindings;
+  register_rows();
+  define_recording(module);
+  define_tensors(module);
+  define_types(module);
+  define_pause(module);
+  define_allocator(module);
+}

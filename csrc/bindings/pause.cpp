@@ -1,0 +1,42 @@
+// What an estimate needs: pausing the recording while a kernel only computes what the real one would return.
+#include "record/pause.h"
+
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "bindings/tensors.h"
+#include "record/memory_observer.h"
+#include "record/meta_allocator.h"
+
+namespace torchprof::bindings {
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace {
+
+// Records what the kernel returned, and a workspace of so many bytes that the real kernel allocates and frees.
+void resume(const std::vector<py::object>& results, int64_t workspace) {
+  resume_recording();
+  for (const py::object& result : results) {
+    if (c10::StorageImpl* const storage = unpack(result).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()) {
+      report_result(*storage);
+    }
+  }
+  if (workspace > 0) {
+    report_workspace(workspace);
+  }
+}
+
+}  // namespace
+
+void define_pause(py::module_& module) {
+  module.def("pause_recording", &pause_recording);
+  module.def("resume_recording", &resume, "results"_a, "workspace"_a, py::pos_only());
+  module.def("real_peak", &take_real_peak);
+  module.def("adds_gradients", &adds_gradients);
+}
+
+}  // namespace torchprof::bindings

@@ -1,0 +1,57 @@
+// Finds the allocation that had an address at a time: addresses are reused.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "trace/events.h"
+
+namespace torchprof {
+
+class AllocationIndex {
+ public:
+  explicit AllocationIndex(const std::vector<Allocation>& allocations) : allocations_(allocations) {
+    for (size_t row = 0; row < allocations.size(); ++row) {
+      rows_.push_back(static_cast<int32_t>(row));
+    }
+    std::stable_sort(rows_.begin(), rows_.end(), [&](int32_t a, int32_t b) {
+      return allocations[a].address < allocations[b].address;  // stable: by start within an address
+    });
+    for (size_t i = 0; i < rows_.size();) {
+      const uint64_t address = allocations[rows_[i]].address;
+      const size_t first = i;
+      while (i < rows_.size() && allocations[rows_[i]].address == address) {
+        ++i;
+      }
+      ranges_.emplace(address, std::pair{static_cast<uint32_t>(first), static_cast<uint32_t>(i)});
+    }
+  }
+
+  // The row of the allocation at this address and time, or kNoRow.
+  int32_t find(uint64_t address, int64_t time) const {
+    const auto found = ranges_.find(address);
+    if (found == ranges_.end()) {
+      return kNoRow;
+    }
+    const auto first = rows_.begin() + found->second.first;
+    const auto last = rows_.begin() + found->second.second;
+    const auto after =
+        std::upper_bound(first, last, time, [&](int64_t at, int32_t row) { return at < allocations_[row].start; });
+    return after != first && is_allocated(*std::prev(after), time) ? *std::prev(after) : kNoRow;
+  }
+
+  bool is_allocated(int32_t row, int64_t time) const {
+    const Allocation& allocation = allocations_[row];
+    return allocation.start <= time && (allocation.end == kNever || time <= allocation.end);
+  }
+
+ private:
+  const std::vector<Allocation>& allocations_;
+  std::vector<int32_t> rows_;  // by address, then start
+  std::unordered_map<uint64_t, std::pair<uint32_t, uint32_t>> ranges_;
+};
+
+}  // namespace torchprof

@@ -1,0 +1,22 @@
+// Attributes every op to a phase of the training step and to a module call. Op::signature is still the row of the op's name.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "trace/tables.h"
+
+namespace torchprof {
+
+// What the name of an op says about it.
+enum class Role : uint8_t { kPlain, kEngine, kAccumulation, kOptimizer };
+
+std::vector<Role> roles(const Tables& tables);  // by row of strings
+
+inline Phase phase(const Op& op) { return static_cast<Phase>(op.flags >> kPhaseShift); }
+
+// Fills in the phases, and attributes backward ops, the accumulation of gradients and the updates of parameters to module calls of
+// the forward pass. `held` says which module has which parameter. Returns the calls that the ops ran in.
+std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held);
+
+}  // namespace torchprof

@@ -1,0 +1,198 @@
+#include "collate/collate.h"
+
+#include <cxxabi.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "collate/attribution.h"
+#include "collate/interner.h"
+#include "collate/intervals.h"
+#include "collate/kernels.h"
+#include "collate/lifetimes.h"
+#include "collate/nesting.h"
+#include "collate/signatures.h"
+#include "collate/unreported.h"
+
+namespace torchprof {
+namespace {
+
+// Turns the rows of one thread into rows of the trace. Constructed before any row of the thread is appended to the tables.
+class Translation {
+ public:
+  Translation(const ThreadLog& log, Interner& interner, const Tables& tables, const TickConverter& clock)
+      : clock_(clock),
+        op_(static_cast<int32_t>(tables.ops.size())),
+        call_(static_cast<int32_t>(tables.module_calls.size())),
+        operand_(static_cast<uint32_t>(tables.operands.size())),
+        tensor_(static_cast<int32_t>(tables.tensors.size())) {
+    for (uint32_t id = 0; id < log.strings.size(); ++id) {
+      strings_.push_back(interner.string(log.strings[id]));
+    }
+    for (const Shape& shape : log.shapes.lists()) {
+      shapes_.push_back(interner.shape(log.shapes.values().data() + shape.first, shape.ndim));
+    }
+    for (const Module& module : log.modules) {
+      modules_.push_back(interner.module({module.address, strings_[module.type], 0}));
+    }
+  }
+
+  void operator()(Op& op) const {
+    op.start = ns(op.start);
+    op.end = ns(op.end);
+    op.signature = strings_[op.signature];
+    op.parent = row(op.parent, op_);
+    op.module_call = row(op.module_call, call_);
+    op.inputs += operand_;
+    op.outputs += operand_;
+  }
+  void operator()(int32_t& operand) const { operand += tensor_; }
+  void operator()(Arguments& arguments) const {
+    arguments.op = row(arguments.op, op_);
+    arguments.inputs = strings_[arguments.inputs];
+    arguments.outputs = strings_[arguments.outputs];
+  }
+  void operator()(Tensor& tensor) const { tensor.shape = shapes_[tensor.shape]; }
+  void operator()(ModuleCall& call) const {
+    call.start = ns(call.start);
+    call.end = ns(call.end);
+    call.module = modules_[call.module];
+    call.parent = row(call.parent, call_);
+    call.op = row(call.op, op_);
+    call.inputs += operand_;
+    call.outputs += operand_;
+  }
+  void operator()(MemoryEvent& event) const {
+    event.time = ns(event.time);
+    event.op = row(event.op, op_);
+    event.module_call = row(event.module_call, call_);
+  }
+  void operator()(AllocatorTotal& total) const { total.time = ns(total.time); }
+
+ private:
+  int64_t ns(int64_t ticks) const { return ticks == kNever ? kNever : clock_.ns(ticks); }
+  static int32_t row(int32_t local, int32_t base) { return local == kNoRow ? kNoRow : local + base; }
+
+  const TickConverter& clock_;
+  const int32_t op_;
+  const int32_t call_;
+  const uint32_t operand_;
+  const int32_t tensor_;
+  std::vector<uint32_t> strings_;
+  std::vector<uint32_t> shapes_;
+  std::vector<uint32_t> modules_;
+};
+
+template <typename Row>
+void move_rows(AppendLog<Row>& log, const Translation& translate, std::vector<Row>& table) {
+  log.drain([&](const Row* rows, size_t count) {
+    const size_t first = table.size();
+    table.insert(table.end(), rows, rows + count);
+    std::for_each(table.begin() + static_cast<std::ptrdiff_t>(first), table.end(), translate);
+  });
+}
+
+std::string demangled(const std::string& name) {
+  int status = 0;
+  char* const text = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
+  std::string found = status == 0 && text != nullptr ? text : name;
+  std::free(text);
+  return found;
+}
+
+// Turns ticks into nanoseconds and names into rows of the trace's strings. Intervals have neither: see place_intervals().
+void translate(DeviceReport& devices, Interner& interner, const TickConverter& clock) {
+  std::vector<uint32_t> strings;
+  for (const std::string& name : devices.names) {
+    strings.push_back(interner.string(demangled(name)));
+  }
+  const auto each = [&](auto& row) {
+    row.start = clock.ns(row.start);
+    row.end = clock.ns(row.end);
+    row.name = strings[row.name];
+  };
+  for (Kernel& kernel : devices.kernels) {
+    if (kernel.kind != static_cast<uint8_t>(Activity::kInterval)) {
+      each(kernel);
+    }
+  }
+  std::for_each(devices.runtime_calls.begin(), devices.runtime_calls.end(), each);
+}
+
+}  // namespace
+
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
+               Outstanding& outstanding) {
+  const TickConverter& clock = context.clock;
+  Tables tables;
+  Interner interner;
+  std::vector<Arguments> arguments;
+  std::vector<uint32_t> thread_ids;  // as the device's driver reports them
+  std::vector<FirstRows> first_rows;
+  MemoryReports memory;
+  std::vector<AllocatorTotal> totals;
+  const auto total = [&](auto member) {
+    size_t rows = 0;
+    for (const auto& log : logs) {
+      rows += (log.get()->*member).size();
+    }
+    return rows;
+  };
+  tables.ops.reserve(total(&ThreadLog::ops));
+  tables.operands.reserve(total(&ThreadLog::operands));
+  tables.tensors.reserve(total(&ThreadLog::tensors));
+  tables.module_calls.reserve(total(&ThreadLog::module_calls));
+  memory.events.reserve(total(&ThreadLog::memory_events));
+
+  for (const auto& log : logs) {
+    const Translation translate(*log, interner, tables, clock);
+    tables.losses.ops += log->ops.dropped();
+    tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
+    tables.losses.module_calls += log->module_calls.dropped();
+    tables.losses.allocations += log->memory_events.dropped() + log->allocator_totals.dropped();
+    tables.losses.unmatched_ends += log->unmatched_ends;
+    tables.threads.push_back(log->identity);
+    first_rows.push_back({static_cast<int32_t>(tables.ops.size()), static_cast<int32_t>(tables.module_calls.size())});
+    thread_ids.push_back(static_cast<uint32_t>(devices.system_thread_ids ? log->identity.native_id : log->posix_id));
+    move_rows(log->ops, translate, tables.ops);
+    move_rows(log->operands, translate, tables.operands);
+    move_rows(log->tensors, translate, tables.tensors);
+    move_rows(log->arguments, translate, arguments);
+    move_rows(log->module_calls, translate, tables.module_calls);
+    move_rows(log->memory_events, translate, memory.events);
+    move_rows(log->allocator_totals, translate, totals);
+  }
+  const auto earlier = [](const auto& a, const auto& b) { return a.time < b.time; };
+  std::stable_sort(memory.events.begin(), memory.events.end(), earlier);
+  std::stable_sort(totals.begin(), totals.end(), earlier);
+  for (const Moments::Named& mark : context.moments.marks) {
+    tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});
+  }
+  for (Step step : context.moments.steps) {
+    step.start = clock.ns(step.start);
+    step.end = clock.ns(step.end);
+    tables.steps.push_back(step);
+  }
+  translate(devices, interner, clock);
+  const int64_t interval_error = place_intervals(devices, first_rows, clock);
+  tables.losses.kernels += devices.lost;
+  tables.devices_interrupted = devices.interrupted;
+  const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
+  interner.move_into(tables);
+
+  memory.held = context.held;
+  memory.end = clock.ns(context.end);
+  memory.ran_in = attribute(tables, context.held);
+  tables.device_clock_error =
+      std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
+  mark_nested(tables, context.counted_ops);
+  if (context.memory) {
+    find_allocations(tables, memory);
+    tables.allocator_totals = find_unreported(totals, memory.events);
+  }
+  account_steps(tables.steps, memory.events, outstanding);
+  assign_signatures(tables, arguments);
+  return tables;
+}
+
+}  // namespace torchprof

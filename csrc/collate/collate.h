@@ -1,0 +1,45 @@
+// Logs -> tables. Pure: this directory depends neither on observers nor on Python or PyTorch.
+//
+//   thread 0: ops 0..n      rows of the thread,      ┐      one table each, threads one after the other,
+//   thread 1: ops 0..m      ticks                    ├──►   rows of the trace, nanoseconds,
+//   device: kernels 0..k                             ┘      each row attributed to its op, module call and phase
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "collate/step_memory.h"
+#include "trace/clock.h"
+#include "trace/device_log.h"
+#include "trace/tables.h"
+#include "trace/thread_log.h"
+
+namespace torchprof {
+
+// What the caller named, in ticks.
+struct Moments {
+  struct Named {
+    int64_t ticks;
+    std::string name;
+  };
+  std::vector<Named> marks;
+  std::vector<Step> steps;
+};
+
+// What collate() needs beside the logs.
+struct Context {
+  const Moments& moments;
+  const std::vector<Held>& held;
+  const OpNames& counted_ops;  // ops with a FLOP formula: see kNested
+  bool memory;                 // whether memory events were recorded
+  TickConverter clock;
+  int64_t end;  // of the logs, in ticks
+};
+
+// Empties the logs. `outstanding` is the memory that was allocated and not freed before the logs began; it is brought up to date.
+Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
+               Outstanding& outstanding);
+
+}  // namespace torchprof

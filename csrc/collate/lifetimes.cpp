@@ -1,0 +1,250 @@
+#include "collate/lifetimes.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <utility>
+
+#include "collate/allocation_index.h"
+#include "collate/attribution.h"
+
+namespace torchprof {
+namespace {
+
+class Lifetimes {
+ public:
+  Lifetimes(Tables& tables, const MemoryReports& reports) : tables_(tables), reports_(reports), roles_(roles(tables)) {}
+
+  void run() {
+    pair_events();
+    const AllocationIndex index(tables_.allocations);
+    index_ = &index;
+    paired_ = tables_.allocations.size();
+    row_of_tensor_.assign(tables_.tensors.size(), kNoRow);
+    mark_held();
+    mark_operands();
+    mark_module_tensors();
+    mark_made_by_accumulation();
+    mark_held_after_call();
+  }
+
+ private:
+  void pair_events() {
+    std::unordered_map<uint64_t, int32_t> open;
+    open.reserve(1024);
+    auto& allocations = tables_.allocations;
+    for (const MemoryEvent& event : reports_.events) {
+      const auto found = open.find(event.address);
+      if (event.bytes > 0) {
+        const auto row = static_cast<int32_t>(allocations.size());
+        if (found != open.end()) {
+          // The free was not reported: it happened on a thread of the program.
+          allocations[found->second].end = event.time;
+          found->second = row;
+        } else {
+          open.emplace(event.address, row);
+        }
+        const int32_t call = call_of(event);
+        allocations.push_back({event.time, kNever, event.address, event.bytes, event.op, kNoRow, call, module_of(call),
+                               event.thread, event.device_type, event.device_index, 0, 0});
+      } else if (found != open.end()) {
+        allocations[found->second].end = event.time;
+        allocations[found->second].free_op = event.op;
+        open.erase(found);
+      } else {
+        allocations.push_back({kNever, event.time, event.address, -event.bytes, kNoRow, event.op, kNoRow, kNoRow, event.thread,
+                               event.device_type, event.device_index, 0, 0});
+      }
+    }
+  }
+
+  int32_t call_of(const MemoryEvent& event) const {
+    const bool follows_op = event.op != kNoRow && reports_.ran_in[event.op] == event.module_call;
+    return follows_op ? tables_.ops[event.op].module_call : event.module_call;
+  }
+  int32_t module_of(int32_t call) const {
+    return call == kNoRow ? kNoRow : static_cast<int32_t>(tables_.module_calls[call].module);
+  }
+
+  // The allocation behind a tensor at a time. One from before the recording is added when it is first used.
+  int32_t allocation_of(const Tensor& tensor, int64_t time) {
+    if (tensor.storage_bytes == 0 || tensor.storage == 0) {
+      return kNoRow;
+    }
+    const int32_t found = index_->find(tensor.storage, time);
+    return found != kNoRow ? found : from_before(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index);
+  }
+
+  int32_t from_before(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
+    const auto [found, added] = before_.try_emplace(address, static_cast<int32_t>(tables_.allocations.size()));
+    if (added) {
+      tables_.allocations.push_back(
+          {kNever, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type, device_index, 0, 0});
+    }
+    return found->second;
+  }
+
+  void use(int32_t row, uint16_t how) {
+    if (row != kNoRow) {
+      tables_.allocations[row].uses |= how;
+    }
+  }
+
+  // Consecutive uses of a tensor are nearly always of one allocation.
+  int32_t allocation_of(int32_t tensor, int64_t time) {
+    int32_t& recent = row_of_tensor_[tensor];
+    if (recent == kNoRow || !index_->is_allocated(recent, time)) {
+      recent = allocation_of(tables_.tensors[tensor], time);
+    }
+    return recent;
+  }
+
+  void mark_operands() {
+    for (const Op& op : tables_.ops) {
+      const uint16_t how = how_it_reads(op);
+      if (how == 0) {
+        continue;
+      }
+      for (uint32_t i = 0; i < op.n_inputs; ++i) {
+        use(allocation_of(tables_.operands[op.inputs + i], op.start), how);
+      }
+      if (roles_[op.signature] == Role::kAccumulation && op.n_inputs != 0) {
+        const int32_t row = allocation_of(tables_.operands[op.inputs], op.start);
+        if (row != kNoRow && (tables_.allocations[row].end == kNever || tables_.allocations[row].end > op.end)) {
+          make_gradient(row, op);
+        }
+      }
+    }
+  }
+
+  static uint16_t how_it_reads(const Op& op) {
+    switch (phase(op)) {
+      case Phase::kForward:
+        return kReadByForward;
+      case Phase::kRecomputation:
+      case Phase::kBackward:
+        return kReadByBackward;
+      case Phase::kOptimizer:
+        return kReadByOptimizer;
+      default:
+        return 0;
+    }
+  }
+
+  void make_gradient(int32_t row, const Op& accumulation) {
+    tables_.allocations[row].uses |= kGradient;
+    if (accumulation.module_call != kNoRow) {
+      tables_.allocations[row].module = module_of(accumulation.module_call);
+    }
+  }
+
+  // Autograd copies a gradient that it cannot keep: then accumulation allocates it.
+  void mark_made_by_accumulation() {
+    for (size_t row = 0; row < paired_; ++row) {
+      const Allocation& allocation = tables_.allocations[row];
+      for (int32_t op = allocation.op; op != kNoRow; op = tables_.ops[op].parent) {
+        if (roles_[tables_.ops[op].signature] == Role::kAccumulation) {
+          if (allocation.end == kNever || allocation.end > tables_.ops[op].end) {
+            make_gradient(static_cast<int32_t>(row), tables_.ops[op]);
+          }
+          break;
+        }
+        if (phase(tables_.ops[op]) != Phase::kBackward) {
+          break;
+        }
+      }
+    }
+  }
+
+  void mark_module_tensors() {
+    for (const ModuleCall& call : tables_.module_calls) {
+      if (call.parent != kNoRow || (call.flags & kRecomputed) != 0) {
+        continue;
+      }
+      for (uint32_t i = 0; i < call.n_inputs; ++i) {
+        use(allocation_of(tables_.operands[call.inputs + i], call.start), kModuleInput);
+      }
+      for (uint32_t i = 0; i < call.n_outputs; ++i) {
+        use(allocation_of(tables_.operands[call.outputs + i], call.end), kModuleOutput);
+      }
+    }
+  }
+
+  void mark_held_after_call() {
+    for (size_t row = 0; row < paired_; ++row) {
+      Allocation& allocation = tables_.allocations[row];
+      if (allocation.start != kNever && (allocation.end == kNever || allocation.end > end_of_what_made(allocation))) {
+        allocation.uses |= kHeldAfterCall;
+      }
+    }
+  }
+
+  // The end of the outermost call, or if there is none of the outermost op, or of the whole step of an optimizer.
+  int64_t end_of_what_made(const Allocation& allocation) const {
+    const int32_t op = allocation.op;
+    const int32_t call = op != kNoRow ? reports_.ran_in[op] : allocation.module_call;
+    if (call != kNoRow) {
+      int32_t outermost = call;
+      while (tables_.module_calls[outermost].parent != kNoRow) {
+        outermost = tables_.module_calls[outermost].parent;
+      }
+      return tables_.module_calls[outermost].end;
+    }
+    int64_t end = allocation.start;
+    for (int32_t row = op; row != kNoRow; row = tables_.ops[row].parent) {
+      const Op& around = tables_.ops[row];
+      if (around.scope != kUserScope || (phase(around) == Phase::kOptimizer && phase(tables_.ops[op]) == Phase::kOptimizer)) {
+        end = std::max(end, around.end);  // a range may end after the op that it began in
+      }
+    }
+    return end;
+  }
+
+  void mark_held() {
+    std::unordered_map<uint64_t, int32_t> modules;
+    for (size_t row = 0; row < tables_.modules.size(); ++row) {
+      modules[tables_.modules[row].address] = static_cast<int32_t>(row);
+    }
+    for (const Held& held : reports_.held) {
+      if (held.bytes == 0) {
+        continue;
+      }
+      const auto [module, added] = modules.try_emplace(held.module, static_cast<int32_t>(tables_.modules.size()));
+      if (added) {
+        tables_.modules.push_back({held.module, string(held.type), 0});
+      }
+      const int64_t time = held.at_end ? reports_.end : 0;
+      int32_t row = index_->find(held.address, time);
+      if (row == kNoRow) {
+        row = from_before(held.address, held.bytes, held.device_type, held.device_index);
+      }
+      Allocation& allocation = tables_.allocations[row];
+      if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // if modules share it, it belongs to the first
+        allocation.module = module->second;
+      }
+      allocation.uses |= held.uses;
+    }
+  }
+
+  uint32_t string(const std::string& text) {
+    const auto found = std::find(tables_.strings.begin(), tables_.strings.end(), text);
+    const auto row = static_cast<uint32_t>(found - tables_.strings.begin());
+    if (found == tables_.strings.end()) {
+      tables_.strings.push_back(text);
+    }
+    return row;
+  }
+
+  Tables& tables_;
+  const MemoryReports& reports_;
+  const std::vector<Role> roles_;
+  const AllocationIndex* index_ = nullptr;
+  size_t paired_ = 0;                   // rows from here on are from before the recording
+  std::vector<int32_t> row_of_tensor_;  // of each tensor, the allocation it was last found in
+  std::unordered_map<uint64_t, int32_t> before_;
+};
+
+}  // namespace
+
+void find_allocations(Tables& tables, const MemoryReports& reports) { Lifetimes(tables, reports).run(); }
+
+}  // namespace torchprof

@@ -1,0 +1,34 @@
+// Finds the ops that do the same work: see Signature.
+#pragma once
+
+#include <vector>
+
+#include "trace/list_table.h"
+#include "trace/tables.h"
+
+namespace torchprof {
+
+// signature <-> id. Tensors are distinguished by shape, dtype and device, and outputs by whether they share storage with the first
+// input: contiguous() may copy or not.
+class SignatureTable {
+ public:
+  // `name`, `arguments` and `results` are rows of strings, and `kinds` are from add_kinds(). Ids are consecutive, so a new one equals
+  // the number of signatures so far.
+  uint32_t id(const Signature& signature, const std::vector<int64_t>& kinds) {
+    words_.assign({signature.name, signature.arguments, signature.results, signature.n_inputs});
+    words_.insert(words_.end(), kinds.begin(), kinds.end());
+    return table_.id(words_.data(), words_.size());
+  }
+
+ private:
+  ListTable table_;
+  std::vector<int64_t> words_;
+};
+
+// Appends a number for each tensor of an op, inputs and then outputs.
+void add_kinds(const Tensor* tensors, size_t n_inputs, size_t n_outputs, std::vector<int64_t>& kinds);
+
+// Replaces the row of the name of every op by the row of its signature. `arguments` are in order of their ops.
+void assign_signatures(Tables& tables, const std::vector<Arguments>& arguments);
+
+}  // namespace torchprof

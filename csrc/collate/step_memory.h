@@ -1,0 +1,26 @@
+// The memory of the steps of a loop, from memory events.
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "trace/events.h"
+
+namespace torchprof {
+
+// The memory that was allocated since the recording began and not freed.
+class Outstanding {
+ public:
+  void follow(const MemoryEvent& event);
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::unordered_map<uint64_t, int64_t> blocks_;  // address -> bytes
+  int64_t bytes_ = 0;
+};
+
+// Fills in the memory of the steps. `outstanding` is the memory before the first event, and afterwards that after the last.
+void account_steps(std::vector<Step>& steps, const std::vector<MemoryEvent>& events, Outstanding& outstanding);
+
+}  // namespace torchprof

@@ -1,0 +1,186 @@
+#include "collate/totals.h"
+
+#include <algorithm>
+
+#include "collate/attribution.h"
+#include "collate/kernels.h"
+
+namespace torchprof {
+namespace {
+
+template <typename Row>
+std::vector<int64_t> durations(const std::vector<Row>& rows) {
+  std::vector<int64_t> found;
+  found.reserve(rows.size());
+  for (const Row& row : rows) {
+    found.push_back(row.end == kNever ? 0 : row.end - row.start);
+  }
+  return found;
+}
+
+// The time of each row without that of the rows inside it.
+template <typename Row>
+std::vector<int64_t> self_times(const std::vector<Row>& rows, const std::vector<int64_t>& durations) {
+  std::vector<int64_t> own = durations;
+  for (size_t row = 0; row < rows.size(); ++row) {
+    if (rows[row].parent != kNoRow) {
+      own[rows[row].parent] -= durations[row];
+    }
+  }
+  return own;
+}
+
+template <typename Total>
+void count(Total& total, int64_t time, int64_t self_time) {
+  total.min = total.count == 0 ? time : std::min(total.min, time);
+  total.max = std::max(total.max, time);
+  ++total.count;
+  total.self_time += self_time;
+}
+
+}  // namespace
+
+void Totals::add(const Tables& step) {
+  std::vector<uint32_t> strings, shapes, modules, signatures;
+  for (const std::string& text : step.strings) {
+    strings.push_back(interner_.string(text));
+  }
+  for (const Shape& shape : step.shapes) {
+    shapes.push_back(interner_.shape(step.dims.data() + shape.first, shape.ndim));
+  }
+  for (const Module& module : step.modules) {
+    modules.push_back(interner_.module({module.address, strings[module.type], 0}));
+  }
+  for (const Signature& signature : step.signatures) {
+    signatures.push_back(add_signature(signature, step, strings, shapes));
+  }
+
+  std::vector<int64_t> allocated(step.ops.size());
+  for (const Allocation& allocation : step.allocations) {
+    if (allocation.start != kNever && allocation.op != kNoRow) {
+      allocated[allocation.op] += allocation.bytes;
+    }
+  }
+  const DeviceTimes device = device_times(step);
+  const std::vector<int64_t> op_times = durations(step.ops);
+  const std::vector<int64_t> op_self_times = self_times(step.ops, op_times);
+  for (size_t row = 0; row < step.ops.size(); ++row) {
+    const Op& op = step.ops[row];
+    const int32_t module =
+        op.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[op.module_call].module]);
+    const auto flags = static_cast<uint8_t>(op.flags & ~(kAttributed | kTruncated));
+    const uint64_t key = uint64_t{signatures[op.signature]} << 32 | static_cast<uint64_t>(module + 1) << 8 | flags;
+    const auto [found, added] = op_rows_.try_emplace(key, tables_.op_totals.size());
+    if (added) {
+      OpTotal total{};
+      total.signature = signatures[op.signature];
+      total.module = module;
+      total.phase = static_cast<uint8_t>(phase(op));
+      total.nested = (op.flags & kNested) != 0 ? 1 : 0;
+      total.wrapper = (op.flags & kWrapper) != 0 ? 1 : 0;
+      tables_.op_totals.push_back(total);
+    }
+    OpTotal& total = tables_.op_totals[found->second];
+    count(total, op_times[row], op_self_times[row]);
+    total.time += op_times[row];
+    total.allocated += allocated[row];
+    total.device_time += device.total[row];
+    total.device_self += device.self[row];
+    total.kernels += device.kernels[row];
+  }
+  add_kernels(step, strings, modules);
+
+  const std::vector<int64_t> call_times = durations(step.module_calls);
+  const std::vector<int64_t> call_self_times = self_times(step.module_calls, call_times);
+  for (size_t row = 0; row < step.module_calls.size(); ++row) {
+    const ModuleCall& call = step.module_calls[row];
+    const auto recomputed = static_cast<uint8_t>((call.flags & kRecomputed) != 0);
+    const auto [found, added] =
+        call_rows_.try_emplace(uint64_t{modules[call.module]} << 1 | recomputed, tables_.call_totals.size());
+    if (added) {
+      CallTotal total{};
+      total.module = modules[call.module];
+      total.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
+      total.recomputed = recomputed;
+      tables_.call_totals.push_back(total);
+    }
+    CallTotal& total = tables_.call_totals[found->second];
+    count(total, call_times[row], call_self_times[row]);
+    bool outermost = true;
+    for (int32_t around = call.parent; around != kNoRow; around = step.module_calls[around].parent) {
+      outermost = outermost && step.module_calls[around].module != call.module;
+    }
+    total.time += outermost ? call_times[row] : 0;
+  }
+}
+
+void Totals::add_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules) {
+  for (const Kernel& kernel : step.kernels) {
+    KernelTotal total{};
+    total.name = strings[kernel.name];
+    total.op = kernel.op == kNoRow ? kNoName : strings[step.signatures[step.ops[kernel.op].signature].name];
+    total.module =
+        kernel.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[kernel.module_call].module]);
+    total.device_type = kernel.device_type;
+    total.device_index = kernel.device_index;
+    total.kind = kernel.kind;
+    total.direction = kernel.direction;
+    total.phase = kernel.phase;
+    total.in_graph = kernel.graph != 0 ? 1 : 0;
+    const auto key = std::tuple(total.name, total.op, total.module, total.device_type, total.device_index, total.kind,
+                                total.direction, total.phase, total.in_graph);
+    const auto [found, added] = kernel_rows_.try_emplace(key, tables_.kernel_totals.size());
+    if (added) {
+      tables_.kernel_totals.push_back(total);
+    }
+    KernelTotal& sum = tables_.kernel_totals[found->second];
+    const int64_t time = kernel.end - kernel.start;
+    sum.min = added ? time : std::min(sum.min, time);
+    sum.max = std::max(sum.max, time);
+    ++sum.count;
+    sum.time += time;
+    sum.bytes += kernel.bytes;
+  }
+}
+
+uint32_t Totals::add_signature(const Signature& signature, const Tables& step, const std::vector<uint32_t>& strings,
+                               const std::vector<uint32_t>& shapes) {
+  Signature added = signature;
+  added.name = strings[signature.name];
+  if (signature.arguments != kNoName) {
+    added.arguments = strings[signature.arguments];
+    added.results = strings[signature.results];
+  }
+  std::vector<int64_t> kinds;
+  std::vector<Tensor> tensors;
+  std::unordered_map<uint64_t, uint64_t> numbers;  // of storages: only which tensors share one still matters, not its address
+  const auto read = [&](uint32_t first, uint32_t count) {
+    for (uint32_t i = first; i < first + count; ++i) {
+      Tensor tensor = step.tensors[step.operands[i]];
+      tensor.shape = shapes[tensor.shape];
+      tensor.storage = numbers.try_emplace(tensor.storage, numbers.size() + 1).first->second;
+      tensors.push_back(tensor);
+    }
+  };
+  read(signature.inputs, signature.n_inputs);
+  read(signature.outputs, signature.n_outputs);
+  add_kinds(tensors.data(), signature.n_inputs, signature.n_outputs, kinds);
+  const uint32_t id = known_.id(added, kinds);
+  if (id == tables_.signatures.size()) {
+    added.inputs = static_cast<uint32_t>(tables_.operands.size());
+    added.outputs = added.inputs + added.n_inputs;
+    for (const Tensor& tensor : tensors) {
+      tables_.operands.push_back(static_cast<int32_t>(tables_.tensors.size()));
+      tables_.tensors.push_back(tensor);
+    }
+    tables_.signatures.push_back(added);
+  }
+  return id;
+}
+
+Tables Totals::take() {
+  interner_.move_into(tables_);
+  return std::move(tables_);
+}
+
+}  // namespace torchprof

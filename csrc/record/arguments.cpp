@@ -1,0 +1,52 @@
+#include "record/arguments.h"
+
+#include <cmath>
+#include <cstdio>
+
+#include "record/tensor_reader.h"
+
+namespace torchprof {
+namespace {
+
+void write(const c10::IValue& value, std::string& text);
+
+void write_list(const c10::IValue* values, size_t count, std::string& text) {
+  text += '[';
+  for (size_t i = 0; i < count; ++i) {
+    if (i != 0) {
+      text += ", ";
+    }
+    write(values[i], text);
+  }
+  text += ']';
+}
+
+// Values that JSON cannot express, such as generators and devices, are null: no FLOP formula uses them.
+void write(const c10::IValue& value, std::string& text) {
+  if (value.isTensor()) {
+    text += is_readable(value.unsafeToTensorImpl()) ? "{}" : "null";
+  } else if (value.isBool()) {
+    text += value.toBool() ? "true" : "false";
+  } else if (value.isInt()) {
+    text += std::to_string(value.toInt());
+  } else if (value.isDouble() && std::isfinite(value.toDouble())) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%.17g", value.toDouble());
+    text += digits;
+  } else if (value.isList()) {
+    const c10::ArrayRef<c10::IValue> elements = value.toListRef();
+    write_list(elements.data(), elements.size(), text);
+  } else {
+    text += "null";
+  }
+}
+
+}  // namespace
+
+std::string arguments_text(const c10::IValue* values, size_t count) {
+  std::string text;
+  write_list(values, count, text);
+  return text;
+}
+
+}  // namespace torchprof

@@ -1,0 +1,92 @@
+// Reads the fields of a TensorImpl directly. It makes no virtual call, as that could throw, dispatch or run Python, and it takes no
+// reference. For a subclass it reads what the TensorImpl holds, which may differ from what the subclass says about itself. All of it is
+// inline, because it runs for every tensor of every op.
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <c10/core/StorageImpl.h>
+#include <c10/core/TensorImpl.h>
+#include <c10/core/UndefinedTensorImpl.h>
+
+#include "trace/thread_log.h"
+
+namespace torchprof {
+
+inline void read_storage(const c10::TensorImpl& tensor, Tensor& row) {
+  c10::StorageImpl* const storage = tensor.unsafe_storage().unsafeGetStorageImpl();
+  if (storage == nullptr) {
+    row.storage = 0;
+    row.storage_bytes = 0;
+    row.device_type = static_cast<int8_t>(tensor.device_type());
+    row.device_index = -1;
+    row.flags |= kNoStorage;
+    return;
+  }
+  // device() of a tensor may call Python; that of its storage is a field.
+  row.device_type = static_cast<int8_t>(storage->device().type());
+  row.device_index = static_cast<int8_t>(storage->device().index());
+  const c10::DataPtr& data = storage->_mutable_data_ptr_no_checks();
+  row.storage = reinterpret_cast<uint64_t>(data.get());
+  if (data.get() == nullptr) {
+    row.flags |= kNoData;
+    const void* const token = data.get_context();  // see meta_allocator.cpp
+    row.storage = reinterpret_cast<uint64_t>(token != nullptr ? token : storage);
+  }
+  row.storage_bytes = storage->sym_nbytes().maybe_as_int().value_or(0);
+}
+
+inline bool is_readable(const c10::TensorImpl* tensor) {
+  return tensor != nullptr && tensor != c10::UndefinedTensorImpl::singleton();
+}
+
+inline constexpr c10::DispatchKeySet kTransforms({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper});
+
+// Appends a tensor to the operands of the op or module call that is being filled in. False when the budget is spent.
+inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor) {
+  Tensor row{};
+  read_storage(tensor, row);
+  row.dtype = static_cast<int8_t>(tensor.dtype().isScalarType() ? tensor.dtype().toScalarType() : c10::ScalarType::Undefined);
+  if (tensor.key_set().has_any(kTransforms)) {
+    row.flags |= kTransformed;
+  }
+  if (tensor.has_symbolic_sizes_strides()) {
+    row.flags |= kSymbolic;
+    return log.add_operand(row, nullptr, 0);
+  }
+  const c10::IntArrayRef sizes = tensor.sizes_default();
+  return log.add_operand(row, sizes.data(), sizes.size());
+}
+
+// Appends every tensor among boxed values, including those in lists of tensors, and increments `count` for each. False if some did not
+// fit.
+template <typename IValues>
+bool add_operands(ThreadLog& log, const IValues& values, uint16_t& count) {
+  bool complete = true;
+  const auto append = [&](const c10::IValue& value) {
+    const c10::TensorImpl* const tensor = value.unsafeToTensorImpl();
+    if (!is_readable(tensor)) {
+      return;
+    }
+    if (count == UINT16_MAX || !add_operand(log, *tensor)) {
+      complete = false;
+    } else {
+      ++count;
+    }
+  };
+  for (const c10::IValue& value : values) {
+    if (value.isTensor()) {
+      append(value);
+    } else if (value.isList()) {
+      for (const c10::IValue& element : value.toListRef()) {
+        if (element.isTensor()) {
+          append(element);
+        } else if (!element.isNone()) {
+          break;  // a list of something else
+        }
+      }
+    }
+  }
+  return complete;
+}
+
+}  // namespace torchprof

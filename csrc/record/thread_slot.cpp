@@ -1,0 +1,138 @@
+#include "record/thread_slot.h"
+
+#include <ATen/record_function.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <mutex>
+
+#if defined(__linux__)
+#include <linux/membarrier.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace torchprof {
+namespace {
+
+// Leaked: threads may end after the statics of this library are destroyed.
+struct Registry {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<ThreadSlot>> slots;
+  ThreadLogs* open = nullptr;
+  uint64_t last_generation = 0;
+};
+
+Registry& registry() {
+  static auto* const instance = new Registry;
+  return *instance;
+}
+
+// Removes a thread's slot from the registry when the thread ends. Its log stays with the recording.
+struct SlotOwner {
+  bool ended = false;
+  ~SlotOwner() {
+    ended = true;
+    Registry& all = registry();
+    const std::lock_guard lock(all.mutex);
+    std::erase_if(all.slots, [](const auto& slot) { return slot.get() == detail::this_slot; });
+    detail::this_slot = nullptr;
+  }
+};
+thread_local SlotOwner slot_owner;
+
+#if defined(__linux__) && defined(SYS_membarrier)
+bool membarrier(int command) { return syscall(SYS_membarrier, command, 0, 0) == 0; }
+bool register_membarrier() { return membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED); }
+void fence_every_thread() { membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED); }
+#else
+bool register_membarrier() { return false; }
+void fence_every_thread() {}
+#endif
+
+uint64_t native_thread_id() {
+#if defined(__linux__)
+  return static_cast<uint64_t>(syscall(SYS_gettid));
+#else
+  uint64_t id = 0;
+  pthread_threadid_np(nullptr, &id);
+  return id;
+#endif
+}
+
+}  // namespace
+
+namespace detail {
+
+ThreadSlot* make_slot() {
+  if (generation.load(std::memory_order_relaxed) == 0 || slot_owner.ended) {
+    return nullptr;
+  }
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  this_slot = all.slots.emplace_back(std::make_unique<ThreadSlot>()).get();
+  return this_slot;
+}
+
+void join_recording(ThreadSlot& slot) {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  slot.log = nullptr;
+  slot.generation = generation.load(std::memory_order_relaxed);
+  if (all.open == nullptr || all.open->logs_.size() > UINT16_MAX) {
+    return;
+  }
+  auto& logs = all.open->logs_;
+  const Thread identity{at::RecordFunction::currentThreadId(), native_thread_id()};
+  logs.push_back(std::make_unique<ThreadLog>(all.open->budget_, static_cast<uint16_t>(logs.size()), identity,
+                                             all.open->ops_with_arguments_, reinterpret_cast<uint64_t>(pthread_self())));
+  slot.log = logs.back().get();
+}
+
+}  // namespace detail
+
+void ThreadLogs::open() {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  if (all.last_generation == 0) {
+    detail::callbacks_fence.store(!register_membarrier());
+    // A forked child inherits its parent's recording. It records nothing, and waits for no thread of the parent.
+    pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
+                   [] {
+                     Registry& all = registry();
+                     detail::generation.store(0);
+                     all.open = nullptr;
+                     for (const auto& slot : all.slots) {
+                       slot->writing.store(false);
+                     }
+                     all.mutex.unlock();
+                   });
+  }
+  all.open = this;
+  detail::generation.store(++all.last_generation);
+}
+
+void ThreadLogs::close() {
+  Registry& all = registry();
+  {
+    const std::lock_guard lock(all.mutex);
+    if (all.open != this) {
+      return;
+    }
+    all.open = nullptr;
+    detail::generation.store(0);
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  fence_every_thread();
+  // The lock is not held while waiting: a writer may need it to join the recording, and then finds none open.
+  const auto any_writes = [&all] {
+    const std::lock_guard lock(all.mutex);
+    return std::any_of(all.slots.begin(), all.slots.end(),
+                       [](const auto& slot) { return slot->writing.load(std::memory_order_acquire); });
+  };
+  while (any_writes()) {
+    sched_yield();
+  }
+}
+
+}  // namespace torchprof

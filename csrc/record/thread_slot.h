@@ -1,0 +1,99 @@
+// How a callback gets the log of its thread, and why no callback still writes to it when a recording has ended.
+//
+// Every thread that was ever recorded has a slot. A callback sets the slot's `writing` flag, then reads the current generation. The
+// thread that ends a recording changes the generation, then reads the flags. One of the two must see the other's store, which takes a
+// fence between store and load on both sides. A fence in the callback would cost more than the rest of it, so the ending thread does
+// both: membarrier(2) runs a fence on every running thread. Where the system has no membarrier, callbacks run their own fence.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "trace/thread_log.h"
+
+namespace torchprof {
+
+struct ThreadSlot {
+  std::atomic<bool> writing{false};
+  uint64_t generation = 0;  // of the recording that `log` belongs to
+  ThreadLog* log = nullptr;
+};
+
+namespace detail {
+inline std::atomic<uint64_t> generation{0};  // of the open recording; 0: none
+inline std::atomic<bool> callbacks_fence{false};
+#if defined(__linux__)
+[[gnu::tls_model("initial-exec")]]
+#endif
+inline thread_local ThreadSlot* this_slot = nullptr;
+ThreadSlot* make_slot();                // nullptr while the thread is being destroyed
+void join_recording(ThreadSlot& slot);  // gives the slot a log of the open recording, if there is one
+}  // namespace detail
+
+// Exists while a callback writes. Nothing that can run Python or the dispatcher may be called meanwhile.
+class LogWriter {
+ public:
+  LogWriter() : slot_(detail::this_slot) {
+    if (slot_ == nullptr && (slot_ = detail::make_slot()) == nullptr) {
+      return;
+    }
+    slot_->writing.store(true, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (detail::callbacks_fence.load(std::memory_order_relaxed)) {
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+    }
+    generation_ = detail::generation.load(std::memory_order_acquire);
+    if (generation_ == 0) {
+      return;
+    }
+    if (slot_->generation != generation_) {
+      detail::join_recording(*slot_);
+    }
+    log_ = slot_->log;
+  }
+  ~LogWriter() {
+    if (slot_ != nullptr) {
+      slot_->writing.store(false, std::memory_order_release);
+    }
+  }
+  LogWriter(const LogWriter&) = delete;
+  LogWriter& operator=(const LogWriter&) = delete;
+
+  ThreadLog* log() const { return log_; }  // nullptr: nothing is being recorded
+  uint64_t generation() const { return generation_; }
+
+ private:
+  ThreadSlot* slot_;
+  ThreadLog* log_ = nullptr;
+  uint64_t generation_ = 0;
+};
+
+// The logs of one recording, one for each thread that wrote. At most one is open at a time.
+class ThreadLogs {
+ public:
+  explicit ThreadLogs(int64_t budget_bytes, OpNames ops_with_arguments = {})
+      : budget_bytes_(budget_bytes), budget_(budget_bytes), ops_with_arguments_(std::move(ops_with_arguments)) {}
+  ~ThreadLogs() { close(); }
+
+  void open();
+  void close();  // when it returns, no thread writes to these logs any more
+
+  void clear() { logs_.clear(); }  // after close()
+
+  std::vector<std::unique_ptr<ThreadLog>>& logs() { return logs_; }
+  Budget& budget() { return budget_; }
+  int64_t bytes() const { return budget_bytes_ - budget_.left(); }
+
+ private:
+  friend void detail::join_recording(ThreadSlot& slot);
+
+  const int64_t budget_bytes_;
+  Budget budget_;
+  const OpNames ops_with_arguments_;
+  std::vector<std::unique_ptr<ThreadLog>> logs_;
+};
+
+}  // namespace torchprof

@@ -1,0 +1,228 @@
+#include "session/session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "record/pause.h"
+
+namespace torchprof {
+namespace {
+
+struct Running {
+  std::unique_ptr<Session> session;
+  std::thread::id thread;
+  pid_t process = 0;
+  pid_t starting = 0;  // the process in which start() is running; 0: none
+};
+
+// Leaked: a recording that was never stopped must not be destroyed after Python is.
+Running& running() {
+  static auto* const instance = new Running;
+  return *instance;
+}
+
+// Releases the GIL, which a thread that the device waits for may need.
+struct WithoutGil {
+  PyThreadState* const state = PyEval_SaveThread();
+  ~WithoutGil() { PyEval_RestoreThread(state); }
+};
+
+// Exists while start() runs. It releases the GIL, so another thread may call start() meanwhile, and is refused.
+struct Starting {
+  explicit Starting(Running& running) : running_(running) { running_.starting = getpid(); }
+  ~Starting() { running_.starting = 0; }
+  Starting(const Starting&) = delete;
+  Starting& operator=(const Starting&) = delete;
+
+ private:
+  Running& running_;
+};
+
+int64_t unix_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
+    : begin_(ClockReading::now()),
+      origin_unix_ns_(unix_ns()),
+      counted_ops_(options.counted_ops),
+      memory_requested_(options.memory),
+      held_(options.held),
+      logs_(options.budget_bytes, options.ops_with_arguments),
+      device_(std::move(device)) {
+  if (options.memory) {
+    memory_.emplace(held_);
+    meta_.emplace();
+  }
+  if (options.aggregate) {
+    totals_.emplace();
+  }
+  logs_.open();
+  if (options.ops) {
+    ops_.emplace(options.shapes);
+  }
+  if (options.module_class != nullptr) {
+    modules_.emplace(options.module_class);
+  }
+  if (device_) {
+    device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
+  }
+}
+
+void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(), name}); }
+
+void Session::begin_step(int32_t number, bool warmup) {
+  end_step(true);
+  if (modules_ && modules_->was_reset()) {
+    modules_->observe_new_classes();
+  }
+  Step step{};
+  step.start = ticks();
+  step.end = kNever;
+  step.number = number;
+  step.warmup = warmup ? 1 : 0;
+  if (device_) {
+    device_->compare_clocks();
+  }
+  moments_.steps.push_back(step);
+}
+
+void Session::end_step(bool may_wait) {
+  if (moments_.steps.empty() || moments_.steps.back().end != kNever) {
+    return;
+  }
+  moments_.steps.back().end = ticks();
+  if (totals_) {
+    settle_device(may_wait);
+    aggregate_step();
+  }
+}
+
+void Session::settle_device(bool may_wait) {
+  if (device_) {
+    const WithoutGil without;
+    device_->settle(may_wait);
+  }
+}
+
+void Session::stop_device(bool may_wait) {
+  if (device_) {
+    const WithoutGil without;
+    device_->stop(may_wait);
+  }
+}
+
+// What other threads do while the logs are exchanged is not recorded.
+void Session::aggregate_step() {
+  logs_.close();
+  Tables step = collated(held_, ClockReading::now());
+  if (step.steps.back().warmup == 0) {
+    totals_->add(step);
+  }
+  losses_ += step.losses;
+  device_clock_error_ = std::max(device_clock_error_, step.device_clock_error);
+  devices_interrupted_ = devices_interrupted_ || step.devices_interrupted;
+  aggregated_steps_.insert(aggregated_steps_.end(), step.steps.begin(), step.steps.end());
+  moments_.steps.clear();
+  logs_.clear();
+  logs_.open();
+}
+
+Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
+  DeviceReport report = device_ ? device_->take() : DeviceReport{};
+  device_failure_ = report.failure;
+  const Context context{moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks};
+  return collate(logs_.logs(), std::move(report), context, outstanding_);
+}
+
+void Session::observe_new_classes() {
+  if (modules_) {
+    modules_->observe_new_classes();
+  }
+}
+
+Recorded Session::stop(const std::vector<Held>& held) {
+  const ClockReading end = ClockReading::now();
+  Recorded recorded;
+  if (modules_) {
+    recorded.unobserved_classes = modules_->unobserved_classes();
+  }
+  modules_.reset();
+  ops_.reset();
+  meta_.reset();
+  memory_.reset();
+  logs_.close();
+  if (!moments_.steps.empty() && moments_.steps.back().end == kNever) {
+    moments_.steps.pop_back();  // a step that did not end is not reported
+  }
+  if (totals_) {
+    Tables rest = collated(held_, end);
+    if (aggregated_steps_.empty()) {
+      totals_->add(rest);  // no step was marked: the whole recording is one
+    }
+    recorded.tables = totals_->take();
+    recorded.tables.steps = std::move(aggregated_steps_);
+    recorded.tables.losses = losses_;
+    recorded.tables.losses += rest.losses;
+    recorded.tables.device_clock_error = std::max(device_clock_error_, rest.device_clock_error);
+    recorded.tables.devices_interrupted = devices_interrupted_ || rest.devices_interrupted;
+  } else {
+    held_.insert(held_.end(), held.begin(), held.end());
+    recorded.tables = collated(held_, end);
+  }
+  recorded.duration_ns = end.ns - begin_.ns;
+  recorded.origin_unix_ns = origin_unix_ns_;
+  recorded.device_failure = device_failure_;
+  return recorded;
+}
+
+void start(const Options& options) {
+  Running& now = running();
+  if (is_recording() || now.starting == getpid()) {
+    throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
+  }
+  now.session.reset();  // in a fork it is the parent's: this removes the observers
+  if (options.memory && MemoryObserver::slot_is_taken()) {
+    throw std::runtime_error(
+        "another profiler (torch.profiler?) is active on this thread and holds the slot that PyTorch reports memory to: "
+        "end it first, or record with memory=False");
+  }
+  pause_depth = 0;  // an interrupt may have left recording paused
+  const Starting starting(now);
+  std::unique_ptr<DeviceRecorder> device;
+  {
+    const WithoutGil without;
+    device = make_device_recorder(options.device_recorder, options.device_type);
+  }
+  now.session = std::make_unique<Session>(options, std::move(device));
+  now.thread = std::this_thread::get_id();
+  now.process = getpid();
+}
+
+Session& current() {
+  if (!is_recording()) {
+    throw std::runtime_error("torchprof is not recording");
+  }
+  return *running().session;
+}
+
+Recorded stop(const std::vector<Held>& held, bool may_wait) {
+  Session& session = current();
+  if (running().thread != std::this_thread::get_id()) {
+    throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
+  }
+  session.stop_device(may_wait);
+  const std::unique_ptr<Session> ending = std::move(running().session);
+  return session.stop(held);
+}
+
+bool is_recording() { return running().session != nullptr && running().process == getpid(); }
+
+}  // namespace torchprof

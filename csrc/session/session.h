@@ -1,0 +1,104 @@
+// One recording: installs the observers, removes them in the opposite order, and returns the tables. It is the only place that knows
+// all of them, and the only global state besides the slots of the threads.
+//
+//   observers ─► logs of threads ┐
+//                                ├─► collate ─► tables, or with `aggregate` after every step their sums
+//   device    ─► log of device   ┘
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collate/collate.h"
+#include "collate/totals.h"
+#include "device/recorder.h"
+#include "record/memory_observer.h"
+#include "record/meta_allocator.h"
+#include "record/module_observer.h"
+#include "record/op_observer.h"
+#include "record/thread_slot.h"
+#include "trace/clock.h"
+#include "trace/device_log.h"
+
+namespace torchprof {
+
+struct Options {
+  bool ops = true;
+  bool shapes = true;
+  bool memory = true;
+  int64_t budget_bytes = int64_t{1} << 30;
+  PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
+  OpNames ops_with_arguments;            // see Arguments
+  OpNames counted_ops;                   // ops with a FLOP formula: see kNested
+  bool aggregate = false;                // keep sums over steps instead of rows per event
+  std::string device_recorder = "off";   // see make_device_recorder()
+  int8_t device_type = 0;
+  std::vector<Held> held;  // by the model, now
+};
+
+struct Recorded {
+  Tables tables;
+  std::vector<std::string> unobserved_classes;  // nn.Module classes whose calls were not recorded
+  int64_t duration_ns = 0;
+  int64_t origin_unix_ns = 0;  // wall clock at time 0 of the trace
+  std::string device_failure;  // after which the device was not recorded; empty: none
+};
+
+class Session {
+ public:
+  // `device` may be nullptr. It was made before, because that takes too long to be part of the recording.
+  Session(const Options& options, std::unique_ptr<DeviceRecorder> device);
+  ~Session() = default;  // destroys the members in the opposite order of their construction
+
+  void mark(const std::string& name);
+  void begin_step(int32_t number, bool warmup);
+  void end_step(bool may_wait);
+  void observe_new_classes();
+  int64_t bytes() const { return logs_.bytes(); }  // allocated for what was recorded so far
+
+  // These release the GIL while they wait for the device: `may_wait` is that of DeviceRecorder.
+  void settle_device(bool may_wait);
+  void stop_device(bool may_wait);
+
+  // Comes after stop_device(). `held`: by the model, now.
+  Recorded stop(const std::vector<Held>& held);
+
+ private:
+  void aggregate_step();
+  Tables collated(const std::vector<Held>& held, ClockReading end);
+
+  const ClockReading begin_;
+  const int64_t origin_unix_ns_;
+  const OpNames counted_ops_;
+  const bool memory_requested_;
+  std::vector<Held> held_;
+  Moments moments_;
+  ThreadLogs logs_;
+  Outstanding outstanding_;
+  std::optional<Totals> totals_;  // with `aggregate`: of the steps so far, as are the next four
+  std::vector<Step> aggregated_steps_;
+  Losses losses_;
+  int64_t device_clock_error_ = 0;
+  bool devices_interrupted_ = false;
+  std::string device_failure_;
+  std::optional<MemoryObserver> memory_;
+  std::optional<MetaAllocator> meta_;
+  std::optional<OpObserver> ops_;
+  std::optional<ModuleObserver> modules_;
+  std::optional<DeviceLog> device_log_;
+  std::unique_ptr<DeviceRecorder> device_;
+};
+
+// The process has at most one session, and the thread that started it ends it. These throw std::runtime_error with what is wrong and
+// what to do about it. start() also throws DeviceRecorderError.
+void start(const Options& options);
+Session& current();
+Recorded stop(const std::vector<Held>& held, bool may_wait);
+bool is_recording();  // false in a fork of a process that is recording
+
+}  // namespace torchprof

@@ -1,0 +1,83 @@
+// The enums and flags of the columns in events.h. Their numbers are part of the file format: torchprof/trace/schema.py has the same.
+#pragma once
+
+#include <cstdint>
+
+namespace torchprof {
+
+inline constexpr int32_t kNoRow = -1;              // a row number where there is no row
+inline constexpr int64_t kNever = -1;              // a time that was not seen
+inline constexpr uint32_t kNoName = UINT32_MAX;    // a row of strings where there is no name
+inline constexpr uint16_t kNoThread = UINT16_MAX;  // a row of threads where there is no thread
+
+// Op::scope is an at::RecordScope. These two are used here.
+inline constexpr uint8_t kBackwardScope = 1;
+inline constexpr uint8_t kUserScope = 7;
+
+// Op::flags
+inline constexpr uint8_t kAttributed = 1;  // module_call is the call that the op did work for, not the call that it ran in
+inline constexpr uint8_t kTruncated = 2;   // some of its tensors did not fit the budget
+inline constexpr uint8_t kWrapper = 4;     // an op inside it did the work, so its bytes are not counted again
+inline constexpr uint8_t kNested = 8;      // its FLOPs are not counted: an op around it, or inside it, has them already
+inline constexpr uint8_t kPhaseShift = 4;  // the upper four bits are its Phase
+
+// What a training step was doing.
+enum class Phase : uint8_t {
+  kOther = 0,
+  kForward = 1,
+  kRecomputation = 2,  // forward that activation checkpointing runs again inside a backward pass
+  kBackward = 3,
+  kOptimizer = 4,
+};
+
+// ModuleCall::flags
+inline constexpr uint8_t kRaised = 1;       // forward raised an exception
+inline constexpr uint8_t kMoreTensors = 2;  // some tensors were not recorded: they exceeded the budget or the limit per call
+inline constexpr uint8_t kReturnedSequence = 4;  // it returned a tuple or a list
+inline constexpr uint8_t kRecomputed = 8;        // it ran inside a backward pass
+
+// Allocation::uses
+inline constexpr uint16_t kParameter = 1;          // a parameter of the model
+inline constexpr uint16_t kBuffer = 2;             // a buffer of the model
+inline constexpr uint16_t kGradient = 4;           // accumulated by autograd and kept, or in .grad of a parameter
+inline constexpr uint16_t kModuleInput = 8;        // an input of an outermost module call
+inline constexpr uint16_t kModuleOutput = 16;      // an output of an outermost module call
+inline constexpr uint16_t kReadByForward = 32;     // an input of a forward op
+inline constexpr uint16_t kReadByBackward = 64;    // an input of a backward or recomputed op
+inline constexpr uint16_t kReadByOptimizer = 128;  // an input of an op of an optimizer
+inline constexpr uint16_t kHeldAfterCall = 256;    // not freed when the outermost call or op that allocated it had ended
+
+// Tensor::flags
+inline constexpr uint8_t kNoData = 1;       // meta or fake; `storage` still identifies the block
+inline constexpr uint8_t kSymbolic = 2;     // sizes are symbolic: recorded as the empty shape
+inline constexpr uint8_t kNoStorage = 4;    // sparse, nested or opaque: storage_bytes is 0
+inline constexpr uint8_t kTransformed = 8;  // a torch.func wrapper around another tensor, which may be larger
+
+// Kernel::kind
+enum class Activity : uint8_t {
+  kKernel = 0,
+  kCopy = 1,
+  kMemset = 2,
+  kInterval = 3,  // the time between two events on a stream: all activity of one op or call, and the gaps in between
+};
+
+// Kernel::direction, of a copy
+enum class Direction : uint8_t {
+  kOther = 0,
+  kHostToDevice = 1,
+  kDeviceToHost = 2,
+  kOnDevice = 3,
+  kBetweenDevices = 4,
+};
+
+// RuntimeCall::kind
+enum class RuntimeCallKind : uint8_t {
+  kLaunch = 0,
+  kCopy = 1,
+  kMemset = 2,
+  kGraphLaunch = 3,
+  kSynchronize = 4,
+  kMemory = 5,  // reserves or releases memory of the driver, which may synchronize too
+};
+
+}  // namespace torchprof

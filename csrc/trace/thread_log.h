@@ -1,0 +1,220 @@
+// What one thread recorded: its rows, its tables of names and shapes, and the ops and module calls that are open now. Only that
+// thread writes to it, without a lock. collate() reads it when the thread no longer writes.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "trace/append_log.h"
+#include "trace/events.h"
+#include "trace/list_table.h"
+#include "trace/string_table.h"
+#include "trace/tensor_table.h"
+
+namespace torchprof {
+
+using OpNames = std::unordered_set<std::string>;
+
+class ThreadLog {
+ public:
+  struct OpenOp {
+    const void* key = nullptr;
+    Op* op = nullptr;                // nullptr: it was dropped
+    int32_t row = kNoRow;            // of this op; where it was dropped, of the nearest recorded op around it
+    Arguments* arguments = nullptr;  // nullptr: they are not kept
+  };
+
+  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpNames& ops_with_arguments = none(), uint64_t posix_id = 0)
+      : ops(budget),
+        operands(budget),
+        tensors(budget),
+        arguments(budget),
+        module_calls(budget),
+        memory_events(budget),
+        allocator_totals(budget),
+        identity(identity),
+        posix_id(posix_id),
+        thread_(thread),
+        tensor_table_(tensors, shapes),
+        ops_with_arguments_(ops_with_arguments) {
+    open_ops_.reserve(64);
+    open_calls_.reserve(64);
+  }
+
+  AppendLog<Op> ops;
+  AppendLog<int32_t> operands;
+  AppendLog<Tensor> tensors;
+  AppendLog<Arguments> arguments;
+  AppendLog<ModuleCall> module_calls;
+  AppendLog<MemoryEvent> memory_events;
+  AppendLog<AllocatorTotal> allocator_totals;
+  std::vector<Module> modules;
+  StringTable strings;
+  ListTable shapes;
+  const Thread identity;
+  const uint64_t posix_id;      // pthread_self()
+  uint64_t unmatched_ends = 0;  // ops that ended here but began before the recording or on another thread
+
+  // An op began. `key` identifies it again at its end. Returns the row to fill in, or nullptr when the budget is spent. The op is
+  // open in both cases.
+  Op* open_op(const void* key) {
+    Op* op = ops.append();
+    if (op != nullptr) {
+      op->end = kNever;
+      op->parent = current_op();
+      op->module_call = current_call();
+      op->thread = thread_;
+      op->flags = 0;
+      op->inputs = op->outputs = operands.size();
+      op->n_inputs = op->n_outputs = 0;
+    }
+    open_ops_.push_back({key, op, op != nullptr ? static_cast<int32_t>(ops.size() - 1) : current_op()});
+    return op;
+  }
+
+  // The op with this key ended. `op` is nullptr if there is no row: it was dropped, or it did not begin here.
+  OpenOp close_op(const void* key) {
+    if (!open_ops_.empty() && open_ops_.back().key == key) {
+      const OpenOp closed = open_ops_.back();
+      open_ops_.pop_back();
+      return closed;
+    }
+    return close_below(key);
+  }
+
+  // The row of the innermost open op, if it has this key and was not dropped.
+  int32_t row_of_innermost_op(const void* key) const {
+    return !open_ops_.empty() && open_ops_.back().key == key && open_ops_.back().op != nullptr ? open_ops_.back().row : kNoRow;
+  }
+  // The row of the innermost open module call.
+  int32_t innermost_call() const { return current_call(); }
+
+  // The name of the open op that is `up` levels above the innermost; empty if there is none.
+  std::string_view open_name(size_t up) const {
+    const Op* const op = up < open_ops_.size() ? open_ops_[open_ops_.size() - 1 - up].op : nullptr;
+    return op != nullptr ? std::string_view(strings[op->signature]) : std::string_view();
+  }
+
+  bool keeps_arguments(uint32_t name) {
+    for (uint32_t id = static_cast<uint32_t>(keeps_arguments_.size()); id <= name; ++id) {
+      keeps_arguments_.push_back(ops_with_arguments_.count(strings[id]) != 0);
+    }
+    return keeps_arguments_[name];
+  }
+
+  // Adds the inputs of the op that was opened last. Its outputs are filled in at its end.
+  void add_arguments(const std::string& text) {
+    if (Arguments* row = arguments.append()) {
+      *row = {open_ops_.back().row, strings.id(std::string_view(text)), strings.id(std::string_view("[]"))};
+      open_ops_.back().arguments = row;
+    }
+  }
+
+  // A module was called. Returns the row to fill in, or nullptr when the budget is spent. The call is open in both cases.
+  ModuleCall* open_call(uint64_t address, const char* type) {
+    ModuleCall* call = module_calls.append();
+    if (call != nullptr) {
+      *call = {};
+      call->end = kNever;
+      call->module = module_id(address, type);
+      call->parent = current_call();
+      call->op = current_op();
+      call->inputs = call->outputs = operands.size();
+      call->thread = thread_;
+    }
+    open_calls_.push_back({call, call != nullptr ? static_cast<int32_t>(module_calls.size() - 1) : current_call()});
+    return call;
+  }
+
+  ModuleCall* close_call() {
+    ModuleCall* const call = open_calls_.back().call;
+    open_calls_.pop_back();
+    return call;
+  }
+
+  // Appends one operand to the op or call that is being filled in. False when the budget is spent.
+  bool add_operand(const Tensor& tensor, const int64_t* dims, size_t ndim) {
+    const int32_t row = tensor_table_.row(tensor, dims, ndim);
+    int32_t* const operand = row != kNoRow ? operands.append() : nullptr;
+    if (operand == nullptr) {
+      return false;
+    }
+    *operand = row;
+    return true;
+  }
+
+  // False when the budget is spent. `from_kernel`: the memory belongs to the op around the innermost one, which is the op that
+  // PyTorch runs to call a kernel written in Python.
+  bool memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,
+                    bool from_kernel = false) {
+    MemoryEvent* const row = memory_events.append();
+    if (row != nullptr) {
+      const int32_t op = from_kernel && open_ops_.size() > 1 ? open_ops_[open_ops_.size() - 2].row : current_op();
+      *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index};
+    }
+    return row != nullptr;
+  }
+
+  uint16_t thread() const { return thread_; }
+
+ private:
+  struct OpenCall {
+    ModuleCall* call;
+    int32_t row;
+  };
+
+  // Ops that are still open inside this one have no end, or end on another thread: they are closed with it. A user range is
+  // different. The op that opens it ends before the range does, so the range stays open and moves out of that op.
+  [[gnu::noinline]] OpenOp close_below(const void* key) {
+    for (size_t i = open_ops_.size(); i-- > 0;) {
+      if (open_ops_[i].key == key) {
+        const OpenOp closed = open_ops_[i];
+        const auto is_range = [](const OpenOp& open) { return open.op != nullptr && open.op->scope == kUserScope; };
+        const auto below = open_ops_.begin() + static_cast<std::ptrdiff_t>(i);
+        open_ops_.erase(std::remove_if(below + 1, open_ops_.end(), std::not_fn(is_range)), open_ops_.end());
+        std::for_each(open_ops_.erase(below), open_ops_.end(), [&](const OpenOp& range) {
+          if (closed.op != nullptr && range.op->parent == closed.row) {
+            range.op->parent = closed.op->parent;
+          }
+        });
+        return closed;
+      }
+    }
+    ++unmatched_ends;
+    return {};
+  }
+
+  int32_t current_op() const { return open_ops_.empty() ? kNoRow : open_ops_.back().row; }
+  int32_t current_call() const { return open_calls_.empty() ? kNoRow : open_calls_.back().row; }
+
+  // A later module may have the same address. If its class is another one, it gets a row of its own.
+  uint32_t module_id(uint64_t address, const char* type) {
+    const uint32_t name = strings.id(type);
+    const auto [found, added] = module_ids_.try_emplace(address, static_cast<uint32_t>(modules.size()));
+    if (added || modules[found->second].type != name) {
+      found->second = static_cast<uint32_t>(modules.size());
+      modules.push_back({address, name, 0});
+    }
+    return found->second;
+  }
+
+  static const OpNames& none() {
+    static const OpNames names;
+    return names;
+  }
+
+  const uint16_t thread_;
+  TensorTable tensor_table_;
+  const OpNames& ops_with_arguments_;
+  std::vector<bool> keeps_arguments_;  // by row of strings
+  std::vector<OpenOp> open_ops_;
+  std::vector<OpenCall> open_calls_;
+  std::unordered_map<uint64_t, uint32_t> module_ids_;
+};
+
+}  // namespace torchprof

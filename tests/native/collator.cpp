@@ -1,0 +1,142 @@
+// Drives collate() without a recording: a Python extension that is built for tests only, from the pure sources in csrc/trace/ and
+// csrc/collate/. Tables are returned as bytes: pybind11 can register the dtype of a struct once per process, and torchprof._C does.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "collate/collate.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+using namespace torchprof;
+
+namespace {
+
+uint32_t name_row(DeviceReport& devices, const std::string& name) {
+  devices.names.push_back(name);
+  return static_cast<uint32_t>(devices.names.size() - 1);
+}
+
+// Does to a log, and to the report of a device, what observers do for one event.
+class Events {
+ public:
+  Events(ThreadLog& log, DeviceReport& devices) : log_(log), devices_(devices) {}
+
+  void apply(const py::tuple& event) {
+    const auto kind = event[0].cast<std::string>();
+    const auto integer = [&](size_t i) { return event[i].cast<int64_t>(); };
+    if (kind == "op") {
+      op_ = log_.open_op(reinterpret_cast<const void*>(integer(1)));
+      if (op_ != nullptr) {
+        op_->start = integer(2);
+        op_->signature = log_.strings.id(std::string_view(event[3].cast<std::string>()));
+        op_->sequence_nr = integer(4);
+        op_->forward_thread = event[5].cast<uint32_t>();
+        op_->scope = event[6].cast<uint8_t>();
+      }
+    } else if (kind == "end") {
+      if (Op* const op = log_.close_op(reinterpret_cast<const void*>(integer(1))).op) {
+        op->end = integer(2);
+      }
+    } else if (kind == "call") {
+      if (ModuleCall* const call = log_.open_call(event[2].cast<uint64_t>(), event[3].cast<std::string>().c_str())) {
+        call->start = integer(1);
+      }
+    } else if (kind == "return") {
+      if (ModuleCall* const call = log_.close_call()) {
+        call->end = integer(1);
+      }
+    } else if (kind == "tensor") {
+      const auto dims = event[1].cast<std::vector<int64_t>>();
+      Tensor tensor{};
+      tensor.storage = event[2].cast<uint64_t>();
+      tensor.storage_bytes = 4;
+      if (op_ != nullptr && log_.add_operand(tensor, dims.data(), dims.size())) {
+        ++op_->n_inputs;
+      }
+    } else if (kind == "memory") {
+      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1);
+    } else if (kind == "launch") {
+      RuntimeCall call{};
+      call.start = call.end = integer(1);
+      call.name = name_row(devices_, "launch");
+      call.op = log_.thread() + 1;
+      call.correlation = event[2].cast<uint32_t>();
+      devices_.runtime_calls.push_back(call);
+    } else {
+      throw std::invalid_argument("unknown event " + kind);
+    }
+  }
+
+ private:
+  ThreadLog& log_;
+  DeviceReport& devices_;
+  Op* op_ = nullptr;  // the one that began last
+};
+
+template <typename Row>
+py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
+  py::array_t<uint8_t> bytes(static_cast<py::ssize_t>(rows.size() * sizeof(Row)));
+  if (!rows.empty()) {
+    std::memcpy(bytes.mutable_data(), rows.data(), rows.size() * sizeof(Row));
+  }
+  return bytes;
+}
+
+// One ThreadLog per list of events, whose times are ticks of one nanosecond:
+//
+//   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time)
+//   ("call", time, address, type)                                    ("return", time)
+//   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
+//   ("launch", time, correlation)
+//
+// Kernels are (correlation, start, end, name). Returns the tables by name, their strings, and the losses.
+py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes,
+                         const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels) {
+  Budget budget(budget_bytes);
+  std::vector<std::unique_ptr<ThreadLog>> logs;
+  const OpNames none;
+  DeviceReport devices;
+  for (const auto& [correlation, start, end, name] : kernels) {
+    Kernel kernel{};
+    kernel.start = start;
+    kernel.end = end;
+    kernel.name = name_row(devices, name);
+    kernel.runtime_call = static_cast<int32_t>(correlation);
+    kernel.op = kernel.module_call = kNoRow;
+    devices.kernels.push_back(kernel);
+  }
+  for (const py::list& list : threads) {
+    const auto thread = static_cast<uint16_t>(logs.size());
+    const uint64_t id = thread + uint64_t{1};
+    logs.push_back(std::make_unique<ThreadLog>(budget, thread, Thread{id, thread}, none, id));
+    Events events(*logs.back(), devices);
+    for (const py::handle& event : list) {
+      events.apply(event.cast<py::tuple>());
+    }
+  }
+  Outstanding outstanding;
+  const Moments moments;
+  const std::vector<Held> held;
+  const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), INT32_MAX};
+  Tables tables = collate(logs, std::move(devices), context, outstanding);
+  py::dict arrays;
+  for_each_table(tables, [&](const char* name, const auto& rows) { arrays[name] = to_bytes(rows); });
+  py::dict losses;
+  for_each_loss(tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
+  return py::make_tuple(arrays, tables.strings, losses);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(collator, m) {
+  m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list());
+}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from compiled import shared_library
 from fake_gpu import FakeGpu
+from goldens import Golden
 from needs_cuda import pytest_runtest_setup
 from torch import nn
 
@@ -29,6 +30,16 @@ REPLACED = ("dropout", "scaled_dot_product_attention")
 
 
 DEVICE = Path(__file__).parent / "device"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-goldens", action="store_true", help="write golden files anew; then look at what git diff says")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares a text with a golden file; see tests/goldens.py."""
+    return Golden(request.config.getoption("--update-goldens"), request.path.parent / "golden")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

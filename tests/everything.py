@@ -15,7 +15,8 @@ import torchprof
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.rendering import torchsummary
-from torchprof.tables.summary import COLUMNS, render_table
+from torchprof.tables.columns import columns_of
+from torchprof.tables.summary import summary_table
 
 H100 = torchprof.Ceilings("NVIDIA H100", "float32", 0, flops=50e12, bytes=3e12)
 
@@ -36,7 +37,7 @@ def printed(trace: torchprof.Trace, folder: Path) -> Iterator[tuple[str, Callabl
     yield "memory on a device", lambda: torchprof.memory(trace, "cpu")
     yield "gpu", lambda: torchprof.gpu(trace)
     yield "gpu with ceilings", lambda: torchprof.gpu(trace, ceilings=H100)
-    yield "summary", lambda: render_table(*rows_and_totals(trace), list(COLUMNS))
+    yield "summary", lambda: every_column(summary_table(*rows_and_totals(trace)))
     yield "torchsummary", lambda: torchsummary.render(trace)
     yield "the call that raised", lambda: raising_call(trace)
     yield "chrome", lambda: exported(torchprof.export_chrome, trace, folder / "chrome.json")
@@ -47,6 +48,10 @@ def printed(trace: torchprof.Trace, folder: Path) -> Iterator[tuple[str, Callabl
         "saved again",
         lambda: exported(lambda trace, path: trace.save(path), trace, folder / "again") and torchprof.load(folder / "again"),
     )
+
+
+def every_column(table: torchprof.Table) -> torchprof.Table:
+    return table.select(*columns_of(table.rows[0]))
 
 
 def exported(export: Callable[..., None], trace: torchprof.Trace, path: Path, *options: str) -> str:

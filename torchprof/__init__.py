@@ -48,17 +48,17 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.rendering.chrome import export_chrome as export_chrome
     from torchprof.rendering.flame_graphs import export_folded as export_folded
     from torchprof.rendering.flame_graphs import export_speedscope as export_speedscope
-    from torchprof.summarize import Summary as Summary
     from torchprof.summarize import summary as summary
+    from torchprof.tables.by_kernel import by_kernel as by_kernel
+    from torchprof.tables.by_module import by_module as by_module
+    from torchprof.tables.by_op import by_op as by_op
+    from torchprof.tables.by_step import by_step as by_step
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
     from torchprof.tables.memory import Memory as Memory
     from torchprof.tables.memory import memory as memory
+    from torchprof.tables.summary import Summary as Summary
     from torchprof.tables.table import Table as Table
-    from torchprof.tables.table import by_kernel as by_kernel
-    from torchprof.tables.table import by_module as by_module
-    from torchprof.tables.table import by_op as by_op
-    from torchprof.tables.table import by_step as by_step
     from torchprof.trace.ceilings import Ceilings as Ceilings
     from torchprof.trace.schema import Phase as Phase
     from torchprof.trace.trace import Trace as Trace
@@ -81,16 +81,16 @@ _MODULES: Final = {
     "Replay": "torchprof.allocator.replay",
     "Schedule": "torchprof.record.schedule",
     "SnapshotReplay": "torchprof.allocator.snapshot",
-    "Summary": "torchprof.summarize",
+    "Summary": "torchprof.tables.summary",
     "Table": "torchprof.tables.table",
     "TorchprofError": "torchprof.errors",
     "Trace": "torchprof.trace.trace",
     "TraceFileError": "torchprof.errors",
     "UnsupportedTorchError": "torchprof.errors",
-    "by_kernel": "torchprof.tables.table",
-    "by_module": "torchprof.tables.table",
-    "by_op": "torchprof.tables.table",
-    "by_step": "torchprof.tables.table",
+    "by_kernel": "torchprof.tables.by_kernel",
+    "by_module": "torchprof.tables.by_module",
+    "by_op": "torchprof.tables.by_op",
+    "by_step": "torchprof.tables.by_step",
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",
     "estimate": "torchprof.estimation.estimate",

@@ -1,79 +1,29 @@
-"""`torchprof.summary`: run a model once, watched, and show what it is made of."""
+"""`torchprof.summary`: run a model once, recorded, and show what it is made of."""
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from torchprof import _native
-from torchprof._native import require_extension
 from torchprof.analysis.model.fold import fold_siblings, limit_depth
 from torchprof.analysis.model.layer_calls import raising_call
-from torchprof.analysis.model.summary import Row, Totals, rows_and_totals
+from torchprof.analysis.model.summary import rows_and_totals
+from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, ModuleTypeError
-from torchprof.record.inputs import Inputs, make_inputs
-from torchprof.record.modules import describe, is_lazy, walk
-from torchprof.record.nested import find_tensors
-from torchprof.record.preserve import preserved, random_states
+from torchprof.record.inputs import make_inputs
+from torchprof.record.modules import describe
+from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
-from torchprof.rendering import torchsummary
-from torchprof.rendering.printed import Printed, data_frame
-from torchprof.rendering.text import Line
-from torchprof.tables.summary import COLUMNS, default_columns, lines_of
+from torchprof.record.single_pass import record_single_pass
+from torchprof.tables.summary import STYLES, Style, Summary, check_columns, default_columns
 from torchprof.trace.trace import Trace
 
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["Summary", "summary"]
-
-Style = Literal["tree", "torchsummary"]
-STYLES = ("tree", "torchsummary")
-
-
-@dataclass(frozen=True)
-class Summary(Printed):
-    """What `summary` found. ``str()`` is the printed text.
-
-    Attributes:
-        rows: one `Row` per module, in the order of ``print(model)``; after ``depth`` and ``fold``.
-        totals: figures of the model as a whole.
-        trace: the recording behind them, to save or to analyse further.
-        style, columns: how it is printed.
-    """
-
-    rows: list[Row]
-    totals: Totals
-    trace: Trace
-    style: Style
-    columns: tuple[str, ...]
-    list_parameters: bool = False
-
-    def lines(self) -> Iterator[Line]:
-        if self.style == "torchsummary":
-            return (Line("total", line) for line in torchsummary.render(self.trace).splitlines())
-        return lines_of(self.rows, self.totals, self.columns, self.list_parameters)
-
-    def __repr__(self) -> str:
-        return f"<Summary: {len(self.rows):,} rows, {self.totals.params:,} parameters>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Rows and totals as plain Python data: bytes, elements and nanoseconds."""
-        return {"rows": [_plain(row) for row in self.rows], "totals": asdict(self.totals)}
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """The rows as a ``pandas.DataFrame``, one column per field of `Row`. Needs pandas.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        return data_frame([_plain(row) for row in self.rows])
+__all__ = ["summary"]
 
 
 def summary(
@@ -108,7 +58,7 @@ def summary(
         dtypes: dtype of the inputs to make, or one per input; ``torch.float32`` by default.
         device: where to put the inputs; by default where the model's first parameter is. The model is not moved.
         depth: how deep to go; deeper modules are counted in the rows above them. None: everything.
-        columns: which columns the tree shows, by name: see ``torchprof.tables.summary.COLUMNS``.
+        columns: which columns the tree shows, by name: see ``torchprof.tables.columns.COLUMNS``.
         style: ``"tree"``, or ``"torchsummary"`` for the table of that package, to the character.
         backward: also run a backward pass, from the sum of all outputs, and show its time. No gradient is stored.
         fold: show runs of identical sibling subtrees as one row (``x24``), whose figures are their sums.
@@ -130,11 +80,13 @@ def summary(
     """
     model = _module(model)
     _check(style, columns, depth, warmup, verbose)
-    inputs = make_inputs_preserving_random_state(model, input_size, batch_size, input_data, dtypes, device)
+    with preserved_random_states():
+        inputs = make_inputs(model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device)
     if inputs is None:
         trace = Trace.empty(describe(model))
     else:
-        trace = _run(model, inputs, backward=backward, warmup=warmup, made_from=_made_from(input_size, batch_size))
+        explain = partial(_explain, made_from=_made_from(input_size, batch_size))
+        trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain)
         trace.facts["batch_size"] = batch_size
         trace.facts["input_sizes"] = [list(tensor.shape) for tensor in inputs.tensors()]
     rows, totals = rows_and_totals(trace)
@@ -168,35 +120,16 @@ def _module(model: Any) -> nn.Module:
     return model
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    return {**row._asdict(), "tensors": [tensor._asdict() for tensor in row.tensors]}
-
-
 def _check(style: Any, columns: Any, depth: Any, warmup: Any, verbose: Any) -> None:
     if style not in STYLES:
         raise ArgumentError(f"style={style!r} is unknown: use one of {', '.join(map(repr, STYLES))}")
     if columns is not None:
-        names = [columns] if isinstance(columns, str) else list(columns)
-        unknown = [name for name in names if name not in COLUMNS]
-        if unknown or isinstance(columns, str):
-            problem = f"contains {unknown[0]!r}, which is unknown" if unknown else "is a str, not a list of names"
-            raise ArgumentError(f"columns={columns!r} {problem}: choose from {', '.join(COLUMNS)}")
-    for name, value, least in (("depth", depth, 0), ("warmup", warmup, 0)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise ArgumentError(f"{name} must be an int of at least {least}, not {value!r}")
+        check_columns(columns)
+    if depth is not None:
+        check_int("depth", depth, 0)
+    check_int("warmup", warmup, 0)
     if verbose not in (None, 0, 1, 2):
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
-
-
-def make_inputs_preserving_random_state(
-    model: nn.Module, input_size: Any, batch_size: Any, input_data: Any, dtypes: Any, device: Any
-) -> Inputs | None:
-    states = random_states()
-    try:
-        return make_inputs(model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device)
-    finally:
-        for restore, state in states:
-            restore(state)
 
 
 def _made_from(input_size: Any, batch_size: Any) -> str:
@@ -205,81 +138,8 @@ def _made_from(input_size: Any, batch_size: Any) -> str:
     return f"input_size={input_size!r}" + (f", batch_size={batch_size!r}" if batch_size is not None else "")
 
 
-def _run(model: nn.Module, inputs: Inputs, *, backward: bool, warmup: int, made_from: str) -> Trace:
-    require_extension()
-    places = walk(model)
-    if is_lazy(places):
-        model = copy.deepcopy(model)  # running a lazy module gives it its parameters for good
-        places = walk(model)
-    # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
-    recording = profile(model, ops=backward, shapes=False)
-    with preserved(model, places):
-        try:
-            for _ in range(warmup):
-                model(*inputs.args, **inputs.kwargs)
-            with recording:
-                saved_inputs = _pass(model, inputs, backward, recording.mark)
-        except Exception as error:
-            _explain(error, recording, made_from)
-            raise
-    tensors = inputs.tensors()
-    recording.trace.facts.update(
-        saved_input_bytes=saved_inputs,
-        input_bytes=sum(tensor.numel() * tensor.element_size() for tensor in _distinct(tensors)),
-        inputs_on_meta=all(tensor.device.type == "meta" for tensor in tensors),
-    )
-    return recording.trace
-
-
-def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str], None]) -> int:
-    """One forward, and a backward if asked. Returns the bytes of inputs that the graph keeps.
-
-    What autograd keeps is found by letting go of things one after the other: first of the outputs while the graph lives on,
-    then of the graph.
-    """
-    tensors = _distinct(inputs.tensors())
-    held = [_native.use_counts(tensor) for tensor in tensors]
-    mark("forward")
-    outputs = model(*inputs.args, **inputs.kwargs)
-    mark("forward done")
-    roots = [tensor for tensor in find_tensors(outputs) if tensor.requires_grad and tensor.grad_fn is not None]
-    edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
-    shapes = [(root.shape, root.dtype, root.device) for root in roots]
-    del outputs, roots
-    mark("outputs released")
-    saved = sum(
-        tensor.untyped_storage().nbytes()
-        for tensor, before in zip(tensors, held, strict=True)
-        if _holds_storage(tensor) and any(now > then for now, then in zip(_native.use_counts(tensor), before, strict=True))
-    )
-    if backward:
-        leaves: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        leaves += [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
-        if not edges or not leaves:
-            raise ArgumentError(
-                "backward=True, but there is nothing to differentiate: no output depends on a parameter that requires a "
-                "gradient (is this running under torch.no_grad()?)"
-            )
-        seeds = [torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in shapes]
-        mark("backward")
-        gradients = torch.autograd.grad(edges, leaves, seeds, allow_unused=True)
-        mark("backward done")
-        del gradients, seeds
-    del edges
-    mark("graph released")
-    return saved
-
-
-def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _holds_storage(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_nested
-
-
-def _explain(error: Exception, recording: profile, made_from: str) -> None:
-    """Add to the model's own exception where it came from."""
+def _explain(error: Exception, recording: profile, *, made_from: str) -> None:
+    """Add to the model's own exception in which module it was raised, and how the inputs were made."""
     try:
         found = raising_call(recording.trace)
     except Exception:

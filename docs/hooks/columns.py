@@ -64,8 +64,11 @@ def made(what: str) -> str:
 
 
 def printed_columns() -> str:
-    rows = [f"| `{name}` | {column.header or '(no header)'} | {column.meaning} |" for name, column in COLUMNS.items()]
-    return "\n".join(["| name | header | meaning |", "| --- | --- | --- |", *rows])
+    rows = [
+        f"| `{name}` | {column.header or '(no header)'} | {column.quantity.unit} | {column.meaning} |"
+        for name, column in COLUMNS.items()
+    ]
+    return "\n".join(["| name | header | unit in rows | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
 @dataclass

@@ -37,8 +37,13 @@ NET = nn.Sequential(nn.Linear(4, 2))
         (NET, {"input_size": (1, 4), "style": "keras"}, ["style", "'keras'", "'tree'"]),
         (NET, {"input_size": (1, 4), "columns": ["params", "flop"]}, ["columns", "'flop'", "output"]),
         (NET, {"input_size": (1, 4), "columns": "params"}, ["columns", "list", "output"]),
+        (NET, {"input_size": (1, 4), "columns": 5}, ["columns=5", "int", "list", "output"]),
+        (NET, {"input_size": (1, 4), "columns": [["params"]]}, ["columns", "['params']", "output"]),
+        (NET, {"input_size": (1, 4), "columns": ["kernels"]}, ["columns", "'kernels'", "output"]),
         (NET, {"input_size": (1, 4), "depth": -1}, ["depth", "-1", "int"]),
+        (NET, {"input_size": (1, 4), "depth": True}, ["depth", "True", "int"]),
         (NET, {"input_size": (1, 4), "warmup": 1.5}, ["warmup", "1.5", "int"]),
+        (NET, {"input_size": (1, 4), "warmup": -1}, ["warmup", "-1", "int"]),
         (NET, {"input_size": (1, 4), "verbose": 7}, ["verbose", "7", "0, 1 or 2"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 import torchprof
 from torchprof import Summary
-from torchprof.analysis.model.summary import Row, rows_and_totals
+from torchprof.analysis.model.rows import Row
+from torchprof.analysis.model.summary import rows_and_totals
 
 MIB = 2**20
 
@@ -342,6 +344,23 @@ def test_rows_are_data_too() -> None:
     frame = summary.to_pandas()
     assert frame["params"].sum() == summary.totals.params
     assert "&lt;" not in summary._repr_html_() or "<pre" in summary._repr_html_()
+
+
+def test_a_summary_is_sorted_selected_and_exported_as_any_table_is(tmp_path: Path) -> None:
+    summary = torchprof.summary(networks.Nested(), (3, 32, 32), batch_size=2, verbose=0)
+    assert str(summary.table) == str(summary)
+    times = [each["forward"] for each in summary.sort("forward").head(3).rows]
+    assert times == sorted((each.forward for each in summary.rows), reverse=True)[:3]
+    assert f"{len(summary.rows) - 3:,} more rows" in str(summary.head(3))
+    assert str(summary.select("params", "calls")).splitlines()[1].split() == ["Layer", "(type)", "Params", "Calls"]
+    assert summary.with_columns("calls").columns == (*summary.columns, "calls")
+    assert "share" not in summary.without_columns("share").columns
+    assert summary.to_csv(tmp_path / "rows.csv") == (tmp_path / "rows.csv").read_text()
+    assert [each["path"] for each in json.loads(summary.to_json())] == [each.path for each in summary.rows]
+    for each, row in zip(summary.to_dict()["rows"], summary.rows, strict=True):
+        assert {name: each[name] for name in Row._fields if name != "tensors"} == {
+            name: value for name, value in row._asdict().items() if name != "tensors"
+        }
 
 
 def test_a_saved_trace_gives_the_same_rows(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from aggregating import aggregate
+from goldens import Golden
 from handwritten import gpu_trace, loop_trace, module, trace
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import check
 
 import torchprof
 from torchprof import ArgumentError, Ceilings, Gpu
@@ -22,8 +22,8 @@ H100 = Ceilings("NVIDIA H100", "float32", 0, flops=50e12, bytes=3e12)
 NOTE = "kernels, copies and fills as the driver reports them"
 
 
-def test_the_report() -> None:
-    check(str(torchprof.gpu(gpu_trace(gpu_note=NOTE), ceilings=H100)), "gpu.txt")
+def test_the_report(golden: Golden) -> None:
+    golden(str(torchprof.gpu(gpu_trace(gpu_note=NOTE), ceilings=H100)), "gpu.txt")
 
 
 def test_the_guide_shows_what_is_printed() -> None:
@@ -33,14 +33,14 @@ def test_the_guide_shows_what_is_printed() -> None:
     assert str(torchprof.gpu(gpu_trace(), ceilings=H100)) == f"GPU:{example}"
 
 
-def test_the_report_of_devices_that_did_nothing() -> None:
-    check(str(torchprof.gpu(trace(facts={"gpu": "cupti", "losses": {"kernels": 3}}), ceilings=H100)), "gpu_idle.txt")
+def test_the_report_of_devices_that_did_nothing(golden: Golden) -> None:
+    golden(str(torchprof.gpu(trace(facts={"gpu": "cupti", "losses": {"kernels": 3}}), ceilings=H100)), "gpu_idle.txt")
 
 
-def test_a_saved_trace_gives_the_same_report(tmp_path: Path) -> None:
+def test_a_saved_trace_gives_the_same_report(tmp_path: Path, golden: Golden) -> None:
     gpu_trace(gpu_note=NOTE).save(tmp_path / "steps.torchprof")
     read = torchprof.load(tmp_path / "steps.torchprof")
-    check(str(torchprof.gpu(read, ceilings=H100)), "gpu.txt")
+    golden(str(torchprof.gpu(read, ceilings=H100)), "gpu.txt")
 
 
 def timeline(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from aggregating import aggregate
+from goldens import Golden
 from handwritten import ADD_KERNEL, gpu_trace, loop_trace, trace
-from test_report import check
 
 import torchprof
 from torchprof import ArgumentError, Ceilings
@@ -24,20 +24,20 @@ def row_of(table: torchprof.Table, name: str) -> dict[str, Any]:
     return row
 
 
-def test_the_table_by_module_has_device_time_beside_host_time() -> None:
-    check(str(torchprof.by_module(gpu_trace())), "gpu_by_module.txt")
+def test_the_table_by_module_has_device_time_beside_host_time(golden: Golden) -> None:
+    golden(str(torchprof.by_module(gpu_trace())), "gpu_by_module.txt")
 
 
-def test_the_table_by_op_has_rates_against_device_time() -> None:
-    check(str(torchprof.by_op(gpu_trace(), ceilings=H100)), "gpu_by_op.txt")
+def test_the_table_by_op_has_rates_against_device_time(golden: Golden) -> None:
+    golden(str(torchprof.by_op(gpu_trace(), ceilings=H100)), "gpu_by_op.txt")
 
 
-def test_the_table_by_step_has_the_time_in_which_devices_were_busy() -> None:
-    check(str(torchprof.by_step(gpu_trace())), "gpu_by_step.txt")
+def test_the_table_by_step_has_the_time_in_which_devices_were_busy(golden: Golden) -> None:
+    golden(str(torchprof.by_step(gpu_trace())), "gpu_by_step.txt")
 
 
-def test_the_table_by_kernel() -> None:
-    check(str(torchprof.by_kernel(gpu_trace())), "gpu_by_kernel.txt")
+def test_the_table_by_kernel(golden: Golden) -> None:
+    golden(str(torchprof.by_kernel(gpu_trace())), "gpu_by_kernel.txt")
 
 
 def test_device_time_adds_up_over_phases_and_includes_modules_below() -> None:
@@ -128,8 +128,8 @@ def test_a_device_that_ran_nothing_changes_no_rows_and_is_printed() -> None:
     idle.facts["gpu"] = "cupti"
     for table in (torchprof.by_module, torchprof.by_op, torchprof.by_step):
         with_note, without = str(table(idle)).splitlines(), str(table(plain)).splitlines()
-        assert "Devices were watched, and did nothing" in with_note
-        assert [line for line in with_note if line not in ("Devices were watched, and did nothing",)] == without
+        assert "Devices were recorded, and did nothing" in with_note
+        assert [line for line in with_note if line not in ("Devices were recorded, and did nothing",)] == without
         assert table(idle).rows == table(plain).rows
     assert len(torchprof.by_kernel(idle)) == 0
 
@@ -164,7 +164,7 @@ def events_trace() -> Trace:
 
 
 def test_what_events_measure_is_printed_below_every_table() -> None:
-    note = "Devices were watched by events: device times are intervals of streams between events: launch gaps included"
+    note = "Devices were recorded with events: device times are intervals of streams between events: launch gaps included"
     for table in (torchprof.by_module, torchprof.by_op, torchprof.by_kernel):
         assert note in str(table(events_trace()))
     (row,) = torchprof.by_kernel(events_trace()).rows

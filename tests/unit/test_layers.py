@@ -33,6 +33,7 @@ ROOMS: Final[dict[str, Room]] = {
     "errors": Room("The exceptions that torchprof raises."),
     "_version": Room("The version of torchprof."),
     "terminal": Room("Whether a stream is a terminal."),
+    "arguments": Room("Checks of arguments that several functions share.", "errors"),
     "_C": Room("The compiled extension."),
     "_built_for": Room("The PyTorch that the extension was built for."),
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
@@ -43,10 +44,10 @@ ROOMS: Final[dict[str, Room]] = {
     "allocator": Room("The simulated CUDA allocator: settings, replay.", "errors trace importers _native", torch=True),
     "analysis": Room("Computes figures from a trace.", "errors trace"),
     "rendering": Room("Text layout and export formats.", "errors _version terminal trace analysis"),
-    "tables": Room("Figures as tables, with one set of columns.", "errors trace analysis rendering"),
+    "tables": Room("Figures as tables, with one set of columns.", "errors arguments trace analysis rendering"),
     "summarize": Room(
         "Runs a model once and shows what it consists of.",
-        "errors terminal trace _native record analysis rendering tables",
+        "errors arguments terminal trace _native record analysis rendering tables",
         torch=True,
     ),
     "estimation": Room(

@@ -7,7 +7,8 @@ from handwritten import module, parameter, trace, two_layer_trace
 
 from torchprof.analysis.model.fold import fold_siblings, limit_depth
 from torchprof.analysis.model.layer_calls import layer_calls, raising_call
-from torchprof.analysis.model.summary import Row, rows_and_totals
+from torchprof.analysis.model.rows import Row
+from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.trace.model import Model
 from torchprof.trace.schema import CALL_RAISED
 

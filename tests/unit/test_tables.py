@@ -9,32 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from goldens import Golden
 from handwritten import loop_trace, trace, two_layer_trace
-from test_report import check
 
 import torchprof
-from torchprof import ArgumentError, Ceilings
+from torchprof import ArgumentError, Ceilings, Table
 
 
-def test_the_table_by_module() -> None:
-    check(str(torchprof.by_module(two_layer_trace())), "by_module.txt")
+def test_the_table_by_module(golden: Golden) -> None:
+    golden(str(torchprof.by_module(two_layer_trace())), "by_module.txt")
 
 
-def test_the_table_by_op() -> None:
-    check(str(torchprof.by_op(loop_trace())), "by_op.txt")
+def test_the_table_by_op(golden: Golden) -> None:
+    golden(str(torchprof.by_op(loop_trace())), "by_op.txt")
 
 
-def test_the_table_by_op_and_shapes_with_a_roofline() -> None:
+def test_the_table_by_op_and_shapes_with_a_roofline(golden: Golden) -> None:
     machine = Ceilings("made up", "float32", 1, flops=100e9, bytes=10e9)
-    check(str(torchprof.by_op(loop_trace(), shapes=True, ceilings=machine)), "by_op_and_shapes.txt")
+    golden(str(torchprof.by_op(loop_trace(), shapes=True, ceilings=machine)), "by_op_and_shapes.txt")
 
 
-def test_the_table_by_step() -> None:
-    check(str(torchprof.by_step(loop_trace())), "by_step.txt")
+def test_the_table_by_step(golden: Golden) -> None:
+    golden(str(torchprof.by_step(loop_trace())), "by_step.txt")
 
 
-def test_the_memory_account() -> None:
-    check(str(torchprof.memory(loop_trace())), "memory.txt")
+def test_the_memory_account(golden: Golden) -> None:
+    golden(str(torchprof.memory(loop_trace())), "memory.txt")
 
 
 def test_rows_are_sorted_by_any_figure_and_by_name() -> None:
@@ -132,7 +132,79 @@ def test_an_empty_trace_has_empty_tables() -> None:
     assert len(torchprof.by_module(trace())) == 0
 
 
-@pytest.mark.parametrize("count", [-1, "3", 1.5])
+@pytest.mark.parametrize("count", [-1, "3", 1.5, True, None])
 def test_a_head_of_no_size_is_refused(count: Any) -> None:
-    with pytest.raises(ArgumentError, match="int of at least 0"):
+    with pytest.raises(ArgumentError, match=rf"head\(count\) must be an int of at least 0, not {count!r}"):
         torchprof.by_op(loop_trace()).head(count)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [("x", ["'x' is unknown", "calls"]), (3, ["3", "name"]), (["calls"], ["['calls']", "one by one"]), (None, ["None"])],
+)
+def test_what_names_no_column_is_refused_with_the_way_out(name: Any, names: list[str]) -> None:
+    table = torchprof.by_op(loop_trace())
+    for change in (table.sort, table.select, table.with_columns, table.without_columns):
+        with pytest.raises(ArgumentError) as caught:
+            change(name)
+        assert all(part in str(caught.value) for part in names)
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+    table = torchprof.by_op(loop_trace())
+    for write in (table.to_csv, table.to_json):
+        with pytest.raises(OSError, match=str(tmp_path)):
+            write(tmp_path)
+
+
+@pytest.mark.parametrize("phase", ["sideways", 3, ["forward"], ""])
+def test_a_phase_that_is_none_is_refused(phase: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"phase=.* is unknown: use one of .*'forward'"):
+        torchprof.by_op(loop_trace(), phase=phase)
+
+
+@pytest.mark.parametrize("module", [3, ["fc"], torchprof])
+def test_a_path_is_a_str(module: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"module=.* is no path"):
+        torchprof.by_op(loop_trace(), module=module)
+
+
+@pytest.mark.parametrize("depth", [-1, 1.5, "2", True])
+def test_a_depth_is_an_int(depth: Any) -> None:
+    with pytest.raises(ArgumentError, match=f"depth must be an int of at least 0, not {depth!r}"):
+        torchprof.by_module(two_layer_trace(), depth=depth)
+
+
+def test_the_function_is_no_ceilings() -> None:
+    with pytest.raises(ArgumentError, match=r"ceilings=.*must be what torchprof\.ceilings\(\) returns"):
+        torchprof.by_op(loop_trace(), ceilings=torchprof.ceilings)  # type: ignore[arg-type]
+
+
+def test_a_recording_in_place_of_its_trace_is_named() -> None:
+    functions = [torchprof.by_module, torchprof.by_op, torchprof.by_step, torchprof.by_kernel, torchprof.memory, torchprof.gpu]
+    for function in functions:
+        with pytest.raises(torchprof.ModuleTypeError, match=r"must be a torchprof\.Trace, not profile: .*prof\.trace"):
+            function(torchprof.profile())
+        with pytest.raises(torchprof.ModuleTypeError, match="not str"):
+            function("steps.torchprof")
+
+
+def test_lines_below_a_row_and_notes_and_dim_rows_are_what_any_table_can_have() -> None:
+    rows = [{"name": "a", "calls": 2, "note": "seldom"}, {"name": "b", "calls": 0}]
+    table = Table(
+        "Op",
+        rows,
+        ("calls",),
+        blank=frozenset({"calls"}),
+        is_dim=lambda row: row["calls"] == 0,
+        details=lambda row: [("more", "frozen")] * row["calls"],
+    )
+    assert [line.kind for line in table.lines()] == ["rule", "header", "rule", "row", "dim", "dim", "dim", "rule"]
+    assert str(table).splitlines()[1:-1] == [
+        "Op         Calls",
+        "========================",
+        "a              2  seldom",
+        "   . more         frozen",
+        "   . more         frozen",
+        "b",
+    ]

@@ -121,10 +121,10 @@ sys.modules["torchprof._C"] = None
 import torchprof
 from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.rendering import torchsummary
-from torchprof.tables.summary import default_columns, render_table
+from torchprof.tables.summary import summary_table
 trace = torchprof.load(sys.argv[1])
 rows, totals = rows_and_totals(trace)
-print(render_table(rows, totals, default_columns(totals)))
+print(summary_table(rows, totals))
 print(torchsummary.render(trace))
 try:
     with torchprof.profile():

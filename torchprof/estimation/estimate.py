@@ -29,8 +29,9 @@ from torchprof.record.profile import profile
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_flops
+from torchprof.tables.by_module import by_module
 from torchprof.tables.memory import Memory
-from torchprof.tables.table import Table, by_module
+from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
 
 __all__ = ["Estimate", "Overhead", "estimate"]

@@ -22,7 +22,7 @@ from torchprof import _native
 from torchprof.record import torch_private
 from torchprof.record.modules import WalkedModule, has_no_shape, tensors_of
 
-__all__ = ["preserved", "random_states"]
+__all__ = ["preserved", "preserved_random_states", "random_states"]
 
 
 @contextmanager
@@ -100,6 +100,17 @@ def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
 
 def _has_contents(tensor: torch.Tensor) -> bool:
     return tensor.device.type != "meta" and not has_no_shape(tensor)
+
+
+@contextmanager
+def preserved_random_states() -> Iterator[None]:
+    """Every random number generator is as before when the block ends."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        for restore, state in states:
+            restore(state)
 
 
 def random_states() -> list[tuple[Any, Any]]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from torchprof.terminal import is_terminal
 
-__all__ = ["Line", "as_text", "branches", "elide", "incomplete", "lay_out", "print_lines"]
+__all__ = ["Line", "as_text", "branches", "elide", "lay_out", "print_lines"]
 
 WIDEST_NAME: Final = 64
 
-STYLES: Final = {"header": "bold", "rule": "dim", "root": "bold", "module": "", "quiet": "dim", "total": ""}
+STYLES: Final = {"header": "bold", "rule": "dim", "root": "bold", "row": "", "dim": "dim", "total": ""}
 
 
 class Line(NamedTuple):
@@ -24,42 +24,50 @@ class Line(NamedTuple):
 
 def lay_out(
     headers: Sequence[str],
-    names: Sequence[str],
-    cells: Sequence[Sequence[str]],
+    columns: Sequence[Sequence[str]],
     kinds: Sequence[str],
     notes: Sequence[str],
-    totals: Sequence[str],
-    left: frozenset[int] = frozenset(),
+    footer: Sequence[str],
+    left: Collection[int] = (0,),
 ) -> Iterator[Line]:
-    """The lines of a table: headers, a row for each name, then ``totals``, with rules between them.
+    """The lines of a table: headers, rows, then the footer, with rules between them.
 
-    ``headers[0]`` stands above the names. Cells of the columns in ``left`` are aligned to the left, others to the right.
+    Args:
+        headers: one for each column.
+        columns: the texts of every row; the names come first.
+        kinds: of the lines of the rows: ``"root"``, ``"row"`` or ``"dim"``.
+        notes: what stands behind the last column of every row.
+        footer: lines below.
+        left: the columns that are aligned to the left; others are to the right.
+
+    Example:
+        -------------------
+        Op         Calls  Time      headers
+        ===================
+        aten::mm       2  1 us      rows
+        ===================
+        One step; host time         footer
+        -------------------
     """
-    columns = [names, *([row[index] for row in cells] for index in range(len(headers) - 1))]
-    widths = [max(map(len, [header, *column])) for header, column in zip(headers, columns, strict=True)]
-    noted = max(map(len, notes), default=0)
-    width = sum(widths) + 2 * (len(headers) - 1) + (2 + noted if noted else 0)
-
-    def line(name: str, values: Sequence[str], note: str = "") -> str:
-        parts = [
-            name.ljust(widths[0]),
-            *(
-                value.ljust(size) if index in left else value.rjust(size)
-                for index, (value, size) in enumerate(zip(values, widths[1:], strict=True))
-            ),
-            note,
-        ]
-        return "  ".join(parts).rstrip()
-
+    padded = []
+    width = 2 * (len(headers) - 1)
+    for at, (title, texts) in enumerate(zip(headers, columns, strict=True)):
+        column = [title, *texts]
+        size = max(map(len, column))
+        width += size
+        padded.append([text.ljust(size) for text in column] if at in left else [text.rjust(size) for text in column])
+    if any(notes):
+        width += 2 + max(map(len, notes))
+        padded.append(["", *notes])
+    header, *lines = ["  ".join(parts).rstrip() for parts in zip(*padded, strict=True)]
     yield Line("rule", "-" * width)
-    yield Line("header", line(headers[0], headers[1:]))
+    yield Line("header", header)
     yield Line("rule", "=" * width)
-    for name, values, kind, note in zip(names, cells, kinds, notes, strict=True):
-        yield Line(kind, line(name, values, note))
-    yield Line("rule", "=" * width if totals else "-" * width)
-    for text in totals:
+    yield from map(Line, kinds, lines)
+    yield Line("rule", "=" * width if footer else "-" * width)
+    for text in footer:
         yield Line("total", text)
-    if totals:
+    if footer:
         yield Line("rule", "-" * width)
 
 
@@ -69,7 +77,7 @@ def as_text(lines: Iterator[Line]) -> str:
 
 
 def print_lines(lines: Iterator[Line]) -> None:
-    """Print to standard output: in colour where it is a terminal, otherwise as plain text in whatever encoding it has."""
+    """Print to standard output: in color where it is a terminal, otherwise as plain text in whatever encoding it has."""
     if not is_terminal(sys.stdout):
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(as_text(lines).encode(encoding, errors="replace").decode(encoding))
@@ -80,7 +88,7 @@ def print_lines(lines: Iterator[Line]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for kind, line in lines:
         text = Text(line, style=STYLES[kind])
-        if kind in ("module", "root"):
+        if kind in ("row", "root"):
             text.highlight_regex(r"\([^()]*\)", "cyan")
             text.highlight_regex(r"^[ │├└─]+", "dim")
         elif kind == "total":
@@ -89,7 +97,13 @@ def print_lines(lines: Iterator[Line]) -> None:
 
 
 def branches(depths: Sequence[int]) -> tuple[list[str], list[str]]:
-    """What stands before every row's name, and before what belongs to the row, so that the tree can be seen."""
+    """Lines that draw a tree: what stands before every row's name, and before what is listed below the row.
+
+    Net
+    ├─ features
+    │  └─ conv
+    └─ fc
+    """
     last = [True] * len(depths)  # no sibling follows
     following = [False] * (2 + max(depths, default=0))
     deepest = 0
@@ -116,12 +130,3 @@ def elide(text: str, widest: int = WIDEST_NAME) -> str:
         return text
     head = widest * 2 // 3
     return f"{text[:head]}…{text[head + 1 - widest :]}"
-
-
-def incomplete(losses: Mapping[str, int]) -> list[str]:
-    """What a table must say of rows that were lost."""
-    why = {"kernels": "did not fit the budget, or the device's own buffers"}
-    return [
-        f"INCOMPLETE: {count:,} {table.replace('_', ' ')} {why.get(table, 'did not fit the budget')}; figures above miss them"
-        for table, count in losses.items()
-    ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["format_bytes", "format_count", "format_flops", "format_mean", "format_ns", "format_rate", "format_share"]
+__all__ = ["format_bytes", "format_count", "format_flops", "format_ns", "format_rate"]
 
 
-def format_count(count: int) -> str:
-    return f"{count:,}"
+def format_count(count: float) -> str:
+    """1234567 -> ``1,234,567``. A mean of counts has two digits behind the point, unless it is a whole number."""
+    if isinstance(count, int):
+        return f"{count:,}"
+    return f"{count:,.0f}" if count == round(count) else f"{count:,.2f}"
 
 
 def format_bytes(count: int) -> str:
@@ -23,13 +26,9 @@ def format_bytes(count: int) -> str:
 
 def format_ns(ns: int) -> str:
     """1234567 -> ``1.23 ms``: three digits."""
-    value, unit = (ns / 1e3, "us") if ns < 999_500 else (ns / 1e6, "ms") if ns < 999_500_000 else (ns / 1e9, "s")
-    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:,.{digits}f} {unit}"
-
-
-def format_share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f}%" if whole else ""
+    if ns < 999_500:
+        return f"{_three_digits(ns / 1e3)} us"
+    return f"{_three_digits(ns / 1e6)} ms" if ns < 999_500_000 else f"{_three_digits(ns / 1e9)} s"
 
 
 def format_flops(flops: float) -> str:
@@ -42,14 +41,9 @@ def format_flops(flops: float) -> str:
 
 
 def format_rate(bytes_per_second: float) -> str:
-    """Binary units, as bytes are."""
+    """1536.0 -> ``1.5 KiB/s``: binary units, as bytes have."""
     return f"{format_bytes(round(bytes_per_second))}/s"
 
 
-def format_mean(count: float) -> str:
-    """A mean of counts: a whole one as such."""
-    return f"{count:,.0f}" if count == round(count) else f"{count:,.2f}"
-
-
 def _three_digits(value: float) -> str:
-    return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"

@@ -1,28 +1,99 @@
-"""The columns that tables of records may show: header, how a value is written, and what it means."""
+"""Every column that a table can have: its name, its header, how its values are written, their unit, and what they mean.
+
+A column is added here, as one `Column`, and nowhere else. It shows the figure of its name where the rows of a table have one,
+or is computed from other figures (``of`` and ``value``); it can then be chosen by name, and is in the text, the CSV, the JSON
+and the data frame of every table whose rows have what it needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torchprof.analysis.memory.categories import CATEGORIES
-from torchprof.rendering.units import format_bytes, format_flops, format_mean, format_ns, format_rate
+from torchprof.analysis.records import Record
+from torchprof.rendering.units import format_bytes, format_count, format_flops, format_ns, format_rate
 
-__all__ = ["COLUMNS", "Column"]
+__all__ = ["COLUMNS", "Column", "Quantity", "columns_of", "with_computed"]
+
+WIDEST_SHAPES: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What kind of values a column has.
+
+    Attributes:
+        write: gives a value as text. It is never given None.
+        unit: of the values in the rows of a table. The text chooses a prefix, such as ``ms`` or ``MiB``, by itself.
+        left: whether the text is aligned to the left.
+        missing: what stands in place of None.
+    """
+
+    write: Callable[[Any], str]
+    unit: str = ""
+    left: bool = False
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. ``write`` is never asked to write None, which is shown as nothing."""
+    """One column.
 
+    Attributes:
+        name: by which it is chosen, and the key of its figure in a row.
+        header: printed above it.
+        quantity: what kind of values it has.
+        meaning: what a reader should know of it.
+        of: the figures of a row that ``value`` is given; without ``value``, the figure of the column's own name is shown.
+        value: computes what is shown. It is never given None: where a figure is not known, neither is the value.
+    """
+
+    name: str
     header: str
-    write: Callable[[Any], str]
+    quantity: Quantity
     meaning: str
-    left: bool = False
+    of: tuple[str, ...] = ()
+    value: Callable[..., Any] | None = None
 
-    def cell(self, value: Any) -> str:
-        return "" if value is None else self.write(value)
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The figures that a row must have."""
+        return self.of or (self.name,)
+
+    def values(self, rows: Sequence[Record]) -> list[Any]:
+        """What is shown of every row; None where that is not known."""
+        if self.value is None:
+            return [row.get(self.name) for row in rows]
+        figures = zip(*([row.get(name) for row in rows] for name in self.of), strict=True)
+        return [None if None in known else self.value(*known) for known in figures]
+
+
+def columns_of(figures: Collection[str]) -> list[str]:
+    """The names of the columns that rows with these figures can show."""
+    return [name for name, column in COLUMNS.items() if all(need in figures for need in column.needs)]
+
+
+def with_computed(rows: list[Record]) -> list[Record]:
+    """The rows, with the values of the computed columns that can be had of them and are not among their figures."""
+    if not rows:
+        return rows
+    found = [
+        column
+        for column in COLUMNS.values()
+        if column.value is not None and column.name not in rows[0] and all(need in rows[0] for need in column.of)
+    ]
+    if not found:
+        return rows
+    values = zip(*(column.values(rows) for column in found), strict=True)
+    names = [column.name for column in found]
+    return [{**row, **dict(zip(names, more, strict=True))} for row, more in zip(rows, values, strict=True)]
+
+
+def _count(value: float) -> str:
+    return format_count(value) if value else "-"
 
 
 def _time(value: float) -> str:
@@ -37,99 +108,166 @@ def _flops(value: float) -> str:
     return format_flops(value) if value else "-"
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"
+def _first(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}" if names else ""
 
 
-def _count(value: float) -> str:
-    return format_mean(value) if value else "-"
+def _first_two(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
-def _first(value: list[str]) -> str:
-    return value[0] if len(value) == 1 else f"{value[0]} +{len(value) - 1}" if value else ""
+@functools.lru_cache(maxsize=4096)
+def _first_shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
+    """As many shapes as there is room for, and how many more there are."""
+    text = ""
+    for index, shape in enumerate(shapes):
+        more = f"{', ' if text else ''}{list(shape)}"
+        if text and len(text) + len(more) > WIDEST_SHAPES:
+            return f"{text} +{len(shapes) - index}"
+        text += more
+    return text
 
 
-def _first_two(value: list[str]) -> str:
-    return ", ".join(value[:2]) + (f" +{len(value) - 2}" if len(value) > 2 else "")
-
-
-def _shapes(value: Any) -> str:
-    text = ", ".join(map(str, value))
+def _all_shapes(shapes: Sequence[Sequence[int]]) -> str:
+    text = ", ".join(map(str, shapes))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-COLUMNS: Final[dict[str, Column]] = {
-    "step": Column("Step", str, "number of the step, counted from 0"),
-    "warmup": Column("", lambda value: "warm-up" if value else "", "left out of all other tables", left=True),
-    "calls": Column("Calls", _count, "per step"),
-    "ops": Column("Ops", format_mean, "calls of the dispatcher"),
-    "time": Column("Time", _time, "host time per step, with what runs inside"),
-    "self": Column("Self", _time, "host time per step, without what runs inside"),
-    "mean": Column("Mean", _time, "host time of one call; of a kernel, device time"),
-    "min": Column("Min", _time, "the shortest"),
-    "max": Column("Max", _time, "the longest"),
-    "spread": Column("± step", _time, "standard deviation over steps"),
-    "share": Column("Share", _share, "of the time of all rows"),
-    "device": Column("Device", _time, "device time per step: of kernels, copies and fills, with what runs inside"),
-    "device_self": Column("Dev self", _time, "device time per step of what it asked for itself"),
-    "device_share": Column("Dev share", _share, "of the device time of all rows"),
-    "device_forward": Column("Dev fwd", _time, "device time of forward"),
-    "device_recompute": Column("Dev rec", _time, "device time of forward run again inside backward"),
-    "device_backward": Column("Dev bwd", _time, "device time of backward"),
-    "device_optimizer": Column("Dev opt", _time, "device time of the optimizer's step"),
-    "device_other": Column("Dev other", _time, "device time of what is none of these"),
-    "kernels": Column("Kernels", _count, "kernels, copies and fills per step"),
-    "forward": Column("Forward", _time, "host time of forward"),
-    "recompute": Column("Recompute", _time, "forward run again inside backward, by activation checkpointing"),
-    "backward": Column("Backward", _time, "host time of backward"),
-    "optimizer": Column("Optimizer", _time, "host time of the optimizer's step"),
-    "other": Column("Other", _time, "what is left of the step: Python, loading data"),
-    "forward_self": Column("Fwd self", _time, "without what is below"),
-    "recompute_self": Column("Rec self", _time, "without what is below"),
-    "backward_self": Column("Bwd self", _time, "without what is below"),
-    "optimizer_self": Column("Opt self", _time, "without what is below"),
-    "flops": Column("FLOPs", _flops, "per step; a multiply-add is two"),
-    "flops_forward": Column("Fwd FLOPs", _flops, "per step; a multiply-add is two"),
-    "flops_backward": Column("Bwd FLOPs", _flops, "per step; a multiply-add is two"),
-    "macs": Column("MACs", _flops, "half the FLOPs"),
-    "bytes": Column("Bytes", _bytes, "of ops: inputs and outputs, each once, an estimate; of copies: counted"),
-    "intensity": Column("FLOP/B", lambda value: f"{value:,.1f}", "FLOPs per byte"),
-    "flop_rate": Column("FLOP/s", _flops, "achieved"),
-    "byte_rate": Column("Rate", format_rate, "bytes per second, achieved"),
-    "roofline": Column("Of roof", _share, "of what this machine could do at that FLOP/B: see torchprof.ceilings"),
-    "allocated": Column("Allocated", _bytes, "handed out per step, given back or not"),
-    "peak": Column("Peak", _bytes, "the most held during the step"),
-    "held": Column("Held", _bytes, "held at the end of the step"),
-    "saved": Column("Saved", _bytes, "activations kept for backward, when the most were kept"),
-    "needed": Column("Needed", _bytes, "on the device, the context included"),
-    "max_allocated": Column("Allocated", _bytes, "the most in blocks that were handed out"),
-    "max_reserved": Column("Reserved", _bytes, "the most the allocator took from the device"),
-    "category": Column("What", str, "what kind of memory it is: see torchprof.CATEGORIES", left=True),
-    "at_peak": Column("At peak", _bytes, "held when the most was held"),
-    "count": Column("Count", format_mean, "how many"),
-    "steps": Column("Steps", str, "in how many steps"),
-    "total": Column("Bytes", _bytes, "all together"),
-    "module": Column("Module", str, "where", left=True),
-    "span": Column("Span", _time, "from the start of the first kernel to the end of the last"),
-    "busy": Column("Busy", _time, "time in which any kernel, copy or fill ran"),
-    "busy_share": Column("Share", _share, "of the span of the device"),
-    "idle": Column("Idle", _time, "time in which nothing ran"),
-    "idle_share": Column("Share", _share, "of all idle time"),
-    "idle_launch_bound": Column("Launch-bound", _time, "the host asked when the device had run dry"),
-    "idle_synchronization": Column("Synchronization", _time, "of that, as much as the host had waited for a device"),
-    "idle_other": Column("Other", _time, "asked for in time: waited for another stream, or took its time to start"),
-    "gaps": Column("Gaps", _count, "how many times"),
-    "at": Column("Op", _first_two, "the op that asked for what came late; of synchronization, the op that waited", left=True),
-    "call": Column("Call", str, "of the device's runtime", left=True),
-    "waited": Column("Waited", _time, "host time"),
-    "host": Column("Host", _time, "host time in the module's own code and ops, waits left out"),
-    "took": Column("Device", _time, "device time"),
-    "host_ratio": Column("Host/device", lambda value: f"{value:,.1f}x", "host time for each unit of device time"),
-    "params": Column("Params", _count, "elements of its own parameters"),
-    "kind": Column("Kind", str, "kernel, copy or fill; interval: of a stream between two events", left=True),
-    "direction": Column("Direction", str, "from where to where a copy went", left=True),
-    "launched_by": Column("Launched by", _first, "the op that asked for most of it, and how many others did", left=True),
-    "shapes": Column("Input shapes", _shapes, "of the tensors it was given", left=True),
-    "dtypes": Column("Dtypes", lambda value: ", ".join(dict.fromkeys(value)), "of the tensors it was given", left=True),
-    **{f"peak_{name.replace(' ', '_')}": Column(name.capitalize(), _bytes, "held at the peak") for name in CATEGORIES},
-}
+TEXT: Final = Quantity(str, left=True)
+NUMBER: Final = Quantity(str)
+COUNT: Final = Quantity(_count)
+EXACT_COUNT: Final = Quantity(format_count)
+PART_OF_COUNT: Final = Quantity(format_count, missing="-")
+TIME: Final = Quantity(_time, "ns")
+BYTES: Final = Quantity(_bytes, "bytes")
+EXACT_BYTES: Final = Quantity(format_bytes, "bytes")
+BYTE_RATE: Final = Quantity(format_rate, "bytes per second")
+FLOPS: Final = Quantity(_flops, "FLOPs")
+FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
+SHARE: Final = Quantity(lambda value: f"{100 * value:.1f}%", "fraction")
+RATIO: Final = Quantity(lambda value: f"{value:,.1f}x", "ratio")
+SHAPES: Final = Quantity(_all_shapes, left=True)
+FIRST_SHAPES: Final = Quantity(_first_shapes)
+
+_COLUMNS: Final = (
+    Column("step", "Step", NUMBER, "number of the step, counted from 0"),
+    Column("warmup", "", Quantity(lambda value: "warm-up" if value else "", left=True), "left out of all other tables"),
+    Column("input", "Input", FIRST_SHAPES, "shapes of the tensors that the first call was given"),
+    Column("output", "Output", FIRST_SHAPES, "shapes of the tensors that the first call returned"),
+    Column("calls", "Calls", COUNT, "how often it was called; in a recording of several steps, per step"),
+    Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
+    Column("params", "Params", COUNT, "elements of its own parameters"),
+    Column(
+        "trainable",
+        "Trainable",
+        PART_OF_COUNT,
+        "elements of its own parameters that require a gradient",
+        ("trainable", "params"),
+        lambda trainable, params: trainable if params else None,
+    ),
+    Column("params_total", "Params (all)", COUNT, "elements of its parameters and of those below it"),
+    Column("param_bytes", "Param size", BYTES, "of its own parameters"),
+    Column(
+        "output_bytes",
+        "Out size",
+        EXACT_BYTES,
+        "of what all its calls returned",
+        ("output_bytes", "calls"),
+        lambda size, calls: size if calls else None,
+    ),
+    Column("time", "Time", TIME, "host time per step, with what runs inside"),
+    Column("self", "Self", TIME, "host time per step, without what runs inside; in a summary, of forward"),
+    Column("mean", "Mean", TIME, "host time of one call; of a kernel, device time"),
+    Column("min", "Min", TIME, "the shortest"),
+    Column("max", "Max", TIME, "the longest"),
+    Column("spread", "± step", TIME, "standard deviation over steps"),
+    Column("share", "Share", SHARE, "of the time of all rows; in a summary, of the model's forward time"),
+    Column(
+        "device",
+        "Device",
+        TIME,
+        "device time per step: of kernels, copies and fills, with what runs inside; in a summary, of forward",
+    ),
+    Column("device_self", "Dev self", TIME, "device time per step of what it launched itself"),
+    Column("device_share", "Dev share", SHARE, "of the device time of all rows"),
+    Column("device_forward", "Dev fwd", TIME, "device time of forward"),
+    Column("device_recompute", "Dev rec", TIME, "device time of forward run again inside backward"),
+    Column("device_backward", "Dev bwd", TIME, "device time of backward"),
+    Column("device_optimizer", "Dev opt", TIME, "device time of the optimizer's step"),
+    Column("device_other", "Dev other", TIME, "device time of what is none of these"),
+    Column("kernels", "Kernels", COUNT, "kernels, copies and fills per step"),
+    Column("forward", "Forward", TIME, "host time of forward, with what runs inside"),
+    Column("recompute", "Recompute", TIME, "host time of forward run again inside backward, by activation checkpointing"),
+    Column("backward", "Backward", TIME, "host time of backward, with what runs inside"),
+    Column("optimizer", "Optimizer", TIME, "host time of the optimizer's step"),
+    Column("other", "Other", TIME, "what is left of the step: Python, loading data"),
+    Column("forward_self", "Fwd self", TIME, "host time of forward, without what is below"),
+    Column("recompute_self", "Rec self", TIME, "host time of recomputation, without what is below"),
+    Column("backward_self", "Bwd self", TIME, "host time of backward, without what is below"),
+    Column("optimizer_self", "Opt self", TIME, "host time of the optimizer's step, without what is below"),
+    Column("flops", "FLOPs", FLOPS, "per step; a multiply-add is two"),
+    Column("flops_forward", "Fwd FLOPs", FLOPS, "per step; a multiply-add is two"),
+    Column("flops_backward", "Bwd FLOPs", FLOPS, "per step; a multiply-add is two"),
+    Column("macs", "MACs", FLOPS, "multiply-adds: half the FLOPs", ("flops",), lambda flops: flops / 2),
+    Column("bytes", "Bytes", BYTES, "of ops: inputs and outputs, each once, an estimate; of copies: counted"),
+    Column("intensity", "FLOP/B", Quantity(lambda value: f"{value:,.1f}", "FLOPs per byte"), "FLOPs per byte"),
+    Column("flop_rate", "FLOP/s", FLOP_RATE, "achieved"),
+    Column("byte_rate", "Rate", BYTE_RATE, "achieved"),
+    Column("roofline", "Of roof", SHARE, "of what the device could do at that FLOP/B: see torchprof.ceilings"),
+    Column("allocated", "Allocated", BYTES, "allocated per step, freed since or not"),
+    Column("peak", "Peak", BYTES, "the most held during the step"),
+    Column("held", "Held", BYTES, "held at the end of the step"),
+    Column("saved", "Saved", BYTES, "activations kept for backward, when the most were kept"),
+    Column("needed", "Needed", BYTES, "on the device, the context included"),
+    Column("max_allocated", "Allocated", BYTES, "the most that was allocated at once"),
+    Column("max_reserved", "Reserved", BYTES, "the most that the allocator reserved at once"),
+    Column("category", "What", TEXT, "what kind of memory it is: see torchprof.CATEGORIES"),
+    Column("at_peak", "At peak", BYTES, "held when the most was held"),
+    Column("count", "Count", EXACT_COUNT, "how many"),
+    Column("steps", "Steps", NUMBER, "in how many steps"),
+    Column("total", "Bytes", BYTES, "all together"),
+    Column("module", "Module", TEXT, "path of the module"),
+    Column("span", "Span", TIME, "from the start of the first kernel to the end of the last"),
+    Column("busy", "Busy", TIME, "time in which any kernel, copy or fill ran"),
+    Column("busy_share", "Share", SHARE, "of the span of the device"),
+    Column("idle", "Idle", TIME, "time in which nothing ran"),
+    Column("idle_share", "Share", SHARE, "of all idle time"),
+    Column("idle_launch_bound", "Launch-bound", TIME, "the queue was empty before the host launched the next kernel"),
+    Column("idle_synchronization", "Synchronization", TIME, "of that, as much as the host had waited for a device"),
+    Column("idle_other", "Other", TIME, "launched in time: waited for another stream, or took its time to start"),
+    Column("gaps", "Gaps", COUNT, "how many times"),
+    Column(
+        "at",
+        "Op",
+        Quantity(_first_two, left=True),
+        "the op that launched what came late; of synchronization, the op that waited",
+    ),
+    Column("call", "Call", TEXT, "of the device's runtime"),
+    Column("waited", "Waited", TIME, "host time"),
+    Column("host", "Host", TIME, "host time in the module's own code and ops, waits left out"),
+    Column("took", "Device", TIME, "device time"),
+    Column(
+        "host_ratio",
+        "Host/device",
+        RATIO,
+        "host time for each unit of device time",
+        ("host", "took"),
+        lambda host, took: host / took if took else None,
+    ),
+    Column("kind", "Kind", TEXT, "kernel, copy or fill; interval: of a stream between two events"),
+    Column("direction", "Direction", TEXT, "from where to where a copy went"),
+    Column(
+        "launched_by", "Launched by", Quantity(_first, left=True), "the op that launched most of it, and how many others did"
+    ),
+    Column("shapes", "Input shapes", SHAPES, "of the tensors it was given"),
+    Column(
+        "dtypes",
+        "Dtypes",
+        Quantity(lambda value: ", ".join(dict.fromkeys(value)), left=True),
+        "of the tensors it was given, each once",
+    ),
+    *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
+)
+
+COLUMNS: Final[dict[str, Column]] = {column.name: column for column in _COLUMNS}
+"""The columns by name."""

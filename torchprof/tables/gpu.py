@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from torchprof.analysis.gpu.account import GpuAccount
 from torchprof.analysis.gpu.backend import gpu_backend
@@ -16,21 +16,21 @@ from torchprof.analysis.gpu.utilization import Utilization, utilization
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import active_steps
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.text import Line, incomplete
+from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_flops, format_ns
-from torchprof.tables.table import Table, check_ceilings
+from torchprof.tables.checks import check_ceilings, check_trace
+from torchprof.tables.footer import incomplete
+from torchprof.tables.table import Table
+from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
-
-if TYPE_CHECKING:
-    from torchprof.trace.ceilings import Ceilings
 
 __all__ = ["Gpu", "gpu"]
 
 SHOWN, MODULES_SHOWN = 10, 6
 MEANINGS: Final = (
-    "launch-bound: the host asked for the next kernel when the device had run dry",
+    "launch-bound: the device's queue was empty before the host launched the next kernel",
     "synchronization: of that, as much as the host had waited for a device",
-    "other: asked for in time, but waiting for another stream or starting; or it is not known when it was asked for",
+    "other: launched in time, but waited for another stream or started late; or it is not known when it was launched",
 )
 
 
@@ -101,7 +101,7 @@ class Gpu(GpuAccount, Printed):
                 others = [idle for idle in of_cause if idle.module not in kept]
                 below = [*below[: most - 1], row(f"{len(below) - most + 1:,} other modules", 1, others)]
             rows += [row(cause, 0, of_cause), *({**each, "path": f"{cause}: {each['name']}"} for each in below)]
-        return Table("Idle because", rows, ("idle", "idle_share", "gaps", "at"), MEANINGS, is_tree=True)
+        return Table("Idle cause", rows, ("idle", "idle_share", "gaps", "at"), MEANINGS, is_tree=True)
 
     @cached_property
     def by_copy(self) -> Table:
@@ -136,12 +136,9 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_launches(self) -> Table:
-        """Modules whose kernels take less time than the host needs to ask for them, the largest difference first."""
-        rows = [
-            {"name": bound.module, "host": bound.host, "took": bound.device, "host_ratio": bound.host / bound.device}
-            for bound in self.launch_bound
-        ]
-        meaning = "Host time without waits, and without what is below; device time of the kernels asked for meanwhile"
+        """Modules whose kernels take less time than the host needs to launch them, the largest difference first."""
+        rows = [{"name": bound.module, "host": bound.host, "took": bound.device} for bound in self.launch_bound]
+        meaning = "Host time without waits, and without what is below; device time of the kernels launched meanwhile"
         return Table("Launch-bound module", rows, ("host", "took", "host_ratio"), (meaning,))
 
     @property
@@ -211,21 +208,22 @@ def _column(cause: str) -> str:
 def gpu(trace: Trace, *, ceilings: Ceilings | None = None) -> Gpu:
     """Account for the time of devices: busy or idle, why idle, copies, and waits of the host.
 
-    Idle time has three causes, which add up to it: *launch-bound*, the host asked for the next kernel when the device had run
-    dry; *synchronization*, as much of that as the host had waited for a device before it asked; and *other*, the kernel had
-    been asked for in time, and waited for another stream or took its time to start.
+    Idle time has three causes, which add up to it: *launch-bound*, the device's queue was empty before the host launched the
+    next kernel; *synchronization*, as much of that as the host had waited for a device before the launch; and *other*, the
+    kernel had been launched in time, and waited for another stream or took its time to start.
 
     Args:
-        trace: of `torchprof.profile`, recorded where a device was watched.
+        trace: of `torchprof.profile`, recorded where a device was in use.
         ceilings: of ``torchprof.ceilings("cuda")``, or your own figures: adds the utilization (MFU, HFU).
 
     Raises:
-        ArgumentError: no device was watched, the trace keeps sums only (``aggregate=True``), or the ceilings are a CPU's.
+        ArgumentError: no device was recorded, the trace keeps sums only (``aggregate=True``), or the ceilings are a CPU's.
 
     Example:
         >>> print(torchprof.gpu(prof.trace, ceilings=torchprof.ceilings("cuda", torch.bfloat16)))
         >>> torchprof.gpu(prof.trace).devices[0].idle["synchronization"]
     """
+    check_trace(trace)
     if ceilings is not None:
-        check_ceilings(ceilings)
+        check_ceilings(ceilings, of_device=True)
     return Gpu(GpuAccount.of(trace).trace, ceilings)

@@ -11,6 +11,7 @@ from torchprof.analysis.records import Record
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.tables.checks import check_trace
 from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
 
@@ -51,8 +52,8 @@ class Memory(MemoryAccount, Printed):
         return Table("Module", rows, ("at_peak", "saved", *shown)).sort("at_peak")
 
     @cached_property
-    def outliving(self) -> Table:
-        """The leaks: what was still held when the step after its own was over."""
+    def leak_table(self) -> Table:
+        """The leaks: what was still held when the step after its own was over; most bytes first."""
         rows = [
             {
                 "name": leak.op or "(no op)",
@@ -100,10 +101,10 @@ class Memory(MemoryAccount, Printed):
         if len(self.trace.steps) < 3:
             yield Line("total", "Leaks: three steps or more are needed to tell")
         elif not self.leaks:
-            yield Line("total", "Leaks: nothing outlived the step after its own")
+            yield Line("total", "Leaks: nothing was held beyond the step after its own")
         else:
-            yield Line("total", "Leaks: these outlived the step after their own")
-            yield from self.outliving.head(SHOWN).lines()
+            yield Line("total", "Leaks: these were held beyond the step after their own")
+            yield from self.leak_table.head(SHOWN).lines()
 
 
 def memory(trace: Trace, device: str | None = None) -> Memory:
@@ -125,4 +126,5 @@ def memory(trace: Trace, device: str | None = None) -> Memory:
         >>> print(torchprof.memory(prof.trace))
         >>> torchprof.memory(prof.trace).by_category["activations"]
     """
+    check_trace(trace)
     return Memory.of(trace, device)

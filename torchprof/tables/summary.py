@@ -1,135 +1,195 @@
-"""The tree table: rows of the summary as aligned text, plain or styled by rich."""
+"""`Summary`: the layers of a model and its totals, to print, sort, select and export."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from torchprof.analysis.model.summary import Row, Shape, Totals
-from torchprof.rendering.text import Line, as_text, branches, elide, incomplete, lay_out
-from torchprof.rendering.units import format_bytes, format_count, format_ns, format_share
+from torchprof.analysis.model.rows import Row
+from torchprof.analysis.model.totals import Totals
+from torchprof.analysis.records import Record
+from torchprof.errors import ArgumentError
+from torchprof.rendering import torchsummary
+from torchprof.rendering.printed import Printed
+from torchprof.rendering.text import Line
+from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.tables.columns import columns_of
+from torchprof.tables.footer import incomplete
+from torchprof.tables.table import Table, data_frame
+from torchprof.trace.trace import Trace
 
-__all__ = ["COLUMNS", "default_columns", "lines_of", "render_table"]
+if TYPE_CHECKING:
+    import os
 
-WIDEST_SHAPES: Final = 40
+    import pandas
 
+__all__ = ["STYLES", "Style", "Summary", "check_columns", "default_columns", "summary_table"]
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: its header, what a row shows in it, and what a reader should know of it."""
+Style = Literal["tree", "torchsummary"]
+STYLES: Final = ("tree", "torchsummary")
 
-    header: str
-    cell: Callable[[Row, Totals], str]
-    meaning: str
-
-
-@functools.lru_cache(maxsize=4096)
-def _shapes(shapes: tuple[Shape, ...]) -> str:
-    text = ""
-    for index, shape in enumerate(shapes):
-        more = f"{', ' if text else ''}{list(shape)}"
-        if text and len(text) + len(more) > WIDEST_SHAPES:
-            return f"{text} +{len(shapes) - index}"
-        text += more
-    return text
+HEADERS: Final = {"device_backward": "Bwd device"}
+BLANK: Final = frozenset(("calls", "forward", "self", "share", "device", "backward", "backward_self", "device_backward"))
+"""A module that was not called, or has no backward, shows nothing in these."""
 
 
-COLUMNS: Final[dict[str, Column]] = {
-    "input": Column("Input", lambda r, t: _shapes(r.input_shapes), "shapes of the tensors it was first called with"),
-    "output": Column("Output", lambda r, t: _shapes(r.output_shapes), "shapes of the tensors it first returned"),
-    "calls": Column("Calls", lambda r, t: format_count(r.calls) if r.calls else "", "how often it was called"),
-    "params": Column("Params", lambda r, t: format_count(r.params) if r.params else "-", "elements of its own parameters"),
-    "trainable": Column(
-        "Trainable", lambda r, t: format_count(r.trainable) if r.params else "-", "those that require a gradient"
-    ),
-    "params_total": Column(
-        "Params (all)", lambda r, t: format_count(r.params_total) if r.params_total else "-", "with everything below it"
-    ),
-    "param_bytes": Column(
-        "Param size", lambda r, t: format_bytes(r.param_bytes) if r.param_bytes else "-", "bytes of its own parameters"
-    ),
-    "output_bytes": Column(
-        "Out size",
-        lambda r, t: format_bytes(r.output_bytes) if r.calls and r.output_bytes is not None else "",
-        "bytes of what all its calls returned",
-    ),
-    "forward": Column("Forward", lambda r, t: format_ns(r.forward) if r.forward else "", "host time with what it calls"),
-    "self": Column("Self", lambda r, t: format_ns(r.forward_self) if r.calls else "", "host time without what it calls"),
-    "share": Column(
-        "Share",
-        lambda r, t: format_share(r.forward, t.forward) if r.forward else "",
-        "of the forward time of the model",
-    ),
-    "device": Column(
-        "Device", lambda r, t: format_ns(r.device_forward) if r.device_forward else "", "device time of its kernels in forward"
-    ),
-    "backward": Column(
-        "Backward",
-        lambda r, t: format_ns(r.backward) if r.backward else "",
-        "host time of backward, with what it calls",
-    ),
-    "backward_self": Column(
-        "Bwd self",
-        lambda r, t: format_ns(r.backward_self) if r.backward_self else "",
-        "host time of backward, without what it calls",
-    ),
-    "device_backward": Column(
-        "Bwd device",
-        lambda r, t: format_ns(r.device_backward) if r.device_backward else "",
-        "device time of its kernels in backward",
-    ),
-}
+@dataclass(frozen=True)
+class Summary(Printed):
+    """What `torchprof.summary` found. ``str()`` is the printed text.
+
+    The methods of its `Table` can be called on it: ``summary.sort("forward").head(10)``.
+
+    Attributes:
+        rows: one `Row` per module, in the order of ``print(model)``; after ``depth`` and ``fold``.
+        totals: figures of the model as a whole.
+        trace: the recording behind them, to save or to analyze further.
+        style, columns, list_parameters: how it is printed.
+    """
+
+    rows: list[Row]
+    totals: Totals
+    trace: Trace
+    style: Style
+    columns: tuple[str, ...]
+    list_parameters: bool = False
+
+    @cached_property
+    def table(self) -> Table:
+        """The rows as a table: the fields of `Row`, and ``input output self share device``, all of forward."""
+        return summary_table(self.rows, self.totals, self.columns, list_parameters=self.list_parameters)
+
+    def lines(self) -> Iterator[Line]:
+        if self.style == "torchsummary":
+            return (Line("total", line) for line in torchsummary.render(self.trace).splitlines())
+        return self.table.lines()
+
+    def __repr__(self) -> str:
+        return f"<Summary: {len(self.rows):,} rows, {self.totals.params:,} parameters>"
+
+    def select(self, *columns: str) -> Table:
+        """As `Table.select`."""
+        return self.table.select(*columns)
+
+    def with_columns(self, *columns: str) -> Table:
+        """As `Table.with_columns`."""
+        return self.table.with_columns(*columns)
+
+    def without_columns(self, *columns: str) -> Table:
+        """As `Table.without_columns`."""
+        return self.table.without_columns(*columns)
+
+    def sort(self, by: str, *, descending: bool = True) -> Table:
+        """As `Table.sort`."""
+        return self.table.sort(by, descending=descending)
+
+    def head(self, count: int) -> Table:
+        """As `Table.head`."""
+        return self.table.head(count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rows and totals as plain Python data: bytes, elements and nanoseconds; of every row its ``tensors`` too."""
+        tensors = [[tensor._asdict() for tensor in row.tensors] for row in self.rows]
+        rows = [{**row, "tensors": mine} for row, mine in zip(self.table.rows, tensors, strict=True)]
+        return {"rows": rows, "totals": asdict(self.totals)}
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """As `Table.to_json`."""
+        return self.table.to_json(path)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """As `Table.to_csv`."""
+        return self.table.to_csv(path)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows of `to_dict` as a ``pandas.DataFrame``, one column per figure. Needs pandas.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return data_frame(self.to_dict()["rows"])
+
+
+def summary_table(
+    rows: Sequence[Row], totals: Totals, columns: Sequence[str] | None = None, *, list_parameters: bool = False
+) -> Table:
+    """Rows and totals as a table; with ``list_parameters``, every parameter has a line below its module."""
+    return Table(
+        "Layer (type)",
+        [_record(row, totals) for row in rows],
+        tuple(columns) if columns is not None else default_columns(totals),
+        tuple(_total_lines(totals)),
+        is_tree=True,
+        headers=HEADERS,
+        blank=BLANK,
+        label=_label,
+        is_dim=_was_not_called if totals.forward else None,
+        details=_parameters(rows) if list_parameters else None,
+    )
 
 
 def default_columns(totals: Totals) -> tuple[str, ...]:
     """What is worth showing of a summary with these totals."""
     if not totals.forward:
         return ("params", "params_total", "param_bytes")
-    return (
-        "input",
-        "output",
-        "params",
-        "output_bytes",
-        "forward",
-        "self",
-        "share",
-        *(["device"] if totals.device_forward else []),
-        *(["backward"] if totals.backward else []),
-        *(["device_backward"] if totals.device_backward else []),
-    )
+    columns = ["input", "output", "params", "output_bytes", "forward", "self", "share"]
+    if totals.device_forward:
+        columns.append("device")
+    if totals.backward:
+        columns.append("backward")
+    if totals.device_backward:
+        columns.append("device_backward")
+    return tuple(columns)
 
 
-def render_table(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> str:
-    """The summary as plain text, the same wherever it is printed."""
-    return as_text(lines_of(rows, totals, columns, list_parameters))
+def check_columns(columns: Any) -> None:
+    """Raise ArgumentError unless these are names of columns that a summary can show."""
+    known = columns_of(_record(Row("", "", "", 0), Totals(forward=1)))
+    problem = ""
+    if isinstance(columns, str) or not isinstance(columns, Sequence):
+        problem = f"is of type {type(columns).__name__}, not a list of names"
+    elif unknown := [name for name in columns if name not in known]:
+        problem = f"contains {unknown[0]!r}, which is unknown"
+    if problem:
+        raise ArgumentError(f"columns={columns!r} {problem}: choose from {', '.join(known)}")
 
 
-def lines_of(rows: Sequence[Row], totals: Totals, columns: Sequence[str], list_parameters: bool = False) -> Iterator[Line]:
-    """The lines of the summary; with ``list_parameters`` every parameter has one, below its module."""
-    chosen = [COLUMNS[name] for name in columns]
-    names: list[str] = []
-    cells: list[list[str]] = []
-    kinds: list[str] = []
-    notes: list[str] = []
-    for row, prefix, below in zip(rows, *branches([row.depth for row in rows]), strict=True):
-        times = f" x{row.copies}" if row.copies > 1 else ""
-        label = row.name if row.name == row.type and row.depth == 0 else f"{row.name} ({row.type})"
-        names.append(elide(f"{prefix}{label}{times}"))
-        cells.append([column.cell(row, totals) for column in chosen])
-        kinds.append("root" if row.depth == 0 else "module" if row.calls or row.forward or not totals.forward else "quiet")
-        notes.append(row.note)
-        if list_parameters:
-            for tensor in row.tensors:
-                names.append(elide(f"{below}. {tensor.name} {list(tensor.shape)} {tensor.dtype}"))
-                cells.append(["" for _ in chosen])
-                kinds.append("quiet")
-                notes.append(
-                    f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen"
-                )
-    headers = ["Layer (type)", *(column.header for column in chosen)]
-    return lay_out(headers, names, cells, kinds, notes, list(_total_lines(totals)))
+_FIELDS: Final = Row._fields[: Row._fields.index("tensors")]
+
+
+def _record(row: Row, totals: Totals) -> Record:
+    record: Record = dict(zip(_FIELDS, row, strict=False))
+    record["input"], record["output"] = row.input_shapes, row.output_shapes
+    record["self"] = row.forward_self if row.calls else None
+    record["share"] = row.forward / totals.forward if totals.forward else 0.0
+    record["device"] = row.device_forward
+    return record
+
+
+def _label(row: Record) -> str:
+    name = row["name"] if row["name"] == row["type"] and row["depth"] == 0 else f"{row['name']} ({row['type']})"
+    return f"{name} x{row['copies']}" if row["copies"] > 1 else name
+
+
+def _was_not_called(row: Record) -> bool:
+    return not (row["calls"] or row["forward"])
+
+
+def _parameters(rows: Sequence[Row]) -> Callable[[Record], list[tuple[str, str]]]:
+    """Gives the lines of the parameters of a row."""
+    tensors = {row.path: row.tensors for row in rows if row.tensors}
+
+    def lines(row: Record) -> list[tuple[str, str]]:
+        return [
+            (
+                f"{tensor.name} {list(tensor.shape)} {tensor.dtype}",
+                f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen",
+            )
+            for tensor in tensors.get(row["path"], ())
+        ]
+
+    return lines
 
 
 def _total_lines(totals: Totals) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchprof.analysis.model.summary import Row
+from torchprof.analysis.model.rows import Row
 
 __all__ = ["fold_siblings", "limit_depth"]
 

@@ -43,7 +43,7 @@ def module_records(trace: Trace) -> list[Record]:
 
     Keys: ``path name type depth calls``; ``forward recompute backward optimizer time`` in nanoseconds, with everything below;
     ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation of time over
-    steps); ``share`` of the time of all; ``flops_forward flops_backward flops macs bytes allocated`` with everything below;
+    steps); ``share`` of the time of all; ``flops_forward flops_backward flops bytes allocated`` with everything below;
     ``params`` of its own. Where kernels were recorded, also ``device`` (time of kernels) and, of it, ``device_forward
     device_recompute device_backward device_optimizer device_other``, and ``kernels``, with everything below; ``device_self``
     without; ``device_share`` of the device time of all.
@@ -132,7 +132,6 @@ def _module_record(
     record["self"] = sum(record[f"{name}_self"] for name in _PHASES)
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
     record["share"] = record["time"] / all_modules["share"] if all_modules["share"] else 0.0
-    record["macs"] = record["flops"] / 2
     record["bytes"] = none_if_nan(record["bytes"])
     if "device" in own:
         record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES, "kernels")}

@@ -28,7 +28,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
 
     Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
     nanoseconds, the last three of one call; ``spread`` (standard deviation of self time over steps); ``share`` of all self
-    time; ``flops macs bytes``; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
+    time; ``flops bytes``; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
     Where kernels were recorded, also ``device`` and ``device_self``, the time of the kernels that the op launched, with and
     without those of ops inside it; ``device_share`` of all ``device_self``; and ``kernels``, the number it launched itself.
     Rates are then against ``device``, and None for an op that launched nothing.
@@ -78,7 +78,6 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "spread": none_if_nan(spread[row]),
             "share": float(own[row] / all_self) if all_self else 0.0,
             "flops": float(flops[row]),
-            "macs": float(flops[row]) / 2,
             "bytes": none_if_nan(moved[row]),
             "intensity": none_if_nan(flops[row] / moved[row]) if moved[row] and flops[row] else None,
             "flop_rate": float(flops[row] / rate_time[row] * 1e9) if rate_time[row] and flops[row] else None,

@@ -1,0 +1,199 @@
+"""The rows of the summary: one for each module of the tree, with what its calls did.
+
+A row is a place in the module tree, not a call: a module called three times is one row with ``calls == 3``, whose times and
+bytes are sums and whose shapes are those of the first call. Modules that were called without being registered anywhere in the
+model come last under the module that called them.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from torchprof.analysis.gpu.kernels import call_kernel_times
+from torchprof.analysis.model.module_tree import ModuleNode, module_tree
+from torchprof.analysis.time.calls import CallCosts
+from torchprof.trace.model import TensorInfo
+from torchprof.trace.trace import Trace
+
+__all__ = ["Row", "module_rows"]
+
+Shape = tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """One module.
+
+    Attributes:
+        path: dotted name within the model; empty for the root.
+        name, type: last part of the path, and class.
+        depth: 0 for the root.
+        calls: how often it was called.
+        input_shapes, output_shapes: of every tensor of its first call, in order.
+        output_bytes: logical bytes (elements x element size) of the outputs of all calls; None where a size is unknown.
+        params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
+        params_total: the same with everything below it.
+        param_bytes: bytes of its own parameters.
+        buffer_bytes: bytes of its own buffers.
+        forward, forward_self: nanoseconds of host time in its calls, with and without the calls inside them.
+        backward, backward_self: nanoseconds of host time in backward ops that differentiate its ops.
+        device_forward, device_backward: nanoseconds of device time of the kernels these launched; 0 where none were seen.
+        note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
+        copies: how many identical siblings this row stands for (see ``fold``).
+        tensors: its own parameters.
+    """
+
+    path: str
+    name: str
+    type: str
+    depth: int
+    calls: int = 0
+    input_shapes: tuple[Shape, ...] = ()
+    output_shapes: tuple[Shape, ...] = ()
+    output_bytes: int | None = 0
+    params: int = 0
+    trainable: int = 0
+    params_total: int = 0
+    param_bytes: int = 0
+    buffer_bytes: int = 0
+    forward: int = 0
+    forward_self: int = 0
+    backward: int = 0
+    backward_self: int = 0
+    device_forward: int = 0
+    device_backward: int = 0
+    note: str = ""
+    copies: int = 1
+    tensors: tuple[TensorInfo, ...] = ()
+
+
+def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:
+    """The rows of a trace that was recorded with a model; the model itself comes first."""
+    return _Rows(trace, costs).of(module_tree(trace)[0])
+
+
+class _Rows:
+    """Turns the nodes of the module tree into rows."""
+
+    def __init__(self, trace: Trace, costs: CallCosts) -> None:
+        assert trace.model is not None
+        calls, tensors = trace.module_calls, trace.tensors
+        shapes = [trace.shape(row) for row in range(len(trace.shapes))]
+        numels = np.array([prod(shape) for shape in shapes], dtype=np.int64)
+        self.modules = trace.model.modules
+        self.ran = len(calls) > 0
+        self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
+        sizes = (numels[tensors["shape"]] * trace.dtypes.itemsizes(tensors["dtype"]))[trace.operands]
+        first, last = calls["outputs"].astype(np.int64), calls["outputs"].astype(np.int64) + calls["n_outputs"]
+        up_to, unknown = (np.append(0, np.cumsum(values)) for values in (np.nan_to_num(sizes), np.isnan(sizes)))
+        self.output_bytes: list[int] = (up_to[last] - up_to[first]).astype(np.int64).tolist()
+        self.unknown_outputs: list[int] = (unknown[last] - unknown[first]).tolist()
+        self.inputs = list(zip(calls["inputs"].tolist(), calls["n_inputs"].tolist(), strict=True))
+        self.outputs = list(zip(calls["outputs"].tolist(), calls["n_outputs"].tolist(), strict=True))
+        # A module that calls itself is not counted twice.
+        self.forward = np.where(costs.outermost, costs.forward, 0).tolist()
+        self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
+        self.device = [np.where(costs.outermost, time, 0).tolist() for time in call_kernel_times(trace)]
+        self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
+
+    def of(self, root: ModuleNode) -> list[Row]:
+        rows: list[Row | None] = []
+        self._add(root, "", rows)
+        return cast("list[Row]", rows)
+
+    def _add(self, node: ModuleNode, opaque: str, rows: list[Row | None]) -> Row:
+        """Append the row of a node and those below it."""
+        info, calls = node.info, node.calls
+        at = len(rows)
+        rows.append(None)  # parents stand before what they are made of
+        below: list[Row] = []
+        params_below = 0
+        called = bool(calls)
+        if node.children:
+            inside = opaque or (info.opaque if info is not None else "")
+            below = [self._add(child, inside, rows) for child in node.children]
+            params_below = sum([row.params_total for row in below])
+            called = called or any([row.calls or row.forward for row in below])
+        inputs: tuple[Shape, ...] = ()
+        outputs: tuple[Shape, ...] = ()
+        output_bytes: int | None = 0
+        forward = forward_self = backward = backward_self = 0
+        device_forward = device_backward = 0
+        if calls:
+            first, count = self.inputs[calls[0]]
+            inputs = tuple(self.operand_shapes[first : first + count])
+            first, count = self.outputs[calls[0]]
+            outputs = tuple(self.operand_shapes[first : first + count])
+            output_bytes = _sum(self.output_bytes, calls) if not _sum(self.unknown_outputs, calls) else None
+            forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
+            backward, backward_self = _sum(self.backward, calls), _sum(self.backward_self, calls)
+            device_forward, device_backward = (_sum(times, calls) for times in self.device)
+        elif below:  # a container that is not called itself, such as ModuleList, shows what is in it
+            forward = sum([row.forward for row in below])
+            backward = sum([row.backward for row in below])
+            device_forward = sum([row.device_forward for row in below])
+            device_backward = sum([row.device_backward for row in below])
+        params = trainable = param_bytes = buffer_bytes = 0
+        tensors: tuple[TensorInfo, ...] = ()
+        if info is not None:
+            tensors = info.parameters
+            for tensor in tensors:
+                if tensor.owner is None:
+                    params += tensor.numel
+                    param_bytes += tensor.bytes
+                    if tensor.trainable:
+                        trainable += tensor.numel
+            for tensor in info.buffers:
+                if tensor.owner is None:
+                    buffer_bytes += tensor.bytes
+        rows[at] = row = Row(
+            node.path,
+            node.name,
+            node.type,
+            node.depth,
+            len(calls),
+            inputs,
+            outputs,
+            output_bytes,
+            params,
+            trainable,
+            params + params_below,
+            param_bytes,
+            buffer_bytes,
+            forward,
+            forward_self,
+            backward,
+            backward_self,
+            device_forward,
+            device_backward,
+            self._note(node, opaque, called),
+            1,
+            tensors,
+        )
+        return row
+
+    def _note(self, node: ModuleNode, opaque: str, called: bool) -> str:
+        info = node.info
+        if info is None:
+            return "not registered in the model"
+        if info.same_as >= 0:
+            return f"same module as {self.modules[info.same_as].path or 'the root'}"
+        notes = []
+        if info.parameters and (shared := [tensor for tensor in info.parameters if tensor.owner is not None]):
+            notes.append(f"{', '.join(t.name for t in shared)} shared with {shared[0].owner or 'the root'}")
+        if any([tensor.lazy for tensor in info.parameters]):
+            notes.append("lazy: no shape before the first call")
+        if info.opaque == "compiled" and called:
+            notes.append("a first call compiles")
+        if self.ran and not called:
+            notes.append(f"runs inside {_OPAQUE[opaque]}" if opaque else "not called")
+        return "; ".join(notes)
+
+
+_OPAQUE = {"TorchScript": "TorchScript", "compiled": "a compiled region"}
+
+
+def _sum(values: list[int], rows: list[int]) -> int:
+    return values[rows[0]] if len(rows) == 1 else sum([values[row] for row in rows])

@@ -1,0 +1,120 @@
+"""The model as a whole: what its parameters take, and what one pass took."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+from torchprof.analysis.gpu.kernels import kernel_times
+from torchprof.analysis.memory.changes import memory_between
+from torchprof.analysis.memory.devices import real_and_meta
+from torchprof.analysis.time.calls import CallCosts
+from torchprof.trace.schema import Phase
+from torchprof.trace.trace import Trace
+
+__all__ = ["Totals", "model_totals"]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The model as a whole. Bytes are exact; times are host nanoseconds of one run.
+
+    Attributes:
+        params, trainable, frozen: elements, each shared parameter once.
+        param_bytes_by_dtype, param_bytes_by_device: bytes of parameters by real dtype, and by device.
+        buffer_bytes: bytes of buffers, each once.
+        input_bytes: bytes of the input tensors.
+        forward, backward: time of the passes, backward's being that of autograd's nodes; 0 where none ran.
+        backward_unattributed: backward time that belongs to no module.
+        device_forward, device_backward: device time of the kernels that they launched; 0 where none were seen.
+        allocated: everything forward allocated, freed or not.
+        peak: the most that forward held at once beyond what was there before.
+        peak_with_backward: the same for forward and backward together; 0 where no backward ran.
+        saved: what autograd keeps for backward when forward is over: tensors that forward made and inputs it holds on to;
+            parameters and buffers, which are there anyway, are not counted.
+        memory: ``"measured"``, ``"meta"`` (what the run would have taken, counted on meta tensors) or ``"none"``.
+        losses: rows the recording had no room for, by table.
+    """
+
+    params: int = 0
+    trainable: int = 0
+    frozen: int = 0
+    param_bytes_by_dtype: dict[str, int] = field(default_factory=dict)
+    param_bytes_by_device: dict[str, int] = field(default_factory=dict)
+    buffer_bytes: int = 0
+    input_bytes: int = 0
+    forward: int = 0
+    backward: int = 0
+    backward_unattributed: int = 0
+    device_forward: int = 0
+    device_backward: int = 0
+    allocated: int = 0
+    peak: int = 0
+    peak_with_backward: int = 0
+    saved: int = 0
+    memory: str = "none"
+    losses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def param_bytes(self) -> int:
+        return sum(self.param_bytes_by_dtype.values())
+
+
+def model_totals(trace: Trace, costs: CallCosts) -> Totals:
+    """The totals of a trace that was recorded with a model."""
+    assert trace.model is not None
+    by_dtype: dict[str, int] = defaultdict(int)
+    by_device: dict[str, int] = defaultdict(int)
+    params = trainable = 0
+    for parameter in trace.model.parameters():
+        params += parameter.numel
+        trainable += parameter.numel if parameter.trainable else 0
+        by_dtype[parameter.dtype] += parameter.bytes
+        by_device[parameter.device] += parameter.bytes
+    totals = Totals(
+        params=params,
+        trainable=trainable,
+        frozen=params - trainable,
+        param_bytes_by_dtype=dict(by_dtype),
+        param_bytes_by_device=dict(by_device),
+        buffer_bytes=sum(buffer.bytes for buffer in trace.model.buffers()),
+        input_bytes=trace.facts.get("input_bytes", 0),
+        losses=trace.losses,
+    )
+    start, end = trace.mark("forward"), trace.mark("forward done")
+    if start is None or end is None:
+        return totals
+    released, freed = trace.mark("outputs released"), trace.mark("graph released")
+    backward_done = trace.mark("backward done")
+    totals = replace(
+        totals,
+        forward=end - start,
+        backward=int(costs.backward_self.sum()) + costs.backward_unattributed,
+        backward_unattributed=costs.backward_unattributed,
+        device_forward=_device_time(trace, backward=False),
+        device_backward=_device_time(trace, backward=True),
+    )
+    if not trace.facts.get("memory"):
+        return totals
+    real, meta = real_and_meta(trace)
+    on_meta = by_device.keys() <= {"meta"} and trace.facts.get("inputs_on_meta", False)
+    rows = meta if on_meta else real
+    run = memory_between(rows, start, end)
+    saved = trace.facts.get("saved_input_bytes", 0)
+    if released is not None and freed is not None:
+        saved += max(0, -memory_between(rows, released, freed).kept)
+    return replace(
+        totals,
+        allocated=run.allocated,
+        peak=run.peak,
+        peak_with_backward=memory_between(rows, start, backward_done).peak if backward_done is not None else 0,
+        saved=saved,
+        memory="meta" if on_meta else "measured",
+    )
+
+
+def _device_time(trace: Trace, *, backward: bool) -> int:
+    """Of the kernels of backward, or of those that modules launched before it."""
+    kernels = trace.kernels
+    of_backward = kernels["phase"] == Phase.BACKWARD
+    return int(kernel_times(kernels[of_backward if backward else ~of_backward & (kernels["module_call"] >= 0)]).sum())

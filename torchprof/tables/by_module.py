@@ -1,0 +1,69 @@
+"""`torchprof.by_module`: what every module cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torchprof.analysis.gpu.backend import has_kernels
+from torchprof.analysis.memory.account import MemoryAccount
+from torchprof.analysis.memory.devices import devices_by_memory
+from torchprof.analysis.model.module_tree import OUTSIDE
+from torchprof.analysis.records import Record
+from torchprof.analysis.time.module_records import module_records
+from torchprof.arguments import check_int
+from torchprof.tables.checks import check_trace
+from torchprof.tables.footer import footer
+from torchprof.tables.table import Table, worth_showing
+from torchprof.trace.trace import Trace
+
+__all__ = ["by_module"]
+
+
+def by_module(trace: Trace, *, depth: int | None = None) -> Table:
+    """What every module cost in forward, recomputation, backward and optimizer, per step, as a tree.
+
+    Self times of everything below a module add up to its total. What belongs to no module has a row of its own. Where a device
+    worked, its time stands beside the host's; ``device_forward``, ``device_backward``, ... are columns to choose.
+
+    Args:
+        trace: of `torchprof.profile`, recorded with ``ops`` and ``modules``; with the model it knows paths.
+        depth: go no deeper; figures contain what is below.
+
+    Raises:
+        ArgumentError: the depth is no int, or negative.
+
+    Example:
+        >>> print(torchprof.by_module(prof.trace).sort("time").head(10))
+    """
+    check_trace(trace)
+    if depth is not None:
+        check_int("depth", depth, 0)
+    records = module_records(trace)
+    columns = ["calls", "time", "share", "forward", "recompute", "backward", "optimizer", "flops", "spread"]
+    if has_kernels(trace):
+        columns[3:3] = ["device", "device_share"]
+    if not trace.facts.get("aggregate") and trace.facts.get("memory") and trace.facts.get("shapes"):
+        _add_saved(trace, records)
+        columns.insert(-1, "saved")
+    shown = worth_showing(records, columns, optional=("recompute", "optimizer", "flops", "spread", "saved"))
+    if depth is not None:
+        records = [record for record in records if record["depth"] <= depth]
+    return Table("Module", records, shown, footer(trace), is_tree=True)
+
+
+def _add_saved(trace: Trace, records: list[Record]) -> None:
+    """Bytes of saved activations, with everything below."""
+    devices = devices_by_memory(trace)
+    saved: Counter[str] = Counter()
+    for device in devices:
+        if device.partition(":")[0] == devices[0].partition(":")[0]:  # a model may be on several of a kind
+            saved.update(MemoryAccount.of(trace, device).saved_by_module)
+    ancestors: list[Record] = []
+    for record in records:
+        record["saved"] = 0
+        del ancestors[record["depth"] :]
+        ancestors.append(record)
+        outside = record["name"] == OUTSIDE
+        own = saved[record["path"]] if record["path"] or outside else 0
+        for above in ancestors:
+            above["saved"] += own

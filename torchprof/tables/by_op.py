@@ -1,0 +1,62 @@
+"""`torchprof.by_op`: what every op cost."""
+
+from __future__ import annotations
+
+from torchprof.analysis.gpu.backend import has_kernels
+from torchprof.analysis.time.op_records import op_records
+from torchprof.errors import ArgumentError
+from torchprof.tables.checks import check_ceilings, check_path, check_trace, phase_named
+from torchprof.tables.footer import footer
+from torchprof.tables.table import Table
+from torchprof.trace.ceilings import Ceilings
+from torchprof.trace.trace import Trace
+
+__all__ = ["by_op"]
+
+
+def by_op(
+    trace: Trace,
+    *,
+    shapes: bool = False,
+    phase: str | None = None,
+    module: str | None = None,
+    ceilings: Ceilings | None = None,
+) -> Table:
+    """What every op cost per step, most self time first: time, FLOPs, bytes and the rates it reached.
+
+    Where a device worked, it is device time that comes first, and that rates and the roofline are against.
+
+    Args:
+        trace: of `torchprof.profile`.
+        shapes: tell ops with different inputs apart.
+        phase: only ``"forward"``, ``"recomputation"``, ``"backward"``, ``"optimizer"`` or ``"other"``.
+        module: only ops attributed to the module with this path, or to one below it; ``""`` is any module.
+        ceilings: of `torchprof.ceilings`: adds how near each op comes to what the machine can do.
+
+    Raises:
+        ArgumentError: the phase or the module is unknown, or the ceilings are a CPU's where a device did the work.
+
+    Example:
+        >>> print(torchprof.by_op(prof.trace, shapes=True, phase="backward").head(20))
+    """
+    check_trace(trace)
+    check_path(module)
+    records = op_records(trace, shapes=shapes, phase=phase_named(phase), module=module)
+    if module and not records and not op_records(trace, module=module):
+        raise ArgumentError(f"module={module!r} has no ops: give the path of a module that was called; see by_module")
+    columns = ["calls", "self", "share", "time", "mean", "flops", "bytes", "intensity", "flop_rate", "byte_rate", "allocated"]
+    on_device = has_kernels(trace)
+    if on_device:
+        columns = ["calls", "self", "share", "device_self", "device_share", "kernels", *columns[5:-1]]
+    if shapes:
+        columns = ["shapes", "dtypes", *columns]
+    if ceilings is not None:
+        check_ceilings(ceilings, of_device=on_device)
+        for record in records:
+            record["roofline"] = ceilings.reached(record["flop_rate"], record["byte_rate"], record["intensity"])
+        columns.append("roofline")
+    below = ("Rates are against device time; ops that launched nothing on a device have none",) if on_device else ()
+    table = Table("Op", records, tuple(columns), (*footer(trace), *below))
+    if not records:
+        return table
+    return table.sort("self").sort("device_self") if on_device else table.sort("self")

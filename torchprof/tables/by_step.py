@@ -1,0 +1,38 @@
+"""`torchprof.by_step`: what every step took."""
+
+from __future__ import annotations
+
+from torchprof.analysis.time.step_records import step_records
+from torchprof.errors import ArgumentError
+from torchprof.tables.checks import check_trace
+from torchprof.tables.footer import footer
+from torchprof.tables.table import Table, worth_showing
+from torchprof.trace.trace import Trace
+
+__all__ = ["by_step"]
+
+
+def by_step(trace: Trace) -> Table:
+    """What every step took, by phase, and its memory. Warm-up steps are shown, and marked.
+
+    Args:
+        trace: of `torchprof.profile`, recorded with ``prof.step()`` at the end of every step.
+
+    Raises:
+        ArgumentError: no step was marked.
+
+    Example:
+        >>> print(torchprof.by_step(prof.trace).sort("time"))
+    """
+    check_trace(trace)
+    records = step_records(trace)
+    if not records:
+        raise ArgumentError("the trace has no steps: call prof.step() at the end of every pass of the loop")
+    columns = "warmup time device kernels forward recompute backward optimizer other flops allocated peak held".split()
+    shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
+    rows = [{"name": record["step"], **record} for record in records]
+    return Table("Step", rows, shown, footer(trace), is_dim=_is_warmup)
+
+
+def _is_warmup(row: dict[str, object]) -> bool:
+    return bool(row["warmup"])

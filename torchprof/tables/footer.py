@@ -1,0 +1,34 @@
+"""What is said below tables: over what figures are means, what kind of time they show, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
+from torchprof.trace.trace import Trace
+
+__all__ = ["footer", "incomplete"]
+
+
+def footer(trace: Trace, times: str = "host time") -> tuple[str, ...]:
+    """The lines below a table of this trace, whose figures are of this kind of time."""
+    active = int((trace.steps["warmup"] == 0).sum())
+    what = f"Mean of {active:,} steps" if active > 1 else "One step" if active else "The whole recording"
+    backend = gpu_backend(trace)
+    if has_kernels(trace) and times == "host time":
+        times = "host time, but for Device and Dev columns: time of kernels"
+    lines = [f"{what}; {times}"]
+    if backend != "off" and not has_kernels(trace):
+        lines.append("Devices were recorded, and did nothing")
+    if backend == "events" and trace.facts.get("gpu_note"):
+        lines.append(f"Devices were recorded with events: {trace.facts['gpu_note']}")
+    return (*lines, *incomplete(trace.losses))
+
+
+def incomplete(losses: Mapping[str, int]) -> list[str]:
+    """What must be said of rows that a recording had no room for."""
+    why = {"kernels": "did not fit the budget, or the device's own buffers"}
+    return [
+        f"INCOMPLETE: {count:,} {table.replace('_', ' ')} {why.get(table, 'did not fit the budget')}; figures above miss them"
+        for table, count in losses.items()
+    ]

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from torchprof.errors import ModuleTypeError
 from torchprof.trace.model import Model, ModuleInfo, TensorInfo
 
-__all__ = ["Models", "WalkedModule", "describe", "has_no_shape", "is_lazy", "tensors_of", "walk"]
+__all__ = ["Models", "WalkedModule", "check_models", "describe", "has_no_shape", "is_lazy", "tensors_of", "walk"]
 
 
 class WalkedModule(NamedTuple):
@@ -29,6 +30,22 @@ class WalkedModule(NamedTuple):
 
 Models = nn.Module | Mapping[str, nn.Module]
 """One model, or several by name."""
+
+
+def check_models(model: Any) -> Models | None:
+    """The argument ``model`` of `torchprof.profile`: a list becomes a dict by position.
+
+    Raises:
+        ModuleTypeError: it is not a module, a list or dict of modules, or None.
+    """
+    if model is None or isinstance(model, nn.Module):
+        return model
+    named = model if isinstance(model, Mapping) else dict(enumerate(model)) if isinstance(model, list | tuple) else {}
+    if not named or not all(isinstance(each, nn.Module) for each in named.values()):
+        raise ModuleTypeError(
+            f"model must be a torch.nn.Module, a list or dict of them, or None, not {type(model).__name__}: {model!r:.80}"
+        )
+    return {str(name): each for name, each in named.items()}
 
 
 def walk(models: Models) -> list[WalkedModule]:

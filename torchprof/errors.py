@@ -1,28 +1,28 @@
-"""What torchprof raises. Every message names the argument, the value and the way out."""
+"""The exceptions that torchprof raises. Every message names the argument, its value and the way out."""
 
 
 class TorchprofError(Exception):
-    """The base of every error of torchprof."""
+    """The base class of the errors of torchprof."""
 
 
 class ArgumentError(TorchprofError, ValueError):
-    """An argument cannot mean anything: the message says which, what it was, and what is accepted."""
+    """An argument has a value that is not accepted: the message says which argument, its value, and what is accepted."""
 
 
 class ModuleTypeError(TorchprofError, TypeError):
-    """An argument is of a type that torchprof cannot work with."""
+    """An argument has a type that torchprof cannot work with."""
 
 
 class RecordingError(TorchprofError, RuntimeError):
-    """A recording cannot start or stop: one is running, or another profiler holds what it needs."""
+    """A recording cannot start or stop, such as where another profiler is active; or there is no recording to read or mark."""
 
 
 class EstimateError(TorchprofError, RuntimeError):
-    """A program cannot be run on fake tensors: the message names the op, the module and the way out."""
+    """A program cannot run on fake tensors: the message names the op, the module and the way out."""
 
 
 class TraceFileError(TorchprofError, ValueError):
-    """A file is not a trace, is damaged, or was written by a newer torchprof."""
+    """A file is not a trace, is damaged, or has the format of another version of torchprof."""
 
 
 class UnsupportedTorchError(TorchprofError, RuntimeError):
@@ -30,4 +30,4 @@ class UnsupportedTorchError(TorchprofError, RuntimeError):
 
 
 class ExtensionError(TorchprofError, ImportError):
-    """The compiled recorder is missing or belongs to another PyTorch."""
+    """PyTorch or the compiled recorder is missing, or the recorder was built for another PyTorch."""

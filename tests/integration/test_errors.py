@@ -99,10 +99,33 @@ def test_another_profiler_on_this_thread_is_named() -> None:
         torchprof.summary(NET, input_size=(1, 4))
 
 
-@pytest.mark.parametrize("arguments", [{"budget": 5}, {"budget": "1 GB"}, {"model": 5}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"budget": 5},
+        {"budget": "1 GB"},
+        {"budget": 2**80},
+        {"model": 5},
+        {"model": []},
+        {"model": [NET, 5]},
+        {"schedule": 3},
+        {"gpu": "nvml"},
+        {"on_trace_ready": "print"},
+    ],
+)
 def test_profile_names_its_bad_arguments_too(arguments: Any) -> None:
     with pytest.raises(torchprof.TorchprofError, match=next(iter(arguments))):
         torchprof.profile(**arguments)
+
+
+def test_a_recording_names_what_it_cannot_do() -> None:
+    prof = torchprof.profile()
+    with pytest.raises(torchprof.ArgumentError, match=r"mark\(name\) takes a str, not 5"):
+        prof.mark(5)  # type: ignore[arg-type]
+    with pytest.raises(torchprof.ModuleTypeError, match="decorates functions, not int"):
+        prof(5)
+    with pytest.raises(torchprof.ModuleTypeError, match="model must be"):
+        prof.watch("net")  # type: ignore[arg-type]
 
 
 def test_to_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

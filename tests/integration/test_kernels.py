@@ -311,7 +311,7 @@ def test_a_note_says_that_another_profiler_took_over_cupti(gpu: FakeGpu) -> None
         gpu.launch("seen")
         gpu.another_takes_over()
         gpu.launch("unseen")
-    assert "INCOMPLETE: another took CUPTI over" in prof.trace.facts["gpu_note"]
+    assert "INCOMPLETE: another tool, such as torch.profiler, took CUPTI over" in prof.trace.facts["gpu_note"]
     with torchprof.profile(gpu="cupti") as prof:
         gpu.launch("again")
     assert list(by_name(prof.trace)) == ["again"]

@@ -22,6 +22,7 @@ from torchprof import TraceFileError
 from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.trace.file import FORMAT
 from torchprof.trace.schema import LAYOUTS
+from torchprof.trace.trace import Trace
 
 
 def rewritten(path: Path, **members: bytes) -> Path:
@@ -53,6 +54,8 @@ def test_a_saved_trace_is_read_back_as_it_was(saved: Path) -> None:
     for name in LAYOUTS:
         assert np.array_equal(getattr(before, name), getattr(after, name)), name
     assert (after.strings, after.facts, after.model) == (before.strings, before.facts, before.model)
+    assert (after.dtypes, after.device_types) == (before.dtypes, before.device_types)
+    assert np.array_equal(before.signature_flops, after.signature_flops)
     assert rows_and_totals(after) == rows_and_totals(before)
 
 
@@ -87,6 +90,27 @@ def test_a_newer_format_says_to_update(saved: Path) -> None:
     document = json.dumps({"torchprof": FORMAT + 1}).encode()
     with pytest.raises(torchprof.TraceFileError, match=f"newer torchprof .format {FORMAT + 1}.*update"):
         torchprof.load(rewritten(saved, document=as_npy(np.frombuffer(document, dtype=np.uint8))))
+
+
+def test_an_older_format_says_what_to_do(saved: Path) -> None:
+    document = json.dumps({"torchprof": 3}).encode()
+    with pytest.raises(torchprof.TraceFileError, match=r"older torchprof .format 3; .*record it again"):
+        torchprof.load(rewritten(saved, document=as_npy(np.frombuffer(document, dtype=np.uint8))))
+
+
+def test_flops_of_other_signatures_are_refused(saved: Path) -> None:
+    flops = as_npy(np.zeros(7, dtype=np.int64))
+    with pytest.raises(torchprof.TraceFileError, match=r"two\.torchprof: damaged: it has FLOPs for 7 of"):
+        torchprof.load(rewritten(saved, signature_flops=flops))
+    with pytest.raises(torchprof.TraceFileError, match="FLOPs for 7 of"):
+        replace(two_layer_trace(), signature_flops=np.zeros(7, dtype=np.int64))
+
+
+def test_an_empty_trace_is_saved_and_shown(tmp_path: Path) -> None:
+    Trace.empty().save(tmp_path / "empty")
+    empty = torchprof.load(tmp_path / "empty")
+    assert all(len(getattr(empty, name)) == 0 for name in LAYOUTS)
+    assert torchprof.by_op(empty).rows == []
 
 
 def test_pickled_objects_are_never_loaded(saved: Path) -> None:

@@ -1,1 +1,1 @@
-"""PyTorch -> Trace: starts and stops the compiled recorder, and knows the model that runs."""
+"""Runs a program and records it: PyTorch -> Trace. Starts and stops the compiled recorder, and reads the model."""

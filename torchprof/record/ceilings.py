@@ -47,7 +47,10 @@ def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.floa
             return Ceilings(**cached[key])
         measured = Ceilings(name, str(dtype).removeprefix("torch."), threads, _matmul(where, dtype), _copy(where))
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ArgumentError(f"device={device!r}, dtype={dtype!r} cannot be measured: {str(error).splitlines()[0]}") from None
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ArgumentError(
+            f"device={device!r}, dtype={dtype!r} cannot be measured ({why}): name a device that is here"
+        ) from None
     _write({**cached, key: asdict(measured)})
     return measured
 

@@ -1,4 +1,4 @@
-"""How the work of GPUs is watched: which ways there are here and now, the best first, and what their figures mean."""
+"""How GPUs can be recorded: the backends that are possible in this process, the best first, and what their times mean."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ __all__ = ["BACKENDS", "INTERRUPTED", "GpuBackend", "check_backend", "gpu_backen
 
 BACKENDS: Final = ("auto", "cupti", "events", "off")
 
-INTERRUPTED: Final = "; INCOMPLETE: another took CUPTI over meanwhile (torch.profiler?), and what came after is missing"
-KERNELS: Final = "kernels, copies and fills as the GPU timed them (CUPTI)"
+INTERRUPTED: Final = "; INCOMPLETE: another tool, such as torch.profiler, took CUPTI over, and what came after is missing"
+KERNELS: Final = "kernels, copies and memsets, as the GPU timed them (CUPTI)"
 INTERVALS: Final = "intervals on the GPU between events around outermost ops, or module calls: gaps in between included"
-UNWATCHED: Final = "the GPU was not watched"
+NOT_RECORDED: Final = "the GPU was not recorded"
 
 
 @dataclass(frozen=True, slots=True)
 class GpuBackend:
-    """One way: its name in ``trace.facts["gpu"]``, what its times are, and of which type of device, as PyTorch numbers them."""
+    """A way to record GPUs.
+
+    Attributes:
+        name: the value of ``trace.facts["gpu"]``.
+        note: what its times mean; the value of ``trace.facts["gpu_note"]``.
+        device_type: the number of the device type that it records, where there are several.
+    """
 
     name: str
     note: str
@@ -37,19 +43,18 @@ def check_backend(gpu: Any) -> str:
     Raises:
         ArgumentError: it is none of ``BACKENDS``.
     """
-    if gpu not in BACKENDS:
+    if not isinstance(gpu, str) or gpu not in BACKENDS:
         raise ArgumentError(f"gpu must be one of {', '.join(map(repr, BACKENDS))}, not {gpu!r:.80}")
-    return str(gpu)
+    return gpu
 
 
 def gpu_backends(gpu: str) -> list[GpuBackend]:
-    """What to try, in order: each may still be refused by the driver, the last never is.
+    """The backends to try, in order. The driver may refuse each but ``"off"``.
 
-    ``"auto"`` watches a GPU that is in use when the recording begins, and changes nothing where none is: CUDA is not
-    initialised for it.
+    ``"auto"`` records a GPU that is in use when the recording begins. If none is, CUDA is not initialized.
 
     Raises:
-        RecordingError: ``gpu="cupti"``, and there can be no CUPTI; or ``gpu="events"``, and there is no GPU.
+        RecordingError: ``gpu="cupti"`` where CUPTI cannot be used, or ``gpu="events"`` where there is no GPU.
     """
     if gpu == "off":
         return [GpuBackend("off", "")]
@@ -60,7 +65,7 @@ def gpu_backends(gpu: str) -> list[GpuBackend]:
         return [_events(device)]
     if gpu == "auto" and not _cuda_is_in_use():
         device = _in_use()
-        off = "no GPU was in use when the recording began" if device is None else UNWATCHED
+        off = "no GPU was in use when the recording began" if device is None else NOT_RECORDED
         return [*([_events(device)] if device is not None else []), GpuBackend("off", off)]
     missing = _why_no_cupti()
     if gpu == "cupti":
@@ -70,7 +75,7 @@ def gpu_backends(gpu: str) -> list[GpuBackend]:
     why = f": {missing}" if missing else ""
     device = _in_use()
     events = [_events(device, why and f"; no CUPTI{why}")] if device is not None else []
-    return [*([] if missing else [GpuBackend("cupti", KERNELS)]), *events, GpuBackend("off", UNWATCHED + why)]
+    return [*([] if missing else [GpuBackend("cupti", KERNELS)]), *events, GpuBackend("off", NOT_RECORDED + why)]
 
 
 def _events(device: torch.device, why: str = "") -> GpuBackend:
@@ -79,16 +84,16 @@ def _events(device: torch.device, why: str = "") -> GpuBackend:
 
 
 def _in_use() -> torch.device | None:
-    """The accelerator of this process, if it is in use. Where it is not, nothing is asked that could initialise it."""
+    """The accelerator of this process, if it is in use. If it is not, nothing is called that could initialize it."""
     device = torch.accelerator.current_accelerator()
     if device is None or not getattr(getattr(torch, device.type, None), "is_initialized", lambda: True)():
         return None
     return device
 
 
-def may_wait(way: GpuBackend) -> bool:
-    """Whether the recording may wait for devices now: not while a CUDA graph is captured, which waiting would break."""
-    if way.name != "cupti" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+def may_wait(backend: GpuBackend) -> bool:
+    """Whether the recording may wait for devices now: not while a CUDA graph is captured, because waiting would break it."""
+    if backend.name != "cupti" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return True
     return not torch.cuda.is_current_stream_capturing()
 
@@ -98,7 +103,7 @@ def _cuda_is_in_use() -> bool:
 
 
 def _why_no_cupti() -> str:
-    """Why CUPTI cannot be asked here; empty where it can."""
+    """Why CUPTI cannot be used here; empty where it can."""
     if os.environ.get("TORCHPROF_CUPTI"):
         return ""
     if torch.version.cuda is None:

@@ -1,4 +1,4 @@
-"""What to call the model with: sizes turned into tensors, or the caller's own data."""
+"""The inputs that a model is called with: tensors made from sizes, or the caller's own data."""
 
 from __future__ import annotations
 
@@ -38,18 +38,20 @@ def make_inputs(
 ) -> Inputs | None:
     """The arguments to call ``model`` with, or None when neither sizes nor data are given.
 
-    Floating-point inputs are uniform in [0, 1), as torchsummary's are; integer and boolean ones are zeros, which are
+    Floating-point inputs are uniform in [0, 1), as those of torchsummary. Integer and boolean inputs are zeros, which are
     valid indices of any embedding.
+
+    Raises:
+        ArgumentError, ModuleTypeError: an argument is wrong; the message names it.
     """
     if input_size is not None and input_data is not None:
         raise ArgumentError(
-            f"input_size={input_size!r} and input_data were both given: give the sizes to have inputs made, or the data "
-            "to use yours"
+            f"input_size={input_size!r} and input_data were both given: give the sizes to have inputs made, or your own data"
         )
     if input_data is not None:
         for name, value in (("batch_size", batch_size), ("dtypes", dtypes)):
             if value is not None:
-                raise ArgumentError(f"{name}={value!r} has no meaning with input_data, whose tensors have one already")
+                raise ArgumentError(f"{name}={value!r} has no meaning with input_data: its tensors have one already")
         return _from_data(input_data, device)
     if input_size is None:
         for name, value in (("batch_size", batch_size), ("dtypes", dtypes)):
@@ -92,7 +94,7 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
             if not isinstance(item, int) or isinstance(item, bool) or item < 0:
                 raise ArgumentError(
                     f"input_size={input_size!r} contains {item!r}: every size must be a non-negative int"
-                    + (" (is it a tensor's shape that you meant, tensor.shape?)" if isinstance(item, torch.Tensor) else "")
+                    + (" (did you mean the shape of a tensor, tensor.shape?)" if isinstance(item, torch.Tensor) else "")
                 )
     return sizes
 
@@ -116,7 +118,7 @@ def _device(device: Any, model: nn.Module) -> torch.device:
         try:
             return torch.device(device)
         except (RuntimeError, TypeError) as error:
-            raise ArgumentError(f"device={device!r} is no device: {str(error).splitlines()[0]}") from None
+            raise ArgumentError(f"device={device!r} is not a device: {str(error).splitlines()[0]}") from None
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.get_default_device()

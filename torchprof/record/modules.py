@@ -1,4 +1,4 @@
-"""Reads the modules of a model: walks them, and describes them for the trace."""
+"""Walks the modules of a model and describes them for the trace."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from torchprof.errors import ModuleTypeError
 from torchprof.trace.model import Model, ModuleInfo, TensorInfo
 
-__all__ = ["Models", "WalkedModule", "describe", "has_no_shape", "is_lazy", "tensors_of", "walk"]
+__all__ = ["Models", "WalkedModule", "check_models", "describe", "has_no_shape", "is_lazy", "tensors_of", "walk"]
 
 
 class WalkedModule(NamedTuple):
-    """One place of a module in the tree: see `walk`."""
+    """One place in the module tree. A module that is registered at several places has several.
+
+    Attributes:
+        module: the module.
+        path: dotted name, as ``named_modules`` gives it.
+        name: last part of the path.
+        parent: index of the place of the parent; -1 for the root.
+        depth: 0 for the root.
+        same_as: index of the first place of this module; -1 if this is it.
+    """
 
     module: nn.Module
     path: str
@@ -31,8 +41,24 @@ Models = nn.Module | Mapping[str, nn.Module]
 """One model, or several by name."""
 
 
+def check_models(model: Any) -> Models | None:
+    """The argument ``model`` of `torchprof.profile`: a list becomes a dict by position.
+
+    Raises:
+        ModuleTypeError: it is not a module, a list or dict of modules, or None.
+    """
+    if model is None or isinstance(model, nn.Module):
+        return model
+    named = model if isinstance(model, Mapping) else dict(enumerate(model)) if isinstance(model, list | tuple) else {}
+    if not named or not all(isinstance(each, nn.Module) for each in named.values()):
+        raise ModuleTypeError(
+            f"model must be a torch.nn.Module, a list or dict of them, or None, not {type(model).__name__}: {model!r:.80}"
+        )
+    return {str(name): each for name, each in named.items()}
+
+
 def walk(models: Models) -> list[WalkedModule]:
-    """Every place of every module, parents before children. What is below a module is listed at its first place only."""
+    """Every place of every module, parents before children. The children of a module are listed at its first place only."""
     places: list[WalkedModule] = []
     first_place: dict[int, int] = {}
 
@@ -43,7 +69,7 @@ def walk(models: Models) -> list[WalkedModule]:
             places.append(WalkedModule(module, path, name, parent, depth, known))
             return
         places.append(WalkedModule(module, path, name, parent, depth, -1))
-        # The dictionary behind named_children(), which takes three times as long; ScriptModules have another thing there.
+        # named_children() takes three times as long as the dictionary behind it. ScriptModules have an object of another type.
         children: Any = module._modules
         if children:
             below = f"{path}." if path else ""
@@ -60,7 +86,7 @@ def walk(models: Models) -> list[WalkedModule]:
 
 
 def tensors_of(modules: Iterable[nn.Module], registry: str) -> Iterator[torch.Tensor]:
-    """What modules themselves hold in ``_parameters`` or ``_buffers``."""
+    """The tensors in ``_parameters`` or ``_buffers`` of these modules, without those of their children."""
     for module in modules:
         for tensor in getattr(module, registry).values():
             if tensor is not None:
@@ -68,8 +94,8 @@ def tensors_of(modules: Iterable[nn.Module], registry: str) -> Iterator[torch.Te
 
 
 def has_no_shape(tensor: torch.Tensor) -> bool:
-    """Whether this is a parameter or buffer of a lazy module that was not called yet."""
-    # isinstance would ask the metaclass of nn.Parameter, which is written in Python.
+    """Whether this is a parameter or buffer of a lazy module that has not been called."""
+    # isinstance would call the metaclass of nn.Parameter, which is written in Python and slow.
     return issubclass(type(tensor), (UninitializedParameter, UninitializedBuffer))
 
 
@@ -79,7 +105,7 @@ def is_lazy(places: Iterable[WalkedModule]) -> bool:
 
 
 def describe(models: Models) -> Model:
-    """Read the module tree of one model or of several. Changes nothing, runs nothing, and works on ``meta`` and lazy models."""
+    """Read the module tree of one model or of several. Runs nothing, and works with ``meta`` and lazy models."""
     owners: dict[int, str] = {}
     names = _Names()
 
@@ -105,7 +131,7 @@ def describe(models: Models) -> Model:
         else:
             parameters = tensors(path, own.items()) if (own := module._parameters) else ()
             buffers = tensors(path, held.items()) if (held := module._buffers) else ()
-            # Quantized layers keep theirs packed; the object they pack them in is a child that would count them again.
+            # Quantized layers keep parameters in a packed object, which is a child that would count them again.
             if not parameters and hasattr(kind, "_weight_bias") and not type_name.endswith("PackedParams"):
                 parameters = tensors(path, zip(("weight", "bias"), module._weight_bias(), strict=False))  # type: ignore[operator]
         container = issubclass(kind, (nn.Sequential, nn.ModuleList))
@@ -117,7 +143,7 @@ def describe(models: Models) -> Model:
 
 
 class _Names(dict[Any, str]):
-    """The names of dtypes and devices: a model has few, and asking one for its name is slow."""
+    """Names of dtypes and devices, cached: a model has few of them, and ``str`` is slow."""
 
     def __missing__(self, key: Any) -> str:
         self[key] = name = str(key).removeprefix("torch.")

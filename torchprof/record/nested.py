@@ -1,4 +1,4 @@
-"""Tensors inside the containers that models take and return."""
+"""Finds tensors inside the containers that models take and return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["find_tensors"]
 
 
 def find_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested tuples, lists, mappings and dataclasses, in order, as often as it occurs."""
+    """Every tensor in nested tuples, lists, mappings and dataclasses, in order. One that occurs twice is yielded twice."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):

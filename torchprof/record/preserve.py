@@ -1,9 +1,8 @@
-"""Run a model and leave no trace in it: everything a forward pass changes by itself is put back.
+"""Restores what a forward pass changes in a model and in the process.
 
-That is: the random number generators of torch (every device in use), numpy and Python; the contents and version counters of
-buffers, such as BatchNorm's statistics; the attributes of modules, train/eval modes among them. Gradients are never
-accumulated in the first place. Parameters are not copied, as they may be as large as the machine's memory: one that forward
-changes in place is reported.
+Restored are the random number generators of torch (of every device in use), numpy and Python; the contents and version
+counters of buffers, such as the statistics of BatchNorm; and the attributes of modules, such as train/eval mode. Parameters are
+not copied, because they may be as large as the memory of the machine: a warning names those that forward changes in place.
 """
 
 from __future__ import annotations
@@ -27,9 +26,11 @@ __all__ = ["preserved", "preserved_random_states", "random_states"]
 
 @contextmanager
 def preserved(model: nn.Module, places: Iterable[WalkedModule]) -> Iterator[None]:
-    """Everything that running ``model`` inside the block changes is as before when the block ends, also by an exception.
+    """Restore what running ``model`` inside the block changes, also where the block raises an exception.
 
-    ``places`` are those of ``walk(model)``.
+    Args:
+        model: the model.
+        places: what ``walk(model)`` returned.
     """
     states = random_states()
     modules = [place.module for place in places if place.same_as < 0]
@@ -43,7 +44,7 @@ def preserved(model: nn.Module, places: Iterable[WalkedModule]) -> Iterator[None
             restore(state)
         for row in _native.changed(dictionaries):
             current, before = dictionaries[row]
-            current.clear()  # and refilled: the order of attributes and of submodules is state as well
+            current.clear()  # the order of attributes and of submodules is state too
             current.update(before)
         lost = [str(error) for contents in buffers if (error := _attempt(contents.restore)) is not None]
         if lost:
@@ -59,7 +60,7 @@ def preserved(model: nn.Module, places: Iterable[WalkedModule]) -> Iterator[None
 
 
 class _Contents:
-    """What a buffer holds: its storage, as it may be a view in which elements overlap."""
+    """A copy of a buffer: of its storage, because the buffer may be a view in which elements overlap."""
 
     __slots__ = ("buffer", "contents", "version")
 
@@ -70,7 +71,7 @@ class _Contents:
         self.version = None if buffer.is_inference() else buffer._version
 
     def restore(self) -> None:
-        # Behind autograd's back, and with the version put back: a graph of the user's that saved this buffer is still valid.
+        # Autograd does not see the copy, and the version counter is restored: a graph that saved this buffer stays valid.
         if isinstance(self.contents, torch.Tensor):
             self.buffer.data.copy_(self.contents)
         else:
@@ -84,7 +85,7 @@ def _has_storage(tensor: torch.Tensor) -> bool:
 
 
 def _attempt(action: Callable[[], None]) -> Exception | None:
-    """One failure must not keep the rest from being restored, nor hide the model's own exception."""
+    """Do it and return what it raised: one failure must not keep the rest from being restored, nor hide the model's error."""
     try:
         action()
     except Exception as error:
@@ -114,6 +115,7 @@ def preserved_random_states() -> Iterator[None]:
 
 
 def random_states() -> list[tuple[Any, Any]]:
+    """The states of all random number generators, each with the function that sets it."""
     states: list[tuple[Any, Any]] = [
         (torch.set_rng_state, torch.get_rng_state()),
         (random.setstate, random.getstate()),

@@ -1,4 +1,4 @@
-"""Which steps of a loop are recorded."""
+"""Schedules: which steps of a loop are recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Cycles of ``wait`` steps not recorded, ``warmup`` steps recorded but not counted, ``active`` steps recorded."""
+    """Cycles of ``wait`` steps that are not recorded, ``warmup`` steps that are recorded and left out of tables, and ``active``
+    steps. ``repeat`` is the number of cycles; 0 repeats them for ever."""
 
     wait: int
     warmup: int
@@ -29,6 +30,7 @@ class Schedule:
 
     @classmethod
     def always(cls) -> Schedule:
+        """Every step is active."""
         return cls(0, 0, 0, 0)
 
     def state(self, step: int) -> State:
@@ -47,9 +49,10 @@ def schedule(*, active: int, wait: int = 0, warmup: int = 0, repeat: int = 1) ->
 
     Args:
         active: steps to record in each cycle; at least 1.
-        wait: steps to leave alone at the start of each cycle: nothing is installed and they cost nothing.
-        warmup: steps to record but leave out of every table: first steps are slower. What they allocate is known.
-        repeat: how many cycles; 0 for as long as the loop runs. Each gives a trace of its own.
+        wait: steps at the start of each cycle that are not recorded. Nothing is installed, so they cost nothing.
+        warmup: steps that are recorded and left out of every table, because first steps are slower. Their allocations count
+            as memory that is held.
+        repeat: number of cycles, each with a trace of its own; 0 repeats them as long as the loop runs.
 
     Raises:
         ArgumentError: a number is negative or not an int, or nothing is ever active.

@@ -1,1 +1,1 @@
-"""The trace: what one recording knows, as numpy tables. The only contract between recording and analysis. Needs numpy alone."""
+"""The trace: all that one recording knows, as numpy tables. The only contract between recording and analysis."""

@@ -14,11 +14,11 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 
-from torchprof.errors import TraceFileError
+from torchprof.errors import ArgumentError, TraceFileError
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, Rows
 from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
@@ -39,7 +39,12 @@ STRING_COLUMNS: Final = (
 
 
 def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
-    """Write the parts of a trace to a file."""
+    """Write the parts of a trace to a file.
+
+    Raises:
+        ArgumentError: ``facts`` has something that JSON cannot hold, or the path is not a path.
+        OSError: the file cannot be written.
+    """
     model: Model | None = parts["model"]
     document = {
         "torchprof": FORMAT,
@@ -50,8 +55,14 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
         "device_types": list(parts["device_types"].items()),
     }
     arrays = {name: parts[name] for name in (*LAYOUTS, "signature_flops")}
-    encoded = np.frombuffer(json.dumps(document).encode(), dtype=np.uint8)
-    with open(path, "wb") as file:
+    try:
+        text = json.dumps(document)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"trace.facts cannot be written as JSON ({error}): keep plain numbers, strings and lists"
+        ) from error
+    encoded = np.frombuffer(text.encode(), dtype=np.uint8)
+    with _open(path, "wb") as file:
         np.savez(file, allow_pickle=False, document=encoded, **arrays)
 
 
@@ -61,9 +72,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         TraceFileError: the file is not a trace, is damaged or cut short, or has another format than ``FORMAT``.
         OSError: the file cannot be opened.
+        ArgumentError: the path is not a path.
     """
     shown = os.fspath(path)
-    with open(path, "rb"):  # what is wrong with the path itself is an OSError
+    with _open(path, "rb"):  # what is wrong with the path itself is an OSError
         pass
     try:
         return _read(shown)
@@ -75,6 +87,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error
 
 
+def _open(path: str | os.PathLike[str], mode: Literal["rb", "wb"]) -> BinaryIO:
+    try:
+        return open(path, mode)
+    except ValueError as error:  # not an OSError, as where it contains a null character
+        raise ArgumentError(f"path={path!r} is not a path: {error}") from None
+
+
 def _read(shown: str) -> dict[str, Any]:
     with np.load(shown, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile) or "document" not in archive:
@@ -83,6 +102,8 @@ def _read(shown: str) -> dict[str, Any]:
         _check_format(shown, document)
         tables: dict[str, Rows] = {name: archive[name].astype(layout, copy=False) for name, layout in LAYOUTS.items()}
         flops = archive["signature_flops"].astype(np.int64, copy=False)
+    if len(flops) != len(tables["signatures"]):
+        raise TraceFileError(f"{shown}: damaged: it has FLOPs for {len(flops)} of {len(tables['signatures'])} signatures")
     strings, facts, model = document["strings"], document["facts"], document["model"]
     if not (isinstance(facts, dict) and isinstance(strings, list) and all(isinstance(text, str) for text in strings)):
         raise TraceFileError(f"{shown}: damaged: its document has other contents than a trace's")
@@ -95,9 +116,19 @@ def _read(shown: str) -> dict[str, Any]:
         "strings": strings,
         "facts": facts,
         "model": Model.from_json(model) if model is not None else None,
-        "dtypes": Dtypes({int(number): Dtype(str(name), size) for number, name, size in document["dtypes"]}),
-        "device_types": DeviceTypes({int(number): str(name) for number, name in document["device_types"]}),
+        "dtypes": Dtypes(
+            {
+                _number(number): Dtype(str(name), size if size is None else int(size))
+                for number, name, size in document["dtypes"]
+            }
+        ),
+        "device_types": DeviceTypes({_number(number): str(name) for number, name in document["device_types"]}),
     }
+
+
+def _number(number: Any) -> int:
+    """The number of a dtype or device type, which tables hold in a signed byte."""
+    return int(np.int8(number))
 
 
 def _check_format(shown: str, document: Any) -> None:

@@ -1,7 +1,7 @@
-"""What a trace knows of the model: its modules, their parameters and buffers, as plain data.
+"""The model in a trace: its modules, parameters and buffers, as plain data.
 
-Modules are listed in the order ``print(model)`` shows them. A module registered at several places is one module: its
-first place describes it, the others refer to that. A parameter used by several modules belongs to the first.
+Modules are listed in the order ``print(model)`` shows them. A module that is registered at several
+places is described at the first; the other places refer to that. A parameter that several modules share belongs to the first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Model", "ModuleInfo", "TensorInfo"]
 
-# Named tuples where there may be tens of thousands: they are made four times faster than frozen dataclasses.
+# Named tuples, because there may be tens of thousands: they are made four times faster than frozen dataclasses.
 
 
 class TensorInfo(NamedTuple):
@@ -20,14 +20,14 @@ class TensorInfo(NamedTuple):
 
     Attributes:
         name: its name within the module.
-        shape: its sizes; empty for a lazy one.
+        shape: its sizes; empty if it is lazy.
         dtype: as in ``float32``.
         device: as in ``cuda:0``.
         numel: number of elements.
-        bytes: what the elements take in their real dtype.
+        bytes: bytes of its elements.
         trainable: whether it requires a gradient.
-        owner: path of the module that counted it first, or None if that is this one.
-        lazy: whether it has no shape before the first call.
+        owner: path of the module that it belongs to; None if that is this module.
+        lazy: whether it has no shape before the first call of the module.
     """
 
     name: str
@@ -50,11 +50,11 @@ class ModuleInfo(NamedTuple):
         type: name of its class.
         parent: row of the parent; -1 for the root.
         depth: 0 for the root.
-        address: ``id()`` of the module, by which a recording knows it.
-        same_as: row of the first place of this very module, or -1 if this is it.
+        address: ``id()`` of the module, which rows of ``trace.modules`` refer to.
+        same_as: row of the first place of this module; -1 if this is it.
         container: whether it is an ``nn.Sequential`` or ``nn.ModuleList``.
-        opaque: why calls inside it are not seen: ``"TorchScript"``, ``"compiled"`` or empty.
-        parameters, buffers: its own, without those of its children; empty where ``same_as`` is set.
+        opaque: why calls inside it are not recorded: ``"TorchScript"``, ``"compiled"`` or empty.
+        parameters, buffers: without those of its children; empty where ``same_as`` is set.
     """
 
     path: str
@@ -77,14 +77,15 @@ class Model:
     modules: tuple[ModuleInfo, ...]
 
     def parameters(self) -> Iterator[TensorInfo]:
-        """Every parameter once."""
+        """Every parameter, once."""
         return (p for m in self.modules for p in m.parameters if p.owner is None)
 
     def buffers(self) -> Iterator[TensorInfo]:
-        """Every buffer once."""
+        """Every buffer, once."""
         return (b for m in self.modules for b in m.buffers if b.owner is None)
 
     def to_json(self) -> list[dict[str, Any]]:
+        """The modules as plain data, for the file of a trace."""
         return [
             {
                 **module._asdict(),
@@ -96,6 +97,8 @@ class Model:
 
     @classmethod
     def from_json(cls, document: list[dict[str, Any]]) -> Model:
+        """The model of such data."""
+
         def tensors(items: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
             return tuple(TensorInfo(**{**item, "shape": tuple(item["shape"])}) for item in items)
 

@@ -1,7 +1,7 @@
 """The tables of a trace: columns, numbers and flags.
 
 Each table is the numpy view of one C struct of ``csrc/``. Times are nanoseconds since the start of the recording; a row
-number of -1 means none; an end of -1 means that the end was not seen.
+number of -1 means none; an end of -1 means that the end was not recorded.
 """
 
 from __future__ import annotations

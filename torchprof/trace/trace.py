@@ -1,7 +1,7 @@
-"""The trace: everything one recording knows, as numpy tables and a list of strings.
+"""The trace: all that one recording knows, as numpy tables and a list of strings.
 
-It is the only contract between recording and analysis. Nothing here needs the compiled recorder, a device or the
-model, so a trace saved on one machine is analyzed on another.
+It is the only contract between recording and analysis. Nothing here needs PyTorch, a device or the model, so a trace that was
+saved on one machine can be analyzed on another.
 
     with torchprof.profile(model) as prof:
         model(x)
@@ -28,16 +28,17 @@ __all__ = ["Trace", "load"]
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What one recording saw.
+    """What one recording knows.
 
     Attributes:
         ops, operands, tensors, signatures, shapes, dims, module_calls, modules, allocations, allocator_totals, kernels,
             runtime_calls, marks, steps, op_totals, call_totals, kernel_totals, threads: the tables, described by ``LAYOUTS``.
-        strings: the names that the tables refer to by row.
-        facts: what is known of the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that
-            did not fit the budget, by table), ``unobserved_classes``, ``torch`` (version), the options it ran with, and
-            ``gpu``: how devices were watched (``"cupti"``, ``"events"`` or ``"off"``) with ``gpu_note``, what that means.
-        model: the module tree that was recorded, or None.
+        strings: names, which the tables refer to by row.
+        facts: about the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that did not fit the
+            budget, by table), ``unobserved_classes``, the version of ``torch``, the options of `torchprof.profile`,
+            ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"`` or ``"off"``), ``gpu_note`` (what that means), and
+            ``flops_note`` where some FLOPs could not be counted.
+        model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
     """
@@ -98,7 +99,7 @@ class Trace:
 
     @property
     def losses(self) -> dict[str, int]:
-        """Rows that were seen but did not fit the budget, by table; empty when nothing was lost."""
+        """Rows that did not fit the budget, by table; empty if all did."""
         losses: dict[str, int] = self.facts.get("losses", {})
         return {table: count for table, count in losses.items() if count and table != "unmatched_ends"}
 
@@ -109,12 +110,12 @@ class Trace:
 
     @property
     def op_names(self) -> Rows:
-        """Of every op, the row of ``strings`` with its name."""
+        """The name of every op, as a row of ``strings``."""
         names: Rows = self.signatures["name"][self.ops["signature"]]
         return names
 
     def mark(self, name: str) -> int | None:
-        """The time of the latest mark with this name, in nanoseconds."""
+        """The time of the latest mark with this name, in nanoseconds; None if there is none."""
         times = [int(time) for time, string in self.marks.tolist() if self.strings[string] == name]
         return times[-1] if times else None
 
@@ -123,6 +124,7 @@ class Trace:
 
         Raises:
             OSError: the file cannot be written.
+            ArgumentError: ``facts`` has something that JSON cannot hold, or the path is not a path.
 
         Example:
             >>> prof.trace.save("step.torchprof")
@@ -136,6 +138,7 @@ def load(path: str | os.PathLike[str]) -> Trace:
     Raises:
         TraceFileError: the file is not a trace, is damaged or cut short, or was written by an older or a newer torchprof.
         OSError: the file cannot be opened.
+        ArgumentError: the path is not a path.
 
     Example:
         >>> trace = torchprof.load("step.torchprof")

@@ -1,0 +1,57 @@
+"""The tensors that a model holds, for the recorder: it tells their memory from that of activations."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from torchprof import _native
+from torchprof.record.modules import Models, has_no_shape, tensors_of, walk
+from torchprof.trace.schema import Use
+
+__all__ = ["Held", "held_by"]
+
+
+class Held(NamedTuple):
+    """The storage of a parameter, gradient or buffer.
+
+    Attributes:
+        address, bytes: of the storage.
+        module, type: ``id()`` of the module that holds it, and the name of its class.
+        use: a `Use`.
+        device_type, device_index: as in the tables of a trace.
+        at_end: whether this is what the model held when the recording ended, and not when it began.
+    """
+
+    address: int
+    bytes: int
+    module: int
+    type: str
+    use: int
+    device_type: int
+    device_index: int
+    at_end: bool
+
+
+def held_by(models: Models, *, at_end: bool) -> list[Held]:
+    """The parameters, gradients and buffers that a model, or several, hold now; each once."""
+    held: list[Held] = []
+    seen: set[int] = set()
+
+    def add(tensor: torch.Tensor | None, module: nn.Module, use: Use) -> None:
+        if tensor is None or id(tensor) in seen or has_no_shape(tensor):
+            return
+        seen.add(id(tensor))
+        address, count, device_type, device_index = _native.storage(tensor)
+        held.append(Held(address, count, id(module), type(module).__name__, int(use), device_type, device_index, at_end))
+
+    for place in walk(models):
+        if place.same_as < 0:
+            for parameter in tensors_of([place.module], "_parameters"):
+                add(parameter, place.module, Use.PARAMETER)
+                add(parameter.grad, place.module, Use.GRADIENT)
+            for buffer in tensors_of([place.module], "_buffers"):
+                add(buffer, place.module, Use.BUFFER)
+    return held

@@ -1,0 +1,158 @@
+"""Starts and stops the compiled recorder, and makes the trace of what it recorded."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from torchprof import _native
+from torchprof.errors import RecordingError
+from torchprof.record import flops
+from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
+from torchprof.record.held import Held, held_by
+from torchprof.record.modules import Models, describe
+from torchprof.trace.trace import Trace
+from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
+
+__all__ = ["Options", "Recorder"]
+
+FIRST_STEPS: Final = 3
+"""Steps before which module classes are looked for that were created meanwhile. The search takes a third of a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to record: the arguments of `torchprof.profile` with these names, which stand in ``trace.facts``."""
+
+    ops: bool
+    shapes: bool
+    memory: bool
+    modules: bool
+    gpu: str
+    aggregate: bool
+    budget: int
+
+    @property
+    def reads_tensors(self) -> bool:
+        """Whether the tensors of ops are recorded."""
+        return self.ops and self.shapes
+
+
+class Recorder:
+    """Records from ``start`` to ``stop``, any number of times.
+
+    Attributes:
+        models: the model, or models, whose names the trace should know; or None.
+        is_recording: whether it was started and not stopped.
+    """
+
+    def __init__(self, options: Options, models: Models | None) -> None:
+        self.models = models
+        self.is_recording = False
+        self._options = options
+        self._backend = GpuBackend("off", "")
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the recording takes so far."""
+        return _native.bytes() if self.is_recording else 0
+
+    def start(self) -> None:
+        """Start to record.
+
+        Raises:
+            RecordingError: a recording is running already, another profiler has what it needs, or the GPU cannot be recorded
+                in the way that was asked for.
+        """
+        options = self._options
+        backends = gpu_backends(options.gpu)
+        refusals = ""
+        for backend in backends:
+            try:
+                _native.start(
+                    ops=options.ops,
+                    shapes=options.shapes,
+                    memory=options.memory,
+                    budget_bytes=options.budget,
+                    module_class=nn.Module if options.modules else None,
+                    ops_with_arguments=flops.ops_with_arguments() if options.reads_tensors else set(),
+                    counted_ops=flops.counted_ops(),
+                    aggregate=options.aggregate,
+                    gpu=backend.name,
+                    device_type=backend.device_type,
+                    held=self._held(at_end=False),
+                )
+                break
+            except _native.DeviceRecorderError as error:
+                if backend is backends[-1]:
+                    raise RecordingError(f"gpu={options.gpu!r} is not possible: {error}") from None
+                refusals += f"; {backend.name} refused: {error}"
+            except RuntimeError as error:
+                raise RecordingError(str(error)) from None
+        self._backend = GpuBackend(backend.name, backend.note + refusals)
+        self.is_recording = True
+
+    def begin_step(self, number: int, *, warmup: bool) -> None:
+        """A step of the loop begins."""
+        if 0 < number <= FIRST_STEPS:
+            _native.observe_new_classes()
+        _native.begin_step(number, warmup)
+
+    def end_step(self) -> None:
+        """A step of the loop has ended."""
+        _native.end_step(may_wait(self._backend))
+
+    def stop(self) -> Trace:
+        """Stop recording.
+
+        Raises:
+            RecordingError: the recording was stopped by something else.
+            Exception: what the model raises while its parameters are read; the recording has ended then.
+        """
+        held: list[Held] = []
+        try:
+            held = self._held(at_end=True)
+        finally:  # also where reading the model fails
+            try:
+                tables, strings, facts = _native.stop(held, may_wait(self._backend))
+            except RuntimeError as error:
+                raise RecordingError(str(error)) from None
+            self.is_recording = False
+        # The model is described at the end: lazy modules have their parameters then.
+        model = describe(self.models) if self.models is not None else None
+        dtypes = Dtypes({number: Dtype(*known) for number, known in _native.dtypes().items()})
+        counted = flops.evaluate(tables, strings, dtypes)
+        return Trace(
+            **tables,
+            strings=strings,
+            facts=self._facts(facts, counted.problems),
+            model=model,
+            dtypes=dtypes,
+            device_types=DeviceTypes(_native.device_types()),
+            signature_flops=counted.of_signatures,
+        )
+
+    def _held(self, *, at_end: bool) -> list[Held]:
+        if self.models is None or not self._options.reads_tensors:
+            return []
+        return held_by(self.models, at_end=at_end)
+
+    def _facts(self, facts: dict[str, Any], flop_problems: list[str]) -> dict[str, Any]:
+        """Facts of the compiled recorder, with those known here."""
+        note = self._backend.note + (INTERRUPTED if facts.pop("gpu_interrupted") else "")
+        if failure := facts.pop("gpu_failure"):
+            note += f"; INCOMPLETE, it failed: {failure}"
+        if flop_problems:
+            facts["flops_note"] = "; ".join(flop_problems)
+        return {
+            **facts,
+            "torch": str(torch.__version__),
+            "python": sys.version.split()[0],
+            **asdict(self._options),
+            "gpu": self._backend.name,
+            "gpu_note": note,
+        }

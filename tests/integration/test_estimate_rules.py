@@ -72,10 +72,10 @@ def attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(x, x, x)
 
 
-def norm_of_transposed(x: Tensor) -> Tensor:
-    """Where its gradient is contiguous, it is copied to be reshaped: it was transposed meanwhile."""
-    y = F.layer_norm(x.reshape(8, 8, 64).transpose(0, 1), (64,)).transpose(0, 1)
-    return y * torch.ones(8, 8, 64)
+def norm_then_transposed(x: Tensor) -> Tensor:
+    """The gradient of the norm's result is transposed. If that of its input were too, it would be copied to be reshaped."""
+    y = F.layer_norm(x.reshape(8, 8, 64), (64,), torch.ones(64), torch.ones(64))
+    return y.transpose(0, 1) * torch.ones(8, 8, 64)
 
 
 def of_images(dtype: torch.dtype, **options: Any) -> Estimate:
@@ -94,7 +94,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
     "attention": lambda: saved(of(attention, (2, 2, 64, 64))),
     "autocast_to_float32": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
-    "contiguous_layer_norm_gradients": lambda: blocks(of(norm_of_transposed)),
+    "contiguous_layer_norm_gradients": lambda: blocks(of(norm_then_transposed)),
     "cpu_workspaces": lambda: blocks(of(lambda x: x.sort(-1)[0], device="cpu")),
     "cublas_workspaces": lambda: of(lambda x: x @ x).max_reserved,
     "cuda_context": lambda: of(torch.sin).device_memory,

@@ -88,8 +88,6 @@ def packed() -> Estimate:
     return torchprof.estimate(hf.LlamaForCausalLM(config), {"input_ids": torch.zeros(1, 32, dtype=torch.long)})
 
 
-
-
 WITNESSES: dict[str, Callable[[], Any]] = {
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
     "attention": lambda: saved(of(attention, (2, 2, 64, 64))),

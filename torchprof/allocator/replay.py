@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof import _native
-from torchprof.allocator.settings import AllocatorSettings
+from torchprof.allocator.settings import LARGEST, AllocatorSettings
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.trace.schema import Rows
 
@@ -115,7 +115,8 @@ def check(settings: Any, capacity: Any) -> None:
         raise ModuleTypeError(
             f"settings must be AllocatorSettings, as AllocatorSettings.parse('expandable_segments:True'), not {settings!r:.80}"
         )
-    if capacity is not None and (not isinstance(capacity, int) or isinstance(capacity, bool) or capacity <= 0):
+    is_number = isinstance(capacity, int) and not isinstance(capacity, bool)
+    if capacity is not None and not (is_number and 0 < capacity <= LARGEST):
         raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, or None for no limit")
 
 

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from torchprof.errors import ArgumentError
 
-__all__ = ["AllocatorSettings"]
+__all__ = ["LARGEST", "NO_SPLIT_LIMIT", "AllocatorSettings"]
 
 MIB: Final = 2**20
 MIN_BLOCK: Final = 512
 INTERVALS: Final = 16
-NO_SPLIT_LIMIT: Final = 2**63 - 1
+LARGEST: Final = 2**63 - 1
+"""Of what the simulator counts with."""
+NO_SPLIT_LIMIT: Final = LARGEST
 LONGEST_NUMBER: Final = 40
 """Digits of the longest number that is read: Python refuses to read thousands."""
 
@@ -59,7 +61,8 @@ class AllocatorSettings:
             value: Any = getattr(self, field.name)
             kind = type(field.default)
             fits = type(value) is kind or (kind is float and type(value) is int)
-            if not fits or (kind is tuple and any(type(count) is not int for count in value)):
+            numbers = value if fits and kind is tuple else (value,) if kind is int else ()
+            if not fits or any(type(number) is not int or number > LARGEST for number in numbers):
                 raise ArgumentError(f"{field.name}={value!r} cannot be: it must be {kinds[kind]}")
         large = f"the large segment size, {self.large_segment_size // MIB} MiB"
         divisions = self.roundup_power2_divisions

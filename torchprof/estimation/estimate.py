@@ -12,7 +12,7 @@ from torch import nn
 
 from torchprof.allocator.replay import Replay, replay
 from torchprof.allocator.settings import AllocatorSettings
-from torchprof.errors import ArgumentError, EstimateError, TorchprofError
+from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.gpus import GPUS, capacity_of
 from torchprof.estimation.overheads import Overhead, with_overheads
 from torchprof.estimation.target import Target
@@ -195,6 +195,9 @@ def estimate(
         raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
     if not isinstance(compile, bool):
         raise ArgumentError(f"compile must be True or False, not {compile!r}")
+    for name, function in (("optimizer", optimizer), ("loss", loss), ("step", step)):
+        if function is not None and not callable(function):
+            raise ModuleTypeError(f"{name} must be a function, or a class to call, not {type(function).__name__}")
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
     target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile)

@@ -18,8 +18,8 @@ def reason_of(error: Exception, place: str) -> str:
     name = _op_of(error)
     if isinstance(error, UnmeasuredError):
         return (
-            f"what {name} in {place} needs beside its results is not known: it was run on tensors of ones to measure it, and "
-            f"failed ({error}). Leave the part out with a step= of your own, or estimate it for device='cuda'"
+            f"the memory of {name} in {place} is not known: {error}. Leave the part out with a step= of your own, or, where it "
+            "is only the kernel of the CPU, estimate it for device='cuda'"
         )
     if has_no_fake_kernel(error):
         allowed = repr((name,)) if name else "True"

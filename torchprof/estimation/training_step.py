@@ -52,8 +52,9 @@ class TrainingStep:
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
             returned = self.model(*self.inputs.args, **self.inputs.kwargs)
             value = self.loss(returned)
-        if not isinstance(value, torch.Tensor):
-            raise ArgumentError(f"loss must return a tensor to differentiate, not {type(value).__name__}: {value!r:.80}")
+        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+            what = f"{type(value).__name__} {value!s:.80}"
+            raise ArgumentError(f"loss must return one number to differentiate, a tensor that requires a gradient, not {what}")
         value.backward()  # type: ignore[no-untyped-call]
         if self.optimizer is not None:
             self.optimizer.step()
@@ -64,7 +65,7 @@ def _made(optimizer: Callable[..., torch.optim.Optimizer], model: nn.Module) -> 
     try:
         made = optimizer(model.parameters())
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"optimizer={optimizer!r} cannot be made of the model's parameters: {error}") from error
+        raise ArgumentError(f"optimizer={optimizer!r:.80} cannot be made of the model's parameters: {error}") from error
     if not callable(getattr(made, "step", None)):
         raise ArgumentError(f"optimizer must return an optimizer such as torch.optim.AdamW, not {type(made).__name__}")
     return made

@@ -125,7 +125,7 @@ class CudaSnapshot:
         events: list[SnapshotEvent] = []
         try:
             for entry in entries:
-                events.append(SnapshotEvent(entry["action"], int(entry.get("addr", 0)), int(entry["size"]), _stream(entry)))
+                events.append(SnapshotEvent(entry["action"], _int(entry.get("addr", 0)), _int(entry["size"]), _stream(entry)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(f"device_traces[{device}][{len(events)}]", error) from error
         return events
@@ -148,13 +148,20 @@ class CudaSnapshot:
 
 def _segment(segment: Mapping[str, Any]) -> SnapshotSegment:
     return SnapshotSegment(
-        int(segment["address"]),
-        int(segment["total_size"]),
+        _int(segment["address"]),
+        _int(segment["total_size"]),
         _stream(segment),
         segment["segment_type"] == "small",
         bool(segment.get("is_expandable", False)),
-        tuple(SnapshotBlock(int(block["size"]), block["state"]) for block in segment["blocks"]),
+        tuple(SnapshotBlock(_int(block["size"]), block["state"]) for block in segment["blocks"]),
     )
+
+
+def _int(value: Any) -> int:
+    number = int(value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{number} is no address and no number of bytes")
+    return number
 
 
 def _stream(entry: Mapping[str, Any]) -> StreamId:

@@ -107,7 +107,9 @@ class _View:
     @staticmethod
     def of(tensor: Any, args: Any) -> _View | None:
         base = args[0] if args else None
-        if not isinstance(base, FakeTensor) or tensor.constant is not None or tensor.is_conj() or tensor.is_neg():
+        if not isinstance(base, FakeTensor) or tensor.layout is not torch.strided or base.layout is not torch.strided:
+            return None
+        if tensor.constant is not None or tensor.is_conj() or tensor.is_neg():
             return None
         shared = tensor.untyped_storage()._cdata == base.untyped_storage()._cdata
         return _View(tensor) if shared and tensor.fake_device == CPU and not base.is_neg() else None

@@ -15,7 +15,7 @@ from torchprof import _native
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import MISS, FakeOpCache
 from torchprof.estimation.fake.op_rules import OpRules
-from torchprof.estimation.fake.real_ops import RealOps, is_kept
+from torchprof.estimation.fake.real_ops import RealOps, UnmeasuredError, is_kept
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -62,6 +62,10 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
                 with self:
                     returned = changed(func, args, kwargs, returned)
             results = list(find_tensors(returned))
+            for result in results:
+                if result.layout is not torch.strided:
+                    results = []
+                    raise UnmeasuredError(func, f"it returns a tensor of layout {result.layout}, whose memory is not counted")
             if (needed := rules.workspaces.get(func, rules.other_workspace)) is not None:
                 workspace = needed(func, args, kwargs, results)
             return returned

@@ -25,6 +25,8 @@ def built(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
         return model
     if not callable(model):
         raise ModuleTypeError(f"model must be a torch.nn.Module or a function that builds one, not {type(model).__name__}")
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ModuleTypeError(f"model is the class {model.__name__}: pass one of it, or lambda: {model.__name__}(...)")
     with torch.device("meta"):
         made = model()
     if not isinstance(made, nn.Module):

@@ -34,7 +34,7 @@ TRUTH = "_torchprof_truth"
 
 
 class UnmeasuredError(Exception):
-    """A kernel that was to be measured does not work on stand-ins.
+    """The memory of an op is not known: its kernel does not work on stand-ins, or it returns a sparse tensor.
 
     Attributes:
         op: the op.
@@ -141,7 +141,7 @@ class RealOps:
             fakes[id(made)] = fake
             return made
 
-        def fake(real: torch.Tensor) -> torch.Tensor:
+        def fake(real: torch.Tensor) -> Any:
             if id(real) in fakes:
                 return fakes[id(real)]
             return mode.fake_tensor_converter.from_real_tensor(mode, real, make_constant=is_kept(real))

@@ -108,7 +108,8 @@ def _peak_of(op: Any, args: Any, kwargs: Any) -> int:
         else:
             del returned
             return peak
-    raise UnmeasuredError(op, refused[0])
+    reason = f"it was run on tensors of ones to see what it needs beside its results, and failed ({refused[0]})"
+    raise UnmeasuredError(op, reason)
 
 
 @cache

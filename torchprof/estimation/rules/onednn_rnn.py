@@ -53,5 +53,5 @@ def _size_of_reserve(op: Any, layouts: tuple[Any, ...]) -> int:
         with ESTIMATE.disable_modes(), torch.enable_grad():
             kept = op(*(arg.filled() if isinstance(arg, Layout) else arg for arg in layouts))[RESERVE]
     except Exception as error:
-        raise UnmeasuredError(op, str(error)) from error
+        raise UnmeasuredError(op, f"it was run on tensors of ones to see what it keeps, and failed ({error})") from error
     return kept.numel() if kept is not None else 0

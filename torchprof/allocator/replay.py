@@ -4,9 +4,10 @@
         train_step(batch)
     replay(prof.trace.allocations, AllocatorSettings.parse("expandable_segments:True"), capacity=24 * 2**30).max_reserved
 
-The rules are in ``csrc/allocator/``. Four things are not theirs and can make a GPU differ: memory that others take
-there (the CUDA context, libraries, other processes: take it off the capacity), the addresses the driver returns (they decide
-between free blocks of equal size), private pools of CUDA graphs, and the moment another stream is done with a block.
+The rules are in ``csrc/allocator/caching_allocator.cpp``. Four things are not part of them and can make a GPU differ: memory
+that others use there (the CUDA context, libraries, other processes: subtract it from the capacity), the addresses that the
+driver returns (they decide between free blocks of equal size), private pools of CUDA graphs, and the moment another stream is
+done with a block.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof import _native
-from torchprof.allocator.settings import AllocatorSettings
-from torchprof.errors import ArgumentError
+from torchprof.allocator.settings import LARGEST, AllocatorSettings
+from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.trace.schema import Rows
 
-__all__ = ["Replay", "figures", "replay", "simulate"]
+__all__ = ["Replay", "check", "figures", "replay", "simulate"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -31,13 +32,13 @@ NO_BLOCKS: Final = np.zeros((0, 6), dtype=np.int64)
 
 @dataclass(frozen=True)
 class Replay:
-    """What the allocator did. Bytes; ``max_`` is the most at any time.
+    """What the allocator did. Sizes in bytes; ``max_`` is the most at any time.
 
     Attributes:
         settings, capacity: what it was replayed with.
-        allocated, max_allocated: in blocks that were handed out, as ``torch.cuda.memory_allocated`` counts.
-        reserved, max_reserved: taken from the device, as ``torch.cuda.memory_reserved`` counts.
-        requested: asked for in the blocks that are handed out at the end; what lacks to ``allocated`` is rounding.
+        allocated, max_allocated: in allocated blocks, as ``torch.cuda.memory_allocated`` counts.
+        reserved, max_reserved: reserved on the device, as ``torch.cuda.memory_reserved`` counts.
+        requested: of the blocks that are allocated at the end, what was requested; the rest of ``allocated`` is rounding.
         active_blocks, segments, inactive_split, inactive_split_blocks, device_allocs, device_frees, retries: at the end, as
             ``torch.cuda.memory_stats`` has them (``active``, ``segment``, ``inactive_split_bytes``, ``inactive_split``,
             ``num_device_alloc``, ``num_device_free``, ``num_alloc_retries``).
@@ -67,31 +68,36 @@ class Replay:
 
 
 def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacity: int | None = None) -> Replay:
-    """Give allocations to the simulated allocator, on one stream.
+    """Run the simulated allocator on allocations, on one stream.
 
-    What was there before the recording comes first. Of what ended at the time when something else began, the end comes first.
+    Blocks from before the recording are allocated first. At one moment, older blocks are freed before new ones are allocated.
 
     Args:
-        allocations: rows of ``trace.allocations``, all of one device. Those of meta tensors have the bytes that were asked
-            for; those recorded on CUDA have the size of the block, which is never smaller.
+        allocations: rows of ``trace.allocations``, all of one device. Those of meta tensors have the bytes that were
+            requested; those recorded on CUDA have the size of the block, which is never smaller.
         settings: PyTorch's defaults if None.
-        capacity: bytes of the device that PyTorch can have; None: without end.
+        capacity: bytes of the device that PyTorch can have; None: no limit.
 
     Raises:
-        ArgumentError: the rows are of several devices, or the capacity is not positive.
+        ArgumentError: the rows are of several devices, or one cannot be allocated, or the capacity is not positive.
+        ModuleTypeError: they are no such rows, or the settings are no `AllocatorSettings`.
         ExtensionError: the compiled recorder is missing.
 
     Example:
         >>> replay(trace.allocations, capacity=24 * 2**30).out_of_memory is None
         True
     """
+    check(settings, capacity)
+    names = allocations.dtype.names if isinstance(allocations, np.ndarray) else None
+    if not names or not {"bytes", "start", "end", "device_type", "device_index"} <= set(names):
+        raise ModuleTypeError(f"allocations must be rows of trace.allocations, not {type(allocations).__name__}")
     if len(np.unique(allocations[["device_type", "device_index"]])) > 1:
         raise ArgumentError("allocations are of several devices: pass the rows of one")
     rows = np.flatnonzero(allocations["bytes"] > 0)
     start, end = allocations["start"][rows], allocations["end"][rows]
     freed = end >= 0
     times = np.concatenate([start, end[freed]])
-    # At one time: frees of what is older, allocations, and frees of what began at that same time.
+    # At one moment: frees of older blocks, allocations, and frees of what was allocated at that same moment.
     order_at_once = np.concatenate([np.ones(len(rows)), np.where(end[freed] > start[freed], 0, 2)])
     order = np.lexsort((order_at_once, times))
     of_row = np.concatenate([rows, rows[freed]])[order]
@@ -103,10 +109,27 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
     return Replay(**figures(results, settings or AllocatorSettings(), capacity, of_row))
 
 
+def check(settings: Any, capacity: Any) -> None:
+    """Raises ModuleTypeError or ArgumentError if these are no settings, or no capacity."""
+    if settings is not None and not isinstance(settings, AllocatorSettings):
+        raise ModuleTypeError(
+            f"settings must be AllocatorSettings, as AllocatorSettings.parse('expandable_segments:True'), not {settings!r:.80}"
+        )
+    is_number = isinstance(capacity, int) and not isinstance(capacity, bool)
+    if capacity is not None and not (is_number and 0 < capacity <= LARGEST):
+        raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, or None for no limit")
+
+
 def simulate(events: Ints, settings: AllocatorSettings, capacity: int | None, blocks: Ints) -> dict[str, Any]:
-    if capacity is not None and capacity <= 0:
-        raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, or None for no end")
-    return _native.simulate_caching_allocator(events, asdict(settings), capacity or 0, blocks, True)
+    """What the simulated allocator does: see ``simulate_caching_allocator`` in ``_C.pyi``.
+
+    Raises:
+        ArgumentError: an event or a block cannot be.
+    """
+    try:
+        return _native.simulate_caching_allocator(events, asdict(settings), capacity or 0, blocks, True)
+    except ValueError as error:
+        raise ArgumentError(f"these allocations cannot be replayed: {error}") from error
 
 
 def figures(results: dict[str, Any], settings: AllocatorSettings, capacity: int | None, rows: Ints) -> dict[str, Any]:

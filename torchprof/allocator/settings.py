@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from torchprof.errors import ArgumentError
 
-__all__ = ["AllocatorSettings"]
+__all__ = ["LARGEST", "NO_SPLIT_LIMIT", "AllocatorSettings"]
 
 MIB: Final = 2**20
 MIN_BLOCK: Final = 512
 INTERVALS: Final = 16
-NO_SPLIT_LIMIT: Final = 2**63 - 1
+LARGEST: Final = 2**63 - 1
+"""Of what the simulator counts with."""
+NO_SPLIT_LIMIT: Final = LARGEST
+LONGEST_NUMBER: Final = 40
+"""Digits of the longest number that is read: Python refuses to read thousands."""
 
 WITHOUT_EFFECT: Final = frozenset(
     "release_lock_on_cudamalloc release_lock_on_hipmalloc pinned_use_cuda_host_register pinned_use_hip_host_register "
     "pinned_num_register_threads pinned_use_background_threads pinned_reserve_segment_size_mb pinned_free_catch_all "
     "pinned_max_round_threshold_mb pinned_max_cached_size_mb graph_capture_record_stream_reuse throw_on_cudamalloc_oom".split()
 )
-"""Options that change neither what is allocated nor what is reserved; their values are not looked at."""
+"""Options that change neither what is allocated nor what is reserved; their values are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +32,19 @@ class AllocatorSettings:
     """The options of ``PYTORCH_ALLOC_CONF`` that change what is reserved. Sizes in bytes.
 
     Attributes:
-        expandable_segments: grow segments page by page in place of taking new ones.
+        expandable_segments: grow segments page by page instead of reserving new ones.
         max_split_size: blocks of this size and larger are neither split nor used for anything smaller.
         max_non_split_rounding: such a block is used for what is smaller by less than this.
         large_segment_size: the segment that blocks of more than 1 MiB and less than 10 MiB share; with expandable segments
             the page of all blocks above 1 MiB.
         roundup_power2_divisions: into how many steps the sizes from 1, 2, 4, ... MiB up to the next power of 2 are divided,
             to round up to; the first also counts for what is smaller, the last for what is larger. 0: multiples of 512 bytes.
-        garbage_collection_threshold: from this share of the limit on, give back what has been cached for longest. As in
+        garbage_collection_threshold: from this share of the limit on, free what has been cached for longest. As in
             PyTorch, this has no effect without ``per_process_memory_fraction``.
         per_process_memory_fraction: the limit, as a share of the capacity; 1: none.
 
     Raises:
-        ArgumentError: a value is out of the range PyTorch accepts.
+        ArgumentError: a value is of the wrong type, or out of the range that PyTorch accepts.
     """
 
     expandable_segments: bool = False
@@ -52,6 +56,14 @@ class AllocatorSettings:
     per_process_memory_fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        kinds = {bool: "True or False", int: "a number of bytes", float: "a number", tuple: f"a tuple of {INTERVALS} numbers"}
+        for field in fields(self):
+            value: Any = getattr(self, field.name)
+            kind = type(field.default)
+            fits = type(value) is kind or (kind is float and type(value) is int)
+            numbers = value if fits and kind is tuple else (value,) if kind is int else ()
+            if not fits or any(type(number) is not int or number > LARGEST for number in numbers):
+                raise ArgumentError(f"{field.name}={value!r} cannot be: it must be {kinds[kind]}")
         large = f"the large segment size, {self.large_segment_size // MIB} MiB"
         divisions = self.roundup_power2_divisions
         rules = [
@@ -84,6 +96,8 @@ class AllocatorSettings:
             >>> AllocatorSettings.parse("expandable_segments:True,max_split_size_mb:512").max_split_size
             536870912
         """
+        if not isinstance(text, str):
+            raise ArgumentError(f"allocator settings must be text such as 'expandable_segments:True', not {text!r:.80}")
         found: dict[str, Any] = {}
         for option, value in _options(text):
             if option in READERS:
@@ -98,7 +112,7 @@ class AllocatorSettings:
         return cls(**found)
 
     def round(self, size: int) -> int:
-        """The size of the block that a request is for, in bytes."""
+        """The size of the block for a requested size, in bytes."""
         if size < MIN_BLOCK:
             return MIN_BLOCK
         interval = min(max(size.bit_length() - MIB.bit_length(), 0), INTERVALS - 1)
@@ -125,8 +139,8 @@ def _options(text: str) -> Iterable[tuple[str, str]]:
 
 
 def _read_bytes(option: str, value: str) -> int:
-    if not value.isdecimal():
-        raise ArgumentError(f"{option}:{value} is no number of MiB: write {option}:512")
+    if not value.isdecimal() or len(value) > LONGEST_NUMBER:
+        raise ArgumentError(f"{option}:{value:.40} is no number of MiB: write {option}:512")
     return min(int(value) * MIB, NO_SPLIT_LIMIT)
 
 
@@ -174,7 +188,7 @@ def _read_divisions(option: str, value: str) -> tuple[int, ...]:
 
 
 def _is_power(text: str) -> bool:
-    return text.isdecimal() and int(text).bit_count() == 1
+    return text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text).bit_count() == 1
 
 
 READERS: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {

@@ -11,14 +11,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.allocator.replay import Replay, figures, simulate
+from torchprof.allocator.replay import Replay, check, figures, simulate
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.errors import ArgumentError
+from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotEvent, SnapshotSegment, StreamId
 
 __all__ = ["SnapshotReplay", "replay_snapshot"]
 
 Ints = npt.NDArray[np.int64]
-Entry = Mapping[str, Any]
 
 MIB: Final = 2**20
 MAX_SMALL: Final = MIB
@@ -35,7 +35,7 @@ EXPANDABLE: Final = 2
 
 @dataclass(frozen=True)
 class SnapshotReplay(Replay):
-    """A replay of a recorded memory snapshot; rows are those of its trace.
+    """A replay of a recorded memory snapshot; rows are entries of its history.
 
     Attributes:
         recorded_max_reserved: the most reserved during the recorded history.
@@ -59,10 +59,10 @@ def replay_snapshot(
 ) -> SnapshotReplay:
     """Give what a memory snapshot recorded to the simulated allocator.
 
-    Without settings and capacity, it follows the recording: the settings are the snapshot's, segments lie where they lay and
-    go back to the device when they did. With them, it says what would have been reserved instead. Segments that the
-    recording gave back then count as ``torch.cuda.empty_cache()``, except, under a capacity, those it gave back right before
-    it took another one or ran out of memory.
+    Without settings and capacity, it follows the recording: the settings are the snapshot's, segments are where they were, and
+    are freed when they were. With them, it says what would have been reserved instead. Segments that the recording freed then
+    count as ``torch.cuda.empty_cache()``, except, under a capacity, those freed right before it reserved another one or ran out
+    of memory.
 
     Args:
         snapshot: of ``torch.cuda.memory._snapshot()`` after ``torch.cuda.memory._record_memory_history()``.
@@ -71,29 +71,27 @@ def replay_snapshot(
         device: which one of the snapshot.
 
     Raises:
-        ArgumentError: the snapshot has no history of that device, or the capacity is not positive.
+        ArgumentError: the snapshot has no history of that device or cannot be read, or the capacity is not positive.
+        ModuleTypeError: the snapshot is no dict, or the settings are no `AllocatorSettings`.
         ExtensionError: the compiled recorder is missing.
 
     Example:
         >>> replay_snapshot(torch.cuda.memory._snapshot()).max_reserved == torch.cuda.max_memory_reserved()
         True
     """
-    traces: Sequence[Sequence[Entry]] = snapshot.get("device_traces", ())
-    if not 0 <= device < len(traces) or not traces[device]:
-        raise ArgumentError(
-            f"device={device}: the snapshot has no history of it: call torch.cuda.memory._record_memory_history() before what "
-            "is to be replayed"
-        )
+    check(settings, capacity)
+    recorded = CudaSnapshot.of(snapshot)
+    entries = recorded.history(device)
     follow = settings is None and capacity is None
-    recorded = _recorded_settings(snapshot.get("allocator_settings", {}))
-    used = settings or recorded
-    history = _History(traces[device], [item for item in snapshot["segments"] if item.get("device", 0) == device], recorded)
+    recorded_settings = _recorded_settings(recorded.settings)
+    used = settings or recorded_settings
+    history = _History(entries, recorded.segments(device), recorded_settings)
     events, rows = history.events(follow, under_capacity=capacity is not None)
-    # Segments that were given back are so by the recording: the settings must not do it again.
+    # Segments that were freed are so by the recording: the settings must not do it again.
     results = simulate(events, replace(used, per_process_memory_fraction=1.0) if follow else used, capacity, history.blocks)
     addresses = results["addresses"]
     placed = np.flatnonzero(addresses)
-    elsewhere = sum(int(addresses[row]) != traces[device][rows[row]]["addr"] for row in placed)
+    elsewhere = sum(int(addresses[row]) != entries[rows[row]].address for row in placed)
     return SnapshotReplay(
         **figures(results, used, capacity, rows),
         recorded_max_reserved=history.max_reserved,
@@ -107,30 +105,35 @@ def _recorded_settings(recorded: Mapping[str, Any]) -> AllocatorSettings:
     text = next((str(recorded[key]) for key in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") if recorded.get(key)), "")
     settings = AllocatorSettings.parse(text)
     found: dict[str, Any] = {}
-    if "expandable_segments" in recorded:
-        found["expandable_segments"] = bool(recorded["expandable_segments"])
-    if recorded.get("max_split_size", -1) > 0:
-        found["max_split_size"] = int(recorded["max_split_size"])
-    if "garbage_collection_threshold" in recorded:
-        found["garbage_collection_threshold"] = float(recorded["garbage_collection_threshold"])
-    if recorded.get("roundup_power2_divisions"):
-        found["roundup_power2_divisions"] = tuple(int(count) for count in recorded["roundup_power2_divisions"].values())
+    try:
+        if "expandable_segments" in recorded:
+            found["expandable_segments"] = bool(recorded["expandable_segments"])
+        if recorded.get("max_split_size", -1) > 0:
+            found["max_split_size"] = int(recorded["max_split_size"])
+        if "garbage_collection_threshold" in recorded:
+            found["garbage_collection_threshold"] = float(recorded["garbage_collection_threshold"])
+        if recorded.get("roundup_power2_divisions"):
+            found["roundup_power2_divisions"] = tuple(int(count) for count in recorded["roundup_power2_divisions"].values())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ArgumentError(f"snapshot['allocator_settings'] cannot be read: {error}") from error
     return replace(settings, **found)
 
 
 Place = tuple[int, bool, bool]
-"""Stream, whether in the small pool, and whether expandable: what segments have in common that may be neighbours."""
+"""The number of the stream, whether in the small pool, and whether expandable: equal for segments that may be neighbors."""
 
 
 class _History:
     """The history of one device: the blocks from before it, and its events. Found by undoing it from the snapshot's end."""
 
-    def __init__(self, trace: Sequence[Entry], segments: Sequence[Entry], settings: AllocatorSettings) -> None:
-        self.trace = trace
+    def __init__(
+        self, entries: Sequence[SnapshotEvent], segments: Sequence[SnapshotSegment], settings: AllocatorSettings
+    ) -> None:
+        self.entries = entries
         self.settings = settings
-        self._streams: dict[tuple[int, tuple[int, int]], int] = {}
+        self._streams: dict[StreamId, int] = {}
         self._reserved: dict[int, tuple[int, Place]] = {}  # by address, in pieces as they were mapped: end and place
-        self._held: dict[int, int] = {}  # by address: bytes of the block; negative: bytes that were asked for
+        self._held: dict[int, int] = {}  # by address: bytes of the block; negative: bytes that were requested
         self._pending: set[int] = set()  # of these, what only another stream still uses
         self._mapped_later: dict[Place, set[int]] = {}  # where pages of expandable segments were mapped
         for segment in segments:
@@ -141,27 +144,24 @@ class _History:
         self._ids: dict[int, int] = {}
         self.blocks = self._lay_out()
 
-    def _stream(self, entry: Entry) -> int:
+    def _number(self, stream: StreamId) -> int:
         """A number for each stream, and for each stream in each private pool."""
-        pool = entry.get("pool_id", entry.get("segment_pool_id", (0, 0)))
-        return self._streams.setdefault((int(entry.get("stream", 0)), tuple(pool)), len(self._streams))
+        return self._streams.setdefault(stream, len(self._streams))
 
-    def _end_with(self, segment: Entry) -> None:
-        place = self._stream(segment), segment["segment_type"] == "small", bool(segment.get("is_expandable", False))
-        address = int(segment["address"])
-        self._reserved[address] = address + int(segment["total_size"]), place
-        for block in segment["blocks"]:
-            if block["state"] != "inactive":
-                self._held[address] = int(block["size"])
-                if block["state"] != "active_allocated":
+    def _end_with(self, segment: SnapshotSegment) -> None:
+        address = segment.address
+        self._reserved[address] = address + segment.size, (self._number(segment.stream), segment.small, segment.expandable)
+        for block in segment.blocks:
+            if block.state != "inactive":
+                self._held[address] = block.size
+                if block.state != "active_allocated":
                     self._pending.add(address)
-            address += int(block["size"])
+            address += block.size
 
     def _undo(self) -> list[int]:
         """What was reserved with each event, in order."""
         changes = []
-        for entry in reversed(self.trace):
-            action, address, size = entry["action"], int(entry.get("addr", 0)), int(entry["size"])
+        for action, address, size, stream in reversed(self.entries):
             change = 0
             if action in ("alloc", "free_requested"):
                 self._pending.discard(address)
@@ -174,7 +174,7 @@ class _History:
                 change = size
                 self._cut(address, address + size)
                 if action == "segment_map":
-                    place = self._stream(entry), size == SMALL_SEGMENT, True
+                    place = self._number(stream), size == SMALL_SEGMENT, True
                     if any(other == place for _, other in self._reserved.values()):
                         self._mapped_later.setdefault(place, set()).add(address)
                     else:  # with this, a segment began: what came later was in it
@@ -183,7 +183,7 @@ class _History:
                 change = -size
                 unmapped = action == "segment_unmap"  # several pages at once; their number says of which pool, nearly always
                 small = size % self.settings.large_segment_size != 0 if unmapped else size == SMALL_SEGMENT
-                self._reserved[address] = address + size, (self._stream(entry), small, unmapped)
+                self._reserved[address] = address + size, (self._number(stream), small, unmapped)
             changes.append(change)
         return changes[::-1]
 
@@ -236,7 +236,7 @@ class _History:
         return pieces
 
     def _block_size(self, known: int, room: int, splits_all: bool) -> int:
-        """Of a block that was freed later only what was asked for is known. It has all that was too little to split off."""
+        """Of a block that was freed later only its requested size is known. It has what was too small to split off, too."""
         if known >= 0:
             return min(known, room)
         size = min(self.settings.round(-known), room)
@@ -244,7 +244,7 @@ class _History:
         return room if unsplit else size
 
     def events(self, follow: bool, under_capacity: bool) -> tuple[Ints, Ints]:
-        """Rows of AllocatorEvent in csrc/allocator/replay.h, and the row of the trace that each comes from."""
+        """Rows of AllocatorEvent in csrc/allocator/replay.h, and the entry that each comes from."""
         events: list[tuple[int, int, int]] = []
         rows: list[int] = []
         ids, next_id = dict(self._ids), len(self._ids)
@@ -256,17 +256,16 @@ class _History:
 
         for address in self._pending & ids.keys():
             add(0, ids[address], 0, FREE_REQUESTED)
-        for row, entry in enumerate(self.trace):
-            action, address, size = entry["action"], int(entry.get("addr", 0)), int(entry["size"])
-            takes = action in ("segment_alloc", "segment_map", "oom")
+        for row, (action, address, size, stream) in enumerate(self.entries):
+            reserves = action in ("segment_alloc", "segment_map", "oom")
             if released and action not in ("segment_free", "segment_unmap", "free_completed", "snapshot"):
                 released = False
-                if not (takes and under_capacity):
+                if not (reserves and under_capacity):
                     add(row, 0, 0, EMPTY_CACHE)
             if action == "alloc":
                 located = False
                 ids[address] = next_id
-                add(row, next_id, max(size, 1), self._stream(entry))
+                add(row, next_id, max(size, 1), self._number(stream))
                 next_id += 1
             elif action == "free_requested" and address in ids:
                 add(row, ids[address], 0, FREE_REQUESTED)
@@ -281,5 +280,5 @@ class _History:
                 located = True  # an allocation may map several times: the first says where the segment begins
                 add(row, address, 0, NEXT_SEGMENT_AT)
         if released:
-            add(len(self.trace) - 1, 0, 0, EMPTY_CACHE)
+            add(len(self.entries) - 1, 0, 0, EMPTY_CACHE)
         return np.array(events, dtype=np.int64).reshape(-1, 3), np.array(rows, dtype=np.int64)

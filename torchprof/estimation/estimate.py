@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
 
 from torchprof.allocator.replay import Replay, replay
 from torchprof.allocator.settings import AllocatorSettings
-from torchprof.analysis.model.layer_calls import raising_call
-from torchprof.errors import ArgumentError, EstimateError
-from torchprof.estimation.fake.compiled import as_compiled
-from torchprof.estimation.fake.mode import EstimateMode, built, fake_model, matching_eager
-from torchprof.estimation.fake.real_ops import ASKS_FOR_VALUES, RealOps, asks_for_values, has_no_rule
+from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.gpus import GPUS, capacity_of
-from torchprof.estimation.overheads import Overhead, overheads_of, with_overheads
-from torchprof.estimation.rules.cuda_dispatch import as_on_cuda
-from torchprof.estimation.rules.cudnn import CudnnWorkspaces
-from torchprof.estimation.rules.workspaces import MeasuredOnCpu
-from torchprof.estimation.training_step import TrainingStep, fake_inputs
+from torchprof.estimation.overheads import Overhead, with_overheads
+from torchprof.estimation.target import Target
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.rendering.printed import Printed
@@ -36,19 +29,17 @@ from torchprof.trace.trace import Trace
 
 __all__ = ["Estimate", "Overhead", "estimate"]
 
-USES_CUDNN: Final = ("aten::convolution", "aten::_cudnn_rnn")
-
 
 @dataclass(frozen=True)
 class Estimate(Printed):
     """What a training step will need. ``str()`` is the printed text.
 
     Attributes:
-        trace: of the pretended run: the tables, exports and analyses of a measured one work on it. Times are those of
-            pretending and say nothing about the device.
+        trace: of the run on fake tensors: the tables, exports and analyses of a measured one work on it. Its times say nothing
+            about the device.
         device: ``"cpu"`` or ``"cuda"``.
         memory: the account of the program's own bytes, by category and module, as `torchprof.memory` gives it.
-        replay: what CUDA's caching allocator makes of it; None on the CPU.
+        replay: what CUDA's caching allocator reserves for it; None on the CPU.
         overheads: memory that is not the program's own, each with its source.
         capacity: bytes the device has, or None.
         notes: what is not in the estimate.
@@ -69,12 +60,12 @@ class Estimate(Printed):
 
     @property
     def max_reserved(self) -> int:
-        """The most that PyTorch's allocator takes from the device: ``torch.cuda.max_memory_reserved``; on the CPU, the peak."""
+        """The most that PyTorch's allocator reserves: ``torch.cuda.max_memory_reserved``; on the CPU, the peak."""
         return self.replay.max_reserved if self.replay is not None else self.memory.peak.bytes
 
     @property
     def device_memory(self) -> int:
-        """What has to be free on the device: what is reserved, and what others take there."""
+        """What has to be free on the device: what is reserved, and the overheads that PyTorch's allocator does not hold."""
         return self.max_reserved + sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
 
     @property
@@ -97,7 +88,7 @@ class Estimate(Printed):
     def fits(self, capacity: int | str | None = None) -> bool:
         """Whether the step runs on a device with so many bytes, or on this GPU of ``GPUS``; by default, in ``capacity``.
 
-        The allocator gives back what it cached before it gives up, so more than ``max_reserved`` is not always needed.
+        The allocator frees what it has cached before it raises out of memory, so less than ``max_reserved`` can be enough.
 
         Raises:
             ArgumentError: no capacity is known, or the GPU is not.
@@ -162,7 +153,7 @@ def estimate(
 
     Args:
         model: a module, of which a fake copy is made, or a function that builds one, so that it never exists. It is run as it
-            is: in train mode unless set otherwise.
+            is, in train mode unless it was set otherwise.
         inputs: as for `torchprof.summary`: sizes, or tensors (on any device; ``meta`` will do), or a dict of keyword arguments.
         batch_size, dtypes: for sizes, as for `torchprof.summary`.
         optimizer: a class or function called with the parameters, such as ``torch.optim.AdamW``; None: no optimizer step.
@@ -177,8 +168,8 @@ def estimate(
         allow_real: names of ops that may run for real, on the CPU, to find out what they return, such as ``("aten::nonzero",
             "mylib::op")``; ``"aten::item"`` stands for ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()``. Also
             paths of modules, such as ``"encoder.router"``, in which every op may that cannot do without; True: everywhere.
-            They work on stand-ins: floats are ones, integers zeros, masks select everything
-            (`torchprof.estimation.fake.real_ops`), and take the memory and the time that they take.
+            They work on stand-ins, real tensors of the same shapes in which floats are ones, integers zeros, and masks select
+            everything (`torchprof.estimation.fake.real_ops`), and take the memory and the time of a real run.
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
             decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
 
@@ -187,8 +178,9 @@ def estimate(
 
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.
-        EstimateError: the program asks for the values of tensors, or uses an op that has no fake kernel: the message names
-            the op, the module and the way out.
+        EstimateError: the program reads the values of tensors, uses an op that has no fake kernel, or one whose memory on the
+            CPU cannot be measured: the message names the op, the module and the way out. Or PyTorch lacks a private name that
+            is needed: the message names it. What the program itself raises comes out as it is, with a note.
 
     Example:
         >>> with torch.device("meta"):
@@ -204,79 +196,83 @@ def estimate(
         raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
     if not isinstance(compile, bool):
         raise ArgumentError(f"compile must be True or False, not {compile!r}")
+    for name, function in (("optimizer", optimizer), ("loss", loss), ("step", step)):
+        if function is not None and not callable(function):
+            raise ModuleTypeError(f"{name} must be a function, or a class to call, not {type(function).__name__}")
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
-    workspaces = MeasuredOnCpu() if device == "cpu" else CudnnWorkspaces(capacity)
-    mode = EstimateMode(workspaces, RealOps(allow_real))
+    target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile)
+    needed = {ESTIMATE: True, DISPATCHER_RULES: device == "cuda", AUTOCAST_RULE: device == "cuda" and amp, COMPILE: compile}
+    for feature, is_needed in needed.items():
+        if is_needed:
+            feature.require()
+    return _estimated(model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real)
+
+
+def _estimated(
+    model: Any,
+    inputs: Any,
+    batch_size: Any,
+    dtypes: Any,
+    optimizer: Any,
+    loss: Any,
+    step: Any,
+    steps: int,
+    target: Target,
+    limit: int | None,
+    amp: torch.dtype | None,
+    settings: AllocatorSettings,
+    allow_real: Any,
+) -> Estimate:
+    # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
+    from torchprof.estimation.fake.compiled import as_compiled
+    from torchprof.estimation.fake.mode import EstimateMode
+    from torchprof.estimation.fake.model import built, fake_model
+    from torchprof.estimation.fake.real_ops import RealOps
+    from torchprof.estimation.fake.surroundings import undisturbed
+    from torchprof.estimation.reasons import place_of_error, reason_of
+    from torchprof.estimation.rules.applied import AppliedRules
+    from torchprof.estimation.training_step import TrainingStep, fake_inputs
+
+    rules = AppliedRules(target)
+    real_ops = RealOps(allow_real)
+    mode = EstimateMode(rules.op_rules, real_ops)
     recording = profile(memory=True)
     states = random_states()
     with ExitStack() as stack:
-        stack.callback(mode.formulas.close)
+        stack.callback(mode.backward_nodes.close)
         for restore, state in states:
             stack.callback(restore, state)
-        stack.enter_context(matching_eager(compile))
-        if device == "cuda":
-            stack.enter_context(as_on_cuda())
+        stack.enter_context(undisturbed())
+        stack.enter_context(rules.installed())
         source = built(model)
         try:
             with recording:
                 fake = fake_model(source, mode)
                 recording.watch(fake)
-                mode.real_ops.watch(fake)
+                real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode, mode.real_ops.numpy(), as_compiled(fake) if compile else nullcontext(fake) as runs:
-                    run = TrainingStep(runs, arguments, optimizer, loss, step, amp, device, mode)
+                with mode, real_ops.numpy(), as_compiled(fake) if target.compiled else nullcontext(fake) as runs:
+                    run = TrainingStep(runs, arguments, optimizer, loss, step, amp, lambda made: rules.adjust(made, real_ops))
                     for _ in range(steps):
                         run.run()
                         recording.step()
                     del run, arguments
+        except TorchprofError:
+            raise
         except Exception as error:
-            if reason := _reason(error, _where(recording)):
+            place = place_of_error(recording)
+            if reason := reason_of(error, place):
                 raise EstimateError(reason) from error
-            error.add_note(f"torchprof.estimate: raised in {_where(recording)}, on fake tensors, which say they are on the CPU")
+            error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
     trace = recording.trace
     account = Memory.of(trace, "meta")
-    ran = sorted(mode.real_ops.ran)
+    ran = sorted(real_ops.ran)
     notes = [f"what other values would change: {', '.join(ran)} worked on stand-ins"] if ran else []
-    if device == "cpu":
-        if isinstance(workspaces, MeasuredOnCpu) and workspaces.too_large:
-            notes.append(f"workspaces of {', '.join(sorted(workspaces.too_large))}, too large to be run for real")
-        return Estimate(trace, device, account, None, (), limit, tuple(notes))
-    overheads = overheads_of(trace, capacity)
+    notes += rules.notes(trace)
+    if target.device == "cpu":
+        return Estimate(trace, target.device, account, None, (), limit, tuple(notes))
+    overheads = rules.overheads(trace)
     played = replay(with_overheads(trace, account.allocations, overheads), settings)
-    if compile:
-        notes.append("what Inductor fuses otherwise for CUDA: this is what it materialises on the CPU")
-    if any(op in trace.strings for op in USES_CUDNN):
-        notes.append("what cuDNN takes beyond the rules of torchprof.estimation.rules.cudnn: only a GPU can tell")
-    return Estimate(trace, device, account, played, overheads, limit, tuple(notes))
-
-
-def _reason(error: Exception, where: str) -> str:
-    """Why fake tensors cannot do it, and the way out; empty where the error is the program's own."""
-    op = getattr(error, "func", None) or next((arg for arg in error.args if not isinstance(arg, str)), None)
-    named = re.search(r"\w+::\w+", str(error))  # an op of torch.library.custom_op, whose error is only a text
-    name = op._schema.name if isinstance(op, torch._ops.OpOverload) else named.group() if named else ""
-    if has_no_rule(error):
-        allowed = repr((name,)) if name else "True"
-        return (
-            f"{name or error} in {where} has no fake kernel, so what it would return is not known: register one with "
-            f"torch.library.register_fake, pass allow_real={allowed} to run it for real on stand-ins, or leave the part out "
-            "with a step= of your own"
-        )
-    if asks_for_values(error):
-        to_allow = ASKS_FOR_VALUES if name in ("", "aten::_local_scalar_dense") else name
-        return (
-            f"{name or 'Tensor.numpy'} in {where} asks for the values of a tensor (.item(), bool(tensor), nonzero, numpy()), "
-            f"and there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, make the branch depend on "
-            "shapes, switch it off in the model's configuration, or leave it out with a step= of your own"
-        )
-    return ""
-
-
-def _where(recording: profile) -> str:
-    found = raising_call(recording.trace) if recording.traces else None
-    if found is None:
-        return "the step"
-    path, type_name, _ = found
-    return f"module {path!r} ({type_name})" if path else f"the root module ({type_name})"
+    return Estimate(trace, target.device, account, played, overheads, limit, tuple(notes))

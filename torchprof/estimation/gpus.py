@@ -1,4 +1,4 @@
-"""What known GPUs have of memory."""
+"""The memory and the compute capability of known GPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from torchprof.errors import ArgumentError
 
-__all__ = ["GPUS", "capacity_of"]
+__all__ = ["COMPUTE_CAPABILITY", "GPUS", "capacity_of"]
 
 GIB: Final = 2**30
 
@@ -30,6 +30,23 @@ GPUS: Final[Mapping[str, int]] = {
     }.items()
 }
 """Bytes of memory that known GPUs report, rounded down to a tenth of a GiB: less than the name says."""
+
+COMPUTE_CAPABILITY: Final[Mapping[str, float]] = {
+    "T4": 7.5,
+    "V100-16GB": 7.0,
+    "V100-32GB": 7.0,
+    "RTX 3090": 8.6,
+    "RTX 4090": 8.9,
+    "A10": 8.6,
+    "L4": 8.9,
+    "L40S": 8.9,
+    "A100-40GB": 8.0,
+    "A100-80GB": 8.0,
+    "H100-80GB": 9.0,
+    "H200": 9.0,
+    "B200": 10.0,
+}
+"""Of the same GPUs, as NVIDIA's table of CUDA GPUs gives it."""
 
 
 def capacity_of(capacity: Any) -> int:

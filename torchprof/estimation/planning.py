@@ -1,4 +1,4 @@
-"""Questions answered by estimates: the largest batch, and which of several ways needs least."""
+"""Questions that estimates answer: the largest batch that fits, and which of several variants needs least."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.estimation.estimate import Estimate, estimate
 from torchprof.estimation.gpus import capacity_of
 from torchprof.rendering.units import format_bytes
@@ -42,10 +43,21 @@ def max_batch_size(
     Returns:
         The batch size; 0 when not even ``at_least`` fits.
 
+    Raises:
+        ArgumentError, ModuleTypeError, EstimateError: as for `estimate`; or ``at_least`` and ``at_most`` are no batch sizes.
+
     Example:
         >>> torchprof.max_batch_size(model, lambda n: (n, 3, 224, 224), "A100-40GB", optimizer=torch.optim.SGD)
     """
     limit = capacity_of(capacity)
+    for name, value in (("inputs", inputs), ("progress", progress)):
+        if not callable(value) and (name == "inputs" or value is not None):
+            raise ModuleTypeError(f"{name} must be a function, such as lambda batch: (batch, 3, 224, 224), not {value!r:.80}")
+    for name, size in (("at_least", at_least), ("at_most", at_most)):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ArgumentError(f"{name} must be an int of at least 1, not {size!r}")
+    if at_most < at_least:
+        raise ArgumentError(f"at_most={at_most} is less than at_least={at_least}: there is no batch size between them")
     if progress is None and is_terminal(sys.stderr):
         progress = _print_progress
 
@@ -76,12 +88,20 @@ def compare(variants: Mapping[str, Estimate]) -> Table:
     Args:
         variants: estimates by name.
 
+    Raises:
+        ModuleTypeError: they are not.
+
     Example:
         >>> torchprof.compare({
         ...     "float32": torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW),
         ...     "bfloat16": torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW, amp=torch.bfloat16),
         ... })
     """
+    if not isinstance(variants, Mapping):
+        raise ModuleTypeError(f"variants must be a dict of estimates by name, not {type(variants).__name__}")
+    for name, found in variants.items():
+        if not isinstance(found, Estimate):
+            raise ModuleTypeError(f"variants[{name!r}] must be what torchprof.estimate returned, not {found!r:.80}")
     rows = []
     for name, found in variants.items():
         held = found.memory.by_category

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from torchprof.errors import ArgumentError
-from torchprof.estimation.fake.mode import EstimateMode, Faking
-from torchprof.estimation.rules.cuda_dispatch import use_foreach
+from torchprof.errors import ArgumentError, TorchprofError
+from torchprof.estimation.fake.model import Faking
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.nested import find_tensors
 
 __all__ = ["TrainingStep", "fake_inputs"]
 
-VALUE_INDEPENDENT: Final = (torch.optim.Adafactor, torch.optim.ASGD)
-"""Optimizers that ask for values of tensors, and do and need the same whatever they are."""
-
 
 class TrainingStep:
-    """A training step, ready to be repeated."""
+    """A training step, ready to be repeated.
+
+    Args:
+        model, inputs: fake ones.
+        optimizer, loss, step, amp: as for `torchprof.estimate`.
+        adjust: called with the optimizer, once made.
+
+    Raises:
+        ArgumentError: there is no such optimizer.
+    """
 
     def __init__(
         self,
@@ -33,15 +38,12 @@ class TrainingStep:
         loss: Callable[[Any], torch.Tensor] | None,
         step: Callable[..., object] | None,
         amp: torch.dtype | None,
-        device: str,
-        mode: EstimateMode,
+        adjust: Callable[[torch.optim.Optimizer], None],
     ) -> None:
         self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss or _default_loss, step, amp
-        self.optimizer = optimizer(model.parameters()) if optimizer is not None else None
-        if self.optimizer is not None and device == "cuda":
-            use_foreach(self.optimizer)
-        if isinstance(self.optimizer, VALUE_INDEPENDENT):
-            self.optimizer.step = mode.real_ops.allowing_value_reads()(self.optimizer.step)  # type: ignore[method-assign]
+        self.optimizer = _made(optimizer, model) if optimizer is not None else None
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            adjust(self.optimizer)
 
     def run(self) -> None:
         if self.own_step is not None:
@@ -50,10 +52,23 @@ class TrainingStep:
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
             returned = self.model(*self.inputs.args, **self.inputs.kwargs)
             value = self.loss(returned)
+        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+            what = f"{type(value).__name__} {value!s:.80}"
+            raise ArgumentError(f"loss must return one number to differentiate, a tensor that requires a gradient, not {what}")
         value.backward()  # type: ignore[no-untyped-call]
         if self.optimizer is not None:
             self.optimizer.step()
         self.model.zero_grad()
+
+
+def _made(optimizer: Callable[..., torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:
+    try:
+        made = optimizer(model.parameters())
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"optimizer={optimizer!r:.80} cannot be made of the model's parameters: {error}") from error
+    if not callable(getattr(made, "step", None)):
+        raise ArgumentError(f"optimizer must return an optimizer such as torch.optim.AdamW, not {type(made).__name__}")
+    return made
 
 
 def _default_loss(returned: Any) -> torch.Tensor:
@@ -66,14 +81,22 @@ def _default_loss(returned: Any) -> torch.Tensor:
     return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
 
-def fake_inputs(model: nn.Module, inputs: Any, batch_size: Any, dtypes: Any, mode: FakeTensorMode) -> Inputs:
+def fake_inputs(model: nn.Module, inputs: Any, batch_size: Any, dtypes: Any, mode: Any) -> Inputs:
+    """The inputs that `torchprof.estimate` was given, as fake tensors.
+
+    Raises:
+        ArgumentError, ModuleTypeError: they are no inputs.
+    """
     if inputs is None:
         raise ArgumentError("inputs are needed: sizes such as (8, 3, 224, 224), tensors, or a dict of keyword arguments")
-    if isinstance(inputs, Mapping) or any(True for _ in find_tensors(inputs)):
-        made = make_inputs(model, None, batch_size=batch_size, input_data=inputs, dtypes=dtypes, device=None)
-    else:
-        with mode:
-            made = make_inputs(model, inputs, batch_size=batch_size, input_data=None, dtypes=dtypes, device="cpu")
+    try:
+        if isinstance(inputs, Mapping) or any(True for _ in find_tensors(inputs)):
+            made = make_inputs(model, None, batch_size=batch_size, input_data=inputs, dtypes=dtypes, device=None)
+        else:
+            with mode:
+                made = make_inputs(model, inputs, batch_size=batch_size, input_data=None, dtypes=dtypes, device="cpu")
+    except TorchprofError as error:  # those of summary() have names of their own there
+        raise type(error)(re.sub("input_size|input_data", "inputs", str(error))) from None
     assert made is not None
     faking = Faking(mode)
     return Inputs(faking.values(made.args), faking.values(made.kwargs))

@@ -1,8 +1,8 @@
-"""What fake tensors answered before: an op asked again with arguments of the same shapes need not be worked out again.
+"""Results of fake kernels, kept: an op that is called again with arguments of the same shapes is not worked out again.
 
-FakeTensorMode has such a cache too. This one is in front of it: it knows less, and is several times as fast. It knows results
-that are new tensors, one view of the first argument, or an argument written in place. Tensors with known values, and what is
-not plain strided, go the long way.
+FakeTensorMode has such a cache too. This one is in front of it: it covers fewer cases, and is several times as fast. It keeps
+results that are new tensors, one view of the first argument, or an argument written in place. Tensors with known values, and
+what is not plain strided, go to FakeTensorMode.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+
+from torchprof.estimation.torch_private import ESTIMATE
 
 __all__ = ["MISS", "FakeOpCache"]
 
+FakeTensor = ESTIMATE.FakeTensor
+OpOverload = ESTIMATE.OpOverload
+in_kernel_invocation_manager = ESTIMATE.in_kernel_invocation_manager
+
 MISS: Final = object()
-"""In place of an answer: it is not known."""
+"""In place of a result: none is kept."""
 
 CPU: Final = torch.device("cpu")
 PLAIN: Final = frozenset(
@@ -29,63 +34,65 @@ class Unusual(Exception):
 
 
 class FakeOpCache:
-    """The answers of one mode."""
+    """The results that one mode keeps."""
 
-    def __init__(self, mode: FakeTensorMode) -> None:
+    def __init__(self, mode: Any) -> None:
         self._mode = mode
-        self._answers: dict[Any, Any] = {}
+        self._kept: dict[Any, Any] = {}
 
     def key(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What an answer depends on; None where that is more than can be told."""
+        """What the result depends on; None where that is more than shapes and plain values."""
         try:
             return (func, torch.get_default_dtype(), _shown(args), _shown(tuple(kwargs.items())) if kwargs else None)
         except Unusual:
             return None
 
-    def answer(self, key: Any, args: Any) -> Any:
-        """What an op returns, or ``MISS``."""
-        known = self._answers.get(key, MISS)
-        if known is MISS or known is None:
-            return known
-        if isinstance(known, int):
-            return args[known]
-        if isinstance(known, _New):
-            return self._made(known)
-        return self._viewed(known, args[0]) if isinstance(known, _View) else tuple(map(self._made, known))
+    def find(self, key: Any, args: Any) -> Any:
+        """What an op returns, made anew from what is kept; or ``MISS``."""
+        kept = self._kept.get(key, MISS)
+        if kept is MISS or kept is None:
+            return kept
+        if isinstance(kept, int):
+            return args[kept]
+        if isinstance(kept, _New):
+            return self._made(kept)
+        return self._viewed(kept, args[0]) if isinstance(kept, _View) else tuple(map(self._made, kept))
 
-    def learn(self, key: Any, func: Any, args: Any, returned: Any) -> None:
-        """Remember what an op returned, if it can be told again."""
-        if not isinstance(func, torch._ops.OpOverload) or torch.Tag.inplace_view in func.tags:
+    def keep(self, key: Any, func: Any, args: Any, returned: Any) -> None:
+        """Keep what an op returned, if it can be made anew."""
+        if not isinstance(func, OpOverload) or torch.Tag.inplace_view in func.tags:
             return
         if torch.Tag.dynamic_output_shape in func.tags or func._schema.name in RESHAPES:
             return
         if returned is None and func._schema.is_mutable:
-            self._answers[key] = None
+            self._kept[key] = None
         elif isinstance(returned, FakeTensor):
             same = [place for place, arg in enumerate(args) if arg is returned]
             found: Any = same[0] if same else None
             if found is None and not func._schema.is_mutable:
                 found = _View.of(returned, args) or _New.of(returned, args)
             if found is not None:
-                self._answers[key] = found
+                self._kept[key] = found
         elif isinstance(returned, tuple) and not func._schema.is_mutable:
             parts = [_New.of(part, args) if isinstance(part, FakeTensor) else None for part in returned]
             if all(parts):
-                self._answers[key] = tuple(parts)
+                self._kept[key] = tuple(parts)
 
-    def _made(self, new: _New) -> FakeTensor:
+    def _made(self, new: _New) -> torch.Tensor:
         if new.whole is None:
             made = torch.empty_strided(new.shape, new.stride, dtype=new.dtype, device="meta")
         else:
             made = torch.empty(new.whole, dtype=new.dtype, device="meta").as_strided(new.shape, new.stride)
-        return FakeTensor(self._mode, made, CPU)
+        fake: torch.Tensor = FakeTensor(self._mode, made, CPU)
+        return fake
 
-    def _viewed(self, view: _View, base: FakeTensor) -> FakeTensor:
+    def _viewed(self, view: _View, base: torch.Tensor) -> torch.Tensor:
         storage = base.untyped_storage()
         with in_kernel_invocation_manager(self._mode):
             made = torch.empty(0, dtype=view.dtype, device="meta")
             made.set_(storage, view.offset, view.shape, view.stride)
-        return FakeTensor(self._mode, made, CPU)
+        fake: torch.Tensor = FakeTensor(self._mode, made, CPU)
+        return fake
 
 
 class _View:
@@ -93,29 +100,35 @@ class _View:
 
     __slots__ = ("dtype", "offset", "shape", "stride")
 
-    def __init__(self, tensor: FakeTensor) -> None:
+    def __init__(self, tensor: torch.Tensor) -> None:
         self.shape, self.stride, self.dtype = tensor.shape, tensor.stride(), tensor.dtype
         self.offset = int(tensor.storage_offset())
 
     @staticmethod
-    def of(tensor: FakeTensor, args: Any) -> _View | None:
+    def of(tensor: Any, args: Any) -> _View | None:
         base = args[0] if args else None
-        if not isinstance(base, FakeTensor) or tensor.constant is not None or tensor.is_conj() or tensor.is_neg():
+        if not isinstance(base, FakeTensor) or tensor.layout is not torch.strided or base.layout is not torch.strided:
+            return None
+        if tensor.constant is not None or tensor.is_conj() or tensor.is_neg():
             return None
         shared = tensor.untyped_storage()._cdata == base.untyped_storage()._cdata
         return _View(tensor) if shared and tensor.fake_device == CPU and not base.is_neg() else None
 
 
 class _New:
-    """How a new tensor is made; ``whole`` is how many elements its storage has, where it is part of a larger one."""
+    """How a new tensor is made.
+
+    Attributes:
+        whole: how many elements its storage has, where it is part of a larger one.
+    """
 
     __slots__ = ("dtype", "shape", "stride", "whole")
 
-    def __init__(self, tensor: FakeTensor, whole: int | None) -> None:
+    def __init__(self, tensor: Any, whole: int | None) -> None:
         self.shape, self.stride, self.dtype, self.whole = tensor.shape, tensor.stride(), tensor.dtype, whole
 
     @staticmethod
-    def of(tensor: FakeTensor, args: Any) -> _New | None:
+    def of(tensor: Any, args: Any) -> _New | None:
         if tensor.constant is not None or tensor.layout is not torch.strided or tensor.fake_device != CPU:
             return None
         reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1

@@ -1,8 +1,8 @@
-"""A model as ``torch.compile`` would run it: its kernels are never compiled, what surrounds them runs on fake tensors.
+"""A model as ``torch.compile`` would run it, on fake tensors, without compiling its kernels.
 
-Dynamo, AOTAutograd, the min-cut partitioner and Inductor do what they always do, up to the Python code that Inductor writes:
-it allocates every buffer that is materialised, reuses and frees them, and calls the kernels in between. That code is what is
-run, with kernels that do nothing. So nothing about fusion, recomputation or the reuse of buffers has to be guessed.
+Dynamo, AOTAutograd, the min-cut partitioner and Inductor do what they always do, up to the Python code that Inductor writes: it
+allocates every buffer that is materialized, reuses and frees them, and calls the kernels in between. That code is run, with
+kernels that do nothing. So nothing about fusion, recomputation or the reuse of buffers has to be guessed.
 
 Inductor writes it for tensors that say they are on the CPU. For CUDA it may fuse and order otherwise.
 """
@@ -21,6 +21,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.errors import EstimateError
+from torchprof.estimation.torch_private import COMPILE, ESTIMATE
 
 __all__ = ["as_compiled"]
 
@@ -36,29 +37,27 @@ def as_compiled(model: nn.Module) -> Iterator[nn.Module]:
     """The model, compiled without kernels, until the block ends; then Dynamo forgets what it learned of it.
 
     Raises:
-        EstimateError: this version of PyTorch writes other code than is understood here.
+        EstimateError: this version of PyTorch lacks a private name that is needed, or Inductor writes other code than is
+            understood here.
     """
-    from torch._dynamo import pgo
-    from torch._dynamo.callback import callback_handler
-    from torch._dynamo.convert_frame import register_bytecode_hook
-    from torch._functorch import config as functorch_config
-    from torch._inductor import compile_fx
+    COMPILE.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
-        return compile_fx.compile_fx(graph, example_inputs, inner_compile=_without_kernels)  # type: ignore[arg-type]
+        return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=_without_kernels)
 
     # Where there is a way, Dynamo looks up what is compiled here apart from what the user compiled.
     apart = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
     seen: list[CodeType] = []
     with ExitStack() as stack:
-        stack.enter_context(functorch_config.patch(enable_autograd_cache=False))
-        stack.callback(register_bytecode_hook(lambda code, _: seen.append(code)).remove)
+        stack.enter_context(COMPILE.functorch_config.patch(enable_autograd_cache=False))
+        stack.callback(COMPILE.register_bytecode_hook(lambda code, _: seen.append(code)).remove)
+        callback_handler = COMPILE.callback_handler
         callback_handler.register_start_callback(_pause)
         stack.callback(callback_handler.remove_start_callback, _pause)
         callback_handler.register_end_callback(_resume)
         stack.callback(callback_handler.remove_end_callback, _resume)
         stack.callback(_forget, seen, backend)
-        stack.callback(_set_shapes, copy.deepcopy(pgo.get_code_state()))
+        stack.callback(_set_shapes, copy.deepcopy(COMPILE.get_code_state()))
         compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
         yield compiled
 
@@ -72,54 +71,44 @@ def _resume(_: object) -> None:
     _native.resume_recording([], 0)
 
 
-def _set_shapes(met: dict[Any, Any]) -> None:
-    """Put back which shapes Dynamo has met: a second one would be compiled for any."""
-    from torch._dynamo import pgo
-
-    state = pgo.get_code_state()
+def _set_shapes(seen: dict[Any, Any]) -> None:
+    """Put back which shapes Dynamo has seen: it would compile for any shape when it sees a second one."""
+    state = COMPILE.get_code_state()
     state.clear()
-    state.update(met)
+    state.update(seen)
 
 
 def _forget(codes: Sequence[CodeType], backend: Callable[..., Any]) -> None:
     """Remove what Dynamo keeps of the functions it compiled with this backend. What the user compiled stays."""
-    from torch._C._dynamo.eval_frame import reset_code
-    from torch._dynamo import eval_frame
-    from torch._dynamo.guards import DeletedGuardManagerWrapper
 
-    def is_ours(found: Any) -> bool:
+    def is_of_estimate(found: Any) -> bool:
         return getattr(found, "compiler_fn", found) is backend
 
     for code in dict.fromkeys(codes):
-        entries = eval_frame._debug_get_cache_entry_list(code)
-        ours = [entry for entry in entries if is_ours(entry.backend)]
-        if len(ours) == len(entries):
-            reset_code(code)
+        entries = COMPILE.cache_entries_of(code)
+        of_estimate = [entry for entry in entries if is_of_estimate(entry.backend)]
+        if len(of_estimate) == len(entries):
+            COMPILE.reset_code(code)
             continue
-        for entry in ours:
+        for entry in of_estimate:
             guards: Any = entry.guard_manager
-            guards.extra_state.invalidate(entry, DeletedGuardManagerWrapper("the estimate is over"))
-    for key in [key for key, cached in eval_frame.cached_backends.items() if is_ours(cached)]:
-        del eval_frame.cached_backends[key]
+            guards.extra_state.invalidate(entry, COMPILE.DeletedGuardManager("the estimate is over"))
+    backends = COMPILE.cached_backends
+    for key in [key for key, cached in backends.items() if is_of_estimate(cached)]:
+        del backends[key]
 
 
 def _without_kernels(gm: Any, example_inputs: Sequence[Any], **options: Any) -> Callable[[list[Any]], Any]:
     """What ``torch._inductor.compile_fx.compile_fx_inner`` does, but for caches, kernels and CUDA graphs."""
-    from torch._inductor import compile_fx
-    from torch._inductor.debug import DebugContext
-    from torch._inductor.graph import GraphLowering
-    from torch._inductor.virtualized import V
-    from torch.utils._python_dispatch import _disable_current_modes
-
-    inductor: Any = compile_fx
+    inductor, V = COMPILE.compile_fx, COMPILE.V
     is_inference = options.get("is_inference", False)
-    with _disable_current_modes(), torch.no_grad(), DebugContext():
+    with ESTIMATE.disable_modes(), torch.no_grad(), COMPILE.DebugContext():
         inductor.view_to_reshape(gm)
         fake_mode = inductor.fake_tensor_prop(gm, example_inputs)
         inductor._recursive_record_original_output_strides(gm)
         with V.set_fake_mode(fake_mode), inductor.maybe_disable_comprehensive_padding(example_inputs):
             inductor._recursive_post_grad_passes(gm, is_inference=is_inference)
-            graph = GraphLowering(
+            graph = COMPILE.GraphLowering(
                 gm,
                 example_inputs=example_inputs,
                 shape_env=gm.shape_env or inductor.shape_env_from_inputs(example_inputs),
@@ -135,7 +124,7 @@ def _without_kernels(gm: Any, example_inputs: Sequence[Any], **options: Any) -> 
 
 def _tell_strides(graph: Any) -> None:
     """Backward is compiled for the layouts that forward chose for what is saved."""
-    context = torch._guards.TracingContext.try_get()
+    context = COMPILE.TracingContext.try_get()
     if context is not None and context.output_strides is not None:
         for output in graph.graph_outputs:
             known = hasattr(output, "get_stride") and output.has_tensor_output()

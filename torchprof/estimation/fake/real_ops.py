@@ -1,9 +1,9 @@
-"""Ops that may run for real in an estimate, because what they return depends on values, or nobody said what they return.
+"""Ops that may run for real in an estimate: what they return depends on values, or they have no fake kernel.
 
-There are no values: an op that runs for real is handed stand-ins. What is known is taken as it is: tensors that the program
-makes of Python numbers or numpy arrays, and what real ops have returned. Otherwise floats are ones, integers are zeros, which
-are valid indices everywhere, and booleans are what the comparison that made them says of such tensors, or else True: a mask
-selects everything, which needs the most memory, and a check for NaN finds none.
+There are no values, so an op that runs for real is given stand-ins: real tensors of the same shapes. Values that are known are
+taken: of tensors that the program makes of Python numbers or numpy arrays, and of what real ops have returned. Otherwise floats
+are ones, integers are zeros, which are valid indices everywhere, and booleans are what the comparison that made them says of
+such tensors, or else True: a mask selects everything, which needs the most memory, and a check for NaN finds none.
 """
 
 from __future__ import annotations
@@ -14,36 +14,46 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_map_only
 
 from torchprof.errors import ArgumentError
+from torchprof.estimation.torch_private import ESTIMATE
 
-__all__ = ["ASKS_FOR_VALUES", "RealOps", "asks_for_values", "has_no_rule", "is_kept"]
+__all__ = ["READS_VALUES", "RealOps", "UnmeasuredError", "has_no_fake_kernel", "is_kept", "needs_values", "stand_in"]
 
-ASKS_FOR_VALUES = "aten::item"
+FakeTensor = ESTIMATE.FakeTensor
+disable_modes = ESTIMATE.disable_modes
+tree_map_only = ESTIMATE.tree_map_only
+
+READS_VALUES = "aten::item"
 """What ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()`` go by in ``allow_real``."""
 
 KNOWS_NO_NUMPY = ".numpy() is not supported for tensor subclasses"
-ANSWER = "_torchprof_answer"  # of a fake tensor of booleans: what all its elements are for stand-ins
+TRUTH = "_torchprof_truth"
+"""An attribute of fake tensors of booleans: what all of their elements are when computed from stand-ins."""
 
 
-def asks_for_values(error: Exception) -> bool:
-    """Whether fake tensors cannot say what was asked, because it depends on values."""
-    return isinstance(error, DataDependentOutputException | DynamicOutputShapeException) or KNOWS_NO_NUMPY in str(error)
+class UnmeasuredError(Exception):
+    """The memory of an op is not known: its kernel does not work on stand-ins, or it returns a sparse tensor.
+
+    Attributes:
+        op: the op.
+    """
+
+    def __init__(self, op: Any, reason: str) -> None:
+        super().__init__(reason)
+        self.op = op
 
 
-def has_no_rule(error: Exception) -> bool:
-    """Whether nobody said what an op returns."""
-    return isinstance(error, UnsupportedOperatorException) or "no fake impl registered" in str(error)
+def needs_values(error: Exception) -> bool:
+    """Whether a fake tensor cannot do something because it depends on values."""
+    kinds = (ESTIMATE.DataDependentOutputException, ESTIMATE.DynamicOutputShapeException)
+    return isinstance(error, kinds) or KNOWS_NO_NUMPY in str(error)
+
+
+def has_no_fake_kernel(error: Exception) -> bool:
+    """Whether an op has no fake kernel, so that what it returns is not known."""
+    return isinstance(error, ESTIMATE.UnsupportedOperatorException) or "no fake impl registered" in str(error)
 
 
 class RealOps:
@@ -66,7 +76,7 @@ class RealOps:
         self._everywhere = allowed is True
         names = [] if isinstance(allowed, bool) else list(allowed)
         for name in names:
-            if not isinstance(name, str) or ("::" in name and not torch._C._jit_get_schemas_for_operator(name)):
+            if not isinstance(name, str) or ("::" in name and not ESTIMATE.schemas_of(name)):
                 raise ArgumentError(f"allow_real names {name!r}, which is no op: use a name such as 'aten::nonzero', or True")
         self._ops = {name for name in names if "::" in name}
         self._modules = [name for name in names if "::" not in name]
@@ -96,32 +106,32 @@ class RealOps:
     def name(self, func: Any) -> bool:
         """Whether this op was named."""
         name = func._schema.name
-        return name in self._ops or (name == "aten::_local_scalar_dense" and ASKS_FOR_VALUES in self._ops)
+        return name in self._ops or (name == "aten::_local_scalar_dense" and READS_VALUES in self._ops)
 
     def allow(self, error: Exception) -> bool:
         """Whether this is an error of an op that may run for real here. Backward belongs to whichever module was named."""
-        in_backward = bool(self._modules) and torch._C._current_autograd_node() is not None
+        in_backward = bool(self._modules) and ESTIMATE.current_autograd_node() is not None
         here = self._everywhere or self._running or in_backward
-        return bool(here) and (asks_for_values(error) or has_no_rule(error))
+        return bool(here) and (needs_values(error) or has_no_fake_kernel(error))
 
     @contextmanager
     def allowing_value_reads(self) -> Iterator[None]:
-        """Values may be asked for, as by ``.item()``, and change nothing, until the block ends."""
+        """Values may be read, as by ``.item()``, without a note of it, until the block ends."""
         before = set(self._ops), set(self.ran)
-        self._ops.add(ASKS_FOR_VALUES)
+        self._ops.add(READS_VALUES)
         try:
             yield
         finally:
             self._ops, self.ran = before
 
     def numpy(self) -> AbstractContextManager[Any]:
-        """Fake tensors turn into numpy arrays of stand-ins, where values may be asked for, until the block ends."""
+        """Fake tensors turn into numpy arrays of stand-ins, where values may be read, until the block ends."""
         return _Numpy(self) if self else nullcontext()
 
     def allow_numpy(self) -> bool:
-        return ASKS_FOR_VALUES in self._ops or self._everywhere or self._running > 0
+        return READS_VALUES in self._ops or self._everywhere or self._running > 0
 
-    def run(self, mode: FakeTensorMode, func: Any, args: Any, kwargs: Any) -> Any:
+    def run(self, mode: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """What an op returns for stand-ins: fake tensors, which keep the values of indices and masks."""
         fakes: dict[int, torch.Tensor] = {}
         self.ran.add(func._schema.name)
@@ -131,36 +141,37 @@ class RealOps:
             fakes[id(made)] = fake
             return made
 
-        def fake(real: torch.Tensor) -> torch.Tensor:
+        def fake(real: torch.Tensor) -> Any:
             if id(real) in fakes:
                 return fakes[id(real)]
             return mode.fake_tensor_converter.from_real_tensor(mode, real, make_constant=is_kept(real))
 
-        with _disable_current_modes():
+        with disable_modes():
             args, kwargs = tree_map_only(torch.Tensor, real, (args, kwargs))
             returned = func(*args, **kwargs)
             return tree_map_only(torch.Tensor, fake, returned)
 
-    def note_answer(self, func: Any, args: Any, kwargs: Any, returned: Any) -> None:
+    def note_truth(self, func: Any, args: Any, kwargs: Any, returned: Any) -> None:
         """Remember what a comparison says of stand-ins."""
         if type(returned) is not FakeTensor or returned.dtype != torch.bool or returned.constant is not None:
             return
         try:
-            with _disable_current_modes():
+            with disable_modes():
                 small_args, small_kwargs = tree_map_only(torch.Tensor, _one_element, (args, kwargs))
-                setattr(returned, ANSWER, bool(func(*small_args, **small_kwargs)))
+                setattr(returned, TRUTH, bool(func(*small_args, **small_kwargs)))
         except Exception:  # it says nothing of one element: a mask made by indexing, say
             return
 
 
-def stand_in(fake: torch.Tensor) -> torch.Tensor:
-    """A real tensor on the CPU in place of a fake one."""
+def stand_in(fake: Any, integers: int = 0) -> torch.Tensor:
+    """A real tensor on the CPU in place of a fake one, whose integers are these."""
     if not isinstance(fake, FakeTensor):
-        return fake
+        return fake  # type: ignore[no-any-return]
     if isinstance(fake.constant, torch.Tensor):
-        return fake.constant.clone()
-    made = torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device="cpu")
-    return made.fill_(_value(fake))
+        constant: torch.Tensor = fake.constant
+        return constant.clone()
+    made: torch.Tensor = torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device="cpu")
+    return made.fill_(_value(fake, integers))
 
 
 def is_kept(real: torch.Tensor) -> bool:
@@ -168,10 +179,10 @@ def is_kept(real: torch.Tensor) -> bool:
     return real.numel() == 1 or not (real.is_floating_point() or real.is_complex())
 
 
-def _value(fake: torch.Tensor) -> int | bool:
+def _value(fake: torch.Tensor, integers: int = 0) -> int | bool:
     if fake.dtype == torch.bool:
-        return bool(getattr(fake, ANSWER, True))
-    return 1 if fake.is_floating_point() or fake.is_complex() else 0
+        return bool(getattr(fake, TRUTH, True))
+    return 1 if fake.is_floating_point() or fake.is_complex() else integers
 
 
 def _one_element(tensor: torch.Tensor) -> torch.Tensor:
@@ -187,10 +198,10 @@ class _Numpy(TorchFunctionMode):
         self._real_ops = real_ops
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        asked = func in (torch.Tensor.numpy, torch.Tensor.__array__)
-        if not asked or not isinstance(args[0], FakeTensor) or not self._real_ops.allow_numpy():
+        to_numpy = func in (torch.Tensor.numpy, torch.Tensor.__array__)
+        if not to_numpy or not isinstance(args[0], FakeTensor) or not self._real_ops.allow_numpy():
             return func(*args, **(kwargs or {}))
         self._real_ops.ran.add("Tensor.numpy")
-        with _disable_current_modes(), torch._C.DisableTorchFunction():
+        with disable_modes(), ESTIMATE.DisableTorchFunction():
             array = stand_in(args[0].detach()).numpy()
             return array.astype(args[1]) if args[1:] else array

@@ -1,0 +1,150 @@
+"""Every rule of the estimator: it says where it can be checked, and a small program's estimate is another one without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from torch import Tensor, nn
+
+import torchprof
+from torchprof import Estimate, EstimateError
+from torchprof.estimation.rules.registry import RULES, Kind, all_rules
+
+all_rules()
+
+Forward = Callable[[Tensor], Any]
+
+
+class Layer(nn.Module):
+    """A function of a tensor that needs a gradient."""
+
+    def __init__(self, function: Forward) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x * self.scale.to(x.dtype))
+
+
+def of(function: Forward, shape: tuple[int, ...] = (64, 64), dtype: torch.dtype = torch.float32, **options: Any) -> Estimate:
+    return torchprof.estimate(Layer(function), torch.empty(shape, dtype=dtype, device="meta"), **options)
+
+
+def blocks(found: Estimate) -> list[int]:
+    """The sizes of all blocks, in order."""
+    sizes: list[int] = found.memory.allocations["bytes"].tolist()
+    return sizes
+
+
+def saved(found: Estimate) -> int:
+    return sum(found.memory.saved_by_module.values())
+
+
+def notes(found: Estimate) -> str:
+    return "\n".join(found.notes)
+
+
+@torch.library.custom_op("torchprof_tests::unmeasured", mutates_args=())
+def unmeasured(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+unmeasured.register_fake(torch.empty_like)
+unmeasured.register_autograd(lambda context, gradient: gradient)
+
+
+def grouped(x: Tensor) -> Tensor:
+    offsets = torch.full((4,), 64, dtype=torch.int32, device=x.device)
+    return torch._grouped_mm(x, torch.empty(4, 64, 32, dtype=x.dtype), offs=offsets)
+
+
+def recurrent(**options: Any) -> Estimate:
+    return torchprof.estimate(nn.LSTM(64, 64, 2), (4, 8, 64), **options)
+
+
+def attention(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x)
+
+
+def norm_then_transposed(x: Tensor) -> Tensor:
+    """The gradient of the norm's result is transposed. If that of its input were too, it would be copied to be reshaped."""
+    y = F.layer_norm(x.reshape(8, 8, 64), (64,), torch.ones(64), torch.ones(64))
+    return y.transpose(1, 2).reshape(64, 64).exp()
+
+
+def of_images(dtype: torch.dtype, **options: Any) -> Estimate:
+    return torchprof.estimate(nn.Conv2d(8, 8, 3).to(dtype), torch.empty(4, 8, 32, 32, dtype=dtype), **options)
+
+
+def packed() -> Estimate:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 16}
+    config = hf.LlamaConfig(**sizes, use_cache=False)
+    return torchprof.estimate(hf.LlamaForCausalLM(config), {"input_ids": torch.zeros(1, 32, dtype=torch.long)})
+
+
+WITNESSES: dict[str, Callable[[], Any]] = {
+    "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
+    "attention": lambda: saved(of(attention, (2, 2, 64, 64))),
+    "autocast_to_float32": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
+    "contiguous_layer_norm_gradients": lambda: blocks(of(norm_then_transposed)),
+    "cpu_workspaces": lambda: blocks(of(lambda x: x.sort(-1)[0], device="cpu")),
+    "cublas_workspaces": lambda: of(lambda x: x @ x).max_reserved,
+    "cuda_context": lambda: of(torch.sin).device_memory,
+    "cuda_library_workspaces": lambda: notes(of(lambda x: torch.linalg.qr(x)[0])),
+    "cudnn_convolution": lambda: of_images(torch.float16).memory.peak.bytes,
+    "cudnn_plans": lambda: notes(of_images(torch.float16)),
+    "cudnn_rnn": lambda: saved(recurrent()),
+    "cudnn_rnn_gradients": lambda: blocks(recurrent()),
+    "cudnn_rnn_reserve": lambda: saved(recurrent()),
+    "cumprod_backward": lambda: blocks(of(lambda x: x.cumprod(-1))),
+    "custom_op_workspaces": lambda: notes(of(lambda x: unmeasured(x))),
+    "dropout": lambda: saved(of(lambda x: F.dropout(x, 0.5))),
+    "foreach_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
+    "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
+    "inductor_for_cuda": lambda: notes(of(torch.sin, compile=True)),
+    "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
+    "prod_backward": lambda: blocks(of(torch.prod)),
+    "prod_backward_along_dimension": lambda: blocks(of(lambda x: x.prod(-1))),
+    "scattered_gradients": lambda: blocks(of(lambda x: x.max(-1).values)),
+    "unpacked_sequences": lambda: blocks(packed()),
+    "value_independent_optimizer": lambda: of(torch.sin, optimizer=torch.optim.ASGD, device="cpu").max_allocated,
+}
+"""By name of the rule: a figure that is another one without it, or that cannot be told."""
+
+
+def test_every_rule_has_a_witness() -> None:
+    assert sorted(rule.name for rule in all_rules()) == sorted(WITNESSES)
+
+
+@pytest.mark.parametrize("rule", list(RULES.values()), ids=lambda rule: rule.name)
+def test_a_rule_says_where_it_holds_and_where_it_can_be_checked(rule: Any) -> None:
+    assert rule.on
+    assert set(rule.on) <= {"cpu", "cuda"}
+    assert rule.when
+    assert len(rule.source) > 20
+    ops = [name for name in rule.subjects if name.startswith("aten::")]
+    assert rule.kind is Kind.NOTE or len(rule.ops()) == len(ops), "an op that this PyTorch does not have"
+
+
+@pytest.mark.parametrize("name", WITNESSES)
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_rule_the_estimate_is_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = WITNESSES[name]()
+    assert WITNESSES[name]() == expected
+    monkeypatch.delitem(RULES, name)
+    try:
+        found = WITNESSES[name]()
+    except (EstimateError, RuntimeError):
+        return
+    assert found != expected
+
+
+def test_rules_of_a_device_leave_the_other_alone() -> None:
+    assert of(torch.sin, device="cpu").overheads == ()
+    assert "cuDNN" not in notes(of_images(torch.float32, device="cpu"))

@@ -1,0 +1,57 @@
+"""Why a program cannot be estimated, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torchprof.analysis.model.layer_calls import raising_call
+from torchprof.estimation.fake.real_ops import READS_VALUES, UnmeasuredError, has_no_fake_kernel, needs_values
+from torchprof.estimation.torch_private import ESTIMATE
+from torchprof.record.profile import profile
+
+__all__ = ["place_of_error", "reason_of"]
+
+
+def reason_of(error: Exception, place: str) -> str:
+    """Why fake tensors cannot do something, and the way out; empty where the error is the program's own."""
+    name = _op_of(error)
+    if isinstance(error, UnmeasuredError):
+        return (
+            f"the memory of {name} in {place} is not known: {error}. Leave the part out with a step= of your own, or, where it "
+            "is only the kernel of the CPU, estimate it for device='cuda'"
+        )
+    if has_no_fake_kernel(error):
+        allowed = repr((name,)) if name else "True"
+        return (
+            f"{name or error} in {place} has no fake kernel, so what it would return is not known: register one with "
+            f"torch.library.register_fake, pass allow_real={allowed} to run it for real on stand-ins, or leave the part out "
+            "with a step= of your own"
+        )
+    if needs_values(error):
+        to_allow = READS_VALUES if name in ("", "aten::_local_scalar_dense") else name
+        return (
+            f"{name or 'Tensor.numpy'} in {place} reads the values of a tensor (.item(), bool(tensor), nonzero, numpy()), and "
+            f"there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, make the branch depend on shapes, "
+            "switch it off in the model's configuration, or leave it out with a step= of your own"
+        )
+    return ""
+
+
+def _op_of(error: Exception) -> str:
+    """The name of the op that an error is about; empty where there is none."""
+    named = (getattr(error, "op", None), getattr(error, "func", None), *error.args)
+    op: Any = next((item for item in named if isinstance(item, ESTIMATE.OpOverload)), None)
+    if op is not None:
+        return str(op._schema.name)
+    in_text = re.search(r"\w+::\w+", str(error))  # an op of torch.library.custom_op, whose error is only a text
+    return in_text.group() if in_text else ""
+
+
+def place_of_error(recording: profile) -> str:
+    """The module whose call raised, in words."""
+    found = raising_call(recording.trace) if recording.traces else None
+    if found is None:
+        return "the step"
+    path, type_name, _ = found
+    return f"module {path!r} ({type_name})" if path else f"the root module ({type_name})"

@@ -1,0 +1,117 @@
+"""Puts the rules of one estimate into effect, and takes them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+import torch
+
+from torchprof.estimation.fake.op_rules import OpRules
+from torchprof.estimation.fake.real_ops import RealOps
+from torchprof.estimation.overheads import Overhead
+from torchprof.estimation.rules.registry import Kind, Rule, Workspaces, all_rules
+from torchprof.estimation.target import Target
+from torchprof.estimation.torch_private import DISPATCHER_RULES, ESTIMATE
+from torchprof.trace.trace import Trace
+
+__all__ = ["AppliedRules"]
+
+KERNEL_KEYS: Final = ("AutogradCPU", "CPU")
+"""The dispatch keys of fake tensors, which say that they are on the CPU: with and without a gradient."""
+
+
+class AppliedRules:
+    """The rules that hold for one target.
+
+    Args:
+        target: what the estimate is for.
+
+    Attributes:
+        op_rules: those that `torchprof.estimation.fake.mode.EstimateMode` applies.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._rules = [rule for rule in all_rules() if target.device in rule.on]
+        made: dict[str, Workspaces] = {rule.name: rule.function(target) for rule in self._of(Kind.WORKSPACE)}
+        self._workspaces = list(made.values())
+        everywhere = [made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects]
+        self.op_rules = OpRules(
+            in_place=self._by_op(Kind.IN_PLACE),
+            fake_kernels=self._by_op(Kind.FAKE_KERNEL),
+            results=self._by_op(Kind.RESULT),
+            workspaces={op: made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) for op in rule.ops()},
+            other_workspace=everywhere[0] if everywhere else None,
+            backward_nodes={name: rule.function for rule in self._of(Kind.BACKWARD_NODE) for name in rule.subjects},
+        )
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Kernels and functions of other libraries are those of the rules, for fake tensors, until the block ends."""
+        with ExitStack() as stack:
+            kernels, autocast = self._by_op(Kind.KERNEL), self._by_op(Kind.AUTOCAST)
+            if kernels or autocast:
+                stack.enter_context(_kernels(kernels, autocast))
+            for rule in self._of(Kind.PATCH):
+                stack.enter_context(rule.function(self._target))
+            yield
+
+    def adjust(self, optimizer: torch.optim.Optimizer, real_ops: RealOps) -> None:
+        """Have an optimizer do what it would on the target."""
+        for rule in self._of(Kind.OPTIMIZER):
+            rule.function(optimizer, real_ops)
+
+    def overheads(self, trace: Trace) -> tuple[Overhead, ...]:
+        """Memory that is not the program's own."""
+        found = [rule.function(trace, self._target) for rule in self._of(Kind.OVERHEAD)]
+        return tuple(overhead for overhead in found if overhead is not None)
+
+    def notes(self, trace: Trace) -> list[str]:
+        """What is not in the estimate."""
+        found = [rule.function(trace, self._target) for rule in self._of(Kind.NOTE)]
+        return [*(note for workspaces in self._workspaces for note in workspaces.notes()), *filter(None, found)]
+
+    def _of(self, kind: Kind) -> list[Rule]:
+        return [rule for rule in self._rules if rule.kind is kind]
+
+    def _by_op(self, kind: Kind) -> dict[Any, Callable[..., Any]]:
+        return {op: rule.function for rule in self._of(kind) for op in rule.ops()}
+
+
+@contextmanager
+def _kernels(kernels: dict[Any, Callable[..., Any]], autocast: dict[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Give ops other kernels. Real tensors, which other threads may work on meanwhile, go to those they always had."""
+    fakes = (ESTIMATE.FakeTensor, DISPATCHER_RULES.FunctionalTensor)  # the latter while a compiler traces
+
+    def unless_real(op: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def run(first: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(first, fakes):
+                return kernel(op, first, *args, **kwargs)
+            return op.decompose(first, *args, **kwargs)
+
+        return run
+
+    def with_op(op: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: kernel(op, *args, **kwargs)
+
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    try:
+        for key in KERNEL_KEYS:
+            for op, kernel in kernels.items():
+                library.impl(op, unless_real(op, kernel), key)  # type: ignore[no-untyped-call]
+        for op, kernel in autocast.items():
+            if not DISPATCHER_RULES.has_kernel(op.name(), "AutocastCPU"):
+                library.impl(op, with_op(op, kernel), "AutocastCPU")  # type: ignore[no-untyped-call]
+        _forget_kernels([*kernels, *autocast])
+        yield
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call]
+        _forget_kernels([*kernels, *autocast])
+
+
+def _forget_kernels(ops: list[Any]) -> None:
+    """Compilers dispatch in Python, which remembers the kernel of an op."""
+    for op in ops:
+        op._dispatch_cache.clear()

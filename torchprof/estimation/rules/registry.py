@@ -1,0 +1,114 @@
+"""The one way to register a rule, and the table of all of them. See `torchprof.estimation.rules` for how to add one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+import torch
+
+from torchprof.estimation.target import Device, Target
+
+__all__ = ["RULES", "Kind", "Rule", "Workspaces", "all_rules", "rule"]
+
+
+class Kind(Enum):
+    """What a rule changes, and with it what its function is given and returns. ``op`` is a ``torch._ops.OpOverload``."""
+
+    KERNEL = "the kernel that the dispatcher runs for an op: (op, *args, **kwargs) -> what the op returns"
+    AUTOCAST = "the same under autocast, for ops that autocast of the CPU leaves alone: (op, *args, **kwargs) -> result"
+    FAKE_KERNEL = "what an op returns, in place of PyTorch's fake kernel: (*args, **kwargs) -> result"
+    RESULT = "what PyTorch's fake kernel returned: (op, args, kwargs, returned) -> result"
+    IN_PLACE = "the op: (op, args) -> the op that writes to its first argument instead, or None to leave it"
+    WORKSPACE = "what kernels need beside their results: a class of `Workspaces`, made once for an estimate from its target"
+    BACKWARD_NODE = "a node of the autograd graph, counted as one kernel: (node) -> bytes needed beside its results"
+    OPTIMIZER = "an optimizer that was just made: (optimizer, real_ops) -> None"
+    OVERHEAD = "memory that is not the program's own: (trace, target) -> Overhead, or None for none"
+    NOTE = "what the estimate says is not in it: (trace, target) -> text, or None to say nothing"
+    PATCH = "a function of another library: (target) -> a context manager, entered while the program runs"
+
+
+class Workspaces:
+    """What kernels need beside their results while they run.
+
+    Args:
+        target: what the estimate is for.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
+        """What the kernel of an op needs."""
+        raise NotImplementedError
+
+    def notes(self) -> Iterable[str]:
+        """What of it is not known, for the notes of the estimate."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Something that a device does otherwise than PyTorch's fake kernels say.
+
+    Attributes:
+        name: of the function, and of its test.
+        kind: what it changes.
+        subjects: ops such as ``"aten::dropout"`` (``"aten::pow.Tensor_Scalar"`` with its overload), names of autograd nodes or
+            of other functions; empty: any.
+        on: devices on which it holds.
+        when: further conditions, in words.
+        source: where it can be checked.
+        function: see ``kind``.
+    """
+
+    name: str
+    kind: Kind
+    subjects: tuple[str, ...]
+    on: tuple[Device, ...]
+    when: str
+    source: str
+    function: Callable[..., Any]
+
+    def ops(self) -> Sequence[Any]:
+        """The ops of its subjects that this PyTorch has."""
+        return [op for op in map(_overload, self.subjects) if op is not None]
+
+
+RULES: Final[dict[str, Rule]] = {}
+"""Every rule of the files that were imported, by name. `all_rules` imports them all."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def rule(kind: Kind, *subjects: str, on: Device | tuple[Device, ...], when: str, source: str) -> Callable[[Function], Function]:
+    """Register a function, or a class of `Workspaces`, as a rule under its name. See `Rule` for the arguments."""
+
+    def register(function: Function) -> Function:
+        devices: tuple[Device, ...] = on if isinstance(on, tuple) else (on,)
+        other = RULES.get(function.__name__)
+        assert other is None or other.function.__module__ == function.__module__, f"two rules are named {function.__name__}"
+        RULES[function.__name__] = Rule(function.__name__, kind, subjects, devices, when, source, function)
+        return function
+
+    return register
+
+
+def all_rules() -> list[Rule]:
+    """The rules of every file in this folder."""
+    from torchprof.estimation import rules
+
+    for found in pkgutil.iter_modules(rules.__path__):
+        importlib.import_module(f"{rules.__name__}.{found.name}")
+    return list(RULES.values())
+
+
+def _overload(name: str) -> Any:
+    """The op with a name such as ``"aten::pow.Tensor_Scalar"``; None where this PyTorch has none."""
+    namespace, _, rest = name.partition("::")
+    packet, _, overload = rest.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet, None), overload or "default", None)

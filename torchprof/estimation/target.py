@@ -1,0 +1,40 @@
+"""What an estimate is for: the device, as far as it is known, and whether the model is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from torchprof.estimation.gpus import COMPUTE_CAPABILITY
+
+__all__ = ["Device", "Target"]
+
+Device = Literal["cpu", "cuda"]
+
+AMPERE: Final = 8.0
+HOPPER: Final = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an estimate is for.
+
+    Attributes:
+        device: ``"cpu"`` or ``"cuda"``.
+        gpu: its name in ``torchprof.GPUS``, or None where only its memory is known, or nothing.
+        compiled: whether ``torch.compile`` is predicted.
+    """
+
+    device: Device
+    gpu: str | None = None
+    compiled: bool = False
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether tensor cores take float32: from Ampere on, and where the GPU is not known."""
+        return self.gpu is None or COMPUTE_CAPABILITY[self.gpu] >= AMPERE
+
+    @property
+    def is_hopper(self) -> bool:
+        """Whether it is a Hopper GPU or a newer one; False where the GPU is not known."""
+        return self.gpu is not None and COMPUTE_CAPABILITY[self.gpu] >= HOPPER

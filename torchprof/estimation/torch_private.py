@@ -1,0 +1,183 @@
+"""Every private name of PyTorch that estimates use, by the feature that needs it.
+
+PyTorch may rename these in any version. A name is looked up when a feature first uses it, never on import, so that a missing
+one stops that feature, with an error that says which name it is, and nothing else.
+
+    from torchprof.estimation.torch_private import ESTIMATE
+
+    FakeTensor = ESTIMATE.FakeTensor
+
+Ops that a rule of `torchprof.estimation.rules` applies to are written in that rule alone: where PyTorch has no such op, no
+program calls it. Ops that a rule calls are here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import reduce
+from typing import Any, Final
+
+import torch
+
+from torchprof.errors import EstimateError
+
+__all__ = ["AUTOCAST_RULE", "COMPILE", "DISPATCHER_RULES", "ESTIMATE", "FEATURES", "GROUPED_MM_RULE", "Feature"]
+
+
+class Feature:
+    """Something that works only where PyTorch has these names. Each is an attribute, looked up on first use.
+
+    Args:
+        what: the feature, as an error names it.
+        still_works: what a user can do without it.
+        names: the attribute of each name, and the dotted path at which PyTorch has it.
+        methods: dotted paths that are used through an object, and so are only checked.
+
+    Raises:
+        EstimateError: on use, PyTorch has no such name.
+    """
+
+    def __init__(self, what: str, still_works: str, names: dict[str, str], methods: tuple[str, ...] = ()) -> None:
+        self.what, self.still_works, self.names, self.methods = what, still_works, names, methods
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in self.names:
+            raise AttributeError(name)
+        found = self._find(self.names[name])
+        setattr(self, name, found)
+        return found
+
+    def require(self) -> None:
+        """Look up every name.
+
+        Raises:
+            EstimateError: PyTorch lacks one.
+        """
+        for name in self.names:
+            getattr(self, name)
+        for path in self.methods:
+            self._find(path)
+
+    def _find(self, path: str) -> Any:
+        try:
+            return find(path)
+        except (ImportError, AttributeError) as error:
+            raise EstimateError(
+                f"{self.what} needs {path}, which PyTorch {torch.__version__} does not have. {self.still_works}. "
+                "A newer torchprof may know what replaced it"
+            ) from error
+
+
+def find(path: str) -> Any:
+    """What a dotted path names: the longest part of it that is a module is imported.
+
+    Raises:
+        ImportError, AttributeError: there is no such thing.
+    """
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        module = ".".join(parts[:count])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise  # the module is there, and something that it imports is not
+            continue
+        return reduce(getattr, parts[count:], found)
+    raise ImportError(f"no module named {parts[0]!r}", name=parts[0])
+
+
+FAKE_TENSOR: Final = "torch._subclasses.fake_tensor"
+
+ESTIMATE: Final = Feature(
+    "torchprof.estimate",
+    "Recordings, summaries, saved traces and replays of allocations work all the same",
+    names={
+        "DataDependentOutputException": f"{FAKE_TENSOR}.DataDependentOutputException",
+        "DynamicOutputShapeException": f"{FAKE_TENSOR}.DynamicOutputShapeException",
+        "FakeTensor": f"{FAKE_TENSOR}.FakeTensor",
+        "FakeTensorMode": f"{FAKE_TENSOR}.FakeTensorMode",
+        "UnsupportedOperatorException": f"{FAKE_TENSOR}.UnsupportedOperatorException",
+        "in_kernel_invocation_manager": f"{FAKE_TENSOR}.in_kernel_invocation_manager",
+        "is_dense": "torch._prims_common.is_non_overlapping_and_dense_or_false",
+        "DisableTorchFunction": "torch._C.DisableTorchFunction",
+        "OpOverload": "torch._ops.OpOverload",
+        "current_autograd_node": "torch._C._current_autograd_node",
+        "disable_modes": "torch.utils._python_dispatch._disable_current_modes",
+        "schemas_of": "torch._C._jit_get_schemas_for_operator",
+        "tree_map": "torch.utils._pytree.tree_map",
+        "tree_map_only": "torch.utils._pytree.tree_map_only",
+    },
+    methods=(
+        f"{FAKE_TENSOR}.FakeTensorConverter.from_real_tensor",
+        f"{FAKE_TENSOR}.FakeTensorMode.may_turn_const",
+        "torch.storage.UntypedStorage._cdata",
+    ),
+)
+"""Fake tensors, and ops that run for real."""
+
+DISPATCHER_RULES: Final = Feature(
+    "estimate(device='cuda')",
+    "estimate(device='cpu') works all the same",
+    names={
+        "FunctionalTensor": "torch._subclasses.functional_tensor.FunctionalTensor",
+        "has_kernel": "torch._C._dispatch_has_kernel_for_dispatch_key",
+    },
+    methods=(
+        "torch._ops.OpOverload.decompose",
+        "torch.library.Library._destroy",
+        "torch.ops.aten._cudnn_rnn",
+        "torch.ops.aten._scaled_dot_product_attention_math",
+        "torch.ops.aten._scaled_dot_product_efficient_attention",
+        "torch.ops.aten._scaled_dot_product_flash_attention",
+        "torch.ops.aten.native_dropout",
+    ),
+)
+"""CUDA's choice of kernels in place of the CPU's: `torchprof.estimation.rules.applied`."""
+
+AUTOCAST_RULE: Final = Feature(
+    "estimate(device='cuda', amp=...)",
+    "Estimates without amp, and those for device='cpu', work all the same",
+    names={
+        "DispatchKey": "torch._C.DispatchKey",
+        "DispatchKeySet": "torch._C.DispatchKeySet",
+        "ExcludeDispatchKeys": "torch._C._ExcludeDispatchKeyGuard",
+    },
+)
+
+GROUPED_MM_RULE: Final = Feature(
+    "The estimate of a model that calls torch._grouped_mm",
+    "Other models can be estimated",
+    names={"output_of_grouped_mm": "torch._meta_registrations._create_grouped_mm_output_tensor"},
+)
+
+COMPILE: Final = Feature(
+    "estimate(compile=True)",
+    "Estimates without compile=True work all the same",
+    names={
+        "DebugContext": "torch._inductor.debug.DebugContext",
+        "DeletedGuardManager": "torch._dynamo.guards.DeletedGuardManagerWrapper",
+        "GraphLowering": "torch._inductor.graph.GraphLowering",
+        "TracingContext": "torch._guards.TracingContext",
+        "V": "torch._inductor.virtualized.V",
+        "cache_entries_of": "torch._dynamo.eval_frame._debug_get_cache_entry_list",
+        "cached_backends": "torch._dynamo.eval_frame.cached_backends",
+        "callback_handler": "torch._dynamo.callback.callback_handler",
+        "compile_fx": "torch._inductor.compile_fx",
+        "functorch_config": "torch._functorch.config",
+        "get_code_state": "torch._dynamo.pgo.get_code_state",
+        "register_bytecode_hook": "torch._dynamo.convert_frame.register_bytecode_hook",
+        "reset_code": "torch._C._dynamo.eval_frame.reset_code",
+    },
+    methods=(
+        "torch._inductor.compile_fx._recursive_post_grad_passes",
+        "torch._inductor.compile_fx._recursive_record_original_output_strides",
+        "torch._inductor.compile_fx.fake_tensor_prop",
+        "torch._inductor.compile_fx.maybe_disable_comprehensive_padding",
+        "torch._inductor.compile_fx.shape_env_from_inputs",
+        "torch._inductor.compile_fx.view_to_reshape",
+    ),
+)
+"""Dynamo, AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`."""
+
+FEATURES: Final = (ESTIMATE, DISPATCHER_RULES, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)

@@ -20,7 +20,7 @@ from torchprof.record.modules import describe
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import record_single_pass
-from torchprof.tables.summary import STYLES, Style, Summary, check_columns, default_columns
+from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns, default_columns
 from torchprof.trace.trace import Trace
 
 __all__ = ["summary"]
@@ -79,7 +79,8 @@ def summary(
         >>> torchprof.summary(bert, input_data={"input_ids": ids, "attention_mask": mask}, depth=3, fold=True)
     """
     model = _module(model)
-    _check(style, columns, depth, warmup, verbose)
+    _check(style, depth, warmup, verbose)
+    chosen = chosen_columns(columns) if columns is not None else None
     with preserved_random_states():
         inputs = make_inputs(model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device)
     if inputs is None:
@@ -94,14 +95,8 @@ def summary(
         rows = limit_depth(rows, depth)
     if fold:
         rows = fold_siblings(rows)
-    result = Summary(
-        rows,
-        totals,
-        trace,
-        style,
-        tuple(columns) if columns is not None else default_columns(totals),
-        list_parameters=verbose == 2,
-    )
+    shown = chosen if chosen is not None else default_columns(totals)
+    result = Summary(rows, totals, trace, style, shown, list_parameters=verbose == 2)
     if verbose is None:
         verbose = 0 if hasattr(sys, "ps1") and "ipykernel" in sys.modules else 1
     if verbose:
@@ -120,11 +115,9 @@ def _module(model: Any) -> nn.Module:
     return model
 
 
-def _check(style: Any, columns: Any, depth: Any, warmup: Any, verbose: Any) -> None:
+def _check(style: Any, depth: Any, warmup: Any, verbose: Any) -> None:
     if style not in STYLES:
         raise ArgumentError(f"style={style!r} is unknown: use one of {', '.join(map(repr, STYLES))}")
-    if columns is not None:
-        check_columns(columns)
     if depth is not None:
         check_int("depth", depth, 0)
     check_int("warmup", warmup, 0)

@@ -39,7 +39,8 @@ class Gpu(GpuAccount, Printed):
     """How busy devices were, why they were idle, what was copied and who waited for them. ``str()`` is the printed text.
 
     Beside the figures of `GpuAccount` (``devices``, ``idle``, ``copies``, ``waits``, ``graphs``, ``launch_bound``) it has
-    tables of them, to sort, select and export. All are sums over the active steps.
+    tables of them, to sort, select and export: ``by_device``, ``by_cause``, ``by_copy``, ``by_wait`` and ``by_launches``. All
+    are sums over the active steps.
 
     Attributes:
         ceilings: what a device can do, for ``utilization``; or None.

@@ -25,7 +25,7 @@ class Memory(MemoryAccount, Printed):
 
     Beside the figures of `MemoryAccount` (``peak``, ``by_category``, ``by_module``, ``saved_by_module``, ``timeline()``,
     ``leaks``; of a device ``reserved``, ``max_reserved``, ``fragmentation``, ``untracked``) it has tables of them, to sort,
-    select and export.
+    select and export: ``categories``, ``modules`` and ``leak_table``.
     """
 
     @cached_property

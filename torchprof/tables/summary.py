@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import pandas
 
-__all__ = ["STYLES", "Style", "Summary", "check_columns", "default_columns", "summary_table"]
+__all__ = ["STYLES", "Style", "Summary", "chosen_columns", "default_columns", "summary_table"]
 
 Style = Literal["tree", "torchsummary"]
 STYLES: Final = ("tree", "torchsummary")
@@ -143,16 +143,22 @@ def default_columns(totals: Totals) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def check_columns(columns: Any) -> None:
-    """Raise ArgumentError unless these are names of columns that a summary can show."""
-    known = columns_of(_record(Row("", "", "", 0), Totals(forward=1)))
-    problem = ""
-    if isinstance(columns, str) or not isinstance(columns, Sequence):
+def chosen_columns(columns: Any) -> tuple[str, ...]:
+    """These names, if they are those of columns that a summary can show.
+
+    Raises:
+        ArgumentError: they are not, or are given in another way than as a list.
+    """
+    known = columns_of(_record(Row("", "", "", 0), Totals()))
+    if isinstance(columns, str) or not isinstance(columns, Iterable):
         problem = f"is of type {type(columns).__name__}, not a list of names"
-    elif unknown := [name for name in columns if name not in known]:
+    else:
+        names = tuple(columns)
+        unknown = [name for name in names if name not in known]
+        if not unknown:
+            return names
         problem = f"contains {unknown[0]!r}, which is unknown"
-    if problem:
-        raise ArgumentError(f"columns={columns!r} {problem}: choose from {', '.join(known)}")
+    raise ArgumentError(f"columns={columns!r} {problem}: choose from {', '.join(known)}")
 
 
 _FIELDS: Final = Row._fields[: Row._fields.index("tensors")]

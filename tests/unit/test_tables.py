@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,24 @@ def test_a_recording_in_place_of_its_trace_is_named() -> None:
             function(torchprof.profile())
         with pytest.raises(torchprof.ModuleTypeError, match="not str"):
             function("steps.torchprof")
+
+
+def test_a_table_of_columns_that_do_not_exist_cannot_be_made() -> None:
+    with pytest.raises(ArgumentError, match=r"columns=\('calls', 'x'\) contains 'x', which is unknown"):
+        Table("Op", [], ("calls", "x"))
+
+
+def test_a_terminal_gets_the_same_text_in_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for table in (torchprof.by_module(two_layer_trace()), torchprof.by_step(loop_trace()), torchprof.memory(loop_trace())):
+        monkeypatch.setattr(sys, "stdout", out := Terminal())
+        table.print()
+        assert re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()) == f"{table}\n"
+        assert "\x1b[" in out.getvalue()
 
 
 def test_lines_below_a_row_and_notes_and_dim_rows_are_what_any_table_can_have() -> None:

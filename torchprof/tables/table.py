@@ -46,6 +46,9 @@ class Table(Printed):
         label: what is printed as the name of a row.
         is_dim: which rows are printed dim on a terminal.
         details: further lines below a row, each a text and a note.
+
+    Raises:
+        ArgumentError: a column is unknown.
     """
 
     title: str
@@ -61,6 +64,8 @@ class Table(Printed):
     details: Callable[[Record], Sequence[tuple[str, str]]] | None = None
 
     def __post_init__(self) -> None:
+        if unknown := [name for name in self.columns if name not in COLUMNS]:
+            raise ArgumentError(f"columns={self.columns!r} contains {unknown[0]!r}, which is unknown: see the keys of COLUMNS")
         object.__setattr__(self, "rows", with_computed(self.rows))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Training steps on a GPU while they are watched, each side by side with its peers; and whether the figures agree."""
+"""Training steps on a GPU while they are recorded, each side by side with its peers; and whether the figures agree."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def test_a_training_step_on_a_gpu(side_by_side: SideBySide, name: str) -> None:
     training = Training(name)
     steps = side_by_side.size(10, 1)
 
-    def watched_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
+    def recorded_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
         """Milliseconds per step, recording alone: until the GPU is done, but not what comes after."""
 
         def peer() -> float:
-            with observer() as watcher:
+            with observer() as running:
                 training.step()
                 torch.cuda.synchronize()
                 begin = time.perf_counter()
                 for _ in range(steps):
                     training.step()
-                    if watcher is not None:
-                        watcher.step()
+                    if running is not None:
+                        running.step()
                 torch.cuda.synchronize()
                 return (time.perf_counter() - begin) * 1e3 / steps
 
@@ -86,10 +86,10 @@ def test_a_training_step_on_a_gpu(side_by_side: SideBySide, name: str) -> None:
     side_by_side(
         f"one training step on {torch.cuda.get_device_name()}: {name}",
         {
-            "bare": watched_by(nothing),
-            "torchprof, everything": watched_by(lambda: torchprof.profile(training.model, gpu="cupti")),
-            "torchprof, no GPU": watched_by(lambda: torchprof.profile(training.model, gpu="off")),
-            "torch.profiler, CPU + CUDA, shapes + memory": watched_by(torch_profiler),
+            "bare": recorded_by(nothing),
+            "torchprof, everything": recorded_by(lambda: torchprof.profile(training.model, gpu="cupti")),
+            "torchprof, no GPU": recorded_by(lambda: torchprof.profile(training.model, gpu="off")),
+            "torch.profiler, CPU + CUDA, shapes + memory": recorded_by(torch_profiler),
         },
         unit="ms",
         rounds=11,

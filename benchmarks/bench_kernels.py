@@ -17,7 +17,7 @@ import torchprof
 
 
 class Launches(nn.Module):
-    """As many calls of an op that asks for one kernel."""
+    """As many calls of an op that launches one kernel."""
 
     def __init__(self, gpu: FakeGpu, count: int) -> None:
         super().__init__()

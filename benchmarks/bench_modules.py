@@ -1,4 +1,4 @@
-"""What it costs to watch one module call."""
+"""What it costs to record one module call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_recording_a_module_call(side_by_side: SideBySide) -> None:
     calls = side_by_side.size(20_000, 10)
     model, x = nn.Identity(), torch.ones(4)
 
-    def watched_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
+    def recorded_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
         def peer() -> float:
             with observer():
                 begin = time.perf_counter_ns()
@@ -41,9 +41,9 @@ def test_recording_a_module_call(side_by_side: SideBySide) -> None:
     contest = side_by_side(
         "one module call (nn.Identity), on top of calling it",
         {
-            "bare": watched_by(nothing),
-            "torchprof, tensors in and out": watched_by(lambda: torchprof.profile(ops=False, memory=False)),
-            "Python pre and post hooks": watched_by(lambda: python_hooks(model)),
+            "bare": recorded_by(nothing),
+            "torchprof, tensors in and out": recorded_by(lambda: torchprof.profile(ops=False, memory=False)),
+            "Python pre and post hooks": recorded_by(lambda: python_hooks(model)),
         },
         unit="ns",
         rounds=30,

@@ -1,4 +1,4 @@
-"""What it costs to watch one op: a small addition in a C++ loop, so that Python's own time hides nothing."""
+"""What it costs to record one op: a small addition in a C++ loop, so that Python's own time hides nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_recording_an_op(side_by_side: SideBySide) -> None:
     count = side_by_side.size(5_000, 10)
     a, b = torch.ones(4, 4), torch.ones(4, 4)
 
-    def watched_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
+    def recorded_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
         def peer() -> float:
             with torch.no_grad(), observer():
                 nanoseconds: float = observers().add(a, b, count)
@@ -29,15 +29,15 @@ def test_recording_an_op(side_by_side: SideBySide) -> None:
     contest = side_by_side(
         "one op (at::add of 4x4, no grad), on top of running it",
         {
-            "bare": watched_by(nothing),
-            "empty callback": watched_by(lambda: empty_callback(tensors=False)),
-            "empty callback, tensors handed over": watched_by(lambda: empty_callback(tensors=True)),
-            "torchprof, everything but memory": watched_by(lambda: torchprof.profile(memory=False)),
-            "torchprof, everything": watched_by(torchprof.profile),
-            "torch.profiler": watched_by(torch_profiler),
-            "torch.profiler, shapes + memory": watched_by(lambda: torch_profiler(record_shapes=True, profile_memory=True)),
-            "TorchDispatchMode, empty": watched_by(EmptyMode),
-            "FlopCounterMode": watched_by(lambda: FlopCounterMode(display=False)),
+            "bare": recorded_by(nothing),
+            "empty callback": recorded_by(lambda: empty_callback(tensors=False)),
+            "empty callback, tensors handed over": recorded_by(lambda: empty_callback(tensors=True)),
+            "torchprof, everything but memory": recorded_by(lambda: torchprof.profile(memory=False)),
+            "torchprof, everything": recorded_by(torchprof.profile),
+            "torch.profiler": recorded_by(torch_profiler),
+            "torch.profiler, shapes + memory": recorded_by(lambda: torch_profiler(record_shapes=True, profile_memory=True)),
+            "TorchDispatchMode, empty": recorded_by(EmptyMode),
+            "FlopCounterMode": recorded_by(lambda: FlopCounterMode(display=False)),
         },
         unit="ns",
         rounds=30,

@@ -1,4 +1,4 @@
-"""A training step while it is profiled, and what its trace costs to analyse."""
+"""A training step while it is profiled, and what its trace costs to analyze."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def test_a_training_step(side_by_side: SideBySide) -> None:
     training = Training(side_by_side.size(24, 2))
     steps = side_by_side.size(3, 1)
 
-    def watched_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
+    def recorded_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
         """Milliseconds per step, recording alone: what comes after it is below."""
 
         def peer() -> float:
-            with observer() as watcher:
+            with observer() as running:
                 begin = time.perf_counter()
                 for _ in range(steps):
                     training.step()
-                    if watcher is not None:
-                        watcher.step()
+                    if running is not None:
+                        running.step()
                 return (time.perf_counter() - begin) * 1e3 / steps
 
         return peer
@@ -57,12 +57,12 @@ def test_a_training_step(side_by_side: SideBySide) -> None:
     contest = side_by_side(
         "one training step of GPT-2 with 24 layers of width 64, AdamW",
         {
-            "bare": watched_by(nothing),
-            "empty callback": watched_by(lambda: empty_callback(tensors=False)),
-            "empty callback, tensors handed over": watched_by(lambda: empty_callback(tensors=True)),
-            "torchprof, everything": watched_by(lambda: torchprof.profile(training.model)),
-            "torchprof, everything, aggregated": watched_by(lambda: torchprof.profile(training.model, aggregate=True)),
-            "torch.profiler, shapes + memory + modules": watched_by(by_torch_profiler),
+            "bare": recorded_by(nothing),
+            "empty callback": recorded_by(lambda: empty_callback(tensors=False)),
+            "empty callback, tensors handed over": recorded_by(lambda: empty_callback(tensors=True)),
+            "torchprof, everything": recorded_by(lambda: torchprof.profile(training.model)),
+            "torchprof, everything, aggregated": recorded_by(lambda: torchprof.profile(training.model, aggregate=True)),
+            "torch.profiler, shapes + memory + modules": recorded_by(by_torch_profiler),
         },
         unit="ms",
         rounds=11,
@@ -75,7 +75,7 @@ def test_stop_and_all_analyses(side_by_side: SideBySide) -> None:
     steps = side_by_side.size(60, 2)
     ops = 0
 
-    def analyse(trace: Trace) -> None:
+    def analyze(trace: Trace) -> None:
         assert len(torchprof.by_module(trace))
         assert len(torchprof.by_op(trace))
         assert len(torchprof.by_op(trace, shapes=True))
@@ -90,7 +90,7 @@ def test_stop_and_all_analyses(side_by_side: SideBySide) -> None:
                 training.step()
                 profiler.step()
             begin = time.perf_counter()
-        analyse(profiler.trace)
+        analyze(profiler.trace)
         taken = time.perf_counter() - begin
         assert not profiler.trace.losses
         ops = len(profiler.trace.ops)

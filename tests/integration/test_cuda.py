@@ -75,7 +75,7 @@ def kernel_names(trace: Trace) -> Counter[str]:
 
 
 def places(trace: Trace) -> set[tuple[str, str, Phase]]:
-    """Op, class of the module and phase of every kernel that was asked for by an op of a module."""
+    """Op, class of the module and phase of every kernel that an op of a module launched."""
     placed = trace.kernels[(trace.kernels["op"] >= 0) & (trace.kernels["module_call"] >= 0)]
     modules = trace.modules["type"][trace.module_calls["module"][placed["module_call"]]]
     names = trace.op_names[placed["op"]]
@@ -107,7 +107,7 @@ def test_the_kernels_are_those_that_torch_profiler_sees() -> None:
     assert kernel_names(prof.trace) == expected  # in the first session of torch.profiler in this process: see below
 
 
-def test_every_kernel_is_tied_to_what_asked_for_it() -> None:
+def test_every_kernel_is_tied_to_what_launched_it() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters())
     with torchprof.profile(model, gpu="cupti") as prof:
@@ -155,10 +155,10 @@ def test_device_times_are_on_the_hosts_axis() -> None:
     trace = prof.trace
     kernels = trace.kernels[trace.kernels["kind"] == Activity.KERNEL]
     assert (kernels["runtime_call"] >= 0).all()
-    asked = trace.runtime_calls[kernels["runtime_call"]]
+    launches = trace.runtime_calls[kernels["runtime_call"]]
     waits = trace.runtime_calls[trace.runtime_calls["kind"] == RuntimeCallKind.SYNCHRONIZE]
     assert trace.facts["gpu_clock_error_ns"] < 50_000
-    assert (kernels["start"] >= asked["start"] - 50_000).all()
+    assert (kernels["start"] >= launches["start"] - 50_000).all()
     assert len(waits) >= 20
     assert kernels["end"][-1] <= waits["end"].max() + 50_000
 
@@ -270,7 +270,7 @@ def test_torch_profiler_started_inside_ends_what_is_seen_and_that_is_said() -> N
     assert "INCOMPLETE" not in prof.trace.facts["gpu_note"]
 
 
-def test_while_torch_profiler_is_active_the_gpu_is_not_watched_and_that_is_said() -> None:
+def test_while_torch_profiler_is_active_the_gpu_is_not_recorded_and_that_is_said() -> None:
     x = torch.rand(64, 64, device="cuda")
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]), torchprof.profile(memory=False) as prof:
         x @ x
@@ -279,11 +279,11 @@ def test_while_torch_profiler_is_active_the_gpu_is_not_watched_and_that_is_said(
 
 
 def test_results_on_a_gpu_are_the_same_to_the_bit() -> None:
-    def trained(watch: str) -> list[torch.Tensor]:
+    def trained(gpu: str) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = network()
         optimizer = torch.optim.AdamW(model.parameters())
-        with torchprof.profile(model, gpu=watch):
+        with torchprof.profile(model, gpu=gpu):
             for _ in range(3):
                 model(torch.ones(64, 512, device="cuda")).sum().backward()
                 optimizer.step()

@@ -1,4 +1,4 @@
-"""Estimates of compiled steps: what Inductor would materialise, save, recompute and reuse, against what it does."""
+"""Estimates of compiled steps: what Inductor would materialize, save, recompute and reuse, against what it does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def forgetful() -> None:
 
 
 class Fuses(nn.Module):
-    """Everything between the two layers is one kernel, whose steps are never materialised."""
+    """Everything between the two layers is one kernel, whose steps are never materialized."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -183,9 +183,11 @@ def test_every_thread_has_rows_of_its_own() -> None:
     around = trace.ops[nested["parent"]]
     assert (around["thread"] == nested["thread"]).all()
     assert ((around["start"] <= nested["start"]) & (nested["end"] <= around["end"])).all()
-    joined = trace.ops[(trace.ops["flags"] & 1 != 0) & (trace.ops["module_call"] >= 0)]
-    assert len(joined) > 0
-    assert (calls["thread"][joined["module_call"]] == joined["thread"]).all()  # a backward joins its own thread's forward
+    attributed = trace.ops[(trace.ops["flags"] & 1 != 0) & (trace.ops["module_call"] >= 0)]
+    assert len(attributed) > 0
+    assert (
+        calls["thread"][attributed["module_call"]] == attributed["thread"]
+    ).all()  # a backward is attributed to its own thread's forward
 
 
 def test_replicas_on_threads_as_data_parallel_runs_them() -> None:

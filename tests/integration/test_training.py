@@ -620,7 +620,7 @@ def test_steps_of_a_decorated_loop() -> None:
     assert numbers(prof.trace) == [(0, False), (1, False), (2, False)]
 
 
-# What belongs to nobody
+# What belongs to no module
 
 
 def wide_transformer() -> tuple[nn.Module, Tensor]:

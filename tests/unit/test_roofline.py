@@ -76,8 +76,8 @@ def test_a_gpu_is_measured_in_the_dtype_and_precision_that_it_computes_in(
 def test_work_of_a_device_is_timed_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[str] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: happened.append("done"))
-    assert roofline._best(lambda: happened.append("asked"), torch.device("cuda")) > 0
-    assert happened == ["asked", "done"] * 9, "once to warm up"
+    assert roofline._best(lambda: happened.append("launched"), torch.device("cuda")) > 0
+    assert happened == ["launched", "done"] * 9, "once to warm up"
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("nowhere", torch.float32), ("cpu", torch.bool), ("cuda:99", torch.float32)])

@@ -12,7 +12,7 @@ from torchprof.terminal import is_terminal
 __all__ = ["Progress"]
 
 PATIENCE: Final = 2.0
-"""Seconds after which the line is shown, where nobody asked for it."""
+"""Seconds after which the line is shown, unless it was asked for."""
 INTERVAL: Final = 0.5
 """Seconds between two updates."""
 

@@ -66,7 +66,7 @@ class Recorder:
 
         Raises:
             RecordingError: a recording is running already, another profiler has what it needs, or the GPU cannot be recorded
-                in the way that was asked for.
+                in the way that ``gpu`` names.
         """
         options = self._options
         backends = gpu_backends(options.gpu)

@@ -6,10 +6,15 @@ from typing import Any
 
 from torchprof.errors import ArgumentError
 
-__all__ = ["check_int"]
+__all__ = ["check_int", "is_int"]
+
+
+def is_int(value: Any, least: int, most: int | None = None) -> bool:
+    """Whether this is an int (and no bool) of at least ``least``, and at most ``most``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
 
 
 def check_int(name: str, value: Any, least: int) -> None:
     """Raise ArgumentError unless the argument of this name is an int (and no bool) of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_int(value, least):
         raise ArgumentError(f"{name} must be an int of at least {least}, not {value!r}")

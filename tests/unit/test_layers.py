@@ -39,9 +39,11 @@ ROOMS: Final[dict[str, Room]] = {
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
     "_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
     "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version"),
-    "importers": Room("Reads what other tools recorded into a trace.", "errors trace"),
-    "record": Room("Runs a recording and makes the trace.", "errors terminal trace _native _private", torch=True),
-    "allocator": Room("The simulated CUDA allocator: settings, replay.", "errors trace importers _native", torch=True),
+    "importers": Room("Reads what other tools recorded into a trace.", "errors arguments trace"),
+    "record": Room("Runs a recording and makes the trace.", "errors terminal arguments trace _native _private", torch=True),
+    "allocator": Room(
+        "The simulated CUDA allocator: settings, replay.", "errors arguments trace importers _native", torch=True
+    ),
     "analysis": Room("Computes figures from a trace.", "errors trace"),
     "rendering": Room("Text layout and export formats.", "errors _version terminal trace analysis"),
     "tables": Room("Figures as tables, with one set of columns.", "errors arguments trace analysis rendering"),
@@ -52,7 +54,7 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
-        "errors terminal trace _native _private record allocator analysis rendering tables",
+        "errors terminal arguments trace _native _private record allocator analysis rendering tables",
         torch=True,
     ),
     "__init__": Room(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from torchprof import _native
 from torchprof.allocator.settings import LARGEST, AllocatorSettings
+from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.trace.schema import Rows
 
@@ -115,8 +116,7 @@ def check(settings: Any, capacity: Any) -> None:
         raise ModuleTypeError(
             f"settings must be AllocatorSettings, as AllocatorSettings.parse('expandable_segments:True'), not {settings!r:.80}"
         )
-    is_number = isinstance(capacity, int) and not isinstance(capacity, bool)
-    if capacity is not None and not (is_number and 0 < capacity <= LARGEST):
+    if capacity is not None and not is_int(capacity, 1, LARGEST):
         raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, or None for no limit")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from torchprof.allocator.replay import Replay, replay
 from torchprof.allocator.settings import AllocatorSettings
+from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.gpus import GPUS, capacity_of
 from torchprof.estimation.overheads import Overhead, with_overheads
@@ -190,8 +191,7 @@ def estimate(
     """
     if device not in ("cuda", "cpu"):
         raise ArgumentError(f"device={device!r} cannot be estimated: use 'cuda' or 'cpu'")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ArgumentError(f"steps must be an int of at least 1, not {steps!r}")
+    check_int("steps", steps, 1)
     if amp is not None and not isinstance(amp, torch.dtype):
         raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
     if not isinstance(compile, bool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError
 
 __all__ = ["COMPUTE_CAPABILITY", "GPUS", "capacity_of"]
@@ -59,6 +60,6 @@ def capacity_of(capacity: Any) -> int:
         if capacity not in GPUS:
             raise ArgumentError(f"capacity={capacity!r} is no known GPU: give bytes, or one of {', '.join(map(repr, GPUS))}")
         return GPUS[capacity]
-    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity <= 0:
+    if not is_int(capacity, 1):
         raise ArgumentError(f"capacity must be a positive number of bytes, or the name of a GPU, not {capacity!r}")
     return capacity

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.estimation.estimate import Estimate, estimate
 from torchprof.estimation.gpus import capacity_of
@@ -54,8 +55,7 @@ def max_batch_size(
         if not callable(value) and (name == "inputs" or value is not None):
             raise ModuleTypeError(f"{name} must be a function, such as lambda batch: (batch, 3, 224, 224), not {value!r:.80}")
     for name, size in (("at_least", at_least), ("at_most", at_most)):
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ArgumentError(f"{name} must be an int of at least 1, not {size!r}")
+        check_int(name, size, 1)
     if at_most < at_least:
         raise ArgumentError(f"at_most={at_most} is less than at_least={at_least}: there is no batch size between them")
     if progress is None and is_terminal(sys.stderr):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 
 __all__ = ["CudaSnapshot", "SnapshotBlock", "SnapshotEvent", "SnapshotSegment", "StreamId"]
@@ -115,8 +116,7 @@ class CudaSnapshot:
         Raises:
             ArgumentError: there is no history of it, or an entry cannot be read.
         """
-        is_number = isinstance(device, int) and not isinstance(device, bool)
-        if not is_number or not 0 <= device < len(self._histories) or not self._histories[device]:
+        if not is_int(device, 0, len(self._histories) - 1) or not self._histories[device]:
             raise ArgumentError(
                 f"device={device!r}: the snapshot has no history of it: call torch.cuda.memory._record_memory_history() before "
                 "what is to be replayed"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.record.nested import find_tensors
 
@@ -67,7 +68,7 @@ def make_inputs(
 def _batch(batch_size: Any) -> tuple[int, ...]:
     if batch_size is None:
         return ()
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or (batch_size < 1 and batch_size != -1):
+    if not is_int(batch_size, -1) or batch_size == 0:
         raise ArgumentError(
             f"batch_size must be a positive int, or -1 to run with 2 and show -1 as torchsummary does, not {batch_size!r}"
         )
@@ -91,7 +92,7 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
     sizes = [tuple(size) for size in input_size] if any(nested) else [tuple(input_size)]
     for size in sizes:
         for item in size:
-            if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+            if not is_int(item, 0):
                 raise ArgumentError(
                     f"input_size={input_size!r} contains {item!r}: every size must be a non-negative int"
                     + (" (did you mean the shape of a tensor, tensor.shape?)" if isinstance(item, torch.Tensor) else "")

@@ -20,6 +20,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof._native import require_extension
+from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError, RecordingError
 from torchprof.record.gpu_backends import check_backend
 from torchprof.record.modules import check_models
@@ -98,7 +99,7 @@ class profile(ContextDecorator):
         on_trace_ready: Callable[[profile], object] | None = None,
         progress: bool | None = None,
     ) -> None:
-        if not isinstance(budget, int) or isinstance(budget, bool) or not LEAST_BUDGET <= budget <= MOST_BUDGET:
+        if not is_int(budget, LEAST_BUDGET, MOST_BUDGET):
             raise ArgumentError(f"budget must be a number of bytes from {LEAST_BUDGET:,} (1 MiB) to 2**62, not {budget!r:.80}")
         if schedule is not None and not isinstance(schedule, Schedule):
             raise ArgumentError(

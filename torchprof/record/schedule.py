@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from torchprof.errors import ArgumentError
+from torchprof.arguments import check_int
 
 __all__ = ["Schedule", "State", "schedule"]
 
@@ -62,6 +62,5 @@ def schedule(*, active: int, wait: int = 0, warmup: int = 0, repeat: int = 1) ->
         Schedule(wait=1, warmup=1, active=3, repeat=1)
     """
     for name, value, least in (("active", active, 1), ("wait", wait, 0), ("warmup", warmup, 0), ("repeat", repeat, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ArgumentError(f"{name} must be an int of at least {least}, not {value!r}")
+        check_int(name, value, least)
     return Schedule(wait, warmup, active, repeat)

@@ -37,7 +37,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     def __init__(self, rules: OpRules, real_ops: RealOps) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self._rules = rules
+        self._rules, self._others = rules.by_op, rules.others
         self.real_ops = real_ops
         self.backward_nodes = BackwardNodes(rules.backward_nodes)
         self._cache = FakeOpCache(self)
@@ -50,24 +50,25 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             self.backward_nodes.begin()
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)
-        rules = self._rules
-        if (in_place := rules.in_place.get(func)) is not None:
-            func = in_place(func, args) or func
+        rule = self._rules.get(func, self._others)
+        if rule.in_place is not None and (in_place := rule.in_place(func, args)) is not None:
+            func = in_place
+            rule = self._rules.get(func, self._others)
         results: list[torch.Tensor] = []
         workspace = 0
         try:
             _native.pause_recording()
-            returned: Any = self._returned(func, types, args, kwargs)
-            if (changed := rules.results.get(func)) is not None:
+            returned: Any = self._returned(rule.fake_kernel, func, types, args, kwargs)
+            if rule.result is not None:
                 with self:
-                    returned = changed(func, args, kwargs, returned)
+                    returned = rule.result(func, args, kwargs, returned)
             results = list(find_tensors(returned))
             for result in results:
                 if result.layout is not torch.strided:
                     results = []
                     raise UnmeasuredError(func, f"it returns a tensor of layout {result.layout}, whose memory is not counted")
-            if (needed := rules.workspaces.get(func, rules.other_workspace)) is not None:
-                workspace = needed(func, args, kwargs, results)
+            if rule.workspace is not None:
+                workspace = rule.workspace(func, args, kwargs, results)
             return returned
         finally:
             _native.resume_recording(results, workspace)
@@ -77,8 +78,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         kept: bool = super().may_turn_const(t)
         return kept or (bool(self.real_ops) and type(t) is torch.Tensor and t.device.type == "cpu" and is_kept(t))
 
-    def _returned(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if (fake_kernel := self._rules.fake_kernels.get(func)) is not None:
+    def _returned(self, fake_kernel: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if fake_kernel is not None:
             with self:
                 return fake_kernel(*args, **kwargs)
         if not self.real_ops:

@@ -6,26 +6,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["OpRules"]
+__all__ = ["OpRule", "OpRules"]
 
 
 @dataclass(frozen=True, slots=True)
-class OpRules:
-    """Functions by op, or by name of a node of the autograd graph: those of `torchprof.estimation.rules`.
+class OpRule:
+    """What is done for one op: functions of `torchprof.estimation.rules`, or None.
 
     What each is given and returns is said in `torchprof.estimation.rules.registry.Kind`.
 
     Attributes:
-        in_place: the op that runs instead.
-        fake_kernels: what the op returns.
-        results: what becomes of what PyTorch's fake kernel returned.
-        workspaces: bytes that the kernel needs beside its results; ``other_workspace`` where an op is not among them, if any.
-        backward_nodes: bytes that a node needs beside its results.
+        in_place: chooses another op to run.
+        fake_kernel: what the op returns.
+        result: changes what PyTorch's fake kernel returned.
+        workspace: bytes that the kernel needs beside its results.
     """
 
-    in_place: Mapping[Any, Callable[..., Any]]
-    fake_kernels: Mapping[Any, Callable[..., Any]]
-    results: Mapping[Any, Callable[..., Any]]
-    workspaces: Mapping[Any, Callable[..., int]]
-    other_workspace: Callable[..., int] | None
+    in_place: Callable[..., Any] | None = None
+    fake_kernel: Callable[..., Any] | None = None
+    result: Callable[..., Any] | None = None
+    workspace: Callable[..., int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpRules:
+    """The rules for every op.
+
+    Attributes:
+        by_op: those of ops that have any of their own.
+        others: that of all other ops.
+        backward_nodes: by name of a node of the autograd graph, bytes that it needs beside its results.
+    """
+
+    by_op: Mapping[Any, OpRule]
+    others: OpRule
     backward_nodes: Mapping[str, Callable[[Any], int]]

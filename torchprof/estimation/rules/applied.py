@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.op_rules import OpRules
+from torchprof.estimation.fake.op_rules import OpRule, OpRules
 from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.overheads import Overhead
 from torchprof.estimation.rules.registry import Kind, Rule, Workspaces, all_rules
@@ -37,14 +37,17 @@ class AppliedRules:
         self._rules = [rule for rule in all_rules() if target.device in rule.on]
         made: dict[str, Workspaces] = {rule.name: rule.function(target) for rule in self._of(Kind.WORKSPACE)}
         self._workspaces = list(made.values())
-        everywhere = [made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects]
+        workspaces = {op: made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) for op in rule.ops()}
+        of_any_op = next((made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects), None)
+        in_place, fake_kernels = self._by_op(Kind.IN_PLACE), self._by_op(Kind.FAKE_KERNEL)
+        results = self._by_op(Kind.RESULT)
         self.op_rules = OpRules(
-            in_place=self._by_op(Kind.IN_PLACE),
-            fake_kernels=self._by_op(Kind.FAKE_KERNEL),
-            results=self._by_op(Kind.RESULT),
-            workspaces={op: made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) for op in rule.ops()},
-            other_workspace=everywhere[0] if everywhere else None,
-            backward_nodes={name: rule.function for rule in self._of(Kind.BACKWARD_NODE) for name in rule.subjects},
+            {
+                op: OpRule(in_place.get(op), fake_kernels.get(op), results.get(op), workspaces.get(op, of_any_op))
+                for op in {**in_place, **fake_kernels, **results, **workspaces}
+            },
+            OpRule(workspace=of_any_op),
+            {name: rule.function for rule in self._of(Kind.BACKWARD_NODE) for name in rule.subjects},
         )
 
     @contextmanager

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import torch
@@ -100,11 +101,16 @@ def rule(kind: Kind, *subjects: str, on: Device | tuple[Device, ...], when: str,
 
 def all_rules() -> list[Rule]:
     """The rules of every file in this folder."""
+    _import_files()
+    return list(RULES.values())
+
+
+@cache
+def _import_files() -> None:
     from torchprof.estimation import rules
 
     for found in pkgutil.iter_modules(rules.__path__):
         importlib.import_module(f"{rules.__name__}.{found.name}")
-    return list(RULES.values())
 
 
 def _overload(name: str) -> Any:

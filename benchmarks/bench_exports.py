@@ -10,7 +10,7 @@ from conftest import Peer, SideBySide
 from peers import observers, torch_profiler
 
 import torchprof
-from torchprof.rendering.chrome import export_chrome
+from torchprof.exporters.chrome import export_chrome
 
 
 def test_chrome_export(side_by_side: SideBySide, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from conftest import Peer, SideBySide
 import torchprof
 from torchprof.trace.schema import LAYOUTS, Phase, RuntimeCallKind
 from torchprof.trace.trace import Trace
-from torchprof.trace.types import DeviceTypes
+from torchprof.trace.type_names import DeviceTypes
 
 LAYERS, STEPS = 100, 10
 

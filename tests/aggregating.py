@@ -1,4 +1,4 @@
-"""A recorded trace as an aggregated one, summed row by row as csrc/trace/events.h defines it: slow, but simple."""
+"""A recorded trace as an aggregated one, summed row by row as csrc/trace/rows.h defines it: slow, but simple."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from torchprof.trace.schema import (
     RuntimeCallKind,
 )
 from torchprof.trace.trace import Trace
-from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
+from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
 Shape = tuple[int, ...]
 FORWARD = int(Phase.FORWARD) << 4

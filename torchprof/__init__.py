@@ -41,13 +41,13 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.estimation.gpus import GPUS as GPUS
     from torchprof.estimation.planning import compare as compare
     from torchprof.estimation.planning import max_batch_size as max_batch_size
+    from torchprof.exporters.chrome import export_chrome as export_chrome
+    from torchprof.exporters.flame_graphs import export_folded as export_folded
+    from torchprof.exporters.flame_graphs import export_speedscope as export_speedscope
     from torchprof.record.ceilings import ceilings as ceilings
     from torchprof.record.profile import profile as profile
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
-    from torchprof.rendering.chrome import export_chrome as export_chrome
-    from torchprof.rendering.flame_graphs import export_folded as export_folded
-    from torchprof.rendering.flame_graphs import export_speedscope as export_speedscope
     from torchprof.summarize import summary as summary
     from torchprof.tables.by_kernel import by_kernel as by_kernel
     from torchprof.tables.by_module import by_module as by_module
@@ -94,9 +94,9 @@ _MODULES: Final = {
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",
     "estimate": "torchprof.estimation.estimate",
-    "export_chrome": "torchprof.rendering.chrome",
-    "export_folded": "torchprof.rendering.flame_graphs",
-    "export_speedscope": "torchprof.rendering.flame_graphs",
+    "export_chrome": "torchprof.exporters.chrome",
+    "export_folded": "torchprof.exporters.flame_graphs",
+    "export_speedscope": "torchprof.exporters.flame_graphs",
     "gpu": "torchprof.tables.gpu",
     "load": "torchprof.trace.trace",
     "max_batch_size": "torchprof.estimation.planning",

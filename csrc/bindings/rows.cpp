@@ -1,8 +1,8 @@
-// The structs of csrc/trace/events.h as numpy dtypes: those of torchprof/trace/schema.py, which a test compares.
+// The structs of csrc/trace/rows.h as numpy dtypes: those of torchprof/trace/schema.py, which a test compares.
 #include <pybind11/numpy.h>
 
 #include "bindings/bindings.h"
-#include "trace/events.h"
+#include "trace/rows.h"
 
 namespace torchprof::bindings {
 

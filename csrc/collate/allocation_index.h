@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "trace/events.h"
+#include "trace/rows.h"
 
 namespace torchprof {
 

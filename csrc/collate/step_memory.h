@@ -5,7 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "trace/events.h"
+#include "trace/rows.h"
 
 namespace torchprof {
 

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <utility>
 
-#include "trace/events.h"
+#include "trace/rows.h"
 
 namespace torchprof {
 

@@ -1,4 +1,4 @@
-// What a device reported, before it is attributed to ops and module calls. Rows are those of events.h, but some columns have another
+// What a device reported, before it is attributed to ops and module calls. Rows are those of rows.h, but some columns have another
 // meaning until collate() fills them in:
 //
 //                   Activity::kInterval                              every other activity, and runtime calls
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "trace/append_log.h"
-#include "trace/events.h"
+#include "trace/rows.h"
 #include "trace/string_table.h"
 
 namespace torchprof {

@@ -1,4 +1,4 @@
-// The enums and flags of the columns in events.h. Their numbers are part of the file format: torchprof/trace/schema.py has the same.
+// The enums and flags of the columns in rows.h. Their numbers are part of the file format: torchprof/trace/schema.py has the same.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,11 @@
-// A whole recording with its threads put together: one list per struct of events.h, and what was lost.
+// A whole recording with its threads put together: one list per struct of rows.h, and what was lost.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "trace/events.h"
+#include "trace/rows.h"
 
 namespace torchprof {
 

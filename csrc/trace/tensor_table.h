@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "trace/append_log.h"
-#include "trace/events.h"
+#include "trace/rows.h"
 #include "trace/list_table.h"
 
 namespace torchprof {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "trace/append_log.h"
-#include "trace/events.h"
+#include "trace/rows.h"
 #include "trace/list_table.h"
 #include "trace/string_table.h"
 #include "trace/tensor_table.h"

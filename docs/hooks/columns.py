@@ -1,7 +1,7 @@
 """Tables of columns, made from where they are declared when the documentation is built, so that there is one place to change.
 
 ``<!-- columns of ops -->`` becomes a section for the table ``ops`` of a trace: its meaning and its columns from the comments in
-``csrc/**/events.h`` and ``enums.h``, their types from ``torchprof.trace.schema``. ``<!-- columns of printed tables -->`` is
+``csrc/**/rows.h`` and ``enums.h``, their types from ``torchprof.trace.schema``. ``<!-- columns of printed tables -->`` is
 replaced by the list of columns that a `Table` may show.
 """
 
@@ -48,7 +48,7 @@ UNSAID = {
     "direction": "Direction",
 }
 OF_ALL = "of all together"
-HEADERS = ("enums.h", "events.h")
+HEADERS = ("enums.h", "rows.h")
 PADDING = ("reserved", "padding")
 ENUMS = (schema.Activity, schema.Direction, schema.Phase, schema.RuntimeCallKind)
 TYPES = {"u8": "uint64", "i8": "int64", "u4": "uint32", "i4": "int32", "u2": "uint16", "u1": "uint8", "i1": "int8"}
@@ -73,7 +73,7 @@ def printed_columns() -> str:
 
 @dataclass
 class Struct:
-    """A struct of ``events.h``: the comment above it, and each member's."""
+    """A struct of ``rows.h``: the comment above it, and each member's."""
 
     about: str
     members: dict[str, str] = field(default_factory=dict)
@@ -127,7 +127,7 @@ def struct_with(found: dict[str, Struct], columns: tuple[str, ...]) -> tuple[str
     for name, struct in found.items():
         if tuple(member for member in struct.members if member in columns or member not in PADDING) == columns:
             return name, struct
-    raise LookupError(f"no struct of events.h has the columns {columns}")
+    raise LookupError(f"no struct of rows.h has the columns {columns}")
 
 
 def flags(source: str, struct: str, column: str) -> list[tuple[int, str, str]]:
@@ -143,7 +143,7 @@ def words(name: str) -> str:
 
 
 def plain_words(source: str) -> Any:
-    """A function that writes a comment of ``events.h`` without the names of its constants, and names of C++ as code."""
+    """A function that writes a comment of ``rows.h`` without the names of its constants, and names of C++ as code."""
     numbers = {"UINT16_MAX": str(2**16 - 1), "UINT32_MAX": str(2**32 - 1)}
     constants = dict(re.findall(r"(k[A-Z]\w+) = (-?\w+)[;,]", source))
 

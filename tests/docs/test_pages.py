@@ -80,7 +80,7 @@ def test_every_table_of_a_trace_is_described_with_every_column() -> None:
         section = made.partition(f"\n### {table}\n")[2].partition("\n### ")[0]
         described = dict(re.findall(r"^\| `(\w+)` \| [\w\[\]]+ \| (.*) \|$", section, re.MULTILINE))
         assert tuple(described) == layout.names
-        assert all(described.values()), f"{table}: say what each column means in events.h"
+        assert all(described.values()), f"{table}: say what each column means in rows.h"
 
 
 def test_every_printed_column_is_described() -> None:

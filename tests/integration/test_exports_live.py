@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import torchprof
 from torchprof.analysis.model.flops import signature_flops
 from torchprof.analysis.time.totals import step_totals
-from torchprof.rendering.chrome import export_chrome
-from torchprof.rendering.flame_graphs import export_folded, export_speedscope
+from torchprof.exporters.chrome import export_chrome
+from torchprof.exporters.flame_graphs import export_folded, export_speedscope
 from torchprof.trace.schema import OP_NESTED
 from torchprof.trace.trace import Trace
 

@@ -1,4 +1,4 @@
-"""The structs of csrc/trace/events.h and the dtypes of torchprof/trace/schema.py are written twice, and agree."""
+"""The structs of csrc/trace/rows.h and the dtypes of torchprof/trace/schema.py are written twice, and agree."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import torchprof
 from torchprof.trace.trace import Trace
-from torchprof.trace.types import DeviceTypes, Dtypes
+from torchprof.trace.type_names import DeviceTypes, Dtypes
 
 EVERYTHING = Path(__file__).parents[1] / "everything.py"
 

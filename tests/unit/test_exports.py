@@ -13,9 +13,9 @@ from handwritten import module, trace
 
 from torchprof.analysis.model.flops import signature_bytes, signature_flops
 from torchprof.errors import ArgumentError
-from torchprof.rendering import chrome_memory, stacks, trace_events
-from torchprof.rendering.chrome import export_chrome
-from torchprof.rendering.flame_graphs import export_folded, export_speedscope
+from torchprof.exporters import chrome_memory, stacks, trace_events
+from torchprof.exporters.chrome import export_chrome
+from torchprof.exporters.flame_graphs import export_folded, export_speedscope
 from torchprof.trace.model import Model
 from torchprof.trace.schema import CALL_RECOMPUTED, OP_ATTRIBUTED, OP_NESTED, OP_WRAPPER, SCOPE_BACKWARD, SCOPE_USER, Phase
 from torchprof.trace.trace import Trace

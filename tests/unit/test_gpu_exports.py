@@ -15,7 +15,7 @@ from test_exports import KEYS, Event, events, exported, folded
 
 from torchprof import ArgumentError
 from torchprof.analysis.gpu.kernels import kernel_times
-from torchprof.rendering.flame_graphs import export_folded, export_speedscope
+from torchprof.exporters.flame_graphs import export_folded, export_speedscope
 from torchprof.trace.schema import NO_THREAD, Phase
 from torchprof.trace.trace import Trace
 

@@ -37,15 +37,18 @@ ROOMS: Final[dict[str, Room]] = {
     "_C": Room("The compiled extension."),
     "_built_for": Room("The PyTorch that the extension was built for."),
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
-    "_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
+    "_torch_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
     "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version"),
     "importers": Room("Reads what other tools recorded into a trace.", "errors arguments trace"),
-    "record": Room("Runs a recording and makes the trace.", "errors terminal arguments trace _native _private", torch=True),
+    "record": Room(
+        "Runs a recording and makes the trace.", "errors terminal arguments trace _native _torch_private", torch=True
+    ),
     "allocator": Room(
         "The simulated CUDA allocator: settings, replay.", "errors arguments trace importers _native", torch=True
     ),
     "analysis": Room("Computes figures from a trace.", "errors trace"),
-    "rendering": Room("Text layout and export formats.", "errors _version terminal trace analysis"),
+    "exporters": Room("Writes a trace as a file of another tool.", "errors _version trace analysis"),
+    "rendering": Room("Lays out tables and figures as text.", "errors terminal trace analysis"),
     "tables": Room("Figures as tables, with one set of columns.", "errors arguments trace analysis rendering"),
     "summarize": Room(
         "Runs a model once and shows what it consists of.",
@@ -54,12 +57,12 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
-        "errors terminal arguments trace _native _private record allocator analysis rendering tables",
+        "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables",
         torch=True,
     ),
     "__init__": Room(
         "The public names.",
-        "errors _version trace importers record allocator analysis rendering tables summarize estimation _native",
+        "errors _version trace importers record allocator analysis exporters rendering tables summarize estimation _native",
     ),
     "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering __init__"),
     "__main__": Room("Runs the command line.", "cli"),

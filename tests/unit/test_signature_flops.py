@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from torchprof.record.flops import Flops, counted_ops, evaluate, ops_with_arguments
 from torchprof.trace.schema import LAYOUTS, OP_NESTED
 from torchprof.trace.trace import Trace
-from torchprof.trace.types import Dtypes
+from torchprof.trace.type_names import Dtypes
 
 
 def evaluated(recorded: Trace) -> Flops:

@@ -12,7 +12,7 @@ from handwritten import loop_trace, two_layer_trace
 import torchprof
 from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.trace.trace import Trace
-from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
+from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
 
 def with_a_new_dtype(trace: Trace, number: int, dtypes: Dtypes) -> Trace:

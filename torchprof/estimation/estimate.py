@@ -236,7 +236,7 @@ def _estimated(
 
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
-    mode = EstimateMode(rules.op_rules, real_ops)
+    mode = EstimateMode(rules.overrides, real_ops)
     recording = profile(memory=True)
     states = random_states()
     with ExitStack() as stack:

@@ -62,4 +62,4 @@ def capacity_of(capacity: Any) -> int:
         return GPUS[capacity]
     if not is_int(capacity, 1):
         raise ArgumentError(f"capacity must be a positive number of bytes, or the name of a GPU, not {capacity!r}")
-    return capacity
+    return int(capacity)

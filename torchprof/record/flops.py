@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from torchprof.errors import UnsupportedTorchError
 from torchprof.record import torch_private
 from torchprof.trace.schema import NO_ARGUMENTS, OP_NESTED, Rows
-from torchprof.trace.types import Dtypes
+from torchprof.trace.type_names import Dtypes
 
 __all__ = ["Flops", "counted_ops", "evaluate", "ops_with_arguments"]
 

@@ -13,10 +13,10 @@ from torchprof import _native
 from torchprof.errors import RecordingError
 from torchprof.record import flops
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
-from torchprof.record.held import Held, held_by
+from torchprof.record.held_by_model import Held, held_by
 from torchprof.record.modules import Models, describe
 from torchprof.trace.trace import Trace
-from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
+from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
 __all__ = ["Options", "Recorder"]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from torchprof._private import private
+from torchprof._torch_private import private
 
 __all__ = ["is_in_bad_fork", "is_torch_profiler_active", "set_version", "without_modes"]
 

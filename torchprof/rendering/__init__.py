@@ -1,1 +1,1 @@
-"""Figures -> text and files. Knows traces and tables, and nothing of how they were recorded."""
+"""Figures -> text: the layout of tables, and how figures are written."""

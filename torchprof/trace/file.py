@@ -21,7 +21,7 @@ import numpy as np
 from torchprof.errors import ArgumentError, TraceFileError
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, Rows
-from torchprof.trace.types import DeviceTypes, Dtype, Dtypes
+from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
 __all__ = ["FORMAT", "read", "write"]
 

@@ -21,7 +21,7 @@ from torchprof.errors import TraceFileError
 from torchprof.trace import file
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, Rows
-from torchprof.trace.types import DeviceTypes, Dtypes
+from torchprof.trace.type_names import DeviceTypes, Dtypes
 
 __all__ = ["Trace", "load"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.devices import device_name
+from torchprof.analysis.device_names import device_name
 from torchprof.analysis.gpu.gaps import CAUSES, Gaps, gaps_between, split_gaps
 from torchprof.analysis.gpu.kernels import kernel_steps, kernel_times
 from torchprof.analysis.groups import Groups

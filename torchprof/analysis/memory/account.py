@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.devices import on_device
+from torchprof.analysis.device_names import on_device
 from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED, categories
 from torchprof.analysis.memory.changes import Changes

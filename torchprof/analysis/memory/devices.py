@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchprof.analysis.devices import devices_of
+from torchprof.analysis.device_names import devices_of
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace

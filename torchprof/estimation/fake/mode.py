@@ -14,7 +14,7 @@ import torch
 from torchprof import _native
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import MISS, FakeOpCache
-from torchprof.estimation.fake.op_rules import OpRules
+from torchprof.estimation.fake.overrides import Overrides
 from torchprof.estimation.fake.real_ops import RealOps, UnmeasuredError, is_kept
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
@@ -35,7 +35,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         real_ops: ops that may run for real on stand-ins.
     """
 
-    def __init__(self, rules: OpRules, real_ops: RealOps) -> None:
+    def __init__(self, rules: Overrides, real_ops: RealOps) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._rules, self._others = rules.by_op, rules.others
         self.real_ops = real_ops

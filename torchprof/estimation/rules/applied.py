@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.op_rules import OpRule, OpRules
+from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.overheads import Overhead
 from torchprof.estimation.rules.registry import Kind, Rule, Workspaces, all_rules
@@ -29,7 +29,7 @@ class AppliedRules:
         target: what the estimate is for.
 
     Attributes:
-        op_rules: those that `torchprof.estimation.fake.mode.EstimateMode` applies.
+        overrides: those that `torchprof.estimation.fake.mode.EstimateMode` applies.
     """
 
     def __init__(self, target: Target) -> None:
@@ -41,7 +41,7 @@ class AppliedRules:
         of_any_op = next((made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects), None)
         in_place, fake_kernels = self._by_op(Kind.IN_PLACE), self._by_op(Kind.FAKE_KERNEL)
         results = self._by_op(Kind.RESULT)
-        self.op_rules = OpRules(
+        self.overrides = Overrides(
             {
                 op: OpRule(in_place.get(op), fake_kernels.get(op), results.get(op), workspaces.get(op, of_any_op))
                 for op in {**in_place, **fake_kernels, **results, **workspaces}

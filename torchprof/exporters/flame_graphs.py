@@ -9,7 +9,7 @@ import json
 import os
 
 from torchprof._version import __version__
-from torchprof.rendering.stacks import UNITS, Stacks
+from torchprof.exporters.stacks import UNITS, Stacks
 from torchprof.trace.trace import Trace
 
 __all__ = ["export_folded", "export_speedscope"]

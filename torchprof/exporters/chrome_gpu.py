@@ -10,14 +10,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.devices import device_name
+from torchprof.analysis.device_names import device_name
 from torchprof.analysis.gpu.copies import DIRECTIONS
 from torchprof.analysis.gpu.kernel_names import short_name
 from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
 from torchprof.analysis.model.module_tree import paths_of_modules
-from torchprof.rendering.trace_events import FIRST_THREAD, chunks, complete, microseconds
+from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.trace.schema import NO_THREAD, Activity, Phase
 from torchprof.trace.trace import Trace
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["OpRule", "OpRules"]
+__all__ = ["OpRule", "Overrides"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class OpRule:
 
 
 @dataclass(frozen=True, slots=True)
-class OpRules:
+class Overrides:
     """The rules for every op.
 
     Attributes:

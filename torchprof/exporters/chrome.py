@@ -21,9 +21,9 @@ from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.model.module_tree import paths_of_modules
 from torchprof.analysis.spans import closed_ends
 from torchprof.errors import ArgumentError
-from torchprof.rendering.chrome_gpu import gpu_events
-from torchprof.rendering.chrome_memory import memory_events
-from torchprof.rendering.trace_events import FIRST_THREAD, chunks, complete, microseconds
+from torchprof.exporters.chrome_gpu import gpu_events
+from torchprof.exporters.chrome_memory import memory_events
+from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
 

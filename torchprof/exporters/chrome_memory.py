@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.memory.changes import Changes
-from torchprof.rendering.trace_events import microseconds
+from torchprof.exporters.trace_events import microseconds
 from torchprof.trace.trace import Trace
 
 __all__ = ["memory_events"]

@@ -1,0 +1,1 @@
+"""Trace -> files of other tools: Chrome and Perfetto timelines, speedscope and folded flame graphs."""

@@ -99,10 +99,12 @@ def test_folded_steps_are_the_sums_of_the_whole_trace(make: Callable[[], Case]) 
     assert sums_of_ops(folded) == sums_of_ops(whole)
     assert sums_of_calls(folded) == sums_of_calls(whole)
 
-    ours, theirs = torchprof.by_module(folded).rows, torchprof.by_module(whole).rows
-    assert [[row[name] for name in EXACT] for row in ours] == [[row[name] for name in EXACT] for row in theirs]
+    folded_rows, whole_rows = torchprof.by_module(folded).rows, torchprof.by_module(whole).rows
+    assert [[row[name] for name in EXACT] for row in folded_rows] == [[row[name] for name in EXACT] for row in whole_rows]
     parts = ("forward", "recompute", "backward", "optimizer")
-    assert [[row[part] > 0 for part in parts] for row in ours] == [[row[part] > 0 for part in parts] for row in theirs]
+    assert [[row[part] > 0 for part in parts] for row in folded_rows] == [
+        [row[part] > 0 for part in parts] for row in whole_rows
+    ]
 
     def by_op(trace: Trace) -> dict[str, list[float]]:
         columns = ("calls", "flops", "bytes", "allocated", "intensity")

@@ -69,9 +69,9 @@ def test_work_that_flop_counter_mode_has_no_formula_for_is_counted_where_it_is_d
         model(**data)
 
     with torch.no_grad():
-        (theirs, _), (ours, _) = counted(run), recorded(run)
+        (pytorchs, _), (recorded_flops, _) = counted(run), recorded(run)
         tokens, chosen, layers, expert = 20, 2, 2, 3 * 2 * 32 * 64
-        assert ours - theirs == tokens * chosen * layers * expert
+        assert recorded_flops - pytorchs == tokens * chosen * layers * expert
 
 
 @pytest.mark.parametrize("name", networks.FOR_TORCHSUMMARY)

@@ -129,7 +129,7 @@ def test_fake_tensors_are_recorded_with_their_shapes() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_symbolic_shapes_are_not_asked_for_their_value() -> None:
+def test_values_of_symbolic_shapes_are_not_read() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torchprof.profile() as prof:

@@ -344,7 +344,7 @@ def test_functional_transforms_are_recorded_and_unchanged() -> None:
     assert_sums_hold(prof.trace)
 
 
-def test_gradients_of_gradients_are_backward_and_joined_to_their_module() -> None:
+def test_gradients_of_gradients_are_backward_and_attributed_to_their_module() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     x = torch.rand(5, 3, requires_grad=True)
     with torchprof.profile(model) as prof:
@@ -426,7 +426,7 @@ def test_batches_from_a_data_loader_are_the_same_and_its_workers_record_nothing(
     assert len(stacked) == (4 if workers == 0 else 0)  # collated in the worker
 
 
-def test_backward_on_several_threads_is_joined_to_each_threads_forward() -> None:
+def test_backward_on_several_threads_is_attributed_to_the_forward_of_each_thread() -> None:
     models = {str(index): nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)) for index in range(4)}
 
     def work(model: nn.Module) -> None:
@@ -447,7 +447,7 @@ def test_backward_on_several_threads_is_joined_to_each_threads_forward() -> None
     assert_sums_hold(trace)
 
 
-def test_backward_on_another_thread_than_forward_is_joined() -> None:
+def test_backward_on_another_thread_than_forward_is_attributed() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
     with torchprof.profile(model) as prof:
         loss = model(torch.ones(4, 8)).sum()
@@ -663,7 +663,7 @@ def test_an_update_belongs_to_the_module_whose_parameters_it_changes(optimizer: 
     assert_sums_hold(trace)
 
 
-def test_an_update_of_all_parameters_at_once_belongs_to_nobody() -> None:
+def test_an_update_of_all_parameters_at_once_belongs_to_no_module() -> None:
     model = Net()
     with torchprof.profile(model) as prof:
         train(model, 2, optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, foreach=True))

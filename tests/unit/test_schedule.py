@@ -25,7 +25,7 @@ def drawn(plan: Schedule, steps: int) -> str:
         ({"warmup": 1, "active": 1, "repeat": 0}, "wAwAwAwA"),
     ],
 )
-def test_steps_wait_then_warm_up_then_are_recorded_as_often_as_asked(options: dict[str, int], expected: str) -> None:
+def test_steps_wait_then_warm_up_then_are_recorded_as_often_as_repeat_says(options: dict[str, int], expected: str) -> None:
     assert drawn(schedule(**options), 8) == expected
 
 

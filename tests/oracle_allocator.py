@@ -94,10 +94,10 @@ class Oracle:
         gap = (
             self.cached(need, stream)
             or self.fresh(need, stream)
-            or (self.give_back_oversize(need, stream) and self.fresh(need, stream))
+            or (self.release_oversize(need, stream) and self.fresh(need, stream))
         )
         if not gap:
-            self.give_back_all()
+            self.release_all()
             self.retries += 1
             gap = self.fresh(need, stream)
         if not gap:
@@ -177,7 +177,7 @@ class Oracle:
         return self.mapped(segment, begin, need)
 
     def starts(self, segment: Segment, begin: int, end: int) -> list[int]:
-        """Of a stretch that nobody holds: where its unmapped holes begin, or the free piece right before each."""
+        """Of a stretch without allocated blocks: where its unmapped holes begin, or the free piece right before each."""
         assert segment.mapped is not None
         found, at, piece = [], begin, begin
         while at < end:
@@ -207,7 +207,7 @@ class Oracle:
         return next(gap for gap in self.gaps(segment) if gap[0] == begin)
 
     def whole(self, small: bool) -> list[Segment]:
-        """Plain segments of a pool that nobody uses, by stream, size and address."""
+        """Plain segments of a pool without allocated blocks, by stream, size and address."""
         free = [
             item
             for item in self.segments
@@ -215,11 +215,11 @@ class Oracle:
         ]
         return sorted(free, key=lambda item: (item.stream, item.end - item.begin, item.begin))
 
-    def give_back(self, segment: Segment) -> None:
+    def release(self, segment: Segment) -> None:
         self.segments.remove(segment)
         self.note("segment_free", segment.begin, segment.end - segment.begin, segment.stream)
 
-    def give_back_oversize(self, need: int, stream: int) -> bool:
+    def release_oversize(self, need: int, stream: int) -> bool:
         limit = self.settings.max_split_size
         if limit == NO_SPLIT_LIMIT:
             return False
@@ -227,23 +227,23 @@ class Oracle:
         free = [item for item in self.whole(need <= MIB) if item.stream == stream and item.end - item.begin >= limit]
         enough = [item for item in free if item.end - item.begin >= wanted]
         if enough:
-            self.give_back(enough[0])
+            self.release(enough[0])
             return True
         released = 0
         for item in reversed(free):
             if released < wanted:
                 released += item.end - item.begin
-                self.give_back(item)
+                self.release(item)
         return released >= wanted
 
-    def give_back_all(self) -> None:
+    def release_all(self) -> None:
         for number, block in list(self.held.items()):
             if block.pending:
                 self.completed.add(number)
                 self.complete(number)
         for small in (False, True):
             for segment in self.whole(small):
-                self.give_back(segment)
+                self.release(segment)
             for segment in [item for item in self.segments if item.small == small and item.mapped is not None]:
                 self.unmap(segment)
 

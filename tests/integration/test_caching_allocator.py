@@ -1,4 +1,4 @@
-"""The simulated caching allocator: its rules one by one with numbers worked out by hand, and against an oracle."""
+"""The simulated caching allocator: its rules one by one with numbers computed by hand, and against an oracle."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_rest_of_512_is_split_off_in_the_small_pool() -> None:
     assert (results["allocated"], results["inactive_split"]) == (2 * MIB - 512, 512)
 
 
-def test_what_was_freed_merges_with_its_neighbours() -> None:
+def test_what_was_freed_merges_with_its_neighbors() -> None:
     events = [alloc(0, 4 * MIB), alloc(1, 4 * MIB), alloc(2, 4 * MIB), free(0), free(2)]
     apart = simulate(*events)
     assert (apart["inactive_split"], apart["inactive_split_blocks"]) == (16 * MIB, 2)  # 4 before, 4 + 8 after
@@ -156,7 +156,7 @@ def test_an_oversize_block_is_reused_unsplit_for_what_is_smaller_by_less_than_20
     assert further["reserved"] == 100 * MIB
 
 
-def test_with_max_split_size_only_as_many_cached_blocks_go_back_as_are_needed() -> None:
+def test_with_max_split_size_only_as_many_cached_blocks_are_freed_as_are_needed() -> None:
     cached = [alloc(0, 100 * MIB), alloc(1, 200 * MIB), alloc(2, 10 * MIB), free(0), free(1), free(2)]
     results = simulate(*cached, alloc(3, 150 * MIB), text="max_split_size_mb:64", capacity=320 * MIB)
     # 150 does not fit beside 310. The 200 MiB are released: too large to be used, but enough to make room.
@@ -166,26 +166,26 @@ def test_with_max_split_size_only_as_many_cached_blocks_go_back_as_are_needed() 
 # A device that ends somewhere.
 
 
-def test_cached_segments_go_back_when_the_device_is_full() -> None:
+def test_cached_segments_are_freed_when_the_device_is_full() -> None:
     events = [alloc(0, 30 * MIB), alloc(1, 40 * MIB), free(0), free(1), alloc(2, 50 * MIB)]
     results = simulate(*events, capacity=100 * MIB)
     assert (results["index"], results["retries"], results["device_frees"]) == (-1, 1, 2)
     assert (results["reserved"], results["reserved_peak"]) == (50 * MIB, 70 * MIB)
 
 
-def test_segments_in_use_do_not_go_back_and_memory_runs_out() -> None:
+def test_segments_in_use_are_not_freed_and_memory_runs_out() -> None:
     events = [alloc(0, 3 * MIB), alloc(1, 3 * MIB), free(0), alloc(2, 90 * MIB), free(1)]
     results = simulate(*events, capacity=100 * MIB)
     assert (results["index"], results["reserved"], len(results["reserved_after"])) == (3, 20 * MIB, 3)
     assert simulate(*events, capacity=110 * MIB)["index"] == -1
 
 
-def test_before_segments_go_back_other_streams_are_waited_for() -> None:
+def test_before_segments_are_freed_other_streams_are_waited_for() -> None:
     results = simulate(alloc(0, 60 * MIB), (0, 0, FREE_REQUESTED), alloc(1, 50 * MIB), free(0), capacity=100 * MIB)
     assert (results["index"], results["reserved"], results["active_blocks"]) == (-1, 50 * MIB, 1)
 
 
-def test_empty_cache_gives_back_whole_segments() -> None:
+def test_empty_cache_frees_whole_segments() -> None:
     results = simulate(alloc(0, 30 * MIB), alloc(1, 3 * MIB), alloc(2, 3 * MIB), free(0), free(1), (0, 0, EMPTY_CACHE))
     assert results["reserved"] == 20 * MIB
 
@@ -196,7 +196,7 @@ def test_a_share_of_the_device_is_a_limit_of_its_own() -> None:
     assert simulate(alloc(0, 50 * MIB + 1), text=text, capacity=100 * MIB)["index"] == 0
 
 
-def test_above_the_garbage_collection_threshold_the_longest_cached_go_back() -> None:
+def test_above_the_garbage_collection_threshold_the_longest_cached_are_freed() -> None:
     text = "per_process_memory_fraction:0.5,garbage_collection_threshold:0.6"  # above 60 of 100 MiB
     cached = [alloc(0, 30 * MIB), free(0), alloc(1, 40 * MIB), free(1)]
     results = simulate(*cached, alloc(2, 50 * MIB), text=text, capacity=200 * MIB)
@@ -397,7 +397,7 @@ def run(oracle: Oracle, events: list[Event]) -> tuple[list[int], list[int], int]
             if not oracle.allocate(number, size, stream):
                 return allocated, held, row
         elif stream == EMPTY_CACHE:
-            oracle.give_back_all()
+            oracle.release_all()
         elif stream == FREE_REQUESTED:
             if number not in oracle.completed:
                 oracle.request_free(number)

@@ -1,4 +1,4 @@
-"""Estimates: what a training step will need, against what it takes, and against what is known of CUDA."""
+"""Estimates of training steps, against the measured memory of real ones, and against what is known of CUDA."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from torchprof import ArgumentError, Estimate, EstimateError, ModuleTypeError
 from torchprof.estimation.fake.cache import FakeOpCache
 
 MIB = 2**20
-CANNOT = {"wav2vec2"}  # asks for values: see test_estimate_values.py
+CANNOT = {"wav2vec2"}  # reads values: see test_estimate_values.py
 
 
 def measured(model: nn.Module, inputs: dict[str, Any], make_optimizer: Any) -> int:
     optimizer = make_optimizer(model.parameters())
     gc.collect()
-    gc.disable()  # what is in a reference cycle would go at any time
+    gc.disable()  # what is in a reference cycle would be freed at any time
     try:
         return measured_peak(model, inputs, optimizer)
     finally:
@@ -192,7 +192,7 @@ def test_hopper_has_larger_workspaces_for_matrix_products() -> None:
     assert workspaces("A100-80GB") == 2 * int(8.125 * MIB)
 
 
-# Questions.
+# What fits.
 
 
 def test_what_fits_is_what_the_allocator_can_place() -> None:
@@ -265,7 +265,7 @@ def test_a_step_of_your_own_is_run_as_it_is() -> None:
     assert inferred.memory.by_category["gradients"] == 0
 
 
-# What cannot be.
+# What cannot be estimated.
 
 
 class Peeks(nn.Module):
@@ -289,7 +289,7 @@ class Peeks(nn.Module):
         (lambda y: torch.unique(y), "aten::_unique2"),
     ],
 )
-def test_a_model_that_asks_for_values_is_told_where_and_what_to_do(how: Callable[[Tensor], Any], op: str) -> None:
+def test_a_model_that_reads_values_gets_an_error_with_the_place_and_the_way_out(how: Callable[[Tensor], Any], op: str) -> None:
     with pytest.raises(EstimateError) as caught:
         torchprof.estimate(nn.Sequential(nn.ReLU(), Peeks(how)), (2, 4))
     message = str(caught.value)
@@ -346,7 +346,7 @@ def test_known_gpus_have_less_than_their_name_says() -> None:
     assert math.floor(torchprof.GPUS["A100-80GB"] / 2**30) == 79
 
 
-# What an independent reader broke.
+# Found by review.
 
 
 def test_an_estimate_knows_nothing_of_those_before_it() -> None:
@@ -465,7 +465,7 @@ def test_a_compiled_model_is_estimated_as_what_it_compiles() -> None:
 
 
 def without_last_gradient(by_category: dict[str, int]) -> dict[str, int]:
-    """Gradients and temporaries as one: a gradient that is handed over right at the peak is either."""
+    """Gradients and temporaries as one: a gradient that autograd passes on right at the peak is either."""
     both = by_category.pop("gradients", 0) + by_category.pop("temporaries", 0)
     return {**by_category, "gradients and temporaries": both}
 
@@ -473,7 +473,7 @@ def without_last_gradient(by_category: dict[str, int]) -> dict[str, int]:
 @pytest.mark.parametrize("make", [make for make in ALL if make.__name__ in ("gpt2", "mamba", "resnet", "swin")])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_told_again_is_what_was_worked_out(
+def test_results_from_the_cache_are_those_of_fake_kernels(
     make: Callable[[], Case], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found() -> tuple[list[str], list[int], dict[str, int]]:
@@ -483,10 +483,10 @@ def test_what_is_told_again_is_what_was_worked_out(
         names = [made.trace.strings[name] for name in made.trace.op_names.tolist()]
         return names, made.memory.allocations["bytes"].tolist(), made.by_category
 
-    told = found()
+    cached = found()
     monkeypatch.setattr(FakeOpCache, "key", lambda *_: None)
     names, sizes, by_category = found()
-    without_questions = [name for name in names if name not in ("aten::detach", "PythonDispatchMode")]
-    assert without_questions == [name for name in told[0] if name not in ("aten::detach", "PythonDispatchMode")]
-    assert sizes == told[1]
-    assert without_last_gradient(by_category) == without_last_gradient(told[2])
+    without_detach = [name for name in names if name not in ("aten::detach", "PythonDispatchMode")]
+    assert without_detach == [name for name in cached[0] if name not in ("aten::detach", "PythonDispatchMode")]
+    assert sizes == cached[1]
+    assert without_last_gradient(by_category) == without_last_gradient(cached[2])

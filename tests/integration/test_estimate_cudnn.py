@@ -1,4 +1,4 @@
-"""What an estimate says of cuDNN: `torchprof.estimation.rules.cudnn`, on networks small enough to count by hand."""
+"""The rules for cuDNN, on networks small enough to count by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates of programs that ask for values, or use ops that nobody described: what may run for real, and on what."""
+"""Estimates of programs that read values of tensors, or use ops without a fake kernel: what may run for real, and on what."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torchprof import ArgumentError, EstimateError
 from torchprof.estimation.fake.real_ops import stand_in
 
 
-class Asks(nn.Module):
-    """A network with one question to a tensor on its way."""
+class Reads(nn.Module):
+    """A network that reads a value of a tensor on its way."""
 
     def __init__(self, how: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Asks(nn.Module):
 
 def allowed(how: Callable[[Tensor], Any], allow_real: Any) -> torchprof.Estimate:
     return torchprof.estimate(
-        nn.Sequential(nn.Tanh(), Asks(how)), (32, 64), optimizer=torch.optim.SGD, device="cpu", allow_real=allow_real
+        nn.Sequential(nn.Tanh(), Reads(how)), (32, 64), optimizer=torch.optim.SGD, device="cpu", allow_real=allow_real
     )
 
 
@@ -51,13 +51,13 @@ def allowed(how: Callable[[Tensor], Any], allow_real: Any) -> torchprof.Estimate
     ],
 )
 def test_what_the_message_says_to_allow_is_enough(how: Callable[[Tensor], Any], name: str) -> None:
-    with pytest.raises(EstimateError, match=r"module '1' \(Asks\).*allow_real=.*" + name):
+    with pytest.raises(EstimateError, match=r"module '1' \(Reads\).*allow_real=.*" + name):
         allowed(how, False)
     assert allowed(how, (name,)).max_allocated > 0
     assert "worked on stand-ins" in str(allowed(how, True))
 
 
-def test_a_custom_op_that_nobody_described_is_accounted_like_any_other() -> None:
+def test_a_custom_op_without_a_fake_kernel_is_accounted_like_any_other() -> None:
     @torch.library.custom_op("torchprof_tests::doubled", mutates_args=())
     def doubled(x: Tensor) -> Tensor:
         return torch.cat([x, x])
@@ -93,12 +93,12 @@ def test_values_that_the_program_made_itself_are_known() -> None:
     assert allowed(how, ("aten::nonzero", "aten::item", "aten::index")).max_allocated > 0
 
 
-def test_a_module_that_was_named_may_ask_and_others_may_not() -> None:
+def test_a_module_that_was_named_may_read_values_and_others_may_not() -> None:
     def how(y: Tensor) -> Tensor:
         return y[y > 0].sum() * y
 
     assert allowed(how, ("1",)).max_allocated > 0
-    with pytest.raises(EstimateError, match=r"module '1' \(Asks\)"):
+    with pytest.raises(EstimateError, match=r"module '1' \(Reads\)"):
         allowed(how, ("0",))
 
 
@@ -144,10 +144,10 @@ def test_experts_in_float32_cost_what_they_cost(make_optimizer: Any) -> None:
     assert found.max_allocated == pytest.approx(measured(model, inputs, make_optimizer), rel=0.001)
 
 
-def test_optimizers_may_ask_what_the_model_may_not() -> None:
-    model = nn.Sequential(nn.Linear(64, 64), Asks(lambda y: y.sum().item()))
+def test_optimizers_may_read_values_where_the_model_may_not() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), Reads(lambda y: y.sum().item()))
     for make_optimizer in (torch.optim.Adafactor, torch.optim.ASGD):
-        with pytest.raises(EstimateError, match=r"module '1' \(Asks\)"):
+        with pytest.raises(EstimateError, match=r"module '1' \(Reads\)"):
             torchprof.estimate(model, (4, 64), optimizer=make_optimizer)
         found = torchprof.estimate(model[0], (4, 64), optimizer=make_optimizer)
         assert found.by_category["optimizer state"] > 0

@@ -57,7 +57,7 @@ FUNCTIONS: list[tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]] = [
 
 
 @pytest.mark.parametrize(("shape", "function"), [case[1:] for case in FUNCTIONS], ids=[case[0] for case in FUNCTIONS])
-def test_kernels_need_beside_their_results_what_they_need(shape: tuple[int, ...], function: Callable[[Tensor], Tensor]) -> None:
+def test_workspaces_of_kernels_are_those_of_the_real_run(shape: tuple[int, ...], function: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model, x = Around(function, shape), torch.rand(128, 64)
     found = torchprof.estimate(model, x, optimizer=torch.optim.SGD, loss=loss_of, device="cpu")

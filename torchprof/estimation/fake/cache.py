@@ -1,4 +1,4 @@
-"""Results of fake kernels, kept: an op that is called again with arguments of the same shapes is not worked out again.
+"""Keeps results of fake kernels: an op called again with arguments of the same shapes runs no fake kernel.
 
 FakeTensorMode has such a cache too. This one is in front of it: it covers fewer cases, and is several times as fast. It keeps
 results that are new tensors, one view of the first argument, or an argument written in place. Tensors with known values, and

@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "trace/append_log.h"
-#include "trace/rows.h"
 #include "trace/list_table.h"
+#include "trace/rows.h"
 
 namespace torchprof {
 

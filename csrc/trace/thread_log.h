@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "trace/append_log.h"
-#include "trace/rows.h"
 #include "trace/list_table.h"
+#include "trace/rows.h"
 #include "trace/string_table.h"
 #include "trace/tensor_table.h"
 

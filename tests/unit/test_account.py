@@ -194,6 +194,26 @@ def test_an_aggregated_trace_has_no_memory_account() -> None:
         memory(aggregated)
 
 
+def test_a_trace_that_was_recorded_without_memory_has_no_account() -> None:
+    with pytest.raises(ArgumentError, match=r"memory=False.*record with memory=True"):
+        memory(trace(facts={"memory": False}))
+
+
+def test_an_account_says_which_rows_were_lost_and_tells_no_leaks_then() -> None:
+    steps = [{"start": start, "end": start + 10} for start in (0, 10, 20)]
+    rows = [{"start": 1, "bytes": 8}]
+    whole, lost = (trace(allocations=rows, steps=steps, facts=facts) for facts in ({}, {"losses": {"allocations": 7}}))
+    assert "INCOMPLETE" not in str(memory(whole))
+    text = str(memory(lost))
+    assert "Leaks: unknown" in text
+    assert text.endswith("INCOMPLETE: 7 allocations did not fit the budget; figures above miss them")
+
+
+def test_an_account_says_what_it_cannot_tell_without_shapes() -> None:
+    rows = [{"start": 1, "bytes": 8}]
+    assert "Recorded with shapes=False" in str(memory(trace(allocations=rows, facts={"ops": True, "shapes": False})))
+
+
 def test_a_trace_without_memory_has_an_empty_account() -> None:
     account = memory(recorded())
     assert (account.peak.bytes, sum(account.by_category.values()), account.leaks) == (0, 0, [])

@@ -6,7 +6,7 @@ from torchprof.analysis.memory.changes import MemoryWindow, memory_between
 from torchprof.analysis.memory.devices import real_and_meta
 
 
-def test_a_window_counts_what_was_handed_out_the_most_held_and_what_is_kept() -> None:
+def test_a_window_counts_what_was_allocated_the_most_held_and_what_is_kept() -> None:
     allocations = two_layer_trace().allocations
     assert memory_between(allocations, 0, 100_000) == MemoryWindow(allocated=4500, peak=4000, kept=1500)
 
@@ -15,7 +15,7 @@ def test_a_window_leaves_out_what_happened_around_it() -> None:
     assert memory_between(two_layer_trace().allocations, 25_000, 35_000) == MemoryWindow(allocated=0, peak=0, kept=-3000)
 
 
-def test_what_was_given_back_before_does_not_add_to_the_peak() -> None:
+def test_what_was_freed_before_does_not_add_to_the_peak() -> None:
     rows = [{"start": 10, "end": 20, "bytes": 100}, {"start": 30, "bytes": 100, "thread": 1}]
     assert memory_between(trace(allocations=rows).allocations, 0, 40).peak == 100
 

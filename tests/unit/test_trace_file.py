@@ -49,6 +49,14 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_file_that_is_no_archive_is_refused_without_advice_about_pickles(tmp_path: Path) -> None:
+    path = tmp_path / "x.torchprof"
+    path.write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(torchprof.TraceFileError) as refused:
+        torchprof.load(path)
+    assert str(refused.value) == f"{path}: not a torchprof trace"
+
+
 def test_a_saved_trace_is_read_back_as_it_was(saved: Path) -> None:
     before, after = two_layer_trace(), torchprof.load(saved)
     for name in LAYOUTS:

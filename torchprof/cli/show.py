@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     if options.sort is not None:
         table = table.sort(options.sort)
     if options.columns is not None:
-        table = table.select(*options.columns.split(","))
+        table = table.select(*(name.strip() for name in options.columns.split(",")))
     if options.head is not None:
         table = table.head(options.head)
     if options.json:

@@ -31,7 +31,7 @@ def by_step(trace: Trace) -> Table:
     columns = "warmup time device kernels forward recompute backward optimizer other flops allocated peak held".split()
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]
-    return Table("Step", rows, shown, footer(trace), is_dim=_is_warmup)
+    return Table("Step", rows, shown, footer(trace, of="Each row is one step"), is_dim=_is_warmup)
 
 
 def _is_warmup(row: dict[str, object]) -> bool:

@@ -10,14 +10,15 @@ from torchprof.trace.trace import Trace
 __all__ = ["footer", "incomplete"]
 
 
-def footer(trace: Trace, times: str = "host time") -> tuple[str, ...]:
-    """The lines below a table of this trace, whose figures are of this kind of time."""
-    active = int((trace.steps["warmup"] == 0).sum())
-    what = f"Mean of {active:,} steps" if active > 1 else "One step" if active else "The whole recording"
+def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tuple[str, ...]:
+    """The lines below a table of this trace: what its figures are, by default means over steps; and of which time."""
+    if of is None:
+        active = int((trace.steps["warmup"] == 0).sum())
+        of = f"Mean of {active:,} steps" if active > 1 else "One step" if active else "The whole recording"
     backend = gpu_backend(trace)
     if has_kernels(trace) and times == "host time":
         times = "host time, but for Device and Dev columns: time of kernels"
-    lines = [f"{what}; {times}"]
+    lines = [f"{of}; {times}"]
     if backend != "off" and not has_kernels(trace):
         lines.append("Devices were recorded, and did nothing")
     if backend == "events" and trace.facts.get("gpu_note"):

@@ -12,6 +12,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
+from torchprof.tables.footer import incomplete
 from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
 
@@ -98,13 +99,21 @@ class Memory(MemoryAccount, Printed):
             )
         yield from self.modules.head(SHOWN).lines()
         yield Line("total", f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}")
-        if len(self.trace.steps) < 3:
+        if missing := [option for option in ("ops", "shapes") if self.trace.facts.get(option) is False]:
+            yield Line(
+                "total", f"Recorded with {missing[0]}=False: little of the memory can be told apart by category or module"
+            )
+        if self.trace.losses.get("allocations"):
+            yield Line("total", "Leaks: unknown, because what was freed may be among the lost rows")
+        elif len(self.trace.steps) < 3:
             yield Line("total", "Leaks: three steps or more are needed to tell")
         elif not self.leaks:
             yield Line("total", "Leaks: nothing was held beyond the step after its own")
         else:
             yield Line("total", "Leaks: these were held beyond the step after their own")
             yield from self.leak_table.head(SHOWN).lines()
+        for text in incomplete(self.trace.losses):
+            yield Line("total", text)
 
 
 def memory(trace: Trace, device: str | None = None) -> Memory:
@@ -120,7 +129,7 @@ def memory(trace: Trace, device: str | None = None) -> Memory:
 
     Raises:
         ArgumentError: nothing was recorded on that device, there are several of that kind, or the trace keeps sums only
-            (``aggregate=True``).
+            (``aggregate=True``), or it was recorded with ``memory=False``.
 
     Example:
         >>> print(torchprof.memory(prof.trace))

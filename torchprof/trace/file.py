@@ -25,6 +25,8 @@ from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
 __all__ = ["FORMAT", "read", "write"]
 
+ZIP: Final = b"PK\x03\x04"
+"""How a zip archive begins."""
 FORMAT: Final = 4
 """The version of the file format. Raised by every change that an older torchprof would misread."""
 
@@ -75,9 +77,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         ArgumentError: the path is not a path.
     """
     shown = os.fspath(path)
-    with _open(path, "rb"):  # what is wrong with the path itself is an OSError
-        pass
+    with _open(path, "rb") as file:  # what is wrong with the path itself is an OSError
+        begins = file.read(len(ZIP))
     try:
+        if begins != ZIP[: len(begins)]:  # numpy takes any other file for a pickle, and recommends to load it as one
+            raise TraceFileError(f"{shown}: not a torchprof trace")
         return _read(shown)
     except TraceFileError:
         raise

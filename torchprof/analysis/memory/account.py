@@ -52,8 +52,11 @@ class MemoryAccount:
                 only one; by default the device with the most allocated bytes.
 
         Raises:
-            ArgumentError: nothing was recorded on that device, there are several of that type, or the trace holds sums only.
+            ArgumentError: nothing was recorded on that device, there are several of that type, the trace holds sums only, or it
+                was recorded with ``memory=False``.
         """
+        if trace.facts.get("memory") is False:
+            raise ArgumentError("trace was recorded with memory=False, which leaves allocations out: record with memory=True")
         if trace.facts.get("aggregate"):
             raise ArgumentError(
                 "trace was recorded with aggregate=True, which keeps no single allocations: trace.steps has the peak of each "

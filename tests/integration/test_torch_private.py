@@ -69,30 +69,26 @@ def test_a_missing_name_is_said_by_the_feature_that_needs_it_and_by_nothing_else
     assert len(said.get("warning", [])) == (where == "warning")
 
 
-def test_every_private_name_is_there() -> None:
-    """In the PyTorch of this environment: a name that a newer one lacks fails here first."""
-    from torchprof.record import torch_private
-
-    with torch_private.without_modes():
-        pass
-    tensor = torch.ones(1)
-    torch_private.set_version(tensor, 7)
-    assert tensor._version == 7
-    assert torch_private.is_in_bad_fork() is False
-
-
-ACTIVE = """
+EVERY_NAME = """
 import torch
-from torchprof.record.torch_private import is_torch_profiler_active as is_active
+from torchprof.record import torch_private
 
-before = is_active()
+with torch_private.without_modes():
+    pass
+tensor = torch.ones(1)
+torch_private.set_version(tensor, 7)
+assert tensor._version == 7
+assert torch_private.is_in_bad_fork() is False
+assert torch_private.is_torch_profiler_active() is False
 with torch.profiler.profile():
-    print(before, is_active())
-print(is_active())
+    assert torch_private.is_torch_profiler_active() is True
 """
 
 
-def test_an_active_profiler_of_pytorch_is_recognized() -> None:
-    """In a process of its own: PyTorch leaves the flag set where its profiler fails to start, as it does in other tests."""
-    done = subprocess.run([sys.executable, "-c", ACTIVE], capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "True", "False"], done.stderr
+def test_every_private_name_is_there() -> None:
+    """In the PyTorch of this environment: a name that a newer one lacks fails here first.
+
+    In a process of its own: where PyTorch's profiler once failed to start, as in other tests, it may never start again.
+    """
+    done = subprocess.run([sys.executable, "-c", EVERY_NAME], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

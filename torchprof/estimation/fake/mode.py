@@ -50,6 +50,19 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             self.backward_nodes.begin()
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)
+        if getattr(func, "_pyobj_dispatcher", None) is None:
+            return self._estimated(func, types, args, kwargs)
+        # An op of torch.library that PyTorch 2.14 dispatches in a way of its own, of which no recorder learns.
+        with torch.profiler.record_function(func._schema.name):
+            return self._estimated(func, types, args, kwargs)
+
+    def may_turn_const(self, t: torch.Tensor) -> bool:
+        """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""
+        kept: bool = super().may_turn_const(t)
+        return kept or (bool(self.real_ops) and type(t) is torch.Tensor and t.device.type == "cpu" and is_kept(t))
+
+    def _estimated(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What an op returns; the recorder is told of its results and of its workspace, and of nothing else."""
         rule = self._rules.get(func, self._others)
         if rule.in_place is not None and (in_place := rule.in_place(func, args)) is not None:
             func = in_place
@@ -72,11 +85,6 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             return returned
         finally:
             _native.resume_recording(results, workspace)
-
-    def may_turn_const(self, t: torch.Tensor) -> bool:
-        """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""
-        kept: bool = super().may_turn_const(t)
-        return kept or (bool(self.real_ops) and type(t) is torch.Tensor and t.device.type == "cpu" and is_kept(t))
 
     def _returned(self, fake_kernel: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if fake_kernel is not None:

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchprof.analysis.model.fold import fold_siblings, limit_depth
 from torchprof.analysis.model.layer_calls import raising_call
-from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.record.inputs import make_inputs
@@ -20,7 +18,7 @@ from torchprof.record.modules import describe
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import record_single_pass
-from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns, default_columns
+from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns
 from torchprof.trace.trace import Trace
 
 __all__ = ["summary"]
@@ -90,13 +88,7 @@ def summary(
         trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain)
         trace.facts["batch_size"] = batch_size
         trace.facts["input_sizes"] = [list(tensor.shape) for tensor in inputs.tensors()]
-    rows, totals = rows_and_totals(trace)
-    if depth is not None:
-        rows = limit_depth(rows, depth)
-    if fold:
-        rows = fold_siblings(rows)
-    shown = chosen if chosen is not None else default_columns(totals)
-    result = Summary(rows, totals, trace, style, shown, list_parameters=verbose == 2)
+    result = Summary(trace, style, chosen, depth=depth, fold=fold, list_parameters=verbose == 2)
     if verbose is None:
         verbose = 0 if hasattr(sys, "ps1") and "ipykernel" in sys.modules else 1
     if verbose:

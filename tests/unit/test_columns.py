@@ -14,9 +14,8 @@ from handwritten import gpu_trace, loop_trace, two_layer_trace
 
 import torchprof
 from torchprof import Table
-from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.tables.columns import BYTES, COLUMNS, TIME, Column, columns_of
-from torchprof.tables.summary import Summary, default_columns
+from torchprof.tables.summary import Summary
 
 PER_CALL = Column(
     "forward_per_call",
@@ -29,8 +28,7 @@ PER_CALL = Column(
 
 
 def summary_of(trace: torchprof.Trace, **options: Any) -> Summary:
-    rows, totals = rows_and_totals(trace)
-    return Summary(rows, totals, trace, "tree", default_columns(totals), **options)
+    return Summary(trace, **options)
 
 
 @pytest.mark.parametrize("made", [torchprof.by_module, summary_of])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from torchprof.analysis.model.fold import fold_siblings, limit_depth
 from torchprof.analysis.model.rows import Row
+from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.analysis.model.totals import Totals
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
@@ -39,21 +41,44 @@ BLANK: Final = frozenset(("calls", "forward", "self", "share", "device", "backwa
 class Summary(Printed):
     """What `torchprof.summary` found. ``str()`` is the printed text.
 
-    The methods of its `Table` can be called on it: ``summary.sort("forward").head(10)``.
+    The methods of its `Table` can be called on it: ``summary.sort("forward").head(10)``. Figures are computed when they are
+    first asked for.
 
     Attributes:
-        rows: one `Row` per module, in the order of ``print(model)``; after ``depth`` and ``fold``.
-        totals: figures of the model as a whole.
-        trace: the recording behind them, to save or to analyze further.
-        style, columns, list_parameters: how it is printed.
+        trace: the recording behind it, to save or to analyze further.
+        style, list_parameters, depth, fold: how it is printed: see `torchprof.summary`.
+        chosen: names of the columns to print; None: those that are worth showing.
     """
 
-    rows: list[Row]
-    totals: Totals
     trace: Trace
-    style: Style
-    columns: tuple[str, ...]
+    style: Style = "tree"
+    chosen: tuple[str, ...] | None = None
+    _: KW_ONLY
+    depth: int | None = None
+    fold: bool = False
     list_parameters: bool = False
+
+    @cached_property
+    def _found(self) -> tuple[list[Row], Totals]:
+        return rows_and_totals(self.trace)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One `Row` per module, in the order of ``print(model)``; after ``depth`` and ``fold``."""
+        rows = self._found[0]
+        if self.depth is not None:
+            rows = limit_depth(rows, self.depth)
+        return fold_siblings(rows) if self.fold else rows
+
+    @property
+    def totals(self) -> Totals:
+        """Figures of the model as a whole."""
+        return self._found[1]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are printed."""
+        return self.chosen if self.chosen is not None else default_columns(self.totals)
 
     @cached_property
     def table(self) -> Table:

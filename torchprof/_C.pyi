@@ -1,6 +1,6 @@
 """The compiled extension, whose sources are in csrc/bindings/. The package uses it through torchprof._native alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,23 @@ def installed(module_class: type, /) -> dict[str, Any]: ...
 def storage(tensor: torch.Tensor, /) -> tuple[int, int, int, int]: ...
 def use_counts(tensor: torch.Tensor, /) -> tuple[int, int]: ...
 def changed(pairs: list[tuple[dict[Any, Any], dict[Any, Any]]], /) -> list[int]: ...
+
+# model.cpp
+
+def walk(roots: list[tuple[str, Any]], place: type, /) -> list[Any]: ...
+def describe(
+    places: list[Any],
+    *,
+    module_info: type,
+    tensor_info: type,
+    read_class: Callable[[type], tuple[str, bool, bool]],
+    read_module: Callable[[str, Any], tuple[str, str, tuple[Any, ...], tuple[Any, ...]]],
+    read_tensor: Callable[[str, torch.Tensor, str | None], Any],
+    special: tuple[str, ...],
+    attributes: tuple[str, ...],
+    owners: dict[int, str],
+    parameter: type,
+) -> tuple[Any, ...]: ...
 
 # types.cpp
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import pairwise
+
+import pytest
 import torch
 from torch import nn
 
@@ -57,3 +61,13 @@ def test_a_module_that_contains_itself_is_read_once() -> None:
 def test_a_tree_survives_json() -> None:
     model = describe(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)))
     assert Model.from_json(model.to_json()) == model
+
+
+def test_a_chain_of_modules_deeper_than_the_recursion_limit_raises_and_leaves_the_limit_as_it_was() -> None:
+    chain = [nn.Module() for _ in range(2 * sys.getrecursionlimit())]
+    for outer, inner in pairwise(chain):
+        outer.child = inner
+    for _ in range(3):
+        with pytest.raises(RecursionError):
+            describe(chain[0])
+    assert len(describe(nn.Sequential(nn.Linear(2, 3))).modules) == 2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from torchprof import _native
 from torchprof.errors import ModuleTypeError
 from torchprof.trace.model import Model, ModuleInfo, TensorInfo
 
@@ -59,30 +60,8 @@ def check_models(model: Any) -> Models | None:
 
 def walk(models: Models) -> list[WalkedModule]:
     """Every place of every module, parents before children. The children of a module are listed at its first place only."""
-    places: list[WalkedModule] = []
-    first_place: dict[int, int] = {}
-
-    def visit(module: nn.Module, path: str, name: str, parent: int, depth: int) -> None:
-        row = len(places)
-        known = first_place.setdefault(id(module), row)
-        if known != row:
-            places.append(WalkedModule(module, path, name, parent, depth, known))
-            return
-        places.append(WalkedModule(module, path, name, parent, depth, -1))
-        # named_children() takes three times as long as the dictionary behind it. ScriptModules have an object of another type.
-        children: Any = module._modules
-        if children:
-            below = f"{path}." if path else ""
-            for child_name, child in children.items():
-                if child is not None:
-                    visit(child, below + child_name, child_name, row, depth + 1)
-
-    if isinstance(models, nn.Module):
-        visit(models, "", "", -1, 0)
-    else:
-        for name, model in models.items():
-            visit(model, name, name, -1, 0)
-    return places
+    roots = [("", models)] if isinstance(models, nn.Module) else list(models.items())
+    return _native.walk(roots, WalkedModule)
 
 
 def tensors_of(modules: Iterable[nn.Module], registry: str) -> Iterator[torch.Tensor]:
@@ -107,51 +86,56 @@ def is_lazy(places: Iterable[WalkedModule]) -> bool:
 def describe(models: Models) -> Model:
     """Read the module tree of one model or of several. Runs nothing, and works with ``meta`` and lazy models."""
     owners: dict[int, str] = {}
-    names = _Names()
 
     def tensors(path: str, members: Iterable[tuple[str, torch.Tensor | None]]) -> tuple[TensorInfo, ...]:
         infos = []
         for name, tensor in members:
             if tensor is not None:
                 owner = owners.setdefault(id(tensor), path)
-                infos.append(_tensor_info(name, tensor, None if owner is path else owner, names))
+                infos.append(_tensor_info(name, tensor, None if owner is path else owner))
         return tuple(infos)
 
-    def info(place: WalkedModule) -> ModuleInfo:
-        module, path, name, parent, depth, same_as = place
+    def read_module(path: str, module: Any) -> tuple[str, str, tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        """Class, reason why calls inside are not seen, parameters and buffers of a module that is not like others."""
         kind = type(module)
-        type_name = kind.__name__
-        if same_as >= 0:
-            return ModuleInfo(path, name, type_name, parent, depth, id(module), same_as)
-        opaque = "compiled" if type_name == "OptimizedModule" else ""
-        if issubclass(kind, torch.jit.ScriptModule):
-            type_name, opaque = getattr(module, "original_name", type_name), "TorchScript"
-            parameters = tensors(path, module.named_parameters(recurse=False))
-            buffers = tensors(path, module.named_buffers(recurse=False))
-        else:
-            parameters = tensors(path, own.items()) if (own := module._parameters) else ()
-            buffers = tensors(path, held.items()) if (held := module._buffers) else ()
-            # Quantized layers keep parameters in a packed object, which is a child that would count them again.
-            if not parameters and hasattr(kind, "_weight_bias") and not type_name.endswith("PackedParams"):
-                parameters = tensors(path, zip(("weight", "bias"), module._weight_bias(), strict=False))  # type: ignore[operator]
-        container = issubclass(kind, (nn.Sequential, nn.ModuleList))
-        return ModuleInfo(
-            path, name or type_name, type_name, parent, depth, id(module), -1, container, opaque, parameters, buffers
+        name, opaque = kind.__name__, "compiled" if kind.__name__ == "OptimizedModule" else ""
+        if isinstance(module, torch.jit.ScriptModule):
+            name, opaque = getattr(module, "original_name", name), "TorchScript"
+        parameters = tensors(path, module.named_parameters(recurse=False))
+        buffers = tensors(path, module.named_buffers(recurse=False))
+        # Quantized layers keep parameters in a packed object, which is a child that would count them again.
+        if not parameters and hasattr(kind, "_weight_bias") and not name.endswith("PackedParams"):
+            parameters = tensors(path, zip(("weight", "bias"), module._weight_bias(), strict=False))
+        return name, opaque, parameters, buffers
+
+    return Model(
+        _native.describe(
+            walk(models),
+            module_info=ModuleInfo,
+            tensor_info=TensorInfo,
+            read_class=_read_class,
+            read_module=read_module,
+            read_tensor=_tensor_info,
+            special=SPECIAL,
+            attributes=(),
+            owners=owners,
+            parameter=nn.Parameter,
         )
-
-    return Model(tuple(map(info, walk(models))))
-
-
-class _Names(dict[Any, str]):
-    """Names of dtypes and devices, cached: a model has few of them, and ``str`` is slow."""
-
-    def __missing__(self, key: Any) -> str:
-        self[key] = name = str(key).removeprefix("torch.")
-        return name
+    )
 
 
-def _tensor_info(name: str, tensor: torch.Tensor, owner: str | None, names: _Names) -> TensorInfo:
-    dtype, device = names[tensor.dtype], names[tensor.device]
+SPECIAL: Final = ()
+"""Attributes that make a module special where they are its own, and not those of its class."""
+
+
+def _read_class(kind: type[nn.Module]) -> tuple[str, bool, bool]:
+    """What all modules of a class have in common: its name, whether it is a container, and whether they are special."""
+    is_special = issubclass(kind, torch.jit.ScriptModule) or kind.__name__ == "OptimizedModule" or hasattr(kind, "_weight_bias")
+    return kind.__name__, issubclass(kind, nn.Sequential | nn.ModuleList), is_special
+
+
+def _tensor_info(name: str, tensor: torch.Tensor, owner: str | None) -> TensorInfo:
+    dtype, device = str(tensor.dtype).removeprefix("torch."), str(tensor.device)
     if has_no_shape(tensor):
         return TensorInfo(name, (), dtype, device, 0, 0, tensor.requires_grad, owner, lazy=True)
     shape = tuple(tensor.shape)

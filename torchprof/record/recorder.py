@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -124,7 +125,7 @@ class Recorder:
             self.is_recording = False
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models) if self.models is not None else None
-        dtypes = Dtypes({number: Dtype(*known) for number, known in _native.dtypes().items()})
+        dtypes = Dtypes(_dtypes())
         counted = flops.evaluate(tables, strings, dtypes)
         return Trace(
             **tables,
@@ -156,3 +157,9 @@ class Recorder:
             "gpu": self._backend.name,
             "gpu_note": note,
         }
+
+
+@functools.cache
+def _dtypes() -> Dtypes:
+    """The dtypes of this PyTorch, by number."""
+    return Dtypes({number: Dtype(*known) for number, known in _native.dtypes().items()})

@@ -1,0 +1,299 @@
+// Reads the modules of a model. In C++, because it is done at every start and end of a recording, and a model has thousands of modules
+// and tensors: each becomes one named tuple of torchprof/record/modules.py or torchprof/trace/model.py, made without its constructor.
+#include <pybind11/stl.h>
+#include <torch/csrc/Dtype.h>
+#include <torch/csrc/DynamicTypes.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "bindings/bindings.h"
+#include "record/tensor_reader.h"
+
+namespace torchprof::bindings {
+namespace {
+
+namespace py = pybind11;
+using namespace py::literals;
+
+// An attribute in the dictionary of a module; nullptr: it is not there.
+PyObject* own_attribute(PyObject* module, PyObject* name) {
+  PyObject** const dictionary = _PyObject_GetDictPtr(module);
+  if (dictionary == nullptr || *dictionary == nullptr) {
+    return nullptr;
+  }
+  PyObject* const found = PyDict_GetItemWithError(*dictionary, name);
+  if (found == nullptr && PyErr_Occurred() != nullptr) {
+    throw py::error_already_set();
+  }
+  return found;
+}
+
+// The same, or what its class makes of the name: a ScriptModule has objects of other types.
+py::object attribute(PyObject* module, PyObject* name) {
+  if (PyObject* const found = own_attribute(module, name)) {
+    return py::reinterpret_borrow<py::object>(found);
+  }
+  PyObject* const found = PyObject_GetAttr(module, name);
+  if (found == nullptr) {
+    throw py::error_already_set();
+  }
+  return py::reinterpret_steal<py::object>(found);
+}
+
+// A named tuple of this class, with room for more fields. Its constructor would be a call of Python.
+template <typename... Fields>
+py::object named_tuple(const py::type& type, size_t more, Fields&&... fields) {
+  auto* const cls = reinterpret_cast<PyTypeObject*>(type.ptr());
+  PyObject* const made = cls->tp_alloc(cls, static_cast<Py_ssize_t>(sizeof...(fields) + more));
+  if (made == nullptr) {
+    throw py::error_already_set();
+  }
+  Py_ssize_t at = 0;
+  (PyTuple_SET_ITEM(made, at++, py::object(std::forward<Fields>(fields)).release().ptr()), ...);
+  return py::reinterpret_steal<py::object>(made);
+}
+
+void check_fields(const py::type& type, size_t expected) {
+  if (py::len(type.attr("_fields")) != expected) {
+    throw py::type_error(py::str(type).cast<std::string>() + " has other fields than csrc/bindings/model.cpp fills in");
+  }
+}
+
+// Raises RecursionError where Python would.
+struct Recursion {
+  Recursion() {
+    if (Py_EnterRecursiveCall(" in a module inside modules") != 0) {
+      throw py::error_already_set();
+    }
+  }
+  ~Recursion() { Py_LeaveRecursiveCall(); }
+  Recursion(const Recursion&) = delete;
+  Recursion& operator=(const Recursion&) = delete;
+};
+
+// Every place of every module, parents before children; the children of a module at its first place only.
+class Walk {
+ public:
+  explicit Walk(const py::type& place) : place_(place), modules_name_(py::str("_modules")) { check_fields(place, 6); }
+
+  void visit(const py::object& module, const py::object& path, const py::object& name, Py_ssize_t parent, int depth) {
+    const auto row = static_cast<Py_ssize_t>(places_.size());
+    const auto [known, is_first] = first_place_.try_emplace(module.ptr(), row);
+    places_.append(named_tuple(place_, 0, module, path, name, py::int_(parent), py::int_(depth),
+                               py::int_(is_first ? Py_ssize_t{-1} : known->second)));
+    if (!is_first) {
+      return;
+    }
+    const Recursion recursion;
+    const py::object children = attribute(module.ptr(), modules_name_.ptr());
+    const bool has_path = py::len(path) != 0;
+    const auto each = [&](const py::object& child_name, const py::object& child) {
+      if (!child.is_none()) {
+        const py::object below =
+            has_path ? py::reinterpret_steal<py::object>(PyUnicode_FromFormat("%U.%U", path.ptr(), child_name.ptr()))
+                     : child_name;
+        visit(child, below, child_name, row, depth + 1);
+      }
+    };
+    if (PyDict_Check(children.ptr())) {
+      // The loop runs no code of the program, so the dictionary stays as it is.
+      PyObject *key = nullptr, *child = nullptr;
+      for (Py_ssize_t position = 0; PyDict_Next(children.ptr(), &position, &key, &child) != 0;) {
+        each(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(child));
+      }
+    } else {
+      for (const py::handle item : children.attr("items")()) {
+        const auto pair = item.cast<py::tuple>();
+        each(pair[0], pair[1]);
+      }
+    }
+  }
+
+  py::list places() { return std::move(places_); }
+
+ private:
+  const py::type place_;
+  const py::str modules_name_;
+  py::list places_;
+  std::unordered_map<PyObject*, Py_ssize_t> first_place_;
+};
+
+py::list walk(const py::list& roots, const py::type& place) {
+  Walk walk(place);
+  for (const py::handle root : roots) {
+    const auto [name, module] = root.cast<std::pair<py::object, py::object>>();
+    walk.visit(module, name, name, -1, 0);
+  }
+  return walk.places();
+}
+
+// Makes a ModuleInfo of every place, and a TensorInfo of every parameter and buffer.
+class Describe {
+  static constexpr size_t kFields = 11;  // of a ModuleInfo, without `attributes`
+
+ public:
+  // read_class: type -> (name, container, whether its modules are special). read_module: (path, module) -> (name of its class, opaque,
+  // parameters, buffers), for special modules: those of such a class, and those that have one of these attributes of their own.
+  // read_tensor: (name, tensor, owner) -> TensorInfo, for tensors that are not plain. attributes: the further fields of a ModuleInfo,
+  // which are attributes of the module; None where it has none of its own.
+  Describe(const py::type& module_info, const py::type& tensor_info, py::function read_class, py::function read_module,
+           py::function read_tensor, py::tuple special, py::tuple attributes, py::dict owners, const py::type& parameter)
+      : module_info_(module_info),
+        tensor_info_(tensor_info),
+        read_class_(std::move(read_class)),
+        read_module_(std::move(read_module)),
+        read_tensor_(std::move(read_tensor)),
+        special_(std::move(special)),
+        attributes_(std::move(attributes)),
+        owners_(std::move(owners)),
+        parameter_(parameter) {
+    check_fields(module_info, kFields + attributes_.size());
+    check_fields(tensor_info, 9);
+  }
+
+  py::object operator()(const py::tuple& place) {
+    const py::object module = place[0], path = place[1], name = place[2];
+    const py::tuple kind = class_of(module);
+    const bool is_first = place[5].cast<Py_ssize_t>() < 0;
+    py::object type_name = kind[0], container = kind[1], opaque = empty_, parameters = none_, buffers = none_;
+    if (!is_first) {
+      container = py::bool_(false);
+    } else if (kind[2].cast<bool>() || is_special(module.ptr())) {
+      const py::tuple read = read_module_(path, module);
+      type_name = read[0];
+      opaque = read[1];
+      parameters = read[2];
+      buffers = read[3];
+    } else {
+      parameters = tensors(path, attribute(module.ptr(), parameters_name_.ptr()));
+      buffers = tensors(path, attribute(module.ptr(), buffers_name_.ptr()));
+    }
+    const py::object shown_name = is_first && py::len(name) == 0 ? type_name : name;
+    const py::int_ id(reinterpret_cast<uintptr_t>(module.ptr()));
+    const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, place[3], place[4], id,
+                                        place[5], container, opaque, parameters, buffers);
+    for (size_t at = 0; at < attributes_.size(); ++at) {
+      PyObject* const value = is_first ? own_attribute(module.ptr(), attributes_[at].ptr()) : nullptr;
+      PyTuple_SET_ITEM(info.ptr(), kFields + at,
+                       py::reinterpret_borrow<py::object>(value != nullptr ? value : Py_None).release().ptr());
+    }
+    return info;
+  }
+
+ private:
+  py::tuple class_of(const py::object& module) {
+    const py::handle type = py::type::handle_of(module);
+    const auto [found, is_new] = classes_.try_emplace(type.ptr());
+    if (is_new) {
+      found->second = read_class_(type);
+    }
+    return found->second;
+  }
+
+  bool is_special(PyObject* module) const {
+    return std::any_of(special_.begin(), special_.end(), [module](const py::handle& name) {
+      const PyObject* const value = own_attribute(module, name.ptr());
+      return value != nullptr && value != Py_None;
+    });
+  }
+
+  py::object tensors(const py::object& path, const py::object& registry) {
+    if (PyDict_GET_SIZE(registry.ptr()) == 0) {
+      return none_;
+    }
+    py::list infos;
+    PyObject *name = nullptr, *tensor = nullptr;
+    for (Py_ssize_t position = 0; PyDict_Next(registry.ptr(), &position, &name, &tensor) != 0;) {
+      if (tensor != Py_None) {
+        infos.append(info(path, py::reinterpret_borrow<py::object>(name), py::reinterpret_borrow<py::object>(tensor)));
+      }
+    }
+    return py::tuple(infos);
+  }
+
+  py::object info(const py::object& path, const py::object& name, const py::object& tensor) {
+    const py::int_ id(reinterpret_cast<uintptr_t>(tensor.ptr()));
+    PyObject* const first = PyDict_SetDefault(owners_.ptr(), id.ptr(), path.ptr());
+    const py::object owner = first == path.ptr() ? py::none() : py::reinterpret_borrow<py::object>(first);
+    if (!is_plain(tensor)) {
+      return read_tensor_(name, tensor, owner);
+    }
+    const c10::TensorImpl& impl = *THPVariable_Unpack(tensor.ptr()).unsafeGetTensorImpl();
+    const c10::IntArrayRef sizes = impl.sizes();
+    py::tuple shape(sizes.size());
+    for (size_t at = 0; at < sizes.size(); ++at) {
+      shape[at] = py::int_(sizes[at]);
+    }
+    const auto type = impl.dtype().toScalarType();
+    const int64_t numel = impl.numel();
+    return named_tuple(tensor_info_, 0, name, shape, dtype_name(type), device_name(impl.device()), py::int_(numel),
+                       py::int_(numel * static_cast<int64_t>(c10::elementSize(type))), py::bool_(impl.requires_grad()), owner,
+                       py::bool_(false));
+  }
+
+  // Whether its sizes are those that the TensorImpl holds.
+  bool is_plain(const py::object& tensor) const {
+    const PyTypeObject* const type = Py_TYPE(tensor.ptr());
+    if (type != reinterpret_cast<PyTypeObject*>(parameter_.ptr()) &&
+        type != reinterpret_cast<PyTypeObject*>(THPVariableClass)) {
+      return false;
+    }
+    const c10::TensorImpl* const impl = THPVariable_Unpack(tensor.ptr()).unsafeGetTensorImpl();
+    return is_readable(impl) && impl->layout() == c10::kStrided && impl->has_storage() && !impl->has_symbolic_sizes_strides() &&
+           !impl->key_set().has_any(kTransforms);
+  }
+
+  py::str dtype_name(c10::ScalarType type) {
+    const auto [found, is_new] = dtypes_.try_emplace(static_cast<int>(type));
+    if (is_new) {
+      found->second = py::str(torch::getTHPDtype(type)->name);
+    }
+    return found->second;
+  }
+
+  py::str device_name(c10::Device device) {
+    const auto [found, is_new] =
+        devices_.try_emplace(static_cast<int>(device.type()) << 8 | static_cast<uint8_t>(device.index()));
+    if (is_new) {
+      found->second = py::str(device.str());
+    }
+    return found->second;
+  }
+
+  const py::type module_info_, tensor_info_;
+  const py::function read_class_, read_module_, read_tensor_;
+  const py::tuple special_, attributes_;
+  const py::dict owners_;
+  const py::type parameter_;
+  const py::tuple none_;  // no tensors
+  const py::str empty_{""};
+  const py::str parameters_name_{"_parameters"}, buffers_name_{"_buffers"};
+  std::unordered_map<PyObject*, py::tuple> classes_;
+  std::unordered_map<int, py::str> dtypes_;
+  std::unordered_map<int, py::str> devices_;
+};
+
+py::tuple describe(const py::list& places, const py::type& module_info, const py::type& tensor_info,
+                   const py::function& read_class, const py::function& read_module, const py::function& read_tensor,
+                   const py::tuple& special, const py::tuple& attributes, const py::dict& owners, const py::type& parameter) {
+  Describe describe(module_info, tensor_info, read_class, read_module, read_tensor, special, attributes, owners, parameter);
+  py::tuple infos(places.size());
+  for (size_t row = 0; row < places.size(); ++row) {
+    infos[row] = describe(places[row].cast<py::tuple>());
+  }
+  return infos;
+}
+
+}  // namespace
+
+void define_model(py::module_& module) {
+  module.def("walk", &walk, "roots"_a, "place"_a, py::pos_only());
+  module.def("describe", &describe, "places"_a, py::kw_only(), "module_info"_a, "tensor_info"_a, "read_class"_a,
+             "read_module"_a, "read_tensor"_a, "special"_a, "attributes"_a, "owners"_a, "parameter"_a);
+}
+
+}  // namespace torchprof::bindings

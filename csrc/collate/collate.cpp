@@ -190,7 +190,9 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
     find_allocations(tables, memory);
     tables.allocator_totals = find_unreported(totals, memory.events);
   }
-  account_steps(tables.steps, memory.events, outstanding);
+  if (!tables.steps.empty()) {
+    account_steps(tables.steps, memory.events, outstanding);
+  }
   assign_signatures(tables, arguments);
   return tables;
 }

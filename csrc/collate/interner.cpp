@@ -3,7 +3,7 @@
 namespace torchprof {
 
 uint32_t Interner::module(Module module) {
-  const auto [found, added] = module_ids_.try_emplace({module.address, module.type}, static_cast<uint32_t>(modules_.size()));
+  const auto [found, added] = module_ids_.try_emplace(module, static_cast<uint32_t>(modules_.size()));
   if (added) {
     modules_.push_back(module);
   }

@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
-#include <utility>
+#include <unordered_map>
 #include <vector>
 
 #include "trace/list_table.h"
@@ -26,7 +25,13 @@ class Interner {
   StringTable strings_;
   ListTable shapes_;
   std::vector<Module> modules_;
-  std::map<std::pair<uint64_t, uint32_t>, uint32_t> module_ids_;  // by address and type
+  struct Hash {
+    size_t operator()(const Module& module) const { return module.address * 0x9E3779B97F4A7C15u ^ module.type; }
+  };
+  struct Same {
+    bool operator()(const Module& a, const Module& b) const { return a.address == b.address && a.type == b.type; }
+  };
+  std::unordered_map<Module, uint32_t, Hash, Same> module_ids_;
 };
 
 }  // namespace torchprof

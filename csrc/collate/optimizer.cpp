@@ -14,7 +14,7 @@ namespace {
 // Addresses are reused, and the result for a step must not depend on what was recorded before it.
 class OptimizerAttribution {
  public:
-  OptimizerAttribution(Tables& tables, const std::vector<Held>& held) : tables_(tables), roles_(roles(tables)) {
+  OptimizerAttribution(Tables& tables, const std::vector<Held>& held) : tables_(tables) {
     std::unordered_map<uint64_t, int32_t> modules;
     calls_.resize(tables.modules.size());
     for (size_t row = 0; row < tables.modules.size(); ++row) {
@@ -31,17 +31,8 @@ class OptimizerAttribution {
     }
   }
 
-  void run() {
-    std::vector<int32_t> rows;
-    for (size_t row = 0; row < tables_.ops.size(); ++row) {
-      const Op& op = tables_.ops[row];
-      if (phase(op) == Phase::kOptimizer || accumulates(static_cast<int32_t>(row)) || accumulates(op.parent)) {
-        rows.push_back(static_cast<int32_t>(row));
-      }
-    }
-    // Gradients are accumulated on one thread and used on another.
-    std::stable_sort(rows.begin(), rows.end(),
-                     [&](int32_t a, int32_t b) { return tables_.ops[a].start < tables_.ops[b].start; });
+  // rows: of the ops that accumulate gradients and of those of optimizers, in order of their start.
+  void run(const std::vector<int32_t>& rows) {
     for (const int32_t row : rows) {
       const Op& op = tables_.ops[row];
       if (phase(op) != Phase::kOptimizer) {
@@ -56,8 +47,6 @@ class OptimizerAttribution {
   }
 
  private:
-  bool accumulates(int32_t row) const { return row != kNoRow && roles_[tables_.ops[row].signature] == Role::kAccumulation; }
-
   void learn_gradients(const Op& op) {
     for (uint32_t i = 0; i < op.n_inputs && op.module_call != kNoRow; ++i) {
       gradients_[storage(op.inputs + i)] = static_cast<int32_t>(tables_.module_calls[op.module_call].module);
@@ -152,7 +141,6 @@ class OptimizerAttribution {
   static constexpr int64_t kNumber = 8;
 
   Tables& tables_;
-  const std::vector<Role> roles_;
   std::vector<std::vector<int32_t>> calls_;           // by module
   std::unordered_map<uint64_t, int32_t> parameters_;  // storage -> module
   std::unordered_map<uint64_t, int32_t> gradients_;
@@ -161,8 +149,27 @@ class OptimizerAttribution {
   std::vector<int32_t> numbers_;  // ops since then that read only numbers
 };
 
+// Gradients are accumulated on one thread and used on another, so these are sorted by their start.
+std::vector<int32_t> rows_of_interest(const Tables& tables) {
+  const std::vector<Role> role = roles(tables);
+  const auto accumulates = [&](int32_t row) { return row != kNoRow && role[tables.ops[row].signature] == Role::kAccumulation; };
+  std::vector<int32_t> rows;
+  for (size_t row = 0; row < tables.ops.size(); ++row) {
+    const Op& op = tables.ops[row];
+    if (phase(op) == Phase::kOptimizer || accumulates(static_cast<int32_t>(row)) || accumulates(op.parent)) {
+      rows.push_back(static_cast<int32_t>(row));
+    }
+  }
+  std::stable_sort(rows.begin(), rows.end(), [&](int32_t a, int32_t b) { return tables.ops[a].start < tables.ops[b].start; });
+  return rows;
+}
+
 }  // namespace
 
-void attribute_optimizer(Tables& tables, const std::vector<Held>& held) { OptimizerAttribution(tables, held).run(); }
+void attribute_optimizer(Tables& tables, const std::vector<Held>& held) {
+  if (const std::vector<int32_t> rows = rows_of_interest(tables); !rows.empty()) {
+    OptimizerAttribution(tables, held).run(rows);
+  }
+}
 
 }  // namespace torchprof

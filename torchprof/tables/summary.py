@@ -14,8 +14,8 @@ from torchprof.analysis.model.totals import Totals
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.rendering import torchsummary
+from torchprof.rendering.grid import Parts, Verbatim
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.columns import columns_of
 from torchprof.tables.footer import incomplete
@@ -46,7 +46,7 @@ class Summary(Printed):
 
     Attributes:
         trace: the recording behind it, to save or to analyze further.
-        style, list_parameters, depth, fold: how it is printed: see `torchprof.summary`.
+        style, list_parameters, depth, fold, width: how it is printed: see `torchprof.summary`.
         chosen: names of the columns to print; None: those that are worth showing.
     """
 
@@ -57,6 +57,7 @@ class Summary(Printed):
     depth: int | None = None
     fold: bool = False
     list_parameters: bool = False
+    width: int | None = None
 
     @cached_property
     def _found(self) -> tuple[list[Row], Totals]:
@@ -78,17 +79,21 @@ class Summary(Printed):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are printed."""
-        return self.chosen if self.chosen is not None else default_columns(self.totals)
+        return self.chosen if self.chosen is not None else default_columns(self.totals, self.rows)
 
     @cached_property
     def table(self) -> Table:
         """The rows as a table: the fields of `Row`, and ``input output self share device``, all of forward."""
         return summary_table(self.rows, self.totals, self.columns, list_parameters=self.list_parameters)
 
-    def lines(self) -> Iterator[Line]:
+    def parts(self) -> Parts:
         if self.style == "torchsummary":
-            return (Line("total", line) for line in torchsummary.render(self.trace).splitlines())
-        return self.table.lines()
+            yield Verbatim(torchsummary.render(self.trace))
+        else:
+            yield from self.table.parts()
+
+    def _width(self) -> int | None:
+        return self.width
 
     def __repr__(self) -> str:
         return f"<Summary: {len(self.rows):,} rows, {self.totals.params:,} parameters>"
@@ -143,7 +148,7 @@ def summary_table(
     return Table(
         "Layer (type)",
         [_record(row, totals) for row in rows],
-        tuple(columns) if columns is not None else default_columns(totals),
+        tuple(columns) if columns is not None else default_columns(totals, rows),
         tuple(_total_lines(totals)),
         is_tree=True,
         headers=HEADERS,
@@ -154,11 +159,13 @@ def summary_table(
     )
 
 
-def default_columns(totals: Totals) -> tuple[str, ...]:
-    """What is worth showing of a summary with these totals."""
+def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]:
+    """What is worth showing of a summary with these totals and rows."""
     if not totals.forward:
         return ("params", "params_total", "param_bytes")
     columns = ["input", "output", "params", "output_bytes", "forward", "self", "share"]
+    if any(row.calls > row.copies for row in rows):
+        columns.insert(2, "calls")
     if totals.device_forward:
         columns.append("device")
     if totals.backward:
@@ -186,11 +193,10 @@ def chosen_columns(columns: Any) -> tuple[str, ...]:
     raise ArgumentError(f"columns={columns!r} {problem}: choose from {', '.join(known)}")
 
 
-_FIELDS: Final = Row._fields[: Row._fields.index("tensors")]
-
-
 def _record(row: Row, totals: Totals) -> Record:
-    record: Record = dict(zip(_FIELDS, row, strict=False))
+    record: Record = row._asdict()
+    del record["tensors"]
+    record["param_dtypes"] = tuple(dict.fromkeys([tensor.dtype for tensor in row.tensors]))
     record["input"], record["output"] = row.input_shapes, row.output_shapes
     record["self"] = row.forward_self if row.calls else None
     record["share"] = row.forward / totals.forward if totals.forward else 0.0

@@ -15,6 +15,7 @@ from typing import Any, Final
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.records import Record
 from torchprof.rendering.units import format_bytes, format_count, format_flops, format_ns, format_rate
+from torchprof.trace.shapes import Operand, Size, shape_text
 
 __all__ = ["COLUMNS", "Column", "Quantity", "columns_of", "with_computed"]
 
@@ -117,19 +118,19 @@ def _first_two(names: Sequence[str]) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _first_shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
+def _first_shapes(shapes: tuple[Operand, ...]) -> str:
     """As many shapes as there is room for, and how many more there are."""
     text = ""
     for index, shape in enumerate(shapes):
-        more = f"{', ' if text else ''}{list(shape)}"
+        more = f"{', ' if text else ''}{shape_text(shape)}"
         if text and len(text) + len(more) > WIDEST_SHAPES:
             return f"{text} +{len(shapes) - index}"
         text += more
     return text
 
 
-def _all_shapes(shapes: Sequence[Sequence[int]]) -> str:
-    text = ", ".join(map(str, shapes))
+def _all_shapes(shapes: Sequence[Sequence[Size]]) -> str:
+    text = ", ".join([shape_text(tuple(shape)) for shape in shapes])
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -141,6 +142,7 @@ PART_OF_COUNT: Final = Quantity(format_count, missing="-")
 TIME: Final = Quantity(_time, "ns")
 BYTES: Final = Quantity(_bytes, "bytes")
 EXACT_BYTES: Final = Quantity(format_bytes, "bytes")
+BYTES_OF_CALLS: Final = Quantity(lambda value: format_bytes(value) if value != "" else "", "bytes", missing="?")
 BYTE_RATE: Final = Quantity(format_rate, "bytes per second")
 FLOPS: Final = Quantity(_flops, "FLOPs")
 FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
@@ -170,10 +172,10 @@ _COLUMNS: Final = (
     Column(
         "output_bytes",
         "Out size",
-        EXACT_BYTES,
-        "of what all its calls returned",
+        BYTES_OF_CALLS,
+        "of what all its calls returned; `?` where that is not known",
         ("output_bytes", "calls"),
-        lambda size, calls: size if calls else None,
+        lambda size, calls: size if calls else "",
     ),
     Column("time", "Time", TIME, "host time per step, with what runs inside"),
     Column("self", "Self", TIME, "host time per step, without what runs inside; in a summary, of forward"),

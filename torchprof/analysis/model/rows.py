@@ -7,7 +7,6 @@ model come last under the module that called them.
 
 from __future__ import annotations
 
-from math import prod
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -15,12 +14,13 @@ import numpy as np
 from torchprof.analysis.gpu.kernels import call_kernel_times
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.time.calls import CallCosts
+from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.trace.model import TensorInfo
+from torchprof.trace.schema import TENSOR_IN_OBJECT
+from torchprof.trace.shapes import Operand
 from torchprof.trace.trace import Trace
 
 __all__ = ["Row", "module_rows"]
-
-Shape = tuple[int, ...]
 
 
 class Row(NamedTuple):
@@ -31,8 +31,9 @@ class Row(NamedTuple):
         name, type: last part of the path, and class.
         depth: 0 for the root.
         calls: how often it was called.
-        input_shapes, output_shapes: of every tensor of its first call, in order.
-        output_bytes: logical bytes (elements x element size) of the outputs of all calls; None where a size is unknown.
+        input_shapes, output_shapes: of every tensor of its first call, in order. A size is an int, ``"j"`` where it is ragged,
+            or None where it is unknown; a str in place of a shape is the class of an object without tensors to be found.
+        output_bytes: bytes of the outputs of all calls: of their elements, not of storages; None where they are unknown.
         params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
         params_total: the same with everything below it.
         param_bytes: bytes of its own parameters.
@@ -43,6 +44,7 @@ class Row(NamedTuple):
         note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
         copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
+        inputs_in_objects: how many of its inputs, the last of them, were in objects that are no containers, such as a cache.
     """
 
     path: str
@@ -50,8 +52,8 @@ class Row(NamedTuple):
     type: str
     depth: int
     calls: int = 0
-    input_shapes: tuple[Shape, ...] = ()
-    output_shapes: tuple[Shape, ...] = ()
+    input_shapes: tuple[Operand, ...] = ()
+    output_shapes: tuple[Operand, ...] = ()
     output_bytes: int | None = 0
     params: int = 0
     trainable: int = 0
@@ -67,6 +69,7 @@ class Row(NamedTuple):
     note: str = ""
     copies: int = 1
     tensors: tuple[TensorInfo, ...] = ()
+    inputs_in_objects: int = 0
 
 
 def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:
@@ -79,13 +82,13 @@ class _Rows:
 
     def __init__(self, trace: Trace, costs: CallCosts) -> None:
         assert trace.model is not None
-        calls, tensors = trace.module_calls, trace.tensors
-        shapes = [trace.shape(row) for row in range(len(trace.shapes))]
-        numels = np.array([prod(shape) for shape in shapes], dtype=np.int64)
+        calls = trace.module_calls
+        shapes = tensor_shapes(trace)
         self.modules = trace.model.modules
         self.ran = len(calls) > 0
-        self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
-        sizes = (numels[tensors["shape"]] * trace.dtypes.itemsizes(tensors["dtype"]))[trace.operands]
+        self.operand_shapes = [shapes[row] for row in trace.operands.tolist()]
+        self.in_object = (trace.tensors["flags"][trace.operands] >= TENSOR_IN_OBJECT).tolist()
+        sizes = tensor_bytes(trace)[trace.operands]
         first, last = calls["outputs"].astype(np.int64), calls["outputs"].astype(np.int64) + calls["n_outputs"]
         up_to, unknown = (np.append(0, np.cumsum(values)) for values in (np.nan_to_num(sizes), np.isnan(sizes)))
         self.output_bytes: list[int] = (up_to[last] - up_to[first]).astype(np.int64).tolist()
@@ -116,14 +119,15 @@ class _Rows:
             below = [self._add(child, inside, rows) for child in node.children]
             params_below = sum([row.params_total for row in below])
             called = called or any([row.calls or row.forward for row in below])
-        inputs: tuple[Shape, ...] = ()
-        outputs: tuple[Shape, ...] = ()
+        inputs: tuple[Operand, ...] = ()
+        outputs: tuple[Operand, ...] = ()
         output_bytes: int | None = 0
         forward = forward_self = backward = backward_self = 0
-        device_forward = device_backward = 0
+        device_forward = device_backward = in_objects = 0
         if calls:
             first, count = self.inputs[calls[0]]
             inputs = tuple(self.operand_shapes[first : first + count])
+            in_objects = sum(self.in_object[first : first + count])
             first, count = self.outputs[calls[0]]
             outputs = tuple(self.operand_shapes[first : first + count])
             output_bytes = _sum(self.output_bytes, calls) if not _sum(self.unknown_outputs, calls) else None
@@ -171,6 +175,7 @@ class _Rows:
             self._note(node, opaque, called),
             1,
             tensors,
+            in_objects,
         )
         return row
 

@@ -10,7 +10,7 @@ namespace torchprof::bindings {
 void register_rows() {
   PYBIND11_NUMPY_DTYPE(Op, start, end, sequence_nr, signature, parent, module_call, inputs, outputs, forward_thread, n_inputs,
                        n_outputs, thread, scope, flags);
-  PYBIND11_NUMPY_DTYPE(Tensor, storage, storage_bytes, shape, dtype, device_type, device_index, flags);
+  PYBIND11_NUMPY_DTYPE(Tensor, storage, storage_bytes, bytes, shape, dtype, device_type, device_index, flags);
   PYBIND11_NUMPY_DTYPE(Signature, name, inputs, outputs, arguments, results, n_inputs, n_outputs);
   PYBIND11_NUMPY_DTYPE(ModuleCall, start, end, module, parent, op, inputs, outputs, n_inputs, n_outputs, thread, flags);
   PYBIND11_NUMPY_DTYPE(Module, address, type);

@@ -52,7 +52,12 @@ class Translation {
     arguments.inputs = strings_[arguments.inputs];
     arguments.outputs = strings_[arguments.outputs];
   }
-  void operator()(Tensor& tensor) const { tensor.shape = shapes_[tensor.shape]; }
+  void operator()(Tensor& tensor) const {
+    tensor.shape = shapes_[tensor.shape];
+    if ((tensor.flags & kObject) != 0) {
+      tensor.storage = strings_[tensor.storage];
+    }
+  }
   void operator()(ModuleCall& call) const {
     call.start = ns(call.start);
     call.end = ns(call.end);

@@ -1,5 +1,6 @@
 #include "collate/nesting.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace torchprof {
@@ -13,7 +14,7 @@ class Writes {
     for (const Shape& shape : tables.shapes) {
       int64_t count = 1;
       for (uint32_t i = 0; i < shape.ndim; ++i) {
-        count *= tables.dims[shape.first + i];
+        count *= std::max<int64_t>(0, tables.dims[shape.first + i]);  // an unknown size counts nothing
       }
       elements_.push_back(count);
     }
@@ -53,10 +54,10 @@ void mark_nested(Tables& tables, const OpNames& counted_ops) {
   for (const std::string& name : tables.strings) {
     counted.push_back(counted_ops.count(name) != 0);
   }
-  // torch.func runs an op first on its wrappers, then, inside, on the tensors that are computed.
+  // torch.func, and subclasses around other tensors, run an op first on the wrappers, then, inside, on what they wrap.
   const auto is_transformed = [&](const Op& op) {
     for (uint32_t i = 0; i < op.n_inputs; ++i) {
-      if ((tables.tensors[tables.operands[op.inputs + i]].flags & kTransformed) != 0) {
+      if ((tables.tensors[tables.operands[op.inputs + i]].flags & (kTransformed | kWrapperSubclass)) != 0) {
         return true;
       }
     }

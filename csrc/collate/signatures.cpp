@@ -16,6 +16,10 @@ void add_kinds(const Tensor* tensors, size_t n_inputs, size_t n_outputs, std::ve
   for (size_t i = 0; i < n_inputs + n_outputs; ++i) {
     const bool returned = i >= n_inputs && n_inputs != 0 && tensors[i].storage == tensors[0].storage;
     kinds.push_back(kind_of(tensors[i]) | (returned ? kReturnsFirstInput : 0));
+    if ((tensors[i].flags & (kNotDense | kWrapperSubclass)) != 0) {
+      kinds.push_back(-1 - tensors[i].flags);  // no tensor's kind is negative
+      kinds.push_back(tensors[i].bytes);
+    }
   }
 }
 

@@ -1,12 +1,10 @@
 #include "record/module_observer.h"
 
-#include <c10/util/SmallVector.h>
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <algorithm>
 #include <atomic>
 #include <unordered_set>
 
+#include "record/find_tensors.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
@@ -14,69 +12,35 @@
 namespace torchprof {
 namespace {
 
-using Tensors = c10::SmallVector<const c10::TensorImpl*, 16>;
-
-constexpr int kMaxDepth = 16;         // of containers inside containers
-constexpr size_t kMaxTensors = 4096;  // of one call
-
-PyObject* fields_name = nullptr;  // "__dataclass_fields__", interned
 ternaryfunc original_call = nullptr;
 std::atomic<ModuleObserver::Listener> listener{nullptr};
 
-bool is_tensor(PyObject* object) {
-  return PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass));
-}
-
-// The tensors inside the arguments or the result of a module, in order. Runs no code of the program: containers are read through their
-// C structure, and fields of dataclasses through the attribute lookup of `object`.
-void find_tensors(PyObject* object, Tensors& found, int depth = 0) {
-  if (object == Py_None || depth > kMaxDepth || found.size() >= kMaxTensors) {
-    return;
-  }
-  if (is_tensor(object)) {
-    const c10::TensorImpl* const tensor = THPVariable_Unpack(object).unsafeGetTensorImpl();
-    if (is_readable(tensor)) {
-      found.push_back(tensor);
-    }
-  } else if (PyTuple_Check(object)) {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
-      find_tensors(PyTuple_GET_ITEM(object, i), found, depth + 1);
-    }
-  } else if (PyList_Check(object)) {
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(object); ++i) {
-      find_tensors(PyList_GET_ITEM(object, i), found, depth + 1);
-    }
-  } else if (PyDict_Check(object)) {
-    PyObject* key = nullptr;
-    PyObject* value = nullptr;
-    for (Py_ssize_t position = 0; PyDict_Next(object, &position, &key, &value);) {
-      find_tensors(value, found, depth + 1);
-    }
-  } else if (PyObject* const fields = _PyType_Lookup(Py_TYPE(object), fields_name); fields != nullptr && PyDict_Check(fields)) {
-    PyObject* name = nullptr;
-    PyObject* field = nullptr;
-    for (Py_ssize_t position = 0; PyDict_Next(fields, &position, &name, &field);) {
-      if (PyObject* const value = PyObject_GenericGetAttr(object, name)) {
-        find_tensors(value, found, depth + 1);
-        Py_DECREF(value);  // the object still holds it
-      } else {
-        PyErr_Clear();
-      }
-    }
-  }
-}
-
-bool add_found(ThreadLog& log, const Tensors& found, uint16_t& count) {
-  for (const c10::TensorImpl* const tensor : found) {
-    if (!add_operand(log, *tensor)) {
+bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
+  for (size_t i = 0; i < found.tensors.size(); ++i) {
+    if (!add_operand(log, *found.tensors[i], found.objects[i], i < found.in_containers ? 0 : kInObject)) {
       return false;
     }
     ++count;
   }
-  return found.size() < kMaxTensors;
+  for (PyObject* const object : found.unread) {
+    if (!log.add_object(Py_TYPE(object)->tp_name, kUnknownBytes)) {
+      return false;
+    }
+    ++count;
+  }
+  return true;
 }
 
-void open_call(ThreadLog& log, PyObject* module, const Tensors& inputs) {
+// A result without tensors is a row too, so that the table can name its class.
+bool add_result(ThreadLog& log, PyObject* result, const Found& found, uint16_t& count) {
+  if (result != nullptr && result != Py_None && found.tensors.empty() && found.unread.empty()) {
+    count = 1;
+    return log.add_object(Py_TYPE(result)->tp_name, 0);
+  }
+  return add_found(log, found, count);
+}
+
+void open_call(ThreadLog& log, PyObject* module, const Found& inputs) {
   if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name)) {
     if (!add_found(log, inputs, call->n_inputs)) {
       call->flags |= kMoreTensors;
@@ -85,11 +49,11 @@ void open_call(ThreadLog& log, PyObject* module, const Tensors& inputs) {
   }
 }
 
-void close_call(ThreadLog& log, int64_t now, PyObject* result, const Tensors& outputs) {
+void close_call(ThreadLog& log, int64_t now, PyObject* result, const Found& outputs) {
   if (ModuleCall* const call = log.close_call()) {
     call->end = now;
     call->outputs = log.operands.size();
-    if (!add_found(log, outputs, call->n_outputs)) {
+    if (!add_result(log, result, outputs, call->n_outputs)) {
       call->flags |= kMoreTensors;
     }
     if (result == nullptr) {
@@ -100,19 +64,15 @@ void close_call(ThreadLog& log, int64_t now, PyObject* result, const Tensors& ou
   }
 }
 
-void notify_listener(const Tensors& tensors) {
+void notify_listener(const Found& found) {
   if (const ModuleObserver::Listener notify = listener.load(std::memory_order_relaxed)) {
-    notify(tensors.data(), tensors.size());
+    notify(found.tensors.data(), found.tensors.size());
   }
 }
 
 // Returns the generation in which the call was opened; 0: it is not recorded.
 uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
-  Tensors inputs;
-  find_tensors(args, inputs);
-  if (kwargs != nullptr) {
-    find_tensors(kwargs, inputs);
-  }
+  const Found inputs = find_arguments(args, kwargs);
   uint64_t generation = 0;
   {
     const LogWriter writer;
@@ -129,10 +89,7 @@ uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
 
 void end_call(uint64_t generation, PyObject* result) {
   const int64_t now = ticks();
-  Tensors outputs;
-  if (result != nullptr) {
-    find_tensors(result, outputs);
-  }
+  const Found outputs = result != nullptr ? find_tensors(result) : Found();
   {
     const LogWriter writer;
     ThreadLog* const log = writer.log();
@@ -197,9 +154,6 @@ std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
 void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
 
 ModuleObserver::ModuleObserver(PyTypeObject* module_class) : module_class_(module_class) {
-  if (fields_name == nullptr) {
-    fields_name = PyUnicode_InternFromString("__dataclass_fields__");
-  }
   original_call = module_class->tp_call;
   walk(module_class);
 }

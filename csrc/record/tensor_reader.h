@@ -10,7 +10,12 @@
 
 #include "trace/thread_log.h"
 
+struct _object;
+
 namespace torchprof {
+
+// Sparse, nested, symbolic, wrapped: see unusual_tensors.cpp.
+bool add_unusual_operand(ThreadLog& log, const c10::TensorImpl& tensor, _object* object, uint8_t flags);
 
 inline void read_storage(const c10::TensorImpl& tensor, Tensor& row) {
   c10::StorageImpl* const storage = tensor.unsafe_storage().unsafeGetStorageImpl();
@@ -32,27 +37,36 @@ inline void read_storage(const c10::TensorImpl& tensor, Tensor& row) {
     const void* const token = data.get_context();  // see meta_allocator.cpp
     row.storage = reinterpret_cast<uint64_t>(token != nullptr ? token : storage);
   }
-  row.storage_bytes = storage->sym_nbytes().maybe_as_int().value_or(0);
+  const c10::SymInt bytes = storage->sym_nbytes();
+  // What a wrapper subclass says of itself is no memory. Asking a symbolic number for its value may run Python.
+  const bool is_memory = data.get() != nullptr || storage->device().is_meta();
+  row.storage_bytes = is_memory && !bytes.is_heap_allocated() ? bytes.as_int_unchecked() : 0;
 }
 
 inline bool is_readable(const c10::TensorImpl* tensor) {
   return tensor != nullptr && tensor != c10::UndefinedTensorImpl::singleton();
 }
 
-inline constexpr c10::DispatchKeySet kTransforms({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper});
+// Keys of tensors whose fields do not say what they hold: see unusual_tensors.cpp.
+inline constexpr c10::DispatchKeySet kUnusual({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::BatchedNestedTensor,
+                                               c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::NestedTensor,
+                                               c10::DispatchKey::Sparse, c10::DispatchKey::SparseCsr,
+                                               c10::DispatchKey::Python});
+
+inline int8_t dtype_number(const c10::TensorImpl& tensor) {
+  return static_cast<int8_t>(tensor.dtype().isScalarType() ? tensor.dtype().toScalarType() : c10::ScalarType::Undefined);
+}
 
 // Appends a tensor to the operands of the op or module call that is being filled in. False when the budget is spent.
-inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor) {
+// `object` is the tensor in Python where the GIL is held, and `flags` are added to its own.
+inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor, _object* object = nullptr, uint8_t flags = 0) {
+  if (tensor.key_set().has_any(kUnusual) || tensor.has_symbolic_sizes_strides()) {
+    return add_unusual_operand(log, tensor, object, flags);
+  }
   Tensor row{};
   read_storage(tensor, row);
-  row.dtype = static_cast<int8_t>(tensor.dtype().isScalarType() ? tensor.dtype().toScalarType() : c10::ScalarType::Undefined);
-  if (tensor.key_set().has_any(kTransforms)) {
-    row.flags |= kTransformed;
-  }
-  if (tensor.has_symbolic_sizes_strides()) {
-    row.flags |= kSymbolic;
-    return log.add_operand(row, nullptr, 0);
-  }
+  row.dtype = dtype_number(tensor);
+  row.flags |= flags;
   const c10::IntArrayRef sizes = tensor.sizes_default();
   return log.add_operand(row, sizes.data(), sizes.size());
 }

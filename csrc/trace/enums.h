@@ -49,9 +49,20 @@ inline constexpr uint16_t kHeldAfterCall = 256;    // not freed when the outermo
 
 // Tensor::flags
 inline constexpr uint8_t kNoData = 1;       // meta or fake; `storage` still identifies the block
-inline constexpr uint8_t kSymbolic = 2;     // sizes are symbolic: recorded as the empty shape
-inline constexpr uint8_t kNoStorage = 4;    // sparse, nested or opaque: storage_bytes is 0
-inline constexpr uint8_t kTransformed = 8;  // a torch.func wrapper around another tensor, which may be larger
+inline constexpr uint8_t kSymbolic = 2;     // some sizes are symbolic: kUnknownSize or kRaggedSize
+inline constexpr uint8_t kNoStorage = 4;    // opaque: storage and storage_bytes are 0
+inline constexpr uint8_t kTransformed = 8;  // was inside wrappers of torch.func: shape and bytes are those inside, as in memory
+inline constexpr uint8_t kNotDense = 16;    // sparse or nested: `bytes` says what its elements take
+inline constexpr uint8_t kWrapperSubclass = 32;     // a subclass around other tensors: `bytes` says what these take
+inline constexpr uint8_t kObject = 64;      // no tensor, but an object: `storage` is a row of strings, the name of its class
+inline constexpr uint8_t kInObject = 128;   // a module was given or returned it inside an object that is no container
+
+// Tensor::bytes
+inline constexpr int64_t kUnknownBytes = -1;
+
+// Sizes in shapes
+inline constexpr int64_t kUnknownSize = -1;  // symbolic
+inline constexpr int64_t kRaggedSize = -2;   // of a nested tensor: each of its tensors has another
 
 // Kernel::kind
 enum class Activity : uint8_t {

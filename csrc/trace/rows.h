@@ -32,10 +32,11 @@ struct Op {
 
 // A tensor as ops and module calls saw it. The same storage with the same shape, dtype and device is nearly always one row. Ops and
 // calls refer to their tensors through `operands`, a list of rows of tensors. Most tensors are used several times, so each further
-// use costs 4 bytes instead of 24. Touching fresh memory is the largest part of the cost of recording.
+// use costs 4 bytes instead of 32. Touching fresh memory is the largest part of the cost of recording.
 struct Tensor {
   uint64_t storage;       // address of its data: tensors with the same storage are views of each other
   int64_t storage_bytes;  // of the whole storage
+  int64_t bytes;          // where flags say so (kNotDense, kWrapperSubclass, kObject): what it takes; otherwise the shape tells
   uint32_t shape;         // row of shapes
   int8_t dtype;           // c10::ScalarType
   int8_t device_type;     // c10::DeviceType
@@ -248,7 +249,7 @@ struct Thread {
   uint64_t native_id;  // the operating system's
 };
 
-static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 24 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
+static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 32 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
 static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
 static_assert(sizeof(Step) == 64 && sizeof(OpTotal) == 88 && sizeof(CallTotal) == 56);

@@ -48,7 +48,7 @@ class TensorTable {
   }
 
   static bool same(const Tensor& a, const Tensor& b) {
-    return a.storage == b.storage && a.storage_bytes == b.storage_bytes && a.dtype == b.dtype &&
+    return a.storage == b.storage && a.storage_bytes == b.storage_bytes && a.bytes == b.bytes && a.dtype == b.dtype &&
            a.device_type == b.device_type && a.device_index == b.device_index && a.flags == b.flags;
   }
 

@@ -148,6 +148,17 @@ class ThreadLog {
     return true;
   }
 
+  // The same for an object that is no tensor: the name of its class takes a tensor's place.
+  bool add_object(const char* type, int64_t bytes) {
+    Tensor row{};
+    row.storage = strings.id(std::string_view(type));
+    row.bytes = bytes;
+    row.dtype = -1;
+    row.device_index = -1;
+    row.flags = kObject;
+    return add_operand(row, nullptr, 0);
+  }
+
   // False when the budget is spent. `from_kernel`: the memory belongs to the op around the innermost one, which is the op that
   // PyTorch runs to call a kernel written in Python.
   bool memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,

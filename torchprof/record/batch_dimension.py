@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from torchprof.trace.shapes import Shape
 from torchprof.trace.trace import Trace
 
 __all__ = ["BATCH", "OTHER_BATCH", "find_batch_dimensions"]
@@ -64,7 +65,7 @@ def _calls(trace: Trace) -> np.ndarray[Any, Any]:
     return np.stack([trace.module_calls[name] for name in ("parent", "n_inputs", "n_outputs")])
 
 
-def _shapes(trace: Trace) -> dict[int, tuple[int, ...]]:
+def _shapes(trace: Trace) -> dict[int, Shape]:
     """The shapes of what modules took and returned, call by call, by row of ``trace.operands``."""
     calls = trace.module_calls
     rows = [

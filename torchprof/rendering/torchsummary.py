@@ -76,7 +76,7 @@ class _Row(NamedTuple):
     """What one hook notes: a class, the shapes that were returned, and what its module counts."""
 
     type: str
-    shapes: list[list[int]]
+    shapes: list[list[Any]]
     sequence: bool
     params: int
     trainable: bool
@@ -100,10 +100,10 @@ class _Hooks:
             info = self.infos.get(call.address)
             # What forward adds to the model was not there when the package registered its hooks.
             if info is not None and (not self.read or info.path in self.read):
-                yield from self._rows_of(info, call.type, list(map(list, call.output_shapes)), call.returned_sequence)
+                yield from self._rows_of(info, call.type, [list(shape) for shape in call.output_shapes], call.returned_sequence)
 
     def _rows_of(
-        self, info: ModuleInfo, type_name: str, shapes: list[list[int]], sequence: bool, within: int = 0
+        self, info: ModuleInfo, type_name: str, shapes: list[list[Any]], sequence: bool, within: int = 0
     ) -> Iterator[_Row]:
         if info.container or (info.parent < 0 and not self.of_root):
             return
@@ -147,7 +147,7 @@ def _hooks(model: Model) -> dict[int, int]:
     return {info.address: count(info.address) for info in infos}
 
 
-def _shown_shape(shapes: list[list[int]], sequence: bool, batch_size: int | None) -> list[Any]:
+def _shown_shape(shapes: list[list[Any]], sequence: bool, batch_size: int | None) -> list[Any]:
     if sequence or len(shapes) != 1:
         return [[-1, *shape[1:]] for shape in shapes]
     shape = shapes[0]

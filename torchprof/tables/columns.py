@@ -15,6 +15,7 @@ from typing import Any, Final
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.records import Record
 from torchprof.rendering.units import format_bytes, format_count, format_flops, format_ns, format_rate
+from torchprof.trace.shapes import Operand, Size, shape_text
 
 __all__ = ["COLUMNS", "LEFT_OUT_FIRST", "Column", "Quantity", "columns_of", "with_computed"]
 
@@ -116,27 +117,25 @@ def _first_two(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
-Shape = tuple[int, ...]
-
-
 @functools.lru_cache(maxsize=4096)
-def _shapes_of_calls(calls: tuple[tuple[Shape, ...], ...]) -> str:
+def _shapes_of_calls(calls: tuple[tuple[Operand, ...], ...]) -> str:
     """The shapes of the first call. Where others differ from it in one size, that is a range; otherwise their number follows.
 
     [1, 1..64, 512]         calls on sequences of 1 to 64 tokens
     [4, 32, 54, 54] (+1)    other calls have one other shape
     """
     first = calls[0]
-    if len(calls) > 1 and all(list(map(len, shapes)) == list(map(len, first)) for shapes in calls):
+    if len(calls) > 1 and all(_ranks(shapes) == _ranks(first) for shapes in calls):
         sizes = [[set(of_calls) for of_calls in zip(*shapes, strict=True)] for shapes in zip(*calls, strict=True)]
         if all(sum(len(found) > 1 for found in shape) <= 1 for shape in sizes):
             return _first_shapes([f"[{', '.join(map(_range, shape))}]" for shape in sizes])
-    text = _first_shapes([_shape(shape) for shape in first])
+    text = _first_shapes([shape_text(shape) for shape in first])
     return text if len(calls) == 1 else f"{text} (+{len(calls) - 1})"
 
 
-def _shape(shape: Shape) -> str:
-    return str(list(shape))
+def _ranks(shapes: tuple[Operand, ...]) -> list[int | str]:
+    """How many sizes each has; a shape with a size that is no number stands for itself."""
+    return [len(shape) if all(isinstance(size, int) for size in shape) else shape_text(shape) for shape in shapes]
 
 
 def _range(sizes: Collection[int]) -> str:
@@ -158,8 +157,8 @@ def _kernel_size(size: int | Sequence[int]) -> str:
     return str(size) if isinstance(size, int) else str(list(size))
 
 
-def _all_shapes(shapes: Sequence[Sequence[int]]) -> str:
-    text = ", ".join(map(str, shapes))
+def _all_shapes(shapes: Sequence[Sequence[Size]]) -> str:
+    text = ", ".join([shape_text(tuple(shape)) for shape in shapes])
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -171,6 +170,7 @@ PART_OF_COUNT: Final = Quantity(format_count, missing="-")
 TIME: Final = Quantity(_time, "ns")
 BYTES: Final = Quantity(_bytes, "bytes")
 EXACT_BYTES: Final = Quantity(format_bytes, "bytes")
+BYTES_OF_CALLS: Final = Quantity(lambda value: format_bytes(value) if value != "" else "", "bytes", missing="?")
 BYTE_RATE: Final = Quantity(format_rate, "bytes per second")
 FLOPS: Final = Quantity(_flops, "FLOPs")
 FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
@@ -187,7 +187,7 @@ _COLUMNS: Final = (
         "input",
         "Input",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it was given; 1..64: a size that differs between calls; (+1): one other shape in other calls",
+        "shapes of the tensors it was given; 1..64: a size that differs between calls; (+1): one other shape in other calls",
         ("input_shapes", "further_inputs"),
         lambda first, further: (first, *further),
     ),
@@ -195,7 +195,7 @@ _COLUMNS: Final = (
         "output",
         "Output",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it returned; 1..64: a size that differs between calls; (+1): one other shape in other calls",
+        "shapes of the tensors it returned; 1..64: a size that differs between calls; (+1): one other shape in other calls",
         ("output_shapes", "further_outputs"),
         lambda first, further: (first, *further),
     ),
@@ -226,10 +226,10 @@ _COLUMNS: Final = (
     Column(
         "output_bytes",
         "Out size",
-        EXACT_BYTES,
-        "of what all its calls returned",
+        BYTES_OF_CALLS,
+        "of what all its calls returned; `?` where that is not known",
         ("output_bytes", "calls"),
-        lambda size, calls: size if calls else None,
+        lambda size, calls: size if calls else "",
     ),
     Column("time", "Time", TIME, "host time per step, with what runs inside"),
     Column("self", "Self", TIME, "host time per step, without what runs inside; in a summary, of forward"),

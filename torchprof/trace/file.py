@@ -27,7 +27,7 @@ __all__ = ["FORMAT", "read", "write"]
 
 ZIP: Final = b"PK\x03\x04"
 """How a zip archive begins."""
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The version of the file format. Raised by every change that an older torchprof would misread."""
 
 STRING_COLUMNS: Final = (

@@ -54,14 +54,15 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
     # Rows of ``tensors``: operands[op.inputs : op.inputs + op.n_inputs] are the inputs of an op; outputs likewise.
     "operands": np.dtype("i4"),
     "tensors": _struct(
-        24,
+        32,
         ("storage", "u8", 0),
         ("storage_bytes", "i8", 8),
-        ("shape", "u4", 16),
-        ("dtype", "i1", 20),
-        ("device_type", "i1", 21),
-        ("device_index", "i1", 22),
-        ("flags", "u1", 23),
+        ("bytes", "i8", 16),
+        ("shape", "u4", 24),
+        ("dtype", "i1", 28),
+        ("device_type", "i1", 29),
+        ("device_index", "i1", 30),
+        ("flags", "u1", 31),
     ),
     # What ops that do the same work have in common: the name, the arguments (as JSON, where they were kept), and the shape,
     # dtype and device of every input and output.
@@ -75,7 +76,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("n_inputs", "u2", 20),
         ("n_outputs", "u2", 22),
     ),
-    # A shape is dims[first : first + ndim].
+    # A shape is dims[first : first + ndim]. A size of RAGGED or UNKNOWN is none.
     "shapes": _struct(8, ("first", "u4", 0), ("ndim", "u4", 4)),
     "dims": np.dtype("i8"),
     "module_calls": _struct(
@@ -227,6 +228,21 @@ OP_WRAPPER: Final = 4
 OP_NESTED: Final = 8
 """Op flag: its FLOPs are not counted, because it ran inside an op whose FLOPs are counted, or because (``torch.func``) an op
 inside it does the same work."""
+TENSOR_NOT_DENSE: Final = 16
+"""Tensor flag: it is sparse or nested, and not all elements that its shape says are stored. ``bytes`` is what it takes; -1:
+unknown."""
+TENSOR_WRAPPER: Final = 32
+"""Tensor flag: it is of a subclass around other tensors and has no memory of its own. ``bytes`` is what these take; -1:
+unknown. A jagged tensor is both, and its bytes are those of its elements."""
+TENSOR_OBJECT: Final = 64
+"""Tensor flag: it is no tensor but an object that a module returned, and ``storage`` is a row of ``strings``, the name of its
+class. ``bytes`` is 0 where it holds no tensors, and -1 where it could not be looked into."""
+TENSOR_IN_OBJECT: Final = 128
+"""Tensor flag: a module was given it, or returned it, inside an object that is no container."""
+RAGGED: Final = -2
+"""In ``dims``: the tensors in a nested tensor have different sizes here."""
+UNKNOWN: Final = -1
+"""In ``dims``: the size is symbolic."""
 CALL_RAISED: Final = 1
 """Module call flag: it raised an exception."""
 CALL_RETURNED_SEQUENCE: Final = 4

@@ -21,6 +21,7 @@ from torchprof.errors import TraceFileError
 from torchprof.trace import file
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, Rows
+from torchprof.trace.shapes import Shape, shape_of
 from torchprof.trace.type_names import DeviceTypes, Dtypes
 
 __all__ = ["Trace", "load"]
@@ -103,10 +104,10 @@ class Trace:
         losses: dict[str, int] = self.facts.get("losses", {})
         return {table: count for table, count in losses.items() if count and table != "unmatched_ends"}
 
-    def shape(self, row: int) -> tuple[int, ...]:
-        """The sizes in one row of ``shapes``."""
+    def shape(self, row: int) -> Shape:
+        """The sizes in one row of ``shapes``: ``"j"`` where a size is ragged, None where it is unknown."""
         first, ndim = self.shapes[row].item()
-        return tuple(self.dims[first : first + ndim].tolist())
+        return shape_of(self.dims[first : first + ndim].tolist())
 
     @property
     def op_names(self) -> Rows:

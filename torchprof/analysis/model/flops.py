@@ -5,16 +5,15 @@ counted again.
 
 Bytes are the least an op can move: every input tensor read once, every output written once; an op that returns what it was
 given (a view) moves nothing. They are an estimate of traffic, not a measurement: caches and repeated passes are not in it.
-Where the size of a dtype is unknown, they are NaN, and so are sums with them.
+Where the bytes of a tensor are unknown, they are NaN, and so are sums with them.
 """
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.tensors import tensor_bytes
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
@@ -50,12 +49,11 @@ def counted_bytes(trace: Trace, signature: Rows, nested: Flags, wrapper: Flags) 
 
 def signature_bytes(trace: Trace) -> npt.NDArray[np.float64]:
     """Bytes that one op of each signature reads and writes: an array of shape ``[signatures, 2]``."""
-    numels = np.array([prod(trace.shape(row)) for row in range(len(trace.shapes))], dtype=np.int64)
     tensors, operands = trace.tensors, trace.operands
     moved = np.zeros((len(trace.signatures), 2), dtype=np.float64)
     if not len(operands):
         return moved
-    sizes = (numels[tensors["shape"]] * trace.dtypes.itemsizes(tensors["dtype"]))[operands]
+    sizes = tensor_bytes(trace)[operands]
     storages = tensors["storage"][operands]
     for row, (name, first_in, first_out, _, _, n_in, n_out) in enumerate(trace.signatures.tolist()):
         read = storages[first_in : first_in + n_in]

@@ -78,7 +78,7 @@ def _signature(subtree: list[Row]) -> tuple[object, ...]:
             row.depth - top,
             row.type if row is subtree[0] else (row.name, row.type),
             row.calls,
-            row.input_shapes,
+            row.input_shapes[: len(row.input_shapes) - row.inputs_in_objects],  # a cache grows from sibling to sibling
             row.output_shapes,
             row.further_inputs,
             row.further_outputs,

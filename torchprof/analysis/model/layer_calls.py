@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchprof.analysis.tensors import tensor_shape, tensor_shapes
 from torchprof.trace.schema import CALL_RAISED, CALL_RETURNED_SEQUENCE
+from torchprof.trace.shapes import Shape, shape_text
 from torchprof.trace.trace import Trace
 
 __all__ = ["LayerCall", "layer_calls", "raising_call"]
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class LayerCall:
         row: its row of ``trace.module_calls``.
         address, type: ``id()`` of the module, and the name of its class.
         returned_sequence: whether it returned a tuple or a list.
-        input_shapes, output_shapes: of every tensor, in order.
+        input_shapes, output_shapes: of every tensor, in order; a size is ``"j"`` where it is ragged, None where unknown.
     """
 
     row: int
@@ -38,14 +38,15 @@ def layer_calls(trace: Trace) -> list[LayerCall]:
     calls = trace.module_calls
     finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & CALL_RAISED) == 0))
     order = finished[np.lexsort((-finished, calls["end"][finished]))]
+    of_tensors = tensor_shapes(trace)
     result = []
     for row in order.tolist():
         call = calls[row]
         module = trace.modules[int(call["module"])]
 
         def shapes(first: int, count: int) -> tuple[Shape, ...]:
-            rows = trace.operands[first : first + count]
-            return tuple(trace.shape(int(trace.tensors["shape"][tensor])) for tensor in rows)
+            found = (of_tensors[tensor] for tensor in trace.operands[first : first + count].tolist())
+            return tuple(shape for shape in found if not isinstance(shape, str))
 
         result.append(
             LayerCall(
@@ -76,7 +77,7 @@ def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
     path = next((info.path for info in infos if info.address == address), "")
     first = int(call["inputs"])
     inputs = tuple(
-        f"{trace.dtypes[int(trace.tensors['dtype'][tensor])].name}{list(trace.shape(int(trace.tensors['shape'][tensor])))}"
+        f"{trace.dtypes[int(trace.tensors['dtype'][tensor])].name}{shape_text(tensor_shape(trace, int(tensor)))}"
         for tensor in trace.operands[first : first + int(call["n_inputs"])]
     )
     return path, trace.strings[type_row], inputs

@@ -7,20 +7,20 @@ without being registered anywhere in the model come last under the module that c
 
 from __future__ import annotations
 
-from math import prod
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from torchprof.analysis.gpu.kernels import call_kernel_times
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
+from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.analysis.time.calls import CallCosts
 from torchprof.trace.model import TensorInfo
+from torchprof.trace.schema import TENSOR_IN_OBJECT
+from torchprof.trace.shapes import Operand
 from torchprof.trace.trace import Trace
 
 __all__ = ["Row", "module_rows"]
-
-Shape = tuple[int, ...]
 
 
 class Row(NamedTuple):
@@ -31,8 +31,10 @@ class Row(NamedTuple):
         name, type: last part of the path, and class.
         depth: 0 for the root.
         calls: how often it was called.
-        input_shapes, output_shapes: of every tensor of its first call, in order; with ``batch_size=-1``, -1 is the batch.
-        output_bytes: logical bytes (elements x element size) of the outputs of all calls; None where a size is unknown.
+        input_shapes, output_shapes: of every tensor of its first call, in order. A size is an int (-1: the batch, with
+            ``batch_size=-1``), ``"j"`` where it is ragged, or None where it is unknown; a str in place of a shape is the class
+            of an object without tensors to be found.
+        output_bytes: bytes of the outputs of all calls: of their elements, not of storages; None where they are unknown.
         params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
         params_total: the same with everything below it.
         param_bytes: bytes of its own parameters.
@@ -47,6 +49,7 @@ class Row(NamedTuple):
         output_dtypes: of every tensor that its first call returned, as in ``float32``.
         training: whether it is in train mode; None where that is not known.
         kernel_size: of a convolution or pooling; None where it has none.
+        inputs_in_objects: how many of its inputs, the last of them, were in objects that are no containers, such as a cache.
     """
 
     path: str
@@ -54,8 +57,8 @@ class Row(NamedTuple):
     type: str
     depth: int
     calls: int = 0
-    input_shapes: tuple[Shape, ...] = ()
-    output_shapes: tuple[Shape, ...] = ()
+    input_shapes: tuple[Operand, ...] = ()
+    output_shapes: tuple[Operand, ...] = ()
     output_bytes: int | None = 0
     params: int = 0
     trainable: int = 0
@@ -71,11 +74,12 @@ class Row(NamedTuple):
     note: str = ""
     copies: int = 1
     tensors: tuple[TensorInfo, ...] = ()
-    further_inputs: tuple[tuple[Shape, ...], ...] = ()
-    further_outputs: tuple[tuple[Shape, ...], ...] = ()
+    further_inputs: tuple[tuple[Operand, ...], ...] = ()
+    further_outputs: tuple[tuple[Operand, ...], ...] = ()
     output_dtypes: tuple[str, ...] = ()
     training: bool | None = None
     kernel_size: int | tuple[int, ...] | None = None
+    inputs_in_objects: int = 0
 
 
 def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:
@@ -88,18 +92,18 @@ class _Rows:
 
     def __init__(self, trace: Trace, costs: CallCosts) -> None:
         assert trace.model is not None
-        calls, tensors = trace.module_calls, trace.tensors
-        shapes = [trace.shape(row) for row in range(len(trace.shapes))]
-        numels = np.array([prod(shape) for shape in shapes], dtype=np.int64)
+        calls = trace.module_calls
+        shapes = tensor_shapes(trace)
         self.modules = trace.model.modules
         self.ran = len(calls) > 0
-        self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
-        names = {number: trace.dtypes[number].name for number in np.unique(tensors["dtype"]).tolist()}
-        self.operand_dtypes = [names[number] for number in tensors["dtype"][trace.operands].tolist()]
+        self.operand_shapes = [shapes[row] for row in trace.operands.tolist()]
+        names = {number: trace.dtypes[number].name for number in np.unique(trace.tensors["dtype"]).tolist()}
+        self.operand_dtypes = [names[number] for number in trace.tensors["dtype"][trace.operands].tolist()]
         for row, dimension in trace.facts.get("batch_dimensions", ()):
             shape = self.operand_shapes[row]
             self.operand_shapes[row] = (*shape[:dimension], -1, *shape[dimension + 1 :])
-        sizes = (numels[tensors["shape"]] * trace.dtypes.itemsizes(tensors["dtype"]))[trace.operands]
+        self.in_object = (trace.tensors["flags"][trace.operands] >= TENSOR_IN_OBJECT).tolist()
+        sizes = tensor_bytes(trace)[trace.operands]
         first, last = calls["outputs"].astype(np.int64), calls["outputs"].astype(np.int64) + calls["n_outputs"]
         up_to, unknown = (np.append(0, np.cumsum(values)) for values in (np.nan_to_num(sizes), np.isnan(sizes)))
         self.output_bytes: list[int] = (up_to[last] - up_to[first]).astype(np.int64).tolist()
@@ -130,17 +134,18 @@ class _Rows:
             below = [self._add(child, inside, rows) for child in node.children]
             params_below = sum([row.params_total for row in below])
             called = called or any([row.calls or row.forward for row in below])
-        inputs: tuple[Shape, ...] = ()
-        outputs: tuple[Shape, ...] = ()
+        inputs: tuple[Operand, ...] = ()
+        outputs: tuple[Operand, ...] = ()
         output_bytes: int | None = 0
         forward = forward_self = backward = backward_self = 0
-        device_forward = device_backward = 0
-        further_inputs: tuple[tuple[Shape, ...], ...] = ()
-        further_outputs: tuple[tuple[Shape, ...], ...] = ()
+        device_forward = device_backward = in_objects = 0
+        further_inputs: tuple[tuple[Operand, ...], ...] = ()
+        further_outputs: tuple[tuple[Operand, ...], ...] = ()
         dtypes: tuple[str, ...] = ()
         if calls:
             first, count = self.inputs[calls[0]]
             inputs = tuple(self.operand_shapes[first : first + count])
+            in_objects = sum(self.in_object[first : first + count])
             first, count = self.outputs[calls[0]]
             outputs = tuple(self.operand_shapes[first : first + count])
             dtypes = tuple(self.operand_dtypes[first : first + count])
@@ -197,12 +202,13 @@ class _Rows:
             dtypes,
             info.training if info is not None else None,
             info.kernel_size if info is not None else None,
+            in_objects,
         )
         return row
 
     def _further(
-        self, ranges: list[tuple[int, int]], calls: list[int], first: tuple[Shape, ...]
-    ) -> tuple[tuple[Shape, ...], ...]:
+        self, ranges: list[tuple[int, int]], calls: list[int], first: tuple[Operand, ...]
+    ) -> tuple[tuple[Operand, ...], ...]:
         """The shapes that calls had and the first had not, each once. A call without any says nothing of shapes."""
         found = (tuple(self.operand_shapes[at : at + count]) for at, count in (ranges[call] for call in calls))
         return tuple(shapes for shapes in dict.fromkeys(found) if shapes and shapes != first)

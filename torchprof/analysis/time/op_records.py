@@ -16,6 +16,7 @@ from torchprof.analysis.model.module_tree import modules_inside
 from torchprof.analysis.records import Record, none_if_nan
 from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import Phase
+from torchprof.trace.shapes import Size
 from torchprof.trace.trace import Trace
 
 __all__ = ["op_records"]
@@ -93,7 +94,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     return records
 
 
-def _inputs(trace: Trace, signature: int) -> tuple[list[list[int]], list[str]]:
+def _inputs(trace: Trace, signature: int) -> tuple[list[list[Size]], list[str]]:
     """Shapes and dtypes of the input tensors."""
     row = trace.signatures[signature]
     first = int(row["inputs"])

@@ -1,0 +1,317 @@
+#include "record/find_tensors.h"
+
+#include <structmember.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_set>
+
+#include "record/tensor_reader.h"
+
+namespace torchprof {
+namespace {
+
+constexpr int kMaxDepth = 200;        // of containers inside containers
+constexpr size_t kMaxTensors = 4096;  // of one search
+constexpr size_t kMaxObjects = 1024;  // that are no containers, of one search
+
+// Classes that are told apart by address. They are never freed.
+struct Classes {
+  PyTypeObject* module = loaded_class("torch.nn.modules.module", "Module");
+  PyTypeObject* deque = loaded_class("collections", "deque");
+  PyTypeObject* user_dict = loaded_class("collections", "UserDict");
+  PyTypeObject* sym_int = loaded_class("torch", "SymInt");
+  PyTypeObject* sym_float = loaded_class("torch", "SymFloat");
+  PyTypeObject* sym_bool = loaded_class("torch", "SymBool");
+  PyTypeObject* user_list = loaded_class("collections", "UserList");
+  PyObject* fields = PyUnicode_InternFromString("__dataclass_fields__");
+};
+
+const Classes& classes() {
+  static const Classes known;
+  return known;
+}
+
+bool is_a(PyObject* object, PyTypeObject* type) { return type != nullptr && PyType_IsSubtype(Py_TYPE(object), type); }
+
+bool is_callable_or_weak(PyObject* object) {
+  return PyFunction_Check(object) || PyCFunction_Check(object) || PyMethod_Check(object) || PyModule_Check(object) ||
+         PyWeakref_Check(object) || PyCapsule_CheckExact(object);
+}
+
+// dtypes, devices, symbolic numbers.
+bool is_value_of_torch(PyTypeObject* type) {
+  const auto names = {"torch.dtype", "torch.device", "torch.layout", "torch.memory_format", "torch.qscheme"};
+  const Classes& known = classes();
+  return type == known.sym_int || type == known.sym_float || type == known.sym_bool ||
+         ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 && std::find_if(names.begin(), names.end(), [&](const char* name) {
+                                                           return std::strcmp(type->tp_name, name) == 0;
+                                                         }) != names.end());
+}
+
+// Values that hold no tensor, whatever their contents.
+bool is_plain_value(PyObject* object) {
+  constexpr unsigned long kPlain = Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS |
+                                   Py_TPFLAGS_TYPE_SUBCLASS;
+  PyTypeObject* const type = Py_TYPE(object);
+  return object == Py_None || (type->tp_flags & kPlain) != 0 || PyFloat_Check(object) || PyComplex_Check(object) ||
+         PyByteArray_Check(object) || type == &PyRange_Type || type == &PySlice_Type || type == &PyEllipsis_Type ||
+         object == Py_NotImplemented || is_value_of_torch(type);
+}
+
+// Containers of C whose contents tp_traverse visits in order: nothing else reaches them without running code.
+traverseproc traversal(PyObject* object) {
+  PyTypeObject* const type = Py_TYPE(object);
+  if (PyAnySet_Check(object)) {
+    return PyAnySet_CheckExact(object) ? type->tp_traverse : PySet_Type.tp_traverse;
+  }
+  if (is_a(object, classes().deque)) {
+    return classes().deque->tp_traverse;
+  }
+  const bool view = type == &PyDictKeys_Type || type == &PyDictValues_Type || type == &PyDictItems_Type ||
+                    type == &PyODictKeys_Type || type == &PyODictValues_Type || type == &PyODictItems_Type;
+  return view || type == &PyDictProxy_Type ? type->tp_traverse : nullptr;
+}
+
+bool has_attributes(PyObject* object) {
+  PyTypeObject* const type = Py_TYPE(object);
+  return type->tp_dictoffset != 0 || ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0 && type->tp_itemsize == 0 &&
+                                      type->tp_basicsize > static_cast<Py_ssize_t>(sizeof(PyObject)));
+}
+
+// Visits the values of `__slots__`, and then those of the object's dictionary.
+template <typename Visit>
+void for_each_attribute(PyObject* object, Visit visit) {
+  PyTypeObject* const type = Py_TYPE(object);
+  for (Py_ssize_t i = type->tp_mro != nullptr ? PyTuple_GET_SIZE(type->tp_mro) : 0; i-- > 0;) {
+    auto* const base = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_mro, i));
+    if ((base->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 || base->tp_members == nullptr) {
+      continue;
+    }
+    for (const PyMemberDef* member = base->tp_members; member->name != nullptr; ++member) {
+      if (member->type == T_OBJECT_EX) {
+        if (PyObject* const value = *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + member->offset)) {
+          visit(value);
+        }
+      }
+    }
+  }
+  if (type->tp_dictoffset == 0) {
+    return;
+  }
+  PyObject* const dict = PyObject_GenericGetDict(object, nullptr);
+  if (dict == nullptr) {
+    PyErr_Clear();
+    return;
+  }
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  for (Py_ssize_t position = 0; PyDict_Next(dict, &position, &key, &value);) {
+    visit(value);
+  }
+  Py_DECREF(dict);  // the object still holds it
+}
+
+class Search {
+ public:
+  explicit Search(bool lists_unread) : lists_unread_(lists_unread) {}
+
+  void look_into(PyObject* object) {
+    if (is_plain_value(object)) {
+      return;
+    }
+    if (is_tensor(object)) {
+      add(object);
+    } else if (PyTuple_Check(object)) {
+      enter(object, [&] {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
+          look_into(PyTuple_GET_ITEM(object, i));
+        }
+      });
+    } else if (PyList_Check(object)) {
+      enter(object, [&] {
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(object); ++i) {
+          look_into(PyList_GET_ITEM(object, i));
+        }
+      });
+    } else if (PyDict_Check(object)) {
+      enter(object, [&] {
+        PyObject* key = nullptr;
+        PyObject* value = nullptr;
+        for (Py_ssize_t position = 0; PyDict_Next(object, &position, &key, &value);) {
+          look_into(value);
+        }
+      });
+    } else if (const traverseproc traverse = traversal(object)) {
+      enter(object, [&] { traverse(object, &Search::visit, this); });
+    } else if (is_a(object, classes().module) || is_callable_or_weak(object) || !has_attributes(object)) {
+      cannot_read(object);
+    } else if (is_in_object_ || is_like_container(object)) {
+      read_attributes(object);
+    } else {
+      later_.push_back(object);
+    }
+  }
+
+  // Objects that are no containers come last.
+  Found finish() {
+    found.in_containers = found.tensors.size();
+    is_in_object_ = true;
+    if (!later_.empty()) {
+      known_.insert(found.tensors.begin(), found.tensors.end());
+    }
+    for (PyObject* const object : later_) {
+      read_attributes(object);
+    }
+    return std::move(found);
+  }
+
+  // Only tensors, and containers of them.
+  Found finish_inner(PyObject* tensor) {
+    is_inner_ = is_in_object_ = true;
+    for_each_attribute(tensor, [&](PyObject* value) { look_into(value); });
+    return std::move(found);
+  }
+
+ private:
+  static int visit(PyObject* object, void* search) {
+    static_cast<Search*>(search)->look_into(object);
+    return 0;
+  }
+
+  // Fields of these are read where they stand.
+  static bool is_like_container(PyObject* object) {
+    return is_a(object, classes().user_dict) || is_a(object, classes().user_list) ||
+           _PyType_Lookup(Py_TYPE(object), classes().fields) != nullptr;
+  }
+
+  void add(PyObject* object) {
+    const c10::TensorImpl* const tensor = THPVariable_Unpack(object).unsafeGetTensorImpl();
+    if (!is_readable(tensor) || (is_in_object_ && !known_.insert(tensor).second) || is_repeated(tensor)) {
+      return;
+    }
+    if (found.tensors.size() >= kMaxTensors) {
+      exceeded(object);
+      return;
+    }
+    found.tensors.push_back(tensor);
+    found.objects.push_back(object);
+  }
+
+  bool is_repeated(const c10::TensorImpl* tensor) const {
+    return no_repeats_from_ < found.tensors.size() &&
+           std::find(found.tensors.begin() + static_cast<std::ptrdiff_t>(no_repeats_from_), found.tensors.end(), tensor) !=
+               found.tensors.end();
+  }
+
+  // A container of a class of its own may hold tensors as attributes too; often they are the same ones.
+  template <typename Contents>
+  void enter(PyObject* container, Contents contents) {
+    if (path_.size() >= kMaxDepth) {
+      exceeded(container);
+      return;
+    }
+    if (std::find(path_.begin(), path_.end(), container) != path_.end()) {
+      return;  // it contains itself
+    }
+    path_.push_back(container);
+    const size_t first = found.tensors.size();
+    contents();
+    if (Py_TYPE(container)->tp_dictoffset != 0) {
+      const size_t outer = no_repeats_from_;
+      no_repeats_from_ = std::min(outer, first);
+      for_each_attribute(container, [&](PyObject* value) { look_into(value); });
+      no_repeats_from_ = outer;
+    }
+    path_.pop_back();
+  }
+
+  void read_attributes(PyObject* object) {
+    if (is_inner_ || !read_.insert(object).second) {
+      return;
+    }
+    if (read_.size() > kMaxObjects || path_.size() >= kMaxDepth) {
+      exceeded(object);
+      return;
+    }
+    path_.push_back(object);
+    for_each_attribute(object, [&](PyObject* value) { look_into(value); });
+    path_.pop_back();
+  }
+
+  void cannot_read(PyObject* object) {
+    // Objects have helpers of all kinds, and those that are called or referred to weakly hold none of their results.
+    if (lists_unread_ && !(is_in_object_ && (is_a(object, classes().module) || is_callable_or_weak(object) ||
+                                             !PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HAVE_GC)))) {
+      list(object);
+    }
+  }
+
+  void exceeded(PyObject* object) {
+    if (!is_exceeded_) {
+      is_exceeded_ = true;
+      list(object);
+    }
+  }
+
+  void list(PyObject* object) {
+    if (std::find(found.unread.begin(), found.unread.end(), object) == found.unread.end() && found.unread.size() < 64) {
+      found.unread.push_back(object);
+    }
+  }
+
+  Found found;
+  c10::SmallVector<PyObject*, 16> path_;  // the containers and objects that are open
+  c10::SmallVector<PyObject*, 4> later_;
+  std::unordered_set<PyObject*> read_;
+  std::unordered_set<const c10::TensorImpl*> known_;
+  size_t no_repeats_from_ = SIZE_MAX;
+  const bool lists_unread_;
+  bool is_in_object_ = false;
+  bool is_inner_ = false;
+  bool is_exceeded_ = false;
+};
+
+}  // namespace
+
+Found find_tensors(PyObject* object) {
+  Search search(true);
+  search.look_into(object);
+  return search.finish();
+}
+
+Found find_arguments(PyObject* args, PyObject* kwargs) {
+  Search search(false);
+  search.look_into(args);
+  if (kwargs != nullptr) {
+    search.look_into(kwargs);
+  }
+  return search.finish();
+}
+
+Found find_inner_tensors(PyObject* tensor) { return Search(false).finish_inner(tensor); }
+
+bool is_tensor(PyObject* object) {
+  return PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass));
+}
+
+PyTypeObject* loaded_class(const char* module, const char* name) {
+  PyObject* const modules = PyImport_GetModuleDict();
+  PyObject* const loaded = modules != nullptr ? PyDict_GetItemString(modules, module) : nullptr;
+  PyObject* const found = loaded != nullptr && PyModule_Check(loaded) ? PyDict_GetItemString(PyModule_GetDict(loaded), name) : nullptr;
+  return found != nullptr && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
+}
+
+PyObject* attribute(PyObject* object, const char* name) {
+  PyObject* const dict = Py_TYPE(object)->tp_dictoffset != 0 ? PyObject_GenericGetDict(object, nullptr) : nullptr;
+  if (dict == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  PyObject* const value = PyDict_GetItemString(dict, name);
+  Py_DECREF(dict);  // the object still holds it
+  return value;
+}
+
+}  // namespace torchprof

@@ -1,0 +1,33 @@
+// The tensors inside the arguments or the result of a module. Finding them runs no code of the program: containers and fields of
+// objects are read where they lie in memory, so no property, iterator or __getattr__ is called. All of this needs the GIL.
+#pragma once
+
+#include <Python.h>
+#include <c10/core/TensorImpl.h>
+#include <c10/util/SmallVector.h>
+
+namespace torchprof {
+
+// The references are borrowed: they last as long as what was searched, and as long as it does not change.
+struct Found {
+  // Those in containers first, in order and as often as they occur; then those in objects that are no containers, each once.
+  c10::SmallVector<const c10::TensorImpl*, 16> tensors;
+  c10::SmallVector<PyObject*, 16> objects;  // the same tensors, as Python has them
+  size_t in_containers = 0;                 // how many are in containers
+  // What may hold further tensors and cannot be looked into: a generator, an object of a C extension, what exceeds a limit.
+  c10::SmallVector<PyObject*, 2> unread;
+};
+
+Found find_tensors(PyObject* object);
+// The arguments of a call; kwargs may be nullptr. What cannot be looked into among them is not listed, unless it exceeds a limit.
+Found find_arguments(PyObject* args, PyObject* kwargs);
+// The tensors that a tensor subclass holds in its attributes, and in containers there, each once.
+Found find_inner_tensors(PyObject* tensor);
+
+bool is_tensor(PyObject* object);
+// A class that is found only if its module is loaded; nullptr if it is not. The reference is borrowed.
+PyTypeObject* loaded_class(const char* module, const char* name);
+// The value of an attribute that lies in the object's dictionary; nullptr if it does not. The reference is borrowed.
+PyObject* attribute(PyObject* object, const char* name);
+
+}  // namespace torchprof

@@ -290,6 +290,14 @@ Found find_arguments(PyObject* args, PyObject* kwargs) {
   return search.finish();
 }
 
+Found find_arguments(PyObject* const* args, size_t count) {
+  Search search(false);
+  for (size_t i = 0; i < count; ++i) {
+    search.look_into(args[i]);
+  }
+  return search.finish();
+}
+
 Found find_inner_tensors(PyObject* tensor) { return Search(false).finish_inner(tensor); }
 
 bool is_tensor(PyObject* object) {

@@ -21,6 +21,7 @@ struct Found {
 Found find_tensors(PyObject* object);
 // The arguments of a call; kwargs may be nullptr. What cannot be looked into among them is not listed, unless it exceeds a limit.
 Found find_arguments(PyObject* args, PyObject* kwargs);
+Found find_arguments(PyObject* const* args, size_t count);
 // The tensors that a tensor subclass holds in its attributes, and in containers there, each once.
 Found find_inner_tensors(PyObject* tensor);
 

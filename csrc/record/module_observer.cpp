@@ -13,6 +13,8 @@ namespace torchprof {
 namespace {
 
 ternaryfunc original_call = nullptr;
+PyTypeObject* module_type = nullptr;  // torch.nn.Module
+ModuleObserver* observer = nullptr;   // the one that exists
 std::atomic<ModuleObserver::Listener> listener{nullptr};
 
 bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
@@ -40,8 +42,8 @@ bool add_result(ThreadLog& log, PyObject* result, const Found& found, uint16_t& 
   return add_found(log, found, count);
 }
 
-void open_call(ThreadLog& log, PyObject* module, const Found& inputs) {
-  if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name)) {
+void open_call(ThreadLog& log, PyObject* module, bool by_slot, const Found& inputs) {
+  if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name, !by_slot)) {
     if (!add_found(log, inputs, call->n_inputs)) {
       call->flags |= kMoreTensors;
     }
@@ -71,8 +73,7 @@ void notify_listener(const Found& found) {
 }
 
 // Returns the generation in which the call was opened; 0: it is not recorded.
-uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
-  const Found inputs = find_arguments(args, kwargs);
+uint64_t begin_call(PyObject* module, bool by_slot, const Found& inputs) {
   uint64_t generation = 0;
   {
     const LogWriter writer;
@@ -80,7 +81,7 @@ uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
     if (log == nullptr) {
       return 0;
     }
-    open_call(*log, module, inputs);
+    open_call(*log, module, by_slot, inputs);
     generation = writer.generation();
   }
   notify_listener(inputs);
@@ -101,13 +102,15 @@ void end_call(uint64_t generation, PyObject* result) {
   notify_listener(outputs);
 }
 
-PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
+// Calls a module, recorded. `find` returns the tensors among its inputs.
+template <typename Find, typename Call>
+PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
   uint64_t generation = 0;
   try {
-    generation = begin_call(module, args, kwargs);
+    generation = begin_call(module, by_slot, find());
   } catch (...) {
   }
-  PyObject* const result = original_call(module, args, kwargs);
+  PyObject* const result = call();
   if (generation != 0) {
     try {
       end_call(generation, result);
@@ -115,6 +118,38 @@ PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noex
     }
   }
   return result;
+}
+
+// In the slot of classes: `module(x)`.
+PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
+  return recorded(module, true, [&] { return find_arguments(args, kwargs); }, [&] { return original_call(module, args, kwargs); });
+}
+
+// Whether the function of nn.Module runs because of a call that the slot has seen, or while nothing is recorded.
+bool is_known(PyObject* module) {
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  return log == nullptr || log->enter_call(reinterpret_cast<uint64_t>(module));
+}
+
+// In place of the function of nn.Module: `module.__call__(x)`, `nn.Module.__call__(module, x)`, and what the slot calls.
+PyObject* observed_function(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) noexcept {
+  const auto call = [&] { return FunctionHook::original(function, args, count, keywords); };
+  const Py_ssize_t positional = PyVectorcall_NARGS(count);
+  if (positional == 0 || !PyObject_TypeCheck(args[0], module_type) || is_known(args[0])) {
+    return call();
+  }
+  if (observer != nullptr) {
+    observer->observe_again();
+  }
+  const Py_ssize_t all = positional + (keywords != nullptr ? PyTuple_GET_SIZE(keywords) : 0);
+  return recorded(args[0], false, [&] { return find_arguments(args + 1, static_cast<size_t>(all - 1)); }, call);
+}
+
+// What calling an instance runs, a borrowed reference.
+PyObject* function_of(PyTypeObject* type) {
+  static PyObject* const name = PyUnicode_InternFromString("__call__");
+  return _PyType_Lookup(type, name);
 }
 
 template <typename Visit>
@@ -133,13 +168,14 @@ void for_each_subclass(PyTypeObject* type, Visit visit) {
   Py_DECREF(subclasses);
 }
 
-// The names of all nn.Module classes that are observed, or of those that are not.
-std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
+// The names of the nn.Module classes for which this holds.
+template <typename Condition>
+std::vector<std::string> classes(PyTypeObject* module_class, Condition condition) {
   std::vector<std::string> names;
   std::unordered_set<PyTypeObject*> seen;
   const auto visit = [&](auto& self, PyTypeObject* type) -> void {
     if (seen.insert(type).second) {
-      if ((type->tp_call == observed_call) == observed) {
+      if (condition(type)) {
         names.emplace_back(type->tp_name);
       }
       for_each_subclass(type, [&](PyTypeObject* subclass) { self(self, subclass); });
@@ -153,14 +189,21 @@ std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
 
 void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
 
-ModuleObserver::ModuleObserver(PyTypeObject* module_class) : module_class_(module_class) {
+ModuleObserver::ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch)
+    : module_class_(module_class), function_(function_of(module_class), observed_function, evaluator_switch) {
+  module_type = module_class;
+  observer = this;
   original_call = module_class->tp_call;
   walk(module_class);
 }
 
 void ModuleObserver::observe_new_classes() { walk(module_class_); }
 
-bool ModuleObserver::was_reset() const { return module_class_->tp_call == original_call; }
+void ModuleObserver::observe_again() {
+  if (module_class_->tp_call == original_call && function_.is_hooked(function_of(module_class_))) {
+    walk(module_class_);
+  }
+}
 
 // Replaces only slots that hold the function of nn.Module, so that observed_call() knows which function to call. A class with another
 // function keeps it, but its subclasses are visited.
@@ -175,11 +218,18 @@ void ModuleObserver::walk(PyTypeObject* type) {
   for_each_subclass(type, [this](PyTypeObject* subclass) { walk(subclass); });
 }
 
-std::vector<std::string> ModuleObserver::unobserved_classes() const { return classes(module_class_, false); }
+std::vector<std::string> ModuleObserver::unobserved_classes() const {
+  return classes(module_class_, [this](PyTypeObject* type) {
+    return type->tp_call != observed_call && !function_.is_hooked(function_of(type));
+  });
+}
 
-std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) { return classes(module_class, true); }
+std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) {
+  return classes(module_class, [](PyTypeObject* type) { return type->tp_call == observed_call; });
+}
 
 ModuleObserver::~ModuleObserver() {
+  observer = nullptr;
   for (PyTypeObject* const type : observed_) {
     // Assigning __call__ to a class sets its slot to another function, which stays.
     if (type->tp_call == observed_call) {

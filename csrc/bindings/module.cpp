@@ -5,6 +5,7 @@ PYBIND11_MODULE(_C, module) {
   register_rows();
   define_recording(module);
   define_tensors(module);
+  define_model_state(module);
   define_types(module);
   define_pause(module);
   define_allocator(module);

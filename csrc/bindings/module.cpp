@@ -7,6 +7,7 @@ PYBIND11_MODULE(_C, module) {
   define_graph(module);
   define_tensors(module);
   define_model(module);
+  define_model_state(module);
   define_types(module);
   define_pause(module);
   define_allocator(module);

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from torchprof.errors import ArgumentError
 
-__all__ = ["check_int", "is_int"]
+__all__ = ["check_int", "is_int", "is_integral"]
+
+
+def is_integral(value: Any) -> bool:
+    """Whether this is an int or a whole number of another kind, such as numpy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_int(value: Any, least: int, most: int | None = None) -> bool:

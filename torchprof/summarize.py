@@ -16,12 +16,14 @@ from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.record.batch_dimension import find_batch_dimensions
 from torchprof.record.inputs import make_inputs
 from torchprof.record.modules import describe
+from torchprof.record.nested import tensor_sizes
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import record_single_pass
 from torchprof.record.weight_and_bias import watch_weights_and_biases
 from torchprof.record.working_call import Sizes, names_working_call
 from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns
+from torchprof.trace.shapes import shape_of
 from torchprof.trace.trace import Trace
 
 __all__ = ["summary"]
@@ -55,10 +57,13 @@ def summary(
             dimension if ``batch_size`` is given, with it otherwise.
         batch_size: the batch dimension to put before every size. -1 runs with 2 and shows -1 in
             every shape that has the batch: in the tree, where a second run with 4 tells which dimension that is.
-        input_data: your own inputs instead: a tensor, a tuple or list of positional arguments, or a dict of keyword
-            arguments. With neither this nor ``input_size``, nothing is run and only parameters are shown.
+        input_data: your own inputs instead: a tuple or list of positional arguments, a dict or other mapping of keyword
+            arguments, or one argument: a tensor, a ``PackedSequence``, a named tuple, any object with tensors. A dict that is
+            one argument stands in a tuple: ``({...},)``. With neither this nor ``input_size``, nothing is run and only
+            parameters are shown.
         dtypes: dtype of the inputs to make, or one per input; ``torch.float32`` by default.
-        device: where to put the inputs; by default where the model's first parameter is. The model is not moved.
+        device: where to put the inputs, also those in containers and objects of ``input_data``, which are copied; by default
+            where the model's first parameter is, or where your data is. The model is not moved.
         depth: how deep to go; deeper modules are counted in the rows above them. None: everything.
         columns: which columns the tree shows, by name: see ``torchprof.tables.columns.COLUMNS``.
         style: ``"tree"``, or ``"torchsummary"`` for the table of that package, to the character.
@@ -88,12 +93,12 @@ def summary(
     if inputs is None:
         trace = Trace.empty(describe(model))
     else:
-        explain = partial(_explain, made_from=_made_from(input_size, batch_size))
+        explain = partial(_explain, made_from=_made_from(input_size, batch_size), by_name=bool(inputs.kwargs))
         watch = watch_weights_and_biases if style == "torchsummary" else None
         with names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
             trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
-        trace.facts["batch_size"] = batch_size
-        trace.facts["input_sizes"] = [list(tensor.shape) for tensor in inputs.tensors()]
+        trace.facts["batch_size"] = int(batch_size) if batch_size is not None else None
+        trace.facts["input_sizes"] = [list(shape_of(tensor_sizes(tensor))) for tensor in inputs.tensors()]
         if batch_size == -1 and style == "tree":
             find_batch_dimensions(trace, partial(_record_batch, model, input_size, dtypes, device))
     result = Summary(trace, style, chosen, depth=depth, fold=fold, list_parameters=verbose == 2)
@@ -139,7 +144,7 @@ def _made_from(input_size: Any, batch_size: Any) -> str:
     return f"input_size={input_size!r}" + (f", batch_size={batch_size!r}" if batch_size is not None else "")
 
 
-def _explain(error: Exception, recording: profile, *, made_from: str) -> None:
+def _explain(error: Exception, recording: profile, *, made_from: str, by_name: bool) -> None:
     """Add to the model's own exception in which module it was raised, and how the inputs were made."""
     try:
         found = raising_call(recording.trace)
@@ -153,5 +158,9 @@ def _explain(error: Exception, recording: profile, *, made_from: str) -> None:
     if made_from:
         lines.append(f"the inputs were made from {made_from}: check these and dtypes, or pass your own as input_data")
     if isinstance(error, TypeError) and "argument" in str(error):
-        lines.append("forward's arguments can be given by name: input_data={'name': tensor, ...}")
+        lines.append(
+            "the items of input_data were given by name: a dict that is one argument stands in a tuple, input_data=({...},)"
+            if by_name
+            else "forward's arguments can be given by name: input_data={'name': tensor, ...}"
+        )
     error.add_note("\n".join(lines))

@@ -1,11 +1,14 @@
-// Whether an autograd graph was let go of.
+// Whether an autograd graph is let go of.
 #include <ATen/SequenceNumber.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <memory>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "bindings/bindings.h"
@@ -18,45 +21,70 @@ using namespace py::literals;
 
 namespace {
 
-// The nodes that this thread makes from now on, as far as they lead to some tensors. They are not kept.
+using torch::autograd::FunctionPostHook;
+using torch::autograd::Node;
+using torch::autograd::variable_list;
+using NodePtr = decltype(torch::autograd::Edge::function);  // which kind of pointer depends on the version of PyTorch
+using Nodes = std::unordered_set<Node*>;
+
+// Hangs on a node and is destroyed with it. A weak pointer would not do: PyTorch's own keep the tensors that a node has saved.
+struct Bell : FunctionPostHook {
+  Bell(Node* node, std::shared_ptr<Nodes> alive) : node(node), alive(std::move(alive)) { this->alive->insert(node); }
+  ~Bell() override { alive->erase(node); }
+  variable_list operator()(const variable_list& outputs, const variable_list&) override { return outputs; }
+
+  Node* const node;
+  const std::shared_ptr<Nodes> alive;
+};
+
+// The nodes that this thread makes from now on, as far as they lead to some tensors.
 class GraphWatch {
  public:
   GraphWatch() : since_(at::sequence_number::peek()), thread_(at::RecordFunction::currentThreadId()) {}
+  ~GraphWatch() { release(); }
+  GraphWatch(const GraphWatch&) = delete;
+  GraphWatch& operator=(const GraphWatch&) = delete;
 
   void look_at(const py::list& roots) {
-    std::vector<std::shared_ptr<torch::autograd::Node>> open;
+    std::vector<NodePtr> open;
     for (const py::handle root : roots) {
       open.push_back(unpack(py::reinterpret_borrow<py::object>(root)).grad_fn());
     }
-    std::unordered_set<const torch::autograd::Node*> seen;
     while (!open.empty()) {
-      const std::shared_ptr<torch::autograd::Node> node = std::move(open.back());
+      const NodePtr node = std::move(open.back());
       open.pop_back();
-      // A node without edges is that of a leaf, which belongs to the leaf. One from before is not of this graph.
-      if (node == nullptr || node->num_outputs() == 0 || (node->thread_id() == thread_ && node->sequence_nr() < since_) ||
-          !seen.insert(node.get()).second) {
+      // A node without edges belongs to a leaf. One from before is not of this graph.
+      if (!node || node->num_outputs() == 0 || (node->thread_id() == thread_ && node->sequence_nr() < since_) ||
+          alive_->count(node.get()) != 0) {
         continue;
       }
-      nodes_.push_back(node);
+      node->add_post_hook(std::make_unique<Bell>(node.get(), alive_));
       for (const torch::autograd::Edge& edge : node->next_edges()) {
         open.push_back(edge.function);
       }
     }
   }
 
-  bool is_alive() const {
-    for (const std::weak_ptr<torch::autograd::Node>& node : nodes_) {
-      if (!node.expired()) {
-        return true;
-      }
+  bool is_alive() const { return !alive_->empty(); }
+
+  // Takes the hooks back from nodes that live on.
+  void release() {
+    const std::vector<Node*> nodes(alive_->begin(), alive_->end());
+    for (Node* const node : nodes) {
+      auto& hooks = node->post_hooks();
+      hooks.erase(std::remove_if(hooks.begin(), hooks.end(),
+                                 [&](const std::unique_ptr<FunctionPostHook>& hook) {
+                                   const auto* const bell = dynamic_cast<const Bell*>(hook.get());
+                                   return bell != nullptr && bell->alive == alive_;
+                                 }),
+                  hooks.end());
     }
-    return false;
   }
 
  private:
   const uint64_t since_;
   const uint64_t thread_;
-  std::vector<std::weak_ptr<torch::autograd::Node>> nodes_;
+  const std::shared_ptr<Nodes> alive_ = std::make_shared<Nodes>();
 };
 
 }  // namespace
@@ -65,7 +93,8 @@ void define_graph(py::module_& module) {
   py::class_<GraphWatch>(module, "GraphWatch")
       .def(py::init<>())
       .def("look_at", &GraphWatch::look_at, "roots"_a, py::pos_only())
-      .def("is_alive", &GraphWatch::is_alive);
+      .def("is_alive", &GraphWatch::is_alive)
+      .def("release", &GraphWatch::release);
 }
 
 }  // namespace torchprof::bindings

@@ -266,7 +266,7 @@ class Describe {
     }
     const c10::TensorImpl* const impl = THPVariable_Unpack(tensor.ptr()).unsafeGetTensorImpl();
     return is_readable(impl) && impl->layout() == c10::kStrided && impl->has_storage() && !impl->has_symbolic_sizes_strides() &&
-           !impl->key_set().has_any(kTransforms);
+           !impl->key_set().has_any(kUnusual);
   }
 
   py::str dtype_name(c10::ScalarType type) {

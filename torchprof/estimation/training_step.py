@@ -90,7 +90,7 @@ def fake_inputs(model: nn.Module, inputs: Any, batch_size: Any, dtypes: Any, mod
     if inputs is None:
         raise ArgumentError("inputs are needed: sizes such as (8, 3, 224, 224), tensors, or a dict of keyword arguments")
     try:
-        if isinstance(inputs, Mapping) or any(True for _ in find_tensors(inputs)):
+        if isinstance(inputs, Mapping) or find_tensors(inputs):
             made = make_inputs(model, None, batch_size=batch_size, input_data=inputs, dtypes=dtypes, device=None)
         else:
             with mode:

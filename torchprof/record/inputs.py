@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchprof.arguments import is_int
+from torchprof.arguments import is_integral
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.record.changed_copies import moved
 from torchprof.record.nested import find_tensors
 
 __all__ = ["Inputs", "make_inputs"]
@@ -68,19 +69,24 @@ def make_inputs(
 def _batch(batch_size: Any) -> tuple[int, ...]:
     if batch_size is None:
         return ()
-    if not is_int(batch_size, -1) or batch_size == 0:
+    if not is_integral(batch_size) or batch_size < -1 or batch_size == 0:
         raise ArgumentError(
             f"batch_size must be a positive int, or -1 to run with 2 and show -1 as torchsummary does, not {batch_size!r}"
         )
-    return (2 if batch_size == -1 else batch_size,)
+    return (2 if batch_size == -1 else int(batch_size),)
 
 
 def _sizes(input_size: Any) -> list[tuple[int, ...]]:
     """One size, or several: (3, 224, 224), [3, 224, 224], [(3, 8), (4,)]."""
 
     def is_size(value: Any) -> bool:
-        return isinstance(value, Sequence | torch.Size) and not isinstance(value, str | bytes)
+        return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
+    if isinstance(input_size, Mapping) or _is_array(input_size) or _has_arrays(input_size):
+        raise ArgumentError(
+            f"input_size is for sizes such as (3, 224, 224), and this {type(input_size).__name__} has data: give it as "
+            "input_data=" + ("" if isinstance(input_size, Mapping) else ", or the shape of a tensor, tensor.shape")
+        )
     if not is_size(input_size):
         raise ArgumentError(
             f"input_size must be a tuple of ints such as (3, 224, 224), or a list of such tuples for a model with several "
@@ -92,12 +98,20 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
     sizes = [tuple(size) for size in input_size] if any(nested) else [tuple(input_size)]
     for size in sizes:
         for item in size:
-            if not is_int(item, 0):
-                raise ArgumentError(
-                    f"input_size={input_size!r} contains {item!r}: every size must be a non-negative int"
-                    + (" (did you mean the shape of a tensor, tensor.shape?)" if isinstance(item, torch.Tensor) else "")
-                )
-    return sizes
+            if not is_integral(item) or item < 0:
+                raise ArgumentError(f"input_size={input_size!r} contains {item!r}: every size must be a non-negative int")
+    return [tuple(map(int, size)) for size in sizes]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape") and value.shape != ())
+
+
+def _has_arrays(value: Any) -> bool:
+    """Whether it is, or contains, a tensor or an array of numpy's."""
+    if isinstance(value, list | tuple):
+        return any(_is_array(item) or _has_arrays(item) for item in value)
+    return bool(find_tensors(value))
 
 
 def _dtypes(dtypes: Any, sizes: list[tuple[int, ...]]) -> list[torch.dtype]:
@@ -142,29 +156,23 @@ def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 def _from_data(input_data: Any, device: Any) -> Inputs:
-    def move(value: Any) -> Any:
-        if device is None:
-            return value
-        if isinstance(value, torch.Tensor):
-            return value.to(device)
-        if isinstance(value, Mapping):
-            return {key: move(item) for key, item in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(move, value))
-        if isinstance(value, list | tuple):
-            return type(value)(map(move, value))
-        return value
-
-    if isinstance(input_data, torch.Tensor):
-        return Inputs((move(input_data),))
-    if isinstance(input_data, Mapping):
-        names = [name for name in input_data if not isinstance(name, str)]
+    """Positional arguments, keyword arguments, or one argument."""
+    data = input_data if device is None else moved(input_data, _device(device, nn.Module()))
+    # Subclasses of tuple and list are values with a meaning of their own: PackedSequence, named tuples.
+    if type(data) in (tuple, list):
+        return Inputs(tuple(data))
+    if isinstance(data, Mapping):
+        names = [name for name in data if not isinstance(name, str)]
         if names:
-            raise ArgumentError(f"input_data is a dict with the key {names[0]!r}: keys are names of keyword arguments")
-        return Inputs(kwargs={name: move(value) for name, value in input_data.items()})
-    if isinstance(input_data, list | tuple):
-        return Inputs(tuple(map(move, input_data)))
+            raise ArgumentError(
+                f"input_data is a {type(data).__name__} with the key {names[0]!r}: keys are names of keyword arguments. One that "
+                "is itself an argument stands in a tuple: input_data=({...},)"
+            )
+        return Inputs(kwargs=dict(data.items()))
+    if isinstance(data, torch.Tensor) or find_tensors(data):
+        return Inputs((data,))
     raise ModuleTypeError(
-        f"input_data must be a tensor, a tuple or list of positional arguments, or a dict of keyword arguments, not "
-        f"{type(input_data).__name__}"
+        f"input_data must be a tensor, a tuple or list of positional arguments, a dict of keyword arguments, or an object with "
+        f"tensors in it, not {type(data).__name__}"
+        + (": torch.as_tensor(array) makes a tensor of it" if _is_array(data) else ": one that is an argument stands in a tuple")
     )

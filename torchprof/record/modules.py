@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import prod
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -13,7 +12,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from torchprof import _native
 from torchprof.errors import ModuleTypeError
+from torchprof.record.nested import tensor_bytes, tensor_sizes
 from torchprof.trace.model import Model, ModuleInfo, TensorInfo
+from torchprof.trace.shapes import numel, shape_of
 
 __all__ = ["Models", "WalkedModule", "check_models", "describe", "has_no_shape", "is_lazy", "tensors_of", "walk"]
 
@@ -140,6 +141,10 @@ def _tensor_info(name: str, tensor: torch.Tensor, owner: str | None) -> TensorIn
     dtype, device = str(tensor.dtype).removeprefix("torch."), str(tensor.device)
     if has_no_shape(tensor):
         return TensorInfo(name, (), dtype, device, 0, 0, tensor.requires_grad, owner, lazy=True)
-    shape = tuple(tensor.shape)
-    numel = prod(shape)
-    return TensorInfo(name, shape, dtype, device, numel, numel * tensor.itemsize, tensor.requires_grad, owner)
+    shape, size = shape_of(tensor_sizes(tensor)), tensor_bytes(tensor)
+    elements = numel(shape)
+    if elements is None:  # nested
+        elements = (size or 0) // tensor.itemsize
+    if size is None:
+        size = elements * tensor.itemsize
+    return TensorInfo(name, shape, dtype, device, elements, size, tensor.requires_grad, owner)

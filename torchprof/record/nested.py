@@ -1,26 +1,49 @@
-"""Finds tensors inside the containers that models take and return."""
+"""Finds tensors inside whatever models take and return.
+
+Containers and the attributes of objects are read where they lie in memory, by ``csrc/record/find_tensors.cpp``, as recordings
+do: no property, iterator or ``__getattr__`` of the program is run.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["find_tensors"]
+from torchprof import _native
+
+__all__ = ["Found", "find_tensors", "tensor_bytes", "tensor_sizes", "tensors_in"]
 
 
-def find_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested tuples, lists, mappings and dataclasses, in order. One that occurs twice is yielded twice."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from find_tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from find_tensors(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from find_tensors(getattr(value, field.name, None))
+class Found(NamedTuple):
+    """What is inside of an object.
+
+    Attributes:
+        tensors: those in containers, in order and as often as they occur; then those in objects that are no containers, each
+            once.
+        unread: classes of what may hold tensors and cannot be looked into, such as a generator.
+    """
+
+    tensors: list[torch.Tensor]
+    unread: list[str]
+
+
+def tensors_in(value: Any) -> Found:
+    """Every tensor in tuples, lists, sets, mappings, dataclasses and in the attributes of other objects."""
+    return Found(*_native.tensors_in(value))
+
+
+def find_tensors(value: Any) -> list[torch.Tensor]:
+    """The same, where what cannot be looked into does not matter."""
+    return tensors_in(value).tensors
+
+
+def tensor_sizes(tensor: torch.Tensor) -> list[int]:
+    """The sizes of any tensor as a trace holds them: ``RAGGED`` and ``UNKNOWN`` of ``torchprof.trace.schema`` are none."""
+    return _native.sizes_and_bytes(tensor)[0]
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int | None:
+    """What the elements of any tensor take; None where that is unknown."""
+    found = _native.sizes_and_bytes(tensor)[1]
+    return found if found >= 0 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -10,10 +11,12 @@ from torch import nn
 from torchprof import _native
 from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
+from torchprof.record import torch_private
 from torchprof.record.inputs import Inputs
-from torchprof.record.nested import find_tensors
+from torchprof.record.nested import tensor_bytes, tensors_in
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
+from torchprof.record.seeds import seed_maker, storage_bytes
 from torchprof.trace.trace import Trace
 
 __all__ = ["record_single_pass"]
@@ -31,7 +34,8 @@ def record_single_pass(
     """Record one forward pass, in the train/eval and grad mode that are set.
 
     The trace has marks, ``"forward"``, ``"forward done"``, ``"outputs released"``, ``"backward"``, ``"backward done"`` and
-    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` and ``inputs_on_meta``.
+    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` (None where it is unknown), ``inputs_on_meta`` and,
+    where it is unknown what autograd keeps, ``saved_unknown_because``.
 
     Args:
         model: any module.
@@ -55,42 +59,58 @@ def record_single_pass(
                 model(*inputs.args, **inputs.kwargs)
             finish = watch(model) if watch is not None else None
             with recording:
-                saved_input_bytes = _pass(model, inputs, backward, recording.mark)
+                saved = _pass(model, inputs, backward, recording.mark)
             if finish is not None:
                 finish(recording.trace)
         except Exception as error:
             on_error(error, recording)
             raise
-    tensors = inputs.tensors()
+    tensors = _distinct(inputs.tensors())
+    sizes = [tensor_bytes(tensor) for tensor in tensors]
     recording.trace.facts.update(
-        saved_input_bytes=saved_input_bytes,
-        input_bytes=sum(tensor.numel() * tensor.element_size() for tensor in _distinct(tensors)),
+        saved_input_bytes=saved.input_bytes,
+        input_bytes=_sum(sizes),
         inputs_on_meta=all(tensor.device.type == "meta" for tensor in tensors),
     )
+    if saved.unknown_because:
+        recording.trace.facts["saved_unknown_because"] = saved.unknown_because
     return recording.trace
 
 
-def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str], None]) -> int:
-    """One forward and, if wanted, a backward. Returns the bytes of inputs that the autograd graph keeps.
+class _Saved(NamedTuple):
+    """What autograd keeps of the inputs, and why that and the rest of what it keeps is unknown, if it is."""
+
+    input_bytes: int
+    unknown_because: str = ""
+
+
+def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str], None]) -> _Saved:
+    """One forward and, if wanted, a backward.
 
     What autograd keeps is found by letting go of one thing after the other: first of the outputs while the graph lives on,
     then of the graph.
     """
     tensors = _distinct(inputs.tensors())
     held = [_native.use_counts(tensor) for tensor in tensors]
+    graph = _native.GraphWatch()
     mark("forward")
     outputs = model(*inputs.args, **inputs.kwargs)
     mark("forward done")
-    roots = [tensor for tensor in find_tensors(outputs) if tensor.requires_grad and tensor.grad_fn is not None]
+    found = tensors_in(outputs)
+    roots = [tensor for tensor in found.tensors if tensor.requires_grad and tensor.grad_fn is not None]
+    if not backward:  # which frees what autograd keeps
+        graph.look_at(roots)
     edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
-    shapes = [(root.shape, root.dtype, root.device) for root in roots]
-    del outputs, roots
+    make_seeds = [seed_maker(root) for root in roots] if backward else []
+    unread = found.unread
+    del outputs, found, roots
     mark("outputs released")
-    saved = sum(
-        tensor.untyped_storage().nbytes()
+    kept = [
+        tensor
         for tensor, before in zip(tensors, held, strict=True)
-        if _has_storage(tensor) and any(now > then for now, then in zip(_native.use_counts(tensor), before, strict=True))
-    )
+        if any(now > then for now, then in zip(_native.use_counts(tensor), before, strict=True))
+    ]
+    sizes = [storage_bytes(tensor) for tensor in kept]
     if backward:
         leaves: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         leaves += [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
@@ -99,19 +119,34 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
                 "backward=True, but there is nothing to differentiate: no output depends on a parameter that requires a "
                 "gradient (is this running under torch.no_grad()?)"
             )
-        seeds = [torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in shapes]
+        seeds = [make() for make in make_seeds]
         mark("backward")
-        gradients = torch.autograd.grad(edges, leaves, seeds, allow_unused=True)
+        if any(seed.is_nested for seed in seeds):
+            gradients = torch_private.run_backward(edges, seeds, leaves)
+        else:
+            gradients = torch.autograd.grad(edges, leaves, seeds, allow_unused=True)
         mark("backward done")
         del gradients, seeds
     del edges
     mark("graph released")
-    return saved
+    is_held = graph.is_alive()
+    graph.release()
+    del make_seeds  # some hold a seed, which is not what autograd keeps
+    reason = ""
+    if unread and torch.is_grad_enabled():
+        reason = f"the result has a {unread[0]} in it, which cannot be looked into"
+    elif is_held:
+        reason = "something still refers to the result"
+    elif None in sizes:
+        reason = "the size of an input is unknown"
+    return _Saved(_sum(sizes) or 0, reason)
+
+
+def _sum(sizes: list[int | None]) -> int | None:
+    """The sum, which is unknown where a size is."""
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
 
 
 def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _has_storage(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_nested

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 
 from torchprof._torch_private import private
 
-__all__ = ["evaluator_switch", "is_in_bad_fork", "is_torch_profiler_active", "set_version", "without_modes"]
+__all__ = ["evaluator_switch", "is_in_bad_fork", "is_torch_profiler_active", "run_backward", "set_version", "without_modes"]
 
 FLOPS = "counting FLOPs"
+BACKWARD = "a backward pass from an output that is nested"
 PRESERVING = "putting back the version counter of a buffer"
 CALLS = "recording calls by module.__call__"
 CUPTI = "recording GPUs with CUPTI"
@@ -31,6 +32,21 @@ def without_modes() -> Iterator[None]:
             yield
     finally:
         del disabled  # the guard ends with the object
+
+
+def run_backward(
+    edges: Sequence[torch.autograd.graph.GradientEdge], seeds: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor | None, ...]:
+    """As ``torch.autograd.grad(edges, leaves, seeds, allow_unused=True)``, which takes no edge of a nested tensor.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    run = private("torch.autograd.graph._engine_run_backward", BACKWARD)
+    gradients: tuple[torch.Tensor | None, ...] = run(
+        tuple(edges), tuple(seeds), False, False, tuple(leaves), True, accumulate_grad=False
+    )
+    return gradients
 
 
 def set_version(tensor: torch.Tensor, version: int) -> None:

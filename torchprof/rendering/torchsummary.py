@@ -156,9 +156,15 @@ def _shown_shape(shapes: list[list[Any]], sequence: bool, batch_size: int | None
 
 def _product(shape: list[Any]) -> float:
     """numpy's product of a shape or of a list of shapes; lists of unequal length, which numpy refuses, are added."""
-    if shape and isinstance(shape[0], list) and len({len(part) for part in shape}) > 1:
-        return float(sum(np.prod(part) for part in shape))
-    return float(np.prod(shape))
+    if shape and isinstance(shape[0], list):
+        known = [_known(part) for part in shape]
+        return float(sum(np.prod(part) for part in known) if len({len(part) for part in known}) > 1 else np.prod(known))
+    return float(np.prod(_known(shape)))
+
+
+def _known(shape: list[Any]) -> list[float]:
+    """Its sizes; one that is ragged or unknown is no number."""
+    return [size if isinstance(size, int) else float("nan") for size in shape]
 
 
 def _input_elements(trace: Trace, batch_size: int | None) -> float:
@@ -166,5 +172,5 @@ def _input_elements(trace: Trace, batch_size: int | None) -> float:
     if not sizes:
         return 0.0
     if batch_size is None:
-        return float(sum(np.prod(size) for size in sizes))
+        return float(sum(np.prod(_known(size)) for size in sizes))
     return _product([size[1:] for size in sizes]) * batch_size

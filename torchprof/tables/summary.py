@@ -20,6 +20,7 @@ from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.columns import columns_of
 from torchprof.tables.footer import incomplete
 from torchprof.tables.table import Table, data_frame
+from torchprof.trace.shapes import shape_text
 from torchprof.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -220,13 +221,17 @@ def _parameters(rows: Sequence[Row]) -> Callable[[Record], list[tuple[str, str]]
     def lines(row: Record) -> list[tuple[str, str]]:
         return [
             (
-                f"{tensor.name} {list(tensor.shape)} {tensor.dtype}",
+                f"{tensor.name} {shape_text(tensor.shape)} {tensor.dtype}",
                 f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen",
             )
             for tensor in tensors.get(row["path"], ())
         ]
 
     return lines
+
+
+def _known_bytes(count: int | None) -> str:
+    return "unknown" if count is None else format_bytes(count)
 
 
 def _total_lines(totals: Totals) -> Iterator[str]:
@@ -240,12 +245,13 @@ def _total_lines(totals: Totals) -> Iterator[str]:
         how = "" if totals.batch == "compared" else ", taken to be every first dimension of 2: other batches run otherwise"
         yield f"Batch: shown as -1{how}; all figures are those of a batch of 2"
     if totals.forward:
-        yield f"Size of inputs: {format_bytes(totals.input_bytes)}"
+        yield f"Size of inputs: {_known_bytes(totals.input_bytes)}"
         if totals.memory != "none":
             how = "measured" if totals.memory == "measured" else "counted on meta tensors: nothing was allocated"
             both = f", with backward {format_bytes(totals.peak_with_backward)}" if totals.peak_with_backward else ""
             yield f"Forward allocated: {format_bytes(totals.allocated)}, peak {format_bytes(totals.peak)}{both} ({how})"
-            yield f"Saved for backward: {format_bytes(totals.saved)} (params not counted)"
+            why = totals.saved_unknown_because or "params not counted"
+            yield f"Saved for backward: {_known_bytes(totals.saved)} ({why})"
         backward = ""
         if totals.backward:
             backward = f", backward: {format_ns(totals.backward)}"

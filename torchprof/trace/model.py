@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from torchprof.trace.shapes import Shape
+
 __all__ = ["Model", "ModuleInfo", "TensorInfo"]
 
 # Named tuples, because there may be tens of thousands: they are made four times faster than frozen dataclasses.
@@ -24,14 +26,14 @@ class TensorInfo(NamedTuple):
         dtype: as in ``float32``.
         device: as in ``cuda:0``.
         numel: number of elements.
-        bytes: bytes of its elements.
+        bytes: what its elements take; of a tensor subclass around other tensors, what these take.
         trainable: whether it requires a gradient.
         owner: path of the module that it belongs to; None if that is this module.
         lazy: whether it has no shape before the first call of the module.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str
     device: str
     numel: int

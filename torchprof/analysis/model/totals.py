@@ -23,7 +23,7 @@ class Totals:
         params, trainable, frozen: elements, each shared parameter once.
         param_bytes_by_dtype, param_bytes_by_device: bytes of parameters by real dtype, and by device.
         buffer_bytes: bytes of buffers, each once.
-        input_bytes: bytes of the input tensors.
+        input_bytes: bytes of the input tensors; None where they are unknown.
         forward, backward: time of the passes, backward's being that of autograd's nodes; 0 where none ran.
         backward_unattributed: backward time that belongs to no module.
         device_forward, device_backward: device time of the kernels that they launched; 0 where none were seen.
@@ -31,7 +31,8 @@ class Totals:
         peak: the most that forward held at once beyond what was there before.
         peak_with_backward: the same for forward and backward together; 0 where no backward ran.
         saved: what autograd keeps for backward when forward is over: tensors that forward made and inputs it holds on to;
-            parameters and buffers, which are there anyway, are not counted.
+            parameters and buffers, which are there anyway, are not counted. None where that is unknown.
+        saved_unknown_because: why it is.
         memory: ``"measured"``, ``"meta"`` (what the run would have taken, counted on meta tensors) or ``"none"``.
         losses: rows the recording had no room for, by table.
         batch: where shapes show -1 for a batch of 2, how it was found: ``"compared"`` with another batch, or taken to be the
@@ -44,7 +45,7 @@ class Totals:
     param_bytes_by_dtype: dict[str, int] = field(default_factory=dict)
     param_bytes_by_device: dict[str, int] = field(default_factory=dict)
     buffer_bytes: int = 0
-    input_bytes: int = 0
+    input_bytes: int | None = 0
     forward: int = 0
     backward: int = 0
     backward_unattributed: int = 0
@@ -53,7 +54,8 @@ class Totals:
     allocated: int = 0
     peak: int = 0
     peak_with_backward: int = 0
-    saved: int = 0
+    saved: int | None = 0
+    saved_unknown_because: str = ""
     memory: str = "none"
     losses: dict[str, int] = field(default_factory=dict)
     batch: str = ""
@@ -104,6 +106,7 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     on_meta = by_device.keys() <= {"meta"} and trace.facts.get("inputs_on_meta", False)
     rows = meta if on_meta else real
     run = memory_between(rows, start, end)
+    unknown: str = trace.facts.get("saved_unknown_because", "")
     saved = trace.facts.get("saved_input_bytes", 0)
     if released is not None and freed is not None:
         saved += max(0, -memory_between(rows, released, freed).kept)
@@ -112,7 +115,8 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         allocated=run.allocated,
         peak=run.peak,
         peak_with_backward=memory_between(rows, start, backward_done).peak if backward_done is not None else 0,
-        saved=saved,
+        saved=saved if not unknown else None,
+        saved_unknown_because=unknown,
         memory="meta" if on_meta else "measured",
     )
 

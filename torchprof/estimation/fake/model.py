@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.record.changed_copies import with_tensors
 from torchprof.record.modules import is_lazy, walk
 
 __all__ = ["Faking", "built", "fake_model"]
@@ -93,15 +94,7 @@ class Faking:
 
     def values(self, value: Any) -> Any:
         """The same value with a fake tensor in place of every tensor in it."""
-        if isinstance(value, torch.Tensor):
-            return self.tensor(value)
-        if isinstance(value, Mapping):
-            return {name: self.values(item) for name, item in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(self.values, value))
-        if isinstance(value, list | tuple):
-            return type(value)(map(self.values, value))
-        return value
+        return with_tensors(value, self.tensor)
 
     def _like(self, real: torch.Tensor) -> torch.Tensor:
         shape, stride = real.shape, real.stride()

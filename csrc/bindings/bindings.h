@@ -10,6 +10,7 @@ void register_rows();
 void define_recording(pybind11::module_& module);
 void define_tensors(pybind11::module_& module);
 void define_model(pybind11::module_& module);
+void define_model_state(pybind11::module_& module);
 void define_types(pybind11::module_& module);
 void define_pause(pybind11::module_& module);
 void define_allocator(pybind11::module_& module);

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_C, module) {
   define_recording(module);
   define_tensors(module);
   define_model(module);
+  define_model_state(module);
   define_types(module);
   define_pause(module);
   define_allocator(module);

@@ -1,8 +1,15 @@
-"""Restores what a forward pass changes in a model and in the process.
+"""Puts back what a forward pass changes in a model and in the process.
 
-Restored are the random number generators of torch (of every device in use), numpy and Python; the contents and version
-counters of buffers, such as the statistics of BatchNorm; and the attributes of modules, such as train/eval mode. Parameters are
-not copied, because they may be as large as the memory of the machine: a warning names those that forward changes in place.
+Put back are the random number generators of torch (of every device in use), numpy and Python, and those that the model has as
+attributes; and everything that a module holds:
+
+- attributes, such as train/eval mode, registered modules, hooks and the class of the module, which lazy modules change;
+- parameters, buffers and other tensors: elements, shape, dtype, ``data``, ``requires_grad``, gradient, hooks, version counter;
+- Python's own lists, dicts, sets and deques, also inside each other, with the tensors and modules in them.
+
+Nothing is copied that is not written: the memory of a tensor is copied just before the first op that writes to it
+(``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, for they may be written by kernels
+that no dispatcher knows. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
 """
 
 from __future__ import annotations
@@ -10,97 +17,92 @@ from __future__ import annotations
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchprof import _native
-from torchprof.record import torch_private
-from torchprof.record.modules import WalkedModule, has_no_shape, tensors_of
 
 __all__ = ["preserved", "preserved_random_states", "random_states"]
 
 
 @contextmanager
-def preserved(model: nn.Module, places: Iterable[WalkedModule]) -> Iterator[None]:
-    """Restore what running ``model`` inside the block changes, also where the block raises an exception.
-
-    Args:
-        model: the model.
-        places: what ``walk(model)`` returned.
-    """
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Put back what running ``model`` inside the block changes, also where the block raises an exception."""
     states = random_states()
-    modules = [place.module for place in places if place.same_as < 0]
-    dictionaries = [(current, current.copy()) for module in modules for current in _dictionaries(module)]
-    buffers = [_Contents(buffer) for buffer in tensors_of(modules, "_buffers") if _has_contents(buffer)]
-    versions = [(p, p._version) for p in tensors_of(modules, "_parameters") if not (has_no_shape(p) or p.is_inference())]
+    generators = _generators()
+    before = _native.ModelState(model, nn.Module, (*generators, torch.jit.ScriptModule))
+    for found in before.found_others():
+        if isinstance(found, torch.jit.ScriptModule):
+            _add_script(before, found)
+        else:
+            with suppress(NotImplementedError):  # random.SystemRandom has no state
+                states.append(next(generators[kind] for kind in generators if isinstance(found, kind))(found))
+    before.start()
     try:
         yield
     finally:
         for restore, state in states:
             restore(state)
-        for row in _native.changed(dictionaries):
-            current, before = dictionaries[row]
-            current.clear()  # the order of attributes and of submodules is state too
-            current.update(before)
-        lost = [str(error) for contents in buffers if (error := _attempt(contents.restore)) is not None]
-        if lost:
-            warnings.warn(f"{len(lost)} buffer(s) that forward changed could not be restored: {lost[0]}", stacklevel=4)
-        changed = {id(parameter) for parameter, version in versions if parameter._version != version}
-        if changed:
-            names = [name for name, parameter in model.named_parameters() if id(parameter) in changed]
-            warnings.warn(
-                f"forward changed {len(names)} parameter(s) of the model in place ({', '.join(names[:3])}): torchprof does "
-                "not copy parameters, so these stay changed",
-                stacklevel=4,
-            )
+        with torch._C.DisableTorchFunctionSubclass():
+            failures = before.restore()
+        if failures:
+            _warn(model, failures)
 
 
-class _Contents:
-    """A copy of a buffer: of its storage, because the buffer may be a view in which elements overlap."""
-
-    __slots__ = ("buffer", "contents", "version")
-
-    def __init__(self, buffer: torch.Tensor) -> None:
-        self.buffer = buffer
-        contents = buffer.untyped_storage() if _has_storage(buffer) else buffer.detach()
-        self.contents: Any = contents.clone()
-        self.version = None if buffer.is_inference() else buffer._version
-
-    def restore(self) -> None:
-        # Autograd does not see the copy, and the version counter is restored: a graph that saved this buffer stays valid.
-        if isinstance(self.contents, torch.Tensor):
-            self.buffer.data.copy_(self.contents)
-        else:
-            self.buffer.untyped_storage().copy_(self.contents)
-        if self.version is not None:
-            torch_private.set_version(self.buffer, self.version)
+def _add_script(before: _native.ModelState, module: torch.jit.ScriptModule) -> None:
+    """What a module of TorchScript holds is found through its methods only."""
+    before.add(vars(module))
+    before.add([*module.parameters(), *module.buffers()])
 
 
-def _has_storage(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and type(tensor) in (torch.Tensor, nn.Parameter)
+def _warn(model: nn.Module, failures: list[tuple[torch.Tensor | None, bool, str]]) -> None:
+    names = {id(tensor): name for name, tensor in _named_tensors(model)}
+    reasons: dict[str, str] = {}
+    for tensor, is_gradient, reason in failures:
+        name = reason if tensor is None else names.get(id(tensor), f"a tensor of shape {list(tensor.shape)}")
+        reasons.setdefault(f"the gradient of {name}" if is_gradient else name, "a container" if tensor is None else reason)
+    shown = [f"{name} ({reason})" for name, reason in reasons.items()][:3]
+    warnings.warn(
+        f"forward changed {len(reasons)} part(s) of the model that could not be put back: {', '.join(shown)}"
+        + (", ..." if len(reasons) > len(shown) else ""),
+        stacklevel=5,
+    )
 
 
-def _attempt(action: Callable[[], None]) -> Exception | None:
-    """Do it and return what it raised: one failure must not keep the rest from being restored, nor hide the model's error."""
-    try:
-        action()
-    except Exception as error:
-        return error
-    return None
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for path, module in model.named_modules():
+        below = f"{path}." if path else ""
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                yield below + name, value
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            yield below + name, tensor
 
 
-def _dictionaries(module: nn.Module) -> list[dict[str, Any]]:
-    attributes = module.__dict__
-    registries = [attributes.get("_parameters"), attributes.get("_buffers"), attributes.get("_modules")]
-    return [attributes, *[registry for registry in registries if isinstance(registry, dict)]]
+State = tuple[Callable[[Any], Any], Any]
 
 
-def _has_contents(tensor: torch.Tensor) -> bool:
-    return tensor.device.type != "meta" and not has_no_shape(tensor)
+def _generators() -> dict[type, Callable[[Any], State]]:
+    """The types of random number generators, and what reads the state of one and gives the function that sets it."""
+    known: dict[type, Callable[[Any], State]] = {
+        torch.Generator: lambda generator: (generator.set_state, generator.get_state()),
+        random.Random: lambda generator: (generator.setstate, generator.getstate()),
+    }
+    if "numpy.random" in sys.modules:
+        import numpy as np
+
+        known[np.random.RandomState] = lambda generator: (generator.set_state, generator.get_state())
+        known[np.random.Generator] = lambda generator: _bits(generator.bit_generator)
+        known[np.random.BitGenerator] = _bits
+    return known
+
+
+def _bits(generator: Any) -> State:
+    return (lambda state: setattr(generator, "state", state), generator.state)
 
 
 @contextmanager
@@ -114,9 +116,9 @@ def preserved_random_states() -> Iterator[None]:
             restore(state)
 
 
-def random_states() -> list[tuple[Any, Any]]:
+def random_states() -> list[State]:
     """The states of all random number generators, each with the function that sets it."""
-    states: list[tuple[Any, Any]] = [
+    states: list[State] = [
         (torch.set_rng_state, torch.get_rng_state()),
         (random.setstate, random.getstate()),
     ]

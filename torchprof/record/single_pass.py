@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -12,7 +11,6 @@ from torchprof import _native
 from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.inputs import Inputs
-from torchprof.record.modules import is_lazy, walk
 from torchprof.record.nested import find_tensors
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
@@ -35,7 +33,7 @@ def record_single_pass(
     ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` and ``inputs_on_meta``.
 
     Args:
-        model: any module; one with lazy parameters is copied first, for running it would give it its parameters for good.
+        model: any module.
         inputs: what to call it with.
         backward: also differentiate the sum of the outputs. No gradient is stored.
         warmup: passes to run before the one that is recorded.
@@ -46,13 +44,9 @@ def record_single_pass(
         Exception: whatever the model raises.
     """
     require_extension()
-    places = walk(model)
-    if is_lazy(places):
-        model = copy.deepcopy(model)
-        places = walk(model)
     # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
     recording = profile(model, ops=backward, shapes=False)
-    with preserved(model, places):
+    with preserved(model):
         try:
             for _ in range(warmup):
                 model(*inputs.args, **inputs.kwargs)

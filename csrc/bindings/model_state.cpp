@@ -53,7 +53,8 @@ std::vector<py::tuple> restore(ModelState& state) {
 void define_model_state(py::module_& module) {
   py::class_<ModelState>(module, "ModelState")
       .def(py::init(&make), "model"_a, "module_class"_a, "others"_a, py::pos_only())
-      .def("add", [](ModelState& state, const py::object& object) { state.add(object.ptr()); }, "object"_a, py::pos_only())
+      .def(
+          "add", [](ModelState& state, const py::object& object) { state.add(object.ptr()); }, "object"_a, py::pos_only())
       .def("found_others", &found_others)
       .def("start", &ModelState::start)
       .def("restore", &restore);

@@ -5,6 +5,10 @@
 namespace torchprof {
 namespace {
 
+Py_ssize_t size_of(PyObject* container, ContainerKind kind) {
+  return kind == ContainerKind::kOrderedDict ? PyDict_GET_SIZE(container) : PyObject_Size(container);
+}
+
 // Appends new references. False with a Python error set.
 bool read(PyObject* container, ContainerKind kind, std::vector<PyObject*>& items) {
   const auto append = [&items](PyObject* item) {
@@ -25,7 +29,7 @@ bool read(PyObject* container, ContainerKind kind, std::vector<PyObject*>& items
     }
     return true;
   }
-  if (PyObject_Size(container) == 0) {
+  if (size_of(container, kind) == 0) {
     return true;
   }
   // An OrderedDict has an order of its own, which PyDict_Next does not know.
@@ -95,7 +99,7 @@ bool ContainerStates::has_changed(const Row& row, std::vector<PyObject*>& now) c
     return false;
   }
   if (row.count == 0) {
-    return PyObject_Size(row.container) != 0;
+    return size_of(row.container, row.kind) != 0;
   }
   const bool is_read = read(row.container, row.kind, now);
   const bool is_same = is_read && now.size() == row.count && std::equal(now.begin(), now.end(), before);

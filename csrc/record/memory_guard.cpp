@@ -6,6 +6,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -32,6 +33,7 @@ Guards& guards() {
 }
 
 thread_local bool copying = false;
+std::atomic<uint64_t> passes{0};  // guards that were started
 
 // Inside, ops run as plain kernels: nobody observes them, and no mode, transform or subclass takes part.
 class Unseen {
@@ -75,7 +77,7 @@ std::unique_ptr<at::ObserverContext> before_op(const at::RecordFunction& functio
     return nullptr;
   }
   try {
-    const WrittenArguments& written = written_arguments(function);
+    const WrittenArguments& written = written_arguments(function, passes.load(std::memory_order_relaxed));
     if (written.empty()) {
       return nullptr;
     }
@@ -104,9 +106,7 @@ std::unique_ptr<at::ObserverContext> before_op(const at::RecordFunction& functio
   return nullptr;
 }
 
-uint64_t address(c10::StorageImpl& storage) {
-  return reinterpret_cast<uint64_t>(storage._mutable_data_ptr_no_checks().get());
-}
+uint64_t address(c10::StorageImpl& storage) { return reinterpret_cast<uint64_t>(storage._mutable_data_ptr_no_checks().get()); }
 
 uint64_t size(const c10::StorageImpl& storage) {
   return static_cast<uint64_t>(storage.sym_nbytes().maybe_as_int().value_or(0));
@@ -151,10 +151,11 @@ void MemoryGuard::start() {
   }
   Guards& all = guards();
   const std::lock_guard lock(all.mutex);
+  ++passes;
   all.started.push_back(this);
   if (all.started.size() == 1) {
-    all.handle = at::addGlobalCallback(
-        at::RecordFunctionCallback(&before_op).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+    all.handle =
+        at::addGlobalCallback(at::RecordFunctionCallback(&before_op).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
   }
   started_ = true;
 }

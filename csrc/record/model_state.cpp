@@ -57,6 +57,15 @@ ModelState::~ModelState() {
 }
 
 ModelState::Kind ModelState::kind_of(PyTypeObject* type) {
+  auto& [known, kind] = recent_kinds_[hash_of(type) % recent_kinds_.size()];
+  if (known != type) {
+    known = type;
+    kind = find_kind(type);
+  }
+  return kind;
+}
+
+ModelState::Kind ModelState::find_kind(PyTypeObject* type) {
   const auto [found, is_new] = kinds_.try_emplace(type, Kind::kNothing);
   if (is_new) {
     const auto is_a = [type](PyTypeObject* base) { return PyType_IsSubtype(type, base) != 0; };
@@ -83,7 +92,7 @@ void ModelState::look_at(PyObject* object) {
     return;
   }
   const Kind kind = kind_of(Py_TYPE(object));
-  if (kind != Kind::kNothing && seen_.insert(object).second) {
+  if (kind != Kind::kNothing && seen_.insert(object)) {
     pending_.push_back(object);
   }
 }
@@ -176,7 +185,8 @@ void ModelState::add_tensor(PyObject* object) {
   const bool has_attributes = attributes != nullptr && *attributes != nullptr;
   instances_.push_back({object, Py_TYPE(object), true, variable->backward_hooks != nullptr,
                         variable->post_accumulate_grad_hooks != nullptr, has_attributes});
-  for (PyObject* const held : {variable->backward_hooks, variable->post_accumulate_grad_hooks, has_attributes ? *attributes : nullptr}) {
+  for (PyObject* const held :
+       {variable->backward_hooks, variable->post_accumulate_grad_hooks, has_attributes ? *attributes : nullptr}) {
     if (held != nullptr) {
       look_at(held);
     }
@@ -211,7 +221,7 @@ void ModelState::add_tensor(PyObject* object, at::TensorImpl& tensor, TensorRow:
   }
   tensors_.push_back({object, TensorState(tensor), block, role});
   const at::Tensor gradient = tensors_.back().state.gradient();
-  if (gradient.defined() && seen_.insert(gradient.unsafeGetTensorImpl()).second) {
+  if (gradient.defined() && seen_.insert(gradient.unsafeGetTensorImpl())) {
     add_tensor(object, *gradient.unsafeGetTensorImpl(), TensorRow::kGradient);
   }
   const TensorRow::Role part_role = role == TensorRow::kGradient ? role : TensorRow::kPart;

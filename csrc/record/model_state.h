@@ -4,14 +4,16 @@
 
 #include <Python.h>
 
+#include <array>
 #include <cstddef>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "record/container_states.h"
 #include "record/memory_guard.h"
+#include "record/pointer_set.h"
 #include "record/tensor_state.h"
 
 namespace torchprof {
@@ -43,7 +45,7 @@ class ModelState {
   struct TensorRow {
     PyObject* object;
     TensorState state;
-    std::ptrdiff_t block;  // of the guard; -1: no storage
+    std::ptrdiff_t block;                          // of the guard; -1: no storage
     enum Role { kObject, kPart, kGradient } role;  // itself, a part of the sparse tensor `object`, or the gradient of `object`
   };
   struct Instance {
@@ -53,6 +55,7 @@ class ModelState {
   };
 
   Kind kind_of(PyTypeObject* type);
+  Kind find_kind(PyTypeObject* type);
   void look_at(PyObject* object);
   void add_module(PyObject* module);
   void add_tensor(PyObject* object);
@@ -65,7 +68,8 @@ class ModelState {
   PyTypeObject* const module_class_;
   const std::vector<PyTypeObject*> others_;
   std::unordered_map<PyTypeObject*, Kind> kinds_;
-  std::unordered_set<const void*> seen_;  // objects, and tensors that have none
+  std::array<std::pair<PyTypeObject*, Kind>, 256> recent_kinds_{};  // by the hash of the type
+  PointerSet seen_;                                                 // objects, and tensors that have none
   std::vector<PyObject*> pending_;
   std::vector<PyObject*> kept_;  // owned references
   std::vector<PyObject*> found_others_;

@@ -25,7 +25,7 @@ class TensorState {
   bool looks_different() const;
   void restore_autograd();
 
-  at::TensorImpl* tensor_;  // alive as long as the Python object is, which the owner of this holds
+  at::TensorImpl* tensor_;                    // alive as long as the Python object is, which the owner of this holds
   c10::intrusive_ptr<at::TensorImpl> alias_;  // on the same storage. Null for tensors that cannot be copied in this way
   std::optional<uint32_t> version_;
   at::Tensor gradient_;

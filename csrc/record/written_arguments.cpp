@@ -2,10 +2,14 @@
 
 #include <ATen/core/function_schema.h>
 
+#include <array>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+
+#include "record/pointer_set.h"
 
 namespace torchprof {
 namespace {
@@ -14,10 +18,10 @@ namespace {
 // the memory.
 bool keeps_contents(const std::string& name) {
   static const std::unordered_set<std::string> names{
-      "aten::set_",       "aten::set_data",    "aten::requires_grad_", "aten::retain_grad", "aten::detach_",
-      "aten::squeeze_",   "aten::unsqueeze_",  "aten::t_",             "aten::transpose_",  "aten::swapaxes_",
-      "aten::swapdims_",  "aten::as_strided_", "aten::rename_",        "aten::moveaxis_",   "aten::record_stream",
-      "aten::_coalesced_"};
+      "aten::set_",       "aten::set_data",  "aten::requires_grad_", "aten::retain_grad",
+      "aten::detach_",    "aten::squeeze_",  "aten::unsqueeze_",     "aten::t_",
+      "aten::transpose_", "aten::swapaxes_", "aten::swapdims_",      "aten::as_strided_",
+      "aten::rename_",    "aten::moveaxis_", "aten::record_stream",  "aten::_coalesced_"};
   return names.contains(name);
 }
 
@@ -71,22 +75,42 @@ struct Known {
   WrittenArguments written;
 };
 
-}  // namespace
-
-// The address of an operator's name tells its overloads apart. The name is compared too: an operator may have been removed, and another
-// may stand where it was.
-const WrittenArguments& written_arguments(const at::RecordFunction& function) {
+// The name is compared: an operator may have been removed since, and another may stand where it was.
+// nullptr where the function is no operator but a range, whose name may be gone soon.
+const WrittenArguments* find(const at::RecordFunction& function) {
   static thread_local std::unordered_map<const char*, Known> known;
-  static const WrittenArguments nothing;
   const char* const name = function.name();
   if (const auto found = known.find(name); found != known.end() && found->second.name == name) {
-    return found->second.written;
+    return &found->second.written;
   }
   const auto schema = function.operator_schema();
-  if (!schema) {
-    return nothing;  // a range that is named by a string of its own, which is gone soon
+  return schema ? &known.insert_or_assign(name, Known{name, read(*schema)}).first->second.written : nullptr;
+}
+
+struct Recent {
+  const char* name;
+  uint64_t pass;
+  const WrittenArguments* written;
+};
+using RecentOps = std::array<Recent, 1024>;
+
+}  // namespace
+
+// The address of an operator's name tells its overloads apart.
+const WrittenArguments& written_arguments(const at::RecordFunction& function, uint64_t pass) {
+  static thread_local const auto recent =
+      std::make_unique<RecentOps>();  // there is little room for what threads have of their own
+  const char* const name = function.name();
+  Recent& slot = (*recent)[hash_of(name) % recent->size()];
+  if (slot.name != name || slot.pass != pass) {
+    const WrittenArguments* const written = find(function);
+    if (written == nullptr) {
+      static const WrittenArguments nothing;
+      return nothing;
+    }
+    slot = {name, pass, written};
   }
-  return known.insert_or_assign(name, Known{name, read(*schema)}).first->second.written;
+  return *slot.written;
 }
 
 }  // namespace torchprof

@@ -32,13 +32,14 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
 
 void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class,
                      OpNames ops_with_arguments, OpNames counted_ops, bool aggregate, const std::string& gpu,
-                     int8_t device_type, const std::vector<HeldTuple>& held) {
+                     int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
   options.memory = memory;
   options.budget_bytes = budget_bytes;
   options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
+  options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
   options.ops_with_arguments = std::move(ops_with_arguments);
   options.counted_ops = std::move(counted_ops);
   options.aggregate = aggregate;
@@ -69,6 +70,7 @@ py::dict installed(const py::object& module_class) {
   return py::dict("recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
                   "profiler_slot"_a = MemoryObserver::slot_is_taken(),
                   "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
+                  "function_hook"_a = FunctionHook::exists(),
                   "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
 }
 
@@ -77,7 +79,8 @@ py::dict installed(const py::object& module_class) {
 void define_recording(py::module_& module) {
   py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
   module.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
-             "ops_with_arguments"_a, "counted_ops"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a);
+             "ops_with_arguments"_a, "counted_ops"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
+             "evaluator_switch"_a = py::none());
   module.def("stop", &stop_recording, "held"_a, "may_wait"_a = true);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);

@@ -21,6 +21,8 @@ constexpr size_t kMaxTensors = 4096;  // of one call
 
 PyObject* fields_name = nullptr;  // "__dataclass_fields__", interned
 ternaryfunc original_call = nullptr;
+PyTypeObject* module_type = nullptr;  // torch.nn.Module
+ModuleObserver* observer = nullptr;   // the one that exists
 std::atomic<ModuleObserver::Listener> listener{nullptr};
 
 bool is_tensor(PyObject* object) {
@@ -76,8 +78,8 @@ bool add_found(ThreadLog& log, const Tensors& found, uint16_t& count) {
   return found.size() < kMaxTensors;
 }
 
-void open_call(ThreadLog& log, PyObject* module, const Tensors& inputs) {
-  if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name)) {
+void open_call(ThreadLog& log, PyObject* module, bool by_slot, const Tensors& inputs) {
+  if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name, !by_slot)) {
     if (!add_found(log, inputs, call->n_inputs)) {
       call->flags |= kMoreTensors;
     }
@@ -107,12 +109,7 @@ void notify_listener(const Tensors& tensors) {
 }
 
 // Returns the generation in which the call was opened; 0: it is not recorded.
-uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
-  Tensors inputs;
-  find_tensors(args, inputs);
-  if (kwargs != nullptr) {
-    find_tensors(kwargs, inputs);
-  }
+uint64_t begin_call(PyObject* module, bool by_slot, const Tensors& inputs) {
   uint64_t generation = 0;
   {
     const LogWriter writer;
@@ -120,7 +117,7 @@ uint64_t begin_call(PyObject* module, PyObject* args, PyObject* kwargs) {
     if (log == nullptr) {
       return 0;
     }
-    open_call(*log, module, inputs);
+    open_call(*log, module, by_slot, inputs);
     generation = writer.generation();
   }
   notify_listener(inputs);
@@ -144,13 +141,17 @@ void end_call(uint64_t generation, PyObject* result) {
   notify_listener(outputs);
 }
 
-PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
+// Calls a module, recorded. `find` adds the tensors among its inputs.
+template <typename Find, typename Call>
+PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
   uint64_t generation = 0;
   try {
-    generation = begin_call(module, args, kwargs);
+    Tensors inputs;
+    find(inputs);
+    generation = begin_call(module, by_slot, inputs);
   } catch (...) {
   }
-  PyObject* const result = original_call(module, args, kwargs);
+  PyObject* const result = call();
   if (generation != 0) {
     try {
       end_call(generation, result);
@@ -158,6 +159,49 @@ PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noex
     }
   }
   return result;
+}
+
+// In the slot of classes: `module(x)`.
+PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
+  const auto find = [&](Tensors& inputs) {
+    find_tensors(args, inputs);
+    if (kwargs != nullptr) {
+      find_tensors(kwargs, inputs);
+    }
+  };
+  return recorded(module, true, find, [&] { return original_call(module, args, kwargs); });
+}
+
+// Whether the function of nn.Module runs because of a call that the slot has seen, or while nothing is recorded.
+bool is_known(PyObject* module) {
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  return log == nullptr || log->enter_call(reinterpret_cast<uint64_t>(module));
+}
+
+// In place of the function of nn.Module: `module.__call__(x)`, `nn.Module.__call__(module, x)`, and what the slot calls.
+PyObject* observed_function(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) noexcept {
+  const auto call = [&] { return FunctionHook::original(function, args, count, keywords); };
+  const Py_ssize_t positional = PyVectorcall_NARGS(count);
+  if (positional == 0 || !PyObject_TypeCheck(args[0], module_type) || is_known(args[0])) {
+    return call();
+  }
+  if (observer != nullptr) {
+    observer->observe_again();
+  }
+  const auto find = [&](Tensors& inputs) {
+    const Py_ssize_t all = positional + (keywords != nullptr ? PyTuple_GET_SIZE(keywords) : 0);
+    for (Py_ssize_t i = 1; i < all; ++i) {
+      find_tensors(args[i], inputs);
+    }
+  };
+  return recorded(args[0], false, find, call);
+}
+
+// What calling an instance runs, a borrowed reference.
+PyObject* function_of(PyTypeObject* type) {
+  static PyObject* const name = PyUnicode_InternFromString("__call__");
+  return _PyType_Lookup(type, name);
 }
 
 template <typename Visit>
@@ -176,13 +220,14 @@ void for_each_subclass(PyTypeObject* type, Visit visit) {
   Py_DECREF(subclasses);
 }
 
-// The names of all nn.Module classes that are observed, or of those that are not.
-std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
+// The names of the nn.Module classes for which this holds.
+template <typename Condition>
+std::vector<std::string> classes(PyTypeObject* module_class, Condition condition) {
   std::vector<std::string> names;
   std::unordered_set<PyTypeObject*> seen;
   const auto visit = [&](auto& self, PyTypeObject* type) -> void {
     if (seen.insert(type).second) {
-      if ((type->tp_call == observed_call) == observed) {
+      if (condition(type)) {
         names.emplace_back(type->tp_name);
       }
       for_each_subclass(type, [&](PyTypeObject* subclass) { self(self, subclass); });
@@ -196,17 +241,24 @@ std::vector<std::string> classes(PyTypeObject* module_class, bool observed) {
 
 void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
 
-ModuleObserver::ModuleObserver(PyTypeObject* module_class) : module_class_(module_class) {
+ModuleObserver::ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch)
+    : module_class_(module_class), function_(function_of(module_class), observed_function, evaluator_switch) {
   if (fields_name == nullptr) {
     fields_name = PyUnicode_InternFromString("__dataclass_fields__");
   }
+  module_type = module_class;
+  observer = this;
   original_call = module_class->tp_call;
   walk(module_class);
 }
 
 void ModuleObserver::observe_new_classes() { walk(module_class_); }
 
-bool ModuleObserver::was_reset() const { return module_class_->tp_call == original_call; }
+void ModuleObserver::observe_again() {
+  if (module_class_->tp_call == original_call && function_.is_hooked(function_of(module_class_))) {
+    walk(module_class_);
+  }
+}
 
 // Replaces only slots that hold the function of nn.Module, so that observed_call() knows which function to call. A class with another
 // function keeps it, but its subclasses are visited.
@@ -221,11 +273,18 @@ void ModuleObserver::walk(PyTypeObject* type) {
   for_each_subclass(type, [this](PyTypeObject* subclass) { walk(subclass); });
 }
 
-std::vector<std::string> ModuleObserver::unobserved_classes() const { return classes(module_class_, false); }
+std::vector<std::string> ModuleObserver::unobserved_classes() const {
+  return classes(module_class_, [this](PyTypeObject* type) {
+    return type->tp_call != observed_call && !function_.is_hooked(function_of(type));
+  });
+}
 
-std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) { return classes(module_class, true); }
+std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) {
+  return classes(module_class, [](PyTypeObject* type) { return type->tp_call == observed_call; });
+}
 
 ModuleObserver::~ModuleObserver() {
+  observer = nullptr;
   for (PyTypeObject* const type : observed_) {
     // Assigning __call__ to a class sets its slot to another function, which stays.
     if (type->tp_call == observed_call) {

@@ -1,6 +1,11 @@
-// Records every call of an nn.Module while it exists. The `tp_call` slot of every nn.Module class points to a C function that records
-// the call and then calls the previous function of the slot. This is cheaper than a Python hook, and torch.fx and Dynamo do not see it,
-// because they look at attributes. All of this needs the GIL, except set_listener().
+// Records every call of an nn.Module while it exists. Calls go by two ways, and each call is recorded once:
+//
+//   module(x)                       the `tp_call` slot of its class      also of classes with a __call__ of their own
+//   module.__call__(x), super(),    the function nn.Module.__call__      also of classes that were made since, or whose
+//   nn.Module.__call__(module, x)                                        slot was reset
+//
+// In both places stands a C function that records the call and then calls what was there before. This is cheaper than a Python hook,
+// and torch.fx and Dynamo do not see it, because they look at attributes. All of this needs the GIL, except set_listener().
 #pragma once
 
 #include <Python.h>
@@ -8,6 +13,8 @@
 #include <cstddef>
 #include <string>
 #include <vector>
+
+#include "record/function_hook.h"
 
 namespace c10 {
 struct TensorImpl;
@@ -23,16 +30,19 @@ class ModuleObserver {
   // There is at most one, for calls on all threads. nullptr: none. It may still be called shortly after another one was set.
   static void set_listener(Listener listener) noexcept;
 
-  explicit ModuleObserver(PyTypeObject* module_class);  // torch.nn.Module
+  // `module_class`: torch.nn.Module. `evaluator_switch`: see FunctionHook.
+  ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch);
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
 
-  // Observes classes that were created since the last call.
+  // Observes the slots of classes that were created since the last call.
   void observe_new_classes();
-  // Whether the program assigned to nn.Module.__call__, as torch.fx does, which resets the slots of all classes.
-  bool was_reset() const;
-  // Classes that are not observed: created since the last call, with another function in their slot, or with a slot that was reset.
+  // The same where the program has assigned to nn.Module.__call__ and put it back, as torch.fx does, which resets the slots of all
+  // classes without a __call__ of their own. Meanwhile their calls go by the function.
+  void observe_again();
+  // Classes of which calls are missed: with a __call__ of their own, and created since observe_new_classes() or with another function in
+  // their slot.
   std::vector<std::string> unobserved_classes() const;
 
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
@@ -41,6 +51,7 @@ class ModuleObserver {
   void walk(PyTypeObject* type);
 
   PyTypeObject* const module_class_;
+  FunctionHook function_;
   std::vector<PyTypeObject*> observed_;  // owned references
 };
 

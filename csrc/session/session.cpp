@@ -69,7 +69,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     ops_.emplace(options.shapes);
   }
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class);
+    modules_.emplace(options.module_class, options.evaluator_switch);
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
@@ -80,8 +80,8 @@ void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(),
 
 void Session::begin_step(int32_t number, bool warmup) {
   end_step(true);
-  if (modules_ && modules_->was_reset()) {
-    modules_->observe_new_classes();
+  if (modules_) {
+    modules_->observe_again();
   }
   Step step{};
   step.start = ticks();

@@ -33,6 +33,7 @@ struct Options {
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
+  PyObject* evaluator_switch = nullptr;  // see FunctionHook; borrowed
   OpNames ops_with_arguments;            // see Arguments
   OpNames counted_ops;                   // ops with a FLOP formula: see kNested
   bool aggregate = false;                // keep sums over steps instead of rows per event

@@ -115,8 +115,9 @@ class ThreadLog {
     }
   }
 
-  // A module was called. Returns the row to fill in, or nullptr when the budget is spent. The call is open in both cases.
-  ModuleCall* open_call(uint64_t address, const char* type) {
+  // A module was called. Returns the row to fill in, or nullptr when the budget is spent. The call is open in both cases. `entered`:
+  // see enter_call().
+  ModuleCall* open_call(uint64_t address, const char* type, bool entered = true) {
     ModuleCall* call = module_calls.append();
     if (call != nullptr) {
       *call = {};
@@ -127,8 +128,18 @@ class ThreadLog {
       call->inputs = call->outputs = operands.size();
       call->thread = thread_;
     }
-    open_calls_.push_back({call, call != nullptr ? static_cast<int32_t>(module_calls.size() - 1) : current_call()});
+    open_calls_.push_back(
+        {call, call != nullptr ? static_cast<int32_t>(module_calls.size() - 1) : current_call(), address, entered});
     return call;
+  }
+
+  // The function of a module begins. Whether that is the innermost open call, which had not entered its function.
+  bool enter_call(uint64_t address) {
+    if (open_calls_.empty() || open_calls_.back().address != address || open_calls_.back().entered) {
+      return false;
+    }
+    open_calls_.back().entered = true;
+    return true;
   }
 
   ModuleCall* close_call() {
@@ -166,6 +177,8 @@ class ThreadLog {
   struct OpenCall {
     ModuleCall* call;
     int32_t row;
+    uint64_t address;
+    bool entered;
   };
 
   // Ops that are still open inside this one have no end, or end on another thread: they are closed with it. A user range is

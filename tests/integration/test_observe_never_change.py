@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import networks
 import numpy as np
 import pytest
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -157,6 +159,48 @@ def test_compiled_models_have_the_same_graphs_whenever_they_are_compiled(backend
         return counter.frame_count, counter.op_count, breaks
 
     assert graphs(compiled) == graphs(None)
+    torch._dynamo.reset()
+
+
+class Calls(nn.Module):
+    """Calls a layer in one of the ways that there are."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.block = way, nn.Linear(4, 4)
+        self.stored = self.block.__call__
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "attribute":
+            return self.block.__call__(x)
+        if self.way == "stored":
+            return self.stored(x)
+        if self.way == "unbound":
+            return nn.Module.__call__(self.block, x)
+        torch._dynamo.graph_break()
+        return self.block.__call__(self.block(x))
+
+
+@pytest.mark.parametrize("way", ["attribute", "stored", "unbound", "broken"])
+@pytest.mark.parametrize("recorded", ["first", "second", "fx trace first"])
+def test_a_recording_makes_no_compiled_model_compile_again_however_it_calls_its_layers(way: str, recorded: str) -> None:
+    def counts(recorded: str) -> tuple[int, int, dict[str, Any]]:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        counter = CompileCounterWithBackend("eager")
+        model = torch.compile(Calls(way).eval(), backend=counter)
+        x = torch.ones(2, 4)
+        with torchprof.profile(model) if "first" in recorded else nullcontext():
+            if recorded.startswith("fx"):
+                torch.fx.symbolic_trace(nn.Sequential(nn.ReLU()))
+            model(x)
+        with torchprof.profile(model) if recorded == "second" else nullcontext():
+            model(x)
+        model(x)
+        found = {name: dict(values) for name, values in torch._dynamo.utils.counters.items() if name != "stats"}
+        return counter.frame_count, counter.op_count, found
+
+    assert counts(recorded) == counts("")
     torch._dynamo.reset()
 
 

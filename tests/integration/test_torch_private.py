@@ -79,6 +79,7 @@ tensor = torch.ones(1)
 torch_private.set_version(tensor, 7)
 assert tensor._version == 7
 assert torch_private.is_in_bad_fork() is False
+assert torch_private.evaluator_switch().__name__ == "set_eval_frame"
 assert torch_private.is_torch_profiler_active() is False
 with torch.profiler.profile():
     assert torch_private.is_torch_profiler_active() is True

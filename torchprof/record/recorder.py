@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -11,8 +12,8 @@ import torch
 from torch import nn
 
 from torchprof import _native
-from torchprof.errors import RecordingError
-from torchprof.record import flops
+from torchprof.errors import RecordingError, UnsupportedTorchError
+from torchprof.record import flops, torch_private
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import Held, held_by
 from torchprof.record.modules import Models, describe
@@ -86,6 +87,7 @@ class Recorder:
                     gpu=backend.name,
                     device_type=backend.device_type,
                     held=self._held(at_end=False),
+                    evaluator_switch=_evaluator_switch() if options.modules else None,
                 )
                 break
             except _native.DeviceRecorderError as error:
@@ -163,3 +165,14 @@ class Recorder:
 def _dtypes() -> Dtypes:
     """The dtypes of this PyTorch, by number."""
     return Dtypes({number: Dtype(*known) for number, known in _native.dtypes().items()})
+
+
+def _evaluator_switch() -> Any:
+    """What Python 3.11 needs to record calls by ``module.__call__``; None where it is missing, which is said."""
+    if sys.version_info >= (3, 12):
+        return None
+    try:
+        return torch_private.evaluator_switch()
+    except UnsupportedTorchError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+        return None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from torchprof._torch_private import private
 
-__all__ = ["is_in_bad_fork", "is_torch_profiler_active", "set_version", "without_modes"]
+__all__ = ["evaluator_switch", "is_in_bad_fork", "is_torch_profiler_active", "set_version", "without_modes"]
 
 FLOPS = "counting FLOPs"
 PRESERVING = "putting back the version counter of a buffer"
+CALLS = "recording calls by module.__call__"
 CUPTI = "recording GPUs with CUPTI"
 
 
@@ -56,3 +58,12 @@ def is_torch_profiler_active() -> bool:
         UnsupportedTorchError: a name is missing.
     """
     return bool(private("torch.autograd.profiler._is_profiler_enabled", CUPTI))
+
+
+def evaluator_switch() -> Any:
+    """The function by which Dynamo installs and removes its own evaluator of frames (PEP 523). Used with Python 3.11 only.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    return private("torch._C._dynamo.eval_frame.set_eval_frame", CALLS)

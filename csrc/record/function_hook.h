@@ -1,0 +1,41 @@
+// Runs a C function wherever a Python function is called: by attribute, as a stored bound method, unbound, by super(). The function
+// stays the same object with the same code, so what compares or reads it (Dynamo, torch.fx) sees no difference. Depends on Python only.
+//
+// Every Python function has a pointer to what runs it, `vectorcall`. From 3.12 on, the interpreter uses it whenever it is not its own.
+// 3.11 runs functions itself and ignores the pointer, unless
+//
+//   - the type of the function is not exactly `function`: the hook gives it one derived from that; or
+//   - another evaluator of frames is installed (PEP 523), as Dynamo does while it compiles and checks guards, which read that type: the
+//     function has its own type then. The program installs one by calling `evaluator_switch`.
+#pragma once
+
+#include <Python.h>
+
+namespace torchprof {
+
+// All of this needs the GIL. There is at most one hook at a time.
+class FunctionHook {
+ public:
+  // `instead` is given what the function is called with, and calls original() when it wants the function to run. A `callable` that is
+  // no Python function is not hooked. Before 3.12 nothing is without `evaluator_switch`, a built-in function of one argument.
+  FunctionHook(PyObject* callable, vectorcallfunc instead, PyObject* evaluator_switch);
+  ~FunctionHook();
+  FunctionHook(const FunctionHook&) = delete;
+  FunctionHook& operator=(const FunctionHook&) = delete;
+
+  bool is_hooked(PyObject* callable) const { return callable != nullptr && callable == function_; }
+  static bool exists() { return exists_; }
+
+  static PyObject* original(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) {
+    return original_(function, args, count, keywords);
+  }
+
+ private:
+  static inline vectorcallfunc original_ = nullptr;  // not reset: a call may still be on its way when the hook ends
+
+  static inline bool exists_ = false;
+
+  PyObject* function_ = nullptr;  // owned
+};
+
+}  // namespace torchprof

@@ -11,6 +11,7 @@ from torch import nn
 from torchprof import _native
 from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
+from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
 from torchprof.record.modules import is_lazy, walk
 from torchprof.record.nested import find_tensors
@@ -101,7 +102,7 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
             )
         seeds = [torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in shapes]
         mark("backward")
-        gradients = torch.autograd.grad(edges, leaves, seeds, allow_unused=True)
+        gradients = differentiate(edges, leaves, seeds)
         mark("backward done")
         del gradients, seeds
     del edges

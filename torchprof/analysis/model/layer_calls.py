@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torchprof.trace.schema import CALL_RAISED, CALL_RETURNED_SEQUENCE
+from torchprof.trace.schema import CALL_RAISED, CALL_RECOMPUTED, CALL_RETURNED_SEQUENCE
 from torchprof.trace.trace import Trace
 
 __all__ = ["LayerCall", "layer_calls", "raising_call"]
@@ -34,9 +34,9 @@ class LayerCall:
 
 
 def layer_calls(trace: Trace) -> list[LayerCall]:
-    """Every call of a module that returned, in the order in which they returned."""
+    """Every call of a module in forward that returned, in the order in which they returned."""
     calls = trace.module_calls
-    finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & CALL_RAISED) == 0))
+    finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & (CALL_RAISED | CALL_RECOMPUTED)) == 0))
     order = finished[np.lexsort((-finished, calls["end"][finished]))]
     result = []
     for row in order.tolist():

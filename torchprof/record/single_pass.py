@@ -11,7 +11,7 @@ from torch import nn
 from torchprof import _native
 from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
-from torchprof.record import torch_private
+from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
 from torchprof.record.nested import tensor_bytes, tensors_in
 from torchprof.record.preserve import preserved
@@ -121,10 +121,7 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
             )
         seeds = [make() for make in make_seeds]
         mark("backward")
-        if any(seed.is_nested for seed in seeds):
-            gradients = torch_private.run_backward(edges, seeds, leaves)
-        else:
-            gradients = torch.autograd.grad(edges, leaves, seeds, allow_unused=True)
+        gradients = differentiate(edges, leaves, seeds)
         mark("backward done")
         del gradients, seeds
     del edges

@@ -34,7 +34,9 @@ Style = Literal["tree", "torchsummary"]
 STYLES: Final = ("tree", "torchsummary")
 
 HEADERS: Final = {"device_backward": "Bwd device"}
-BLANK: Final = frozenset(("calls", "forward", "self", "share", "device", "backward", "backward_self", "device_backward"))
+BLANK: Final = frozenset(
+    "calls forward self share device recompute device_recompute backward backward_self device_backward".split()
+)
 """A module that was not called, or has no backward, shows nothing in these."""
 
 
@@ -169,6 +171,10 @@ def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]
         columns.insert(2, "calls")
     if totals.device_forward:
         columns.append("device")
+    if totals.recompute:
+        columns.append("recompute")
+    if totals.device_recompute:
+        columns.append("device_recompute")
     if totals.backward:
         columns.append("backward")
     if totals.device_backward:
@@ -252,13 +258,14 @@ def _total_lines(totals: Totals) -> Iterator[str]:
             yield f"Forward allocated: {format_bytes(totals.allocated)}, peak {format_bytes(totals.peak)}{both} ({how})"
             why = totals.saved_unknown_because or "params not counted"
             yield f"Saved for backward: {_known_bytes(totals.saved)} ({why})"
-        backward = ""
+        backward = f", recomputation: {format_ns(totals.recompute)}" if totals.recompute else ""
         if totals.backward:
-            backward = f", backward: {format_ns(totals.backward)}"
+            backward += f", backward: {format_ns(totals.backward)}"
             if totals.backward_unattributed:
                 backward += f", of which {format_ns(totals.backward_unattributed)} in no module"
         yield f"Forward: {format_ns(totals.forward)}{backward} (host time of one pass)"
         if totals.device_forward or totals.device_backward:
-            backward = f", backward: {format_ns(totals.device_backward)}" if totals.device_backward else ""
+            backward = f", recomputation: {format_ns(totals.device_recompute)}" if totals.device_recompute else ""
+            backward += f", backward: {format_ns(totals.device_backward)}" if totals.device_backward else ""
             yield f"On devices: forward: {format_ns(totals.device_forward)}{backward} (time of kernels)"
     yield from incomplete(totals.losses)

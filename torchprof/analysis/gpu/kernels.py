@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.model.callers import callers
 from torchprof.analysis.spans import with_descendants
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import Activity, Phase, Rows
@@ -25,20 +26,22 @@ def kernel_times(kernels: Rows) -> Ints:
     return np.where((end != -1) & (end > start), end - start, 0)
 
 
-def call_kernel_times(trace: Trace) -> tuple[Ints, Ints]:
-    """For every row of ``module_calls``, the device time of the kernels attributed to it and to calls inside it.
+def call_kernel_times(trace: Trace) -> tuple[Ints, Ints, Ints]:
+    """For every row of ``module_calls``, the device time of the kernels attributed to it and to the calls it made.
 
     Returns:
-        Device time outside of backward, and device time of backward.
+        Device time of forward, of recomputation and of backward.
     """
-    call, backward = trace.kernels["module_call"], trace.kernels["phase"] == Phase.BACKWARD
-    time, parent = kernel_times(trace.kernels), trace.module_calls["parent"]
+    call, phase = trace.kernels["module_call"], trace.kernels["phase"]
+    backward, again = phase == Phase.BACKWARD, phase == Phase.RECOMPUTATION
+    time, made_by = kernel_times(trace.kernels), callers(trace)
 
     def summed(mask: npt.NDArray[np.bool_]) -> Ints:
-        sums = np.bincount(call[mask], weights=time[mask], minlength=len(parent))
-        return with_descendants(sums.astype(np.int64), parent)
+        mask = mask & (call >= 0)
+        sums = np.bincount(call[mask], weights=time[mask], minlength=len(made_by))
+        return with_descendants(sums.astype(np.int64), made_by)
 
-    return summed((call >= 0) & ~backward), summed((call >= 0) & backward)
+    return summed(~backward & ~again), summed(again), summed(backward)
 
 
 def launch_times(trace: Trace) -> Ints:

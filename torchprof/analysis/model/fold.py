@@ -9,8 +9,8 @@ from torchprof.analysis.model.rows import Row
 __all__ = ["fold_siblings", "limit_depth"]
 
 _SUMMED = (
-    "calls output_bytes params trainable params_total param_bytes buffer_bytes forward forward_self backward backward_self "
-    "device_forward device_backward"
+    "calls output_bytes params trainable params_total param_bytes buffer_bytes forward forward_self recompute backward "
+    "backward_self device_forward device_recompute device_backward"
 ).split()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchprof.analysis.tensors import tensor_shape, tensor_shapes
-from torchprof.trace.schema import CALL_RAISED, CALL_RETURNED_SEQUENCE
+from torchprof.trace.schema import CALL_RAISED, CALL_RECOMPUTED, CALL_RETURNED_SEQUENCE
 from torchprof.trace.shapes import Shape, shape_text
 from torchprof.trace.trace import Trace
 
@@ -34,9 +34,9 @@ class LayerCall:
 
 
 def layer_calls(trace: Trace) -> list[LayerCall]:
-    """Every call of a module that returned, in the order in which they returned."""
+    """Every call of a module in forward that returned, in the order in which they returned."""
     calls = trace.module_calls
-    finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & CALL_RAISED) == 0))
+    finished = np.flatnonzero((calls["end"] >= 0) & ((calls["flags"] & (CALL_RAISED | CALL_RECOMPUTED)) == 0))
     order = finished[np.lexsort((-finished, calls["end"][finished]))]
     of_tensors = tensor_shapes(trace)
     result = []

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from torchprof.analysis.gpu.kernels import call_kernel_times
+from torchprof.analysis.model.callers import is_recomputed
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.analysis.time.calls import CallCosts
@@ -30,7 +31,7 @@ class Row(NamedTuple):
         path: dotted name within the model; empty for the root.
         name, type: last part of the path, and class.
         depth: 0 for the root.
-        calls: how often it was called.
+        calls: how often it was called in forward.
         input_shapes, output_shapes: of every tensor of its first call, in order. A size is an int (-1: the batch, with
             ``batch_size=-1``), ``"j"`` where it is ragged, or None where it is unknown; a str in place of a shape is the class
             of an object without tensors to be found.
@@ -40,8 +41,10 @@ class Row(NamedTuple):
         param_bytes: bytes of its own parameters.
         buffer_bytes: bytes of its own buffers.
         forward, forward_self: nanoseconds of host time in its calls, with and without the calls inside them.
+        recompute: nanoseconds of host time in which it, or what is called inside, ran again inside backward.
         backward, backward_self: nanoseconds of host time in backward ops that differentiate its ops.
-        device_forward, device_backward: nanoseconds of device time of the kernels these launched; 0 where none were seen.
+        device_forward, device_recompute, device_backward: nanoseconds of device time of the kernels these launched; 0 where
+            none were seen.
         note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
         copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
@@ -67,9 +70,11 @@ class Row(NamedTuple):
     buffer_bytes: int = 0
     forward: int = 0
     forward_self: int = 0
+    recompute: int = 0
     backward: int = 0
     backward_self: int = 0
     device_forward: int = 0
+    device_recompute: int = 0
     device_backward: int = 0
     note: str = ""
     copies: int = 1
@@ -96,6 +101,7 @@ class _Rows:
         shapes = tensor_shapes(trace)
         self.modules = trace.model.modules
         self.ran = len(calls) > 0
+        self.again = frozenset(np.flatnonzero(is_recomputed(trace)).tolist())
         self.operand_shapes = [shapes[row] for row in trace.operands.tolist()]
         names = {number: trace.dtypes[number].name for number in np.unique(trace.tensors["dtype"]).tolist()}
         self.operand_dtypes = [names[number] for number in trace.tensors["dtype"][trace.operands].tolist()]
@@ -112,6 +118,7 @@ class _Rows:
         self.outputs = list(zip(calls["outputs"].tolist(), calls["n_outputs"].tolist(), strict=True))
         # A module that calls itself is not counted twice.
         self.forward = np.where(costs.outermost, costs.forward, 0).tolist()
+        self.recompute = np.where(costs.outermost, costs.recompute, 0).tolist()
         self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
         self.device = [np.where(costs.outermost, time, 0).tolist() for time in call_kernel_times(trace)]
         self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
@@ -123,7 +130,8 @@ class _Rows:
 
     def _add(self, node: ModuleNode, opaque: str, rows: list[Row | None]) -> Row:
         """Append the row of a node and those below it."""
-        info, calls = node.info, node.calls
+        info, every_call = node.info, node.calls
+        calls = [call for call in every_call if call not in self.again] if self.again else every_call
         at = len(rows)
         rows.append(None)  # parents stand before what they are made of
         below: list[Row] = []
@@ -137,8 +145,9 @@ class _Rows:
         inputs: tuple[Operand, ...] = ()
         outputs: tuple[Operand, ...] = ()
         output_bytes: int | None = 0
-        forward = forward_self = backward = backward_self = 0
-        device_forward = device_backward = in_objects = 0
+        forward = forward_self = recompute = backward = backward_self = 0
+        device_forward = device_recompute = device_backward = 0
+        in_objects = 0
         further_inputs: tuple[tuple[Operand, ...], ...] = ()
         further_outputs: tuple[tuple[Operand, ...], ...] = ()
         dtypes: tuple[str, ...] = ()
@@ -154,12 +163,16 @@ class _Rows:
                 further_outputs = self._further(self.outputs, calls, outputs)
             output_bytes = _sum(self.output_bytes, calls) if not _sum(self.unknown_outputs, calls) else None
             forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
-            backward, backward_self = _sum(self.backward, calls), _sum(self.backward_self, calls)
-            device_forward, device_backward = (_sum(times, calls) for times in self.device)
+        if every_call:
+            recompute = _sum(self.recompute, every_call)
+            backward, backward_self = _sum(self.backward, every_call), _sum(self.backward_self, every_call)
+            device_forward, device_recompute, device_backward = (_sum(times, every_call) for times in self.device)
         elif below:  # a container that is not called itself, such as ModuleList, shows what is in it
             forward = sum([row.forward for row in below])
+            recompute = sum([row.recompute for row in below])
             backward = sum([row.backward for row in below])
             device_forward = sum([row.device_forward for row in below])
+            device_recompute = sum([row.device_recompute for row in below])
             device_backward = sum([row.device_backward for row in below])
         params = trainable = param_bytes = buffer_bytes = 0
         tensors: tuple[TensorInfo, ...] = ()
@@ -190,9 +203,11 @@ class _Rows:
             buffer_bytes,
             forward,
             forward_self,
+            recompute,
             backward,
             backward_self,
             device_forward,
+            device_recompute,
             device_backward,
             self._note(node, opaque, called),
             1,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.memory.changes import memory_between
 from torchprof.analysis.memory.devices import real_and_meta
@@ -25,8 +27,10 @@ class Totals:
         buffer_bytes: bytes of buffers, each once.
         input_bytes: bytes of the input tensors; None where they are unknown.
         forward, backward: time of the passes, backward's being that of autograd's nodes; 0 where none ran.
+        recompute: time of module calls that ran again inside backward; no part of ``backward``.
         backward_unattributed: backward time that belongs to no module.
-        device_forward, device_backward: device time of the kernels that they launched; 0 where none were seen.
+        device_forward, device_recompute, device_backward: device time of the kernels that they launched; 0 where none were
+            seen.
         allocated: everything forward allocated, freed or not.
         peak: the most that forward held at once beyond what was there before.
         peak_with_backward: the same for forward and backward together; 0 where no backward ran.
@@ -47,9 +51,11 @@ class Totals:
     buffer_bytes: int = 0
     input_bytes: int | None = 0
     forward: int = 0
+    recompute: int = 0
     backward: int = 0
     backward_unattributed: int = 0
     device_forward: int = 0
+    device_recompute: int = 0
     device_backward: int = 0
     allocated: int = 0
     peak: int = 0
@@ -95,10 +101,12 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     totals = replace(
         totals,
         forward=end - start,
+        recompute=int(costs.recompute_self.sum()),
         backward=int(costs.backward_self.sum()) + costs.backward_unattributed,
         backward_unattributed=costs.backward_unattributed,
-        device_forward=_device_time(trace, backward=False),
-        device_backward=_device_time(trace, backward=True),
+        device_forward=_device_time(trace, Phase.FORWARD, Phase.OTHER),
+        device_recompute=_device_time(trace, Phase.RECOMPUTATION),
+        device_backward=_device_time(trace, Phase.BACKWARD),
     )
     if not trace.facts.get("memory"):
         return totals
@@ -121,8 +129,8 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     )
 
 
-def _device_time(trace: Trace, *, backward: bool) -> int:
-    """Of the kernels of backward, or of those that modules launched before it."""
+def _device_time(trace: Trace, *phases: Phase) -> int:
+    """Of the kernels of these phases; but for those of backward, only where a module launched them."""
     kernels = trace.kernels
-    of_backward = kernels["phase"] == Phase.BACKWARD
-    return int(kernel_times(kernels[of_backward if backward else ~of_backward & (kernels["module_call"] >= 0)]).sum())
+    counted = np.isin(kernels["phase"], phases) & ((kernels["phase"] == Phase.BACKWARD) | (kernels["module_call"] >= 0))
+    return int(kernel_times(kernels[counted]).sum())

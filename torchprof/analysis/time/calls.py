@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.model.callers import callers, is_recomputed
 from torchprof.analysis.spans import durations, sum_by_parent, with_descendants
 from torchprof.trace.schema import OP_ATTRIBUTED, SCOPE_USER, Rows
 from torchprof.trace.trace import Trace
@@ -26,7 +27,10 @@ class CallCosts:
     it add up to its total.
 
     Attributes:
-        forward, forward_self: from the start of the call to its end; 0 where the end was not recorded.
+        forward, forward_self: from the start of the call to its end; 0 where the end was not recorded, and where it is
+            recomputation.
+        recompute, recompute_self: the same of recomputation, which runs inside backward passes. The total of a call contains
+            that of the calls it made in forward.
         backward, backward_self: ops of backward passes that differentiate ops of the call.
         outermost: False for a call inside another call of the same module.
         backward_unattributed: backward time that is attributed to no call, such as the accumulation of gradients.
@@ -34,6 +38,8 @@ class CallCosts:
 
     forward: Nanoseconds
     forward_self: Nanoseconds
+    recompute: Nanoseconds
+    recompute_self: Nanoseconds
     backward: Nanoseconds
     backward_self: Nanoseconds
     outermost: npt.NDArray[np.bool_]
@@ -43,13 +49,18 @@ class CallCosts:
 def call_costs(trace: Trace) -> CallCosts:
     """Forward and backward time of every module call of a trace."""
     calls = trace.module_calls
-    parent = calls["parent"]
-    forward = durations(calls)
+    total = durations(calls)
+    self_time = total - sum_by_parent(total, calls["parent"])
+    again = is_recomputed(trace)
+    recompute_self = np.where(again, self_time, 0)
     backward_self, unattributed = _backward_self(trace)
+    made_by = callers(trace) if again.any() else calls["parent"]
     return CallCosts(
-        forward=forward,
-        forward_self=forward - sum_by_parent(forward, parent),
-        backward=with_descendants(backward_self, parent),
+        forward=np.where(again, 0, total),
+        forward_self=np.where(again, 0, self_time),
+        recompute=with_descendants(recompute_self, made_by),
+        recompute_self=recompute_self,
+        backward=with_descendants(backward_self, made_by),
         backward_self=backward_self,
         outermost=outermost(calls),
         backward_unattributed=unattributed,
@@ -75,8 +86,23 @@ def _backward_self(trace: Trace) -> tuple[Nanoseconds, int]:
     if not engine_names:
         return by_call, 0
     duration = durations(ops)
-    self_time = duration - sum_by_parent(duration, ops["parent"])
+    self_time = duration - sum_by_parent(duration, ops["parent"]) - _python_of_recomputation(trace, duration)
     attributed = (ops["flags"] & OP_ATTRIBUTED != 0) & (ops["module_call"] >= 0)
     np.add.at(by_call, ops["module_call"][attributed], self_time[attributed])
     unattributed = np.isin(trace.op_names, engine_names) & ~attributed & (ops["scope"] != SCOPE_USER)
     return by_call, int(duration[unattributed].sum())
+
+
+def _python_of_recomputation(trace: Trace, duration: Nanoseconds) -> Nanoseconds:
+    """For every op, the time of module calls that it recomputes beyond that of their ops, which is no time of its own."""
+    calls, ops = trace.module_calls, trace.ops
+    again = is_recomputed(trace)
+    roots = np.flatnonzero(again & (calls["op"] >= 0) & (np.append(calls["op"], -1)[calls["parent"]] != calls["op"]))
+    if not len(roots):
+        return np.zeros(len(ops), dtype=np.int64)
+    within = (ops["module_call"] >= 0) & (ops["flags"] & OP_ATTRIBUTED == 0) & (ops["parent"] >= 0)
+    within &= np.append(again, False)[ops["module_call"]]  # ops of recomputed calls, of which those are counted that stand
+    within &= np.append(calls["op"], -1)[ops["module_call"]] == ops["parent"]  # directly in the op that recomputes
+    python = np.bincount(calls["op"][roots], weights=durations(calls)[roots], minlength=len(ops))
+    python -= np.bincount(ops["parent"][within], weights=duration[within], minlength=len(ops))
+    return python.astype(np.int64)

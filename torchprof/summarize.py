@@ -14,10 +14,11 @@ from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.record.inputs import make_inputs
-from torchprof.record.modules import describe
+from torchprof.record.modules import WalkedModule, describe
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import record_single_pass
+from torchprof.record.weight_and_bias import read_weights_and_biases
 from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns
 from torchprof.trace.trace import Trace
 
@@ -85,7 +86,9 @@ def summary(
         trace = Trace.empty(describe(model))
     else:
         explain = partial(_explain, made_from=_made_from(input_size, batch_size))
-        trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain)
+        trace = record_single_pass(
+            model, inputs, backward=backward, warmup=warmup, on_error=explain, before_restoring=_reader(style)
+        )
         trace.facts["batch_size"] = batch_size
         trace.facts["input_sizes"] = [list(tensor.shape) for tensor in inputs.tensors()]
     result = Summary(trace, style, chosen, depth=depth, fold=fold, list_parameters=verbose == 2)
@@ -115,6 +118,16 @@ def _check(style: Any, depth: Any, warmup: Any, verbose: Any) -> None:
     check_int("warmup", warmup, 0)
     if verbose not in (None, 0, 1, 2):
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
+
+
+def _reader(style: Style) -> Callable[[list[WalkedModule], Trace], None]:
+    """Reads what only the table of torchsummary shows, which may run code of the program."""
+
+    def read(places: list[WalkedModule], trace: Trace) -> None:
+        if style == "torchsummary":
+            trace.facts["weights_and_biases"] = read_weights_and_biases(places, set(trace.modules["address"].tolist()))
+
+    return read
 
 
 def _made_from(input_size: Any, batch_size: Any) -> str:

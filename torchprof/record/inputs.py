@@ -102,6 +102,7 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
 
 def _dtypes(dtypes: Any, sizes: list[tuple[int, ...]]) -> list[torch.dtype]:
     given = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes if dtypes is not None else torch.float32]
+    given = [getattr(dtype, "dtype", dtype) for dtype in given]  # of a type of tensors, such as torch.LongTensor
     for dtype in given:
         if not isinstance(dtype, torch.dtype):
             raise ArgumentError(

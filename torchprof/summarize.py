@@ -13,12 +13,14 @@ from torch import nn
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.record.batch_dimension import find_batch_dimensions
 from torchprof.record.inputs import make_inputs
-from torchprof.record.modules import WalkedModule, describe
+from torchprof.record.modules import describe
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import record_single_pass
-from torchprof.record.weight_and_bias import read_weights_and_biases
+from torchprof.record.weight_and_bias import watch_weights_and_biases
+from torchprof.record.working_call import Sizes, names_working_call
 from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns
 from torchprof.trace.trace import Trace
 
@@ -51,7 +53,8 @@ def summary(
             that builds one, which is then built on ``meta``.
         input_size: sizes of the inputs to make: a tuple of ints, or a list of tuples for several inputs. Without the batch
             dimension if ``batch_size`` is given, with it otherwise.
-        batch_size: the batch dimension to put before every size. -1 runs with 2 and shows -1, as torchsummary does.
+        batch_size: the batch dimension to put before every size. -1 runs with 2 and shows -1 in
+            every shape that has the batch: in the tree, where a second run with 4 tells which dimension that is.
         input_data: your own inputs instead: a tensor, a tuple or list of positional arguments, or a dict of keyword
             arguments. With neither this nor ``input_size``, nothing is run and only parameters are shown.
         dtypes: dtype of the inputs to make, or one per input; ``torch.float32`` by default.
@@ -86,11 +89,13 @@ def summary(
         trace = Trace.empty(describe(model))
     else:
         explain = partial(_explain, made_from=_made_from(input_size, batch_size))
-        trace = record_single_pass(
-            model, inputs, backward=backward, warmup=warmup, on_error=explain, before_restoring=_reader(style)
-        )
+        watch = watch_weights_and_biases if style == "torchsummary" else None
+        with names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
+            trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
         trace.facts["batch_size"] = batch_size
         trace.facts["input_sizes"] = [list(tensor.shape) for tensor in inputs.tensors()]
+        if batch_size == -1 and style == "tree":
+            find_batch_dimensions(trace, partial(_record_batch, model, input_size, dtypes, device))
     result = Summary(trace, style, chosen, depth=depth, fold=fold, list_parameters=verbose == 2)
     if verbose is None:
         verbose = 0 if hasattr(sys, "ps1") and "ipykernel" in sys.modules else 1
@@ -120,14 +125,12 @@ def _check(style: Any, depth: Any, warmup: Any, verbose: Any) -> None:
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
 
 
-def _reader(style: Style) -> Callable[[list[WalkedModule], Trace], None]:
-    """Reads what only the table of torchsummary shows, which may run code of the program."""
-
-    def read(places: list[WalkedModule], trace: Trace) -> None:
-        if style == "torchsummary":
-            trace.facts["weights_and_biases"] = read_weights_and_biases(places, set(trace.modules["address"].tolist()))
-
-    return read
+def _record_batch(model: nn.Module, input_size: Any, dtypes: Any, device: Any, batch_size: int) -> Trace:
+    """The trace of a pass with another batch."""
+    with preserved_random_states():
+        inputs = make_inputs(model, input_size, batch_size=batch_size, input_data=None, dtypes=dtypes, device=device)
+    assert inputs is not None
+    return record_single_pass(model, inputs)
 
 
 def _made_from(input_size: Any, batch_size: Any) -> str:

@@ -12,7 +12,7 @@ from torchprof import _native
 from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.inputs import Inputs
-from torchprof.record.modules import WalkedModule, is_lazy, walk
+from torchprof.record.modules import is_lazy, walk
 from torchprof.record.nested import find_tensors
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
@@ -28,7 +28,7 @@ def record_single_pass(
     backward: bool = False,
     warmup: int = 0,
     on_error: Callable[[Exception, profile], None] = lambda error, recording: None,
-    before_restoring: Callable[[list[WalkedModule], Trace], None] = lambda places, trace: None,
+    watch: Callable[[nn.Module], Callable[[Trace], None]] | None = None,
 ) -> Trace:
     """Record one forward pass, in the train/eval and grad mode that are set.
 
@@ -41,7 +41,8 @@ def record_single_pass(
         backward: also differentiate the sum of the outputs. No gradient is stored.
         warmup: passes to run before the one that is recorded.
         on_error: called with what the model raised and the recording, before the exception goes on.
-        before_restoring: called with the places of the model and the trace while the model is as forward left it.
+        watch: called with the model before it runs; what it returns is called with the trace while the model is as forward
+            left it.
 
     Raises:
         ArgumentError: there is nothing to differentiate.
@@ -58,9 +59,11 @@ def record_single_pass(
         try:
             for _ in range(warmup):
                 model(*inputs.args, **inputs.kwargs)
+            finish = watch(model) if watch is not None else None
             with recording:
                 saved_input_bytes = _pass(model, inputs, backward, recording.mark)
-            before_restoring(places, recording.trace)
+            if finish is not None:
+                finish(recording.trace)
         except Exception as error:
             on_error(error, recording)
             raise

@@ -8,19 +8,33 @@ these run as well.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchprof.record.modules import WalkedModule
+from torchprof.record.modules import WalkedModule, walk
 from torchprof.record.nested import find_tensors
+from torchprof.trace.trace import Trace
 
-__all__ = ["read_weights_and_biases"]
+__all__ = ["watch_weights_and_biases"]
 
 
-def read_weights_and_biases(places: Iterable[WalkedModule], called: Collection[int]) -> dict[str, dict[str, Any]]:
+def watch_weights_and_biases(model: nn.Module) -> Callable[[Trace], None]:
+    """To be called before the model runs, as its hooks are registered then; what is returned, afterwards.
+
+    It writes what was read into the fact ``weights_and_biases`` of the trace.
+    """
+    places = walk(model)
+
+    def read(trace: Trace) -> None:
+        trace.facts["weights_and_biases"] = _read_all(places, set(trace.modules["address"].tolist()))
+
+    return read
+
+
+def _read_all(places: Iterable[WalkedModule], called: Collection[int]) -> dict[str, dict[str, Any]]:
     """What a hook would read after a forward pass of every module that was called, by path, as plain data.
 
         {"0": {"type": "Linear", "weight": [12, True], "bias": [4, True], "weight_calls": [], "bias_calls": []}}

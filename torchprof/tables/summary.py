@@ -230,6 +230,9 @@ def _total_lines(totals: Totals) -> Iterator[str]:
     if len(totals.param_bytes_by_device) > 1:
         by_device = ", ".join(f"{format_bytes(count)} on {device}" for device, count in totals.param_bytes_by_device.items())
         yield f"Params by device: {by_device}"
+    if totals.batch:
+        how = "" if totals.batch == "compared" else ", taken to be every first dimension of 2: other batches run otherwise"
+        yield f"Batch: shown as -1{how}; all figures are those of a batch of 2"
     if totals.forward:
         yield f"Size of inputs: {format_bytes(totals.input_bytes)}"
         if totals.memory != "none":

@@ -31,7 +31,7 @@ class Row(NamedTuple):
         name, type: last part of the path, and class.
         depth: 0 for the root.
         calls: how often it was called.
-        input_shapes, output_shapes: of every tensor of its first call, in order.
+        input_shapes, output_shapes: of every tensor of its first call, in order; with ``batch_size=-1``, -1 is the batch.
         output_bytes: logical bytes (elements x element size) of the outputs of all calls; None where a size is unknown.
         params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
         params_total: the same with everything below it.
@@ -85,6 +85,9 @@ class _Rows:
         self.modules = trace.model.modules
         self.ran = len(calls) > 0
         self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
+        for row, dimension in trace.facts.get("batch_dimensions", ()):
+            shape = self.operand_shapes[row]
+            self.operand_shapes[row] = (*shape[:dimension], -1, *shape[dimension + 1 :])
         sizes = (numels[tensors["shape"]] * trace.dtypes.itemsizes(tensors["dtype"]))[trace.operands]
         first, last = calls["outputs"].astype(np.int64), calls["outputs"].astype(np.int64) + calls["n_outputs"]
         up_to, unknown = (np.append(0, np.cumsum(values)) for values in (np.nan_to_num(sizes), np.isnan(sizes)))

@@ -34,6 +34,8 @@ class Totals:
             parameters and buffers, which are there anyway, are not counted.
         memory: ``"measured"``, ``"meta"`` (what the run would have taken, counted on meta tensors) or ``"none"``.
         losses: rows the recording had no room for, by table.
+        batch: where shapes show -1 for a batch of 2, how it was found: ``"compared"`` with another batch, or taken to be the
+            ``"first"`` dimension; otherwise empty.
     """
 
     params: int = 0
@@ -54,6 +56,7 @@ class Totals:
     saved: int = 0
     memory: str = "none"
     losses: dict[str, int] = field(default_factory=dict)
+    batch: str = ""
 
     @property
     def param_bytes(self) -> int:
@@ -80,6 +83,7 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         buffer_bytes=sum(buffer.bytes for buffer in trace.model.buffers()),
         input_bytes=trace.facts.get("input_bytes", 0),
         losses=trace.losses,
+        batch=trace.facts.get("batch_found", ""),
     )
     start, end = trace.mark("forward"), trace.mark("forward done")
     if start is None or end is None:

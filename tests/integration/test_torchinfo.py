@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchinfo
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torchinfo.enums import ColumnSettings, Mode, RowSettings
 
 import torchprof
@@ -54,6 +55,25 @@ def test_totals_and_shapes_are_those_of_torchinfo(name: str) -> None:
             assert row.params_total == layer.num_params
             compared += 1
     assert compared >= 2
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+def test_totals_differ_where_the_guide_says_so() -> None:
+    assert summary(Tied(), (2, 4), verbose=0).total_params == 16 + 4 + 4
+    assert torchinfo.summary(Tied(), (2, 4), device="cpu", verbose=0).total_params == 2 * 16 + 4 + 4
+    pruned = nn.Sequential(nn.Linear(4, 4))
+    prune.l1_unstructured(pruned[0], "weight", 10)
+    assert summary(pruned, (2, 4), verbose=0).total_params == 20
+    assert torchinfo.summary(pruned, (2, 4), device="cpu", verbose=0).total_params == 10
 
 
 def test_the_signature_is_that_of_torchinfo() -> None:

@@ -234,6 +234,8 @@ def _total_lines(totals: Totals) -> Iterator[str]:
     if totals.batch:
         how = "" if totals.batch == "compared" else ", taken to be every first dimension of 2: other batches run otherwise"
         yield f"Batch: shown as -1{how}; all figures are those of a batch of 2"
+    if totals.unbatched:
+        yield f"Batch: none; {totals.unbatched} as one sample, batch_size=2 puts a batch dimension before it"
     if totals.forward:
         yield f"Size of inputs: {format_bytes(totals.input_bytes)}"
         if totals.memory != "none":

@@ -98,6 +98,7 @@ def summary(
         with names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
             trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
         trace.facts["batch_size"] = int(batch_size) if batch_size is not None else None
+        trace.facts["made_from_sizes"] = input_size is not None
         trace.facts["input_sizes"] = [list(shape_of(tensor_sizes(tensor))) for tensor in inputs.tensors()]
         if batch_size == -1 and style == "tree":
             find_batch_dimensions(trace, partial(_record_batch, model, input_size, dtypes, device))

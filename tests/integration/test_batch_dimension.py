@@ -135,3 +135,38 @@ def test_a_model_on_meta_shows_it() -> None:
 
 def test_lazy_modules_show_it() -> None:
     assert shapes(nn.Sequential(nn.LazyLinear(2)), 3)["0"] == ([[-1, 3]], [[-1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "said"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, 8, 8), "0 (Conv2d) took [3, 8, 8]"),
+        (nn.Conv1d(3, 4, 3), (3, 8), "Conv1d took [3, 8]"),
+        (nn.Sequential(nn.ConvTranspose3d(3, 4, 3)), (3, 8, 8, 8), "0 (ConvTranspose3d) took [3, 8, 8, 8]"),
+        (nn.LSTM(3, 4, batch_first=True), (5, 3), "LSTM took [5, 3]"),
+    ],
+    ids=lambda value: value.split()[-3] if isinstance(value, str) else "",
+)
+def test_an_input_that_was_taken_as_one_sample_is_named_in_the_footer(
+    model: nn.Module, size: tuple[int, ...], said: str
+) -> None:
+    text = f"Batch: none; {said} as one sample, batch_size=2 puts a batch dimension before it\n"
+    assert text in str(torchprof.summary(model, size, verbose=0))
+    assert "Batch:" not in str(torchprof.summary(model, size, batch_size=2, verbose=0))
+    assert "Batch:" not in str(torchprof.summary(model, input_data=torch.zeros(size), verbose=0))
+
+
+class OneByOne(nn.Module):
+    """Gives its layer every sample by itself, and on purpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.conv(sample) for sample in x])
+
+
+def test_what_a_model_gives_its_layers_is_its_own_affair() -> None:
+    assert "Batch:" not in str(torchprof.summary(OneByOne(), (2, 3, 8), verbose=0))
+    assert "Batch:" not in str(torchprof.summary(nn.Linear(3, 4), (3,), verbose=0))

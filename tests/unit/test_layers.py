@@ -55,6 +55,10 @@ ROOMS: Final[dict[str, Room]] = {
         "errors arguments terminal trace _native record analysis rendering tables",
         torch=True,
     ),
+    "torchsummary": Room("The functions of the torchsummary package.", "rendering summarize", torch=True),
+    "torchinfo": Room(
+        "The function of the torchinfo package.", "errors arguments record analysis tables summarize", torch=True
+    ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables",

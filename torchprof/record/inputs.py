@@ -46,6 +46,8 @@ def make_inputs(
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong; the message names it.
     """
+    if isinstance(input_data, Inputs):
+        return input_data
     if input_size is not None and input_data is not None:
         raise ArgumentError(
             f"input_size={input_size!r} and input_data were both given: give the sizes to have inputs made, or your own data"

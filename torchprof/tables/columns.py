@@ -222,6 +222,7 @@ _COLUMNS: Final = (
         lambda trainable, params: trainable if params else None,
     ),
     Column("params_total", "Params (all)", COUNT, "elements of its parameters and of those below it"),
+    Column("params_share", "Params %", SHARE, "of the parameters of the model, those that are its own"),
     Column("param_bytes", "Param size", BYTES, "of its own parameters"),
     Column(
         "output_bytes",

@@ -208,6 +208,7 @@ def _record(row: Row, totals: Totals) -> Record:
     record["self"] = row.forward_self if row.calls else None
     record["share"] = row.forward / totals.forward if totals.forward else 0.0
     record["device"] = row.device_forward
+    record["params_share"] = row.params / totals.params if totals.params else 0.0
     return record
 
 
@@ -250,6 +251,8 @@ def _total_lines(totals: Totals) -> Iterator[str]:
     if totals.batch:
         how = "" if totals.batch == "compared" else ", taken to be every first dimension of 2: other batches run otherwise"
         yield f"Batch: shown as -1{how}; all figures are those of a batch of 2"
+    if totals.unbatched:
+        yield f"Batch: none; {totals.unbatched} as one sample, batch_size=2 puts a batch dimension before it"
     if totals.forward:
         yield f"Size of inputs: {_known_bytes(totals.input_bytes)}"
         if totals.memory != "none":

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torchprof.analysis.model.rows import Row, module_rows
 from torchprof.analysis.model.totals import Totals, model_totals
+from torchprof.analysis.model.unbatched import unbatched_input
 from torchprof.analysis.time.calls import call_costs
 from torchprof.errors import ArgumentError
 from torchprof.trace.trace import Trace
@@ -23,4 +24,5 @@ def rows_and_totals(trace: Trace) -> tuple[list[Row], Totals]:
         raise ArgumentError("the trace was recorded without a model: pass it to torchprof.profile(model)")
     costs = call_costs(trace)
     rows, totals = module_rows(trace, costs), model_totals(trace, costs)
+    totals = replace(totals, unbatched=unbatched_input(trace, rows))
     return rows, replace(totals, forward=rows[0].forward) if rows[0].calls else totals

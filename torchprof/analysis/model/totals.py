@@ -41,6 +41,7 @@ class Totals:
         losses: rows the recording had no room for, by table.
         batch: where shapes show -1 for a batch of 2, how it was found: ``"compared"`` with another batch, or taken to be the
             ``"first"`` dimension; otherwise empty.
+        unbatched: a layer that took an input as one sample without a batch dimension, and its shape; empty where none did.
     """
 
     params: int = 0
@@ -65,6 +66,7 @@ class Totals:
     memory: str = "none"
     losses: dict[str, int] = field(default_factory=dict)
     batch: str = ""
+    unbatched: str = ""
 
     @property
     def param_bytes(self) -> int:

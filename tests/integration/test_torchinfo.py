@@ -1,0 +1,301 @@
+"""torchinfo's function, with torchprof's table: what both count is compared with the package itself."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import networks
+import numpy as np
+import pytest
+import torch
+import torchinfo
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torchinfo.enums import ColumnSettings, Mode, RowSettings
+
+import torchprof
+from torchprof.torchinfo import summary
+
+MODELS: dict[str, tuple[Any, Any]] = {
+    name: (make, [(2, *each) for each in size] if isinstance(size, list) else (2, *size))
+    for name, (make, size) in networks.FOR_TORCHSUMMARY.items()
+}
+
+
+def path_of(layer: Any) -> str:
+    names = []
+    while layer.parent_info is not None:
+        names.append(layer.var_name)
+        layer = layer.parent_info
+    return ".".join(reversed(names))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_totals_and_shapes_are_those_of_torchinfo(name: str) -> None:
+    make, size = MODELS[name]
+    model = make()
+    theirs = torchinfo.summary(model, input_size=size, device="cpu", verbose=0)
+    ours = summary(model, input_size=size, device="cpu", depth=9, verbose=0)
+    assert ours.total_params == theirs.total_params
+    assert ours.trainable_params == theirs.trainable_params
+    assert ours.total_param_bytes == theirs.total_param_bytes
+    if "shared" not in name:  # theirs counts the last output of a module for each of its calls
+        assert ours.total_output_bytes == theirs.total_output_bytes
+    rows = {row.path: row for row in ours.rows}
+    compared = 0
+    for layer in reversed(theirs.summary_list):  # of several calls the first remains
+        row = rows[path_of(layer)]
+        if layer.executed and not layer.is_recursive and "same module" not in row.note:
+            assert list(row.output_shapes[0]) == layer.output_size
+            assert list(row.input_shapes[0]) == layer.input_size
+            assert row.params_total == layer.num_params
+            compared += 1
+    assert compared >= 2
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+def test_totals_differ_where_the_guide_says_so() -> None:
+    assert summary(Tied(), (2, 4), verbose=0).total_params == 16 + 4 + 4
+    assert torchinfo.summary(Tied(), (2, 4), device="cpu", verbose=0).total_params == 2 * 16 + 4 + 4
+    pruned = nn.Sequential(nn.Linear(4, 4))
+    prune.l1_unstructured(pruned[0], "weight", 10)
+    assert summary(pruned, (2, 4), verbose=0).total_params == 20
+    assert torchinfo.summary(pruned, (2, 4), device="cpu", verbose=0).total_params == 10
+
+
+def test_the_signature_is_that_of_torchinfo() -> None:
+    theirs, ours = (inspect.signature(function).parameters for function in (torchinfo.summary, summary))
+    assert list(ours) == list(theirs)
+    for name, parameter in ours.items():
+        assert (parameter.kind, parameter.default) == (theirs[name].kind, theirs[name].default)
+
+
+class Net(nn.Module):
+    """Five levels deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Sequential(nn.Sequential(nn.Linear(4, 4)))))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, scale: Any = 1) -> Tensor:
+        return self.head(self.body(x)) * scale
+
+
+@pytest.mark.parametrize(
+    ("mode", "trains"), [(None, False), ("eval", False), ("train", True), ("same", True), (Mode.TRAIN, True)]
+)
+def test_the_mode_is_eval_by_default_and_every_modules_own_afterwards(mode: Any, trains: bool) -> None:
+    model = Net().train()
+    model.head.eval()
+    seen = []
+    model.register_forward_hook(lambda module, args, output: seen.append((module.training, module.head.training)))
+    summary(model, (2, 3), mode=mode, verbose=0)
+    assert seen == [(trains, trains and mode != "same")]
+    assert (model.training, model.body.training, model.head.training) == (True, True, False)
+
+
+class KeepsFrozen(nn.Module):
+    """In train mode, the norm stays in eval mode, and its parameters get a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> KeepsFrozen:
+        super().train(mode)
+        self.norm.eval()
+        self.norm.requires_grad_(mode)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+def test_what_a_models_own_train_changes_is_put_back_even_where_forward_raises() -> None:
+    model = KeepsFrozen()
+    summary(model, (2, 3), mode="train", verbose=0)
+    with pytest.raises(RuntimeError):
+        summary(model, (2, 5), mode="train", verbose=0)
+    assert (model.training, model.norm.training) == (True, True)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_it_is_no_deeper_than_three_by_default() -> None:
+    assert max(row.depth for row in summary(Net(), (2, 3), verbose=0).rows) == 3
+    assert max(row.depth for row in summary(Net(), (2, 3), depth=5, verbose=0).rows) == 5
+    assert len(summary(Net(), (2, 3), depth=0, verbose=0).rows) == 1
+
+
+def test_columns_have_other_names_here() -> None:
+    names = ["input_size", ColumnSettings.OUTPUT_SIZE, "num_params", "params_percent", "trainable"]
+    found = summary(Net(), (2, 3), col_names=names, depth=1, verbose=0)
+    assert found.columns == ("input", "output", "params", "params_share", "trainable")
+    assert [round(100 * row["params_share"], 1) for row in found.table.rows] == [0.0, 78.3, 21.7]
+    assert "78.3%" in str(found)
+    assert "78.26%" in str(torchinfo.summary(Net(), (2, 3), col_names=("params_percent",), depth=1, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"col_names": ["output_size", "memory"]}, ["col_names", "'memory'", "num_params"]),
+        ({"row_settings": ["colors"]}, ["row_settings", "'colors'", "ascii_only"]),
+        ({"mode": "test"}, ["mode", "'test'", "'eval'"]),
+        ({"verbose": 3}, ["verbose", "3"]),
+        ({"device": "meta"}, ["device", "'meta'", "cpu", "model.to('meta')"]),
+        ({"batch_dim": 4, "input_size": (3,)}, ["batch_dim", "4", "0 to 1"]),
+        ({"input_data": torch.zeros(2, 3)}, ["input_size", "input_data"]),
+    ],
+)
+def test_arguments_that_cannot_be_are_named(arguments: dict[str, Any], names: list[str]) -> None:
+    with pytest.raises(torchprof.ArgumentError) as caught:
+        summary(Net(), **{"input_size": (2, 3), **arguments})
+    assert all(name in str(caught.value) for name in names), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"cache_forward_pass": True}, r"cache_forward_pass=True has no effect: .*select\(\)"),
+        ({"col_width": 40}, "col_width=40 has no effect: columns are as wide as what they show"),
+        ({"input_size": None, "input_data": torch.zeros(2, 3), "batch_dim": 0}, "batch_dim=0 has no effect with input_data"),
+        ({"input_size": None, "scale": 2}, "scale: not used, because nothing is run"),
+    ],
+)
+def test_what_has_no_meaning_is_named(arguments: dict[str, Any], said: str) -> None:
+    with pytest.warns(UserWarning, match=said) as caught:
+        summary(Net(), verbose=0, **{"input_size": (2, 3), **arguments})
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("batch_dim", [0, 1, 2])
+def test_a_batch_of_one_is_put_at_the_dimension_that_is_named(batch_dim: int) -> None:
+    theirs = torchinfo.summary(nn.Sequential(nn.Identity()), (5, 3), batch_dim=batch_dim, device="cpu", verbose=0)
+    ours = summary(nn.Sequential(nn.Identity()), (5, 3), batch_dim=batch_dim, verbose=0)
+    assert [list(shape) for shape in ours.rows[0].input_shapes] == [theirs.summary_list[0].input_size]
+    assert [list(shape) for shape in ours.rows[0].input_shapes] == [[*[5, 3][:batch_dim], 1, *[5, 3][batch_dim:]]]
+
+
+def test_a_batch_can_be_the_last_dimension() -> None:
+    assert summary(nn.Identity(), (5, 3), batch_dim=-1, verbose=0).rows[0].input_shapes == ((5, 3, 1),)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        torch.zeros(2, 3),
+        [torch.zeros(2, 3)],
+        (torch.zeros(2, 3), 5),
+        {"x": torch.zeros(2, 3)},
+        {"x": torch.zeros(2, 3), "scale": 5},
+    ],
+    ids=["tensor", "list", "tuple", "dict", "dict with more"],
+)
+def test_input_data_is_what_it_is_for_torchinfo(data: Any) -> None:
+    def given(function: Any) -> list[Any]:
+        seen: list[Any] = []
+        model = Net()
+        model.register_forward_hook(lambda module, args, kwargs, output: seen.extend((args, kwargs)), with_kwargs=True)
+        function(model, input_data=data, verbose=0)
+        return seen
+
+    (our_args, our_kwargs), (args, kwargs) = given(summary), given(torchinfo.summary)
+    assert str((our_args, our_kwargs)) == str((args, kwargs))
+
+
+class TakesAnArray(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: np.ndarray[Any, Any], scale: float = 1.0) -> Tensor:
+        return self.linear(torch.from_numpy(x) * scale)
+
+
+def test_arrays_and_further_keyword_arguments_go_to_forward() -> None:
+    found = summary(TakesAnArray(), input_data=np.ones((2, 3), dtype=np.float32), scale=3.0, verbose=0)
+    assert found.rows[1].output_shapes == ((2, 4),)
+    with pytest.raises(TypeError, match="sizes"):
+        summary(TakesAnArray(), input_data=np.ones((2, 3), dtype=np.float32), sizes=3.0, verbose=0)
+
+
+def test_dtypes_are_one_for_each_input() -> None:
+    found = summary(nn.Embedding(9, 4), (2, 5), dtypes=[torch.long], verbose=0)
+    assert found.rows[0].output_shapes == ((2, 5, 4),)
+
+
+def test_without_inputs_nothing_is_run() -> None:
+    found = summary(Net(), verbose=0)
+    assert found.columns == ("params", "params_total", "param_bytes")
+    assert found.total_params == torchinfo.summary(Net(), verbose=0).total_params == 46
+
+
+def test_ascii_only_draws_the_tree_in_ascii() -> None:
+    found = summary(Net(), (2, 3), row_settings=[RowSettings.ASCII_ONLY, "var_names", "depth"], verbose=0)
+    assert str(found).isascii()
+    assert "\n+- body (Sequential)" in str(found)
+    assert "\n|  +- 0 (Linear)" in str(found)
+
+
+def test_modules_that_stand_elsewhere_can_be_left_out() -> None:
+    paths = [row.path for row in summary(networks.SharedInTwoParents(), (2, 6), verbose=0).rows]
+    fewer = summary(networks.SharedInTwoParents(), (2, 6), row_settings=["hide_recursive_layers"], verbose=0)
+    assert paths == ["", "a", "a.0", "a.1", "b", "b.0", "b.1"]
+    assert [row.path for row in fewer.rows] == paths[:-1]
+
+
+def test_it_prints_once_and_verbose_lists_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary(Net(), (2, 3))
+    assert capsys.readouterr().out == f"{found}\n"
+    assert repr(found) == str(found)
+    summary(Net(), (2, 3), verbose=2)
+    assert ". weight [2, 4] float32" in capsys.readouterr().out
+    summary(Net(), (2, 3), verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+def test_in_an_interactive_session_the_value_shows_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert "(Linear)" in repr(summary(Net(), (2, 3)))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_size_without_its_batch_is_named_with_the_call_that_works() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match="expected 4D input") as caught:
+        summary(model, (3, 8, 8), verbose=0)
+    assert caught.value.__notes__[-1].endswith("This works: summary(model, (2, 3, 8, 8))")
+    assert summary(model, (2, 3, 8, 8), verbose=0).total_params == 120
+
+
+def test_what_torchinfo_has_and_this_has_not_is_named() -> None:
+    found = summary(Net(), (2, 3), verbose=0)
+    with pytest.raises(AttributeError, match="'ModelStatistics' object has no attribute 'summary_list': use rows"):
+        found.summary_list  # noqa: B018
+    assert not hasattr(found, "formatting")
+    assert found.input_size == [[2, 3]]
+    assert found.total_input == 24
+
+
+def test_it_needs_no_torchinfo_and_warns_of_nothing() -> None:
+    script = "import sys; sys.modules['torchinfo'] = None; from torchprof.torchinfo import summary"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary(Net(), (2, 3), verbose=0, scale=2)

@@ -32,7 +32,7 @@ ROOMS: Final[dict[str, Room]] = {
     # The lowest first: a room imports only rooms that are listed before it.
     "errors": Room("The exceptions that torchprof raises."),
     "_version": Room("The version of torchprof."),
-    "terminal": Room("Whether a stream is a terminal."),
+    "terminal": Room("Whether a stream is a terminal, how wide it is, and what may be written to it."),
     "arguments": Room("Checks of arguments that several functions share.", "errors"),
     "_C": Room("The compiled extension."),
     "_built_for": Room("The PyTorch that the extension was built for."),
@@ -47,8 +47,8 @@ ROOMS: Final[dict[str, Room]] = {
         "The simulated CUDA allocator: settings, replay.", "errors arguments trace importers _native", torch=True
     ),
     "analysis": Room("Computes figures from a trace.", "errors trace"),
-    "exporters": Room("Writes a trace as a file of another tool.", "errors _version trace analysis"),
-    "rendering": Room("Lays out tables and figures as text.", "errors terminal trace analysis"),
+    "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis"),
+    "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis"),
     "tables": Room("Figures as tables, with one set of columns.", "errors arguments trace analysis rendering"),
     "summarize": Room(
         "Runs a model once and shows what it consists of.",

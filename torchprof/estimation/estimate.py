@@ -20,8 +20,8 @@ from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
+from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_flops
 from torchprof.tables.by_module import by_module
 from torchprof.tables.memory import Memory
@@ -108,29 +108,28 @@ class Estimate(Printed):
     def __repr__(self) -> str:
         return f"<Estimate: {format_bytes(self.device_memory)} on {self.device}>"
 
-    def lines(self) -> Iterator[Line]:
+    def parts(self) -> Parts:
         peak = self.memory.peak
         where = f"step {peak.step}, {peak.phase}, {peak.op} in {peak.module or 'no module'}"
         if self.replay is None:
-            yield Line("total", f"Needed on cpu: {format_bytes(self.device_memory)}, at most ({where})")
+            yield f"Needed on cpu: {format_bytes(self.device_memory)}, at most ({where})"
         else:
-            yield Line(
-                "total",
+            yield (
                 f"Needed on cuda: {format_bytes(self.device_memory)} (allocated {format_bytes(self.max_allocated)}, reserved "
                 f"{format_bytes(self.max_reserved)}, and the context), at most ({where})",
             )
         whole = self.device_memory
         rows = [{"name": name, "at_peak": count, "share": count / whole} for name, count in self.by_category.items()]
-        yield from Table("At the peak", rows, ("at_peak", "share")).lines()
-        yield from self.memory.modules.head(10).lines()
-        yield Line("total", f"FLOPs of a step: {format_flops(self.flops)}")
+        yield from Table("At the peak", rows, ("at_peak", "share")).parts()
+        yield from self.memory.modules.head(10).parts()
+        yield f"FLOPs of a step: {format_flops(self.flops)}"
         if self.capacity is not None:
             verdict = "fits" if self.fits() else "DOES NOT FIT"
-            yield Line("total", f"Capacity: {format_bytes(self.capacity)}: {verdict}")
+            yield f"Capacity: {format_bytes(self.capacity)}: {verdict}"
         for overhead in self.overheads:
-            yield Line("total", f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}")
+            yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
         for note in self.notes:
-            yield Line("total", f"Not in it: {note}")
+            yield f"Not in it: {note}"
 
 
 def estimate(

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
-from torchprof.terminal import is_terminal
+from torchprof.rendering.cells import aligned, width_of, widths_of
+from torchprof.rendering.fit import GAP, fit
+from torchprof.rendering.grid import Grid, Part, Verbatim
+from torchprof.rendering.names import cut, shortened
+from torchprof.terminal import is_terminal, printable
 
-__all__ = ["Line", "as_text", "branches", "elide", "lay_out", "print_lines"]
+__all__ = ["Line", "as_text", "branches", "lay_out", "lines_of", "print_lines"]
 
-WIDEST_NAME: Final = 64
+STYLES: Final = {"header": "bold", "rule": "dim", "root": "bold", "row": "", "dim": "dim", "failed": "bold red", "total": ""}
 
-STYLES: Final = {"header": "bold", "rule": "dim", "root": "bold", "row": "", "dim": "dim", "total": ""}
+CLOSER: Final = re.compile("(.)[─ ] ")
+"""A level of a tree, to be drawn in two columns instead of three."""
+SHORTEST_LABEL: Final = 12
+"""What is left of a name, however deep it stands in a tree."""
 
 
 class Line(NamedTuple):
@@ -22,23 +33,19 @@ class Line(NamedTuple):
     text: str
 
 
-def lay_out(
-    headers: Sequence[str],
-    columns: Sequence[Sequence[str]],
-    kinds: Sequence[str],
-    notes: Sequence[str],
-    footer: Sequence[str],
-    left: Collection[int] = (0,),
-) -> Iterator[Line]:
-    """The lines of a table: headers, rows, then the footer, with rules between them.
+def lines_of(parts: Iterable[Part], width: int | None = None) -> Iterator[Line]:
+    """The lines of what is printed, none wider than ``width`` but those that are shown to the character."""
+    for part in parts:
+        if isinstance(part, Grid):
+            yield from lay_out(part, width)
+        elif isinstance(part, Verbatim):
+            yield from (Line("total", text) for text in part.text.splitlines())
+        else:
+            yield from (Line("total", text) for text in _wrapped(printable(part), width))
 
-    Args:
-        headers: one for each column.
-        columns: the texts of every row; the names come first.
-        kinds: of the lines of the rows: ``"root"``, ``"row"`` or ``"dim"``.
-        notes: what stands behind the last column of every row.
-        footer: lines below.
-        left: the columns that are aligned to the left; others are to the right.
+
+def lay_out(grid: Grid, width: int | None = None) -> Iterator[Line]:
+    """The lines of a table: headers, rows, then the footer, with rules between them.
 
     Example:
         -------------------
@@ -49,26 +56,85 @@ def lay_out(
         One step; host time         footer
         -------------------
     """
-    padded = []
-    width = 2 * (len(headers) - 1)
-    for at, (title, texts) in enumerate(zip(headers, columns, strict=True)):
-        column = [title, *texts]
-        size = max(map(len, column))
-        width += size
-        padded.append([text.ljust(size) for text in column] if at in left else [text.rjust(size) for text in column])
+    names, notes = list(map(printable, grid.names)), list(map(printable, grid.notes))
+    columns = [[column.header, *map(printable, column.texts)] for column in grid.columns]
+    prefixes, below = branches(grid.depths if grid.depths is not None else [0] * len(names))
+    kinds: list[str] = list(grid.kinds)
+    if grid.details is not None:
+        details = [[(printable(text), printable(note)) for text, note in lines] for lines in grid.details]
+        names = _interleaved(names, [[text for text, _ in lines] for lines in details])
+        notes = _interleaved(notes, [[note for _, note in lines] for lines in details])
+        kinds = _interleaved(kinds, [["dim"] * len(lines) for lines in details])
+        prefixes = _interleaved(prefixes, [[f"{trunk}. "] * len(lines) for trunk, lines in zip(below, details, strict=True)])
+        columns = [[header, *_interleaved(texts, [[""] * len(lines) for lines in details])] for header, *texts in columns]
+
+    label_sizes = widths_of(names)
+    sizes = [max(widths_of(column)) for column in columns]
+    note_size = max(widths_of(notes), default=0)
+    name_sizes = [len(prefix) + size for prefix, size in zip(prefixes, label_sizes, strict=True)]
+    widest = max(width_of(grid.title), max(name_sizes, default=0))
+    if width is not None and widest + sum(sizes) + note_size + GAP * (len(sizes) + bool(note_size)) > width:
+        prefixes = [CLOSER.sub(r"\1 ", prefix) for prefix in prefixes]
+        name_sizes = [len(prefix) + size for prefix, size in zip(prefixes, label_sizes, strict=True)]
+        widest = max(width_of(grid.title), max(name_sizes, default=0))
+    left = [column.left for column in grid.columns]
+    kept, longest = fit(width, widest, sizes, left, [column.rank for column in grid.columns], note_size)
+    shown = [grid.title, *_named(prefixes, names, name_sizes, longest)]
+    cells = [_cut(shown, longest, left=True)]
+    cells += [_cut(columns[at], longest, left=True) if left[at] else aligned(columns[at], sizes[at], left=False) for at in kept]
     if any(notes):
-        width += 2 + max(map(len, notes))
-        padded.append(["", *notes])
-    header, *lines = ["  ".join(parts).rstrip() for parts in zip(*padded, strict=True)]
-    yield Line("rule", "-" * width)
+        cells.append(_cut(["", *notes], longest, left=True))
+    header, *rows = ["  ".join(parts).rstrip() for parts in zip(*cells, strict=True)]
+    rule = sum(width_of(column[0]) for column in cells) + GAP * (len(cells) - 1)
+    footer = list(grid.footer)
+    if len(kept) < len(columns):
+        without = [column.header for at, column in enumerate(grid.columns) if at not in kept]
+        footer.append(f"Left out to fit {width} characters: {', '.join(without)}")
+    yield Line("rule", "-" * rule)
     yield Line("header", header)
-    yield Line("rule", "=" * width)
-    yield from map(Line, kinds, lines)
-    yield Line("rule", "=" * width if footer else "-" * width)
+    yield Line("rule", "=" * rule)
+    yield from map(Line, kinds, rows)
+    yield Line("rule", "=" * rule if footer else "-" * rule)
     for text in footer:
-        yield Line("total", text)
+        yield from (Line("total", line) for line in _wrapped(printable(text), width))
     if footer:
-        yield Line("rule", "-" * width)
+        yield Line("rule", "-" * rule)
+
+
+def _named(prefixes: list[str], names: list[str], sizes: list[int], longest: int) -> list[str]:
+    """The names behind the lines of the tree. What is too long is cut, among the names of the same depth at once."""
+    if max(sizes, default=0) <= longest:
+        return list(map("".join, zip(prefixes, names, strict=True)))
+    shortest = min(SHORTEST_LABEL, longest)
+    long: dict[int, list[int]] = defaultdict(list)
+    for row, (prefix, size) in enumerate(zip(prefixes, sizes, strict=True)):
+        if size > longest:
+            long[len(prefix)].append(row)
+    shown = list(map("".join, zip(prefixes, names, strict=True)))
+    for depth, rows in long.items():
+        room = max(longest - depth, shortest)
+        for row, short in zip(rows, shortened([names[row] for row in rows], room), strict=True):
+            prefix, most = prefixes[row], longest - shortest
+            shown[row] = (prefix if depth <= most else f"…{prefix[depth - most + 1 :]}" if most else "") + short
+    return shown
+
+
+def _cut(texts: list[str], longest: int, *, left: bool) -> list[str]:
+    """A column of texts that are cut where they are too long."""
+    sizes = widths_of(texts)
+    if max(sizes) > longest:
+        texts = [cut(text, longest) if size > longest else text for text, size in zip(texts, sizes, strict=True)]
+    return aligned(texts, min(max(sizes), longest), left=left)
+
+
+def _interleaved(of_rows: list[str], below: Sequence[Sequence[str]]) -> list[str]:
+    """One text per row, and behind each those of the lines below it."""
+    return list(chain.from_iterable((own, *more) for own, more in zip(of_rows, below, strict=True)))
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    """The lines of a sentence."""
+    return textwrap.wrap(text, width, subsequent_indent="  ") if width is not None and len(text) > width else [text]
 
 
 def as_text(lines: Iterator[Line]) -> str:
@@ -122,11 +188,3 @@ def branches(depths: Sequence[int]) -> tuple[list[str], list[str]]:
             trunk.append("   " if is_last else "│  ")
         below.append("".join(trunk) + "   ")
     return prefixes, below
-
-
-def elide(text: str, widest: int = WIDEST_NAME) -> str:
-    """Cut a long name in the middle."""
-    if len(text) <= widest:
-        return text
-    head = widest * 2 // 3
-    return f"{text[:head]}…{text[head + 1 - widest :]}"

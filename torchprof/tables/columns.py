@@ -16,7 +16,7 @@ from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.records import Record
 from torchprof.rendering.units import format_bytes, format_count, format_flops, format_ns, format_rate
 
-__all__ = ["COLUMNS", "Column", "Quantity", "columns_of", "with_computed"]
+__all__ = ["COLUMNS", "LEFT_OUT_FIRST", "Column", "Quantity", "columns_of", "with_computed"]
 
 WIDEST_SHAPES: Final = 40
 
@@ -271,3 +271,14 @@ _COLUMNS: Final = (
 
 COLUMNS: Final[dict[str, Column]] = {column.name: column for column in _COLUMNS}
 """The columns by name."""
+
+LEFT_OUT_FIRST: Final = {
+    name: rank
+    for rank, name in enumerate(
+        (
+            *("spread", "share", "device_share", "idle_share", "busy_share", "self", "device_self", "input", "output_bytes"),
+            *("min", "max", "mean"),
+        )
+    )
+}
+"""Where a line has no room for all columns, these are left out first, in this order; then the others, the rightmost first."""

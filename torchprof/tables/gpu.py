@@ -15,8 +15,8 @@ from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.analysis.gpu.utilization import Utilization, utilization
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import active_steps
+from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
 from torchprof.tables.footer import incomplete
@@ -152,13 +152,13 @@ class Gpu(GpuAccount, Printed):
         busy = ", ".join(f"{device.name} {100 * device.busy / device.span:.1f}% busy" for device in self.devices)
         return f"<Gpu: {busy or 'no device worked'}>"
 
-    def lines(self) -> Iterator[Line]:
-        yield Line("total", self._headline())
+    def parts(self) -> Parts:
+        yield self._headline()
         for table in (self.by_device, self._by_cause(MODULES_SHOWN), self.by_copy, self.by_wait, self.by_launches):
             if len(table):
-                yield from (table if table.is_tree else table.head(SHOWN)).lines()
+                yield from (table if table.is_tree else table.head(SHOWN)).parts()
         for text in self._remarks():
-            yield Line("total", text)
+            yield text
 
     def _headline(self) -> str:
         facts = self.trace.facts

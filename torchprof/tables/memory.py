@@ -8,8 +8,8 @@ from functools import cached_property
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.records import Record
+from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import incomplete
@@ -71,7 +71,7 @@ class Memory(MemoryAccount, Printed):
     def __repr__(self) -> str:
         return f"<Memory: peak {format_bytes(self.peak.bytes)} on {self.device}>"
 
-    def lines(self) -> Iterator[Line]:
+    def parts(self) -> Parts:
         peak = self.peak
         where = ", ".join(
             text
@@ -83,37 +83,33 @@ class Memory(MemoryAccount, Printed):
             )
             if text
         )
-        yield Line("total", f"Peak on {self.device}: {format_bytes(peak.bytes)} at {format_ns(peak.time)} ({where})")
+        yield f"Peak on {self.device}: {format_bytes(peak.bytes)} at {format_ns(peak.time)} ({where})"
         if self.reserved is not None and self.max_reserved is not None and self.fragmentation is not None:
-            yield Line(
-                "total",
+            yield (
                 f"Reserved then: {format_bytes(self.reserved)}, {format_bytes(self.fragmentation)} of it free; "
                 f"at most: {format_bytes(self.max_reserved)}",
             )
-        yield from self.categories.lines()
+        yield from self.categories.parts()
         if self.untracked != self.untracked_at_start:
-            yield Line(
-                "total",
+            yield (
                 f"Untracked: {format_bytes(self.untracked_at_start)} from before the recording, "
                 f"{format_bytes(self.untracked - self.untracked_at_start)} of threads that do not report to it",
             )
-        yield from self.modules.head(SHOWN).lines()
-        yield Line("total", f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}")
+        yield from self.modules.head(SHOWN).parts()
+        yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}"
         if missing := [option for option in ("ops", "shapes") if self.trace.facts.get(option) is False]:
-            yield Line(
-                "total", f"Recorded with {missing[0]}=False: little of the memory can be told apart by category or module"
-            )
+            yield f"Recorded with {missing[0]}=False: little of the memory can be told apart by category or module"
         if self.trace.losses.get("allocations"):
-            yield Line("total", "Leaks: unknown, because what was freed may be among the lost rows")
+            yield "Leaks: unknown, because what was freed may be among the lost rows"
         elif len(self.trace.steps) < 3:
-            yield Line("total", "Leaks: three steps or more are needed to tell")
+            yield "Leaks: three steps or more are needed to tell"
         elif not self.leaks:
-            yield Line("total", "Leaks: nothing was held beyond the step after its own")
+            yield "Leaks: nothing was held beyond the step after its own"
         else:
-            yield Line("total", "Leaks: these were held beyond the step after their own")
-            yield from self.leak_table.head(SHOWN).lines()
+            yield "Leaks: these were held beyond the step after their own"
+            yield from self.leak_table.head(SHOWN).parts()
         for text in incomplete(self.trace.losses):
-            yield Line("total", text)
+            yield text
 
 
 def memory(trace: Trace, device: str | None = None) -> Memory:

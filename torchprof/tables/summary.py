@@ -14,8 +14,8 @@ from torchprof.analysis.model.totals import Totals
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.rendering import torchsummary
+from torchprof.rendering.grid import Parts, Verbatim
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.text import Line
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.columns import columns_of
 from torchprof.tables.footer import incomplete
@@ -46,7 +46,7 @@ class Summary(Printed):
 
     Attributes:
         trace: the recording behind it, to save or to analyze further.
-        style, list_parameters, depth, fold: how it is printed: see `torchprof.summary`.
+        style, list_parameters, depth, fold, width: how it is printed: see `torchprof.summary`.
         chosen: names of the columns to print; None: those that are worth showing.
     """
 
@@ -57,6 +57,7 @@ class Summary(Printed):
     depth: int | None = None
     fold: bool = False
     list_parameters: bool = False
+    width: int | None = None
 
     @cached_property
     def _found(self) -> tuple[list[Row], Totals]:
@@ -85,10 +86,14 @@ class Summary(Printed):
         """The rows as a table: the fields of `Row`, and ``input output self share device``, all of forward."""
         return summary_table(self.rows, self.totals, self.columns, list_parameters=self.list_parameters)
 
-    def lines(self) -> Iterator[Line]:
+    def parts(self) -> Parts:
         if self.style == "torchsummary":
-            return (Line("total", line) for line in torchsummary.render(self.trace).splitlines())
-        return self.table.lines()
+            yield Verbatim(torchsummary.render(self.trace))
+        else:
+            yield from self.table.parts()
+
+    def _width(self) -> int | None:
+        return self.width
 
     def __repr__(self) -> str:
         return f"<Summary: {len(self.rows):,} rows, {self.totals.params:,} parameters>"

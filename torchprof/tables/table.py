@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from torchprof.analysis.records import Record
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError
+from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.text import Line, branches, elide, lay_out
-from torchprof.tables.columns import COLUMNS, Column, columns_of, with_computed
+from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of, with_computed
 
 if TYPE_CHECKING:
     import pandas
@@ -71,25 +71,31 @@ class Table(Printed):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def lines(self) -> Iterator[Line]:
+    def parts(self) -> Parts:
         chosen = [COLUMNS[name] for name in self.columns]
-        headers = [self.title, *(self.headers.get(column.name, column.header) for column in chosen)]
-        left = [0, *(at for at, column in enumerate(chosen, start=1) if column.quantity.left)]
-        prefixes, below = branches([row["depth"] for row in self.rows] if self.is_tree else [0] * len(self.rows))
-        names = [elide(prefix + self.label(row)) for prefix, row in zip(prefixes, self.rows, strict=True)]
-        columns = [names, *map(self._cells, chosen)]
-        kinds = [self._kind(row) for row in self.rows]
-        notes = [row.get("note", "") for row in self.rows]
-        if self.details is not None:
-            details = [self.details(row) for row in self.rows]
-            texts = [[elide(f"{trunk}. {text}") for text, _ in lines] for trunk, lines in zip(below, details, strict=True)]
-            empty = [[""] * len(lines) for lines in details]
-            columns = [_interleaved(names, texts), *(_interleaved(column, empty) for column in columns[1:])]
-            kinds = _interleaved(kinds, [["dim"] * len(lines) for lines in details])
-            notes = _interleaved(notes, [[note for _, note in lines] for lines in details])
-        return lay_out(headers, columns, kinds, notes, self.footer, left)
+        yield Grid(
+            self.title,
+            [self.label(row) for row in self.rows],
+            [
+                GridColumn(
+                    self.headers.get(column.name, column.header),
+                    self._cells(column),
+                    column.quantity.left,
+                    column.meaning,
+                    LEFT_OUT_FIRST.get(column.name, len(LEFT_OUT_FIRST)),
+                )
+                for column in chosen
+            ],
+            [self._kind(row) for row in self.rows],
+            [row.get("note", "") for row in self.rows],
+            self.footer,
+            [row["depth"] for row in self.rows] if self.is_tree else None,
+            [self.details(row) for row in self.rows] if self.details is not None else None,
+        )
 
-    def _kind(self, row: Record) -> str:
+    def _kind(self, row: Record) -> Kind:
+        if row.get("raised"):
+            return "failed"
         if self.is_tree and not row["depth"]:
             return "root"
         return "dim" if self.is_dim is not None and self.is_dim(row) else "row"
@@ -195,11 +201,6 @@ class Table(Printed):
         if name not in known:
             raise ArgumentError(f"column {name!r} is unknown: this table has {', '.join(known)}")
         return name
-
-
-def _interleaved(of_rows: list[str], below: list[list[str]]) -> list[str]:
-    """One text per row, and behind each those of the lines below it."""
-    return [text for own, more in zip(of_rows, below, strict=True) for text in (own, *more)]
 
 
 def data_frame(rows: list[Record]) -> pandas.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +116,7 @@ class Estimate(Printed):
         else:
             yield (
                 f"Needed on cuda: {format_bytes(self.device_memory)} (allocated {format_bytes(self.max_allocated)}, reserved "
-                f"{format_bytes(self.max_reserved)}, and the context), at most ({where})",
+                f"{format_bytes(self.max_reserved)}, and the context), at most ({where})"
             )
         whole = self.device_memory
         rows = [{"name": name, "at_peak": count, "share": count / whole} for name, count in self.by_category.items()]

@@ -33,7 +33,7 @@ def aligned(texts: Sequence[str], size: int, *, left: bool) -> list[str]:
 
 
 def cells_of(text: str) -> Sequence[str]:
-    """The text as one string for each column: a wide character is followed by an empty one, combining characters join theirs."""
+    """The text, a string for each column: an empty one follows a wide character, and combining characters join theirs."""
     if not ODD.search(text):
         return text
     cells: list[str] = []

@@ -1,4 +1,4 @@
-"""A table as texts, before it is laid out: for a terminal by `torchprof.rendering.text`, as HTML by `torchprof.rendering.html`."""
+"""A table as texts, before it is laid out: for a terminal by `text.py`, for a notebook by `html.py`."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _table(grid: Grid) -> Iterator[str]:
         yield f'<th{aligned} title="{escape(column.meaning)}">{_text(column.header)}'
     yield "<th>" if has_notes else ""
     yield "</thead>"
-    is_tree = grid.depths is not None and max(grid.depths, default=0) > 0 or grid.details is not None
+    is_tree = (grid.depths is not None and max(grid.depths, default=0) > 0) or grid.details is not None
     yield f'<tbody onclick="{escape(FOLD)}">' if is_tree else "<tbody>"
     yield from _rows(grid, has_notes)
     yield "</tbody>"
@@ -120,7 +120,7 @@ def _rows(grid: Grid, has_notes: bool) -> Iterator[str]:
     depths = grid.depths if grid.depths is not None else [0] * len(grid.names)
     for row, (name, depth, kind, text) in enumerate(zip(grid.names, depths, grid.kinds, cells, strict=False)):
         details = grid.details[row] if grid.details is not None else ()
-        is_parent = bool(details) or row + 1 < len(depths) and depths[row + 1] > depth
+        is_parent = bool(details) or (row + 1 < len(depths) and depths[row + 1] > depth)
         yield "<tr" if kind == "row" else f'<tr class="{kind}"'
         if grid.depths is not None:
             yield f" aria-level={depth + 1}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from os.path import commonprefix
+from itertools import pairwise, starmap
 from typing import Final
 
 from torchprof.rendering.cells import cells_of, joined, width_of
@@ -81,7 +81,7 @@ def _told_apart(names: list[str], size: int) -> dict[str, str]:
 
 def _branches(names: list[Sequence[str]]) -> list[set[int]]:
     """Of every one of sorted names, the positions at which it differs from others that are the same up to there."""
-    common = [len(commonprefix([a, b])) for a, b in zip(names, names[1:], strict=False)]
+    common = list(starmap(_shared, pairwise(names)))
     found: list[set[int]] = [set() for _ in names]
     for order in (range(len(names)), range(len(names) - 1, -1, -1)):
         smallest: list[int] = []  # growing: what the name shares with each of those before it
@@ -96,6 +96,11 @@ def _branches(names: list[Sequence[str]]) -> list[set[int]]:
             found[at].update(smallest)
             before = at
     return found
+
+
+def _shared(a: Sequence[str], b: Sequence[str]) -> int:
+    """In how many columns two names begin alike."""
+    return next((at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
 
 
 def _around(name: Sequence[str], positions: Iterable[int], most: int) -> list[Range]:

@@ -157,8 +157,7 @@ class Gpu(GpuAccount, Printed):
         for table in (self.by_device, self._by_cause(MODULES_SHOWN), self.by_copy, self.by_wait, self.by_launches):
             if len(table):
                 yield from (table if table.is_tree else table.head(SHOWN)).parts()
-        for text in self._remarks():
-            yield text
+        yield from self._remarks()
 
     def _headline(self) -> str:
         facts = self.trace.facts

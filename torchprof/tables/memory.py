@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 
 from torchprof.analysis.memory.account import MemoryAccount
@@ -87,13 +86,13 @@ class Memory(MemoryAccount, Printed):
         if self.reserved is not None and self.max_reserved is not None and self.fragmentation is not None:
             yield (
                 f"Reserved then: {format_bytes(self.reserved)}, {format_bytes(self.fragmentation)} of it free; "
-                f"at most: {format_bytes(self.max_reserved)}",
+                f"at most: {format_bytes(self.max_reserved)}"
             )
         yield from self.categories.parts()
         if self.untracked != self.untracked_at_start:
             yield (
                 f"Untracked: {format_bytes(self.untracked_at_start)} from before the recording, "
-                f"{format_bytes(self.untracked - self.untracked_at_start)} of threads that do not report to it",
+                f"{format_bytes(self.untracked - self.untracked_at_start)} of threads that do not report to it"
             )
         yield from self.modules.head(SHOWN).parts()
         yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}"
@@ -108,8 +107,7 @@ class Memory(MemoryAccount, Printed):
         else:
             yield "Leaks: these were held beyond the step after their own"
             yield from self.leak_table.head(SHOWN).parts()
-        for text in incomplete(self.trace.losses):
-            yield text
+        yield from incomplete(self.trace.losses)
 
 
 def memory(trace: Trace, device: str | None = None) -> Memory:

@@ -44,6 +44,29 @@ py::object attribute(PyObject* module, PyObject* name) {
   return py::reinterpret_steal<py::object>(found);
 }
 
+// A value that the file of a trace can hold: a bool, an int, or the ints of a tuple or list. Anything else is not told.
+py::object plain(PyObject* value) {
+  if (value == nullptr) {
+    return py::none();
+  }
+  if (PyLong_CheckExact(value) || PyBool_Check(value)) {
+    return py::reinterpret_borrow<py::object>(value);
+  }
+  if (!PyTuple_Check(value) && !PyList_Check(value)) {
+    return py::none();
+  }
+  PyObject** const items = PySequence_Fast_ITEMS(value);
+  const auto count = static_cast<size_t>(PySequence_Fast_GET_SIZE(value));
+  py::tuple ints(count);
+  for (size_t at = 0; at < count; ++at) {
+    if (!PyLong_CheckExact(items[at])) {
+      return py::none();
+    }
+    ints[at] = py::reinterpret_borrow<py::object>(items[at]);
+  }
+  return ints;
+}
+
 // A named tuple of this class, with room for more fields. Its constructor would be a call of Python.
 template <typename... Fields>
 py::object named_tuple(const py::type& type, size_t more, Fields&&... fields) {
@@ -139,7 +162,7 @@ class Describe {
   // read_class: type -> (name, container, whether its modules are special). read_module: (path, module) -> (name of its class, opaque,
   // parameters, buffers), for special modules: those of such a class, and those that have one of these attributes of their own.
   // read_tensor: (name, tensor, owner) -> TensorInfo, for tensors that are not plain. attributes: the further fields of a ModuleInfo,
-  // which are attributes of the module; None where it has none of its own.
+  // which are attributes of the module; None where it has none of its own, or not a plain one.
   Describe(const py::type& module_info, const py::type& tensor_info, py::function read_class, py::function read_module,
            py::function read_tensor, py::tuple special, py::tuple attributes, py::dict owners, const py::type& parameter)
       : module_info_(module_info),
@@ -178,8 +201,7 @@ class Describe {
                                         place[5], container, opaque, parameters, buffers);
     for (size_t at = 0; at < attributes_.size(); ++at) {
       PyObject* const value = is_first ? own_attribute(module.ptr(), attributes_[at].ptr()) : nullptr;
-      PyTuple_SET_ITEM(info.ptr(), kFields + at,
-                       py::reinterpret_borrow<py::object>(value != nullptr ? value : Py_None).release().ptr());
+      PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());
     }
     return info;
   }

@@ -117,13 +117,15 @@ def describe(models: Models) -> Model:
             read_module=read_module,
             read_tensor=_tensor_info,
             special=SPECIAL,
-            attributes=(),
+            attributes=ATTRIBUTES,
             owners=owners,
             parameter=nn.Parameter,
         )
     )
 
 
+ATTRIBUTES: Final = ("training", "kernel_size")
+"""The last fields of a ModuleInfo."""
 SPECIAL: Final = ()
 """Attributes that make a module special where they are its own, and not those of its class."""
 

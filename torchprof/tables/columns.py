@@ -116,16 +116,46 @@ def _first_two(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
+Shape = tuple[int, ...]
+
+
 @functools.lru_cache(maxsize=4096)
-def _first_shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
+def _shapes_of_calls(calls: tuple[tuple[Shape, ...], ...]) -> str:
+    """The shapes of the first call. Where others differ from it in one size, that is a range; otherwise their number follows.
+
+    [1, 1..64, 512]         calls on sequences of 1 to 64 tokens
+    [4, 32, 54, 54] (+1)    other calls have one other shape
+    """
+    first = calls[0]
+    if len(calls) > 1 and all(list(map(len, shapes)) == list(map(len, first)) for shapes in calls):
+        sizes = [[set(of_calls) for of_calls in zip(*shapes, strict=True)] for shapes in zip(*calls, strict=True)]
+        if all(sum(len(found) > 1 for found in shape) <= 1 for shape in sizes):
+            return _first_shapes([f"[{', '.join(map(_range, shape))}]" for shape in sizes])
+    text = _first_shapes([_shape(shape) for shape in first])
+    return text if len(calls) == 1 else f"{text} (+{len(calls) - 1})"
+
+
+def _shape(shape: Shape) -> str:
+    return str(list(shape))
+
+
+def _range(sizes: Collection[int]) -> str:
+    return f"{min(sizes)}..{max(sizes)}" if len(sizes) > 1 else str(*sizes)
+
+
+def _first_shapes(shapes: Sequence[str]) -> str:
     """As many shapes as there is room for, and how many more there are."""
     text = ""
     for index, shape in enumerate(shapes):
-        more = f"{', ' if text else ''}{list(shape)}"
+        more = f"{', ' if text else ''}{shape}"
         if text and len(text) + len(more) > WIDEST_SHAPES:
             return f"{text} +{len(shapes) - index}"
         text += more
     return text
+
+
+def _kernel_size(size: int | Sequence[int]) -> str:
+    return str(size) if isinstance(size, int) else str(list(size))
 
 
 def _all_shapes(shapes: Sequence[Sequence[int]]) -> str:
@@ -147,13 +177,39 @@ FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
 SHARE: Final = Quantity(lambda value: f"{100 * value:.1f}%", "fraction")
 RATIO: Final = Quantity(lambda value: f"{value:,.1f}x", "ratio")
 SHAPES: Final = Quantity(_all_shapes, left=True)
-FIRST_SHAPES: Final = Quantity(_first_shapes)
+SHAPES_OF_CALLS: Final = Quantity(_shapes_of_calls)
+DTYPES: Final = Quantity(lambda names: ", ".join(dict.fromkeys(names)), left=True)
 
 _COLUMNS: Final = (
     Column("step", "Step", NUMBER, "number of the step, counted from 0"),
     Column("warmup", "", Quantity(lambda value: "warm-up" if value else "", left=True), "left out of all other tables"),
-    Column("input", "Input", FIRST_SHAPES, "shapes of the tensors that the first call was given"),
-    Column("output", "Output", FIRST_SHAPES, "shapes of the tensors that the first call returned"),
+    Column(
+        "input",
+        "Input",
+        SHAPES_OF_CALLS,
+        "shapes of the tensors that it was given; 1..64: a size that differs between calls; (+1): one other shape in other calls",
+        ("input_shapes", "further_inputs"),
+        lambda first, further: (first, *further),
+    ),
+    Column(
+        "output",
+        "Output",
+        SHAPES_OF_CALLS,
+        "shapes of the tensors that it returned; 1..64: a size that differs between calls; (+1): one other shape in other calls",
+        ("output_shapes", "further_outputs"),
+        lambda first, further: (first, *further),
+    ),
+    Column("kernel_size", "Kernel", Quantity(_kernel_size), "size of the kernel of a convolution or pooling"),
+    Column(
+        "mode",
+        "Mode",
+        TEXT,
+        "train or eval",
+        ("training",),
+        lambda training: "train" if training else "eval",
+    ),
+    Column("dtype", "Dtype", DTYPES, "of the tensors that the first call returned, each once", ("output_dtypes",), tuple),
+    Column("param_dtype", "Param dtype", DTYPES, "of its own parameters, each once", ("param_dtypes",), tuple),
     Column("calls", "Calls", COUNT, "how often it was called; in a recording of several steps, per step"),
     Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
     Column("params", "Params", COUNT, "elements of its own parameters"),
@@ -260,12 +316,7 @@ _COLUMNS: Final = (
         "launched_by", "Launched by", Quantity(_first, left=True), "the op that launched most of it, and how many others did"
     ),
     Column("shapes", "Input shapes", SHAPES, "of the tensors it was given"),
-    Column(
-        "dtypes",
-        "Dtypes",
-        Quantity(lambda value: ", ".join(dict.fromkeys(value)), left=True),
-        "of the tensors it was given, each once",
-    ),
+    Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
     *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
 )
 

@@ -79,7 +79,7 @@ class Summary(Printed):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are printed."""
-        return self.chosen if self.chosen is not None else default_columns(self.totals)
+        return self.chosen if self.chosen is not None else default_columns(self.totals, self.rows)
 
     @cached_property
     def table(self) -> Table:
@@ -148,7 +148,7 @@ def summary_table(
     return Table(
         "Layer (type)",
         [_record(row, totals) for row in rows],
-        tuple(columns) if columns is not None else default_columns(totals),
+        tuple(columns) if columns is not None else default_columns(totals, rows),
         tuple(_total_lines(totals)),
         is_tree=True,
         headers=HEADERS,
@@ -159,11 +159,13 @@ def summary_table(
     )
 
 
-def default_columns(totals: Totals) -> tuple[str, ...]:
-    """What is worth showing of a summary with these totals."""
+def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]:
+    """What is worth showing of a summary with these totals and rows."""
     if not totals.forward:
         return ("params", "params_total", "param_bytes")
     columns = ["input", "output", "params", "output_bytes", "forward", "self", "share"]
+    if any(row.calls > row.copies for row in rows):
+        columns.insert(2, "calls")
     if totals.device_forward:
         columns.append("device")
     if totals.backward:
@@ -191,11 +193,10 @@ def chosen_columns(columns: Any) -> tuple[str, ...]:
     raise ArgumentError(f"columns={columns!r} {problem}: choose from {', '.join(known)}")
 
 
-_FIELDS: Final = Row._fields[: Row._fields.index("tensors")]
-
-
 def _record(row: Row, totals: Totals) -> Record:
-    record: Record = dict(zip(_FIELDS, row, strict=False))
+    record: Record = row._asdict()
+    del record["tensors"]
+    record["param_dtypes"] = tuple(dict.fromkeys([tensor.dtype for tensor in row.tensors]))
     record["input"], record["output"] = row.input_shapes, row.output_shapes
     record["self"] = row.forward_self if row.calls else None
     record["share"] = row.forward / totals.forward if totals.forward else 0.0

@@ -55,6 +55,8 @@ class ModuleInfo(NamedTuple):
         container: whether it is an ``nn.Sequential`` or ``nn.ModuleList``.
         opaque: why calls inside it are not recorded: ``"TorchScript"``, ``"compiled"`` or empty.
         parameters, buffers: without those of its children; empty where ``same_as`` is set.
+        training: whether it is in train mode; None where that is not known, or ``same_as`` is set.
+        kernel_size: of a convolution or pooling; None where it has none, or ``same_as`` is set.
     """
 
     path: str
@@ -68,6 +70,8 @@ class ModuleInfo(NamedTuple):
     opaque: str = ""
     parameters: tuple[TensorInfo, ...] = ()
     buffers: tuple[TensorInfo, ...] = ()
+    training: bool | None = None
+    kernel_size: int | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +101,21 @@ class Model:
 
     @classmethod
     def from_json(cls, document: list[dict[str, Any]]) -> Model:
-        """The model of such data."""
+        """The model of such data. What a newer torchprof wrote beside it is left out."""
+
+        def known(item: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+            return {name: item[name] for name in fields if name in item}
 
         def tensors(items: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
-            return tuple(TensorInfo(**{**item, "shape": tuple(item["shape"])}) for item in items)
+            return tuple(TensorInfo(**{**known(item, TensorInfo._fields), "shape": tuple(item["shape"])}) for item in items)
 
-        return cls(
-            tuple(
-                ModuleInfo(**{**m, "parameters": tensors(m["parameters"]), "buffers": tensors(m["buffers"])}) for m in document
-            )
-        )
+        def module(item: dict[str, Any]) -> ModuleInfo:
+            size = item.get("kernel_size")
+            read = {
+                "parameters": tensors(item["parameters"]),
+                "buffers": tensors(item["buffers"]),
+                "kernel_size": tuple(size) if isinstance(size, list) else size,
+            }
+            return ModuleInfo(**{**known(item, ModuleInfo._fields), **read})
+
+        return cls(tuple(map(module, document)))

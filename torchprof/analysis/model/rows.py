@@ -1,8 +1,8 @@
 """The rows of the summary: one for each module of the tree, with what its calls did.
 
 A row is a place in the module tree, not a call: a module called three times is one row with ``calls == 3``, whose times and
-bytes are sums and whose shapes are those of the first call. Modules that were called without being registered anywhere in the
-model come last under the module that called them.
+bytes are sums, and whose shapes are those of the first call and any others that further calls had. Modules that were called
+without being registered anywhere in the model come last under the module that called them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class Row(NamedTuple):
         note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
         copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
+        further_inputs, further_outputs: the other shapes that further calls had, each once, in order.
+        output_dtypes: of every tensor that its first call returned, as in ``float32``.
+        training: whether it is in train mode; None where that is not known.
+        kernel_size: of a convolution or pooling; None where it has none.
     """
 
     path: str
@@ -67,6 +71,11 @@ class Row(NamedTuple):
     note: str = ""
     copies: int = 1
     tensors: tuple[TensorInfo, ...] = ()
+    further_inputs: tuple[tuple[Shape, ...], ...] = ()
+    further_outputs: tuple[tuple[Shape, ...], ...] = ()
+    output_dtypes: tuple[str, ...] = ()
+    training: bool | None = None
+    kernel_size: int | tuple[int, ...] | None = None
 
 
 def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:
@@ -85,6 +94,8 @@ class _Rows:
         self.modules = trace.model.modules
         self.ran = len(calls) > 0
         self.operand_shapes = [shapes[row] for row in tensors["shape"][trace.operands].tolist()] if len(trace.operands) else []
+        names = {number: trace.dtypes[number].name for number in np.unique(tensors["dtype"]).tolist()}
+        self.operand_dtypes = [names[number] for number in tensors["dtype"][trace.operands].tolist()]
         sizes = (numels[tensors["shape"]] * trace.dtypes.itemsizes(tensors["dtype"]))[trace.operands]
         first, last = calls["outputs"].astype(np.int64), calls["outputs"].astype(np.int64) + calls["n_outputs"]
         up_to, unknown = (np.append(0, np.cumsum(values)) for values in (np.nan_to_num(sizes), np.isnan(sizes)))
@@ -121,11 +132,18 @@ class _Rows:
         output_bytes: int | None = 0
         forward = forward_self = backward = backward_self = 0
         device_forward = device_backward = 0
+        further_inputs: tuple[tuple[Shape, ...], ...] = ()
+        further_outputs: tuple[tuple[Shape, ...], ...] = ()
+        dtypes: tuple[str, ...] = ()
         if calls:
             first, count = self.inputs[calls[0]]
             inputs = tuple(self.operand_shapes[first : first + count])
             first, count = self.outputs[calls[0]]
             outputs = tuple(self.operand_shapes[first : first + count])
+            dtypes = tuple(self.operand_dtypes[first : first + count])
+            if len(calls) > 1:
+                further_inputs = self._further(self.inputs, calls, inputs)
+                further_outputs = self._further(self.outputs, calls, outputs)
             output_bytes = _sum(self.output_bytes, calls) if not _sum(self.unknown_outputs, calls) else None
             forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
             backward, backward_self = _sum(self.backward, calls), _sum(self.backward_self, calls)
@@ -171,8 +189,20 @@ class _Rows:
             self._note(node, opaque, called),
             1,
             tensors,
+            further_inputs,
+            further_outputs,
+            dtypes,
+            info.training if info is not None else None,
+            info.kernel_size if info is not None else None,
         )
         return row
+
+    def _further(
+        self, ranges: list[tuple[int, int]], calls: list[int], first: tuple[Shape, ...]
+    ) -> tuple[tuple[Shape, ...], ...]:
+        """The shapes that calls had and the first had not, each once. A call without any says nothing of shapes."""
+        found = (tuple(self.operand_shapes[at : at + count]) for at, count in (ranges[call] for call in calls))
+        return tuple(shapes for shapes in dict.fromkeys(found) if shapes and shapes != first)
 
     def _note(self, node: ModuleNode, opaque: str, called: bool) -> str:
         info = node.info

@@ -101,7 +101,7 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
 
 
 def _dtypes(dtypes: Any, sizes: list[tuple[int, ...]]) -> list[torch.dtype]:
-    given = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes if dtypes is not None else torch.float32]
+    given = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes if dtypes is not None else torch.get_default_dtype()]
     for dtype in given:
         if not isinstance(dtype, torch.dtype):
             raise ArgumentError(

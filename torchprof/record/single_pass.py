@@ -50,12 +50,15 @@ def record_single_pass(
     if is_lazy(places):
         model = copy.deepcopy(model)
         places = walk(model)
-    # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
-    recording = profile(model, ops=backward, shapes=False)
+    recording = profile(model, ops=False, shapes=False)
     with preserved(model, places):
         try:
-            for _ in range(warmup):
-                model(*inputs.args, **inputs.kwargs)
+            for _ in range(warmup):  # recorded too: one of them may raise
+                recording = profile(model, ops=False, shapes=False)
+                with recording:
+                    model(*inputs.args, **inputs.kwargs)
+            # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
+            recording = profile(model, ops=backward, shapes=False)
             with recording:
                 saved_input_bytes = _pass(model, inputs, backward, recording.mark)
         except Exception as error:

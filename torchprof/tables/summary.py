@@ -230,6 +230,8 @@ def _parameters(rows: Sequence[Row]) -> Callable[[Record], list[tuple[str, str]]
 
 
 def _total_lines(totals: Totals) -> Iterator[str]:
+    if totals.failure:
+        yield f"INCOMPLETE: {totals.failure}; figures are of what ran until then"
     by_dtype = ", ".join(f"{format_bytes(count)} {dtype}" for dtype, count in totals.param_bytes_by_dtype.items())
     yield f"Params: {totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen)"
     yield f"Size of params: {by_dtype or '0 B'}; of buffers: {format_bytes(totals.buffer_bytes)}"

@@ -47,6 +47,7 @@ class Row(NamedTuple):
         output_dtypes: of every tensor that its first call returned, as in ``float32``.
         training: whether it is in train mode; None where that is not known.
         kernel_size: of a convolution or pooling; None where it has none.
+        failed: whether the exception that ended the run came from here.
     """
 
     path: str
@@ -76,6 +77,7 @@ class Row(NamedTuple):
     output_dtypes: tuple[str, ...] = ()
     training: bool | None = None
     kernel_size: int | tuple[int, ...] | None = None
+    failed: bool = False
 
 
 def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:

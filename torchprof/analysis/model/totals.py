@@ -34,6 +34,7 @@ class Totals:
             parameters and buffers, which are there anyway, are not counted.
         memory: ``"measured"``, ``"meta"`` (what the run would have taken, counted on meta tensors) or ``"none"``.
         losses: rows the recording had no room for, by table.
+        failure: what ended the run, if it raised: figures are of what ran until then, and those of memory are not known.
     """
 
     params: int = 0
@@ -54,6 +55,7 @@ class Totals:
     saved: int = 0
     memory: str = "none"
     losses: dict[str, int] = field(default_factory=dict)
+    failure: str = ""
 
     @property
     def param_bytes(self) -> int:

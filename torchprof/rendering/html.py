@@ -89,7 +89,7 @@ def _part(part: Part) -> str:
         long = " torchprof-long" if len(part.names) > LONG else ""
         return f'<div class="torchprof-box{long}">{"".join(_table(part))}</div>'
     if isinstance(part, Verbatim):
-        return f"<pre>{escape(part.text, quote=False)}</pre>"
+        return f"<pre>{'<br>'.join(map(_text, part.text.split(chr(10))))}</pre>"
     return f"<p>{_sentence(part)}</p>"
 
 

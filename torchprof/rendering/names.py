@@ -41,8 +41,9 @@ def cut(text: str, size: int) -> str:
             return f"{name} ({_visible(cells_of(kind[:-1]), room, [])})"
         if width_of(name) <= size:
             return name
-        if width_of(kind) * 3 > size:
-            text = name
+        if width_of(kind) * 3 <= size:
+            return f"{_visible(cells_of(name), size - len(' (') - width_of(kind), [])} ({kind}"
+        text = name
     return _visible(cells_of(text), size, [])
 
 

@@ -39,7 +39,7 @@ def lines_of(parts: Iterable[Part], width: int | None = None) -> Iterator[Line]:
         if isinstance(part, Grid):
             yield from lay_out(part, width)
         elif isinstance(part, Verbatim):
-            yield from (Line("total", text) for text in part.text.splitlines())
+            yield from (Line("total", printable(text)) for text in part.text.split("\n"))
         else:
             yield from (Line("total", text) for text in _wrapped(printable(part), width))
 
@@ -56,7 +56,7 @@ def lay_out(grid: Grid, width: int | None = None) -> Iterator[Line]:
         One step; host time         footer
         -------------------
     """
-    names, notes = list(map(printable, grid.names)), list(map(printable, grid.notes))
+    title, names, notes = printable(grid.title), list(map(printable, grid.names)), list(map(printable, grid.notes))
     columns = [[column.header, *map(printable, column.texts)] for column in grid.columns]
     prefixes, below = branches(grid.depths if grid.depths is not None else [0] * len(names))
     kinds: list[str] = list(grid.kinds)
@@ -72,14 +72,14 @@ def lay_out(grid: Grid, width: int | None = None) -> Iterator[Line]:
     sizes = [max(widths_of(column)) for column in columns]
     note_size = max(widths_of(notes), default=0)
     name_sizes = [len(prefix) + size for prefix, size in zip(prefixes, label_sizes, strict=True)]
-    widest = max(width_of(grid.title), max(name_sizes, default=0))
+    widest = max(width_of(title), max(name_sizes, default=0))
     if width is not None and widest + sum(sizes) + note_size + GAP * (len(sizes) + bool(note_size)) > width:
         prefixes = [CLOSER.sub(r"\1 ", prefix) for prefix in prefixes]
         name_sizes = [len(prefix) + size for prefix, size in zip(prefixes, label_sizes, strict=True)]
-        widest = max(width_of(grid.title), max(name_sizes, default=0))
+        widest = max(width_of(title), max(name_sizes, default=0))
     left = [column.left for column in grid.columns]
     kept, longest = fit(width, widest, sizes, left, [column.rank for column in grid.columns], note_size)
-    shown = [grid.title, *_named(prefixes, names, name_sizes, longest)]
+    shown = [title, *_named(prefixes, names, name_sizes, longest)]
     cells = [_cut(shown, longest, left=True)]
     cells += [_cut(columns[at], longest, left=True) if left[at] else aligned(columns[at], sizes[at], left=False) for at in kept]
     if any(notes):

@@ -6,8 +6,10 @@ import re
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from torchprof.rendering.cells import aligned, width_of, widths_of
@@ -20,6 +22,12 @@ __all__ = ["Line", "as_text", "branches", "lay_out", "lines_of", "print_lines"]
 
 STYLES: Final = {"header": "bold", "rule": "dim", "root": "bold", "row": "", "dim": "dim", "failed": "bold red", "total": ""}
 
+PARTS: Final = {
+    "root": {r"\([^()]*\)": "cyan"},
+    "row": {r"^[ │├└─…]+": "dim", r"\([^()]*\)": "cyan"},
+    "total": {r"^[^:]+:": "bold"},
+}
+"""What has a style of its own inside a line."""
 CLOSER: Final = re.compile("(.)[─ ] ")
 """A level of a tree, to be drawn in two columns instead of three."""
 SHORTEST_LABEL: Final = 12
@@ -137,29 +145,46 @@ def _wrapped(text: str, width: int | None) -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent="  ") if width is not None and len(text) > width else [text]
 
 
-def as_text(lines: Iterator[Line]) -> str:
+def as_text(lines: Iterable[Line]) -> str:
     """The lines as plain text, the same wherever they are printed."""
     return "\n".join(line.text for line in lines)
 
 
-def print_lines(lines: Iterator[Line]) -> None:
+def print_lines(lines: Iterable[Line]) -> None:
     """Print to standard output: in color where it is a terminal, otherwise as plain text in whatever encoding it has."""
-    if not is_terminal(sys.stdout):
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(as_text(lines).encode(encoding, errors="replace").decode(encoding))
-        return
-    from rich.console import Console
-    from rich.text import Text
+    text = _styled(lines) if is_terminal(sys.stdout) else as_text(lines)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, errors="replace").decode(encoding))
 
-    console = Console(highlight=False, soft_wrap=True)
+
+def _styled(lines: Iterable[Line]) -> str:
+    """The text with the escapes that the terminal knows. Console.print would need a second for ten thousand lines."""
+    from rich.color import ColorSystem
+    from rich.console import Console
+    from rich.style import Style
+
+    console = Console()
+    if console.color_system is None:
+        return as_text(lines)
+
+    def in_style(name: str) -> Callable[[str], str]:
+        style = Style.parse(name or "none")
+        return partial((style.without_color if console.no_color else style).render, color_system=ColorSystem.STANDARD)
+
+    base = {kind: in_style(style) for kind, style in STYLES.items()}
+    inside = {
+        kind: [(re.compile(pattern), in_style(f"{STYLES[kind]} {style}")) for pattern, style in found.items()]
+        for kind, found in PARTS.items()
+    }
+    styled = []
     for kind, line in lines:
-        text = Text(line, style=STYLES[kind])
-        if kind in ("row", "root"):
-            text.highlight_regex(r"\([^()]*\)", "cyan")
-            text.highlight_regex(r"^[ │├└─]+", "dim")
-        elif kind == "total":
-            text.highlight_regex(r"^[^:]+:", "bold")
-        console.print(text)
+        text, at = "", 0
+        spans = [(*match.span(), style) for pattern, style in inside.get(kind, ()) for match in pattern.finditer(line)]
+        for begin, end, style in sorted(spans, key=itemgetter(0)):
+            text += base[kind](line[at:begin]) + style(line[begin:end])
+            at = end
+        styled.append(text + base[kind](line[at:]))
+    return "\n".join(styled)
 
 
 def branches(depths: Sequence[int]) -> tuple[list[str], list[str]]:

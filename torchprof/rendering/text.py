@@ -13,9 +13,9 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from torchprof.rendering.cells import aligned, width_of, widths_of
-from torchprof.rendering.fit import GAP, fit
+from torchprof.rendering.fit import GAP, WIDEST_NAME, fit
 from torchprof.rendering.grid import Grid, Part, Verbatim
-from torchprof.rendering.names import cut, shortened
+from torchprof.rendering.names import cut, cut_in_the_middle, shortened
 from torchprof.terminal import is_terminal, printable
 
 __all__ = ["Line", "as_text", "branches", "lay_out", "lines_of", "print_lines"]
@@ -87,8 +87,8 @@ def lay_out(grid: Grid, width: int | None = None) -> Iterator[Line]:
         widest = max(width_of(title), max(name_sizes, default=0))
     left = [column.left for column in grid.columns]
     kept, longest = fit(width, widest, sizes, left, [column.rank for column in grid.columns], note_size)
-    shown = [title, *_named(prefixes, names, name_sizes, longest)]
-    cells = [_cut(shown, longest, left=True)]
+    names = _named(prefixes, names, name_sizes, min(longest, WIDEST_NAME))
+    cells = [_cut([cut(title, longest), *names], longest, left=True)]
     cells += [_cut(columns[at], longest, left=True) if left[at] else aligned(columns[at], sizes[at], left=False) for at in kept]
     if any(notes):
         cells.append(_cut(["", *notes], longest, left=True))
@@ -131,7 +131,7 @@ def _cut(texts: list[str], longest: int, *, left: bool) -> list[str]:
     """A column of texts that are cut where they are too long."""
     sizes = widths_of(texts)
     if max(sizes) > longest:
-        texts = [cut(text, longest) if size > longest else text for text, size in zip(texts, sizes, strict=True)]
+        texts = [cut_in_the_middle(text, longest) if size > longest else text for text, size in zip(texts, sizes, strict=True)]
     return aligned(texts, min(max(sizes), longest), left=left)
 
 

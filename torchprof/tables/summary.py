@@ -66,10 +66,12 @@ class Summary(Printed):
     @cached_property
     def rows(self) -> list[Row]:
         """One `Row` per module, in the order of ``print(model)``; after ``depth`` and ``fold``."""
+        return fold_siblings(self._unfolded) if self.fold else self._unfolded
+
+    @cached_property
+    def _unfolded(self) -> list[Row]:
         rows = self._found[0]
-        if self.depth is not None:
-            rows = limit_depth(rows, self.depth)
-        return fold_siblings(rows) if self.fold else rows
+        return rows if self.depth is None else limit_depth(rows, self.depth)
 
     @property
     def totals(self) -> Totals:
@@ -79,7 +81,7 @@ class Summary(Printed):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are printed."""
-        return self.chosen if self.chosen is not None else default_columns(self.totals, self.rows)
+        return self.chosen if self.chosen is not None else default_columns(self.totals, self._unfolded)
 
     @cached_property
     def table(self) -> Table:
@@ -160,11 +162,11 @@ def summary_table(
 
 
 def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]:
-    """What is worth showing of a summary with these totals and rows."""
+    """What is worth showing of a summary with these totals, and these rows before they are folded."""
     if not totals.forward:
         return ("params", "params_total", "param_bytes")
     columns = ["input", "output", "params", "output_bytes", "forward", "self", "share"]
-    if any(row.calls > row.copies for row in rows):
+    if any(row.calls > 1 for row in rows):
         columns.insert(2, "calls")
     if totals.device_forward:
         columns.append("device")

@@ -1,8 +1,13 @@
 """The exceptions that torchprof raises. Every message names the argument, its value and the way out."""
 
+from torchprof.terminal import printable
+
 
 class TorchprofError(Exception):
-    """The base class of the errors of torchprof."""
+    """The base class of the errors of torchprof. A message is one line: what is not printable in it is escaped."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class ArgumentError(TorchprofError, ValueError):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from torchprof.analysis.model.failure import failure
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.arguments import check_int
-from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.errors import ArgumentError, ModuleTypeError, TorchprofError
 from torchprof.record.batch_dimension import find_batch_dimensions
-from torchprof.record.inputs import make_inputs
+from torchprof.record.inputs import Inputs, make_inputs
+from torchprof.record.mismatch import mismatch_note
 from torchprof.record.modules import describe
 from torchprof.record.nested import tensor_sizes
 from torchprof.record.preserve import preserved_random_states
@@ -22,7 +25,9 @@ from torchprof.record.profile import profile
 from torchprof.record.single_pass import record_single_pass
 from torchprof.record.weight_and_bias import watch_weights_and_biases
 from torchprof.record.working_call import Sizes, names_working_call
+from torchprof.rendering.printed import check_width
 from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns
+from torchprof.terminal import printable
 from torchprof.trace.shapes import shape_of
 from torchprof.trace.trace import Trace
 
@@ -44,6 +49,7 @@ def summary(
     fold: bool = False,
     warmup: int = 0,
     verbose: int | None = None,
+    width: int | None = None,
 ) -> Summary:
     """Run ``model`` once and show its layers: shapes, parameters, bytes and time.
 
@@ -61,7 +67,7 @@ def summary(
             arguments, or one argument: a tensor, a ``PackedSequence``, a named tuple, any object with tensors. A dict that is
             one argument stands in a tuple: ``({...},)``. With neither this nor ``input_size``, nothing is run and only
             parameters are shown.
-        dtypes: dtype of the inputs to make, or one per input; ``torch.float32`` by default.
+        dtypes: dtype of the inputs to make, or one per input; by default that of ``torch.rand``: ``torch.get_default_dtype()``.
         device: where to put the inputs, also those in containers and objects of ``input_data``, which are copied; by default
             where the model's first parameter is, or where your data is. The model is not moved.
         depth: how deep to go; deeper modules are counted in the rows above them. None: everything.
@@ -72,6 +78,8 @@ def summary(
         warmup: forward passes to run before the one that is recorded: the first pass of a process is slower.
         verbose: 0 prints nothing, 1 prints the summary, 2 also lists every parameter. By default 1, but 0 in a notebook,
             where the returned value shows itself.
+        width: characters that a line of the printed text may have: see `Summary.to_text`. By default what the terminal has, and
+            no limit where it is not printed to a terminal.
 
     Returns:
         A `Summary`: rows, totals and the trace; ``str()`` gives the text.
@@ -79,7 +87,9 @@ def summary(
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.
         RecordingError: a recording is running already, or another profiler is active.
-        Exception: whatever the model raises comes out unchanged, with a note that names the module it came from.
+        Exception: whatever the model raises comes out unchanged, with a note that names the module it came from. The table up
+            to there, with the row of that module marked, is printed before; with ``verbose=0`` it is the exception's attribute
+            ``torchprof_summary``.
 
     Example:
         >>> torchprof.summary(model, input_size=(3, 112, 112), batch_size=4)
@@ -87,13 +97,20 @@ def summary(
     """
     model = _module(model)
     _check(style, depth, warmup, verbose)
+    check_width(width)
     chosen = chosen_columns(columns) if columns is not None else None
     with preserved_random_states():
         inputs = make_inputs(model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device)
     if inputs is None:
         trace = Trace.empty(describe(model))
     else:
-        explain = partial(_explain, made_from=_made_from(input_size, batch_size), by_name=bool(inputs.kwargs))
+        explain = partial(
+            _explain,
+            inputs=inputs,
+            made_from=_made_from(input_size, batch_size),
+            table=partial(Summary, chosen=chosen, depth=depth, fold=fold, list_parameters=verbose == 2, width=width),
+            prints=verbose != 0,
+        )
         watch = watch_weights_and_biases if style == "torchsummary" else None
         with names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
             trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
@@ -102,7 +119,7 @@ def summary(
         trace.facts["input_sizes"] = [list(shape_of(tensor_sizes(tensor))) for tensor in inputs.tensors()]
         if batch_size == -1 and style == "tree":
             find_batch_dimensions(trace, partial(_record_batch, model, input_size, dtypes, device))
-    result = Summary(trace, style, chosen, depth=depth, fold=fold, list_parameters=verbose == 2)
+    result = Summary(trace, style, chosen, depth=depth, fold=fold, list_parameters=verbose == 2, width=width)
     if verbose is None:
         verbose = 0 if hasattr(sys, "ps1") and "ipykernel" in sys.modules else 1
     if verbose:
@@ -145,23 +162,47 @@ def _made_from(input_size: Any, batch_size: Any) -> str:
     return f"input_size={input_size!r}" + (f", batch_size={batch_size!r}" if batch_size is not None else "")
 
 
-def _explain(error: Exception, recording: profile, *, made_from: str, by_name: bool) -> None:
-    """Add to the model's own exception in which module it was raised, and how the inputs were made."""
-    try:
-        found = raising_call(recording.trace)
-    except Exception:
+def _explain(
+    error: Exception,
+    recording: profile,
+    *,
+    inputs: Inputs,
+    made_from: str,
+    table: Callable[[Trace], Summary],
+    prints: bool,
+) -> None:
+    """Add to the model's own exception where it was raised and how the inputs were made, and show the table so far."""
+    if isinstance(error, TorchprofError):
         return
-    if found is None:
-        return
-    path, type_name, shapes = found
-    where = f"module {path!r} ({type_name})" if path else f"the root module ({type_name})"
-    lines = [f"torchprof.summary: raised in {where}, called with {', '.join(shapes) or 'no tensors'}"]
+    with suppress(Exception):  # whatever goes wrong here, the error to see is the model's
+        trace = recording.trace
+        if (found := raising_call(trace)) is not None:
+            error.add_note(_place(error, trace, *found, inputs=inputs, made_from=made_from))
+        sizes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in inputs.tensors()}
+        trace.facts.update(failure=failure(trace, error), input_bytes=sum(sizes.values()))
+        so_far = table(trace)
+        error.torchprof_summary = so_far  # type: ignore[attr-defined]
+        if prints:
+            so_far.print()
+        else:
+            error.add_note("the table up to there is this exception's attribute torchprof_summary")
+
+
+def _place(
+    error: Exception, trace: Trace, path: str, type_name: str, given: tuple[str, ...], *, inputs: Inputs, made_from: str
+) -> str:
+    where = f"module {path!r} ({printable(type_name)})" if path else f"the root module ({printable(type_name)})"
+    lines = [f"torchprof.summary: raised in {where}, called with {', '.join(given) or 'no tensors'}"]
+    mismatch = mismatch_note(error, trace, path, given, inputs, made=bool(made_from))
+    if mismatch:
+        lines.append(mismatch)
     if made_from:
-        lines.append(f"the inputs were made from {made_from}: check these and dtypes, or pass your own as input_data")
+        check = "" if mismatch else ": check these and dtypes, or pass your own as input_data"
+        lines.append(f"the inputs were made from {made_from}{check}")
     if isinstance(error, TypeError) and "argument" in str(error):
         lines.append(
             "the items of input_data were given by name: a dict that is one argument stands in a tuple, input_data=({...},)"
-            if by_name
+            if inputs.kwargs
             else "forward's arguments can be given by name: input_data={'name': tensor, ...}"
         )
-    error.add_note("\n".join(lines))
+    return "\n".join(lines)

@@ -70,12 +70,12 @@ class ModelStatistics(Summary):
         elsewhere = {info.path for info in self.trace.model.modules if info.same_as >= 0}
         return [row for row in super().rows if row.path not in elsewhere]
 
-    def print(self) -> None:
+    def print(self, *, width: int | None = None) -> None:
         """Print to standard output."""
         if self.ascii_only:
             print(self)
         else:
-            super().print()
+            super().print(width=width)
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -105,8 +105,8 @@ class ModelStatistics(Summary):
         return self.totals.param_bytes
 
     @property
-    def total_input(self) -> int:
-        """Bytes of the inputs."""
+    def total_input(self) -> int | None:
+        """Bytes of the inputs; None where they are not known."""
         return self.totals.input_bytes
 
     @property

@@ -314,7 +314,7 @@ def test_a_stack_is_phase_then_modules_then_ops(tmp_path: Path) -> None:
         "forward;Net;fc (Linear)": 2000,
         "forward;Net;fc (Linear);aten::linear": 999,
         "forward;Net;fc (Linear);aten::linear;aten::addmm": 3001,
-        'other;a "quoted" back\\slash, \x01 ünïcödé 🔥': 400,
+        'other;a "quoted" back\\slash,\\n\\x01 ünïcödé 🔥': 400,
         f"backward;Net;fc (Linear);{ENGINE}": 1000,
         f"backward;Net;fc (Linear);{ENGINE};AddmmBackward0": 1000,
         f"backward;Net;fc (Linear);{ENGINE};AddmmBackward0;aten::mm": 4000,
@@ -406,7 +406,9 @@ def test_speedscope_files_hold_the_same_stacks(by: str, unit: str, tmp_path: Pat
     assert all(0 <= frame < len(frames) for sample in profile["samples"] for frame in sample)
 
     def clean(sample: list[int]) -> str:
-        return ";".join(frames[frame]["name"].replace(";", ",").replace("\n", " ") for frame in sample)
+        return ";".join(
+            frames[frame]["name"].replace(";", ",").replace("\n", "\\n").replace("\x01", "\\x01") for frame in sample
+        )
 
     found = dict(zip(map(clean, profile["samples"]), profile["weights"], strict=True))
     assert found == folded(recorded, tmp_path, by)

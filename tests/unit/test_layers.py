@@ -30,9 +30,9 @@ class Room(NamedTuple):
 
 ROOMS: Final[dict[str, Room]] = {
     # The lowest first: a room imports only rooms that are listed before it.
-    "errors": Room("The exceptions that torchprof raises."),
-    "_version": Room("The version of torchprof."),
     "terminal": Room("Whether a stream is a terminal, how wide it is, and what may be written to it."),
+    "errors": Room("The exceptions that torchprof raises.", "terminal"),
+    "_version": Room("The version of torchprof."),
     "arguments": Room("Checks of arguments that several functions share.", "errors"),
     "_C": Room("The compiled extension."),
     "_built_for": Room("The PyTorch that the extension was built for."),

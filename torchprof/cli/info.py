@@ -9,6 +9,7 @@ from typing import Any
 
 import torchprof
 from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.terminal import printable
 
 __all__ = ["add_parser", "run"]
 
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     facts = dict(_facts(trace, os.stat(options.file).st_size))
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {printable(value)}")
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Final
 from torchprof._version import __version__
 from torchprof.cli import info, show
 from torchprof.errors import TorchprofError
+from torchprof.terminal import printable
 
 __all__ = ["main"]
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (TorchprofError, OSError) as error:
-        print(f"torchprof: {error}", file=sys.stderr)
+        print(f"torchprof: {printable(str(error))}", file=sys.stderr)
         return FAILED
     return 0
 

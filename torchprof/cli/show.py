@@ -28,6 +28,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--sort", metavar="COLUMN", help="order the rows by this column, largest first")
     parser.add_argument("--columns", metavar="A,B,...", help="print these columns instead of the usual ones")
     parser.add_argument("--head", metavar="N", type=int, help="print the first N rows")
+    parser.add_argument("--width", metavar="N", type=int, help="characters in a line (default: what the terminal has)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="every figure of every row as JSON")
     form.add_argument("--csv", action="store_true", help="the same as CSV")
@@ -49,4 +50,4 @@ def run(options: argparse.Namespace) -> None:
     elif options.csv:
         print(table.to_csv(), end="")
     else:
-        table.print()
+        table.print(width=options.width)

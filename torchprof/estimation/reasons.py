@@ -9,6 +9,7 @@ from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.estimation.fake.real_ops import READS_VALUES, UnmeasuredError, has_no_fake_kernel, needs_values
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.profile import profile
+from torchprof.terminal import printable
 
 __all__ = ["place_of_error", "reason_of"]
 
@@ -54,4 +55,5 @@ def place_of_error(recording: profile) -> str:
     if found is None:
         return "the step"
     path, type_name, _ = found
-    return f"module {path!r} ({type_name})" if path else f"the root module ({type_name})"
+    kind = printable(type_name)
+    return f"module {path!r} ({kind})" if path else f"the root module ({kind})"

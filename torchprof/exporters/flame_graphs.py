@@ -10,6 +10,7 @@ import os
 
 from torchprof._version import __version__
 from torchprof.exporters.stacks import UNITS, Stacks
+from torchprof.terminal import printable
 from torchprof.trace.trace import Trace
 
 __all__ = ["export_folded", "export_speedscope"]
@@ -19,8 +20,8 @@ def export_folded(trace: Trace, path: str | os.PathLike[str], by: str = "time") 
     """Write folded stacks, for Brendan Gregg's ``flamegraph.pl`` and similar tools: ``forward;Net;fc (Linear);aten::mm 12``.
 
     A stack is a phase; the chain of module calls that an op ran in or, in a backward pass or an optimizer, is attributed to;
-    and the chain of ops inside the innermost of these calls. Equal stacks are one line. In names, the characters that have a
-    meaning in the format are replaced: ``;`` by ``,``, and line breaks by spaces.
+    and the chain of ops inside the innermost of these calls. Equal stacks are one line. In names, ``;``, which has a meaning in
+    the format, is replaced by ``,``, and line breaks and what else is not printable are escaped.
 
     Args:
         trace: what `torchprof.profile` recorded.
@@ -38,7 +39,7 @@ def export_folded(trace: Trace, path: str | os.PathLike[str], by: str = "time") 
         >>> export_folded(prof.trace, "step.folded", by="flops")
     """
     stacks = Stacks(trace, by)
-    clean = [" ".join(frame.replace(";", ",").splitlines()) for frame in stacks.frames]
+    clean = [printable(frame.replace(";", ",")) for frame in stacks.frames]
     with open(path, "w", encoding="utf-8") as file:
         for stack, value in stacks:
             file.write(f"{';'.join([clean[frame] for frame in stack])} {value}\n")

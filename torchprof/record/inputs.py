@@ -117,7 +117,7 @@ def _has_arrays(value: Any) -> bool:
 
 
 def _dtypes(dtypes: Any, sizes: list[tuple[int, ...]]) -> list[torch.dtype]:
-    given = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes if dtypes is not None else torch.float32]
+    given = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes if dtypes is not None else torch.get_default_dtype()]
     given = [getattr(dtype, "dtype", dtype) for dtype in given]  # of a type of tensors, such as torch.LongTensor
     for dtype in given:
         if not isinstance(dtype, torch.dtype):
@@ -167,8 +167,8 @@ def _from_data(input_data: Any, device: Any) -> Inputs:
         names = [name for name in data if not isinstance(name, str)]
         if names:
             raise ArgumentError(
-                f"input_data is a {type(data).__name__} with the key {names[0]!r}: keys are names of keyword arguments. One that "
-                "is itself an argument stands in a tuple: input_data=({...},)"
+                f"input_data is a {type(data).__name__} with the key {names[0]!r}: keys are names of keyword arguments. "
+                "One that is itself an argument stands in a tuple: input_data=({...},)"
             )
         return Inputs(kwargs=dict(data.items()))
     if isinstance(data, torch.Tensor) or find_tensors(data):
@@ -176,5 +176,5 @@ def _from_data(input_data: Any, device: Any) -> Inputs:
     raise ModuleTypeError(
         f"input_data must be a tensor, a tuple or list of positional arguments, a dict of keyword arguments, or an object with "
         f"tensors in it, not {type(data).__name__}"
-        + (": torch.as_tensor(array) makes a tensor of it" if _is_array(data) else ": one that is an argument stands in a tuple")
+        + (": torch.as_tensor(array) makes a tensor of it" if _is_array(data) else ": an argument of it stands in a tuple")
     )

@@ -30,9 +30,7 @@ def seed_maker(root: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether its shape, dtype and device say everything: it is strided, and no subclass is around it."""
-    return (
-        type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_nested
-    )
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_nested
 
 
 def _ones_like(root: torch.Tensor) -> torch.Tensor:

@@ -34,8 +34,8 @@ def record_single_pass(
     """Record one forward pass, in the train/eval and grad mode that are set.
 
     The trace has marks, ``"forward"``, ``"forward done"``, ``"outputs released"``, ``"backward"``, ``"backward done"`` and
-    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` (None where it is unknown), ``inputs_on_meta`` and,
-    where it is unknown what autograd keeps, ``saved_unknown_because``.
+    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` (None where it is unknown), ``inputs_on_meta``
+    and, where it is unknown what autograd keeps, ``saved_unknown_because``.
 
     Args:
         model: any module.
@@ -51,12 +51,15 @@ def record_single_pass(
         Exception: whatever the model raises.
     """
     require_extension()
-    # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
-    recording = profile(model, ops=backward, shapes=False)
+    recording = profile(model, ops=False, shapes=False)
     with preserved(model):
         try:
-            for _ in range(warmup):
-                model(*inputs.args, **inputs.kwargs)
+            for _ in range(warmup):  # recorded too: one of them may raise
+                recording = profile(model, ops=False, shapes=False)
+                with recording:
+                    model(*inputs.args, **inputs.kwargs)
+            # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
+            recording = profile(model, ops=backward, shapes=False)
             finish = watch(model) if watch is not None else None
             with recording:
                 saved = _pass(model, inputs, backward, recording.mark)

@@ -11,6 +11,7 @@ GAP: Final = 2
 """Between two columns."""
 WIDEST_NAME: Final = 64
 """However much room there is."""
+NO_LIMIT: Final = 1 << 30
 SHORTEST: Final = 24
 """Texts are cut to this before a column is left out; further, where none is left to leave out."""
 LEAST: Final = 8
@@ -22,7 +23,7 @@ class Fit(NamedTuple):
 
     Attributes:
         columns: those that are left, by position.
-        longest: the columns of a terminal that a name, a text or a note may take.
+        longest: the columns of a terminal that a text or a note may take; a name, at most ``WIDEST_NAME`` of them.
     """
 
     columns: list[int]
@@ -43,7 +44,7 @@ def fit(width: int | None, names: int, sizes: Sequence[int], left: Sequence[bool
     """
     kept = list(range(len(sizes)))
     if width is None:
-        return Fit(kept, WIDEST_NAME)
+        return Fit(kept, NO_LIMIT)
     leaving = sorted(kept, key=lambda at: (ranks[at], -at))
     while True:
         texts = [min(names, WIDEST_NAME), *(sizes[at] for at in kept if left[at]), *([notes] if notes else [])]
@@ -56,11 +57,11 @@ def fit(width: int | None, names: int, sizes: Sequence[int], left: Sequence[bool
 
 
 def _longest(sizes: Sequence[int], room: int) -> int:
-    """How long texts of these sizes may be, so that all of them have room; the widest name at most."""
+    """How long texts of these sizes may be, so that all of them have room."""
     rest = len(sizes)
     for size in sorted(sizes):
         if size * rest > room:
             return room // rest
         room -= size
         rest -= 1
-    return WIDEST_NAME
+    return NO_LIMIT

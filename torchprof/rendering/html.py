@@ -40,6 +40,7 @@ font-variant-numeric:tabular-nums;width:auto;table-layout:auto}
 padding:.1em .6em;vertical-align:baseline;color:inherit;background:var(--bg);line-height:inherit}
 .torchprof.torchprof table tr{background:none;border:0}
 .torchprof.torchprof table tr>:first-child,.torchprof.torchprof table .l{text-align:left}
+.torchprof.torchprof table .n{white-space:normal;min-width:20em}
 .torchprof.torchprof table thead th{position:sticky;top:0;z-index:2;font-weight:600;\
 border-bottom:1px solid rgba(128,128,128,.6)}
 .torchprof.torchprof table tr>:first-child{position:sticky;left:0;z-index:1}
@@ -75,6 +76,8 @@ FOLD: Final = (
 
 LONG: Final = 100
 """Rows of a table that does not scroll by itself."""
+LONG_NOTE: Final = 40
+"""Characters of a note that does not break into lines."""
 INDENT: Final = "\u2003"
 """As wide as the button of a row that folds."""
 
@@ -89,7 +92,7 @@ def _part(part: Part) -> str:
         long = " torchprof-long" if len(part.names) > LONG else ""
         return f'<div class="torchprof-box{long}">{"".join(_table(part))}</div>'
     if isinstance(part, Verbatim):
-        return f"<pre>{escape(part.text, quote=False)}</pre>"
+        return f"<pre>{'<br>'.join(map(_text, part.text.split(chr(10))))}</pre>"
     return f"<p>{_sentence(part)}</p>"
 
 
@@ -131,7 +134,7 @@ def _rows(grid: Grid, has_notes: bool) -> Iterator[str]:
             yield f"><td>{INDENT * (depth + 1) if grid.depths is not None else ''}{_name(name)}"
         yield text
         if grid.notes[row]:
-            yield f'<td class="l">{_text(grid.notes[row])}'
+            yield f'<td class="{"l n" if len(grid.notes[row]) > LONG_NOTE else "l"}">{_text(grid.notes[row])}'
         for detail, note in details:
             yield f'<tr class="dim" aria-level={depth + 2}><td>{INDENT * (depth + 2)}{_text(detail)}'
             yield f'{"<td>" * len(grid.columns)}<td class="l">{_text(note)}' if note else ""

@@ -16,7 +16,7 @@ from typing import Final
 
 from torchprof.rendering.cells import cells_of, joined, width_of
 
-__all__ = ["cut", "shortened"]
+__all__ = ["cut", "cut_in_the_middle", "shortened"]
 
 DOTS: Final = "…"
 WINDOWS: Final = (12, 5, 1)
@@ -41,9 +41,15 @@ def cut(text: str, size: int) -> str:
             return f"{name} ({_visible(cells_of(kind[:-1]), room, [])})"
         if width_of(name) <= size:
             return name
-        if width_of(kind) * 3 > size:
-            text = name
+        if width_of(kind) * 3 <= size:
+            return f"{_visible(cells_of(name), size - len(' (') - width_of(kind), [])} ({kind}"
+        text = name
     return _visible(cells_of(text), size, [])
+
+
+def cut_in_the_middle(text: str, size: int) -> str:
+    """The text, if need be cut to ``size`` columns."""
+    return _visible(cells_of(text), size, []) if width_of(text) > size else text
 
 
 def shortened(names: Sequence[str], size: int) -> list[str]:

@@ -6,20 +6,28 @@ import re
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from torchprof.rendering.cells import aligned, width_of, widths_of
-from torchprof.rendering.fit import GAP, fit
+from torchprof.rendering.fit import GAP, WIDEST_NAME, fit
 from torchprof.rendering.grid import Grid, Part, Verbatim
-from torchprof.rendering.names import cut, shortened
+from torchprof.rendering.names import cut, cut_in_the_middle, shortened
 from torchprof.terminal import is_terminal, printable
 
 __all__ = ["Line", "as_text", "branches", "lay_out", "lines_of", "print_lines"]
 
 STYLES: Final = {"header": "bold", "rule": "dim", "root": "bold", "row": "", "dim": "dim", "failed": "bold red", "total": ""}
 
+PARTS: Final = {
+    "root": {r"\([^()]*\)": "cyan"},
+    "row": {r"^[ │├└─…]+": "dim", r"\([^()]*\)": "cyan"},
+    "total": {r"^[^:]+:": "bold"},
+}
+"""What has a style of its own inside a line."""
 CLOSER: Final = re.compile("(.)[─ ] ")
 """A level of a tree, to be drawn in two columns instead of three."""
 SHORTEST_LABEL: Final = 12
@@ -39,7 +47,7 @@ def lines_of(parts: Iterable[Part], width: int | None = None) -> Iterator[Line]:
         if isinstance(part, Grid):
             yield from lay_out(part, width)
         elif isinstance(part, Verbatim):
-            yield from (Line("total", text) for text in part.text.splitlines())
+            yield from (Line("total", printable(text)) for text in part.text.split("\n"))
         else:
             yield from (Line("total", text) for text in _wrapped(printable(part), width))
 
@@ -56,7 +64,7 @@ def lay_out(grid: Grid, width: int | None = None) -> Iterator[Line]:
         One step; host time         footer
         -------------------
     """
-    names, notes = list(map(printable, grid.names)), list(map(printable, grid.notes))
+    title, names, notes = printable(grid.title), list(map(printable, grid.names)), list(map(printable, grid.notes))
     columns = [[column.header, *map(printable, column.texts)] for column in grid.columns]
     prefixes, below = branches(grid.depths if grid.depths is not None else [0] * len(names))
     kinds: list[str] = list(grid.kinds)
@@ -72,15 +80,15 @@ def lay_out(grid: Grid, width: int | None = None) -> Iterator[Line]:
     sizes = [max(widths_of(column)) for column in columns]
     note_size = max(widths_of(notes), default=0)
     name_sizes = [len(prefix) + size for prefix, size in zip(prefixes, label_sizes, strict=True)]
-    widest = max(width_of(grid.title), max(name_sizes, default=0))
+    widest = max(width_of(title), max(name_sizes, default=0))
     if width is not None and widest + sum(sizes) + note_size + GAP * (len(sizes) + bool(note_size)) > width:
         prefixes = [CLOSER.sub(r"\1 ", prefix) for prefix in prefixes]
         name_sizes = [len(prefix) + size for prefix, size in zip(prefixes, label_sizes, strict=True)]
-        widest = max(width_of(grid.title), max(name_sizes, default=0))
+        widest = max(width_of(title), max(name_sizes, default=0))
     left = [column.left for column in grid.columns]
     kept, longest = fit(width, widest, sizes, left, [column.rank for column in grid.columns], note_size)
-    shown = [grid.title, *_named(prefixes, names, name_sizes, longest)]
-    cells = [_cut(shown, longest, left=True)]
+    names = _named(prefixes, names, name_sizes, min(longest, WIDEST_NAME))
+    cells = [_cut([cut(title, longest), *names], longest, left=True)]
     cells += [_cut(columns[at], longest, left=True) if left[at] else aligned(columns[at], sizes[at], left=False) for at in kept]
     if any(notes):
         cells.append(_cut(["", *notes], longest, left=True))
@@ -123,7 +131,7 @@ def _cut(texts: list[str], longest: int, *, left: bool) -> list[str]:
     """A column of texts that are cut where they are too long."""
     sizes = widths_of(texts)
     if max(sizes) > longest:
-        texts = [cut(text, longest) if size > longest else text for text, size in zip(texts, sizes, strict=True)]
+        texts = [cut_in_the_middle(text, longest) if size > longest else text for text, size in zip(texts, sizes, strict=True)]
     return aligned(texts, min(max(sizes), longest), left=left)
 
 
@@ -137,29 +145,46 @@ def _wrapped(text: str, width: int | None) -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent="  ") if width is not None and len(text) > width else [text]
 
 
-def as_text(lines: Iterator[Line]) -> str:
+def as_text(lines: Iterable[Line]) -> str:
     """The lines as plain text, the same wherever they are printed."""
     return "\n".join(line.text for line in lines)
 
 
-def print_lines(lines: Iterator[Line]) -> None:
+def print_lines(lines: Iterable[Line]) -> None:
     """Print to standard output: in color where it is a terminal, otherwise as plain text in whatever encoding it has."""
-    if not is_terminal(sys.stdout):
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(as_text(lines).encode(encoding, errors="replace").decode(encoding))
-        return
-    from rich.console import Console
-    from rich.text import Text
+    text = _styled(lines) if is_terminal(sys.stdout) else as_text(lines)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, errors="replace").decode(encoding))
 
-    console = Console(highlight=False, soft_wrap=True)
+
+def _styled(lines: Iterable[Line]) -> str:
+    """The text with the escapes that the terminal knows. Console.print would need a second for ten thousand lines."""
+    from rich.color import ColorSystem
+    from rich.console import Console
+    from rich.style import Style
+
+    console = Console()
+    if console.color_system is None:
+        return as_text(lines)
+
+    def in_style(name: str) -> Callable[[str], str]:
+        style = Style.parse(name or "none")
+        return partial((style.without_color if console.no_color else style).render, color_system=ColorSystem.STANDARD)
+
+    base = {kind: in_style(style) for kind, style in STYLES.items()}
+    inside = {
+        kind: [(re.compile(pattern), in_style(f"{STYLES[kind]} {style}")) for pattern, style in found.items()]
+        for kind, found in PARTS.items()
+    }
+    styled = []
     for kind, line in lines:
-        text = Text(line, style=STYLES[kind])
-        if kind in ("row", "root"):
-            text.highlight_regex(r"\([^()]*\)", "cyan")
-            text.highlight_regex(r"^[ │├└─]+", "dim")
-        elif kind == "total":
-            text.highlight_regex(r"^[^:]+:", "bold")
-        console.print(text)
+        text, at = "", 0
+        spans = [(*match.span(), style) for pattern, style in inside.get(kind, ()) for match in pattern.finditer(line)]
+        for begin, end, style in sorted(spans, key=itemgetter(0)):
+            text += base[kind](line[at:begin]) + style(line[begin:end])
+            at = end
+        styled.append(text + base[kind](line[at:]))
+    return "\n".join(styled)
 
 
 def branches(depths: Sequence[int]) -> tuple[list[str], list[str]]:

@@ -7,19 +7,16 @@ and the data frame of every table whose rows have what it needs.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.records import Record
+from torchprof.rendering.shapes import all_shapes, shapes_of_calls
 from torchprof.rendering.units import format_bytes, format_count, format_flops, format_ns, format_rate
-from torchprof.trace.shapes import Operand, Size, shape_text
 
 __all__ = ["COLUMNS", "LEFT_OUT_FIRST", "Column", "Quantity", "columns_of", "with_computed"]
-
-WIDEST_SHAPES: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,49 +114,8 @@ def _first_two(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
-@functools.lru_cache(maxsize=4096)
-def _shapes_of_calls(calls: tuple[tuple[Operand, ...], ...]) -> str:
-    """The shapes of the first call. Where others differ from it in one size, that is a range; otherwise their number follows.
-
-    [1, 1..64, 512]         calls on sequences of 1 to 64 tokens
-    [4, 32, 54, 54] (+1)    other calls have one other shape
-    """
-    first = calls[0]
-    if len(calls) > 1 and all(_ranks(shapes) == _ranks(first) for shapes in calls):
-        sizes = [[set(of_calls) for of_calls in zip(*shapes, strict=True)] for shapes in zip(*calls, strict=True)]
-        if all(sum(len(found) > 1 for found in shape) <= 1 for shape in sizes):
-            return _first_shapes([f"[{', '.join(map(_range, shape))}]" for shape in sizes])
-    text = _first_shapes([shape_text(shape) for shape in first])
-    return text if len(calls) == 1 else f"{text} (+{len(calls) - 1})"
-
-
-def _ranks(shapes: tuple[Operand, ...]) -> list[int | str]:
-    """How many sizes each has; a shape with a size that is no number stands for itself."""
-    return [len(shape) if all(isinstance(size, int) for size in shape) else shape_text(shape) for shape in shapes]
-
-
-def _range(sizes: Collection[int]) -> str:
-    return f"{min(sizes)}..{max(sizes)}" if len(sizes) > 1 else str(*sizes)
-
-
-def _first_shapes(shapes: Sequence[str]) -> str:
-    """As many shapes as there is room for, and how many more there are."""
-    text = ""
-    for index, shape in enumerate(shapes):
-        more = f"{', ' if text else ''}{shape}"
-        if text and len(text) + len(more) > WIDEST_SHAPES:
-            return f"{text} +{len(shapes) - index}"
-        text += more
-    return text
-
-
 def _kernel_size(size: int | Sequence[int]) -> str:
     return str(size) if isinstance(size, int) else str(list(size))
-
-
-def _all_shapes(shapes: Sequence[Sequence[Size]]) -> str:
-    text = ", ".join([shape_text(tuple(shape)) for shape in shapes])
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 TEXT: Final = Quantity(str, left=True)
@@ -176,8 +132,8 @@ FLOPS: Final = Quantity(_flops, "FLOPs")
 FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
 SHARE: Final = Quantity(lambda value: f"{100 * value:.1f}%", "fraction")
 RATIO: Final = Quantity(lambda value: f"{value:,.1f}x", "ratio")
-SHAPES: Final = Quantity(_all_shapes, left=True)
-SHAPES_OF_CALLS: Final = Quantity(_shapes_of_calls)
+SHAPES: Final = Quantity(all_shapes, left=True)
+SHAPES_OF_CALLS: Final = Quantity(shapes_of_calls)
 DTYPES: Final = Quantity(lambda names: ", ".join(dict.fromkeys(names)), left=True)
 
 _COLUMNS: Final = (
@@ -187,7 +143,7 @@ _COLUMNS: Final = (
         "input",
         "Input",
         SHAPES_OF_CALLS,
-        "shapes of the tensors it was given; 1..64: a size that differs between calls; (+1): one other shape in other calls",
+        "shapes of the tensors that it was given; 1..64: sizes that differ between calls; (+1): one other shape in other calls",
         ("input_shapes", "further_inputs"),
         lambda first, further: (first, *further),
     ),
@@ -195,7 +151,7 @@ _COLUMNS: Final = (
         "output",
         "Output",
         SHAPES_OF_CALLS,
-        "shapes of the tensors it returned; 1..64: a size that differs between calls; (+1): one other shape in other calls",
+        "shapes of the tensors that it returned; 1..64: sizes that differ between calls; (+1): one other shape in other calls",
         ("output_shapes", "further_outputs"),
         lambda first, further: (first, *further),
     ),

@@ -69,10 +69,12 @@ class Summary(Printed):
     @cached_property
     def rows(self) -> list[Row]:
         """One `Row` per module, in the order of ``print(model)``; after ``depth`` and ``fold``."""
+        return fold_siblings(self._unfolded) if self.fold else self._unfolded
+
+    @cached_property
+    def _unfolded(self) -> list[Row]:
         rows = self._found[0]
-        if self.depth is not None:
-            rows = limit_depth(rows, self.depth)
-        return fold_siblings(rows) if self.fold else rows
+        return rows if self.depth is None else limit_depth(rows, self.depth)
 
     @property
     def totals(self) -> Totals:
@@ -82,7 +84,7 @@ class Summary(Printed):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are printed."""
-        return self.chosen if self.chosen is not None else default_columns(self.totals, self.rows)
+        return self.chosen if self.chosen is not None else default_columns(self.totals, self._unfolded)
 
     @cached_property
     def table(self) -> Table:
@@ -163,11 +165,11 @@ def summary_table(
 
 
 def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]:
-    """What is worth showing of a summary with these totals and rows."""
+    """What is worth showing of a summary with these totals, and these rows before they are folded."""
     if not totals.forward:
         return ("params", "params_total", "param_bytes")
     columns = ["input", "output", "params", "output_bytes", "forward", "self", "share"]
-    if any(row.calls > row.copies for row in rows):
+    if any(row.calls > 1 for row in rows):
         columns.insert(2, "calls")
     if totals.device_forward:
         columns.append("device")
@@ -242,6 +244,8 @@ def _known_bytes(count: int | None) -> str:
 
 
 def _total_lines(totals: Totals) -> Iterator[str]:
+    if totals.failure:
+        yield f"INCOMPLETE: {totals.failure}; figures are of what ran until then"
     by_dtype = ", ".join(f"{format_bytes(count)} {dtype}" for dtype, count in totals.param_bytes_by_dtype.items())
     yield f"Params: {totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen)"
     yield f"Size of params: {by_dtype or '0 B'}; of buffers: {format_bytes(totals.buffer_bytes)}"

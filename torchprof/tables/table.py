@@ -94,7 +94,7 @@ class Table(Printed):
         )
 
     def _kind(self, row: Record) -> Kind:
-        if row.get("raised"):
+        if row.get("failed"):
             return "failed"
         if self.is_tree and not row["depth"]:
             return "root"

@@ -29,6 +29,8 @@ def limit_depth(rows: Sequence[Row], depth: int) -> list[Row]:
                 buffer_bytes=last.buffer_bytes + row.buffer_bytes,
                 forward_self=last.forward_self + row.forward_self,
                 backward_self=last.backward_self + row.backward_self,
+                failed=last.failed or row.failed,
+                note=row.note if row.failed else last.note,
             )
     return kept
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchprof.analysis.model.module_tree import paths
 from torchprof.analysis.tensors import tensor_shape, tensor_shapes
 from torchprof.trace.schema import CALL_RAISED, CALL_RECOMPUTED, CALL_RETURNED_SEQUENCE
 from torchprof.trace.shapes import Shape, shape_text
@@ -72,9 +73,8 @@ def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
     while len(inner := raised[calls["parent"][raised] == row]):
         row = int(inner[-1])
     call = calls[row]
-    address, type_row = trace.modules[int(call["module"])].item()[:2]
-    infos = trace.model.modules if trace.model is not None else ()
-    path = next((info.path for info in infos if info.address == address), "")
+    type_row = int(trace.modules["type"][int(call["module"])])
+    path = paths(trace)[1][row]
     first = int(call["inputs"])
     inputs = tuple(
         f"{trace.dtypes[int(trace.tensors['dtype'][tensor])].name}{shape_text(tensor_shape(trace, int(tensor)))}"

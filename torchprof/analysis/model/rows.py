@@ -53,6 +53,7 @@ class Row(NamedTuple):
         training: whether it is in train mode; None where that is not known.
         kernel_size: of a convolution or pooling; None where it has none.
         inputs_in_objects: how many of its inputs, the last of them, were in objects that are no containers, such as a cache.
+        failed: whether the exception that ended the run came from here.
     """
 
     path: str
@@ -85,6 +86,7 @@ class Row(NamedTuple):
     training: bool | None = None
     kernel_size: int | tuple[int, ...] | None = None
     inputs_in_objects: int = 0
+    failed: bool = False
 
 
 def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:

@@ -42,6 +42,7 @@ class Totals:
         batch: where shapes show -1 for a batch of 2, how it was found: ``"compared"`` with another batch, or taken to be the
             ``"first"`` dimension; otherwise empty.
         unbatched: a layer that took an input as one sample without a batch dimension, and its shape; empty where none did.
+        failure: what ended the run, if it raised: figures are of what ran until then, and those of memory are not known.
     """
 
     params: int = 0
@@ -67,6 +68,7 @@ class Totals:
     losses: dict[str, int] = field(default_factory=dict)
     batch: str = ""
     unbatched: str = ""
+    failure: str = ""
 
     @property
     def param_bytes(self) -> int:

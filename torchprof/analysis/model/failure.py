@@ -1,0 +1,54 @@
+"""A run that ended with an exception: where it was raised, and what that means for the rows of the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from torchprof.analysis.model.layer_calls import raising_call
+from torchprof.analysis.model.rows import Row
+from torchprof.trace.trace import Trace
+
+__all__ = ["failure", "with_failure"]
+
+LONGEST: Final = 80
+"""Of the message that stands behind a row."""
+
+
+def failure(trace: Trace, error: BaseException) -> dict[str, Any]:
+    """What ``trace.facts["failure"]`` says of an exception that ended the run.
+
+    Returns:
+        ``error``, its class and the first line of its message; ``phase``, ``"forward"`` or ``"backward"``; and ``module``, the
+        path of the innermost module that it was raised in, or None if it came from none.
+    """
+    found = raising_call(trace)
+    phase = "forward" if trace.mark("forward done") is None else "backward"
+    return {"error": _first_line(error), "phase": phase, "module": found[0] if found is not None else None}
+
+
+def with_failure(rows: Sequence[Row], failure: dict[str, Any]) -> list[Row]:
+    """The rows, of which one is marked as the one that raised. What had not been called then was not reached."""
+    marked: list[Row] = []
+    path = failure["module"]
+    is_found = path is None
+    for row in rows:
+        if not is_found and row.calls and f"{path}.".startswith(f"{row.path}." if row.path else ""):
+            if not row.output_shapes:  # it did not return
+                row = row._replace(output_bytes=None)
+            if row.path == path:
+                is_found = True
+                row = row._replace(failed=True, note="; ".join(filter(None, (f"raised {failure['error']}", row.note))))
+        elif failure["phase"] == "forward" and "not called" in row.note:
+            row = row._replace(note=row.note.replace("not called", "not reached"))
+        marked.append(row)
+    return marked
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        message = str(error).strip().partition("\n")[0]
+    except Exception:  # the message is code of the program
+        message = ""
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

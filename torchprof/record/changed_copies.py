@@ -48,7 +48,8 @@ class _Copy:
 
     def _of(self, value: Any) -> Any:
         if isinstance(value, PackedSequence):  # which keeps its batch sizes on the CPU
-            return value.to(device=self._device) if self._device is not None else type(value)(*map(self.of, value))
+            moved: Any = value
+            return moved.to(self._device) if self._device is not None else type(value)(*map(self.of, value))
         if isinstance(value, Mapping):
             return self._mapping(value)
         if isinstance(value, list):

@@ -8,8 +8,8 @@ attributes; and everything that a module holds:
 - Python's own lists, dicts, sets and deques, also inside each other, with the tensors and modules in them.
 
 Nothing is copied that is not written: the memory of a tensor is copied just before the first op that writes to it
-(``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, as kernels that no dispatcher knows
-may write to them. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
+(``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, as kernels that no dispatcher
+knows may write to them. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
 """
 
 from __future__ import annotations

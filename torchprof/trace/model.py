@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Model", "ModuleInfo", "TensorInfo"]
+__all__ = ["UNKNOWN", "Model", "ModuleInfo", "TensorInfo"]
+
+UNKNOWN = "unknown"
+"""The dtype of what cannot be read: its ``numel`` and ``bytes`` are 0, and say nothing."""
 
 # Named tuples, because there may be tens of thousands: they are made four times faster than frozen dataclasses.
 
@@ -21,10 +24,10 @@ class TensorInfo(NamedTuple):
     Attributes:
         name: its name within the module.
         shape: its sizes; empty if it is lazy.
-        dtype: as in ``float32``.
+        dtype: as in ``float32``; ``unknown`` where it cannot be read.
         device: as in ``cuda:0``.
         numel: number of elements.
-        bytes: bytes of its elements.
+        bytes: bytes of its elements, and of their scales and zero points where these are tensors.
         trainable: whether it requires a gradient.
         owner: path of the module that it belongs to; None if that is this module.
         lazy: whether it has no shape before the first call of the module.

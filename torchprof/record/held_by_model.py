@@ -9,6 +9,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.record.modules import Models, has_no_shape, tensors_of, walk
+from torchprof.record.packed import is_packing, packed_parameters
 from torchprof.trace.schema import Use
 
 __all__ = ["Held", "held_by"]
@@ -54,4 +55,8 @@ def held_by(models: Models, *, at_end: bool) -> list[Held]:
                 add(parameter.grad, place.module, Use.GRADIENT)
             for buffer in tensors_of([place.module], "_buffers"):
                 add(buffer, place.module, Use.BUFFER)
+            if not at_end and is_packing(type(place.module)):  # unpacking runs ops, which a recording would show
+                for _, tensor in packed_parameters(place.module) or ():
+                    if _native.use_counts(tensor)[1] > 1:  # the rest are copies
+                        add(tensor, place.module, Use.PARAMETER)
     return held

@@ -13,7 +13,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchprof import _native
 from torchprof.errors import ModuleTypeError
 from torchprof.record.nested import tensor_bytes, tensor_sizes
-from torchprof.trace.model import Model, ModuleInfo, TensorInfo
+from torchprof.record.packed import PACKED_ATTRIBUTES, bytes_of_quantized, is_packing, packed_parameters
+from torchprof.trace.model import UNKNOWN, Model, ModuleInfo, TensorInfo
 from torchprof.trace.shapes import numel, shape_of
 
 __all__ = ["Models", "WalkedModule", "check_models", "describe", "has_no_shape", "is_lazy", "tensors_of", "walk"]
@@ -87,6 +88,7 @@ def is_lazy(places: Iterable[WalkedModule]) -> bool:
 def describe(models: Models) -> Model:
     """Read the module tree of one model or of several. Runs nothing, and works with ``meta`` and lazy models."""
     owners: dict[int, str] = {}
+    unpacked: list[Any] = []  # kept, because owners are known by the id() of tensors
 
     def tensors(path: str, members: Iterable[tuple[str, torch.Tensor | None]]) -> tuple[TensorInfo, ...]:
         infos = []
@@ -104,9 +106,10 @@ def describe(models: Models) -> Model:
             name, opaque = getattr(module, "original_name", name), "TorchScript"
         parameters = tensors(path, module.named_parameters(recurse=False))
         buffers = tensors(path, module.named_buffers(recurse=False))
-        # Quantized layers keep parameters in a packed object, which is a child that would count them again.
-        if not parameters and hasattr(kind, "_weight_bias") and not name.endswith("PackedParams"):
-            parameters = tensors(path, zip(("weight", "bias"), module._weight_bias(), strict=False))
+        if not parameters and opaque != "TorchScript":
+            packed = packed_parameters(module)
+            parameters = UNREADABLE if packed is None else tensors(path, packed)
+            unpacked.append(packed)
         return name, opaque, parameters, buffers
 
     return Model(
@@ -127,13 +130,16 @@ def describe(models: Models) -> Model:
 
 ATTRIBUTES: Final = ("training", "kernel_size")
 """The last fields of a ModuleInfo."""
-SPECIAL: Final = ()
+SPECIAL: Final = PACKED_ATTRIBUTES
 """Attributes that make a module special where they are its own, and not those of its class."""
+
+UNREADABLE: Final = (TensorInfo("packed parameters", (), UNKNOWN, UNKNOWN, 0, 0, False),)
+"""In place of what is in a packed object that cannot be read."""
 
 
 def _read_class(kind: type[nn.Module]) -> tuple[str, bool, bool]:
     """What all modules of a class have in common: its name, whether it is a container, and whether they are special."""
-    is_special = issubclass(kind, torch.jit.ScriptModule) or kind.__name__ == "OptimizedModule" or hasattr(kind, "_weight_bias")
+    is_special = issubclass(kind, torch.jit.ScriptModule) or kind.__name__ == "OptimizedModule" or is_packing(kind)
     return kind.__name__, issubclass(kind, nn.Sequential | nn.ModuleList), is_special
 
 
@@ -141,7 +147,7 @@ def _tensor_info(name: str, tensor: torch.Tensor, owner: str | None) -> TensorIn
     dtype, device = str(tensor.dtype).removeprefix("torch."), str(tensor.device)
     if has_no_shape(tensor):
         return TensorInfo(name, (), dtype, device, 0, 0, tensor.requires_grad, owner, lazy=True)
-    shape, size = shape_of(tensor_sizes(tensor)), tensor_bytes(tensor)
+    shape, size = shape_of(tensor_sizes(tensor)), bytes_of_quantized(tensor) if tensor.is_quantized else tensor_bytes(tensor)
     elements = numel(shape)
     if elements is None:  # nested
         elements = (size or 0) // tensor.itemsize

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 from torchprof.trace.shapes import Shape
 
-__all__ = ["Model", "ModuleInfo", "TensorInfo"]
+__all__ = ["UNKNOWN", "Model", "ModuleInfo", "TensorInfo"]
+
+UNKNOWN = "unknown"
+"""The dtype of what cannot be read: its ``numel`` and ``bytes`` are 0, and say nothing."""
 
 # Named tuples, because there may be tens of thousands: they are made four times faster than frozen dataclasses.
 
@@ -23,10 +26,11 @@ class TensorInfo(NamedTuple):
     Attributes:
         name: its name within the module.
         shape: its sizes; empty if it is lazy.
-        dtype: as in ``float32``.
+        dtype: as in ``float32``; ``unknown`` where it cannot be read.
         device: as in ``cuda:0``.
         numel: number of elements.
-        bytes: what its elements take; of a tensor subclass around other tensors, what these take.
+        bytes: what its elements take, with their scales and zero points where these are tensors; of a tensor subclass around
+            other tensors, what these take.
         trainable: whether it requires a gradient.
         owner: path of the module that it belongs to; None if that is this module.
         lazy: whether it has no shape before the first call of the module.

@@ -16,7 +16,7 @@ from torchprof.analysis.model.callers import is_recomputed
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.analysis.time.calls import CallCosts
-from torchprof.trace.model import TensorInfo
+from torchprof.trace.model import UNKNOWN, TensorInfo
 from torchprof.trace.schema import TENSOR_IN_OBJECT
 from torchprof.trace.shapes import Operand
 from torchprof.trace.trace import Trace
@@ -241,6 +241,8 @@ class _Rows:
             notes.append(f"{', '.join(t.name for t in shared)} shared with {shared[0].owner or 'the root'}")
         if any([tensor.lazy for tensor in info.parameters]):
             notes.append("lazy: no shape before the first call")
+        if any([tensor.dtype == UNKNOWN for tensor in info.parameters]):
+            notes.append("params unknown: packed in an object that cannot be read")
         if info.opaque == "compiled" and called:
             notes.append("a first call compiles")
         if self.ran and not called:

@@ -187,8 +187,8 @@ def summary(
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
     _check_device(model, device)
     _name_what_has_no_meaning(cache_forward_pass, col_width, batch_dim, input_size, input_data, kwargs)
-    if input_size is not None and batch_dim is not None:
-        input_size = [_with_batch(size, batch_dim) for size in _sizes(input_size)]
+    if isinstance(input_size, Sequence) and batch_dim is not None:
+        input_size = [_with_batch(size, batch_dim) for size in Sizes(input_size).each()]
     asked = Sizes(input_size, None, dtypes, device)
     with in_mode(model, MODES[mode or "eval"]), names_working_call(model, asked, input_data, _write):
         inputs = _inputs(model, asked, input_data, kwargs)
@@ -257,12 +257,6 @@ def _name_what_has_no_meaning(
         warn(f"{', '.join(kwargs)}: not used, because nothing is run without input_size or input_data")
 
 
-def _sizes(input_size: Any) -> list[tuple[int, ...]]:
-    """One size or several, as a list."""
-    sizes = [input_size] if input_size and not isinstance(input_size[0], Sequence) else input_size
-    return [tuple(size) for size in sizes]
-
-
 def _with_batch(size: tuple[int, ...], dimension: Any, batch: int = 1) -> tuple[int, ...]:
     if not is_int(dimension, -len(size) - 1, len(size)):
         raise ArgumentError(f"batch_dim={dimension!r} is no dimension of a batch of {size}: use 0 to {len(size)}")
@@ -273,7 +267,7 @@ def _with_batch(size: tuple[int, ...], dimension: Any, batch: int = 1) -> tuple[
 def _write(asked: Sizes) -> str:
     """A call of this function; here the batch is part of the sizes."""
     if asked.batch_size is not None:
-        sizes = [_with_batch(size, 0, asked.batch_size) for size in _sizes(asked.input_size)]
+        sizes = [_with_batch(size, 0, asked.batch_size) for size in asked.each()]
         asked = asked._replace(input_size=sizes[0] if len(sizes) == 1 else sizes, batch_size=None)
     return asked.call().removeprefix("torchprof.")
 

@@ -87,10 +87,22 @@ class SampleBySample(nn.Module):
 def test_where_other_batches_make_other_calls_the_first_dimension_is_taken_and_the_footer_says_so() -> None:
     summary = torchprof.summary(SampleBySample(), (3,), batch_size=-1, verbose=0)
     assert [(row.input_shapes, row.output_shapes) for row in summary.rows] == [(((-1, 3),), ((-1, 4),)), (((3,),), ((4,),))]
-    assert (
-        "Batch: shown as -1, taken to be every first dimension of 2: other batches run otherwise; all figures are those of a "
-        "batch of 2" in str(summary)
-    )
+    said = "Batch: shown as -1, taken to be every first dimension of 2; all figures are those of a batch of 2\n"
+    assert said in str(summary)
+
+
+def test_a_compiled_model_is_not_compiled_again_to_compare() -> None:
+    compiled: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        compiled.append(tuple(inputs[-1].shape))
+        return graph
+
+    model = torch.compile(nn.Sequential(nn.Linear(3, 4)), backend=backend)
+    summary = torchprof.summary(model, (3,), batch_size=-1, verbose=0)
+    assert compiled == [(2, 3)]
+    assert summary.rows[0].output_shapes == ((-1, 4),)
+    assert "taken to be every first dimension" in str(summary)
 
 
 def test_figures_are_those_of_the_batch_that_ran_and_the_footer_says_so() -> None:

@@ -131,3 +131,13 @@ def test_a_model_on_meta_has_its_call_too() -> None:
     with torch.device("meta"):
         model = images()
     assert named_call(model, (3, 8, 8)) == "torchprof.summary(model, (3, 8, 8), batch_size=2)"
+
+
+def test_an_error_of_a_model_without_sizes_to_change_stays_its_own() -> None:
+    assert "This works" not in notes(nn.Conv1d(3, 4, 1), ())
+    assert "This works" not in notes(Raises(), input_data={"x": torch.rand(3)})
+
+
+def test_sizes_and_devices_of_other_types_are_written_plainly() -> None:
+    call = named_call(images(), torch.Size([3, 8, 8]), device=torch.device("cpu"))
+    assert call == "torchprof.summary(model, (3, 8, 8), batch_size=2, device='cpu')"

@@ -28,19 +28,22 @@ def find_batch_dimensions(trace: Trace, record: Callable[[int], Trace]) -> None:
     """Write into the facts of a trace which dimensions of which operands are the batch.
 
     The facts are ``batch_dimensions``, pairs of a row of ``trace.operands`` and a dimension, and ``batch_found``:
-    ``"compared"``; or ``"first"`` where the model raises an exception or makes other calls with another batch, and every
-    first dimension of 2 is taken to be the batch.
+    ``"compared"``; or ``"first"`` where every first dimension of 2 is taken to be the batch, because the model raises an
+    exception or makes other calls with another one, or is compiled: it would be compiled again for it.
 
     Args:
         trace: recorded with a batch of 2.
         record: runs the same model with another batch, and gives its trace.
     """
+    found = None
     try:
+        assert trace.model is not None
+        compiled = any(info.opaque == "compiled" for info in trace.model.modules)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first run has said it all
-            found = _compared(trace, record(OTHER_BATCH))
-    except Exception:
-        found = None
+            found = _compared(trace, record(OTHER_BATCH)) if not compiled else None
+    except Exception:  # which is no concern of a user, whose batch did run
+        pass
     how = "compared"
     if found is None:
         found, how = [[row, 0] for row, shape in _shapes(trace).items() if shape[:1] == (BATCH,)], "first"

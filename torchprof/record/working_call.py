@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import combinations
 from math import prod
 from typing import Any, Final, NamedTuple
@@ -40,10 +41,29 @@ class Sizes(NamedTuple):
     dtypes: Any = None
     device: Any = None
 
+    def each(self) -> list[tuple[int, ...]]:
+        """The size of every input."""
+        sizes = self.input_size if self.are_several() else [self.input_size]
+        return [tuple(map(int, size)) for size in sizes]
+
+    def are_several(self) -> bool:
+        """Whether it is a list of sizes."""
+        return bool(self.input_size) and isinstance(self.input_size[0], Sequence)
+
     def call(self) -> str:
         """As it is written in a program."""
-        given = [f"{name}={value!r}" for name, value in zip(self._fields[1:], self[1:], strict=True) if value is not None]
-        return f"torchprof.summary({', '.join(['model', repr(self.input_size), *given])})"
+        sizes = self.each()
+        arguments = ["model", repr(sizes if self.are_several() else sizes[0])]
+        arguments += [
+            f"{name}={value!r}" for name, value in zip(("batch_size", "dtypes"), self[1:3], strict=True) if value is not None
+        ]
+        return f"torchprof.summary({', '.join(arguments)}{f', device={str(self.device)!r}' if self.device is not None else ''})"
+
+
+Attempt = tuple[str, str, Callable[[], Inputs | None]]
+"""Why it may work, the call as it is written, and what makes its inputs."""
+
+MISSING: Final = "a batch dimension seems to be missing"
 
 
 @contextmanager
@@ -65,66 +85,56 @@ def names_working_call(
     except (TorchprofError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        attempts = _other_sizes(model, error, sizes, write) if sizes.input_size is not None else _other_data(input_data)
-        for why, call, attempt in attempts:
-            if _runs(model, attempt):
-                error.add_note(f"torchprof.summary: {why}. This works: {call}")
-                break
+        with suppress(Exception):  # which must not hide that of the model
+            attempts = _other_sizes(model, error, sizes, write) if sizes.input_size is not None else _other_data(input_data)
+            for why, call, make in attempts:
+                if _runs(model, make):
+                    error.add_note(f"torchprof.summary: {why}. This works: {call}")
+                    break
         raise
 
 
-MISSING: Final = "a batch dimension seems to be missing"
-
-
-def _other_sizes(
-    model: nn.Module, error: Exception, sizes: Sizes, write: Callable[[Sizes], str]
-) -> Iterator[tuple[str, str, Inputs]]:
+def _other_sizes(model: nn.Module, error: Exception, sizes: Sizes, write: Callable[[Sizes], str]) -> Iterator[Attempt]:
     others = [(MISSING, sizes._replace(batch_size=BATCH))]
     if sizes.batch_size is not None:
         others = [("the batch dimension seems to be given twice", sizes._replace(batch_size=None))]
-    elif isinstance(sizes.input_size[0], Sequence):
-        others += [(f"{MISSING} in some inputs", sizes._replace(input_size=mixed)) for mixed in _some_batched(sizes.input_size)]
+    elif sizes.are_several():
+        others += [(f"{MISSING} in some inputs", sizes._replace(input_size=mixed)) for mixed in _some_batched(sizes.each())]
     if sizes.dtypes is None and any(word in str(error) for word in WANT_INTEGERS):
         integers = "the model seems to take integers"
         whys = [(integers, sizes), *((f"{why}, and {integers}", other) for why, other in others)]
         others += [(why, other._replace(dtypes=torch.long)) for why, other in whys]
     for why, other in others:
-        one = [other.input_size] if not isinstance(other.input_size[0], Sequence) else other.input_size
-        if sum(map(prod, one)) * BATCH <= LARGEST:
-            with preserved_random_states():
-                made = make_inputs(
-                    model,
-                    other.input_size,
-                    batch_size=other.batch_size,
-                    input_data=None,
-                    dtypes=other.dtypes,
-                    device=other.device,
-                )
-            assert made is not None
-            yield why, write(other), made
+        if sum(map(prod, other.each())) * BATCH <= LARGEST:
+            input_size, batch_size, dtypes, device = other
+            make = partial(make_inputs, model, input_size, batch_size=batch_size, input_data=None, dtypes=dtypes, device=device)
+            yield why, write(other), make
 
 
-def _some_batched(input_size: Sequence[Sequence[int]]) -> Iterator[list[tuple[int, ...]]]:
+def _some_batched(sizes: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
     """The sizes with a batch put before some of them: the one that the others begin with."""
-    count = len(input_size)
+    count = len(sizes)
     for missing in range(1, count if count <= MOST_INPUTS else 0):
         for rows in combinations(range(count), missing):
-            batches = {tuple(size[:1]) for row, size in enumerate(input_size) if row not in rows}
+            batches = {size[:1] for row, size in enumerate(sizes) if row not in rows}
             if len(batches) == 1 and (batch := batches.pop()):
-                yield [(*batch, *size) if row in rows else tuple(size) for row, size in enumerate(input_size)]
+                yield [batch + size if row in rows else size for row, size in enumerate(sizes)]
 
 
-def _other_data(data: Any) -> Iterator[tuple[str, str, Inputs]]:
+def _other_data(data: Any) -> Iterator[Attempt]:
     """A tensor of the caller's as a batch of one, or twice as a batch of two."""
     if isinstance(data, torch.Tensor) and data.numel() * BATCH <= LARGEST:
-        yield MISSING, "torchprof.summary(model, input_data=data[None])", Inputs((data[None],))
-        yield MISSING, "torchprof.summary(model, input_data=torch.stack([data, data]))", Inputs((torch.stack([data, data]),))
+        yield MISSING, "torchprof.summary(model, input_data=data[None])", lambda: Inputs((data[None],))
+        twice = "torchprof.summary(model, input_data=torch.stack([data, data]))"
+        yield MISSING, twice, lambda: Inputs((torch.stack([data, data]),))
 
 
-def _runs(model: nn.Module, inputs: Inputs) -> bool:
+def _runs(model: nn.Module, make: Callable[[], Inputs | None]) -> bool:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), preserved_random_states():
             warnings.simplefilter("ignore")
+            inputs = make()
+            assert inputs is not None
             record_single_pass(model, inputs)
     except Exception:
         return False

@@ -253,7 +253,7 @@ def _total_lines(totals: Totals) -> Iterator[str]:
         by_device = ", ".join(f"{format_bytes(count)} on {device}" for device, count in totals.param_bytes_by_device.items())
         yield f"Params by device: {by_device}"
     if totals.batch:
-        how = "" if totals.batch == "compared" else ", taken to be every first dimension of 2: other batches run otherwise"
+        how = "" if totals.batch == "compared" else ", taken to be every first dimension of 2"
         yield f"Batch: shown as -1{how}; all figures are those of a batch of 2"
     if totals.unbatched:
         yield f"Batch: none; {totals.unbatched} as one sample, batch_size=2 puts a batch dimension before it"

@@ -1,8 +1,11 @@
-"""From the last op to the table: ending a recording of many ops and grouping them by name."""
+"""From the last op to the table, ending a recording of many ops and grouping them by name; and from a table to its text."""
 
 from __future__ import annotations
 
+import io
+import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from conftest import Peer, SideBySide
 from peers import observers, torch_profiler
 
 import torchprof
+from torchprof import Table
 from torchprof.trace.trace import Trace
 
 
@@ -57,3 +61,51 @@ def test_stop_and_table(side_by_side: SideBySide, millions: float) -> None:
         peers["torch.profiler, shapes + memory"] = theirs
     contest = side_by_side(f"stop and table of {ops:,} calls of the dispatcher", peers, unit="s", rounds=3)
     contest.notes["torchprof, everything"] = f"{bytes_per_op:.0f} bytes per op"
+
+
+class Terminal(io.StringIO):
+    """What is printed to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def tree(rows: int) -> Table:
+    """Layers of a model, in blocks of a hundred."""
+    figures = {"calls": 1, "params": 16_512, "output_bytes": 4096, "forward": 1234, "self": 1234, "share": 0.01}
+    shapes = {"input_shapes": ((8, 128),), "output_shapes": ((8, 128),), "further_inputs": (), "further_outputs": ()}
+    made = [
+        {"name": f"layer{at}", "type": "Linear", "depth": min(at, 1) + (at % 100 > 0), "path": "", **figures, **shapes}
+        for at in range(rows)
+    ]
+    columns = ("input", "output", "calls", "params", "output_bytes", "forward", "self", "share")
+    return Table("Layer (type)", made, columns, is_tree=True)
+
+
+def test_text_of_a_table(side_by_side: SideBySide, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = side_by_side.size(10_000, 100)
+    table = tree(rows)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def seconds(run: Callable[[], object]) -> Peer:
+        def timed() -> float:
+            begin = time.perf_counter()
+            run()
+            return time.perf_counter() - begin
+
+        return timed
+
+    def to_terminal() -> None:
+        with monkeypatch.context() as context:
+            context.setattr(sys, "stdout", Terminal())
+            table.print()
+
+    peers = {
+        "text": seconds(lambda: str(table)),
+        "text, 80 characters wide": seconds(lambda: table.to_text(80)),
+        "printed to a terminal of 80": seconds(to_terminal),
+        "HTML": seconds(table._repr_html_),
+    }
+    contest = side_by_side(f"a table of {rows:,} rows", peers, unit="s", rounds=5)
+    contest.notes["HTML"] = f"{len(table._repr_html_().encode()) / rows:.0f} bytes per row"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import torchprof
-from torchprof.tables.columns import COLUMNS
+from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST
 from torchprof.trace.schema import LAYOUTS
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,11 @@ def test_every_table_of_a_trace_is_described_with_every_column() -> None:
 def test_every_printed_column_is_described() -> None:
     made = with_columns("docs/reference/columns.md")
     assert all(f"| `{name}` |" in made for name in COLUMNS)
+
+
+def test_the_guide_tells_which_columns_are_left_out_first() -> None:
+    order = text_of("docs/guides/layers-and-shapes.md").partition("columns are left out: ")[2].partition(", then")[0]
+    assert re.findall(r"`(\w+)`", order) == list(LEFT_OUT_FIRST)
 
 
 def test_every_memory_category_is_described() -> None:

@@ -50,7 +50,7 @@ def test_the_table_up_to_there_is_printed_with_the_row_that_raised(capsys: pytes
     assert "[3, 4]  [3, 8]      40      96 B" in lines[4]
     assert lines[7].endswith("raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (3x8 and 9x2)")
     assert lines[8].endswith("not reached")
-    assert lines[10] == "INCOMPLETE: forward raised in b.1; figures are of what ran until then"
+    assert lines[10] == "INCOMPLETE: forward raised in module 'b.1' (Linear); figures are of what ran until then"
     assert not any("Saved for backward" in line or "allocated" in line for line in lines), "these are not known"
 
 
@@ -179,7 +179,7 @@ def test_the_root_may_be_what_raised() -> None:
 
     found = so_far(Raises(), (3, 4), error=ValueError)
     assert (found.rows[0].failed, found.rows[0].note) == (True, "raised ValueError")
-    assert "INCOMPLETE: forward raised in Raises" in str(found)
+    assert "INCOMPLETE: forward raised in the root module (Raises)" in str(found)
 
 
 def test_an_exception_that_was_caught_is_no_failure() -> None:

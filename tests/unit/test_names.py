@@ -60,6 +60,11 @@ def test_the_class_of_a_module_gives_way_before_its_name() -> None:
     assert cut("a_rather_long_name (Net)", 16) == "a_rath…ame (Net)"
 
 
+def test_siblings_of_one_class_are_told_apart_by_their_names() -> None:
+    names = [f"encoder_layer_{at}_attention_projection (Linear)" for at in (1, 10)]
+    assert shortened(names, 30) == ["encoder_layer_1_attent…jection", "encoder_layer_10_atten…jection"]
+
+
 def test_a_name_that_is_the_beginning_of_another_is_told_from_it() -> None:
     short = "block_of_a_network_with_a_long_name"
     cut_to = shortened([short, f"{short}s"], 12)

@@ -71,8 +71,10 @@ def shortened(names: Sequence[str], size: int) -> list[str]:
 
 
 def _told_apart(names: list[str], size: int) -> dict[str, str]:
-    """Sorted names, cut where they are alike."""
-    cells = [cells_of(name) for name in names]
+    """Sorted names, cut where they are alike: without the class, if all have the same."""
+    kinds = {name.partition(" (")[2] for name in names}
+    is_class = len(kinds) == 1 and next(iter(kinds)).endswith(")")
+    cells = [cells_of(name.partition(" (")[0] if is_class else name) for name in names]
     shown: dict[str, str] = {}
     taken: dict[str, int] = defaultdict(int)
     for name, own, positions in zip(names, cells, _branches(cells), strict=True):

@@ -9,7 +9,7 @@ from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.analysis.model.rows import Row
 from torchprof.trace.trace import Trace
 
-__all__ = ["failure", "with_failure"]
+__all__ = ["failure", "in_words", "with_failure"]
 
 LONGEST: Final = 80
 """Of the message that stands behind a row."""
@@ -20,11 +20,12 @@ def failure(trace: Trace, error: BaseException) -> dict[str, Any]:
 
     Returns:
         ``error``, its class and the first line of its message; ``phase``, ``"forward"`` or ``"backward"``; and ``module``, the
-        path of the innermost module that it was raised in, or None if it came from none.
+        path of the innermost module that it was raised in, and its class as ``type``, or None if it came from none.
     """
     found = raising_call(trace)
     phase = "forward" if trace.mark("forward done") is None else "backward"
-    return {"error": _first_line(error), "phase": phase, "module": found[0] if found is not None else None}
+    path, kind = found[:2] if found is not None else (None, None)
+    return {"error": _first_line(error), "phase": phase, "module": path, "type": kind}
 
 
 def with_failure(rows: Sequence[Row], failure: dict[str, Any]) -> list[Row]:
@@ -43,6 +44,14 @@ def with_failure(rows: Sequence[Row], failure: dict[str, Any]) -> list[Row]:
             row = row._replace(note=row.note.replace("not called", "not reached"))
         marked.append(row)
     return marked
+
+
+def in_words(failure: dict[str, Any]) -> str:
+    """``forward raised in module 'encoder.0' (Linear)``."""
+    path, kind = failure["module"], failure["type"]
+    if path is None:
+        return f"{failure['phase']} raised {failure['error']}"
+    return f"{failure['phase']} raised in " + (f"module {path!r} ({kind})" if path else f"the root module ({kind})")
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torchprof.analysis.model.failure import with_failure
+from torchprof.analysis.model.failure import in_words, with_failure
 from torchprof.analysis.model.rows import Row, module_rows
 from torchprof.analysis.model.totals import Totals, model_totals
 from torchprof.analysis.model.unbatched import unbatched_input
@@ -30,6 +30,5 @@ def rows_and_totals(trace: Trace) -> tuple[list[Row], Totals]:
         totals = replace(totals, forward=rows[0].forward)
     if ended := trace.facts.get("failure"):
         rows = with_failure(rows, ended)
-        where = f"in {ended['module'] or rows[0].type}" if ended["module"] is not None else ended["error"]
-        totals = replace(totals, memory="none", failure=f"{ended['phase']} raised {where}")
+        totals = replace(totals, memory="none", failure=in_words(ended))
     return rows, totals

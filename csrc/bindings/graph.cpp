@@ -41,15 +41,19 @@ struct Bell : FunctionPostHook {
 class GraphWatch {
  public:
   GraphWatch() : since_(at::sequence_number::peek()), thread_(at::RecordFunction::currentThreadId()) {}
-  ~GraphWatch() { release(); }
+  ~GraphWatch() { take_hooks_back(); }
   GraphWatch(const GraphWatch&) = delete;
   GraphWatch& operator=(const GraphWatch&) = delete;
 
-  void look_at(const py::list& roots) {
-    std::vector<NodePtr> open;
+  void hold(const py::list& roots) {
     for (const py::handle root : roots) {
-      open.push_back(unpack(py::reinterpret_borrow<py::object>(root)).grad_fn());
+      roots_.push_back(unpack(py::reinterpret_borrow<py::object>(root)).grad_fn());
     }
+  }
+
+  // Lets go of them, to see what lives on. Backward must have run, if it is to run: hooks would keep gradients.
+  void let_go() {
+    std::vector<NodePtr> open = std::move(roots_);
     while (!open.empty()) {
       const NodePtr node = std::move(open.back());
       open.pop_back();
@@ -65,10 +69,14 @@ class GraphWatch {
     }
   }
 
-  bool is_alive() const { return !alive_->empty(); }
+  // Whether some of its nodes live on. They are as they were before.
+  bool is_alive() {
+    take_hooks_back();
+    return was_alive_;
+  }
 
-  // Takes the hooks back from nodes that live on.
-  void release() {
+ private:
+  void take_hooks_back() {
     const std::vector<Node*> nodes(alive_->begin(), alive_->end());
     for (Node* const node : nodes) {
       auto& hooks = node->post_hooks();
@@ -78,12 +86,14 @@ class GraphWatch {
                                    return bell != nullptr && bell->alive == alive_;
                                  }),
                   hooks.end());
+      was_alive_ = true;
     }
   }
 
- private:
   const uint64_t since_;
   const uint64_t thread_;
+  std::vector<NodePtr> roots_;
+  bool was_alive_ = false;
   const std::shared_ptr<Nodes> alive_ = std::make_shared<Nodes>();
 };
 
@@ -92,9 +102,9 @@ class GraphWatch {
 void define_graph(py::module_& module) {
   py::class_<GraphWatch>(module, "GraphWatch")
       .def(py::init<>())
-      .def("look_at", &GraphWatch::look_at, "roots"_a, py::pos_only())
-      .def("is_alive", &GraphWatch::is_alive)
-      .def("release", &GraphWatch::release);
+      .def("hold", &GraphWatch::hold, "roots"_a, py::pos_only())
+      .def("let_go", &GraphWatch::let_go)
+      .def("is_alive", &GraphWatch::is_alive);
 }
 
 }  // namespace torchprof::bindings

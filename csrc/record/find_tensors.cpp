@@ -192,7 +192,7 @@ class Search {
       return;
     }
     if (found.tensors.size() >= kMaxTensors) {
-      exceeded(object);
+      exceeded(path_.empty() ? object : path_.back());
       return;
     }
     found.tensors.push_back(tensor);
@@ -236,7 +236,28 @@ class Search {
       return;
     }
     path_.push_back(object);
+    const size_t outer = no_repeats_from_;
+    const size_t first = found.tensors.size();
+    if (PyObject* const fields = _PyType_Lookup(Py_TYPE(object), classes().fields); fields != nullptr && PyDict_Check(fields)) {
+      // Slots are in order of their names, fields in the order in which they were declared.
+      PyObject* name = nullptr;
+      PyObject* field = nullptr;
+      for (Py_ssize_t position = 0; PyDict_Next(fields, &position, &name, &field);) {
+        PyObject* const slot = _PyType_Lookup(Py_TYPE(object), name);
+        PyMemberDef* const member = slot != nullptr && Py_IS_TYPE(slot, &PyMemberDescr_Type)
+                                        ? reinterpret_cast<PyMemberDescrObject*>(slot)->d_member
+                                        : nullptr;
+        PyObject* const value = member != nullptr && member->type == T_OBJECT_EX
+                                    ? *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + member->offset)
+                                    : attribute(object, name);
+        if (value != nullptr) {
+          look_into(value);
+        }
+      }
+      no_repeats_from_ = std::min(outer, first);
+    }
     for_each_attribute(object, [&](PyObject* value) { look_into(value); });
+    no_repeats_from_ = outer;
     path_.pop_back();
   }
 
@@ -311,14 +332,25 @@ PyTypeObject* loaded_class(const char* module, const char* name) {
   return found != nullptr && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
 }
 
-PyObject* attribute(PyObject* object, const char* name) {
+PyObject* attribute(PyObject* object, PyObject* name) {
   PyObject* const dict = Py_TYPE(object)->tp_dictoffset != 0 ? PyObject_GenericGetDict(object, nullptr) : nullptr;
   if (dict == nullptr) {
     PyErr_Clear();
     return nullptr;
   }
-  PyObject* const value = PyDict_GetItemString(dict, name);
+  PyObject* const value = PyDict_GetItem(dict, name);
   Py_DECREF(dict);  // the object still holds it
+  return value;
+}
+
+PyObject* attribute(PyObject* object, const char* name) {
+  PyObject* const text = PyUnicode_FromString(name);
+  if (text == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  PyObject* const value = attribute(object, text);
+  Py_DECREF(text);
   return value;
 }
 

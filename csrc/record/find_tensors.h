@@ -30,5 +30,6 @@ bool is_tensor(PyObject* object);
 PyTypeObject* loaded_class(const char* module, const char* name);
 // The value of an attribute that lies in the object's dictionary; nullptr if it does not. The reference is borrowed.
 PyObject* attribute(PyObject* object, const char* name);
+PyObject* attribute(PyObject* object, PyObject* name);
 
 }  // namespace torchprof

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchprof.trace.schema import TENSOR_OBJECT
+from torchprof.trace.shapes import Shape
 from torchprof.trace.trace import Trace
 
-Operand = tuple[str, tuple[int, ...]]
+Operand = tuple[str, Shape]
 
 
 def op_names(trace: Trace) -> list[str]:
@@ -19,7 +21,8 @@ def rows_named(trace: Trace, name: str) -> list[int]:
 
 def operands(trace: Trace, first: int, count: int) -> list[Operand]:
     rows = trace.tensors[trace.operands[first : first + count]]
-    return [(trace.dtypes[int(row["dtype"])].name, trace.shape(int(row["shape"]))) for row in rows]
+    tensors = rows[rows["flags"] & TENSOR_OBJECT == 0]
+    return [(trace.dtypes[int(row["dtype"])].name, trace.shape(int(row["shape"]))) for row in tensors]
 
 
 def inputs(trace: Trace, row: Any) -> list[Operand]:

@@ -100,9 +100,9 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
     outputs = model(*inputs.args, **inputs.kwargs)
     mark("forward done")
     found = tensors_in(outputs)
-    roots = [tensor for tensor in found.tensors if tensor.requires_grad and tensor.grad_fn is not None]
-    if not backward:  # which frees what autograd keeps
-        graph.look_at(roots)
+    with torch._C.DisableTorchFunctionSubclass():  # a subclass may see that its attributes are read
+        roots = [tensor for tensor in found.tensors if tensor.requires_grad and tensor.grad_fn is not None]
+    graph.hold(roots)
     edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
     make_seeds = [seed_maker(root) for root in roots] if backward else []
     unread = found.unread
@@ -128,14 +128,13 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
         mark("backward done")
         del gradients, seeds
     del edges
+    graph.let_go()
     mark("graph released")
-    is_held = graph.is_alive()
-    graph.release()
     del make_seeds  # some hold a seed, which is not what autograd keeps
     reason = ""
     if unread and torch.is_grad_enabled():
         reason = f"the result has a {unread[0]} in it, which cannot be looked into"
-    elif is_held:
+    elif graph.is_alive():
         reason = "something still refers to the result"
     elif None in sizes:
         reason = "the size of an input is unknown"

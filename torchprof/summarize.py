@@ -14,21 +14,21 @@ from torch import nn
 from torchprof.analysis.model.failure import failure
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.arguments import check_int
-from torchprof.errors import ArgumentError, ModuleTypeError, TorchprofError
+from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.record.batch_dimension import find_batch_dimensions
+from torchprof.record.counted import Counted, counted_as
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.mismatch import mismatch_note
 from torchprof.record.modules import describe
-from torchprof.record.nested import tensor_sizes
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import record_single_pass
+from torchprof.record.torch_private import without_fake_mode
 from torchprof.record.weight_and_bias import watch_weights_and_biases
 from torchprof.record.working_call import Sizes, names_working_call
 from torchprof.rendering.printed import check_width
 from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns
 from torchprof.terminal import printable
-from torchprof.trace.shapes import shape_of
 from torchprof.trace.trace import Trace
 
 __all__ = ["summary"]
@@ -95,36 +95,68 @@ def summary(
         >>> torchprof.summary(model, input_size=(3, 112, 112), batch_size=4)
         >>> torchprof.summary(bert, input_data={"input_ids": ids, "attention_mask": mask}, depth=3, fold=True)
     """
+    if device is None and not isinstance(model, nn.Module):
+        device = "meta"
     model = _module(model)
     _check(style, depth, warmup, verbose)
     check_width(width)
     chosen = chosen_columns(columns) if columns is not None else None
-    with preserved_random_states():
-        inputs = make_inputs(model, input_size, batch_size=batch_size, input_data=input_data, dtypes=dtypes, device=device)
-    if inputs is None:
-        trace = Trace.empty(describe(model))
-    else:
-        explain = partial(
-            _explain,
-            inputs=inputs,
-            made_from=_made_from(input_size, batch_size),
-            table=partial(Summary, chosen=chosen, depth=depth, fold=fold, list_parameters=verbose == 2, width=width),
-            prints=verbose != 0,
-        )
-        watch = watch_weights_and_biases if style == "torchsummary" else None
-        with names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
-            trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
+    make = partial(make_inputs, model, input_size, input_data=input_data, dtypes=dtypes)
+    counted = counted_as(model, input_data, device)
+    watch = watch_weights_and_biases if style == "torchsummary" else None
+    trace, why_not = None, ""
+    if counted is not None:
+        trace, why_not = _counted(model, partial(make, batch_size=batch_size), counted, backward, warmup, watch)
+        device = counted.otherwise_on
+    if trace is None:
+        with preserved_random_states():
+            inputs = make(batch_size=batch_size, device=device)
+        if inputs is None:
+            trace = Trace.empty(describe(model))
+        else:
+            explain = partial(
+                _explain,
+                inputs=inputs,
+                made_from=_made_from(input_size, batch_size),
+                table=partial(Summary, chosen=chosen, depth=depth, fold=fold, list_parameters=verbose == 2, width=width),
+                prints=verbose != 0,
+            )
+            with names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
+                trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
+            if counted is not None:
+                trace.facts["memory_unknown_because"] = why_not
+    if "input_sizes" in trace.facts:  # it ran
         trace.facts["batch_size"] = int(batch_size) if batch_size is not None else None
         trace.facts["made_from_sizes"] = input_size is not None
-        trace.facts["input_sizes"] = [list(shape_of(tensor_sizes(tensor))) for tensor in inputs.tensors()]
         if batch_size == -1 and style == "tree":
-            find_batch_dimensions(trace, partial(_record_batch, model, input_size, dtypes, device))
+            find_batch_dimensions(trace, partial(_record_batch, model, make, counted, device))
     result = Summary(trace, style, chosen, depth=depth, fold=fold, list_parameters=verbose == 2, width=width)
     if verbose is None:
         verbose = 0 if hasattr(sys, "ps1") and "ipykernel" in sys.modules else 1
     if verbose:
         result.print()
     return result
+
+
+def _counted(
+    model: nn.Module,
+    make: Callable[..., Inputs | None],
+    counted: Counted,
+    backward: bool = False,
+    warmup: int = 0,
+    watch: Callable[[nn.Module], Callable[[Trace], None]] | None = None,
+) -> tuple[Trace | None, str]:
+    """The trace of a pass on fake tensors; or None, and why there is none."""
+    from torchprof.estimation.fake_pass import record_fake_pass  # it takes its time to import
+
+    with preserved_random_states(), without_fake_mode():
+        inputs = make(device=counted.inputs_on)
+    if inputs is None:
+        return Trace.empty(describe(model)), ""
+    try:
+        return record_fake_pass(model, inputs, counted.device, backward=backward, warmup=warmup, watch=watch), ""
+    except EstimateError as error:
+        return None, str(error)
 
 
 def _module(model: Any) -> nn.Module:
@@ -148,10 +180,14 @@ def _check(style: Any, depth: Any, warmup: Any, verbose: Any) -> None:
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
 
 
-def _record_batch(model: nn.Module, input_size: Any, dtypes: Any, device: Any, batch_size: int) -> Trace:
+def _record_batch(
+    model: nn.Module, make: Callable[..., Inputs | None], counted: Counted | None, device: Any, batch_size: int
+) -> Trace:
     """The trace of a pass with another batch."""
+    if counted is not None and (trace := _counted(model, partial(make, batch_size=batch_size), counted)[0]) is not None:
+        return trace
     with preserved_random_states():
-        inputs = make_inputs(model, input_size, batch_size=batch_size, input_data=None, dtypes=dtypes, device=device)
+        inputs = make(batch_size=batch_size, device=device)
     assert inputs is not None
     return record_single_pass(model, inputs)
 

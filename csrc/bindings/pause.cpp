@@ -30,11 +30,18 @@ void resume(const std::vector<py::object>& results, int64_t workspace) {
   }
 }
 
+void take_tensor_as_earlier(const py::object& tensor) {
+  if (c10::StorageImpl* const storage = unpack(tensor).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()) {
+    take_as_earlier(*storage);
+  }
+}
+
 }  // namespace
 
 void define_pause(py::module_& module) {
   module.def("pause_recording", &pause_recording);
   module.def("resume_recording", &resume, "results"_a, "workspace"_a, py::pos_only());
+  module.def("take_as_earlier", &take_tensor_as_earlier, "tensor"_a, py::pos_only());
   module.def("real_peak", &take_real_peak);
   module.def("adds_gradients", &adds_gradients);
 }

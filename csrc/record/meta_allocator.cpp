@@ -16,6 +16,7 @@ struct Token {
 };
 
 constexpr uint64_t kNone = 0;
+constexpr uint64_t kEarlier = ~uint64_t{0};
 std::atomic<uint64_t> current_recording{kNone};
 
 void report(const Token* token, int64_t bytes, bool from_kernel = false) {
@@ -92,6 +93,13 @@ void report_result(c10::StorageImpl& storage) {
   if (token->recording == kNone) {
     token->recording = current_recording.load(std::memory_order_relaxed);
     report(token, token->bytes, true);
+  }
+}
+
+void take_as_earlier(c10::StorageImpl& storage) {
+  const c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
+  if (data.get_deleter() == &release) {
+    static_cast<Token*>(data.get_context())->recording = kEarlier;
   }
 }
 

@@ -22,6 +22,8 @@ class MetaAllocator {
 // After recording was paused for a kernel: record a storage that it returned, and the workspace that the real kernel needs.
 void report_result(c10::StorageImpl& storage);
 void report_workspace(int64_t bytes);
+// Of a storage made while the recording was paused: it stands for one from before the recording, which never reports it.
+void take_as_earlier(c10::StorageImpl& storage);
 // Before it: whether the kernel is an aten::add of autograd's engine, which accumulates two gradients.
 bool adds_gradients();
 

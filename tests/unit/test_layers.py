@@ -50,19 +50,19 @@ ROOMS: Final[dict[str, Room]] = {
     "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis"),
     "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis"),
     "tables": Room("Figures as tables, with one set of columns.", "errors arguments trace analysis rendering"),
+    "estimation": Room(
+        "What a program would need on a GPU, without one.",
+        "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables",
+        torch=True,
+    ),
     "summarize": Room(
         "Runs a model once and shows what it consists of.",
-        "errors arguments terminal trace _native record analysis rendering tables",
+        "errors arguments terminal trace _native record analysis rendering tables estimation",
         torch=True,
     ),
     "torchsummary": Room("The functions of the torchsummary package.", "rendering summarize", torch=True),
     "torchinfo": Room(
         "The function of the torchinfo package.", "errors arguments record analysis tables summarize", torch=True
-    ),
-    "estimation": Room(
-        "What a program would need on a GPU, without one.",
-        "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables",
-        torch=True,
     ),
     "__init__": Room(
         "The public names.",

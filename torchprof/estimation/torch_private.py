@@ -100,6 +100,7 @@ ESTIMATE: Final = Feature(
         "UnsupportedOperatorException": f"{FAKE_TENSOR}.UnsupportedOperatorException",
         "in_kernel_invocation_manager": f"{FAKE_TENSOR}.in_kernel_invocation_manager",
         "is_dense": "torch._prims_common.is_non_overlapping_and_dense_or_false",
+        "DisableTorchDispatch": "torch._C._DisableTorchDispatch",
         "DisableTorchFunction": "torch._C.DisableTorchFunction",
         "OpOverload": "torch._ops.OpOverload",
         "current_autograd_node": "torch._C._current_autograd_node",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,13 +13,14 @@ from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
-from torchprof.record.nested import tensor_bytes, tensors_in
+from torchprof.record.nested import tensor_bytes, tensor_sizes, tensors_in
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
 from torchprof.record.seeds import seed_maker, storage_bytes
+from torchprof.trace.shapes import shape_of
 from torchprof.trace.trace import Trace
 
-__all__ = ["record_single_pass"]
+__all__ = ["facts_of", "record_single_pass", "recording_of", "run_pass"]
 
 
 def record_single_pass(
@@ -34,7 +35,7 @@ def record_single_pass(
     """Record one forward pass, in the train/eval and grad mode that are set.
 
     The trace has marks, ``"forward"``, ``"forward done"``, ``"outputs released"``, ``"backward"``, ``"backward done"`` and
-    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` (None where it is unknown), ``inputs_on_meta``
+    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` (None where it is unknown), ``input_sizes``, ``inputs_on_meta``
     and, where it is unknown what autograd keeps, ``saved_unknown_because``.
 
     Args:
@@ -58,36 +59,33 @@ def record_single_pass(
                 recording = profile(model, ops=False, shapes=False)
                 with recording:
                     model(*inputs.args, **inputs.kwargs)
-            # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
-            recording = profile(model, ops=backward, shapes=False)
+            recording = recording_of(model, backward)
             finish = watch(model) if watch is not None else None
             with recording:
-                saved = _pass(model, inputs, backward, recording.mark)
+                saved = run_pass(model, inputs, backward, recording.mark)
             if finish is not None:
                 finish(recording.trace)
         except Exception as error:
             on_error(error, recording)
             raise
-    tensors = _distinct(inputs.tensors())
-    sizes = [tensor_bytes(tensor) for tensor in tensors]
-    recording.trace.facts.update(
-        saved_input_bytes=saved.input_bytes,
-        input_bytes=_sum(sizes),
-        inputs_on_meta=all(tensor.device.type == "meta" for tensor in tensors),
-    )
-    if saved.unknown_because:
-        recording.trace.facts["saved_unknown_because"] = saved.unknown_because
+    recording.trace.facts.update(facts_of(inputs, saved))
     return recording.trace
 
 
-class _Saved(NamedTuple):
+def recording_of(model: nn.Module, backward: bool) -> profile:
+    """A recording of what a summary shows."""
+    # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
+    return profile(model, ops=backward, shapes=False)
+
+
+class Saved(NamedTuple):
     """What autograd keeps of the inputs, and why that and the rest of what it keeps is unknown, if it is."""
 
     input_bytes: int
     unknown_because: str = ""
 
 
-def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str], None]) -> _Saved:
+def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str], None]) -> Saved:
     """One forward and, if wanted, a backward.
 
     What autograd keeps is found by letting go of one thing after the other: first of the outputs while the graph lives on,
@@ -138,7 +136,19 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
         reason = "something still refers to the result"
     elif None in sizes:
         reason = "the size of an input is unknown"
-    return _Saved(_sum(sizes) or 0, reason)
+    return Saved(_sum(sizes) or 0, reason)
+
+
+def facts_of(inputs: Inputs, saved: Saved) -> dict[str, Any]:
+    """What the trace of a pass says of its inputs."""
+    tensors = inputs.tensors()
+    facts = {
+        "saved_input_bytes": saved.input_bytes,
+        "input_bytes": _sum([tensor_bytes(tensor) for tensor in _distinct(tensors)]),
+        "input_sizes": [list(shape_of(tensor_sizes(tensor))) for tensor in tensors],
+        "inputs_on_meta": all(tensor.device.type == "meta" for tensor in tensors),
+    }
+    return {**facts, "saved_unknown_because": saved.unknown_because} if saved.unknown_because else facts
 
 
 def _sum(sizes: list[int | None]) -> int | None:

@@ -9,11 +9,22 @@ from typing import Any
 import torch
 
 from torchprof._torch_private import private
+from torchprof.errors import UnsupportedTorchError
 
-__all__ = ["evaluator_switch", "is_in_bad_fork", "is_torch_profiler_active", "run_backward", "set_version", "without_modes"]
+__all__ = [
+    "evaluator_switch",
+    "is_fake_mode_active",
+    "is_in_bad_fork",
+    "is_torch_profiler_active",
+    "run_backward",
+    "set_version",
+    "without_fake_mode",
+    "without_modes",
+]
 
 FLOPS = "counting FLOPs"
 BACKWARD = "a backward pass from an output that is nested"
+FAKE_TENSORS = "telling fake tensors from others"
 PRESERVING = "putting back the version counter of a buffer"
 CALLS = "recording calls by module.__call__"
 CUPTI = "recording GPUs with CUPTI"
@@ -47,6 +58,26 @@ def run_backward(
         tuple(edges), tuple(seeds), False, False, tuple(leaves), True, accumulate_grad=False
     )
     return gradients
+
+
+def is_fake_mode_active() -> bool:
+    """Whether tensors that are made now are fake. Where PyTorch lacks the names that tell, none are taken to be."""
+    try:
+        slot = private("torch._C._TorchDispatchModeKey.FAKE", FAKE_TENSORS)
+        return private("torch._C._get_dispatch_mode", FAKE_TENSORS)(slot) is not None
+    except UnsupportedTorchError:
+        return False
+
+
+@contextmanager
+def without_fake_mode() -> Iterator[None]:
+    """Tensors that are made inside the block are not fake.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    with private("torch._subclasses.fake_tensor.unset_fake_temporarily", FAKE_TENSORS)():
+        yield
 
 
 def set_version(tensor: torch.Tensor, version: int) -> None:

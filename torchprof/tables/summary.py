@@ -260,9 +260,13 @@ def _total_lines(totals: Totals) -> Iterator[str]:
     if totals.forward:
         yield f"Size of inputs: {_known_bytes(totals.input_bytes)}"
         if totals.memory != "none":
-            how = "measured" if totals.memory == "measured" else "counted on meta tensors: nothing was allocated"
-            both = f", with backward {format_bytes(totals.peak_with_backward)}" if totals.peak_with_backward else ""
-            yield f"Forward allocated: {format_bytes(totals.allocated)}, peak {format_bytes(totals.peak)}{both} ({how})"
+            how = {
+                "measured": "measured",
+                "meta": f"counted as on {totals.counted_as}, on meta tensors: nothing was allocated",
+                "unknown": f"nothing was allocated, and it cannot be counted: {totals.unknown_because}",
+            }[totals.memory]
+            both = f", with backward {_known_bytes(totals.peak_with_backward)}" if totals.peak_with_backward != 0 else ""
+            yield f"Forward allocated: {_known_bytes(totals.allocated)}, peak {_known_bytes(totals.peak)}{both} ({how})"
             why = totals.saved_unknown_because or "params not counted"
             yield f"Saved for backward: {_known_bytes(totals.saved)} ({why})"
         backward = f", recomputation: {format_ns(totals.recompute)}" if totals.recompute else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
 __all__ = ["Totals", "model_totals"]
+
+META_KERNELS: Final = "what PyTorch's kernels for meta tensors allocate is not what those of a device do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,10 @@ class Totals:
         saved: what autograd keeps for backward when forward is over: tensors that forward made and inputs it holds on to;
             parameters and buffers, which are there anyway, are not counted. None where that is unknown.
         saved_unknown_because: why it is.
-        memory: ``"measured"``, ``"meta"`` (what the run would have taken, counted on meta tensors) or ``"none"``.
+        memory: where these four figures come from: ``"measured"``; ``"meta"``: what the run would have taken, counted on tensors
+            without memory; ``"unknown"``: it has none and cannot be counted, and they are None; ``"none"``: nothing ran.
+        counted_as: the device whose kernels were counted, if ``memory`` is ``"meta"``: ``"cuda"`` or ``"cpu"``.
+        unknown_because: why memory cannot be counted, if it cannot.
         losses: rows the recording had no room for, by table.
         batch: where shapes show -1 for a batch of 2, how it was found: ``"compared"`` with another batch, or taken to be the
             ``"first"`` dimension; otherwise empty.
@@ -59,12 +66,14 @@ class Totals:
     device_forward: int = 0
     device_recompute: int = 0
     device_backward: int = 0
-    allocated: int = 0
-    peak: int = 0
-    peak_with_backward: int = 0
+    allocated: int | None = 0
+    peak: int | None = 0
+    peak_with_backward: int | None = 0
     saved: int | None = 0
     saved_unknown_because: str = ""
     memory: str = "none"
+    counted_as: str = ""
+    unknown_because: str = ""
     losses: dict[str, int] = field(default_factory=dict)
     batch: str = ""
     unbatched: str = ""
@@ -115,8 +124,12 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     if not trace.facts.get("memory"):
         return totals
     real, meta = real_and_meta(trace)
-    on_meta = by_device.keys() <= {"meta"} and trace.facts.get("inputs_on_meta", False)
-    rows = meta if on_meta else real
+    counted_as = trace.facts.get("counted_as", "")
+    if not counted_as and (because := _unknown_because(trace, by_device)):
+        both = None if backward_done is not None else 0
+        unknown = replace(totals, allocated=None, peak=None, peak_with_backward=both, saved=None)
+        return replace(unknown, memory="unknown", unknown_because=because)
+    rows = meta if counted_as else real
     run = memory_between(rows, start, end)
     unknown: str = trace.facts.get("saved_unknown_because", "")
     saved = trace.facts.get("saved_input_bytes", 0)
@@ -129,8 +142,16 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         peak_with_backward=memory_between(rows, start, backward_done).peak if backward_done is not None else 0,
         saved=saved if not unknown else None,
         saved_unknown_because=unknown,
-        memory="meta" if on_meta else "measured",
+        memory="meta" if counted_as else "measured",
+        counted_as=counted_as,
     )
+
+
+def _unknown_because(trace: Trace, devices: Collection[str]) -> str:
+    """Why there is no memory to measure in a run that was not counted either; empty where there is."""
+    on_meta = set(devices) <= {"meta"} and trace.facts.get("inputs_on_meta", False)
+    known: str = trace.facts.get("memory_unknown_because", META_KERNELS if on_meta else "")
+    return known
 
 
 def _device_time(trace: Trace, *phases: Phase) -> int:

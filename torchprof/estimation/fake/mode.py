@@ -93,10 +93,10 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         if not self.real_ops:
             key = self._cache.key(func, args, kwargs)
             if key is None:
-                return super().__torch_dispatch__(func, types, args, kwargs)
+                return self._uncached(func, types, args, kwargs)
             returned = self._cache.find(key, args)
             if returned is MISS:
-                returned = super().__torch_dispatch__(func, types, args, kwargs)
+                returned = self._uncached(func, types, args, kwargs)
                 self._cache.keep(key, func, args, returned)
             return returned
         if self.real_ops.name(func):
@@ -109,3 +109,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             raise
         self.real_ops.note_truth(func, args, kwargs, returned)
         return returned
+
+    def _uncached(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What PyTorch's fake kernel returns."""
+        return super().__torch_dispatch__(func, types, args, kwargs)

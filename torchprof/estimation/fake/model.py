@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.changed_copies import with_tensors
 from torchprof.record.modules import is_lazy, walk
 
 __all__ = ["Faking", "built", "fake_model"]
+
+FakeTensor = ESTIMATE.FakeTensor
+DisableTorchDispatch = ESTIMATE.DisableTorchDispatch
+CPU: Final = torch.device("cpu")
 
 
 def built(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -76,34 +81,69 @@ class Faking:
         Raises:
             ArgumentError: it is sparse, nested, or of another kind that has no strides.
         """
-        if id(real) not in self._tensors:
-            with self._mode:
-                try:
-                    fake = self._like(real)
-                except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # NotImplementedError is the first
-                    raise ArgumentError(
-                        f"a tensor of the model or of inputs cannot be estimated: {type(real).__name__} of dtype {real.dtype} "
-                        f"and layout {real.layout}: only tensors with strides can ({str(error).splitlines()[0]})"
-                    ) from error
-                if isinstance(real, nn.Parameter):
-                    fake = nn.Parameter(fake, requires_grad=real.requires_grad)
-                else:
-                    fake.requires_grad_(real.requires_grad)
+        fake = self._tensors.get(id(real))
+        if fake is None:
+            try:
+                sized = _sized(real)
+                fake = self._whole(sized)
+                if fake is None:
+                    fake = self._part(sized)
+            except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # NotImplementedError is the first
+                raise ArgumentError(
+                    f"a tensor of the model or of inputs cannot be estimated: {type(real).__name__} of dtype {real.dtype} "
+                    f"and layout {real.layout}: only tensors with strides can ({str(error).splitlines()[0]})"
+                ) from error
             self._tensors[id(real)] = fake
-        return self._tensors[id(real)]
+        return fake
 
     def values(self, value: Any) -> Any:
         """The same value with a fake tensor in place of every tensor in it."""
         return with_tensors(value, self.tensor)
 
-    def _like(self, real: torch.Tensor) -> torch.Tensor:
-        shape, stride = real.shape, real.stride()
+    def _whole(self, real: torch.Tensor) -> torch.Tensor | None:
+        """The fake tensor for one that is all of its storage, and the first to be seen of it. There may be thousands."""
         storage = real.untyped_storage()
-        if storage.nbytes() == real.numel() * real.itemsize and storage._cdata not in self._storages:
-            self._storages[storage._cdata] = fake = torch.empty_strided(shape, stride, dtype=real.dtype, device="cpu")
-            return fake
-        base = self._storages.get(storage._cdata)
-        if base is None or base.dtype != real.dtype:
-            base = torch.empty(storage.nbytes() // real.itemsize, dtype=real.dtype, device="cpu")
-            self._storages[storage._cdata] = base
-        return base.detach().as_strided(shape, stride, real.storage_offset())
+        if storage.nbytes() != real.numel() * real.itemsize or storage._cdata in self._storages:
+            return None
+        no_modes = DisableTorchDispatch()
+        try:
+            made = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device="meta")
+            fake: Any = FakeTensor(self._mode, made, CPU, requires_grad=real.requires_grad)
+        finally:
+            del no_modes  # the guard ends with the object
+        if isinstance(real, nn.Parameter):
+            fake._is_param = True
+        self._storages[storage._cdata] = fake
+        return fake  # type: ignore[no-any-return]
+
+    def _part(self, real: torch.Tensor) -> torch.Tensor:
+        storage = real.untyped_storage()
+        with self._mode:
+            base = self._storages.get(storage._cdata)
+            if base is None or base.dtype != real.dtype:
+                base = torch.empty(storage.nbytes() // real.itemsize, dtype=real.dtype, device="cpu")
+                self._storages[storage._cdata] = base
+            fake = base.detach().as_strided(real.shape, real.stride(), real.storage_offset())
+            if isinstance(real, nn.Parameter):
+                return nn.Parameter(fake, requires_grad=real.requires_grad)
+            return fake.requires_grad_(real.requires_grad)
+
+
+def _sized(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or where its sizes are symbols, one on ``meta`` of the sizes that it was traced with: no guard is added."""
+    if not getattr(tensor, "_has_symbolic_sizes_strides", False):
+        return tensor
+    sizes, strides = (tuple(map(_hint, numbers)) for numbers in (tensor.shape, tensor.stride()))
+    no_modes = DisableTorchDispatch()
+    try:
+        made = torch.empty_strided(sizes, strides, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
+    finally:
+        del no_modes
+    return nn.Parameter(made, made.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+def _hint(number: Any) -> int:
+    hint = number if isinstance(number, int) else number.node.hint
+    if hint is None:
+        raise ValueError(f"the size {number} is not known")
+    return int(hint)

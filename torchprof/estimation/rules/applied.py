@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -27,14 +27,15 @@ class AppliedRules:
 
     Args:
         target: what the estimate is for.
+        without: kinds of rules that are left out.
 
     Attributes:
         overrides: those that `torchprof.estimation.fake.mode.EstimateMode` applies.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, without: Collection[Kind] = ()) -> None:
         self._target = target
-        self._rules = [rule for rule in all_rules() if target.device in rule.on]
+        self._rules = [rule for rule in all_rules() if target.device in rule.on and rule.kind not in without]
         made: dict[str, Workspaces] = {rule.name: rule.function(target) for rule in self._of(Kind.WORKSPACE)}
         self._workspaces = list(made.values())
         workspaces = {op: made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) for op in rule.ops()}

@@ -127,8 +127,8 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     counted_as = trace.facts.get("counted_as", "")
     if not counted_as and (because := _unknown_because(trace, by_device)):
         both = None if backward_done is not None else 0
-        unknown = replace(totals, allocated=None, peak=None, peak_with_backward=both, saved=None)
-        return replace(unknown, memory="unknown", unknown_because=because)
+        totals = replace(totals, allocated=None, peak=None, peak_with_backward=both, saved=None)
+        return replace(totals, memory="unknown", unknown_because=because)
     rows = meta if counted_as else real
     run = memory_between(rows, start, end)
     unknown: str = trace.facts.get("saved_unknown_because", "")

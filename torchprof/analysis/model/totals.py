@@ -41,8 +41,8 @@ class Totals:
         saved: what autograd keeps for backward when forward is over: tensors that forward made and inputs it holds on to;
             parameters and buffers, which are there anyway, are not counted. None where that is unknown.
         saved_unknown_because: why it is.
-        memory: where these four figures come from: ``"measured"``; ``"meta"``: what the run would have taken, counted on tensors
-            without memory; ``"unknown"``: it has none and cannot be counted, and they are None; ``"none"``: nothing ran.
+        memory: where these four figures come from: ``"measured"``; ``"meta"``: what the run would have taken, counted on
+            tensors without memory; ``"unknown"``: it cannot be counted, and they are None; ``"none"``: nothing ran.
         counted_as: the device whose kernels were counted, if ``memory`` is ``"meta"``: ``"cuda"`` or ``"cpu"``.
         unknown_because: why memory cannot be counted, if it cannot.
         losses: rows the recording had no room for, by table.
@@ -127,8 +127,8 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     counted_as = trace.facts.get("counted_as", "")
     if not counted_as and (because := _unknown_because(trace, by_device)):
         both = None if backward_done is not None else 0
-        unknown = replace(totals, allocated=None, peak=None, peak_with_backward=both, saved=None)
-        return replace(unknown, memory="unknown", unknown_because=because)
+        totals = replace(totals, allocated=None, peak=None, peak_with_backward=both, saved=None)
+        return replace(totals, memory="unknown", unknown_because=because)
     rows = meta if counted_as else real
     run = memory_between(rows, start, end)
     unknown: str = trace.facts.get("saved_unknown_because", "")

@@ -48,7 +48,8 @@ def substituted(modules: Iterable[nn.Module], faking: Faking) -> Iterator[None]:
             for module in modules:
                 attributes = module.__dict__
                 for registry in REGISTRIES:
-                    if type(held := attributes.get(registry)) in CONTAINERS:  # ScriptModules have an object of another type
+                    held = attributes.get(registry)
+                    if isinstance(held, dict):  # ScriptModules have an object of another type
                         replace(held)
                 replace(attributes)
         yield

@@ -69,7 +69,9 @@ def summary(
             parameters are shown.
         dtypes: dtype of the inputs to make, or one per input; by default that of ``torch.rand``: ``torch.get_default_dtype()``.
         device: where to put the inputs, also those in containers and objects of ``input_data``, which are copied; by default
-            where the model's first parameter is, or where your data is. The model is not moved.
+            where the model's first parameter is, or where your data is. The model is not moved. Where nothing has memory, with a
+            model or inputs on ``meta`` and with fake tensors: the device whose kernels are counted, ``"cuda"`` or ``"cpu"``;
+            by default that of the fake tensors, and ``"cuda"`` otherwise.
         depth: how deep to go; deeper modules are counted in the rows above them. None: everything.
         columns: which columns the tree shows, by name: see ``torchprof.tables.columns.COLUMNS``.
         style: ``"tree"``, or ``"torchsummary"`` for the table of that package, to the character.

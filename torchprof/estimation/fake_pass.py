@@ -129,8 +129,15 @@ def _recorded(
 @contextmanager
 def _autocast_as_on(device: Device) -> Iterator[None]:
     """Fake tensors, which say they are on the CPU, are cast as those of the device would be."""
-    with torch.autocast("cpu", dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)):
+    before = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    # Not by torch.autocast, inside of which autocast of forward would keep what it has cast.
+    torch.set_autocast_enabled("cpu", torch.is_autocast_enabled(device))
+    torch.set_autocast_dtype("cpu", torch.get_autocast_dtype(device))
+    try:
         yield
+    finally:
+        torch.set_autocast_enabled("cpu", before[0])
+        torch.set_autocast_dtype("cpu", before[1])
 
 
 @contextmanager
@@ -182,7 +189,7 @@ class OneDeviceMode(EstimateMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether PyTorch wraps what follows, so that no compiler looks into it. None is at work, and that costs more than it."""
+        """Whether PyTorch wraps `__torch_dispatch__` against compilers. None is at work here, and the wrapper is slow."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

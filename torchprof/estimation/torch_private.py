@@ -99,6 +99,8 @@ ESTIMATE: Final = Feature(
         "FakeTensorMode": f"{FAKE_TENSOR}.FakeTensorMode",
         "UnsupportedOperatorException": f"{FAKE_TENSOR}.UnsupportedOperatorException",
         "in_kernel_invocation_manager": f"{FAKE_TENSOR}.in_kernel_invocation_manager",
+        "make_subclass": "torch.Tensor._make_subclass",
+        "throw_on_data_ptr": "torch._C._set_throw_on_mutable_data_ptr",
         "is_dense": "torch._prims_common.is_non_overlapping_and_dense_or_false",
         "DisableTorchDispatch": "torch._C._DisableTorchDispatch",
         "DisableTorchFunction": "torch._C.DisableTorchFunction",

@@ -35,8 +35,8 @@ def record_single_pass(
     """Record one forward pass, in the train/eval and grad mode that are set.
 
     The trace has marks, ``"forward"``, ``"forward done"``, ``"outputs released"``, ``"backward"``, ``"backward done"`` and
-    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` (None where it is unknown), ``input_sizes``, ``inputs_on_meta``
-    and, where it is unknown what autograd keeps, ``saved_unknown_because``.
+    ``"graph released"``, and the facts ``saved_input_bytes``, ``input_bytes`` (None where it is unknown), ``input_sizes``,
+    ``inputs_on_meta`` and, where it is unknown what autograd keeps, ``saved_unknown_because``.
 
     Args:
         model: any module.

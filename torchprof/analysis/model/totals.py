@@ -41,8 +41,8 @@ class Totals:
         saved: what autograd keeps for backward when forward is over: tensors that forward made and inputs it holds on to;
             parameters and buffers, which are there anyway, are not counted. None where that is unknown.
         saved_unknown_because: why it is.
-        memory: where these four figures come from: ``"measured"``; ``"meta"``: what the run would have taken, counted on tensors
-            without memory; ``"unknown"``: it has none and cannot be counted, and they are None; ``"none"``: nothing ran.
+        memory: where these four figures come from: ``"measured"``; ``"meta"``: what the run would have taken, counted on
+            tensors without memory; ``"unknown"``: it cannot be counted, and they are None; ``"none"``: nothing ran.
         counted_as: the device whose kernels were counted, if ``memory`` is ``"meta"``: ``"cuda"`` or ``"cpu"``.
         unknown_because: why memory cannot be counted, if it cannot.
         losses: rows the recording had no room for, by table.

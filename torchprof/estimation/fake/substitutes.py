@@ -48,8 +48,8 @@ def substituted(modules: Iterable[nn.Module], faking: Faking) -> Iterator[None]:
             for module in modules:
                 attributes = module.__dict__
                 for registry in REGISTRIES:
-                    held: Any = attributes.get(registry)
-                    if type(held) in CONTAINERS:  # ScriptModules have an object of another type
+                    held = attributes.get(registry)
+                    if isinstance(held, dict):  # ScriptModules have an object of another type
                         replace(held)
                 replace(attributes)
         yield

@@ -246,7 +246,7 @@ def test_a_key_that_is_no_name_points_to_the_tuple() -> None:
 def test_an_array_points_to_a_tensor_and_another_value_to_a_tuple() -> None:
     with pytest.raises(ModuleTypeError, match=r"not ndarray: torch\.as_tensor\(array\) makes a tensor of it"):
         made(input_data=np.ones(3))
-    with pytest.raises(ModuleTypeError, match="not str: one that is an argument stands in a tuple"):
+    with pytest.raises(ModuleTypeError, match="not str: an argument of it stands in a tuple"):
         made(input_data="text")
     inputs = made(input_data=("text", np.ones(3)))
     assert inputs is not None

@@ -38,13 +38,12 @@ class _Copy:
         self._made: dict[int, Any] = {}
 
     def of(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return self._change(value)
+        if id(value) in self._made:
+            return self._made[id(value)]
         if isinstance(value, nn.Module) or not find_tensors(value):
             return value
-        if id(value) not in self._made:
-            self._made[id(value)] = self._of(value)
-        return self._made[id(value)]
+        self._made[id(value)] = made = self._change(value) if isinstance(value, torch.Tensor) else self._of(value)
+        return made
 
     def _of(self, value: Any) -> Any:
         if isinstance(value, PackedSequence):  # which keeps its batch sizes on the CPU

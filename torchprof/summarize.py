@@ -22,7 +22,7 @@ from torchprof.record.modules import describe
 from torchprof.record.nested import tensor_sizes
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
-from torchprof.record.single_pass import record_single_pass
+from torchprof.record.single_pass import bytes_of, record_single_pass
 from torchprof.record.weight_and_bias import watch_weights_and_biases
 from torchprof.record.working_call import Sizes, names_working_call
 from torchprof.rendering.printed import check_width
@@ -176,10 +176,9 @@ def _explain(
         return
     with suppress(Exception):  # whatever goes wrong here, the error to see is the model's
         trace = recording.trace
-        if (found := raising_call(trace)) is not None:
+        if (found := raising_call(trace, error)) is not None:
             error.add_note(_place(error, trace, *found, inputs=inputs, made_from=made_from))
-        sizes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in inputs.tensors()}
-        trace.facts.update(failure=failure(trace, error), input_bytes=sum(sizes.values()))
+        trace.facts.update(failure=failure(trace, error), input_bytes=bytes_of(inputs.tensors()))
         so_far = table(trace)
         error.torchprof_summary = so_far  # type: ignore[attr-defined]
         if prints:

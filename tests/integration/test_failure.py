@@ -199,6 +199,27 @@ def test_an_exception_that_was_caught_is_no_failure() -> None:
     assert "INCOMPLETE" not in str(found)
 
 
+@pytest.mark.parametrize("raises", ["later", "instead", "because"])
+def test_what_was_caught_before_is_not_taken_for_what_was_raised(raises: str) -> None:
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(9, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                return self.inner(x)
+            except RuntimeError as error:
+                if raises == "instead":
+                    raise ValueError("no") from None
+                if raises == "because":
+                    raise ValueError("no") from error
+            raise ValueError("no")
+
+    found = so_far(nn.Sequential(Catches()), (3, 4), error=ValueError)
+    assert [row.path for row in found.rows if row.failed] == ["0.inner" if raises == "because" else "0"]
+
+
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_an_interrupt_prints_nothing(interrupt: type[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     class Interrupted(nn.Module):

@@ -19,7 +19,7 @@ from torchprof.record.profile import profile
 from torchprof.record.seeds import seed_maker, storage_bytes
 from torchprof.trace.trace import Trace
 
-__all__ = ["record_single_pass"]
+__all__ = ["bytes_of", "record_single_pass"]
 
 
 def record_single_pass(
@@ -69,10 +69,9 @@ def record_single_pass(
             on_error(error, recording)
             raise
     tensors = _distinct(inputs.tensors())
-    sizes = [tensor_bytes(tensor) for tensor in tensors]
     recording.trace.facts.update(
         saved_input_bytes=saved.input_bytes,
-        input_bytes=_sum(sizes),
+        input_bytes=bytes_of(tensors),
         inputs_on_meta=all(tensor.device.type == "meta" for tensor in tensors),
     )
     if saved.unknown_because:
@@ -140,6 +139,11 @@ def _pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[str]
     elif None in sizes:
         reason = "the size of an input is unknown"
     return _Saved(_sum(sizes) or 0, reason)
+
+
+def bytes_of(tensors: list[torch.Tensor]) -> int | None:
+    """Bytes of these tensors, each once; None where the bytes of one are unknown."""
+    return _sum([tensor_bytes(tensor) for tensor in _distinct(tensors)])
 
 
 def _sum(sizes: list[int | None]) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import torchprof
+import torchprof.torchinfo
 from torchprof import Summary
 
 
@@ -249,3 +250,13 @@ def test_the_table_can_be_saved_and_read_again(tmp_path: Any) -> None:
     found = so_far(Net(), (3, 4))
     found.trace.save(tmp_path / "a.torchprof")
     assert str(Summary(torchprof.load(tmp_path / "a.torchprof"))) == str(found)
+
+
+def test_functions_named_as_those_of_other_packages_print_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        torchprof.torchinfo.summary(Net(), (3, 4))
+    assert "1 (Linear)" in (printed := capsys.readouterr().out)
+    assert printed.count("INCOMPLETE: forward raised in module 'b.1' (Linear)") == 1
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        torchprof.torchinfo.summary(Net(), (3, 4), verbose=0)
+    assert capsys.readouterr().out == ""

@@ -22,7 +22,7 @@ from torchprof.record.mismatch import mismatch_note
 from torchprof.record.modules import describe
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.profile import profile
-from torchprof.record.single_pass import record_single_pass
+from torchprof.record.single_pass import bytes_of, record_single_pass
 from torchprof.record.torch_private import without_fake_mode
 from torchprof.record.weight_and_bias import watch_weights_and_biases
 from torchprof.record.working_call import Sizes, names_working_call
@@ -69,8 +69,8 @@ def summary(
             parameters are shown.
         dtypes: dtype of the inputs to make, or one per input; by default that of ``torch.rand``: ``torch.get_default_dtype()``.
         device: where to put the inputs, also those in containers and objects of ``input_data``, which are copied; by default
-            where the model's first parameter is, or where your data is. The model is not moved. Where nothing has memory, with a
-            model or inputs on ``meta`` and with fake tensors: the device whose kernels are counted, ``"cuda"`` or ``"cpu"``;
+            where the model's first parameter is, or where your data is. The model is not moved. Where nothing has memory, with
+            a model or inputs on ``meta`` and with fake tensors: the device whose kernels are counted, ``"cuda"`` or ``"cpu"``;
             by default that of the fake tensors, and ``"cuda"`` otherwise.
         depth: how deep to go; deeper modules are counted in the rows above them. None: everything.
         columns: which columns the tree shows, by name: see ``torchprof.tables.columns.COLUMNS``.
@@ -214,10 +214,9 @@ def _explain(
         return
     with suppress(Exception):  # whatever goes wrong here, the error to see is the model's
         trace = recording.trace
-        if (found := raising_call(trace)) is not None:
+        if (found := raising_call(trace, error)) is not None:
             error.add_note(_place(error, trace, *found, inputs=inputs, made_from=made_from))
-        sizes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in inputs.tensors()}
-        trace.facts.update(failure=failure(trace, error), input_bytes=sum(sizes.values()))
+        trace.facts.update(failure=failure(trace, error), input_bytes=bytes_of(inputs.tensors()))
         so_far = table(trace)
         error.torchprof_summary = so_far  # type: ignore[attr-defined]
         if prints:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 __all__ = ["is_terminal", "printable", "terminal_width"]
@@ -15,7 +14,11 @@ def is_terminal(stream: Any) -> bool:
 
 def terminal_width(stream: Any) -> int | None:
     """How many characters fit in a line of a terminal, ``COLUMNS`` first; None if the stream is something else."""
-    return shutil.get_terminal_size().columns if is_terminal(stream) else None
+    if not is_terminal(stream):
+        return None
+    from shutil import get_terminal_size  # which takes long to import
+
+    return get_terminal_size().columns
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,14 +72,15 @@ class ModelStatistics(Summary):
         return [row for row in super().rows if row.path not in elsewhere]
 
     def print(self, *, width: int | None = None) -> None:
-        """Print to standard output."""
+        """As `Summary.print`, in full and without color where ``ascii_only`` is set."""
         if self.ascii_only:
-            print(self)
+            print(self.to_text(width))
         else:
             super().print(width=width)
 
-    def __str__(self) -> str:
-        text = super().__str__()
+    def to_text(self, width: int | None = None) -> str:
+        """As `Summary.to_text`."""
+        text = super().to_text(width)
         return text.translate(ASCII) if self.ascii_only else text
 
     def __repr__(self) -> str:
@@ -156,7 +158,7 @@ def summary(
         col_width: has no meaning here: columns are as wide as what they show.
         depth: how deep to go; deeper modules are counted in the rows above them.
         device: where to put the inputs: where the model is. It is not moved.
-        dtypes: dtype of each input to make; by default ``torch.float32``.
+        dtypes: dtype of each input to make; by default ``torch.get_default_dtype()``.
         mode: ``"eval"``, the default, or ``"train"``; ``"same"`` runs every module in the mode that is set. They are in their
             own again afterwards.
         row_settings: ``"ascii_only"`` draws the tree in ASCII, ``"hide_recursive_layers"`` leaves out modules that stand
@@ -192,7 +194,13 @@ def summary(
     asked = Sizes(input_size, None, dtypes, device)
     with in_mode(model, MODES[mode or "eval"]), names_working_call(model, asked, input_data, _write):
         inputs = _inputs(model, asked, input_data, kwargs)
-        found = summary_of(model, input_data=inputs, depth=depth, columns=columns, verbose=0)
+        try:
+            found = summary_of(model, input_data=inputs, depth=depth, columns=columns, verbose=0)
+        except Exception as error:
+            if verbose and (so_far := getattr(error, "torchprof_summary", None)) is not None:
+                with suppress(Exception):  # the error to see is the model's
+                    so_far.print()
+            raise
     result = ModelStatistics(
         found.trace,
         found.style,

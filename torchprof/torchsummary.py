@@ -50,7 +50,7 @@ def summary(
         input_size: size of the input without the batch dimension, or a list of sizes for several inputs.
         batch_size: what is shown as the batch dimension. The model runs with 2 whatever this is, as in that package.
         device: where to put the inputs; by default where the model is. "cuda" means that too where there is no CUDA.
-        dtypes: one for each input, as ``torch.long`` or ``torch.LongTensor``; by default ``torch.float32``.
+        dtypes: one for each input, as ``torch.long`` or ``torch.LongTensor``; by default ``torch.get_default_dtype()``.
 
     Returns:
         Total and trainable parameters, as its version on GitHub; 1.5.1 returns nothing.

@@ -160,6 +160,23 @@ def test_the_mode_of_every_module() -> None:
     assert cells(torchprof.summary(model.eval(), verbose=0), "mode") == {"": ["eval"], "0": ["eval"], "1": ["eval"]}
 
 
+def test_a_module_at_two_places_has_the_same_mode_and_kernel_at_both() -> None:
+    pool = nn.MaxPool1d(2)
+    assert cells(torchprof.summary(nn.Sequential(pool, pool), verbose=0), "mode", "kernel_size") == {
+        "": ["train", ""],
+        "0": ["train", "2"],
+        "1": ["train", "2"],
+    }
+
+
+def test_a_mode_that_is_not_known_is_said_to_be() -> None:
+    class Makes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.Linear(3, 3)(x)
+
+    assert cells(torchprof.summary(Makes(), (1, 3), verbose=0), "mode") == {"": ["train"], "<Linear>": ["?"]}
+
+
 def test_dtypes_of_outputs_and_of_parameters() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:

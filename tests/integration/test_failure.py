@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import torchprof
+import torchprof.torchinfo
 from torchprof import Summary
 
 
@@ -199,6 +200,27 @@ def test_an_exception_that_was_caught_is_no_failure() -> None:
     assert "INCOMPLETE" not in str(found)
 
 
+@pytest.mark.parametrize("raises", ["later", "instead", "because"])
+def test_what_was_caught_before_is_not_taken_for_what_was_raised(raises: str) -> None:
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(9, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                return self.inner(x)
+            except RuntimeError as error:
+                if raises == "instead":
+                    raise ValueError("no") from None
+                if raises == "because":
+                    raise ValueError("no") from error
+            raise ValueError("no")
+
+    found = so_far(nn.Sequential(Catches()), (3, 4), error=ValueError)
+    assert [row.path for row in found.rows if row.failed] == ["0.inner" if raises == "because" else "0"]
+
+
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_an_interrupt_prints_nothing(interrupt: type[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     class Interrupted(nn.Module):
@@ -228,3 +250,13 @@ def test_the_table_can_be_saved_and_read_again(tmp_path: Any) -> None:
     found = so_far(Net(), (3, 4))
     found.trace.save(tmp_path / "a.torchprof")
     assert str(Summary(torchprof.load(tmp_path / "a.torchprof"))) == str(found)
+
+
+def test_functions_named_as_those_of_other_packages_print_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        torchprof.torchinfo.summary(Net(), (3, 4))
+    assert "1 (Linear)" in (printed := capsys.readouterr().out)
+    assert printed.count("INCOMPLETE: forward raised in module 'b.1' (Linear)") == 1
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        torchprof.torchinfo.summary(Net(), (3, 4), verbose=0)
+    assert capsys.readouterr().out == ""

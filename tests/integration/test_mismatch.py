@@ -122,6 +122,31 @@ def test_another_device_is_named(model_on: str, inputs_on: str) -> None:
     torchprof.summary(model, input_data=torch.ones(2, 3), device=model_on, verbose=0)
 
 
+def test_where_the_model_mixes_dtypes_the_inputs_are_not_to_blame() -> None:
+    mixed = note(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4, dtype=torch.float64)), (2, 3))
+    assert "parameters of '1' are float64, and it was called with float32[2, 4]: parameters of the model have several" in mixed
+    assert "dtypes=" not in mixed
+    same_size = note(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, dtype=torch.float64)), (2, 3))
+    assert "dtypes=" not in same_size
+
+
+def test_tokens_stay_integers_where_a_later_layer_refuses_a_dtype() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4, dtype=torch.float64))
+    assert "dtypes=" not in note(model, (2, 7), dtypes=torch.long)
+
+
+def test_indices_that_the_model_made_are_not_the_inputs() -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.score, self.embed = nn.Linear(3, 5), nn.Embedding(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.embed(self.score(x))
+
+    assert "dtypes=" not in note(Looks(), (2, 3))
+
+
 def test_other_errors_get_no_such_note() -> None:
     wrong_size = note(nn.Sequential(nn.Linear(3, 4)), (2, 5))
     assert "makes inputs that fit" not in wrong_size

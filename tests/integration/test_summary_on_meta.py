@@ -292,7 +292,9 @@ def test_memory_that_cannot_be_counted_is_unknown_and_says_why() -> None:
     assert figures(found.totals) == (None, None, None, None)
     assert "_local_scalar_dense" in found.totals.unknown_because
     assert [row.output_bytes for row in found.rows] == [512, 512]
-    assert "Forward allocated: unknown, peak unknown, with backward unknown (nothing was allocated, and it cannot be" in str(found)
+    assert "Forward allocated: unknown, peak unknown, with backward unknown (nothing was allocated, and it cannot be" in str(
+        found
+    )
     assert "Saved for backward: unknown" in str(found)
 
 

@@ -92,6 +92,13 @@ def test_rows_that_have_little_to_say_and_the_one_that_raised_are_told_apart() -
     assert [row.attributes.get("class") for row in shown.tbody] == ["root", "failed", "dim"]
 
 
+def test_the_class_of_a_module_is_lighter_than_its_name() -> None:
+    rows = [Row("a", "a", "Conv2d", 0, 1), Row("b", "0..5", "Block", 0, copies=6)]
+    html = summary_table(rows, Totals(), ["calls"])._repr_html_()
+    assert "a <i>(Conv2d)</i>" in html
+    assert "0..5 <i>(Block)</i> x6" in html
+
+
 def test_names_are_text_and_nothing_else() -> None:
     rows = [{"name": AWKWARD, "calls": 1, "module": AWKWARD, "note": AWKWARD}]
     html = Table(AWKWARD, rows, ("calls", "module"), (AWKWARD,), details=lambda row: [(AWKWARD, AWKWARD)])._repr_html_()

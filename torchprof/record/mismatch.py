@@ -9,7 +9,10 @@ from typing import Final
 import torch
 
 from torchprof.record.inputs import Inputs
+from torchprof.record.nested import tensor_sizes
 from torchprof.trace.model import TensorInfo
+from torchprof.trace.schema import CALL_RAISED
+from torchprof.trace.shapes import shape_of, shape_text
 from torchprof.trace.trace import Trace
 
 __all__ = ["mismatch_note"]
@@ -41,18 +44,35 @@ def mismatch_note(error: BaseException, trace: Trace, path: str, given: Sequence
         return ""
     if OF_DEVICES.search(message) and (note := _of_device(trace, tensors)):
         return note
+    reached = [f"{_name(tensor.dtype)}{shape_text(shape_of(tensor_sizes(tensor)))}" in given for tensor in tensors]
+    fitted = any(_is_float(tensor.dtype) and _name(tensor.dtype) in _dtypes_that_ran(trace) for tensor in tensors)
     if OF_INDICES.search(message) and any(_is_float(tensor.dtype) for tensor in tensors):
-        wanted = [torch.long if _is_float(tensor.dtype) else tensor.dtype for tensor in tensors]
-        return _of_dtype("indices must be integers", tensors, _only_reached(wanted, tensors, given), made)
+        if fitted and not any(reached):
+            return ""  # the floats were made inside
+        wrong = [_is_float(tensor.dtype) and (yes or not any(reached)) for tensor, yes in zip(tensors, reached, strict=True)]
+        wanted = [torch.long if yes else tensor.dtype for tensor, yes in zip(tensors, wrong, strict=True)]
+        return _of_dtype("indices must be integers", tensors, wanted, made)
     named = [getattr(torch, parameter.dtype, None) for parameter in parameters]
     needed = {dtype for dtype in named if isinstance(dtype, torch.dtype) and _is_float(dtype)}
     if not OF_DTYPES.search(message) or len(needed) != 1 or all(tensor.dtype in needed for tensor in tensors):
         return ""
     dtype = needed.pop()
+    why = f"parameters of {repr(path) if path else 'the model'} are {_name(dtype)}"
+    if fitted:
+        return f"{why}, and it was called with {', '.join(given)}: parameters of the model have several dtypes"
     wanted = [dtype if _is_float(tensor.dtype) else tensor.dtype for tensor in tensors]
-    if wanted == [tensor.dtype for tensor in tensors]:  # integers came where floats are needed
-        wanted = _only_reached([dtype] * len(tensors), tensors, given)
-    return _of_dtype(f"parameters of {repr(path) if path else 'the model'} are {_name(dtype)}", tensors, wanted, made)
+    if wanted == [tensor.dtype for tensor in tensors]:  # integers came where floats are needed, if they came there
+        wanted = [dtype if yes else tensor.dtype for tensor, yes in zip(tensors, reached, strict=True)]
+    return _of_dtype(why, tensors, wanted, made) if wanted != [tensor.dtype for tensor in tensors] else ""
+
+
+def _dtypes_that_ran(trace: Trace) -> set[str]:
+    """Dtypes of the parameters of modules whose calls returned."""
+    calls = trace.module_calls
+    returned = calls[(calls["end"] >= 0) & ((calls["flags"] & CALL_RAISED) == 0)]
+    addresses = set(trace.modules["address"][returned["module"]].tolist())
+    infos = trace.model.modules if trace.model is not None else ()
+    return {tensor.dtype for info in infos if info.address in addresses for tensor in info.parameters}
 
 
 def _parameters(trace: Trace, path: str) -> Iterator[TensorInfo]:
@@ -74,14 +94,6 @@ def _of_device(trace: Trace, tensors: list[torch.Tensor]) -> str:
     if first is None or found == [first]:
         return ""
     return f'the inputs are on {" and ".join(found)}, and the model is on {first}: device="{first}" puts them there'
-
-
-def _only_reached(wanted: list[torch.dtype], tensors: list[torch.Tensor], given: Sequence[str]) -> list[torch.dtype]:
-    """What is wanted of the inputs that the module itself was called with; of all, if it got none of them."""
-    reached = [f"{_name(tensor.dtype)}{list(tensor.shape)}" in given for tensor in tensors]
-    if not any(reached):
-        return wanted
-    return [dtype if yes else tensor.dtype for dtype, tensor, yes in zip(wanted, tensors, reached, strict=True)]
 
 
 def _of_dtype(why: str, tensors: list[torch.Tensor], wanted: list[torch.dtype], made: bool) -> str:

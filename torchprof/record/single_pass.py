@@ -20,7 +20,7 @@ from torchprof.record.seeds import seed_maker, storage_bytes
 from torchprof.trace.shapes import shape_of
 from torchprof.trace.trace import Trace
 
-__all__ = ["facts_of", "record_single_pass", "recording_of", "run_pass"]
+__all__ = ["bytes_of", "facts_of", "record_single_pass", "recording_of", "run_pass"]
 
 
 def record_single_pass(
@@ -144,11 +144,16 @@ def facts_of(inputs: Inputs, saved: Saved) -> dict[str, Any]:
     tensors = inputs.tensors()
     facts = {
         "saved_input_bytes": saved.input_bytes,
-        "input_bytes": _sum([tensor_bytes(tensor) for tensor in _distinct(tensors)]),
+        "input_bytes": bytes_of(tensors),
         "input_sizes": [list(shape_of(tensor_sizes(tensor))) for tensor in tensors],
         "inputs_on_meta": all(tensor.device.type == "meta" for tensor in tensors),
     }
     return {**facts, "saved_unknown_because": saved.unknown_because} if saved.unknown_because else facts
+
+
+def bytes_of(tensors: list[torch.Tensor]) -> int | None:
+    """Bytes of these tensors, each once; None where the bytes of one are unknown."""
+    return _sum([tensor_bytes(tensor) for tensor in _distinct(tensors)])
 
 
 def _sum(sizes: list[int | None]) -> int | None:

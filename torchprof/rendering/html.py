@@ -146,11 +146,7 @@ def _text(text: str) -> str:
 
 def _name(name: str) -> str:
     """A name, with the class of the module lighter."""
-    text = _text(name)
-    if not text.endswith(")") or " (" not in text:
-        return text
-    before, _, behind = text.partition(" (")
-    return f"{before} <i>({behind}</i>"
+    return re.sub(r" (\([^()]*\))", r" <i>\1</i>", _text(name), count=1)
 
 
 def _sentence(text: str) -> str:

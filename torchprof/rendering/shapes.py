@@ -23,11 +23,19 @@ def shapes_of_calls(calls: tuple[tuple[Operand, ...], ...]) -> str:
     """
     first = calls[0]
     if len(calls) > 1 and all(_ranks(shapes) == _ranks(first) for shapes in calls):
-        sizes = [[set(of_calls) for of_calls in zip(*shapes, strict=True)] for shapes in zip(*calls, strict=True)]
-        if all(sum(len(found) > 1 for found in shape) <= 1 for shape in sizes):
-            return _first_shapes([f"[{', '.join(map(_range, shape))}]" for shape in sizes])
+        texts = [_with_ranges(shapes) for shapes in zip(*calls, strict=True)]
+        if None not in texts:
+            return _first_shapes([text for text in texts if text is not None])
     text = _first_shapes([shape_text(shape) for shape in first])
     return text if len(calls) == 1 else f"{text} (+{len(calls) - 1})"
+
+
+def _with_ranges(shapes: Sequence[Operand]) -> str | None:
+    """The shapes of one tensor in several calls, if at most one size differs."""
+    if len(set(shapes)) == 1:
+        return shape_text(shapes[0])
+    sizes = [{size for size in of_calls if isinstance(size, int)} for of_calls in zip(*shapes, strict=True)]
+    return f"[{', '.join(map(_range, sizes))}]" if sum(len(found) > 1 for found in sizes) == 1 else None
 
 
 def _ranks(shapes: tuple[Operand, ...]) -> list[int | str]:

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from torchprof.analysis.model.layer_calls import layer_calls
+from torchprof.terminal import printable
 from torchprof.trace.model import Model, ModuleInfo
 from torchprof.trace.trace import Trace
 
@@ -40,7 +41,7 @@ def render(trace: Trace) -> str:
         total_params += row.params
         trainable_params += row.params if row.trainable else 0
         total_output += _product(shape)
-        lines.append(f"{f'{row.type}-{index}':>20}  {shape!s:>25} {row.params:>15,}")
+        lines.append(f"{f'{printable(row.type)}-{index}':>20}  {shape!s:>25} {row.params:>15,}")
 
     megabyte = 4.0 / 1024**2
     input_size = abs(_input_elements(trace, batch_size) * megabyte)

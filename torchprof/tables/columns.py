@@ -159,7 +159,7 @@ _COLUMNS: Final = (
     Column(
         "mode",
         "Mode",
-        TEXT,
+        Quantity(str, left=True, missing="?"),
         "train or eval",
         ("training",),
         lambda training: "train" if training else "eval",

@@ -22,7 +22,7 @@ def failure(trace: Trace, error: BaseException) -> dict[str, Any]:
         ``error``, its class and the first line of its message; ``phase``, ``"forward"`` or ``"backward"``; and ``module``, the
         path of the innermost module that it was raised in, and its class as ``type``, or None if it came from none.
     """
-    found = raising_call(trace)
+    found = raising_call(trace, error)
     phase = "forward" if trace.mark("forward done") is None else "backward"
     path, kind = found[:2] if found is not None else (None, None)
     return {"error": _first_line(error), "phase": phase, "module": path, "type": kind}

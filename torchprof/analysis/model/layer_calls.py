@@ -62,10 +62,16 @@ def layer_calls(trace: Trace) -> list[LayerCall]:
     return result
 
 
-def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
-    """Path, class and inputs (as ``float32[2, 3]``) of the innermost module of the last call that raised, if any did."""
+def raising_call(trace: Trace, error: BaseException | None = None) -> tuple[str, str, tuple[str, ...]] | None:
+    """Path, class and inputs (as ``float32[2, 3]``) of the innermost module of the last call that raised, if any did.
+
+    With the exception, only of modules that it came through: others may have raised before, and what they raised was caught.
+    """
     calls = trace.module_calls
     raised = np.flatnonzero((calls["flags"] & CALL_RAISED) != 0)
+    if error is not None and (came_through := _objects_in_frames(error)):
+        addresses = trace.modules["address"][calls["module"][raised]].tolist()
+        raised = raised[[address in came_through for address in addresses]]
     outer = raised[calls["parent"][raised] < 0]
     if not len(outer):
         return None
@@ -81,3 +87,19 @@ def raising_call(trace: Trace) -> tuple[str, str, tuple[str, ...]] | None:
         for tensor in trace.operands[first : first + int(call["n_inputs"])]
     )
     return path, trace.strings[type_row], inputs
+
+
+def _objects_in_frames(error: BaseException) -> set[int]:
+    """``id()`` of the ``self`` of every function that an exception came through, and those that it was raised because of."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        traceback = current.__traceback__
+        while traceback is not None:
+            if "self" in traceback.tb_frame.f_code.co_varnames:
+                found.add(id(traceback.tb_frame.f_locals.get("self")))
+            traceback = traceback.tb_next
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return found

@@ -189,6 +189,7 @@ class _Rows:
             for tensor in info.buffers:
                 if tensor.owner is None:
                     buffer_bytes += tensor.bytes
+        module = self.modules[info.same_as] if info is not None and info.same_as >= 0 else info
         rows[at] = row = Row(
             node.path,
             node.name,
@@ -217,8 +218,8 @@ class _Rows:
             further_inputs,
             further_outputs,
             dtypes,
-            info.training if info is not None else None,
-            info.kernel_size if info is not None else None,
+            module.training if module is not None else None,
+            module.kernel_size if module is not None else None,
             in_objects,
         )
         return row

@@ -149,6 +149,16 @@ def test_columns_have_other_names_here() -> None:
     assert "78.26%" in str(torchinfo.summary(Net(), (2, 3), col_names=("params_percent",), depth=1, verbose=0))
 
 
+def test_kernel_sizes_are_those_of_torchinfo() -> None:
+    theirs = torchinfo.summary(networks.Convolutional(), (2, 3, 112, 112), device="cpu", verbose=0)
+    ours = summary(networks.Convolutional(), (2, 3, 112, 112), col_names=["kernel_size"], verbose=0)
+    sizes = {row["path"]: row["kernel_size"] for row in ours.table.rows}
+    found = {path_of(layer): layer.kernel_size for layer in theirs.summary_list}
+    assert {path: list(size) if isinstance(size, tuple) else size for path, size in sizes.items()} == found
+    assert found["conv1"] == [3, 3]
+    assert found["pool"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [

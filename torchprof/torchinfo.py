@@ -172,6 +172,7 @@ def summary(
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.
         Exception: whatever the model raises, with a note that names the module and, where one was found, a call that works.
+            The table up to there is printed before.
 
     Example:
         >>> from torchprof.torchinfo import summary
@@ -192,7 +193,12 @@ def summary(
     asked = Sizes(input_size, None, dtypes, device)
     with in_mode(model, MODES[mode or "eval"]), names_working_call(model, asked, input_data, _write):
         inputs = _inputs(model, asked, input_data, kwargs)
-        found = summary_of(model, input_data=inputs, depth=depth, columns=columns, verbose=0)
+        try:
+            found = summary_of(model, input_data=inputs, depth=depth, columns=columns, verbose=0)
+        except Exception as error:
+            if verbose and (so_far := getattr(error, "torchprof_summary", None)) is not None:
+                so_far.print()
+            raise
     result = ModelStatistics(
         found.trace,
         found.style,

@@ -294,6 +294,18 @@ def test_a_size_without_its_batch_is_named_with_the_call_that_works() -> None:
     assert summary(model, (2, 3, 8, 8), verbose=0).total_params == 120
 
 
+def test_where_forward_raises_the_table_up_to_there_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2))
+    with pytest.raises(RuntimeError):
+        summary(model, (2, 3, 8, 8), col_names=["output_size"])
+    printed = capsys.readouterr().out
+    assert "0 (Conv2d)  [2, 4, 6, 6]" in printed
+    assert "raised RuntimeError" in printed
+    with pytest.raises(RuntimeError):
+        summary(model, (2, 3, 8, 8), verbose=0)
+    assert capsys.readouterr().out == ""
+
+
 def test_what_torchinfo_has_and_this_has_not_is_named() -> None:
     found = summary(Net(), (2, 3), verbose=0)
     with pytest.raises(AttributeError, match="'ModelStatistics' object has no attribute 'summary_list': use rows"):

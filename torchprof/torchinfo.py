@@ -174,6 +174,7 @@ def summary(
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.
         Exception: whatever the model raises, with a note that names the module and, where one was found, a call that works.
+            The table up to there is printed before.
 
     Example:
         >>> from torchprof.torchinfo import summary

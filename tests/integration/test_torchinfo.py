@@ -149,6 +149,16 @@ def test_columns_have_other_names_here() -> None:
     assert "78.26%" in str(torchinfo.summary(Net(), (2, 3), col_names=("params_percent",), depth=1, verbose=0))
 
 
+def test_kernel_sizes_are_those_of_torchinfo() -> None:
+    theirs = torchinfo.summary(networks.Convolutional(), (2, 3, 112, 112), device="cpu", verbose=0)
+    ours = summary(networks.Convolutional(), (2, 3, 112, 112), col_names=["kernel_size"], verbose=0)
+    sizes = {row["path"]: row["kernel_size"] for row in ours.table.rows}
+    found = {path_of(layer): layer.kernel_size for layer in theirs.summary_list}
+    assert {path: list(size) if isinstance(size, tuple) else size for path, size in sizes.items()} == found
+    assert found["conv1"] == [3, 3]
+    assert found["pool"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -282,6 +292,18 @@ def test_a_size_without_its_batch_is_named_with_the_call_that_works() -> None:
         summary(model, (3, 8, 8), verbose=0)
     assert caught.value.__notes__[-1].endswith("This works: summary(model, (2, 3, 8, 8))")
     assert summary(model, (2, 3, 8, 8), verbose=0).total_params == 120
+
+
+def test_where_forward_raises_the_table_up_to_there_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2))
+    with pytest.raises(RuntimeError):
+        summary(model, (2, 3, 8, 8), col_names=["output_size"])
+    printed = capsys.readouterr().out
+    assert "0 (Conv2d)  [2, 4, 6, 6]" in printed
+    assert "raised RuntimeError" in printed
+    with pytest.raises(RuntimeError):
+        summary(model, (2, 3, 8, 8), verbose=0)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_torchinfo_has_and_this_has_not_is_named() -> None:

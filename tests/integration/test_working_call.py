@@ -90,6 +90,14 @@ def test_integers_are_tried_where_the_model_asks_for_them() -> None:
     assert named_call(nn.Embedding(9, 4), (3, 5)) == "torchprof.summary(model, (3, 5), dtypes=torch.int64)"
 
 
+def test_the_dtype_of_the_parameters_is_tried() -> None:
+    both = "torchprof.summary(model, (3, 8, 8), batch_size=2, dtypes=torch.float64)"
+    assert named_call(images().double(), (3, 8, 8)) == both
+    assert named_call(nn.Linear(3, 4).bfloat16(), (2, 3)) == "torchprof.summary(model, (2, 3), dtypes=torch.bfloat16)"
+    embedding = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 2)).double()
+    assert named_call(embedding, (5,)) == "torchprof.summary(model, (5,), batch_size=2, dtypes=torch.int64)"
+
+
 def test_a_tensor_of_the_callers_is_tried_as_a_batch() -> None:
     assert named_call(images(), input_data=torch.rand(3, 8, 8)) == "torchprof.summary(model, input_data=data[None])"
     norm = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))

@@ -100,15 +100,23 @@ def _other_sizes(model: nn.Module, error: Exception, sizes: Sizes, write: Callab
         others = [("the batch dimension seems to be given twice", sizes._replace(batch_size=None))]
     elif sizes.are_several():
         others += [(f"{MISSING} in some inputs", sizes._replace(input_size=mixed)) for mixed in _some_batched(sizes.each())]
-    if sizes.dtypes is None and any(word in str(error) for word in WANT_INTEGERS):
-        integers = "the model seems to take integers"
-        whys = [(integers, sizes), *((f"{why}, and {integers}", other) for why, other in others)]
-        others += [(why, other._replace(dtypes=torch.long)) for why, other in whys]
+    for because, dtype in _other_dtypes(model, error) if sizes.dtypes is None else ():
+        of_this = [(because, sizes), *((f"{why}, and {because}", other) for why, other in others if other.dtypes is None)]
+        others += [(why, other._replace(dtypes=dtype)) for why, other in of_this]
     for why, other in others:
         if sum(map(prod, other.each())) * BATCH <= LARGEST:
             input_size, batch_size, dtypes, device = other
             make = partial(make_inputs, model, input_size, batch_size=batch_size, input_data=None, dtypes=dtypes, device=device)
             yield why, write(other), make
+
+
+def _other_dtypes(model: nn.Module, error: Exception) -> Iterator[tuple[str, torch.dtype]]:
+    """Dtypes that the inputs may need, and why."""
+    if any(word in str(error) for word in WANT_INTEGERS):
+        yield "the model seems to take integers", torch.long
+    own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
+    if own not in (None, torch.get_default_dtype()):
+        yield f"its parameters are {own}", own
 
 
 def _some_batched(sizes: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:

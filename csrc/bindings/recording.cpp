@@ -9,6 +9,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/unread.h"
 #include "session/session.h"
 
 namespace torchprof::bindings {
@@ -50,7 +51,7 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
 }
 
 // The tables by name, the strings that they refer to, and what else is known about the recording.
-py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait) {
+py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
   Recorded recorded = stop(held_from_python(held), may_wait);
   py::dict tables;
   for_each_table(recorded.tables, [&](const char* name, auto& rows) { tables[name] = to_array(std::move(rows)); });
@@ -60,7 +61,9 @@ py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait) {
   const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
                        "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
                        "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
-                       "unobserved_classes"_a = recorded.unobserved_classes);
+                       "unobserved_classes"_a = recorded.unobserved_classes,
+                       "compiled_outside_calls"_a = recorded.compiled_outside_calls,
+                       "unread_modules"_a = unread_modules(recorded.storages_read, places));
   return py::make_tuple(tables, strings, facts);
 }
 
@@ -81,7 +84,7 @@ void define_recording(py::module_& module) {
   module.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
              "ops_with_arguments"_a, "counted_ops"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
              "evaluator_switch"_a = py::none());
-  module.def("stop", &stop_recording, "held"_a, "may_wait"_a = true);
+  module.def("stop", &stop_recording, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
   module.def("end_step", [](bool may_wait) { current().end_step(may_wait); }, "may_wait"_a = true);

@@ -51,55 +51,35 @@ PyTypeObject* hooked_type() {
 }
 
 PyObject* hooked = nullptr;  // the function, borrowed from the hook
-PyMethodDef* switched = nullptr;
-PyCFunction original_switch = nullptr;
-
-void choose_type() {
-  if (hooked != nullptr) {
-    const bool runs_itself = _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) == _PyEval_EvalFrameDefault;
-    Py_SET_TYPE(hooked, runs_itself ? hooked_type() : &PyFunction_Type);
-  }
-}
-
-PyObject* observed_switch(PyObject* self, PyObject* argument) {
-  PyObject* const result = original_switch(self, argument);
-  choose_type();
-  return result;
-}
-
-bool observe_switch(PyObject* evaluator_switch) {
-  if (evaluator_switch == nullptr || !PyCFunction_CheckExact(evaluator_switch)) {
-    return false;
-  }
-  PyMethodDef* const method = reinterpret_cast<PyCFunctionObject*>(evaluator_switch)->m_ml;
-  if (method->ml_flags != METH_O) {
-    return false;
-  }
-  switched = method;
-  original_switch = method->ml_meth;
-  method->ml_meth = observed_switch;
-  return true;
-}
 #endif
 
 }  // namespace
 
-FunctionHook::FunctionHook(PyObject* callable, vectorcallfunc instead, [[maybe_unused]] PyObject* evaluator_switch) {
+FunctionHook::FunctionHook(PyObject* callable, vectorcallfunc instead, [[maybe_unused]] bool sees_evaluators) {
   if (callable == nullptr || !PyFunction_Check(callable)) {
     return;
   }
 #if PY_VERSION_HEX < 0x030C0000
-  if (hooked_type() == nullptr || !observe_switch(evaluator_switch)) {
+  if (hooked_type() == nullptr || !sees_evaluators) {
     return;
   }
   hooked = callable;
-  choose_type();
+  evaluator_changed();
 #endif
   auto* const function = reinterpret_cast<PyFunctionObject*>(callable);
   original_ = function->vectorcall;
   set_vectorcall(function, instead);
   function_ = Py_NewRef(callable);
   exists_ = true;
+}
+
+void FunctionHook::evaluator_changed() noexcept {
+#if PY_VERSION_HEX < 0x030C0000
+  if (hooked != nullptr) {
+    const bool runs_itself = _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) == _PyEval_EvalFrameDefault;
+    Py_SET_TYPE(hooked, runs_itself ? hooked_type() : &PyFunction_Type);
+  }
+#endif
 }
 
 FunctionHook::~FunctionHook() {
@@ -109,7 +89,6 @@ FunctionHook::~FunctionHook() {
   exists_ = false;
   set_vectorcall(reinterpret_cast<PyFunctionObject*>(function_), original_);
 #if PY_VERSION_HEX < 0x030C0000
-  switched->ml_meth = original_switch;
   hooked = nullptr;
   Py_SET_TYPE(function_, &PyFunction_Type);
 #endif

@@ -6,7 +6,7 @@
 //
 //   - the type of the function is not exactly `function`: the hook gives it one derived from that; or
 //   - another evaluator of frames is installed (PEP 523), as Dynamo does while it compiles and checks guards, which read that type: the
-//     function has its own type then. The program installs one by calling `evaluator_switch`.
+//     function has its own type then.
 #pragma once
 
 #include <Python.h>
@@ -17,14 +17,17 @@ namespace torchprof {
 class FunctionHook {
  public:
   // `instead` is given what the function is called with, and calls original() when it wants the function to run. A `callable` that is
-  // no Python function is not hooked. Before 3.12 nothing is without `evaluator_switch`, a built-in function of one argument.
-  FunctionHook(PyObject* callable, vectorcallfunc instead, PyObject* evaluator_switch);
+  // no Python function is not hooked. Before 3.12 nothing is, unless the owner promises to call evaluator_changed().
+  FunctionHook(PyObject* callable, vectorcallfunc instead, bool sees_evaluators);
   ~FunctionHook();
   FunctionHook(const FunctionHook&) = delete;
   FunctionHook& operator=(const FunctionHook&) = delete;
 
   bool is_hooked(PyObject* callable) const { return callable != nullptr && callable == function_; }
   static bool exists() { return exists_; }
+
+  // To be called after the program has installed or removed an evaluator of frames: see EvaluatorSwitch.
+  static void evaluator_changed() noexcept;
 
   static PyObject* original(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) {
     return original_(function, args, count, keywords);

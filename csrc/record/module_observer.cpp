@@ -15,6 +15,7 @@ namespace {
 ternaryfunc original_call = nullptr;
 PyTypeObject* module_type = nullptr;  // torch.nn.Module
 ModuleObserver* observer = nullptr;   // the one that exists
+uint64_t compiled_outside = 0;        // see compiled_outside_calls()
 std::atomic<ModuleObserver::Listener> listener{nullptr};
 
 bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
@@ -146,6 +147,26 @@ PyObject* observed_function(PyObject* function, PyObject* const* args, size_t co
   return recorded(args[0], false, [&] { return find_arguments(args + 1, static_cast<size_t>(all - 1)); }, call);
 }
 
+// Dynamo sets its callback where compiled code begins, and None where it ends. Code inside that is not to be compiled runs between None
+// and the callback of before: that is no beginning.
+void evaluator_changed(PyObject* callback, PyObject* before) noexcept {
+  thread_local PyObject* suspended = nullptr;  // only compared
+  thread_local int32_t suspended_in = kNoRow;
+  FunctionHook::evaluator_changed();
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  if (log == nullptr) {
+    return;
+  }
+  if (callback == Py_None) {
+    suspended = before != Py_None ? before : nullptr;
+    suspended_in = log->innermost_call();
+  } else if (!PyBool_Check(callback) && (callback != suspended || suspended_in != log->innermost_call()) &&
+             !log->mark_compiled()) {
+    ++compiled_outside;
+  }
+}
+
 // What calling an instance runs, a borrowed reference.
 PyObject* function_of(PyTypeObject* type) {
   static PyObject* const name = PyUnicode_InternFromString("__call__");
@@ -190,9 +211,12 @@ std::vector<std::string> classes(PyTypeObject* module_class, Condition condition
 void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
 
 ModuleObserver::ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch)
-    : module_class_(module_class), function_(function_of(module_class), observed_function, evaluator_switch) {
+    : module_class_(module_class),
+      switch_(evaluator_switch, evaluator_changed),
+      function_(function_of(module_class), observed_function, switch_.is_observed()) {
   module_type = module_class;
   observer = this;
+  compiled_outside = 0;
   original_call = module_class->tp_call;
   walk(module_class);
 }
@@ -223,6 +247,8 @@ std::vector<std::string> ModuleObserver::unobserved_classes() const {
     return type->tp_call != observed_call && !function_.is_hooked(function_of(type));
   });
 }
+
+uint64_t ModuleObserver::compiled_outside_calls() noexcept { return compiled_outside; }
 
 std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) {
   return classes(module_class, [](PyTypeObject* type) { return type->tp_call == observed_call; });

@@ -11,9 +11,11 @@
 #include <Python.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "record/evaluator_switch.h"
 #include "record/function_hook.h"
 
 namespace c10 {
@@ -30,7 +32,8 @@ class ModuleObserver {
   // There is at most one, for calls on all threads. nullptr: none. It may still be called shortly after another one was set.
   static void set_listener(Listener listener) noexcept;
 
-  // `module_class`: torch.nn.Module. `evaluator_switch`: see FunctionHook.
+  // `module_class`: torch.nn.Module. `evaluator_switch`: what Dynamo calls when it enters compiled code, see EvaluatorSwitch; may be
+  // nullptr.
   ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch);
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
@@ -45,12 +48,16 @@ class ModuleObserver {
   // their slot.
   std::vector<std::string> unobserved_classes() const;
 
+  // How often compiled code was entered outside of all module calls. Inside one, the call is marked: see kCompiled.
+  static uint64_t compiled_outside_calls() noexcept;
+
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
 
  private:
   void walk(PyTypeObject* type);
 
   PyTypeObject* const module_class_;
+  EvaluatorSwitch switch_;
   FunctionHook function_;
   std::vector<PyTypeObject*> observed_;  // owned references
 };

@@ -2,6 +2,7 @@
 
 #include "record/arguments.h"
 #include "record/pause.h"
+#include "record/storages_read.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
@@ -32,6 +33,7 @@ Context begin(const at::RecordFunction& function) {
       op->forward_thread = static_cast<uint32_t>(function.forwardThreadId());
       op->scope = static_cast<uint8_t>(function.scope());
       if constexpr (kShapes) {
+        note_storages(*log, function.inputs());
         if (!add_operands(*log, function.inputs(), op->n_inputs)) {
           op->flags |= kTruncated;
         }

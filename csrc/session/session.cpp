@@ -153,12 +153,16 @@ Recorded Session::stop(const std::vector<Held>& held) {
   Recorded recorded;
   if (modules_) {
     recorded.unobserved_classes = modules_->unobserved_classes();
+    recorded.compiled_outside_calls = modules_->compiled_outside_calls();
   }
   modules_.reset();
   ops_.reset();
   meta_.reset();
   memory_.reset();
   logs_.close();
+  for (const auto& log : logs_.logs()) {
+    recorded.storages_read.insert(log->storages_read);
+  }
   if (!moments_.steps.empty() && moments_.steps.back().end == kNever) {
     moments_.steps.pop_back();  // a step that did not end is not reported
   }

@@ -33,7 +33,7 @@ struct Options {
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
-  PyObject* evaluator_switch = nullptr;  // see FunctionHook; borrowed
+  PyObject* evaluator_switch = nullptr;  // see ModuleObserver; borrowed
   OpNames ops_with_arguments;            // see Arguments
   OpNames counted_ops;                   // ops with a FLOP formula: see kNested
   bool aggregate = false;                // keep sums over steps instead of rows per event
@@ -45,6 +45,8 @@ struct Options {
 struct Recorded {
   Tables tables;
   std::vector<std::string> unobserved_classes;  // nn.Module classes whose calls were not recorded
+  AddressSet storages_read;             // by ops whose inputs were recorded, those of earlier steps aside if it aggregates
+  uint64_t compiled_outside_calls = 0;  // how often compiled code was entered outside of all module calls
   int64_t duration_ns = 0;
   int64_t origin_unix_ns = 0;  // wall clock at time 0 of the trace
   std::string device_failure;  // after which the device was not recorded; empty: none

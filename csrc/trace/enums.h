@@ -35,6 +35,7 @@ inline constexpr uint8_t kRaised = 1;       // forward raised an exception
 inline constexpr uint8_t kMoreTensors = 2;  // some tensors were not recorded: they exceeded the budget or the limit per call
 inline constexpr uint8_t kReturnedSequence = 4;  // it returned a tuple or a list
 inline constexpr uint8_t kRecomputed = 8;        // it ran inside a backward pass
+inline constexpr uint8_t kCompiled = 16;  // compiled code began in it, and not in a call inside; what runs there is not seen
 
 // Allocation::uses
 inline constexpr uint16_t kParameter = 1;          // a parameter of the model

@@ -10,6 +10,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "trace/address_set.h"
 #include "trace/append_log.h"
 #include "trace/list_table.h"
 #include "trace/rows.h"
@@ -53,6 +54,7 @@ class ThreadLog {
   AppendLog<ModuleCall> module_calls;
   AppendLog<MemoryEvent> memory_events;
   AppendLog<AllocatorTotal> allocator_totals;
+  AddressSet storages_read;  // see note_storages()
   std::vector<Module> modules;
   StringTable strings;
   ListTable shapes;
@@ -146,6 +148,14 @@ class ThreadLog {
     ModuleCall* const call = open_calls_.back().call;
     open_calls_.pop_back();
     return call;
+  }
+
+  // Compiled code begins. Whether it is inside a module call.
+  bool mark_compiled() {
+    if (!open_calls_.empty() && open_calls_.back().call != nullptr) {
+      open_calls_.back().call->flags |= kCompiled;
+    }
+    return !open_calls_.empty();
   }
 
   // Appends one operand to the op or call that is being filled in. False when the budget is spent.

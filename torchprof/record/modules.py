@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchprof import _native
 from torchprof.errors import ModuleTypeError
 from torchprof.record.nested import tensor_bytes, tensor_sizes
+from torchprof.record.opaque import COMPILED_ATTRIBUTES, is_opaque, opaque_because
 from torchprof.record.packed import PACKED_ATTRIBUTES, bytes_of_quantized, is_packing, packed_parameters
 from torchprof.trace.model import UNKNOWN, Model, ModuleInfo, TensorInfo
 from torchprof.trace.shapes import numel, shape_of
@@ -101,9 +102,9 @@ def describe(models: Models) -> Model:
     def read_module(path: str, module: Any) -> tuple[str, str, tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
         """Class, reason why calls inside are not seen, parameters and buffers of a module that is not like others."""
         kind = type(module)
-        name, opaque = kind.__name__, "compiled" if kind.__name__ == "OptimizedModule" else ""
-        if isinstance(module, torch.jit.ScriptModule):
-            name, opaque = getattr(module, "original_name", name), "TorchScript"
+        name, opaque = kind.__name__, opaque_because(module)
+        if opaque == "TorchScript":
+            name = getattr(module, "original_name", name)
         parameters = tensors(path, module.named_parameters(recurse=False))
         buffers = tensors(path, module.named_buffers(recurse=False))
         if not parameters and opaque != "TorchScript":
@@ -130,7 +131,7 @@ def describe(models: Models) -> Model:
 
 ATTRIBUTES: Final = ("training", "kernel_size")
 """The last fields of a ModuleInfo."""
-SPECIAL: Final = PACKED_ATTRIBUTES
+SPECIAL: Final = (*PACKED_ATTRIBUTES, *COMPILED_ATTRIBUTES)
 """Attributes that make a module special where they are its own, and not those of its class."""
 
 UNREADABLE: Final = (TensorInfo("packed parameters", (), UNKNOWN, UNKNOWN, 0, 0, False),)
@@ -139,7 +140,7 @@ UNREADABLE: Final = (TensorInfo("packed parameters", (), UNKNOWN, UNKNOWN, 0, 0,
 
 def _read_class(kind: type[nn.Module]) -> tuple[str, bool, bool]:
     """What all modules of a class have in common: its name, whether it is a container, and whether they are special."""
-    is_special = issubclass(kind, torch.jit.ScriptModule) or kind.__name__ == "OptimizedModule" or is_packing(kind)
+    is_special = is_opaque(kind) or is_packing(kind)
     return kind.__name__, issubclass(kind, nn.Sequential | nn.ModuleList), is_special
 
 

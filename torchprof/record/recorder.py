@@ -16,7 +16,7 @@ from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import Held, held_by
-from torchprof.record.modules import Models, describe
+from torchprof.record.modules import Models, WalkedModule, describe, walk
 from torchprof.trace.trace import Trace
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
@@ -117,11 +117,13 @@ class Recorder:
             Exception: what the model raises while its parameters are read; the recording has ended then.
         """
         held: list[Held] = []
+        places: list[WalkedModule] = []
         try:
             held = self._held(at_end=True)
+            places = walk(self.models) if self.models is not None and not self._options.aggregate else []
         finally:  # also where reading the model fails
             try:
-                tables, strings, facts = _native.stop(held, may_wait(self._backend))
+                tables, strings, facts = _native.stop(held, may_wait(self._backend), places)
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
             self.is_recording = False
@@ -168,9 +170,7 @@ def _dtypes() -> Dtypes:
 
 
 def _evaluator_switch() -> Any:
-    """What Python 3.11 needs to record calls by ``module.__call__``; None where it is missing, which is said."""
-    if sys.version_info >= (3, 12):
-        return None
+    """What Dynamo calls around compiled code; None where it is missing, which is said."""
     try:
         return torch_private.evaluator_switch()
     except UnsupportedTorchError as error:

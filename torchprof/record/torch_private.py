@@ -26,7 +26,7 @@ FLOPS = "counting FLOPs"
 BACKWARD = "a backward pass from an output that is nested"
 FAKE_TENSORS = "telling fake tensors from others"
 PRESERVING = "putting back the version counter of a buffer"
-CALLS = "recording calls by module.__call__"
+COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled code"
 CUPTI = "recording GPUs with CUPTI"
 
 
@@ -108,9 +108,9 @@ def is_torch_profiler_active() -> bool:
 
 
 def evaluator_switch() -> Any:
-    """The function by which Dynamo installs and removes its own evaluator of frames (PEP 523). Used with Python 3.11 only.
+    """The function by which Dynamo installs and removes its own evaluator of frames (PEP 523), around all compiled code.
 
     Raises:
         UnsupportedTorchError: a name is missing.
     """
-    return private("torch._C._dynamo.eval_frame.set_eval_frame", CALLS)
+    return private("torch._C._dynamo.eval_frame.set_eval_frame", COMPILED)

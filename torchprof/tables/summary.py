@@ -220,7 +220,7 @@ def _label(row: Record) -> str:
 
 
 def _was_not_called(row: Record) -> bool:
-    return not (row["calls"] or row["forward"])
+    return not (row["calls"] or row["forward"] or "are used" in row["note"])
 
 
 def _parameters(rows: Sequence[Row]) -> Callable[[Record], list[tuple[str, str]]]:

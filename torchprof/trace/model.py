@@ -59,7 +59,7 @@ class ModuleInfo(NamedTuple):
         address: ``id()`` of the module, which rows of ``trace.modules`` refer to.
         same_as: row of the first place of this module; -1 if this is it.
         container: whether it is an ``nn.Sequential`` or ``nn.ModuleList``.
-        opaque: why calls inside it are not recorded: ``"TorchScript"``, ``"compiled"`` or empty.
+        opaque: why calls inside it are not recorded: ``"TorchScript"``, ``"compiled"``, ``"exported"`` or empty.
         parameters, buffers: without those of its children; empty where ``same_as`` is set.
         training: whether it is in train mode; None where that is not known, or ``same_as`` is set.
         kernel_size: of a convolution or pooling; None where it has none, or ``same_as`` is set.

@@ -249,6 +249,8 @@ CALL_RETURNED_SEQUENCE: Final = 4
 """Module call flag: it returned a tuple or a list."""
 CALL_RECOMPUTED: Final = 8
 """Module call flag: it ran inside a backward pass, by activation checkpointing."""
+CALL_COMPILED: Final = 16
+"""Module call flag: compiled code began in it, and not in a call inside it. Calls of modules in that code are not seen."""
 NO_ARGUMENTS: Final = 2**32 - 1
 """In ``signatures``: the arguments were not kept."""
 NO_NAME: Final = 2**32 - 1

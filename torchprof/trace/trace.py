@@ -36,7 +36,9 @@ class Trace:
             runtime_calls, marks, steps, op_totals, call_totals, kernel_totals, threads: the tables, described by ``LAYOUTS``.
         strings: names, which the tables refer to by row.
         facts: about the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that did not fit the
-            budget, by table), ``unobserved_classes``, the version of ``torch``, the options of `torchprof.profile`,
+            budget, by table), ``unobserved_classes`` (of modules whose calls may have been missed), ``unread_modules`` (rows of
+            ``model.modules`` with parameters of which no op read any; None: not known), ``compiled_outside_calls`` (how often
+            compiled code began outside of all module calls), the version of ``torch``, the options of `torchprof.profile`,
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"`` or ``"off"``), ``gpu_note`` (what that means), and
             ``flops_note`` where some FLOPs could not be counted.
         model: the modules of the model, or None.

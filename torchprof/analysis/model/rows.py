@@ -14,6 +14,7 @@ import numpy as np
 from torchprof.analysis.gpu.kernels import call_kernel_times
 from torchprof.analysis.model.callers import is_recomputed
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
+from torchprof.analysis.model.notes import PARTLY, Notes
 from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.analysis.time.calls import CallCosts
 from torchprof.trace.model import UNKNOWN, TensorInfo
@@ -32,9 +33,9 @@ class Row(NamedTuple):
         name, type: last part of the path, and class.
         depth: 0 for the root.
         calls: how often it was called in forward.
-        input_shapes, output_shapes: of every tensor of its first call, in order. A size is an int (-1: the batch, with
-            ``batch_size=-1``), ``"j"`` where it is ragged, or None where it is unknown; a str in place of a shape is the class
-            of an object without tensors to be found.
+        input_shapes, output_shapes: of every tensor of its first call (of the first that returned), in order. A size is an int
+            (-1: the batch, with ``batch_size=-1``), ``"j"`` where it is ragged, or None where it is unknown; a str in place of
+            a shape is the class of an object without tensors to be found, or ``raised`` where no call returned.
         output_bytes: bytes of the outputs of all calls: of their elements, not of storages; None where they are unknown.
         params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
         params_total: the same with everything below it.
@@ -45,7 +46,7 @@ class Row(NamedTuple):
         backward, backward_self: nanoseconds of host time in backward ops that differentiate its ops.
         device_forward, device_recompute, device_backward: nanoseconds of device time of the kernels these launched; 0 where
             none were seen.
-        note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
+        note: what a reader must know: not called, same module as another row, raised, compiled, ...
         copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
         further_inputs, further_outputs: the other shapes that further calls had, each once, in order.
@@ -101,9 +102,8 @@ class _Rows:
         assert trace.model is not None
         calls = trace.module_calls
         shapes = tensor_shapes(trace)
-        self.modules = trace.model.modules
-        self.ran = len(calls) > 0
         self.again = frozenset(np.flatnonzero(is_recomputed(trace)).tolist())
+        self.notes = Notes(trace, self.again)
         self.operand_shapes = [shapes[row] for row in trace.operands.tolist()]
         names = {number: trace.dtypes[number].name for number in np.unique(trace.tensors["dtype"]).tolist()}
         self.operand_dtypes = [names[number] for number in trace.tensors["dtype"][trace.operands].tolist()]
@@ -140,7 +140,7 @@ class _Rows:
         params_below = 0
         called = bool(calls)
         if node.children:
-            inside = opaque or (info.opaque if info is not None else "")
+            inside = opaque or (info.opaque if info is not None else "") or (PARTLY if self.notes.compiles(node) else "")
             below = [self._add(child, inside, rows) for child in node.children]
             params_below = sum([row.params_total for row in below])
             called = called or any([row.calls or row.forward for row in below])
@@ -157,9 +157,13 @@ class _Rows:
             first, count = self.inputs[calls[0]]
             inputs = tuple(self.operand_shapes[first : first + count])
             in_objects = sum(self.in_object[first : first + count])
-            first, count = self.outputs[calls[0]]
-            outputs = tuple(self.operand_shapes[first : first + count])
-            dtypes = tuple(self.operand_dtypes[first : first + count])
+            returned = [call for call in calls if call not in self.notes.raised] if self.notes.raised else calls
+            if returned:
+                first, count = self.outputs[returned[0]]
+                outputs = tuple(self.operand_shapes[first : first + count])
+                dtypes = tuple(self.operand_dtypes[first : first + count])
+            else:
+                outputs = ("raised",)
             if len(calls) > 1:
                 further_inputs = self._further(self.inputs, calls, inputs)
                 further_outputs = self._further(self.outputs, calls, outputs)
@@ -212,7 +216,7 @@ class _Rows:
             device_forward,
             device_recompute,
             device_backward,
-            self._note(node, opaque, called),
+            self.notes.of(node, calls, opaque, called),
             1,
             tensors,
             further_inputs,
@@ -230,28 +234,6 @@ class _Rows:
         """The shapes that calls had and the first had not, each once. A call without any says nothing of shapes."""
         found = (tuple(self.operand_shapes[at : at + count]) for at, count in (ranges[call] for call in calls))
         return tuple(shapes for shapes in dict.fromkeys(found) if shapes and shapes != first)
-
-    def _note(self, node: ModuleNode, opaque: str, called: bool) -> str:
-        info = node.info
-        if info is None:
-            return "not registered in the model"
-        if info.same_as >= 0:
-            return f"same module as {self.modules[info.same_as].path or 'the root'}"
-        notes = []
-        if info.parameters and (shared := [tensor for tensor in info.parameters if tensor.owner is not None]):
-            notes.append(f"{', '.join(t.name for t in shared)} shared with {shared[0].owner or 'the root'}")
-        if any([tensor.lazy for tensor in info.parameters]):
-            notes.append("lazy: no shape before the first call")
-        if any([tensor.dtype == UNKNOWN for tensor in info.parameters]):
-            notes.append("params unknown: packed in an object that cannot be read")
-        if info.opaque == "compiled" and called:
-            notes.append("a first call compiles")
-        if self.ran and not called:
-            notes.append(f"runs inside {_OPAQUE[opaque]}" if opaque else "not called")
-        return "; ".join(notes)
-
-
-_OPAQUE = {"TorchScript": "TorchScript", "compiled": "a compiled region"}
 
 
 def _sum(values: list[int], rows: list[int]) -> int:

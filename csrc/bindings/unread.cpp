@@ -1,0 +1,50 @@
+#include "bindings/unread.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "record/storages_read.h"
+
+namespace torchprof::bindings {
+namespace {
+
+namespace py = pybind11;
+
+bool was_read(const AddressSet& storages_read, PyObject* tensor) {
+  return THPVariable_Check(tensor) &&
+         storages_read.contains(storage_identity(*THPVariable_Unpack(tensor).unsafeGetTensorImpl()));
+}
+
+}  // namespace
+
+py::object unread_modules(const AddressSet& storages_read, const py::list& places) {
+  const py::str parameters_name("_parameters");
+  py::list unread;
+  bool any_was_read = false;
+  for (size_t row = 0; row < places.size(); ++row) {
+    const py::tuple place = places[row];
+    if (place[5].cast<Py_ssize_t>() >= 0) {
+      continue;  // another place of an earlier module
+    }
+    // Read as vars(module)["_parameters"], which runs no code of the module.
+    PyObject** const attributes = _PyObject_GetDictPtr(place[0].ptr());
+    PyObject* const own =
+        attributes != nullptr && *attributes != nullptr ? PyDict_GetItem(*attributes, parameters_name.ptr()) : nullptr;
+    if (own == nullptr || !PyDict_Check(own)) {
+      continue;
+    }
+    bool has_any = false, was_any_read = false;
+    PyObject* name = nullptr;
+    PyObject* tensor = nullptr;
+    for (Py_ssize_t position = 0; PyDict_Next(own, &position, &name, &tensor) != 0;) {
+      has_any = has_any || tensor != Py_None;
+      was_any_read = was_any_read || was_read(storages_read, tensor);
+    }
+    any_was_read = any_was_read || was_any_read;
+    if (has_any && !was_any_read) {
+      unread.append(row);
+    }
+  }
+  return any_was_read ? py::object(unread) : py::none();
+}
+
+}  // namespace torchprof::bindings

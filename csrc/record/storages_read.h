@@ -1,0 +1,37 @@
+// Notes which storages ops are given, so that a parameter that some op read is known to be in use, whichever module was called. Views of
+// a parameter have its storage. A tensor without a storage stands for itself.
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <c10/core/TensorImpl.h>
+
+#include "record/tensor_reader.h"
+#include "trace/thread_log.h"
+
+namespace torchprof {
+
+inline uint64_t storage_identity(const c10::TensorImpl& tensor) {
+  const c10::StorageImpl* const storage = tensor.unsafe_storage().unsafeGetStorageImpl();
+  return storage != nullptr ? reinterpret_cast<uint64_t>(storage) : reinterpret_cast<uint64_t>(&tensor);
+}
+
+// Of every tensor among boxed values, including those in lists of tensors.
+template <typename IValues>
+void note_storages(ThreadLog& log, const IValues& values) {
+  const auto note = [&log](const c10::IValue& value) {
+    if (const c10::TensorImpl* const tensor = value.unsafeToTensorImpl(); is_readable(tensor)) {
+      log.storages_read.insert(storage_identity(*tensor));
+    }
+  };
+  for (const c10::IValue& value : values) {
+    if (value.isTensor()) {
+      note(value);
+    } else if (value.isTensorList()) {
+      for (const c10::IValue& element : value.toListRef()) {
+        note(element);
+      }
+    }
+  }
+}
+
+}  // namespace torchprof

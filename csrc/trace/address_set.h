@@ -1,0 +1,56 @@
+// A set of addresses that only grows, for millions of insertions of few that differ. 0 is no member.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace torchprof {
+
+class AddressSet {
+ public:
+  void insert(uint64_t address) {
+    if (2 * size_ >= slots_.size()) {
+      grow();
+    }
+    uint64_t& slot = slots_[find(address)];
+    size_ += slot == 0 && address != 0 ? 1 : 0;
+    slot = address;
+  }
+
+  bool contains(uint64_t address) const { return address != 0 && !slots_.empty() && slots_[find(address)] == address; }
+
+  void insert(const AddressSet& more) {
+    for (const uint64_t address : more.slots_) {
+      if (address != 0) {
+        insert(address);
+      }
+    }
+  }
+
+ private:
+  // The slot of an address, or the empty one where it belongs.
+  size_t find(uint64_t address) const {
+    size_t slot = static_cast<size_t>((address >> 4) * UINT64_C(0x9E3779B97F4A7C15) >> 20) & (slots_.size() - 1);
+    while (slots_[slot] != address && slots_[slot] != 0) {
+      slot = (slot + 1) & (slots_.size() - 1);
+    }
+    return slot;
+  }
+
+  void grow() {
+    const std::vector<uint64_t> old = std::move(slots_);
+    slots_.assign(old.empty() ? 1024 : 2 * old.size(), 0);  // a power of two
+    for (const uint64_t address : old) {
+      if (address != 0) {
+        slots_[find(address)] = address;
+      }
+    }
+  }
+
+  std::vector<uint64_t> slots_;
+  size_t size_ = 0;
+};
+
+}  // namespace torchprof

@@ -145,7 +145,7 @@ def test_what_is_no_batch_size_is_named(value: Any) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_data_in_place_of_sizes_points_to_input_data(data: Any) -> None:
-    with pytest.raises(ArgumentError, match="input_size is for sizes .* give it as input_data="):
+    with pytest.raises(ArgumentError, match=r"input_size is for sizes .* give it as input_data="):
         made(data)
 
 

@@ -17,7 +17,7 @@ from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.model.notes import PARTLY, Notes
 from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.analysis.time.calls import CallCosts
-from torchprof.trace.model import UNKNOWN, TensorInfo
+from torchprof.trace.model import TensorInfo
 from torchprof.trace.schema import TENSOR_IN_OBJECT
 from torchprof.trace.shapes import Operand
 from torchprof.trace.trace import Trace
@@ -102,6 +102,7 @@ class _Rows:
         assert trace.model is not None
         calls = trace.module_calls
         shapes = tensor_shapes(trace)
+        self.modules = trace.model.modules
         self.again = frozenset(np.flatnonzero(is_recomputed(trace)).tolist())
         self.notes = Notes(trace, self.again)
         self.operand_shapes = [shapes[row] for row in trace.operands.tolist()]

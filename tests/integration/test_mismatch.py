@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import torchprof
+from torchprof.record.inputs import Inputs
+from torchprof.record.mismatch import mismatch_note
+from torchprof.trace.model import Model, ModuleInfo, TensorInfo
+from torchprof.trace.trace import Trace
 
 
 @pytest.fixture
@@ -113,13 +117,30 @@ def test_where_the_default_dtype_is_to_blame_it_is_named(float64_by_default: Non
     assert "the inputs are float64 (torch's default dtype is float64): dtypes=torch.float32 makes" in note(model, (2, 3))
 
 
-@pytest.mark.parametrize(("model_on", "inputs_on"), [("meta", "cpu"), ("cpu", "meta")])
-def test_another_device_is_named(model_on: str, inputs_on: str) -> None:
-    model = nn.Sequential(nn.Linear(3, 4, device=model_on))
-    expected = f'the inputs are on {inputs_on}, and the model is on {model_on}: device="{model_on}" puts them there'
-    assert expected in note(model, (2, 3), device=inputs_on)
-    assert expected in note(model, input_data=torch.ones(2, 3, device=inputs_on))
-    torchprof.summary(model, input_data=torch.ones(2, 3), device=model_on, verbose=0)
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Expected all tensors to be on the same device, but got mat1 is on cpu, different from other tensors on cuda:0",
+        "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) should be the same",
+        "Input and parameter tensors are not at the same device, found input tensor at cpu and parameter tensor at cuda:0",
+        "Tensor on device cpu is not on the expected device cuda:0!",
+    ],
+)
+def test_another_device_is_named(message: str) -> None:
+    weight = TensorInfo("weight", (4, 3), "float32", "cuda:0", 12, 48, trainable=True)
+    model = Model((ModuleInfo("", "Linear", "Linear", -1, 0, 1, parameters=(weight,)),))
+    given, inputs = ("float32[2, 3]",), Inputs((torch.ones(2, 3),))
+    expected = 'the inputs are on cpu, and the model is on cuda:0: device="cuda:0" puts them there'
+    assert mismatch_note(RuntimeError(message), Trace.empty(model), "", given, inputs, made=True) == expected
+    assert mismatch_note(RuntimeError(message), Trace.empty(model), "", given, inputs, made=False) == expected
+    assert mismatch_note(RuntimeError("no"), Trace.empty(model), "", given, inputs, made=True) == ""
+
+
+def test_a_model_on_several_devices_has_its_inputs_where_it_begins() -> None:
+    weights = [TensorInfo("weight", (3, 3), "float32", device, 9, 36, trainable=True) for device in ("cpu", "cuda:0")]
+    model = Model(tuple(ModuleInfo(str(at), str(at), "Linear", -1, 0, at, parameters=(w,)) for at, w in enumerate(weights)))
+    error = RuntimeError("Expected all tensors to be on the same device")
+    assert mismatch_note(error, Trace.empty(model), "1", ("float32[2, 3]",), Inputs((torch.ones(2, 3),)), made=True) == ""
 
 
 def test_where_the_model_mixes_dtypes_the_inputs_are_not_to_blame() -> None:

@@ -34,14 +34,16 @@ def with_failure(rows: Sequence[Row], failure: dict[str, Any]) -> list[Row]:
     path = failure["module"]
     is_found = path is None
     for row in rows:
+        notes = row.note.split("; ") if row.note else []
         if not is_found and row.calls and f"{path}.".startswith(f"{row.path}." if row.path else ""):
-            if not row.output_shapes:  # it did not return
-                row = row._replace(output_bytes=None)
-            if row.path == path:
-                is_found = True
-                row = row._replace(failed=True, note="; ".join(filter(None, (f"raised {failure['error']}", row.note))))
-        elif failure["phase"] == "forward" and "not called" in row.note:
-            row = row._replace(note=row.note.replace("not called", "not reached"))
+            is_found = row.path == path
+            notes = [note for note in notes if note != "raised"]
+            if is_found:
+                notes.insert(0, f"raised {failure['error']}")
+            returned = any(isinstance(shape, tuple) for shape in row.output_shapes)
+            row = row._replace(failed=is_found, output_bytes=row.output_bytes if returned else None, note="; ".join(notes))
+        elif failure["phase"] == "forward" and "not called" in notes:
+            row = row._replace(note="; ".join("not reached" if note == "not called" else note for note in notes))
         marked.append(row)
     return marked
 

@@ -57,9 +57,7 @@ def test_the_fast_path_of_a_transformer_has_a_ragged_shape_and_the_bytes_of_what
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1).eval()
     mask = torch.tensor([[False, False, False, False], [False, False, False, True]])
     with torch.no_grad():
-        found = torchprof.summary(
-            model, input_data={"src": torch.rand(2, 4, 16), "src_key_padding_mask": mask}, verbose=0
-        )
+        found = torchprof.summary(model, input_data={"src": torch.rand(2, 4, 16), "src_key_padding_mask": mask}, verbose=0)
     (layer,) = [row for row in found.rows if row.path == "layers.0"]
     assert layer.output_shapes == ((2, "j", 16),)
     assert layer.output_bytes == (~mask).sum() * 16 * 4 == 448

@@ -145,7 +145,7 @@ def test_what_is_no_batch_size_is_named(value: Any) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_data_in_place_of_sizes_points_to_input_data(data: Any) -> None:
-    with pytest.raises(ArgumentError, match="input_size is for sizes .* give it as input_data="):
+    with pytest.raises(ArgumentError, match=r"input_size is for sizes .* give it as input_data="):
         made(data)
 
 
@@ -307,7 +307,14 @@ def test_a_packed_sequence_is_moved_by_its_own_method() -> None:
 
 def test_what_is_moved_keeps_what_else_it_has() -> None:
     shared = [torch.ones(2)]
-    data = (deque([torch.ones(1)], 3), Slots(torch.ones(1)), Graph(torch.ones(1)), shared, shared, Batch(torch.ones(1), "label"))
+    data = (
+        deque([torch.ones(1)], 3),
+        Slots(torch.ones(1)),
+        Graph(torch.ones(1)),
+        shared,
+        shared,
+        Batch(torch.ones(1), "label"),
+    )
     inputs = made(input_data=data, device="meta")
     assert inputs is not None
     moved_deque, slots, graph, first, second, batch = inputs.args

@@ -82,7 +82,8 @@ class Faking:
                     fake = self._like(real)
                 except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # NotImplementedError is the first
                     raise ArgumentError(
-                        f"a tensor of the model or of inputs cannot be estimated: {type(real).__name__} of dtype {real.dtype} "
+                        f"a tensor of the model or of inputs cannot be estimated: "
+                        f"{'nested ' if real.is_nested else ''}{type(real).__name__} of dtype {real.dtype} "
                         f"and layout {real.layout}: only tensors with strides can ({str(error).splitlines()[0]})"
                     ) from error
                 if isinstance(real, nn.Parameter):

@@ -510,20 +510,13 @@ class TakesABatch(nn.Module):
     [
         ({"x": torch.ones(8, 3)},),
         SimpleNamespace(x=torch.ones(8, 3)),
-        torch.return_types.max((torch.ones(8, 3), torch.ones(1))),
         BatchEncoding({"batch": {"x": torch.ones(8, 3)}}),
     ],
-    ids="dict namespace structseq encoding".split(),
+    ids="dict namespace encoding".split(),
 )
 def test_inputs_in_any_container_are_estimated_as_tensors_are(inputs: Any) -> None:
-    model = TakesABatch()
-    if isinstance(inputs, torch.return_types.max):
-        model.forward = lambda pair: model.linear(pair.values)  # type: ignore[method-assign]
-    estimates = [
-        torchprof.estimate(model, inputs, device="cpu").max_allocated,
-        torchprof.estimate(nn.Linear(3, 4), torch.ones(8, 3), device="cpu").max_allocated,
-    ]
-    assert estimates[0] - estimates[1] in (0, 4)  # the further tensor of the structseq
+    found = torchprof.estimate(TakesABatch(), inputs, device="cpu")
+    assert found.max_allocated == torchprof.estimate(nn.Linear(3, 4), torch.ones(8, 3), device="cpu").max_allocated
 
 
 def test_whole_numbers_of_numpy_are_sizes_of_inputs() -> None:
@@ -535,5 +528,5 @@ def test_whole_numbers_of_numpy_are_sizes_of_inputs() -> None:
 
 def test_nested_inputs_are_named() -> None:
     nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
-    with pytest.raises(ArgumentError, match="nested Tensor of dtype torch.float32"):
+    with pytest.raises(ArgumentError, match="nested Tensor of dtype"):
         torchprof.estimate(nn.Linear(3, 4), nested, device="cpu")

@@ -15,6 +15,8 @@ namespace {
 constexpr int kMaxDepth = 200;        // of containers inside containers
 constexpr size_t kMaxTensors = 4096;  // of one search
 constexpr size_t kMaxObjects = 1024;  // that are no containers, of one search
+// Tensors in objects that a module inside another one is given. A cache of 80 layers is given to each of them.
+constexpr size_t kMaxInInnerCall = 16;
 
 // Classes that are told apart by address. They are never freed.
 struct Classes {
@@ -52,8 +54,8 @@ bool is_value_of_torch(PyTypeObject* type) {
 
 // Values that hold no tensor, whatever their contents.
 bool is_plain_value(PyObject* object) {
-  constexpr unsigned long kPlain = Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS |
-                                   Py_TPFLAGS_TYPE_SUBCLASS;
+  constexpr unsigned long kPlain =
+      Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS | Py_TPFLAGS_TYPE_SUBCLASS;
   PyTypeObject* const type = Py_TYPE(object);
   return object == Py_None || (type->tp_flags & kPlain) != 0 || PyFloat_Check(object) || PyComplex_Check(object) ||
          PyByteArray_Check(object) || type == &PyRange_Type || type == &PySlice_Type || type == &PyEllipsis_Type ||
@@ -115,10 +117,11 @@ void for_each_attribute(PyObject* object, Visit visit) {
 
 class Search {
  public:
-  explicit Search(bool lists_unread) : lists_unread_(lists_unread) {}
+  explicit Search(bool lists_unread, size_t most_in_objects = kMaxTensors)
+      : lists_unread_(lists_unread), most_in_objects_(most_in_objects) {}
 
   void look_into(PyObject* object) {
-    if (is_plain_value(object)) {
+    if (is_plain_value(object) || is_exceeded_) {
       return;
     }
     if (is_tensor(object)) {
@@ -191,7 +194,8 @@ class Search {
     if (!is_readable(tensor) || (is_in_object_ && !known_.insert(tensor).second) || is_repeated(tensor)) {
       return;
     }
-    if (found.tensors.size() >= kMaxTensors) {
+    if (found.tensors.size() >= kMaxTensors ||
+        (is_in_object_ && found.tensors.size() >= found.in_containers + most_in_objects_)) {
       exceeded(path_.empty() ? object : path_.back());
       return;
     }
@@ -289,6 +293,7 @@ class Search {
   std::unordered_set<const c10::TensorImpl*> known_;
   size_t no_repeats_from_ = SIZE_MAX;
   const bool lists_unread_;
+  const size_t most_in_objects_;
   bool is_in_object_ = false;
   bool is_inner_ = false;
   bool is_exceeded_ = false;
@@ -302,8 +307,8 @@ Found find_tensors(PyObject* object) {
   return search.finish();
 }
 
-Found find_arguments(PyObject* args, PyObject* kwargs) {
-  Search search(false);
+Found find_arguments(PyObject* args, PyObject* kwargs, bool is_inner_call) {
+  Search search(false, is_inner_call ? kMaxInInnerCall : kMaxTensors);
   search.look_into(args);
   if (kwargs != nullptr) {
     search.look_into(kwargs);
@@ -311,8 +316,8 @@ Found find_arguments(PyObject* args, PyObject* kwargs) {
   return search.finish();
 }
 
-Found find_arguments(PyObject* const* args, size_t count) {
-  Search search(false);
+Found find_arguments(PyObject* const* args, size_t count, bool is_inner_call) {
+  Search search(false, is_inner_call ? kMaxInInnerCall : kMaxTensors);
   for (size_t i = 0; i < count; ++i) {
     search.look_into(args[i]);
   }
@@ -328,7 +333,8 @@ bool is_tensor(PyObject* object) {
 PyTypeObject* loaded_class(const char* module, const char* name) {
   PyObject* const modules = PyImport_GetModuleDict();
   PyObject* const loaded = modules != nullptr ? PyDict_GetItemString(modules, module) : nullptr;
-  PyObject* const found = loaded != nullptr && PyModule_Check(loaded) ? PyDict_GetItemString(PyModule_GetDict(loaded), name) : nullptr;
+  PyObject* const found =
+      loaded != nullptr && PyModule_Check(loaded) ? PyDict_GetItemString(PyModule_GetDict(loaded), name) : nullptr;
   return found != nullptr && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
 }
 

@@ -19,9 +19,10 @@ struct Found {
 };
 
 Found find_tensors(PyObject* object);
-// The arguments of a call; kwargs may be nullptr. What cannot be looked into among them is not listed, unless it exceeds a limit.
-Found find_arguments(PyObject* args, PyObject* kwargs);
-Found find_arguments(PyObject* const* args, size_t count);
+// The arguments of a call; kwargs may be nullptr. What cannot be looked into among them is not listed, unless it exceeds a limit. Of
+// what objects hold, a call inside another one has less read: see kMaxInInnerCall.
+Found find_arguments(PyObject* args, PyObject* kwargs, bool is_inner_call);
+Found find_arguments(PyObject* const* args, size_t count, bool is_inner_call);
 // The tensors that a tensor subclass holds in its attributes, and in containers there, each once.
 Found find_inner_tensors(PyObject* tensor);
 

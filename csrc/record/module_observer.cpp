@@ -103,12 +103,18 @@ void end_call(uint64_t generation, PyObject* result) {
   notify_listener(outputs);
 }
 
+bool is_inside_a_call() {
+  const LogWriter writer;
+  const ThreadLog* const log = writer.log();
+  return log != nullptr && log->innermost_call() != kNoRow;
+}
+
 // Calls a module, recorded. `find` returns the tensors among its inputs.
 template <typename Find, typename Call>
 PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
   uint64_t generation = 0;
   try {
-    generation = begin_call(module, by_slot, find());
+    generation = begin_call(module, by_slot, find(is_inside_a_call()));
   } catch (...) {
   }
   PyObject* const result = call();
@@ -123,7 +129,9 @@ PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
 
 // In the slot of classes: `module(x)`.
 PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
-  return recorded(module, true, [&] { return find_arguments(args, kwargs); }, [&] { return original_call(module, args, kwargs); });
+  return recorded(
+      module, true, [&](bool is_inner) { return find_arguments(args, kwargs, is_inner); },
+      [&] { return original_call(module, args, kwargs); });
 }
 
 // Whether the function of nn.Module runs because of a call that the slot has seen, or while nothing is recorded.
@@ -144,7 +152,8 @@ PyObject* observed_function(PyObject* function, PyObject* const* args, size_t co
     observer->observe_again();
   }
   const Py_ssize_t all = positional + (keywords != nullptr ? PyTuple_GET_SIZE(keywords) : 0);
-  return recorded(args[0], false, [&] { return find_arguments(args + 1, static_cast<size_t>(all - 1)); }, call);
+  return recorded(
+      args[0], false, [&](bool is_inner) { return find_arguments(args + 1, static_cast<size_t>(all - 1), is_inner); }, call);
 }
 
 // Dynamo sets its callback where compiled code begins, and None where it ends. Code inside that is not to be compiled runs between None

@@ -54,9 +54,9 @@ inline constexpr uint8_t kSymbolic = 2;     // some sizes are symbolic: kUnknown
 inline constexpr uint8_t kNoStorage = 4;    // opaque: storage and storage_bytes are 0
 inline constexpr uint8_t kTransformed = 8;  // was inside wrappers of torch.func: shape and bytes are those inside, as in memory
 inline constexpr uint8_t kNotDense = 16;    // sparse or nested: `bytes` says what its elements take
-inline constexpr uint8_t kWrapperSubclass = 32;     // a subclass around other tensors: `bytes` says what these take
-inline constexpr uint8_t kObject = 64;      // no tensor, but an object: `storage` is a row of strings, the name of its class
-inline constexpr uint8_t kInObject = 128;   // a module was given or returned it inside an object that is no container
+inline constexpr uint8_t kWrapperSubclass = 32;  // a subclass around other tensors: `bytes` says what these take
+inline constexpr uint8_t kObject = 64;     // no tensor, but an object: `storage` is a row of strings, the name of its class
+inline constexpr uint8_t kInObject = 128;  // a module was given or returned it inside an object that is no container
 
 // Tensor::bytes
 inline constexpr int64_t kUnknownBytes = -1;

@@ -7,14 +7,17 @@ import gc
 import math
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
 from architectures import ALL, Case, llama_of_seventy_billion, loss_of
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import BatchEncoding
 
 import torchprof
 from torchprof import ArgumentError, Estimate, EstimateError, ModuleTypeError
@@ -490,3 +493,40 @@ def test_results_from_the_cache_are_those_of_fake_kernels(
     assert without_detach == [name for name in cached[0] if name not in ("aten::detach", "PythonDispatchMode")]
     assert sizes == cached[1]
     assert without_last_gradient(by_category) == without_last_gradient(cached[2])
+
+
+class TakesABatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, batch: Any) -> Tensor:
+        found: Tensor = self.linear(batch["x"] if isinstance(batch, dict) else batch.x)
+        return found
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ({"x": torch.ones(8, 3)},),
+        SimpleNamespace(x=torch.ones(8, 3)),
+        BatchEncoding({"batch": {"x": torch.ones(8, 3)}}),
+    ],
+    ids="dict namespace encoding".split(),
+)
+def test_inputs_in_any_container_are_estimated_as_tensors_are(inputs: Any) -> None:
+    found = torchprof.estimate(TakesABatch(), inputs, device="cpu")
+    assert found.max_allocated == torchprof.estimate(nn.Linear(3, 4), torch.ones(8, 3), device="cpu").max_allocated
+
+
+def test_whole_numbers_of_numpy_are_sizes_of_inputs() -> None:
+    model = nn.Linear(3, 4)
+    sizes = [((np.int64(8), 3), None), ((3,), np.int64(8)), ((8, 3), None)]
+    found = {torchprof.estimate(model, size, batch_size=batch, device="cpu").max_allocated for size, batch in sizes}
+    assert len(found) == 1
+
+
+def test_nested_inputs_are_named() -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
+    with pytest.raises(ArgumentError, match="nested Tensor of dtype"):
+        torchprof.estimate(nn.Linear(3, 4), nested, device="cpu")

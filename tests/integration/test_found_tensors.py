@@ -338,3 +338,24 @@ def test_siblings_that_are_given_a_growing_cache_fold() -> None:
 
     rows = torchprof.summary(Net(), (2, 3), fold=True, verbose=0).rows
     assert [(row.name, row.copies) for row in rows[2:]] == [("0..3", 4), ("linear", 1)]
+
+
+def test_a_large_cache_is_read_in_full_where_the_model_is_given_it_and_in_part_inside() -> None:
+    class Inner(nn.Module):
+        def forward(self, x: torch.Tensor, cache: Any) -> torch.Tensor:
+            return x
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x: torch.Tensor, cache: Any) -> torch.Tensor:
+            result: torch.Tensor = self.inner(x, cache)
+            return result
+
+    outer, inner = torchprof.summary(
+        Outer(), input_data=(A, Shy(layers=[B] * 3 + [torch.rand(3) for _ in range(99)])), verbose=0
+    ).rows
+    assert outer.input_shapes == ((1,), (2,), *[(3,)] * 99)
+    assert inner.input_shapes == ((1,), (2,), *[(3,)] * 15, "list")

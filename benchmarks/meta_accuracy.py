@@ -12,6 +12,7 @@ import statistics
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 import torchprof
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests", "examples")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from architectures import ALL
 from my_network import MyNetwork
@@ -68,11 +70,14 @@ def main() -> int:
 def networks() -> Iterator[tuple[str, Callable[[], tuple[nn.Module, Any]]]]:
     """Names, and functions that make a network and its inputs."""
     for name, (make, size) in FOR_TORCHSUMMARY.items():
-        sizes = size if isinstance(size, list) else [size]
-        yield name, lambda make=make, sizes=sizes: (make(), tuple(torch.rand(2, *each) for each in sizes))
-    yield "MyNetwork", lambda: (MyNetwork(num_class=2), (torch.rand(4, 3, 112, 112),))
-    for make in ALL:
-        yield make.__name__, make
+        yield name, partial(made, make, size if isinstance(size, list) else [size], 2)
+    yield "MyNetwork", partial(made, partial(MyNetwork, num_class=2), [(3, 112, 112)], 4)
+    for architecture in ALL:
+        yield architecture.__name__, architecture
+
+
+def made(make: Callable[[], nn.Module], sizes: list[tuple[int, ...]], batch: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return make(), tuple(torch.rand(batch, *size) for size in sizes)
 
 
 def moved(data: Any) -> Any:

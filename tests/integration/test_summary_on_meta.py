@@ -337,6 +337,56 @@ def test_the_layers_of_a_transformer_encoder_are_called_as_ever() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+class Cast(nn.Module):
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.layer, self.device = nn.Linear(64, 64), device
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            return self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_autocast_of_the_device_that_is_counted_works() -> None:
+    cast_once = 2 * (64 * 64 + 64 + 8 * 64)
+    result = 2 * 8 * 64
+    make = torch.autocast.__init__
+    assert totals(Cast("cuda").to("meta"), (8, 64)).allocated == cast_once + result
+    assert totals(Cast("cpu").to("meta"), (8, 64), device="cpu").allocated == cast_once + result
+    assert totals(Cast("cuda").to("meta"), (8, 64), device="cpu").allocated == 2 * result
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert totals(nn.Linear(64, 64, device="meta"), (8, 64), device="cpu").allocated == cast_once + result
+        assert totals(nn.Linear(64, 64, device="meta"), (8, 64)).allocated == 2 * result
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.autocast.__init__ is make
+
+
+def test_lazy_modules_are_counted_and_lazy_afterwards() -> None:
+    model = nn.Sequential(nn.LazyLinear(64, device="meta"), nn.LazyBatchNorm1d(device="meta"))
+    eager = nn.Sequential(nn.Linear(32, 64, device="meta"), nn.BatchNorm1d(64, device="meta"))
+    found = torchprof.summary(model, (8, 32), verbose=0)
+    assert figures(found.totals) == figures(totals(eager, (8, 32)))
+    assert found.totals.params == 32 * 64 + 64 + 2 * 64
+    assert isinstance(model[0], nn.LazyLinear)
+    assert model[0].has_uninitialized_params()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_parameters_of_torchscript_were_there_before() -> None:
+    scripted = torch.jit.script(nn.Linear(64, 64, device="meta"))  # type: ignore[no-untyped-call]
+    assert figures(totals(scripted, (8, 64))) == figures(totals(nn.Linear(64, 64, device="meta"), (8, 64)))
+
+
+def test_what_a_compiled_model_takes_is_unknown() -> None:
+    compiled = torch.compile(linear_and_gelu().to("meta"), backend="eager")
+    found = torchprof.summary(compiled, (8, 64), verbose=0)
+    assert (found.totals.memory, found.totals.allocated, found.rows[0].output_shapes) == ("unknown", None, ((8, 64),))
+    assert "is compiled: torchprof.estimate(..., compile=True)" in str(found)
+    torch._dynamo.reset()
+
+
 # Fake tensors
 
 

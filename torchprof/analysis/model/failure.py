@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from torchprof.analysis.model.layer_calls import raising_call
+from torchprof.analysis.model.notes import RAISED
 from torchprof.analysis.model.rows import Row
 from torchprof.trace.trace import Trace
 
@@ -35,12 +36,13 @@ def with_failure(rows: Sequence[Row], failure: dict[str, Any]) -> list[Row]:
     is_found = path is None
     for row in rows:
         if not is_found and row.calls and f"{path}.".startswith(f"{row.path}." if row.path else ""):
-            if not row.output_shapes:  # it did not return
-                row = row._replace(output_bytes=None)
+            if row.output_shapes in ((), (RAISED,)):  # it did not return
+                note = "; ".join(part for part in row.note.split("; ") if part != RAISED)
+                row = row._replace(output_shapes=(), output_bytes=None, note=note)
             if row.path == path:
                 is_found = True
                 row = row._replace(failed=True, note="; ".join(filter(None, (f"raised {failure['error']}", row.note))))
-        elif failure["phase"] == "forward" and "not called" in row.note:
+        elif failure["phase"] == "forward" and "not called" in row.note and "are used" not in row.note:
             row = row._replace(note=row.note.replace("not called", "not reached"))
         marked.append(row)
     return marked

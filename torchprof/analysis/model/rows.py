@@ -102,6 +102,7 @@ class _Rows:
         assert trace.model is not None
         calls = trace.module_calls
         shapes = tensor_shapes(trace)
+        self.modules = trace.model.modules
         self.again = frozenset(np.flatnonzero(is_recomputed(trace)).tolist())
         self.notes = Notes(trace, self.again)
         self.operand_shapes = [shapes[row] for row in trace.operands.tolist()]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import torchprof
 from torchprof.analysis.model.rows import Row
@@ -268,6 +271,14 @@ def test_a_model_that_only_a_compiled_function_calls_is_not_said_to_be_dead() ->
     assert set(notes(model, call=call).values()) == {"not called outside compiled code"}
 
 
+def test_the_table_by_module_says_that_compiled_code_ran() -> None:
+    said = "Compiled code ran: calls of modules inside it are not seen"
+    for model, is_said in ((by_method(), True), (Block(), False)):
+        with torchprof.profile(model) as prof:
+            model(X)
+        assert (said in str(torchprof.by_module(prof.trace))) == is_said
+
+
 def test_what_is_kept_from_compiling_is_called_as_ever() -> None:
     model = Block()
     model.forward = torch.compiler.disable(model.forward)  # type: ignore[method-assign]
@@ -293,3 +304,63 @@ def test_an_exported_module_is_recognized() -> None:
     found = notes(model)
     assert found[""] == "exported: calls inside are not seen"
     assert found["linear"] == "runs inside an exported graph"
+
+
+# Modules on threads, and modules that are registered nowhere
+
+
+class OnThreads(nn.Module):
+    """Runs copies of a layer on threads of their own and waits, as ``nn.DataParallel`` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.holder = nn.Sequential(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> list[Any]:
+        replicas = [copy.copy(self.layer) for _ in range(2)]
+        with ThreadPoolExecutor(3) as threads:
+            return list(threads.map(lambda module: module(x), [*replicas, self.holder]))
+
+
+def test_modules_made_in_forward_and_called_on_other_threads_stand_below_their_caller() -> None:
+    with torchprof.profile(model := OnThreads()) as prof:
+        model(X)
+    found = rows_and_totals(prof.trace)[0]
+    assert [(row.path, row.calls, row.output_shapes) for row in found] == [
+        ("", 1, ((2, 4),) * 3),
+        ("layer", 0, ()),
+        ("holder", 1, ((2, 4),)),
+        ("holder.0", 1, ((2, 4),)),
+        ("<Linear>", 1, ((2, 4),)),
+        ("<Linear>", 1, ((2, 4),)),
+    ]
+    assert [row.note for row in found[-2:]] == ["not registered in the model"] * 2
+
+
+class MakesOne(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(nn.Sequential(nn.Tanh()), x, use_reentrant=False)
+        return y
+
+
+def test_a_module_made_in_forward_and_run_again_in_backward_is_one_row() -> None:
+    found = torchprof.summary(MakesOne(), input_data=X.clone().requires_grad_(), backward=True, verbose=0).rows
+    assert [(row.path, row.calls) for row in found] == [("", 1), ("<Sequential>", 1), ("<Sequential>.<Tanh>", 1)]
+    assert 0 < found[2].recompute <= found[1].recompute == found[0].recompute
+
+
+def test_a_forward_that_is_a_generator_is_called_once_and_what_it_calls_later_is_seen() -> None:
+    class Generates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Iterator[Tensor]:
+            for _ in range(3):
+                x = self.layer.__call__(x)
+                yield x
+
+    model = Generates()
+    found = rows(model, call=lambda x: list(model(x)))
+    assert {path: row.calls for path, row in found.items()} == {"": 1, "layer": 3}

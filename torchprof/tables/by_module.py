@@ -14,6 +14,7 @@ from torchprof.arguments import check_int
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import footer
 from torchprof.tables.table import Table, worth_showing
+from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
 
 __all__ = ["by_module"]
@@ -48,7 +49,13 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     shown = worth_showing(records, columns, optional=("recompute", "optimizer", "flops", "spread", "saved"))
     if depth is not None:
         records = [record for record in records if record["depth"] <= depth]
-    return Table("Module", records, shown, footer(trace), is_tree=True)
+    return Table("Module", records, shown, (*footer(trace), *_unseen(trace)), is_tree=True)
+
+
+def _unseen(trace: Trace) -> list[str]:
+    """What must be said where compiled code ran."""
+    began = int((trace.module_calls["flags"] & CALL_COMPILED != 0).sum()) + int(trace.facts.get("compiled_outside_calls", 0))
+    return ["Compiled code ran: calls of modules inside it are not seen"] if began else []
 
 
 def _add_saved(trace: Trace, records: list[Record]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from torchprof.analysis.model.layer_calls import raising_call
+from torchprof.analysis.model.notes import RAISED
 from torchprof.analysis.model.rows import Row
 from torchprof.trace.trace import Trace
 
@@ -37,11 +38,12 @@ def with_failure(rows: Sequence[Row], failure: dict[str, Any]) -> list[Row]:
         notes = row.note.split("; ") if row.note else []
         if not is_found and row.calls and f"{path}.".startswith(f"{row.path}." if row.path else ""):
             is_found = row.path == path
-            notes = [note for note in notes if note != "raised"]
+            notes = [note for note in notes if note != RAISED]
             if is_found:
                 notes.insert(0, f"raised {failure['error']}")
-            returned = any(isinstance(shape, tuple) for shape in row.output_shapes)
-            row = row._replace(failed=is_found, output_bytes=row.output_bytes if returned else None, note="; ".join(notes))
+            if row.output_shapes in ((), (RAISED,)):  # it did not return
+                row = row._replace(output_shapes=(), output_bytes=None)
+            row = row._replace(failed=is_found, note="; ".join(notes))
         elif failure["phase"] == "forward" and "not called" in notes:
             row = row._replace(note="; ".join("not reached" if note == "not called" else note for note in notes))
         marked.append(row)

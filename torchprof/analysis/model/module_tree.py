@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from torchprof.analysis.model.callers import callers
 from torchprof.trace.model import ModuleInfo
 from torchprof.trace.trace import Trace
 
@@ -48,7 +49,7 @@ def module_tree(trace: Trace) -> list[ModuleNode]:
     """The roots of the tree: one for each recorded model, then the modules that were called outside of all models.
 
     A module that is registered in several places has its calls at the first. One that is registered nowhere (it was made
-    inside forward, or is kept in a plain list) is a child of the module that called it.
+    inside forward, or is kept in a plain list) is a child of the module that called it, also where it did so on another thread.
     """
     roots: list[ModuleNode] = []
     by_address: dict[int, ModuleNode] = {}
@@ -65,11 +66,15 @@ def module_tree(trace: Trace) -> list[ModuleNode]:
     node_of_module: list[ModuleNode | None] = [by_address.get(address) for address in addresses]
     outside = ModuleNode("", "", "", -1)
     node_of_call: list[ModuleNode] = []
-    calls = zip(trace.module_calls["module"].tolist(), trace.module_calls["parent"].tolist(), strict=True)
-    for row, (module, parent) in enumerate(calls):
+    parents = trace.module_calls["parent"].tolist()
+    made_by: list[int] | None = None
+    for row, (module, parent) in enumerate(zip(trace.module_calls["module"].tolist(), parents, strict=True)):
         found = node_of_module[module]
         if found is None or found.info is None:
-            caller = node_of_call[parent] if parent >= 0 else outside
+            if parent < 0:  # on a thread of its own, or recomputed
+                made_by = callers(trace).tolist() if made_by is None else made_by
+                parent = made_by[row]
+            caller = _node_of(parent, node_of_call, node_of_module, trace) or outside
             found = node_of_module[module] = _unregistered(caller, addresses[module], types[module])
         found.calls.append(row)
         node_of_call.append(found)
@@ -82,6 +87,15 @@ def module_tree(trace: Trace) -> list[ModuleNode]:
         found = node_of_module[row] or _unregistered(outside, address, type)
         found.modules.append(row)
     return roots + outside.children
+
+
+def _node_of(
+    call: int, node_of_call: list[ModuleNode], node_of_module: list[ModuleNode | None], trace: Trace
+) -> ModuleNode | None:
+    """The node of a call, also where its row comes later: on another thread."""
+    if 0 <= call < len(node_of_call):
+        return node_of_call[call]
+    return node_of_module[int(trace.module_calls["module"][call])] if call >= 0 else None
 
 
 def _unregistered(caller: ModuleNode, address: int, type: str) -> ModuleNode:

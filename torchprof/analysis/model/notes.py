@@ -12,7 +12,7 @@ from torchprof.trace.model import UNKNOWN
 from torchprof.trace.schema import CALL_COMPILED, CALL_RAISED
 from torchprof.trace.trace import Trace
 
-__all__ = ["PARTLY", "Notes"]
+__all__ = ["PARTLY", "RAISED", "Notes"]
 
 OPAQUE: Final = {"compiled": "a compiled region", "exported": "an exported graph", "TorchScript": "TorchScript"}
 """What a module runs inside that shows no calls of its layers, by ``ModuleInfo.opaque``."""
@@ -20,6 +20,9 @@ OPAQUE: Final = {"compiled": "a compiled region", "exported": "an exported graph
 HOLDERS: Final = frozenset(("Module", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList"))
 """Classes of modules that cannot be called."""
 
+
+RAISED: Final = "raised"
+"""The note of a module whose only call raised, and what it returned."""
 
 PARTLY: Final = "partly compiled"
 """In place of a ``ModuleInfo.opaque``: a function that forward calls is compiled, and which layers it has is not known."""
@@ -74,7 +77,7 @@ class Notes:
         if calls and (self.compiles(node) or (info is not None and info.opaque == "compiled")):
             notes.append("compiled: calls inside are not seen" + ("" if inside else "; a first call compiles"))
         if self.raised and (raised := len(self.raised.intersection(calls))):
-            notes.append(f"raised in {raised:,} of {len(calls):,} calls" if len(calls) > 1 else "raised")
+            notes.append(f"raised in {raised:,} of {len(calls):,} calls" if len(calls) > 1 else RAISED)
         if self.ran and not called and info is not None:
             notes.append(self._not_called(node, inside))
         return "; ".join(filter(None, notes))

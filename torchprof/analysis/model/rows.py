@@ -14,7 +14,7 @@ import numpy as np
 from torchprof.analysis.gpu.kernels import call_kernel_times
 from torchprof.analysis.model.callers import is_recomputed
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
-from torchprof.analysis.model.notes import PARTLY, Notes
+from torchprof.analysis.model.notes import PARTLY, RAISED, Notes
 from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.analysis.time.calls import CallCosts
 from torchprof.trace.model import TensorInfo
@@ -164,7 +164,7 @@ class _Rows:
                 outputs = tuple(self.operand_shapes[first : first + count])
                 dtypes = tuple(self.operand_dtypes[first : first + count])
             else:
-                outputs = ("raised",)
+                outputs = (RAISED,)
             if len(calls) > 1:
                 further_inputs = self._further(self.inputs, calls, inputs)
                 further_outputs = self._further(self.outputs, calls, outputs)

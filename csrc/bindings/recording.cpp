@@ -30,70 +30,64 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
   return items;
 }
 
-                     bool flops, bool flop_outputs, bool aggregate, const std::string& gpu, int8_t device_type,
+void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class, bool flops,
+                     bool flop_outputs, bool aggregate, const std::string& gpu, int8_t device_type,
                      const std::vector<HeldTuple>& held, const py::object& evaluator_switch) {
-                       Options options;
-                       options.ops = ops;
-                       options.shapes = shapes;
-                       options.memory = memory;
-                       options.budget_bytes = budget_bytes;
-                       options.module_class =
-                           module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
-                       options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
-                       options.flops = flops;
-                       options.flop_outputs = flop_outputs;
-                       options.aggregate = aggregate;
-                       options.device_recorder = gpu;
-                       options.device_type = device_type;
-                       options.held = held_from_python(held);
-                       start(options);
-                     }
+  Options options;
+  options.ops = ops;
+  options.shapes = shapes;
+  options.memory = memory;
+  options.budget_bytes = budget_bytes;
+  options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
+  options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
+  options.flops = flops;
+  options.flop_outputs = flop_outputs;
+  options.aggregate = aggregate;
+  options.device_recorder = gpu;
+  options.device_type = device_type;
+  options.held = held_from_python(held);
+  start(options);
+}
 
-                     // The tables by name, the strings that they refer to, and what else is known about the recording.
-                     py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait) {
-                       Recorded recorded = stop(held_from_python(held), may_wait);
-                       py::dict tables;
-                       for_each_table(recorded.tables,
-                                      [&](const char* name, auto& rows) { tables[name] = to_array(std::move(rows)); });
-                       py::dict losses;
-                       for_each_loss(recorded.tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
-                       const py::list strings = py::cast(recorded.tables.strings);
-                       const py::dict facts(
-                           "duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
-                           "gpu_clock_error_ns"_a = recorded.tables.device_clock_error,
-                           "gpu_failure"_a = recorded.device_failure, "gpu_interrupted"_a = recorded.tables.devices_interrupted,
-                           "losses"_a = losses, "unobserved_classes"_a = recorded.unobserved_classes);
-                       return py::make_tuple(tables, strings, facts);
-                     }
+// The tables by name, the strings that they refer to, and what else is known about the recording.
+py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait) {
+  Recorded recorded = stop(held_from_python(held), may_wait);
+  py::dict tables;
+  for_each_table(recorded.tables, [&](const char* name, auto& rows) { tables[name] = to_array(std::move(rows)); });
+  py::dict losses;
+  for_each_loss(recorded.tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
+  const py::list strings = py::cast(recorded.tables.strings);
+  const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
+                       "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
+                       "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
+                       "unobserved_classes"_a = recorded.unobserved_classes);
+  return py::make_tuple(tables, strings, facts);
+}
 
-                     // What a recording installs in this process. Tests compare it before and after. It reads the globals of this library, so it cannot be
-                     // part of a library that is built for tests.
-                     py::dict installed(const py::object& module_class) {
-                       return py::dict(
-                           "recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
-                           "profiler_slot"_a = MemoryObserver::slot_is_taken(),
-                           "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
-                           "function_hook"_a = FunctionHook::exists(),
-                           "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
-                     }
+// What a recording installs in this process. Tests compare it before and after. It reads the globals of this library, so it cannot be
+// part of a library that is built for tests.
+py::dict installed(const py::object& module_class) {
+  return py::dict("recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
+                  "profiler_slot"_a = MemoryObserver::slot_is_taken(),
+                  "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
+                  "function_hook"_a = FunctionHook::exists(),
+                  "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
+}
 
-                     }  // namespace
+}  // namespace
 
-                     void define_recording(py::module_& module) {
-                       py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
-                       module.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
-                                  "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a,
-                                  "held"_a, "evaluator_switch"_a = py::none());
-                       module.def("stop", &stop_recording, "held"_a, "may_wait"_a = true);
-                       module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
-                       module.def(
-                           "begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a,
-                           "warmup"_a);
-                       module.def("end_step", [](bool may_wait) { current().end_step(may_wait); }, "may_wait"_a = true);
-                       module.def("bytes", [] { return current().bytes(); });
-                       module.def("observe_new_classes", [] { current().observe_new_classes(); });
-                       module.def("is_recording", &is_recording);
-                       module.def("installed", &installed, "module_class"_a, py::pos_only());
-                     }
+void define_recording(py::module_& module) {
+  py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
+  module.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
+             "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a, "evaluator_switch"_a = py::none());
+  module.def("stop", &stop_recording, "held"_a, "may_wait"_a = true);
+  module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
+  module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
+  module.def("end_step", [](bool may_wait) { current().end_step(may_wait); }, "may_wait"_a = true);
+  module.def("bytes", [] { return current().bytes(); });
+  module.def("observe_new_classes", [] { current().observe_new_classes(); });
+  module.def("is_recording", &is_recording);
+  module.def("installed", &installed, "module_class"_a, py::pos_only());
+}
 
-                     }  // namespace torchprof::bindings
+}  // namespace torchprof::bindings

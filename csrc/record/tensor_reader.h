@@ -57,22 +57,6 @@ inline int8_t dtype_number(const c10::TensorImpl& tensor) {
   return static_cast<int8_t>(tensor.dtype().isScalarType() ? tensor.dtype().toScalarType() : c10::ScalarType::Undefined);
 }
 
-// Not sparse and nested tensors, nor subclasses with a __torch_dispatch__ that wrap others. Fake tensors are such a subclass too, but
-// stand for plain ones; their storage is on meta.
-inline bool is_plain(const c10::TensorImpl& tensor) {
-  static const c10::DispatchKeySet layouts =
-      c10::sparse_ks | c10::sparse_csr_ks | c10::DispatchKeySet(c10::DispatchKey::NestedTensor);
-  const c10::DispatchKeySet keys = tensor.key_set();
-  if (keys.has_any(layouts)) {
-    return false;
-  }
-  if (!keys.has(c10::DispatchKey::Python)) {
-    return true;
-  }
-  c10::StorageImpl* const storage = tensor.unsafe_storage().unsafeGetStorageImpl();
-  return storage != nullptr && storage->device().is_meta();
-}
-
 // Appends a tensor to the operands of the op or module call that is being filled in. False when the budget is spent.
 // `object` is the tensor in Python where the GIL is held, and `flags` are added to its own.
 inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor, _object* object = nullptr, uint8_t flags = 0) {

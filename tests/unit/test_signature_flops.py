@@ -30,7 +30,9 @@ def one_op(name: str, *shapes: tuple[int, ...], flags: int = 0, n_outputs: int =
         shapes=list(shapes),
         tensors=[{"shape": row, "dtype": 6, "flags": flags} for row in range(len(shapes))],
         operands=list(range(len(shapes))),
-        signatures=[{"name": 0, "n_inputs": len(shapes) - n_outputs, "outputs": len(shapes) - n_outputs, "n_outputs": n_outputs}],
+        signatures=[
+            {"name": 0, "n_inputs": len(shapes) - n_outputs, "outputs": len(shapes) - n_outputs, "n_outputs": n_outputs}
+        ],
         ops=[{}],
     )
 
@@ -63,7 +65,9 @@ def test_a_signature_whose_ops_all_ran_inside_others_that_count_counts_nothing()
     assert evaluated(nested).of_signatures.tolist() == [NO_FLOPS, 0]
 
 
-@pytest.mark.parametrize("name", ["aten::relu", "aten::add_", "aten::view", "aten::_foreach_mul_", "aten::gelu_backward", "my range"])
+@pytest.mark.parametrize(
+    "name", ["aten::relu", "aten::add_", "aten::view", "aten::_foreach_mul_", "aten::gelu_backward", "my range"]
+)
 def test_an_op_that_has_no_flops_by_convention_is_not_unknown(name: str) -> None:
     assert evaluated(one_op(name, (2, 3), (2, 3))).of_signatures.tolist() == [NO_FLOPS]
 

@@ -151,12 +151,6 @@ def _sum(sizes: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(sizes) else None
 
 
-def _have_packed_weights(places: list[WalkedModule]) -> bool:
-    """Whether weights may be kept in objects that are no tensors, so that only the output of an op tells their size."""
-    kinds = {type(place.module) for place in places}
-    return any(kind.__module__.startswith("torch.ao.") or issubclass(kind, torch.jit.ScriptModule) for kind in kinds)
-
-
 def _has_packed_weights(model: nn.Module) -> bool:
     """Whether weights may be kept in objects that are no tensors, so that only the output of an op tells their size."""
     kinds = {type(place.module) for place in walk(model)}

@@ -214,6 +214,8 @@ def _record(row: Row, totals: Totals) -> Record:
     record["self"] = row.forward_self if row.calls else None
     record["share"] = row.forward / totals.forward if totals.forward else 0.0
     record["device"] = row.device_forward
+    if not (row.calls or row.forward):
+        record["flops"] = None
     record["params_share"] = row.params / totals.params if totals.params else 0.0
     return record
 

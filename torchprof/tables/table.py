@@ -107,8 +107,11 @@ class Table(Printed):
             return [write(value) if value else "" for value in values]
         cells = [missing if value is None else write(value) for value in values]
         if column.unknown:
-            bounds = [value is not None and row.get(column.unknown) for value, row in zip(values, self.rows, strict=True)]
-            cells = [f">= {cell}" if bound else cell for cell, bound in zip(cells, bounds, strict=True)]
+            unknown = [row.get(column.unknown) for row in self.rows]
+            cells = [
+                cell if not names else "?" if value is None else f">= {cell}"
+                for cell, names, value in zip(cells, unknown, values, strict=True)
+            ]
         return cells
 
     def select(self, *columns: str) -> Table:

@@ -30,7 +30,8 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
 
     Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
     nanoseconds, the last three of one call; ``spread`` (standard deviation of self time over steps); ``share`` of all self
-    time; ``flops bytes``; ``flops_unknown``: its name, if its FLOPs are unknown; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
+    time; ``flops bytes``; ``flops_unknown``: its name, if its FLOPs are unknown; ``intensity`` (FLOPs per byte), ``flop_rate``
+    and ``byte_rate`` (per second); ``allocated``.
     Where kernels were recorded, also ``device`` and ``device_self``, the time of the kernels that the op launched, with and
     without those of ops inside it; ``device_share`` of all ``device_self``; and ``kernels``, the number it launched itself.
     Rates are then against ``device``, and None for an op that launched nothing.

@@ -23,10 +23,10 @@ def step_records(trace: Trace) -> list[Record]:
     """One record per step, warm-up steps included and marked.
 
     Keys: ``step warmup``; ``time`` and, of it, ``forward recompute backward optimizer other`` in nanoseconds; ``ops``;
-    ``flops``, and ``flops_unknown``, the ops whose FLOPs are unknown; ``allocated peak held`` in bytes: allocated during the step, the most held, and held at its end, of what was
-    allocated while recording. The parts of the time are None in an aggregated trace, which keeps their sums over all steps
-    only. Where kernels were recorded, also ``device``, the time in which any device worked for the step, and ``kernels``, the
-    number that the step launched.
+    ``flops``, and ``flops_unknown``, the ops whose FLOPs are unknown; ``allocated peak held`` in bytes: allocated during the
+    step, the most held, and held at its end, of what was allocated while recording. The parts of the time are None in an
+    aggregated trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in
+    which any device worked for the step, and ``kernels``, the number that the step launched.
     """
     steps = trace.steps
     records: list[Record] = [

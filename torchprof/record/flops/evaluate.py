@@ -15,7 +15,16 @@ from torchprof.errors import UnsupportedTorchError
 from torchprof.record import torch_private
 from torchprof.record.flops.formulas import FORMULAS, Formula, Operand
 from torchprof.record.flops.op_classes import OpClasses, op_classes
-from torchprof.trace.schema import NO_ARGUMENTS, NO_FLOPS, OP_NESTED, TENSOR_NOT_DENSE, TENSOR_SYMBOLIC, TENSOR_WRAPPER, UNKNOWN_FLOPS, Rows
+from torchprof.trace.schema import (
+    NO_ARGUMENTS,
+    NO_FLOPS,
+    OP_NESTED,
+    TENSOR_NOT_DENSE,
+    TENSOR_SYMBOLIC,
+    TENSOR_WRAPPER,
+    UNKNOWN_FLOPS,
+    Rows,
+)
 from torchprof.trace.type_names import Dtypes
 
 __all__ = ["Flops", "evaluate"]

@@ -18,16 +18,20 @@ from torchprof.record.flops.formulas.formula import Shape, Sizes, formula
 __all__: list[str] = []
 
 
+def _scores(q: Sizes, k: Sizes, v: Sizes) -> int:
+    """How many there are."""
+    assert (q[-1], k[-2]) == (k[-1], v[-2]), f"{q}, {k} and {v} are no queries, keys and values"
+    return prod(q[:-1]) * k[-2]
+
+
 def _forward(q: Sizes, k: Sizes, v: Sizes) -> int:
     """Of ``[..., heads, sequence, dimension]``."""
-    assert q[-1] == k[-1] and k[-2] == v[-2], f"{q}, {k} and {v} are no queries, keys and values"
-    return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+    return 2 * _scores(q, k, v) * (q[-1] + v[-1])
 
 
 def _backward(q: Sizes, k: Sizes, v: Sizes) -> int:
     """Three products over the dimension of the queries, two over that of the values."""
-    assert q[-1] == k[-1] and k[-2] == v[-2], f"{q}, {k} and {v} are no queries, keys and values"
-    return 2 * prod(q[:-1]) * k[-2] * (3 * q[-1] + 2 * v[-1])
+    return 2 * _scores(q, k, v) * (3 * q[-1] + 2 * v[-1])
 
 
 @formula(

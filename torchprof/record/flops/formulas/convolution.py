@@ -113,7 +113,7 @@ formula("aten::slow_conv_transpose2d", "aten::slow_conv_transpose3d")(_at(4, 5, 
 
 @formula("mkldnn::_convolution_pointwise")
 def convolution_pointwise(*arguments: Any) -> int:
-    """With an activation: ``(x, weight, bias, padding, stride, dilation, ...)``; with another operand, ``(x, other, weight, ...)``."""
+    """With an activation: ``(x, weight, bias, padding, stride, ...)``; with another operand, ``(x, other, weight, ...)``."""
     third = arguments[2]
     with_another = isinstance(third, Operand) and len(third) > 1
     x, weight, _, padding, stride, dilation = (arguments[0], *arguments[2:7]) if with_another else arguments[:6]

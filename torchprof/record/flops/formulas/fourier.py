@@ -3,8 +3,8 @@
     a transform of n complex numbers     5 n log2 n
     of real numbers, or to real numbers  half as many
 
-n is the product of the sizes that are transformed. Source: M. Frigo and S. G. Johnson, "The design and implementation of FFTW3",
-Proceedings of the IEEE 93 (2005), section "Benchmark results". ``FlopCounterMode`` does not count them.
+n is the product of the sizes that are transformed. Source: M. Frigo and S. G. Johnson, "The Design and Implementation of
+FFTW3", Proceedings of the IEEE 93 (2005), which measures speed by it. ``FlopCounterMode`` does not count them.
 """
 
 from __future__ import annotations

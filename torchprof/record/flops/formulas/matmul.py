@@ -19,7 +19,7 @@ PACKED_PAIRS = "float4_e2m1fn_x2"
 
 def mm_flops(a: Sizes, b: Sizes) -> int:
     """Of ``[..., m, k] x [..., k, n]``, with the same leading dimensions."""
-    assert a[-1] == b[-2] and list(a[:-2]) == list(b[:-2]), f"{a} x {b} is no matrix product"
+    assert (*a[:-2], a[-1]) == (*b[:-2], b[-2]), f"{a} x {b} is no matrix product"
     return 2 * prod(a) * b[-1]
 
 
@@ -130,7 +130,7 @@ def mkldnn_linear_backward_weights(grad: Shape, x: Shape) -> int:
 
 @formula("mkldnn::_linear_pointwise")
 def linear_pointwise(x: Shape, second: Shape, third: Shape | None, *_: Any) -> int:
-    """``x @ weight.T`` and an activation: ``(x, weight, bias, ...)``; with another operand, ``(x, other, weight, bias, ...)``."""
+    """``x @ weight.T`` and an activation: ``(x, weight, bias, ...)``; with another operand, ``(x, other, weight, ...)``."""
     weight = third if third is not None and len(third) == 2 else second
     return 2 * prod(x) * weight[0]
 

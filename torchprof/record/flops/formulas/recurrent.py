@@ -1,9 +1,9 @@
 """Recurrent layers, in one kernel: the products of every step with the weights of the input and of the hidden state.
 
-    a layer, a direction, a step and an element of the batch:   2 * gates * hidden * (inputs + hidden)
-    with a projection of the hidden state to fewer elements:    2 * gates * hidden * (inputs + projected) + 2 * hidden * projected
+    for each layer, direction, step and element of the batch    2 * gates * hidden * (inputs + hidden)
+    with a projection of the hidden state                       2 * hidden * (gates * (inputs + projected) + projected)
 
-Gates: 4 of an LSTM, 3 of a GRU, 1 of a plain RNN. The input of the second layer is the output of the first, in both directions.
+Gates: 4 of an LSTM, 3 of a GRU, 1 of a plain RNN. The input of the second layer is the output of the first, of both directions.
 What the gates do with the products is elementwise, and does not count. That is the count of ``FlopCounterMode`` where PyTorch
 makes the layer of single ops. Backward has twice as many: for the gradients of what was multiplied, and of the weights.
 """

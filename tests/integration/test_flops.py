@@ -23,13 +23,13 @@ import torchprof
 def attention_flops(q: Any, k: Any, v: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
     """``q @ k.T`` and ``scores @ v``."""
     scores = prod(q[:-1]) * k[-2]
-    return 2 * scores * q[-1] + 2 * scores * v[-1]
+    return int(2 * scores * q[-1] + 2 * scores * v[-1])
 
 
 def attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
     """``q @ k.T`` again; ``scores.T @ grad``, ``grad @ v.T``; ``grad_scores @ k``, ``grad_scores.T @ q``."""
     scores = prod(q[:-1]) * k[-2]
-    return 2 * scores * (q[-1] + v[-1] + v[-1] + k[-1] + q[-1])
+    return int(2 * scores * (q[-1] + v[-1] + v[-1] + k[-1] + q[-1]))
 
 
 def convolution_backward_flops(
@@ -45,7 +45,7 @@ def convolution_backward_flops(
     **kwargs: Any,
 ) -> int:
     """Each product of forward is one in each of the gradients, whatever the groups."""
-    return (more[2][0] + more[2][1]) * 2 * x[0] * prod((x if transposed else grad)[2:]) * prod(weight)
+    return int((more[2][0] + more[2][1]) * 2 * x[0] * prod((x if transposed else grad)[2:]) * prod(weight))
 
 
 aten = torch.ops.aten
@@ -83,7 +83,7 @@ def recorded(run: Callable[[], object], model: nn.Module | None = None, **option
 
 def grouped_mm_flops(a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
     """Rows of ``a`` times as many columns as ``b`` has, whatever group they are in."""
-    return 2 * prod(a) * int(b[-1])
+    return int(2 * prod(a) * b[-1])
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)

@@ -14,7 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from torchprof.record.flops import Flops, evaluate, op_classes
-from torchprof.trace.schema import LAYOUTS, NO_FLOPS, OP_NESTED, TENSOR_NOT_PLAIN, TENSOR_SYMBOLIC, UNKNOWN_FLOPS
+from torchprof.trace.schema import (
+    LAYOUTS,
+    NO_FLOPS,
+    OP_NESTED,
+    TENSOR_NOT_DENSE,
+    TENSOR_SYMBOLIC,
+    TENSOR_WRAPPER,
+    UNKNOWN_FLOPS,
+)
 from torchprof.trace.trace import Trace
 from torchprof.trace.type_names import Dtypes
 
@@ -78,7 +86,7 @@ def test_an_op_without_a_formula_is_unknown(name: str) -> None:
     assert (found.of_signatures.tolist(), found.problems) == ([UNKNOWN_FLOPS], [])
 
 
-@pytest.mark.parametrize("flags", [TENSOR_NOT_PLAIN, TENSOR_SYMBOLIC])
+@pytest.mark.parametrize("flags", [TENSOR_NOT_DENSE, TENSOR_WRAPPER, TENSOR_SYMBOLIC])
 def test_an_op_whose_operands_do_not_say_their_shape_is_unknown(flags: int) -> None:
     assert evaluated(one_op("aten::mm", (2, 3), (3, 4), (2, 4))).of_signatures.tolist() == [2 * 2 * 3 * 4]
     assert evaluated(one_op("aten::mm", (2, 3), (3, 4), (2, 4), flags=flags)).of_signatures.tolist() == [UNKNOWN_FLOPS]

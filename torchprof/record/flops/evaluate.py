@@ -14,7 +14,7 @@ import torch
 from torchprof.errors import UnsupportedTorchError
 from torchprof.record import torch_private
 from torchprof.record.flops.formulas import FORMULAS, Formula, Operand
-from torchprof.record.flops.op_classes import OpClasses, op_classes
+from torchprof.record.flops.op_classes import OpClasses, op_classes_of
 from torchprof.trace.schema import (
     NO_ARGUMENTS,
     NO_FLOPS,
@@ -61,7 +61,7 @@ def evaluate(tables: Mapping[str, Rows], strings: Sequence[str], dtypes: Dtypes,
     found = Flops(np.full(len(signatures), NO_FLOPS, dtype=np.int64), [])
     if not len(signatures):
         return found
-    classes = op_classes()
+    classes = op_classes_of(strings)
     worth = {row for row, name in enumerate(strings) if _may_have_flops(name, classes)}
     names = signatures["name"].tolist()
     candidates = [row for row, name in enumerate(names) if name in worth]

@@ -12,6 +12,7 @@ An op that is unknown itself is counted by what runs inside it, where anything t
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torchprof import _native
 from torchprof.record.flops.formulas import FORMULAS
 from torchprof.record.flops.free_ops import base, has_free_name
 
-__all__ = ["OpClasses", "is_pytorchs", "op_classes", "users_formulas"]
+__all__ = ["OpClasses", "is_pytorchs", "op_classes", "op_classes_of", "users_formulas"]
 
 FREE_TAGS: Final = ("pointwise", "reduction", "view_copy", "inplace_view")
 PYTORCHS: Final = frozenset(
@@ -71,6 +72,8 @@ def users_formulas() -> dict[str, Any]:
 
 
 _latest: tuple[dict[Any, Any], OpClasses] | None = None
+_unknown: set[str] = set()
+"""Ops of PyTorch's that were looked for among all that are registered."""
 
 
 def op_classes() -> OpClasses:
@@ -85,6 +88,22 @@ def op_classes() -> OpClasses:
         _native.set_op_classes(counted=set(counted), free=set(free), with_arguments=arguments)
         _latest = dict(flop_registry), classes
     return _latest[1]
+
+
+def op_classes_of(names: Iterable[str]) -> OpClasses:
+    """The classes, which know these ops: PyTorch registers some of its own when a part of it is imported."""
+    global _latest
+    classes = op_classes()
+    new = {
+        name
+        for name in names
+        if is_pytorchs(name) and name not in classes.free and name not in classes.counted and name not in _unknown
+    }
+    if new:
+        _unknown.update(new)
+        _free.cache_clear()
+        _latest = None
+    return op_classes()
 
 
 @functools.cache

@@ -10,7 +10,8 @@ inline constexpr int64_t kNever = -1;              // a time that was not seen
 inline constexpr uint32_t kNoName = UINT32_MAX;    // a row of strings where there is no name
 inline constexpr uint16_t kNoThread = UINT16_MAX;  // a row of threads where there is no thread
 
-// Op::scope is an at::RecordScope. These two are used here.
+// Op::scope is an at::RecordScope. These are used here.
+inline constexpr uint8_t kFunctionScope = 0;
 inline constexpr uint8_t kBackwardScope = 1;
 inline constexpr uint8_t kUserScope = 7;
 
@@ -47,6 +48,9 @@ inline constexpr uint16_t kReadByForward = 32;     // an input of a forward op
 inline constexpr uint16_t kReadByBackward = 64;    // an input of a backward or recomputed op
 inline constexpr uint16_t kReadByOptimizer = 128;  // an input of an op of an optimizer
 inline constexpr uint16_t kHeldAfterCall = 256;    // not freed when the outermost call or op that allocated it had ended
+
+// Tensor::device_type
+inline constexpr int8_t kMetaDevice = 14;  // c10::DeviceType::Meta: of meta and of fake tensors
 
 // Tensor::flags
 inline constexpr uint8_t kNoData = 1;       // meta or fake; `storage` still identifies the block

@@ -13,6 +13,7 @@ from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
+from torchprof.record.modules import walk
 from torchprof.record.nested import tensor_bytes, tensor_sizes, tensors_in
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
@@ -74,8 +75,11 @@ def record_single_pass(
 
 def recording_of(model: nn.Module, backward: bool) -> profile:
     """A recording of what a summary shows."""
-    # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
-    return profile(model, ops=backward, shapes=False)
+    # All ops are needed to tie backward to modules. Without a backward, those are enough that FLOPs are counted of.
+    recording = profile(model, ops=backward, shapes=backward)
+    if not backward:
+        recording._count_flops(outputs=_has_packed_weights(model))
+    return recording
 
 
 class Saved(NamedTuple):
@@ -160,6 +164,12 @@ def _sum(sizes: list[int | None]) -> int | None:
     """The sum, which is unknown where a size is."""
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
+
+
+def _has_packed_weights(model: nn.Module) -> bool:
+    """Whether weights may be kept in objects that are no tensors, so that only the output of an op tells their size."""
+    kinds = {type(place.module) for place in walk(model)}
+    return any(kind.__module__.startswith("torch.ao.") or issubclass(kind, torch.jit.ScriptModule) for kind in kinds)
 
 
 def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

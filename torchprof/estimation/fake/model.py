@@ -91,7 +91,8 @@ class Faking:
             except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # NotImplementedError is the first
                 raise ArgumentError(
                     f"a tensor of the model or of inputs cannot be estimated: {'nested ' if real.is_nested else ''}"
-                    f"{type(real).__name__} of dtype {real.dtype} and layout {real.layout}: only tensors with strides can ({str(error).splitlines()[0]})"
+                    f"{type(real).__name__} of dtype {real.dtype} and layout {real.layout}: "
+                    f"only tensors with strides can ({str(error).splitlines()[0]})"
                 ) from error
             self._tensors[id(real)] = fake
         return fake

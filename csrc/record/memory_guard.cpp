@@ -1,6 +1,6 @@
 #include "record/memory_guard.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ATen.h>
 #include <ATen/record_function.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -114,7 +114,11 @@ uint64_t size(const c10::StorageImpl& storage) {
 
 // All bytes of a storage, as a tensor.
 at::Tensor bytes_of(const c10::Storage& storage, int64_t count) {
-  return at::empty({0}, at::TensorOptions().dtype(at::kByte).device(storage.device())).set_(storage, 0, {count}, {1});
+  const auto key = c10::computeDispatchKey(c10::kByte, c10::kStrided, storage.device());
+  auto bytes = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), c10::DispatchKeySet(key),
+                                                        c10::scalarTypeToTypeMeta(c10::kByte));
+  bytes.unsafeGetTensorImpl()->set_sizes_contiguous({count});
+  return bytes;
 }
 
 }  // namespace
@@ -253,8 +257,8 @@ void MemoryGuard::restore(Block& block) {
       storage.set_data_ptr_noswap((own != nullptr ? own : c10::GetAllocator(storage.device_type()))->allocate(bytes));
     } else if (bytes == 0) {
       storage.set_data_ptr_noswap({nullptr, storage.device()});
-    } else if (block.begin != 0 && address(storage) != block.begin && size(storage) <= bytes) {
-      block.failure = "its memory was freed";  // a resize to more bytes keeps those that were there
+    } else if (block.begin != 0 && size(storage) <= bytes) {  // a resize to more bytes keeps those that were there
+      block.failure = "its memory was freed";
       return;
     }
     storage.set_nbytes(bytes);

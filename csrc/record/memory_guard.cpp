@@ -1,6 +1,6 @@
 #include "record/memory_guard.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ATen.h>
 #include <ATen/record_function.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -114,7 +114,11 @@ uint64_t size(const c10::StorageImpl& storage) {
 
 // All bytes of a storage, as a tensor.
 at::Tensor bytes_of(const c10::Storage& storage, int64_t count) {
-  return at::empty({0}, at::TensorOptions().dtype(at::kByte).device(storage.device())).set_(storage, 0, {count}, {1});
+  const auto key = c10::computeDispatchKey(c10::kByte, c10::kStrided, storage.device());
+  auto bytes = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), c10::DispatchKeySet(key),
+                                                        c10::scalarTypeToTypeMeta(c10::kByte));
+  bytes.unsafeGetTensorImpl()->set_sizes_contiguous({count});
+  return bytes;
 }
 
 }  // namespace
@@ -132,8 +136,8 @@ size_t MemoryGuard::add(const c10::Storage& storage) {
 }
 
 void MemoryGuard::copy(size_t row) {
-  if (Block& block = blocks_[row]; block.begin != 0 && !block.copied) {
-    copy(block);
+  if (!blocks_[row].copied) {
+    copy(blocks_[row]);
   }
 }
 
@@ -174,36 +178,41 @@ void MemoryGuard::stop() {
 }
 
 void MemoryGuard::before_write(c10::StorageImpl& storage, bool contents) {
-  const uint64_t begin = address(storage);
-  const uint64_t end = begin + std::max<uint64_t>(size(storage), 1);
-  if (begin == 0) {
-    if (const auto found = rows_.find(&storage); found != rows_.end()) {
-      blocks_[found->second].named = true;
+  const auto touch = [contents](Block& block) {
+    block.named = true;
+    if (contents && !block.copied && block.failure.empty()) {
+      copy(block);
     }
-    return;
+  };
+  if (const auto found = rows_.find(&storage); found != rows_.end()) {
+    touch(blocks_[found->second]);
   }
-  // From the last block that begins before `end`, back to where none reaches `begin`.
+  // Others may be on the same memory, in whole or in part. From the last block that begins before `end`, back to where none reaches
+  // `begin`.
+  const uint64_t begin = address(storage);
+  const uint64_t end = begin + size(storage);
   auto range = std::lower_bound(ranges_.begin(), ranges_.end(), end, [](const Range& a, uint64_t at) { return a.begin < at; });
   while (range != ranges_.begin() && std::prev(range)->last_end > begin) {
     --range;
     if (range->end > begin) {
-      Block& block = blocks_[range->row];
-      block.named = true;
-      if (contents && !block.copied && block.failure.empty()) {
-        copy(block);
-      }
+      touch(blocks_[range->row]);
     }
   }
 }
 
 void MemoryGuard::copy(Block& block) {
   const uint64_t bytes = block.end - block.begin;
-  if (bytes == 0) {
+  if (bytes == 0 || block.begin == 0) {
+    return;
+  }
+  c10::StorageImpl& storage = *block.storage.unsafeGetStorageImpl();
+  if (size(storage) < bytes) {
+    block.failure = "its memory was freed";
     return;
   }
   try {
     const Unseen unseen;
-    if (block.storage.device().is_cpu()) {
+    if (storage.device().is_cpu()) {
       // The system promises more memory than it has, and ends the process that uses it.
       void* const memory = may_allocate(bytes) ? std::malloc(bytes) : nullptr;
       if (memory == nullptr) {
@@ -211,7 +220,7 @@ void MemoryGuard::copy(Block& block) {
         return;
       }
       block.on_host.reset(memory);
-      std::memcpy(memory, reinterpret_cast<const void*>(block.begin), bytes);
+      std::memcpy(memory, reinterpret_cast<const void*>(address(storage)), bytes);
     } else {
       block.on_device = bytes_of(block.storage, static_cast<int64_t>(bytes)).clone();
     }
@@ -248,8 +257,8 @@ void MemoryGuard::restore(Block& block) {
       storage.set_data_ptr_noswap((own != nullptr ? own : c10::GetAllocator(storage.device_type()))->allocate(bytes));
     } else if (bytes == 0) {
       storage.set_data_ptr_noswap({nullptr, storage.device()});
-    } else if (block.begin != 0 && address(storage) != block.begin && size(storage) <= bytes) {
-      block.failure = "its memory was freed";  // a resize to more bytes keeps those that were there
+    } else if (block.begin != 0 && size(storage) <= bytes) {  // a resize to more bytes keeps those that were there
+      block.failure = "its memory was freed";
       return;
     }
     storage.set_nbytes(bytes);

@@ -24,6 +24,7 @@ class MemoryGuard {
 
   // The row of this storage, which is added when it is new. Before start().
   size_t add(const c10::Storage& storage);
+  uint64_t bytes(size_t row) const { return blocks_[row].end - blocks_[row].begin; }
   // Copies it now, for what may be written unseen.
   void copy(size_t row);
 

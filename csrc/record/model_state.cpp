@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "record/tensor_reader.h"
@@ -13,7 +14,7 @@ namespace torchprof {
 namespace {
 
 // What writes them may not say so: normalization, observers of quantization, kernels of the program's own.
-constexpr int64_t kCopiedBuffer = int64_t{1} << 20;
+constexpr uint64_t kCopiedBuffer = uint64_t{1} << 20;
 
 PyTypeObject* type_named(const char* module, const char* name) {
   PyObject* const imported = PyImport_ImportModule(module);
@@ -23,6 +24,13 @@ PyTypeObject* type_named(const char* module, const char* name) {
   return reinterpret_cast<PyTypeObject*>(type);
 }
 
+// Code that torch.compile generates writes past the dispatcher.
+bool is_compiled(PyObject* module, PyObject* attributes) {
+  static PyObject* const name = PyUnicode_InternFromString("_compiled_call_impl");
+  PyObject* const compiled = PyDict_GetItemWithError(attributes, name);
+  return (compiled != nullptr && compiled != Py_None) || std::string_view(Py_TYPE(module)->tp_name) == "OptimizedModule";
+}
+
 PyObject* name_of_buffers() {
   static PyObject* const name = PyUnicode_InternFromString("_buffers");
   return name;
@@ -30,13 +38,12 @@ PyObject* name_of_buffers() {
 
 at::TensorImpl& tensor_of(PyObject* object) { return *THPVariable_Unpack(object).unsafeGetTensorImpl(); }
 
-// Past the __setattr__ and __torch_function__ of its class.
-bool set_attribute(PyObject* object, const char* name, PyObject* value) {
-  PyObject* const key = PyUnicode_InternFromString(name);
-  const bool done = key != nullptr && PyObject_GenericSetAttr(object, key, value) == 0;
-  Py_XDECREF(key);
-  PyErr_Clear();
-  return done;
+// Past the __setattr__ of its class.
+void set_class(PyObject* object, PyTypeObject* type) {
+  static PyObject* const name = PyUnicode_InternFromString("__class__");
+  if (PyObject_GenericSetAttr(object, name, reinterpret_cast<PyObject*>(type)) != 0) {
+    PyErr_Clear();
+  }
 }
 
 }  // namespace
@@ -160,16 +167,14 @@ void ModelState::add_module(PyObject* module) {
   if (buffers != nullptr && PyDict_Check(buffers)) {
     PyObject *key = nullptr, *value = nullptr;
     for (Py_ssize_t position = 0; PyDict_Next(buffers, &position, &key, &value);) {
-      if (kind_of(Py_TYPE(value)) != Kind::kTensor) {
-        continue;
-      }
-      const c10::Storage& storage = tensor_of(value).unsafe_storage();
-      if (c10::StorageImpl* const impl = storage.unsafeGetStorageImpl();
-          impl != nullptr && impl->sym_nbytes().maybe_as_int().value_or(0) <= kCopiedBuffer) {
-        guard_.copy(guard_.add(storage));
+      if (kind_of(Py_TYPE(value)) == Kind::kTensor) {
+        if (const c10::Storage& storage = tensor_of(value).unsafe_storage(); storage.unsafeGetStorageImpl() != nullptr) {
+          buffers_.push_back(guard_.add(storage));
+        }
       }
     }
   }
+  is_compiled_ = is_compiled_ || is_compiled(module, attributes);
   PyErr_Clear();
   Py_DECREF(attributes);
 }
@@ -237,6 +242,15 @@ void ModelState::add_tensor(PyObject* object, at::TensorImpl& tensor, TensorRow:
   }
 }
 
+void ModelState::start() {
+  for (const size_t row : buffers_) {
+    if (is_compiled_ || guard_.bytes(row) <= kCopiedBuffer) {
+      guard_.copy(row);
+    }
+  }
+  guard_.start();
+}
+
 std::vector<ModelState::Failure> ModelState::restore() {
   std::vector<Failure> failures;
   guard_.stop();
@@ -263,7 +277,7 @@ void ModelState::restore(TensorRow& row, std::vector<Failure>& failures) {
     if (row.block >= 0) {
       reason = guard_.failure(static_cast<size_t>(row.block));
     }
-    if (reason.empty() && row.state.version_moved()) {
+    if (reason.empty() && row.state.version_moved() && !row.state.has_other_storage()) {
       if (row.block >= 0 && !guard_.is_sure(static_cast<size_t>(row.block))) {
         reason = "it was written without going through the dispatcher";
       } else if (row.state.tensor()->is_mkldnn()) {
@@ -282,17 +296,25 @@ void ModelState::restore(TensorRow& row, std::vector<Failure>& failures) {
 void ModelState::restore(const Instance& instance) {
   PyObject* const object = instance.object;
   if (Py_TYPE(object) != instance.type) {
-    set_attribute(object, "__class__", reinterpret_cast<PyObject*>(instance.type));
+    set_class(object, instance.type);
   }
   if (!instance.is_tensor) {
     return;
   }
   auto* const variable = reinterpret_cast<THPVariable*>(object);
+  // The setters of these attributes would ask a subclass for its __torch_function__.
+  auto* const meta = static_cast<torch::autograd::AutogradMeta*>(tensor_of(object).autograd_meta());
   if (!instance.had_hooks && variable->backward_hooks != nullptr) {
-    set_attribute(object, "_backward_hooks", Py_None);
+    if (meta != nullptr) {
+      meta->hooks_.clear();
+    }
+    Py_CLEAR(variable->backward_hooks);
   }
   if (!instance.had_gradient_hooks && variable->post_accumulate_grad_hooks != nullptr) {
-    set_attribute(object, "_post_accumulate_grad_hooks", Py_None);
+    if (meta != nullptr) {
+      meta->post_acc_grad_hooks_.reset();
+    }
+    Py_CLEAR(variable->post_accumulate_grad_hooks);
   }
   if (PyObject** const attributes = _PyObject_GetDictPtr(object);
       !instance.had_attributes && attributes != nullptr && *attributes != nullptr) {

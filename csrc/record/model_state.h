@@ -36,7 +36,7 @@ class ModelState {
   void add(PyObject* object);  // with all that it holds
   const std::vector<PyObject*>& found_others() const { return found_others_; }
 
-  void start() { guard_.start(); }
+  void start();
   std::vector<Failure> restore();
 
  private:
@@ -75,6 +75,8 @@ class ModelState {
   std::vector<PyObject*> found_others_;
   ContainerStates containers_;
   MemoryGuard guard_;
+  std::vector<size_t> buffers_;  // rows of the guard
+  bool is_compiled_ = false;
   std::vector<Instance> instances_;
   std::vector<TensorRow> tensors_;
 };

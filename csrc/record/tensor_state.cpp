@@ -50,9 +50,13 @@ bool TensorState::version_moved() const {
   return version_ && tensor_->version_counter().enabled() && tensor_->version_counter().current_version() != *version_;
 }
 
+bool TensorState::has_other_storage() const {
+  return alias_ != nullptr &&
+         tensor_->unsafe_storage().unsafeGetStorageImpl() != alias_->unsafe_storage().unsafeGetStorageImpl();
+}
+
 bool TensorState::looks_different() const {
-  if (tensor_->unsafe_storage().unsafeGetStorageImpl() != alias_->unsafe_storage().unsafeGetStorageImpl() ||
-      tensor_->dtype() != alias_->dtype() || tensor_->key_set().has_any(kOtherLayouts)) {
+  if (has_other_storage() || tensor_->dtype() != alias_->dtype() || tensor_->key_set().has_any(kOtherLayouts)) {
     return true;
   }
   if (tensor_->has_symbolic_sizes_strides() || alias_->has_symbolic_sizes_strides()) {

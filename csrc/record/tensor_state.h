@@ -17,6 +17,7 @@ class TensorState {
   const at::Tensor& gradient() const { return gradient_; }
 
   bool version_moved() const;
+  bool has_other_storage() const;
   // Autograd does not see any of it. The version counter goes back only where the elements are those of before: a graph that saved the
   // tensor is valid then, and must not be otherwise.
   void restore(bool with_version);

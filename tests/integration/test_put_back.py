@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
 import warnings
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import torchprof
@@ -86,10 +91,6 @@ def everything(value: Any) -> Any:
     return value
 
 
-def replaces(name: str, value: Tensor) -> Write:
-    return lambda model, x: setattr(model.get_parameter(name), "data", value)
-
-
 def momentum(model: Written, x: Tensor) -> None:
     model.layer.bias.data = model.layer.bias.data * 0.9 + model.norm.bias.data * 0.1 + 1
 
@@ -148,13 +149,14 @@ WRITES: dict[str, Write] = {
     "foreach through data": lambda model, x: torch._foreach_mul_([p.data for p in model.parameters()], 0.0),
     "numpy and back": lambda model, x: torch.from_numpy(model.bare.detach().numpy()[1:]).fill_(5),
     "init": lambda model, x: nn.init.normal_(model.bare),
-    "data of another size": replaces("bare", torch.ones(5)),
-    "data of another dtype": replaces("bare", torch.ones(2, 3, dtype=torch.float64)),
+    "data of another size": lambda model, x: setattr(model.bare, "data", torch.ones(5)),
+    "data of another dtype": lambda model, x: setattr(model.bare, "data", model.bare.data.double()),
     "data that is transposed": lambda model, x: setattr(model.bare, "data", model.bare.data.t()),
     "set_": lambda model, x: model.bare.set_(torch.ones(7)),
     "t_": lambda model, x: model.large.unsqueeze_(0).t_(),
     "larger": lambda model, x: model.bare.data.resize_(40).fill_(1),
     "smaller and larger": lambda model, x: model.large.resize_(1).resize_(2**20).fill_(1),
+    "a storage that moved": lambda model, x: (model.bare.untyped_storage().resize_(4000), model.bare.data.zero_()),
     "a storage that grows": lambda model, x: model.bare.untyped_storage().resize_(4000),
     "requires_grad_": lambda model, x: model.requires_grad_(False),
     "requires_grad_ of a buffer": lambda model, x: model.steps.requires_grad_(),
@@ -202,6 +204,7 @@ WRITES: dict[str, Write] = {
 def no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Sparse CSR")
         yield
 
 
@@ -227,3 +230,269 @@ def test_without_a_summary_it_stays_written(name: str) -> None:
     with torch.no_grad():
         WRITES[name](model, torch.rand(3, 4))
     assert everything(model) != before
+
+
+@pytest.mark.parametrize("options", [{"warmup": 2}, {"backward": True}, {"backward": True, "warmup": 1}])
+@pytest.mark.parametrize(
+    "name", ["a momentum encoder", "foreach through data", "a large buffer", "grad", "a tensor deep inside"]
+)
+def test_it_is_put_back_after_warmup_and_backward(name: str, options: dict[str, Any]) -> None:
+    model = with_gradients(Written())
+    model.write = WRITES[name]
+    before = everything(model)
+    torchprof.summary(model, (3, 4), verbose=0, **options)
+    assert everything(model) == before
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_it_is_put_back_where_forward_raises(name: str) -> None:
+    def write_and_raise(model: Written, x: Tensor) -> None:
+        WRITES[name](model, x)
+        raise KeyError("on purpose")
+
+    model = with_gradients(Written())
+    model.write = write_and_raise
+    before = everything(model)
+    with pytest.raises(KeyError, match="on purpose"):
+        torchprof.summary(model, (3, 4), verbose=0)
+    assert everything(model) == before
+
+
+NOT_ON_META = {"a mask", "numpy and back", "optimizers", "a generator"}
+
+
+@pytest.mark.parametrize("name", [name for name in WRITES if name not in NOT_ON_META])
+def test_on_meta_everything_but_elements_is_put_back(name: str) -> None:
+    with torch.device("meta"):
+        model = with_gradients(Written())
+    model.write = WRITES[name]
+    before = everything(model)
+    with torch.device("meta"):
+        torchprof.summary(model, (3, 4), verbose=0)
+    assert everything(model) == before
+
+
+@pytest.mark.parametrize("name", ["mul_", "a buffer", "a large buffer", "data of another size", "a tensor in a list"])
+def test_in_inference_mode_and_for_inference_tensors(name: str) -> None:
+    with torch.inference_mode():
+        model = Written(WRITES[name])
+        before = everything(model)
+        torchprof.summary(model, (3, 4), verbose=0)
+        assert everything(model) == before
+
+
+def test_only_what_is_written_is_copied(tmp_path: Path) -> None:
+    """A parameter larger than any memory."""
+
+    class Huge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.from_file(str(tmp_path / "weight"), shared=True, size=2**38))
+            self.register_buffer("cache", torch.from_file(str(tmp_path / "cache"), shared=True, size=2**38))
+            self.writes = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.writes:
+                self.weight.data[7] = 5.0
+            return x * self.weight[:2] + self.cache[:2]
+
+    model = Huge()
+    torchprof.summary(model, (3, 2), verbose=0)
+    model.writes = True
+    with pytest.warns(UserWarning, match=r"could not be put back: weight \(there is no memory for a copy\)"):
+        torchprof.summary(model, (3, 2), verbose=0)
+    assert model.weight[7].item() == 5.0
+
+
+class Sums(nn.Module):
+    """Normalizes by statistics that are no buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.variance = torch.zeros(4), torch.ones(4)
+        self.mean_parameter = nn.Parameter(torch.zeros(4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.batch_norm(x, self.mean, self.variance, training=True)
+        x = nn.functional.batch_norm(x, self.mean_parameter, self.variance, training=True)
+        torch.batch_norm_update_stats(x, self.mean, self.variance, 0.1)
+        x = torch.native_batch_norm(x, None, None, self.mean, self.variance, True, 0.1, 1e-5)[0]
+        return nn.functional.instance_norm(x[..., None].expand(-1, -1, 2), self.mean, self.variance)
+
+
+def test_running_statistics_are_put_back_wherever_they_are() -> None:
+    model = Sums()
+    before = everything(model)
+    torchprof.summary(model, (3, 4), verbose=0)
+    assert everything(model) == before
+
+
+def test_sparse_tensors_are_put_back() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.coo = nn.Parameter(torch.eye(3).to_sparse())
+            self.register_buffer("csr", torch.eye(3).to_sparse_csr())
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.coo.mul_(3)
+                self.coo._values().add_(1)
+                self.csr.values().mul_(5)
+            self.coo.data = torch.zeros(4, 4).to_sparse()
+            return x
+
+    model = Sparse()
+    before = everything(model)
+    torchprof.summary(model, (3, 3), verbose=0)
+    assert everything(model) == before
+
+
+class Twice(Tensor):
+    """A wrapper of two tensors, as DTensor and quantized tensors are wrappers."""
+
+    low: Tensor
+    high: Tensor
+
+    @staticmethod
+    def __new__(cls, low: Tensor, high: Tensor, requires_grad: bool = False) -> Twice:
+        made: Twice = Tensor._make_wrapper_subclass(cls, low.shape, dtype=low.dtype, requires_grad=requires_grad)  # type: ignore[attr-defined]
+        made.low, made.high = low, high
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["low", "high"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def part(name: str) -> Any:
+            return function(*[getattr(arg, name) if isinstance(arg, Twice) else arg for arg in args], **(kwargs or {}))
+
+        low, high = part("low"), part("high")
+        return args[0] if low is getattr(args[0], "low", None) else Twice(low, high)
+
+
+def test_parameters_that_are_wrappers_are_put_back() -> None:
+    class Wrapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(Twice(torch.ones(3), torch.zeros(3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight.mul_(3)
+                self.weight.high.add_(1)
+            return x
+
+    model = Wrapping()
+    parts = (model.weight.low, model.weight.high)
+    torchprof.summary(model, (3, 3), verbose=0)
+    assert (parts[0].tolist(), parts[1].tolist()) == ([1.0] * 3, [0.0] * 3)
+    assert (model.weight.low is parts[0], model.weight._version, parts[0]._version) == (True, 0, 0)
+
+
+def test_generators_of_every_kind_are_put_back() -> None:
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.torch = torch.Generator().manual_seed(1)
+            self.inside = {"numpy": [np.random.default_rng(2), np.random.RandomState(3)]}
+            self.python = (random.Random(4), random.SystemRandom())
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.draw()
+            return x
+
+        def draw(self) -> list[float]:
+            generator, state = self.inside["numpy"]
+            return [
+                float(torch.rand(1, generator=self.torch)),
+                generator.random(),  # type: ignore[union-attr]
+                state.rand(),  # type: ignore[union-attr]
+                self.python[0].random(),
+            ]
+
+    model, same = Drawing(), Drawing()
+    torchprof.summary(model, (3,), verbose=0)
+    assert model.draw() == same.draw()
+
+
+def test_what_cannot_be_put_back_is_named() -> None:
+    def frees(model: Written, x: Tensor) -> None:
+        model.layer.bias.untyped_storage().resize_(0)
+        model.layer.bias.untyped_storage().resize_(16)
+
+    model = Written(frees)
+    with pytest.warns(UserWarning, match=r"could not be put back: layer\.bias \(its memory was freed\)"):
+        torchprof.summary(model, (3, 4), verbose=0)
+
+
+def test_a_write_that_does_not_go_through_the_dispatcher_is_named() -> None:
+    def unseen(model: Written, x: Tensor) -> None:
+        model.large.numpy()[:] = 1.0
+        torch.autograd.graph.increment_version(model.large)  # as kernels of an extension do
+
+    model = Written(unseen)
+    with pytest.warns(UserWarning, match=r"put back: large \(it was written without going through the dispatcher\)"):
+        torchprof.summary(model, (3, 4), verbose=0)
+    assert model.large._version == 1, "what was saved of it is not valid any more"
+
+
+def test_a_graph_that_saved_a_parameter_is_still_good() -> None:
+    model = Written(WRITES["mul_"])
+    loss = (model.bare * model.bare).sum()
+    torchprof.summary(model, (3, 4), verbose=0)
+    loss.backward()
+    assert model.bare.grad is not None
+    assert model.bare.grad.tolist() == [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]
+
+
+def test_the_recording_does_not_show_the_copies() -> None:
+    idle, writing = (
+        torchprof.summary(Written(write), (3, 4), verbose=0) for write in (None, lambda model, x: model.large.zero_())
+    )
+    assert writing.totals.allocated == idle.totals.allocated
+    assert writing.totals.peak == idle.totals.peak
+
+
+def test_a_summary_inside_a_forward_puts_back_its_own_model_only() -> None:
+    inner = Written(WRITES["mul_"])
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight.mul_(2)
+            with pytest.raises(torchprof.RecordingError):
+                torchprof.summary(inner, (3, 4), verbose=0)
+            with torch.no_grad():
+                self.weight.mul_(2)
+                inner.bare.add_(1)
+            return x
+
+    model = Outer()
+    torchprof.summary(model, (3,), verbose=0)
+    assert (model.weight.tolist(), model.weight._version) == ([1.0, 1.0], 0)
+    assert inner.bare.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+WRITTEN_IN_TURN = [name for name in WRITES if name not in ("optimizers", "a module", "a class", "t_")]
+
+
+@settings(max_examples=50, deadline=None)
+@example(names=["data of another size", "mul_"])
+@given(names=st.lists(st.sampled_from(WRITTEN_IN_TURN), min_size=2, max_size=8))
+def test_any_sequence_of_writes_is_put_back(names: list[str]) -> None:
+    def write(model: Written, x: Tensor) -> None:
+        for name in names:
+            with contextlib.suppress(RuntimeError, ValueError, IndexError, AttributeError, TypeError, KeyError):
+                WRITES[name](model, x)  # some do not fit what others leave
+
+    model = with_gradients(Written())
+    model.write = write
+    before = everything(model)
+    torchprof.summary(model, (3, 4), verbose=0)
+    assert everything(model) == before

@@ -51,7 +51,6 @@ def lines_with(hidden: str) -> dict[str, list[str]]:
     ("hidden", "feature", "where"),
     [
         ("torch._C._DisableTorchDispatch", "counting FLOPs", "warning"),
-        ("torch._C._autograd._unsafe_set_version_counter", "putting back the version counter of a buffer", "warning"),
         ("torch.cuda._is_in_bad_fork", "recording GPUs with CUPTI", "cupti"),
         ("torch.autograd.profiler._is_profiler_enabled", "recording GPUs with CUPTI", "cupti"),
     ],
@@ -75,9 +74,6 @@ from torchprof.record import torch_private
 
 with torch_private.without_modes():
     pass
-tensor = torch.ones(1)
-torch_private.set_version(tensor, 7)
-assert tensor._version == 7
 assert torch_private.is_in_bad_fork() is False
 assert torch_private.evaluator_switch().__name__ == "set_eval_frame"
 assert torch_private.is_torch_profiler_active() is False

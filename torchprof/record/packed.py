@@ -43,7 +43,7 @@ def is_packing(kind: type[nn.Module]) -> bool:
 
 
 def packed_parameters(module: nn.Module) -> list[tuple[str, torch.Tensor]] | None:
-    """The packed parameters of a module, by name; None where they cannot be read. None of them is trainable."""
+    """The packed parameters of a module, by name; None where they cannot be read. No kernel computes gradients of them."""
     if _is_package(module):  # its parent has what is in it
         return []
     try:

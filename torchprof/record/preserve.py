@@ -8,8 +8,13 @@ attributes; and everything that a module holds:
 - Python's own lists, dicts, sets and deques, also inside each other, with the tensors and modules in them.
 
 Nothing is copied that is not written: the memory of a tensor is copied just before the first op that writes to it
+<<<<<<< HEAD
 (``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, as kernels that no dispatcher
 knows may write to them. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
+=======
+(``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, for kernels may write them that the
+dispatcher does not know. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
+>>>>>>> d61c6d4 (Guards memory that moved; states of TorchScript; buffers of compiled models)
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +33,9 @@ from torch import nn
 from torchprof import _native
 
 __all__ = ["preserved", "preserved_random_states", "random_states"]
+
+State = tuple[Callable[[Any], Any], Any]
+"""A function, and what to call it with to put something back."""
 
 
 @contextmanager
@@ -37,7 +46,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     before = _native.ModelState(model, nn.Module, (*generators, torch.jit.ScriptModule))
     for found in before.found_others():
         if isinstance(found, torch.jit.ScriptModule):
-            _add_script(before, found)
+            states += _add_script(before, found)
         else:
             with suppress(NotImplementedError):  # random.SystemRandom has no state
                 states.append(next(generators[kind] for kind in generators if isinstance(found, kind))(found))
@@ -47,16 +56,28 @@ def preserved(model: nn.Module) -> Iterator[None]:
     finally:
         for restore, state in states:
             restore(state)
-        with torch._C.DisableTorchFunctionSubclass():
-            failures = before.restore()
-        if failures:
+        if failures := before.restore():
             _warn(model, failures)
 
 
-def _add_script(before: _native.ModelState, module: torch.jit.ScriptModule) -> None:
-    """What a module of TorchScript holds is found through its methods only."""
-    before.add(vars(module))
-    before.add([*module.parameters(), *module.buffers()])
+def _add_script(before: _native.ModelState, script: torch.jit.ScriptModule) -> list[State]:
+    """What modules of TorchScript hold, which is not in the dictionaries of Python objects."""
+    states: list[State] = []
+    for module in script.modules():
+        before.add(vars(module))
+        before.add([*module.parameters(recurse=False), *module.buffers(recurse=False)])
+        kind, held = getattr(module, "_concrete_type", None), getattr(module, "_c", None)
+        for name in kind.get_attributes() if kind is not None else ():
+            value = held.getattr(name)
+            before.add(value)
+            states.append((partial(_set_attribute, held, name), value))
+    return states
+
+
+def _set_attribute(script: Any, name: str, value: Any) -> None:
+    now = script.getattr(name)
+    if now is not value and (isinstance(value, torch.Tensor) or isinstance(now, torch.Tensor) or now != value):
+        script.setattr(name, value)
 
 
 def _warn(model: nn.Module, failures: list[tuple[torch.Tensor | None, bool, str]]) -> None:
@@ -81,9 +102,6 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield below + name, value
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             yield below + name, tensor
-
-
-State = tuple[Callable[[Any], Any], Any]
 
 
 def _generators() -> dict[type, Callable[[Any], State]]:

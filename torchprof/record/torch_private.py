@@ -17,7 +17,6 @@ __all__ = [
     "is_in_bad_fork",
     "is_torch_profiler_active",
     "run_backward",
-    "set_version",
     "without_fake_mode",
     "without_modes",
 ]
@@ -25,7 +24,6 @@ __all__ = [
 FLOPS = "counting FLOPs"
 BACKWARD = "a backward pass from an output that is nested"
 FAKE_TENSORS = "telling fake tensors from others"
-PRESERVING = "putting back the version counter of a buffer"
 COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled code"
 CUPTI = "recording GPUs with CUPTI"
 
@@ -78,15 +76,6 @@ def without_fake_mode() -> Iterator[None]:
     """
     with private("torch._subclasses.fake_tensor.unset_fake_temporarily", FAKE_TENSORS)():
         yield
-
-
-def set_version(tensor: torch.Tensor, version: int) -> None:
-    """Set the version counter of a tensor, by which autograd knows whether it changed.
-
-    Raises:
-        UnsupportedTorchError: a name is missing.
-    """
-    private("torch._C._autograd._unsafe_set_version_counter", PRESERVING)((tensor,), (version,))
 
 
 def is_in_bad_fork() -> bool:

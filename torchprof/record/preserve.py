@@ -8,13 +8,8 @@ attributes; and everything that a module holds:
 - Python's own lists, dicts, sets and deques, also inside each other, with the tensors and modules in them.
 
 Nothing is copied that is not written: the memory of a tensor is copied just before the first op that writes to it
-<<<<<<< HEAD
 (``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, as kernels that no dispatcher
 knows may write to them. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
-=======
-(``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, for kernels may write them that the
-dispatcher does not know. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
->>>>>>> d61c6d4 (Guards memory that moved; states of TorchScript; buffers of compiled models)
 """
 
 from __future__ import annotations
@@ -66,7 +61,8 @@ def _add_script(before: _native.ModelState, script: torch.jit.ScriptModule) -> l
     for module in script.modules():
         before.add(vars(module))
         before.add([*module.parameters(recurse=False), *module.buffers(recurse=False)])
-        kind, held = getattr(module, "_concrete_type", None), getattr(module, "_c", None)
+        kind: Any = getattr(module, "_concrete_type", None)
+            held: Any = getattr(module, "_c", None)
         for name in kind.get_attributes() if kind is not None else ():
             value = held.getattr(name)
             before.add(value)

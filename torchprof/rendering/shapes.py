@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Any, Final
 
 from torchprof.trace.shapes import Operand, Size, shape_text
 
@@ -15,18 +15,32 @@ WIDEST: Final = 40
 
 
 @functools.lru_cache(maxsize=4096)
-def shapes_of_calls(calls: tuple[tuple[Operand, ...], ...]) -> str:
+def shapes_of_calls(calls: tuple[tuple[Operand, ...], ...], in_objects: int = 0) -> str:
     """The shapes of the first call. Where others differ from it in one size, that is a range; otherwise their number follows.
 
     [1, 1..64, 512]         calls on sequences of 1 to 64 tokens
     [4, 32, 54, 54] (+1)    other calls have one other shape
+    [1, 16, 512] +4         beside this tensor, four are in an object
+
+    Args:
+        calls: the shapes of each.
+        in_objects: how many of the first call's, the last of them, are of tensors in objects.
     """
+    shown = len(calls[0]) - in_objects
+    if 0 < shown < len(calls[0]):
+        calls = tuple(dict.fromkeys(shapes[:shown] for shapes in calls))
+    else:
+        in_objects = 0
     first = calls[0]
     if len(calls) > 1 and all(_ranks(shapes) == _ranks(first) for shapes in calls):
         sizes = [[set(of_calls) for of_calls in zip(*shapes, strict=True)] for shapes in zip(*calls, strict=True)]
         if all(sum(len(found) > 1 for found in shape) <= 1 for shape in sizes):
-            return _first_shapes([f"[{', '.join(map(_range, shape))}]" for shape in sizes])
-    text = _first_shapes([shape_text(shape) for shape in first])
+            ranges = [
+                shape_text(of_first if isinstance(of_first, str) else tuple(map(_range, shape)))
+                for of_first, shape in zip(first, sizes, strict=True)
+            ]
+            return _first_shapes(ranges, in_objects)
+    text = _first_shapes([shape_text(shape) for shape in first], in_objects)
     return text if len(calls) == 1 else f"{text} (+{len(calls) - 1})"
 
 
@@ -35,19 +49,23 @@ def _ranks(shapes: tuple[Operand, ...]) -> list[int | str]:
     return [len(shape) if all(isinstance(size, int) for size in shape) else shape_text(shape) for shape in shapes]
 
 
-def _range(sizes: Collection[int]) -> str:
-    return f"{min(sizes)}..{max(sizes)}" if len(sizes) > 1 else str(*sizes)
+def _range(sizes: Collection[Any]) -> Size:
+    if len(sizes) > 1:
+        return f"{min(sizes)}..{max(sizes)}"
+    (size,) = sizes
+    found: Size = size
+    return found
 
 
-def _first_shapes(shapes: Sequence[str]) -> str:
-    """As many shapes as there is room for, and how many more there are."""
+def _first_shapes(shapes: Sequence[str], further: int) -> str:
+    """As many shapes as there is room for, and how many more there are, with some that are not among them."""
     text = ""
     for index, shape in enumerate(shapes):
         more = f"{', ' if text else ''}{shape}"
         if text and len(text) + len(more) > WIDEST:
-            return f"{text} +{len(shapes) - index}"
+            return f"{text} +{len(shapes) - index + further}"
         text += more
-    return text
+    return f"{text} +{further}" if further else text
 
 
 def all_shapes(shapes: Sequence[Sequence[Size]]) -> str:

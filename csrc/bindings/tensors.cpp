@@ -36,7 +36,7 @@ py::tuple sizes_and_bytes(const py::object& object) {
   return py::make_tuple(std::vector<int64_t>(found.dims.begin(), found.dims.end()), bytes_of(tensor, object.ptr()));
 }
 
-// The tensors in any object, and the classes of what cannot be looked into.
+// The tensors in any object, the classes of what cannot be looked into, and how many of the tensors are in containers.
 py::tuple tensors_in(const py::object& object) {
   const Found found = find_tensors(object.ptr());
   py::list tensors, unread;
@@ -46,7 +46,7 @@ py::tuple tensors_in(const py::object& object) {
   for (PyObject* const other : found.unread) {
     unread.append(Py_TYPE(other)->tp_name);
   }
-  return py::make_tuple(tensors, unread);
+  return py::make_tuple(tensors, unread, found.in_containers);
 }
 
 void add_use_counts(const at::Tensor& tensor, PyObject* object, std::vector<size_t>& counts, int depth = 0) {

@@ -276,6 +276,7 @@ class Search {
   void exceeded(PyObject* object) {
     if (!is_exceeded_) {
       is_exceeded_ = true;
+      found.unread_in_objects = is_in_object_ && found.unread.empty();
       list(object);
     }
   }

@@ -16,6 +16,7 @@ struct Found {
   size_t in_containers = 0;                 // how many are in containers
   // What may hold further tensors and cannot be looked into: a generator, an object of a C extension, what exceeds a limit.
   c10::SmallVector<PyObject*, 2> unread;
+  bool unread_in_objects = false;  // whether it is in objects that are no containers
 };
 
 Found find_tensors(PyObject* object);

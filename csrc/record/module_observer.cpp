@@ -26,7 +26,7 @@ bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
     ++count;
   }
   for (PyObject* const object : found.unread) {
-    if (!log.add_object(Py_TYPE(object)->tp_name, kUnknownBytes)) {
+    if (!log.add_object(Py_TYPE(object)->tp_name, kUnknownBytes, found.unread_in_objects ? kInObject : 0)) {
       return false;
     }
     ++count;

@@ -199,13 +199,13 @@ class ThreadLog {
   }
 
   // The same for an object that is no tensor: the name of its class takes a tensor's place.
-  bool add_object(const char* type, int64_t bytes) {
+  bool add_object(const char* type, int64_t bytes, uint8_t flags = 0) {
     Tensor row{};
     row.storage = strings.id(std::string_view(type));
     row.bytes = bytes;
     row.dtype = -1;
     row.device_index = -1;
-    row.flags = kObject;
+    row.flags = kObject | flags;
     return add_operand(row, nullptr, 0);
   }
 

@@ -359,3 +359,23 @@ def test_a_large_cache_is_read_in_full_where_the_model_is_given_it_and_in_part_i
     ).rows
     assert outer.input_shapes == ((1,), (2,), *[(3,)] * 99)
     assert inner.input_shapes == ((1,), (2,), *[(3,)] * 15, "list")
+    assert (outer.inputs_in_objects, inner.inputs_in_objects) == (100, 17)
+
+
+def test_backward_starts_from_an_object_only_where_there_is_nothing_else() -> None:
+    class Net(nn.Module):
+        def __init__(self, alone: bool) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.alone = alone
+
+        def forward(self, x: torch.Tensor) -> Any:
+            cache = Shy(layers=[self.first(x)])
+            return cache if self.alone else (self.second(x), cache)
+
+    def differentiated(alone: bool) -> list[str]:
+        rows = torchprof.summary(Net(alone), (2, 3), backward=True, verbose=0).rows
+        return [row.path for row in rows[1:] if row.backward]
+
+    assert differentiated(alone=True) == ["first"]
+    assert differentiated(alone=False) == ["second"]

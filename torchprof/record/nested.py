@@ -22,10 +22,12 @@ class Found(NamedTuple):
         tensors: those in containers, in order and as often as they occur; then those in objects that are no containers, each
             once.
         unread: classes of what may hold tensors and cannot be looked into, such as a generator.
+        in_containers: how many of the tensors are in containers.
     """
 
     tensors: list[torch.Tensor]
     unread: list[str]
+    in_containers: int
 
 
 def tensors_in(value: Any) -> Found:

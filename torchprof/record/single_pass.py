@@ -103,12 +103,17 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
     mark("forward done")
     found = tensors_in(outputs)
     with torch._C.DisableTorchFunctionSubclass():  # a subclass may see that its attributes are read
-        roots = [tensor for tensor in found.tensors if tensor.requires_grad and tensor.grad_fn is not None]
-    graph.hold(roots)
+        roots, others = (
+            [tensor for tensor in tensors if tensor.requires_grad and tensor.grad_fn is not None]
+            for tensors in (found.tensors[: found.in_containers], found.tensors[found.in_containers :])
+        )
+    if not roots:  # a result that is an object; beside other results, one such as a cache is nothing to differentiate
+        roots, others = others, []
+    graph.hold(roots + others)
     edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
     make_seeds = [seed_maker(root) for root in roots] if backward else []
     unread = found.unread
-    del outputs, found, roots
+    del outputs, found, roots, others
     mark("outputs released")
     kept = [
         tensor

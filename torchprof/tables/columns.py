@@ -135,7 +135,7 @@ FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
 SHARE: Final = Quantity(lambda value: f"{100 * value:.1f}%", "fraction")
 RATIO: Final = Quantity(lambda value: f"{value:,.1f}x", "ratio")
 SHAPES: Final = Quantity(all_shapes, left=True)
-SHAPES_OF_CALLS: Final = Quantity(shapes_of_calls)
+SHAPES_OF_CALLS: Final = Quantity(lambda value: shapes_of_calls(*value))
 DTYPES: Final = Quantity(lambda names: ", ".join(dict.fromkeys(names)), left=True)
 
 _COLUMNS: Final = (
@@ -145,17 +145,17 @@ _COLUMNS: Final = (
         "input",
         "Input",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it was given; 1..64: sizes that differ between calls; (+1): one other shape in other calls",
-        ("input_shapes", "further_inputs"),
-        lambda first, further: (first, *further),
+        "shapes of the tensors that it was given; 1..64: sizes that differ between calls; (+1): one other shape in other calls; +8: tensors in an object beside these, such as a cache",
+        ("input_shapes", "further_inputs", "inputs_in_objects"),
+        lambda first, further, in_objects: ((first, *further), in_objects),
     ),
     Column(
         "output",
         "Output",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it returned; 1..64: sizes that differ between calls; (+1): one other shape in other calls",
-        ("output_shapes", "further_outputs"),
-        lambda first, further: (first, *further),
+        "shapes of the tensors that it returned; 1..64: sizes that differ between calls; (+1): one other shape in other calls; +8: tensors in an object beside these, such as a cache",
+        ("output_shapes", "further_outputs", "outputs_in_objects"),
+        lambda first, further, in_objects: ((first, *further), in_objects),
     ),
     Column("kernel_size", "Kernel", Quantity(_kernel_size), "size of the kernel of a convolution or pooling"),
     Column(

@@ -56,7 +56,8 @@ class Row(NamedTuple):
         output_dtypes: of every tensor that its first call returned, as in ``float32``.
         training: whether it is in train mode; None where that is not known.
         kernel_size: of a convolution or pooling; None where it has none.
-        inputs_in_objects: how many of its inputs, the last of them, were in objects that are no containers, such as a cache.
+        inputs_in_objects, outputs_in_objects: how many of these shapes, the last of them, are of tensors in objects that are no
+            containers, such as a cache.
         failed: whether the exception that ended the run came from here.
     """
 
@@ -90,6 +91,7 @@ class Row(NamedTuple):
     training: bool | None = None
     kernel_size: int | tuple[int, ...] | None = None
     inputs_in_objects: int = 0
+    outputs_in_objects: int = 0
     failed: bool = False
     flops: int | None = 0
     flops_backward: int | None = 0
@@ -161,17 +163,18 @@ class _Rows:
         output_bytes: int | None = 0
         forward = forward_self = recompute = backward = backward_self = 0
         device_forward = device_recompute = device_backward = 0
-        in_objects = 0
+        inputs_in_objects = outputs_in_objects = 0
         further_inputs: tuple[tuple[Operand, ...], ...] = ()
         further_outputs: tuple[tuple[Operand, ...], ...] = ()
         dtypes: tuple[str, ...] = ()
         if calls:
             first, count = self.inputs[calls[0]]
             inputs = tuple(self.operand_shapes[first : first + count])
-            in_objects = sum(self.in_object[first : first + count])
+            inputs_in_objects = sum(self.in_object[first : first + count])
             returned = [call for call in calls if call not in self.notes.raised] if self.notes.raised else calls
             if returned:
                 first, count = self.outputs[returned[0]]
+                outputs_in_objects = sum(self.in_object[first : first + count])
                 outputs = tuple(self.operand_shapes[first : first + count])
                 dtypes = tuple(self.operand_dtypes[first : first + count])
             else:
@@ -238,7 +241,8 @@ class _Rows:
             dtypes,
             module.training if module is not None else None,
             module.kernel_size if module is not None else None,
-            in_objects,
+            inputs_in_objects,
+            outputs_in_objects,
             False,
             flops[0],
             flops_backward[0],

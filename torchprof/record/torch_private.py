@@ -12,7 +12,7 @@ from torchprof._torch_private import private
 
 __all__ = ["evaluator_switch", "is_in_bad_fork", "is_torch_profiler_active", "run_backward", "set_version", "without_modes"]
 
-FLOPS = "counting FLOPs"
+FLOPS = "formulas of FLOPs of the user's own"
 BACKWARD = "a backward pass from an output that is nested"
 PRESERVING = "putting back the version counter of a buffer"
 CALLS = "recording calls by module.__call__"

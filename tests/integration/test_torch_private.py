@@ -15,7 +15,9 @@ import torch
 del {name}
 import torchprof
 
-@torch.utils.flop_counter.register_flop_formula(torch.ops.aten.relu)
+from torch.utils.flop_counter import register_flop_formula
+
+@register_flop_formula(torch.ops.aten.relu)
 def relu_flops(x, out_shape=None, **kwargs):
     return x[0]
 

@@ -181,6 +181,17 @@ def test_a_model_that_has_no_flops_shows_no_column_of_them() -> None:
     assert found.totals.flops == 0
 
 
+def test_where_forward_raises_the_flops_until_then_are_shown() -> None:
+    class Raises(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("of the user's own")
+
+    with pytest.raises(ValueError, match="of the user's own") as raised:
+        summary_of(nn.Sequential(nn.Linear(8, 8), Raises()), torch.rand(4, 8))
+    found = raised.value.torchprof_summary  # type: ignore[attr-defined]
+    assert (rows(found)["0"], found.totals.flops) == (BLOCK, BLOCK)
+
+
 def test_a_summary_that_ran_nothing_knows_nothing_of_flops() -> None:
     found = torchprof.summary(nn.Linear(8, 8), verbose=0)
     assert found.totals.flops is None

@@ -15,15 +15,22 @@ import torch
 del {name}
 import torchprof
 
+from torch.utils.flop_counter import register_flop_formula
+
+@register_flop_formula(torch.ops.aten.relu)
+def relu_flops(x, out_shape=None, **kwargs):
+    return x[0]
+
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
 with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
     with torchprof.profile(model) as prof:
-        model(torch.rand(2, 3)).sum().backward()
+        model(torch.rand(2, 3)).relu().sum().backward()
     found = torchprof.summary(model, (3,), batch_size=2, verbose=0)
 print("ops", len(prof.trace.ops) > 0)
 print("modules", [row["path"] for row in torchprof.by_module(prof.trace).rows if row["type"]])
-print("flops", sum(row["flops"] for row in torchprof.by_op(prof.trace).rows) > 0)
+by_op = dict((row["name"], row["flops"]) for row in torchprof.by_op(prof.trace).rows)
+print("flops", by_op["aten::addmm"], by_op["aten::relu"])
 print("memory", torchprof.memory(prof.trace).peak.bytes > 0)
 print("summary", found.totals.params)
 torch.version.cuda, torch.cuda.is_available = "12.8", lambda: True  # as where there is a GPU
@@ -50,7 +57,7 @@ def lines_with(hidden: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("hidden", "feature", "where"),
     [
-        ("torch._C._DisableTorchDispatch", "counting FLOPs", "warning"),
+        ("torch._C._DisableTorchDispatch", "formulas of FLOPs of the user's own", "warning"),
         ("torch.cuda._is_in_bad_fork", "recording GPUs with CUPTI", "cupti"),
         ("torch.autograd.profiler._is_profiler_enabled", "recording GPUs with CUPTI", "cupti"),
     ],
@@ -62,7 +69,8 @@ def test_a_missing_name_is_said_by_the_feature_that_needs_it_and_by_nothing_else
     assert told == {where}
     assert said["ops"] == ["True"]
     assert said["modules"] == ["['', '0', '1']"]
-    assert said["flops"] == [str(feature != "counting FLOPs")]
+    of_the_users_own = None if feature == "formulas of FLOPs of the user's own" else 2.0
+    assert said["flops"] == [f"48.0 {of_the_users_own}"]
     assert said["memory"] == ["True"]
     assert said["summary"] == ["24"]
     assert len(said.get("warning", [])) == (where == "warning")

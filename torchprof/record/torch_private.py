@@ -21,7 +21,7 @@ __all__ = [
     "without_modes",
 ]
 
-FLOPS = "counting FLOPs"
+FLOPS = "formulas of FLOPs of the user's own"
 BACKWARD = "a backward pass from an output that is nested"
 FAKE_TENSORS = "telling fake tensors from others"
 COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled code"

@@ -138,6 +138,11 @@ SHAPES: Final = Quantity(all_shapes, left=True)
 SHAPES_OF_CALLS: Final = Quantity(lambda value: shapes_of_calls(*value))
 DTYPES: Final = Quantity(lambda names: ", ".join(dict.fromkeys(names)), left=True)
 
+HOW_SHAPES_ARE_READ: Final = (
+    "1..64: sizes that differ between calls; (+1): one other shape in other calls; "
+    "+8: tensors in an object beside these, such as a cache"
+)
+
 _COLUMNS: Final = (
     Column("step", "Step", NUMBER, "number of the step, counted from 0"),
     Column("warmup", "", Quantity(lambda value: "warm-up" if value else "", left=True), "left out of all other tables"),
@@ -145,7 +150,7 @@ _COLUMNS: Final = (
         "input",
         "Input",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it was given; 1..64: sizes that differ between calls; (+1): one other shape in other calls; +8: tensors in an object beside these, such as a cache",
+        f"shapes of the tensors that it was given; {HOW_SHAPES_ARE_READ}",
         ("input_shapes", "further_inputs", "inputs_in_objects"),
         lambda first, further, in_objects: ((first, *further), in_objects),
     ),
@@ -153,7 +158,7 @@ _COLUMNS: Final = (
         "output",
         "Output",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it returned; 1..64: sizes that differ between calls; (+1): one other shape in other calls; +8: tensors in an object beside these, such as a cache",
+        f"shapes of the tensors that it returned; {HOW_SHAPES_ARE_READ}",
         ("output_shapes", "further_outputs", "outputs_in_objects"),
         lambda first, further, in_objects: ((first, *further), in_objects),
     ),

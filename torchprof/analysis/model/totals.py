@@ -116,6 +116,16 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         batch=trace.facts.get("batch_found", ""),
     )
     start, end = trace.mark("forward"), trace.mark("forward done")
+    if start is not None and counts_flops(trace):
+        counted = pass_flops(trace)
+        totals = replace(
+            totals,
+            flops=counted.forward,
+            flops_backward=counted.backward,
+            flops_recomputed=counted.recomputed,
+            flops_unknown=counted.unknown,
+            flops_backward_unknown=counted.backward_unknown,
+        )
     if start is None or end is None:
         return totals
     released, freed = trace.mark("outputs released"), trace.mark("graph released")
@@ -130,16 +140,6 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         device_recompute=_device_time(trace, Phase.RECOMPUTATION),
         device_backward=_device_time(trace, Phase.BACKWARD),
     )
-    if counts_flops(trace):
-        counted = pass_flops(trace)
-        totals = replace(
-            totals,
-            flops=counted.forward,
-            flops_backward=counted.backward,
-            flops_recomputed=counted.recomputed,
-            flops_unknown=counted.unknown,
-            flops_backward_unknown=counted.backward_unknown,
-        )
     if not trace.facts.get("memory"):
         return totals
     real, meta = real_and_meta(trace)

@@ -83,7 +83,7 @@ def evaluate(tables: Mapping[str, Rows], strings: Sequence[str], dtypes: Dtypes,
                 of_one = None if formula is None else reader.flops(name, formula, signature) if returned else 0
             except UnsupportedTorchError as error:
                 of_one = None
-                found.problems.append(f"FLOPs are unknown: {error}")
+                found.problems.append(f"FLOPs of {name} are unknown: {error}")
             except Exception as error:
                 of_one = None
                 failed[name] = f"{type(error).__name__}: {error}"

@@ -21,8 +21,8 @@ def start(
     memory: bool,
     budget_bytes: int,
     module_class: type | None,
-    ops_with_arguments: set[str],
-    counted_ops: set[str],
+    flops: bool,
+    flop_outputs: bool,
     aggregate: bool,
     gpu: str,
     device_type: int,
@@ -37,6 +37,11 @@ def bytes() -> int: ...
 def observe_new_classes() -> None: ...
 def is_recording() -> bool: ...
 def installed(module_class: type, /) -> dict[str, Any]: ...
+
+# op_classes.cpp
+
+def set_op_classes(*, counted: set[str], free: set[str], with_arguments: set[str]) -> None: ...
+def op_names(free_tags: Sequence[int], /) -> tuple[set[str], set[str]]: ...
 
 # tensors.cpp
 

@@ -51,7 +51,7 @@ def summary(
     verbose: int | None = None,
     width: int | None = None,
 ) -> Summary:
-    """Run ``model`` once and show its layers: shapes, parameters, bytes and time.
+    """Run ``model`` once and show its layers: shapes, parameters, bytes, FLOPs and time.
 
     The forward pass runs as you would run it, in the train/eval and grad mode that are set, and leaves the model, the random
     number generators and every gradient as they were.

@@ -14,6 +14,7 @@ void define_model(pybind11::module_& module);
 void define_model_state(pybind11::module_& module);
 void define_types(pybind11::module_& module);
 void define_pause(pybind11::module_& module);
+void define_op_classes(pybind11::module_& module);
 void define_allocator(pybind11::module_& module);
 
 }  // namespace torchprof::bindings

@@ -10,5 +10,6 @@ PYBIND11_MODULE(_C, module) {
   define_model_state(module);
   define_types(module);
   define_pause(module);
+  define_op_classes(module);
   define_allocator(module);
 }

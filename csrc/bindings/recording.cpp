@@ -30,9 +30,9 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
   return items;
 }
 
-void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class,
-                     OpNames ops_with_arguments, OpNames counted_ops, bool aggregate, const std::string& gpu,
-                     int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch) {
+void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class, bool flops,
+                     bool flop_outputs, bool aggregate, const std::string& gpu, int8_t device_type,
+                     const std::vector<HeldTuple>& held, const py::object& evaluator_switch) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -40,8 +40,8 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   options.budget_bytes = budget_bytes;
   options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
   options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
-  options.ops_with_arguments = std::move(ops_with_arguments);
-  options.counted_ops = std::move(counted_ops);
+  options.flops = flops;
+  options.flop_outputs = flop_outputs;
   options.aggregate = aggregate;
   options.device_recorder = gpu;
   options.device_type = device_type;
@@ -79,8 +79,7 @@ py::dict installed(const py::object& module_class) {
 void define_recording(py::module_& module) {
   py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
   module.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
-             "ops_with_arguments"_a, "counted_ops"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
-             "evaluator_switch"_a = py::none());
+             "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a, "evaluator_switch"_a = py::none());
   module.def("stop", &stop_recording, "held"_a, "may_wait"_a = true);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);

@@ -190,7 +190,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   memory.ran_in = attribute(tables, context.held);
   tables.device_clock_error =
       std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
-  mark_nested(tables, context.counted_ops);
+  mark_nested(tables, context.classes);
   if (context.memory) {
     find_allocations(tables, memory);
     tables.allocator_totals = find_unreported(totals, memory.events);

@@ -32,8 +32,8 @@ struct Moments {
 struct Context {
   const Moments& moments;
   const std::vector<Held>& held;
-  const OpNames& counted_ops;  // ops with a FLOP formula: see kNested
-  bool memory;                 // whether memory events were recorded
+  const OpClasses& classes;  // what ops are to a count of FLOPs: see kNested
+  bool memory;               // whether memory events were recorded
   TickConverter clock;
   int64_t end;  // of the logs, in ticks
 };

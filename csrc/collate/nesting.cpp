@@ -49,29 +49,64 @@ class Writes {
 }  // namespace
 
 // Parents come before what runs inside them.
-void mark_nested(Tables& tables, const OpNames& counted_ops) {
-  std::vector<bool> counted;
+void mark_nested(Tables& tables, const OpClasses& classes) {
+  std::vector<OpClass> of_dispatcher, of_others;
   for (const std::string& name : tables.strings) {
-    counted.push_back(counted_ops.count(name) != 0);
+    of_dispatcher.push_back(classes.of(name, true));
+    of_others.push_back(classes.of(name, false));
   }
-  // torch.func, and subclasses around other tensors, run an op first on the wrappers, then, inside, on what they wrap.
-  const auto is_transformed = [&](const Op& op) {
+  const auto flags_of_inputs = [&](const Op& op) {
+    uint8_t flags = 0;
     for (uint32_t i = 0; i < op.n_inputs; ++i) {
-      if ((tables.tensors[tables.operands[op.inputs + i]].flags & (kTransformed | kWrapperSubclass)) != 0) {
+      flags |= tables.tensors[tables.operands[op.inputs + i]].flags;
+    }
+    return flags;
+  };
+  // An op of which a formula or the shapes do not say all is counted by what is inside it, if anything there counts.
+  std::vector<bool> counted_by_inner(tables.ops.size());
+  std::vector<bool> hides(tables.ops.size());  // whether ops inside it are not counted
+  const auto count_by_inner = [&](int32_t row) {
+    for (; row != kNoRow && !(counted_by_inner[row] && (tables.ops[row].flags & kNested) != 0); row = tables.ops[row].parent) {
+      if (counted_by_inner[row]) {
+        tables.ops[row].flags |= kNested;
+      }
+    }
+  };
+  // While a program is compiled, its ops run on fake tensors; what it computes is what runs on others.
+  const auto is_on_meta = [&](const Op& op) {
+    for (uint32_t i = 0; i < op.n_inputs; ++i) {
+      if (tables.tensors[tables.operands[op.inputs + i]].device_type == kMetaDevice) {
         return true;
       }
     }
     return false;
   };
+  const auto any = [&](OpClass kind, const auto& condition) {
+    return std::any_of(tables.ops.begin(), tables.ops.end(), [&](const Op& op) {
+      return op.scope == kFunctionScope && of_dispatcher[op.signature] == kind && condition(op);
+    });
+  };
+  const bool compiles = any(OpClass::kCompiled, [](const Op&) { return true; }) &&
+                        any(OpClass::kCounted, [&](const Op& op) { return op.n_inputs != 0 && !is_on_meta(op); });
   const Writes writes(tables);
-  std::vector<bool> hides(tables.ops.size());  // whether ops inside it are not counted
   for (size_t row = 0; row < tables.ops.size(); ++row) {
     Op& op = tables.ops[row];
+    const OpClass kind = (op.scope == kFunctionScope ? of_dispatcher : of_others)[op.signature];
+    const uint8_t flags = kind == OpClass::kFree ? 0 : flags_of_inputs(op);
+    // torch.func runs an op first on its wrappers, then, inside, on the tensors that are computed.
+    const bool transformed = kind == OpClass::kCounted && (flags & kTransformed) != 0;
     const bool hidden = op.parent != kNoRow && hides[op.parent];
-    const bool transformed = counted[op.signature] && is_transformed(op);
-    hides[row] = hidden || (counted[op.signature] && !transformed);
-    if (hidden || transformed) {
+    hides[row] = hidden || (kind == OpClass::kCounted && (flags & (kTransformed | kNotDense | kWrapperSubclass)) == 0);
+    const bool fake = compiles && kind != OpClass::kFree && is_on_meta(op);
+    if (hidden || transformed || fake) {
       op.flags |= kNested;
+    } else if (kind != OpClass::kFree) {
+      counted_by_inner[row] = !hides[row];
+      if (kind != OpClass::kCompiled) {
+        count_by_inner(op.parent);
+      }
+    } else if (op.parent != kNoRow && of_dispatcher[tables.ops[op.parent].signature] == OpClass::kCompiled) {
+      count_by_inner(op.parent);  // ops are seen in it, so it is not code that torch.compile wrote
     }
     if (op.parent == kNoRow || hidden) {
       continue;

@@ -7,6 +7,6 @@
 
 namespace torchprof {
 
-void mark_nested(Tables& tables, const OpNames& counted_ops);
+void mark_nested(Tables& tables, const OpClasses& classes);
 
 }  // namespace torchprof

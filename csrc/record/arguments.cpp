@@ -1,5 +1,7 @@
 #include "record/arguments.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 
@@ -21,6 +23,12 @@ void write_list(const c10::IValue* values, size_t count, std::string& text) {
   text += ']';
 }
 
+// A string is written if it needs no escapes, as names of modes do.
+void write_string(const std::string& value, std::string& text) {
+  const bool plain = std::all_of(value.begin(), value.end(), [](char each) { return std::isalnum(each) != 0 || each == '_'; });
+  text += plain ? '"' + value + '"' : "null";
+}
+
 // Values that JSON cannot express, such as generators and devices, are null: no FLOP formula uses them.
 void write(const c10::IValue& value, std::string& text) {
   if (value.isTensor()) {
@@ -33,6 +41,8 @@ void write(const c10::IValue& value, std::string& text) {
     char digits[32];
     std::snprintf(digits, sizeof digits, "%.17g", value.toDouble());
     text += digits;
+  } else if (value.isString()) {
+    write_string(value.toStringRef(), text);
   } else if (value.isList()) {
     const c10::ArrayRef<c10::IValue> elements = value.toListRef();
     write_list(elements.data(), elements.size(), text);

@@ -52,8 +52,8 @@ bool is_value_of_torch(PyTypeObject* type) {
 
 // Values that hold no tensor, whatever their contents.
 bool is_plain_value(PyObject* object) {
-  constexpr unsigned long kPlain = Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS |
-                                   Py_TPFLAGS_TYPE_SUBCLASS;
+  constexpr unsigned long kPlain =
+      Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS | Py_TPFLAGS_TYPE_SUBCLASS;
   PyTypeObject* const type = Py_TYPE(object);
   return object == Py_None || (type->tp_flags & kPlain) != 0 || PyFloat_Check(object) || PyComplex_Check(object) ||
          PyByteArray_Check(object) || type == &PyRange_Type || type == &PySlice_Type || type == &PyEllipsis_Type ||
@@ -307,7 +307,8 @@ bool is_tensor(PyObject* object) {
 PyTypeObject* loaded_class(const char* module, const char* name) {
   PyObject* const modules = PyImport_GetModuleDict();
   PyObject* const loaded = modules != nullptr ? PyDict_GetItemString(modules, module) : nullptr;
-  PyObject* const found = loaded != nullptr && PyModule_Check(loaded) ? PyDict_GetItemString(PyModule_GetDict(loaded), name) : nullptr;
+  PyObject* const found =
+      loaded != nullptr && PyModule_Check(loaded) ? PyDict_GetItemString(PyModule_GetDict(loaded), name) : nullptr;
   return found != nullptr && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
 }
 

@@ -122,7 +122,8 @@ PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
 
 // In the slot of classes: `module(x)`.
 PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
-  return recorded(module, true, [&] { return find_arguments(args, kwargs); }, [&] { return original_call(module, args, kwargs); });
+  return recorded(
+      module, true, [&] { return find_arguments(args, kwargs); }, [&] { return original_call(module, args, kwargs); });
 }
 
 // Whether the function of nn.Module runs because of a call that the slot has seen, or while nothing is recorded.

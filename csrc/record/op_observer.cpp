@@ -58,7 +58,8 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
     return;
   }
   try {
-    const auto [key, op, row, arguments] = log->close_op(&function);
+    const ThreadLog::OpenOp closed = log->close_op(&function);
+    Op* const op = closed.op;
     if (op != nullptr) {
       op->end = now;
       if constexpr (kShapes) {
@@ -66,8 +67,8 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
         if (!add_operands(*log, function.outputs(), op->n_outputs)) {
           op->flags |= kTruncated;
         }
-        if (arguments != nullptr) {
-          arguments->outputs =
+        if (closed.arguments != nullptr) {
+          closed.arguments->outputs =
               log->strings.id(std::string_view(arguments_text(function.outputs().data(), function.outputs().size())));
         }
       }

@@ -103,4 +103,37 @@ bool add_operands(ThreadLog& log, const IValues& values, uint16_t& count) {
   return complete;
 }
 
+// Whether the op is computed on this very tensor, so that its shape says all. Fake tensors stand for such.
+inline bool is_plain(const c10::TensorImpl& tensor) {
+  if (!tensor.key_set().has_any(kUnusual)) {
+    return true;
+  }
+  c10::StorageImpl* const storage = tensor.unsafe_storage().unsafeGetStorageImpl();
+  return !tensor.key_set().has_any(kUnusual.remove(c10::DispatchKey::Python)) && storage != nullptr &&
+         storage->device().is_meta();
+}
+
+// Whether every tensor among boxed values is plain.
+template <typename IValues>
+bool are_plain(const IValues& values) {
+  const auto is_plain_value = [](const c10::IValue& value) {
+    const c10::TensorImpl* const tensor = value.unsafeToTensorImpl();
+    return !is_readable(tensor) || is_plain(*tensor);
+  };
+  for (const c10::IValue& value : values) {
+    if (value.isTensor()) {
+      if (!is_plain_value(value)) {
+        return false;
+      }
+    } else if (value.isTensorList()) {
+      for (const c10::IValue& element : value.toListRef()) {
+        if (!is_plain_value(element)) {
+          return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace torchprof

@@ -85,7 +85,7 @@ void join_recording(ThreadSlot& slot) {
   auto& logs = all.open->logs_;
   const Thread identity{at::RecordFunction::currentThreadId(), native_thread_id()};
   logs.push_back(std::make_unique<ThreadLog>(all.open->budget_, static_cast<uint16_t>(logs.size()), identity,
-                                             all.open->ops_with_arguments_, reinterpret_cast<uint64_t>(pthread_self())));
+                                             *all.open->classes_, reinterpret_cast<uint64_t>(pthread_self())));
   slot.log = logs.back().get();
 }
 

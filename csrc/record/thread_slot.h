@@ -74,8 +74,8 @@ class LogWriter {
 // The logs of one recording, one for each thread that wrote. At most one is open at a time.
 class ThreadLogs {
  public:
-  explicit ThreadLogs(int64_t budget_bytes, OpNames ops_with_arguments = {})
-      : budget_bytes_(budget_bytes), budget_(budget_bytes), ops_with_arguments_(std::move(ops_with_arguments)) {}
+  explicit ThreadLogs(int64_t budget_bytes, std::shared_ptr<const OpClasses> classes = std::make_shared<const OpClasses>())
+      : budget_bytes_(budget_bytes), budget_(budget_bytes), classes_(std::move(classes)) {}
   ~ThreadLogs() { close(); }
 
   void open();
@@ -92,7 +92,7 @@ class ThreadLogs {
 
   const int64_t budget_bytes_;
   Budget budget_;
-  const OpNames ops_with_arguments_;
+  const std::shared_ptr<const OpClasses> classes_;
   std::vector<std::unique_ptr<ThreadLog>> logs_;
 };
 

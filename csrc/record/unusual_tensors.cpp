@@ -36,9 +36,8 @@ bool is_grad_wrapper(const c10::TensorImpl& tensor) {
 const c10::TensorImpl& unwrapped(const c10::TensorImpl& tensor) {
   const c10::TensorImpl* inner = &tensor;
   for (int depth = 0; depth < kMaxDepth; ++depth) {
-    if (const auto* batched = inner->key_set().has_any(kBatched)
-                                  ? dynamic_cast<const at::functorch::BatchedTensorImpl*>(inner)
-                                  : nullptr) {
+    if (const auto* batched =
+            inner->key_set().has_any(kBatched) ? dynamic_cast<const at::functorch::BatchedTensorImpl*>(inner) : nullptr) {
       inner = batched->value().unsafeGetTensorImpl();
     } else if (is_grad_wrapper(*inner)) {
       inner = static_cast<const GradWrapper*>(inner)->value.unsafeGetTensorImpl();
@@ -80,7 +79,8 @@ c10::IntArrayRef integers(const c10::TensorImpl& tensor) {
     return {};
   }
   c10::StorageImpl* const storage = tensor.unsafe_storage().unsafeGetStorageImpl();
-  const void* const data = storage != nullptr && storage->device().is_cpu() ? storage->_mutable_data_ptr_no_checks().get() : nullptr;
+  const void* const data =
+      storage != nullptr && storage->device().is_cpu() ? storage->_mutable_data_ptr_no_checks().get() : nullptr;
   const int64_t count = product(tensor.sizes_default());
   if (data == nullptr || !tensor.is_contiguous_default(c10::MemoryFormat::Contiguous)) {
     return {};
@@ -196,7 +196,8 @@ Reading read_tensor(const c10::TensorImpl& outer, PyObject* object, int depth) {
     object = nullptr;
   }
   const auto itemsize = static_cast<int64_t>(tensor.dtype().itemsize());
-  if (const auto* nested = tensor.key_set().has_any(kNested) ? dynamic_cast<const at::native::NestedTensorImpl*>(&tensor) : nullptr) {
+  if (const auto* nested =
+          tensor.key_set().has_any(kNested) ? dynamic_cast<const at::native::NestedTensorImpl*>(&tensor) : nullptr) {
     const int64_t elements = read_nested(*nested, found.dims);
     found.row.flags |= kNotDense;
     found.row.bytes = elements < 0 ? kUnknownBytes : elements * itemsize;

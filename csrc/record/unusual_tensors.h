@@ -1,8 +1,8 @@
 // Tensors whose own fields do not say what they hold: sparse, nested, symbolic, those of torch.func, subclasses around other tensors.
 #pragma once
 
-#include <Python.h>
 #include <ATen/core/Tensor.h>
+#include <Python.h>
 #include <c10/core/TensorImpl.h>
 #include <c10/util/DimVector.h>
 #include <c10/util/SmallVector.h>

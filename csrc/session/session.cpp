@@ -26,6 +26,12 @@ Running& running() {
   return *instance;
 }
 
+// Kept by every recording that started with it.
+std::shared_ptr<const OpClasses>& op_classes() {
+  static auto* const instance = new std::shared_ptr<const OpClasses>(std::make_shared<const OpClasses>());
+  return *instance;
+}
+
 // Releases the GIL, which a thread that the device waits for may need.
 struct WithoutGil {
   PyThreadState* const state = PyEval_SaveThread();
@@ -52,10 +58,10 @@ int64_t unix_ns() {
 Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     : begin_(ClockReading::now()),
       origin_unix_ns_(unix_ns()),
-      counted_ops_(options.counted_ops),
+      classes_(op_classes()),
       memory_requested_(options.memory),
       held_(options.held),
-      logs_(options.budget_bytes, options.ops_with_arguments),
+      logs_(options.budget_bytes, classes_),
       device_(std::move(device)) {
   if (options.memory) {
     memory_.emplace(held_);
@@ -67,6 +73,8 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   logs_.open();
   if (options.ops) {
     ops_.emplace(options.shapes);
+  } else if (options.flops) {
+    counted_ops_.emplace(options.flop_outputs);
   }
   if (options.module_class != nullptr) {
     modules_.emplace(options.module_class, options.evaluator_switch);
@@ -138,7 +146,7 @@ void Session::aggregate_step() {
 Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
-  const Context context{moments_, held, counted_ops_, memory_requested_, TickConverter(begin_, end), end.ticks};
+  const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks};
   return collate(logs_.logs(), std::move(report), context, outstanding_);
 }
 
@@ -156,6 +164,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
   }
   modules_.reset();
   ops_.reset();
+  counted_ops_.reset();
   meta_.reset();
   memory_.reset();
   logs_.close();
@@ -182,6 +191,8 @@ Recorded Session::stop(const std::vector<Held>& held) {
   recorded.device_failure = device_failure_;
   return recorded;
 }
+
+void set_op_classes(OpClasses classes) { op_classes() = std::make_shared<const OpClasses>(std::move(classes)); }
 
 void start(const Options& options) {
   Running& now = running();

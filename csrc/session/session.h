@@ -17,6 +17,7 @@
 #include "collate/collate.h"
 #include "collate/totals.h"
 #include "device/recorder.h"
+#include "record/counted_op_observer.h"
 #include "record/memory_observer.h"
 #include "record/meta_allocator.h"
 #include "record/module_observer.h"
@@ -34,8 +35,8 @@ struct Options {
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
   PyObject* evaluator_switch = nullptr;  // see FunctionHook; borrowed
-  OpNames ops_with_arguments;            // see Arguments
-  OpNames counted_ops;                   // ops with a FLOP formula: see kNested
+  bool flops = false;                    // without `ops`: record those that a count of FLOPs needs
+  bool flop_outputs = false;             // of these, also what they returned
   bool aggregate = false;                // keep sums over steps instead of rows per event
   std::string device_recorder = "off";   // see make_device_recorder()
   int8_t device_type = 0;
@@ -75,7 +76,7 @@ class Session {
 
   const ClockReading begin_;
   const int64_t origin_unix_ns_;
-  const OpNames counted_ops_;
+  const std::shared_ptr<const OpClasses> classes_;
   const bool memory_requested_;
   std::vector<Held> held_;
   Moments moments_;
@@ -90,10 +91,14 @@ class Session {
   std::optional<MemoryObserver> memory_;
   std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;
+  std::optional<CountedOpObserver> counted_ops_;
   std::optional<ModuleObserver> modules_;
   std::optional<DeviceLog> device_log_;
   std::unique_ptr<DeviceRecorder> device_;
 };
+
+// What ops are to recordings that start from now on.
+void set_op_classes(OpClasses classes);
 
 // The process has at most one session, and the thread that started it ends it. These throw std::runtime_error with what is wrong and
 // what to do about it. start() also throws DeviceRecorderError.

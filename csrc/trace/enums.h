@@ -10,7 +10,8 @@ inline constexpr int64_t kNever = -1;              // a time that was not seen
 inline constexpr uint32_t kNoName = UINT32_MAX;    // a row of strings where there is no name
 inline constexpr uint16_t kNoThread = UINT16_MAX;  // a row of threads where there is no thread
 
-// Op::scope is an at::RecordScope. These two are used here.
+// Op::scope is an at::RecordScope. These are used here.
+inline constexpr uint8_t kFunctionScope = 0;
 inline constexpr uint8_t kBackwardScope = 1;
 inline constexpr uint8_t kUserScope = 7;
 
@@ -47,15 +48,18 @@ inline constexpr uint16_t kReadByBackward = 64;    // an input of a backward or 
 inline constexpr uint16_t kReadByOptimizer = 128;  // an input of an op of an optimizer
 inline constexpr uint16_t kHeldAfterCall = 256;    // not freed when the outermost call or op that allocated it had ended
 
+// Tensor::device_type
+inline constexpr int8_t kMetaDevice = 14;  // c10::DeviceType::Meta: of meta and of fake tensors
+
 // Tensor::flags
 inline constexpr uint8_t kNoData = 1;       // meta or fake; `storage` still identifies the block
 inline constexpr uint8_t kSymbolic = 2;     // some sizes are symbolic: kUnknownSize or kRaggedSize
 inline constexpr uint8_t kNoStorage = 4;    // opaque: storage and storage_bytes are 0
 inline constexpr uint8_t kTransformed = 8;  // was inside wrappers of torch.func: shape and bytes are those inside, as in memory
 inline constexpr uint8_t kNotDense = 16;    // sparse or nested: `bytes` says what its elements take
-inline constexpr uint8_t kWrapperSubclass = 32;     // a subclass around other tensors: `bytes` says what these take
-inline constexpr uint8_t kObject = 64;      // no tensor, but an object: `storage` is a row of strings, the name of its class
-inline constexpr uint8_t kInObject = 128;   // a module was given or returned it inside an object that is no container
+inline constexpr uint8_t kWrapperSubclass = 32;  // a subclass around other tensors: `bytes` says what these take
+inline constexpr uint8_t kObject = 64;     // no tensor, but an object: `storage` is a row of strings, the name of its class
+inline constexpr uint8_t kInObject = 128;  // a module was given or returned it inside an object that is no container
 
 // Tensor::bytes
 inline constexpr int64_t kUnknownBytes = -1;

@@ -3,22 +3,22 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "trace/append_log.h"
 #include "trace/list_table.h"
+#include "trace/op_classes.h"
 #include "trace/rows.h"
 #include "trace/string_table.h"
 #include "trace/tensor_table.h"
 
 namespace torchprof {
-
-using OpNames = std::unordered_set<std::string>;
 
 class ThreadLog {
  public:
@@ -27,9 +27,11 @@ class ThreadLog {
     Op* op = nullptr;                // nullptr: it was dropped
     int32_t row = kNoRow;            // of this op; where it was dropped, of the nearest recorded op around it
     Arguments* arguments = nullptr;  // nullptr: they are not kept
+    bool counted = false;  // it, or an op around it, is counted by a formula; set by CountedOpObserver only, as is the next
+    bool unknown = false;  // it, or an op around it, is unknown
   };
 
-  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpNames& ops_with_arguments = none(), uint64_t posix_id = 0)
+  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpClasses& classes = none(), uint64_t posix_id = 0)
       : ops(budget),
         operands(budget),
         tensors(budget),
@@ -41,7 +43,7 @@ class ThreadLog {
         posix_id(posix_id),
         thread_(thread),
         tensor_table_(tensors, shapes),
-        ops_with_arguments_(ops_with_arguments) {
+        classes_(classes) {
     open_ops_.reserve(64);
     open_calls_.reserve(64);
   }
@@ -102,9 +104,36 @@ class ThreadLog {
 
   bool keeps_arguments(uint32_t name) {
     for (uint32_t id = static_cast<uint32_t>(keeps_arguments_.size()); id <= name; ++id) {
-      keeps_arguments_.push_back(ops_with_arguments_.count(strings[id]) != 0);
+      keeps_arguments_.push_back(classes_.needs_arguments(strings[id]));
     }
     return keeps_arguments_[name];
+  }
+
+  // The class of an op. The name of an operator stays at one address while it is registered, so that is remembered.
+  OpClass class_of(const char* name, bool of_dispatcher) {
+    auto& recent = recent_classes_[(reinterpret_cast<uintptr_t>(name) >> 4) % recent_classes_.size()];
+    if (recent.address == name && std::strcmp(recent.row->first.c_str(), name) == 0) {
+      return recent.row->second;
+    }
+    const auto* const row = classes_.find(name);
+    if (row == nullptr) {
+      return OpClasses::unlisted(name, of_dispatcher);
+    }
+    recent = {name, row};
+    return row->second;
+  }
+
+  // These are for CountedOpObserver. Whether an op with this key is open:
+  bool is_open(const void* key) const {
+    return std::any_of(open_ops_.rbegin(), open_ops_.rend(), [key](const OpenOp& open) { return open.key == key; });
+  }
+  bool is_counted_around() const { return !open_ops_.empty() && open_ops_.back().counted; }
+  bool is_unknown_around() const { return !open_ops_.empty() && open_ops_.back().unknown; }
+  void set_class_of_open_op(OpClass kind, bool plain) {
+    OpenOp& open = open_ops_.back();
+    open.counted = kind == OpClass::kCounted && plain;
+    open.unknown =
+        !open.counted && (kind != OpClass::kFree || (open_ops_.size() > 1 && open_ops_[open_ops_.size() - 2].unknown));
   }
 
   // Adds the inputs of the op that was opened last. Its outputs are filled in at its end.
@@ -227,15 +256,21 @@ class ThreadLog {
     return found->second;
   }
 
-  static const OpNames& none() {
-    static const OpNames names;
-    return names;
+  static const OpClasses& none() {
+    static const OpClasses classes;
+    return classes;
   }
+
+  struct RecentClass {
+    const char* address = nullptr;
+    const std::pair<const std::string, OpClass>* row = nullptr;
+  };
 
   const uint16_t thread_;
   TensorTable tensor_table_;
-  const OpNames& ops_with_arguments_;
-  std::vector<bool> keeps_arguments_;  // by row of strings
+  const OpClasses& classes_;
+  std::array<RecentClass, 256> recent_classes_{};  // by address of the name
+  std::vector<bool> keeps_arguments_;              // by row of strings
   std::vector<OpenOp> open_ops_;
   std::vector<OpenCall> open_calls_;
   std::unordered_map<uint64_t, uint32_t> module_ids_;

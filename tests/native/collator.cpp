@@ -103,7 +103,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
                          const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels) {
   Budget budget(budget_bytes);
   std::vector<std::unique_ptr<ThreadLog>> logs;
-  const OpNames none;
+  const OpClasses none;
   DeviceReport devices;
   for (const auto& [correlation, start, end, name] : kernels) {
     Kernel kernel{};

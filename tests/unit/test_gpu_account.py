@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aggregating import aggregate
 from goldens import Golden
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import torchprof
 from torchprof import ArgumentError, Ceilings, Gpu
 from torchprof.trace.model import Model
-from torchprof.trace.schema import NO_THREAD, Activity, Direction, Phase, RuntimeCallKind
+from torchprof.trace.schema import NO_THREAD, UNKNOWN_FLOPS, Activity, Direction, Phase, RuntimeCallKind
 
 H100 = Ceilings("NVIDIA H100", "float32", 0, flops=50e12, bytes=3e12)
 NOTE = "kernels, copies and fills as the driver reports them"
@@ -251,6 +252,14 @@ def test_the_utilization_is_counted_flops_relative_to_peak_flops() -> None:
     assert found.flops == 4 * 2 * 512 * 1024 * 1024
     assert found.span == 1_812_000
     assert found.mfu == found.hfu == found.flops / (2 * found.span * 1e-9 * 50e12)
+
+
+def test_the_utilization_names_ops_on_devices_whose_flops_are_unknown() -> None:
+    recorded = gpu_trace()
+    unknown = np.where(recorded.signature_flops >= 0, UNKNOWN_FLOPS, recorded.signature_flops)
+    found = torchprof.gpu(replace(recorded, signature_flops=unknown), ceilings=H100).utilization
+    assert found is not None
+    assert (found.flops, found.unknown) == (0, ("aten::addmm", "aten::mm"))
 
 
 def test_recomputation_counts_for_the_hardware_utilization_only() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from torchprof.allocator.replay import Replay, replay
 from torchprof.allocator.settings import AllocatorSettings
+from torchprof.analysis.records import Record
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.gpus import GPUS, capacity_of
@@ -24,6 +25,7 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_flops
 from torchprof.tables.by_module import by_module
+from torchprof.tables.footer import unknown_flops
 from torchprof.tables.memory import Memory
 from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
@@ -82,9 +84,18 @@ class Estimate(Printed):
         return held
 
     @property
-    def flops(self) -> int:
-        """FLOPs of one step, forward and backward."""
-        return int(sum(row["flops"] for row in by_module(self.trace).rows if row["depth"] == 0))
+    def flops(self) -> int | None:
+        """FLOPs of one step, forward and backward. A lower bound where ``flops_unknown`` lists something; None: unknown."""
+        known = int(sum(row["flops"] or 0 for row in self._outermost()))
+        return None if self.flops_unknown and not known else known
+
+    @property
+    def flops_unknown(self) -> tuple[str, ...]:
+        """The ops of the step whose FLOPs are unknown, because they have no formula."""
+        return tuple(sorted({name for row in self._outermost() for name in row["flops_unknown"]}))
+
+    def _outermost(self) -> list[Record]:
+        return [row for row in by_module(self.trace).rows if row["depth"] == 0]
 
     def fits(self, capacity: int | str | None = None) -> bool:
         """Whether the step runs on a device with so many bytes, or on this GPU of ``GPUS``; by default, in ``capacity``.
@@ -122,7 +133,10 @@ class Estimate(Printed):
         rows = [{"name": name, "at_peak": count, "share": count / whole} for name, count in self.by_category.items()]
         yield from Table("At the peak", rows, ("at_peak", "share")).parts()
         yield from self.memory.modules.head(10).parts()
-        yield f"FLOPs of a step: {format_flops(self.flops)}"
+        flops, unknown = self.flops, self.flops_unknown
+        least = "at least " if unknown else ""
+        yield f"FLOPs of a step: {'unknown' if flops is None else least + format_flops(flops)}"
+        yield from unknown_flops(unknown)
         if self.capacity is not None:
             verdict = "fits" if self.fits() else "DOES NOT FIT"
             yield f"Capacity: {format_bytes(self.capacity)}: {verdict}"

@@ -112,6 +112,7 @@ def compare(variants: Mapping[str, Estimate]) -> Table:
                 "max_allocated": found.max_allocated,
                 "max_reserved": found.max_reserved,
                 "flops": found.flops,
+                "flops_unknown": list(found.flops_unknown),
                 **{f"peak_{category.replace(' ', '_')}": count for category, count in held.items()},
             }
         )

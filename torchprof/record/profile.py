@@ -149,6 +149,10 @@ class profile(ContextDecorator):
         state = "it is still running" if self._inside else "it has not run"
         raise RecordingError(f"the recording has no trace yet: {state}; read .trace after the `with` block")
 
+    def _count_flops(self, *, outputs: bool) -> None:
+        """Record the ops that a count of FLOPs needs, which costs less than ``ops=True``: for the summary."""
+        self._recorder.counted_ops = "outputs" if outputs else "inputs"
+
     def mark(self, name: str) -> None:
         """Name this moment in the trace: see `Trace.mark`. Does nothing in a step that is not recorded.
 

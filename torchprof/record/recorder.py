@@ -6,7 +6,7 @@ import functools
 import sys
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -20,7 +20,9 @@ from torchprof.record.modules import Models, describe
 from torchprof.trace.trace import Trace
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
-__all__ = ["Options", "Recorder"]
+__all__ = ["CountedOps", "Options", "Recorder"]
+
+CountedOps = Literal["none", "inputs", "outputs"]
 
 FIRST_STEPS: Final = 3
 """Steps before which module classes are looked for that were created meanwhile. The search takes a third of a millisecond."""
@@ -49,11 +51,14 @@ class Recorder:
 
     Attributes:
         models: the model, or models, whose names the trace should know; or None.
+        counted_ops: without ``ops``, which of them are recorded: none, those that a count of FLOPs needs with what they were
+            given, or also with what they returned.
         is_recording: whether it was started and not stopped.
     """
 
     def __init__(self, options: Options, models: Models | None) -> None:
         self.models = models
+        self.counted_ops: CountedOps = "none"
         self.is_recording = False
         self._options = options
         self._backend = GpuBackend("off", "")
@@ -71,6 +76,8 @@ class Recorder:
                 in the way that ``gpu`` names.
         """
         options = self._options
+        if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
+            self.counted_ops = "outputs"
         backends = gpu_backends(options.gpu)
         refusals = ""
         for backend in backends:
@@ -81,8 +88,8 @@ class Recorder:
                     memory=options.memory,
                     budget_bytes=options.budget,
                     module_class=nn.Module if options.modules else None,
-                    ops_with_arguments=flops.ops_with_arguments() if options.reads_tensors else set(),
-                    counted_ops=flops.counted_ops(),
+                    flops=self.counted_ops != "none",
+                    flop_outputs=self.counted_ops == "outputs",
                     aggregate=options.aggregate,
                     gpu=backend.name,
                     device_type=backend.device_type,
@@ -128,7 +135,8 @@ class Recorder:
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models) if self.models is not None else None
         dtypes = Dtypes(_dtypes())
-        counted = flops.evaluate(tables, strings, dtypes)
+        outputs = self._options.reads_tensors or self.counted_ops == "outputs"
+        counted = flops.evaluate(tables, strings, dtypes, outputs=outputs)
         return Trace(
             **tables,
             strings=strings,
@@ -156,6 +164,7 @@ class Recorder:
             "torch": str(torch.__version__),
             "python": sys.version.split()[0],
             **asdict(self._options),
+            "counts_flops": self._options.reads_tensors or self.counted_ops != "none",
             "gpu": self._backend.name,
             "gpu_note": note,
         }

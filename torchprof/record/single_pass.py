@@ -13,6 +13,7 @@ from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
+from torchprof.record.modules import walk
 from torchprof.record.nested import tensor_bytes, tensors_in
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
@@ -58,8 +59,10 @@ def record_single_pass(
                 recording = profile(model, ops=False, shapes=False)
                 with recording:
                     model(*inputs.args, **inputs.kwargs)
-            # Ops are what ties backward to modules; without a backward, calls and allocations tell everything there is to show.
-            recording = profile(model, ops=backward, shapes=False)
+            # All ops are needed to tie backward to modules. Without a backward, those are enough that FLOPs are counted of.
+            recording = profile(model, ops=backward, shapes=backward)
+            if not backward:
+                recording._count_flops(outputs=_has_packed_weights(model))
             finish = watch(model) if watch is not None else None
             with recording:
                 saved = _pass(model, inputs, backward, recording.mark)
@@ -146,6 +149,12 @@ def _sum(sizes: list[int | None]) -> int | None:
     """The sum, which is unknown where a size is."""
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
+
+
+def _has_packed_weights(model: nn.Module) -> bool:
+    """Whether weights may be kept in objects that are no tensors, so that only the output of an op tells their size."""
+    kinds = {type(place.module) for place in walk(model)}
+    return any(kind.__module__.startswith("torch.ao.") or issubclass(kind, torch.jit.ScriptModule) for kind in kinds)
 
 
 def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from torchprof.analysis.records import Record
 from torchprof.analysis.time.module_records import module_records
 from torchprof.arguments import check_int
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import footer
+from torchprof.tables.footer import footer, unknown_flops
 from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.trace import Trace
 
@@ -48,7 +48,8 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     shown = worth_showing(records, columns, optional=("recompute", "optimizer", "flops", "spread", "saved"))
     if depth is not None:
         records = [record for record in records if record["depth"] <= depth]
-    return Table("Module", records, shown, footer(trace), is_tree=True)
+    unknown = {name for record in records for name in record["flops_unknown"]} if "flops" in shown else ()
+    return Table("Module", records, shown, (*footer(trace), *unknown_flops(unknown)), is_tree=True)
 
 
 def _add_saved(trace: Trace, records: list[Record]) -> None:

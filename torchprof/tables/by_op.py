@@ -6,7 +6,7 @@ from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.time.op_records import op_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_ceilings, check_path, check_trace, phase_named
-from torchprof.tables.footer import footer
+from torchprof.tables.footer import footer, unknown_flops
 from torchprof.tables.table import Table
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
@@ -56,7 +56,8 @@ def by_op(
             record["roofline"] = ceilings.reached(record["flop_rate"], record["byte_rate"], record["intensity"])
         columns.append("roofline")
     below = ("Rates are against device time; ops that launched nothing on a device have none",) if on_device else ()
-    table = Table("Op", records, tuple(columns), (*footer(trace), *below))
+    unknown = {name for record in records for name in record["flops_unknown"]}
+    table = Table("Op", records, tuple(columns), (*footer(trace), *below, *unknown_flops(unknown)))
     if not records:
         return table
     return table.sort("self").sort("device_self") if on_device else table.sort("self")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchprof.analysis.time.step_records import step_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import footer
+from torchprof.tables.footer import footer, unknown_flops
 from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.trace import Trace
 
@@ -31,7 +31,9 @@ def by_step(trace: Trace) -> Table:
     columns = "warmup time device kernels forward recompute backward optimizer other flops allocated peak held".split()
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]
-    return Table("Step", rows, shown, footer(trace, of="Each row is one step"), is_dim=_is_warmup)
+    unknown = {name for record in records for name in record["flops_unknown"] or ()}
+    below = (*footer(trace, of="Each row is one step"), *unknown_flops(unknown))
+    return Table("Step", rows, shown, below, is_dim=_is_warmup)
 
 
 def _is_warmup(row: dict[str, object]) -> bool:

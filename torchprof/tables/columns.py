@@ -46,6 +46,7 @@ class Column:
         quantity: what kind of values it has.
         meaning: what a reader should know of it.
         of: the figures of a row that ``value`` is given; without ``value``, the figure of the column's own name is shown.
+        unknown: the figure that lists what is missing in this one; where it lists something, the figure is a lower bound.
         value: computes what is shown. It is never given None: where a figure is not known, neither is the value.
     """
 
@@ -55,6 +56,7 @@ class Column:
     meaning: str
     of: tuple[str, ...] = ()
     value: Callable[..., Any] | None = None
+    unknown: str = ""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -218,10 +220,18 @@ _COLUMNS: Final = (
     Column("recompute_self", "Rec self", TIME, "host time of recomputation, without what is below"),
     Column("backward_self", "Bwd self", TIME, "host time of backward, without what is below"),
     Column("optimizer_self", "Opt self", TIME, "host time of the optimizer's step, without what is below"),
-    Column("flops", "FLOPs", FLOPS, "per step; a multiply-add is two"),
-    Column("flops_forward", "Fwd FLOPs", FLOPS, "per step; a multiply-add is two"),
-    Column("flops_backward", "Bwd FLOPs", FLOPS, "per step; a multiply-add is two"),
-    Column("macs", "MACs", FLOPS, "multiply-adds: half the FLOPs", ("flops",), lambda flops: flops / 2),
+    Column(
+        "flops",
+        "FLOPs",
+        FLOPS,
+        "per step, with what runs inside; in a summary, of forward. A multiply-add is two; ? and >= where some are unknown",
+        unknown="flops_unknown",
+    ),
+    Column("flops_forward", "Fwd FLOPs", FLOPS, "of forward, with what runs inside", unknown="flops_forward_unknown"),
+    Column("flops_backward", "Bwd FLOPs", FLOPS, "of backward, with what runs inside", unknown="flops_backward_unknown"),
+    Column(
+        "macs", "MACs", FLOPS, "multiply-adds: half the FLOPs", ("flops",), lambda flops: flops / 2, unknown="flops_unknown"
+    ),
     Column("bytes", "Bytes", BYTES, "of ops: inputs and outputs, each once, an estimate; of copies: counted"),
     Column("intensity", "FLOP/B", Quantity(lambda value: f"{value:,.1f}", "FLOPs per byte"), "FLOPs per byte"),
     Column("flop_rate", "FLOP/s", FLOP_RATE, "achieved"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
 from torchprof.trace.trace import Trace
 
-__all__ = ["footer", "incomplete"]
+__all__ = ["footer", "incomplete", "unknown_flops"]
+
+MOST_NAMED: Final = 6
 
 
 def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tuple[str, ...]:
@@ -24,6 +27,18 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
     if backend == "events" and trace.facts.get("gpu_note"):
         lines.append(f"Devices were recorded with events: {trace.facts['gpu_note']}")
     return (*lines, *incomplete(trace.losses))
+
+
+def unknown_flops(names: Iterable[str]) -> list[str]:
+    """What must be said of ops that may have FLOPs and have no formula."""
+    listed = sorted(set(names))
+    if not listed:
+        return []
+    shown = ", ".join(listed[:MOST_NAMED]) + (f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else "")
+    return [
+        f"Unknown FLOPs (? and >=): of {shown}",
+        "Formulas are registered with torch.utils.flop_counter.register_flop_formula",
+    ]
 
 
 def incomplete(losses: Mapping[str, int]) -> list[str]:

@@ -19,7 +19,7 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
-from torchprof.tables.footer import incomplete
+from torchprof.tables.footer import incomplete, unknown_flops
 from torchprof.tables.table import Table
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
@@ -188,6 +188,10 @@ class Gpu(GpuAccount, Printed):
 
 
 def _utilization_lines(found: Utilization, ceilings: Ceilings, *, in_graphs: bool) -> Iterator[str]:
+    if not found.flops and found.unknown:
+        yield "MFU: not known"
+        yield from unknown_flops(found.unknown)
+        return
     if not found.flops:
         yield "MFU: not known, no FLOPs were counted: record with shapes=True"
         return
@@ -197,6 +201,7 @@ def _utilization_lines(found: Utilization, ceilings: Ceilings, *, in_graphs: boo
     yield f"MFU: {100 * found.mfu:.1f}%, {counted}FLOPs in {format_ns(found.span)} against {peak}"
     if found.recomputed:
         yield f"HFU: {100 * found.hfu:.1f}%, with {format_flops(found.recomputed)}FLOPs of recomputation"
+    yield from unknown_flops(found.unknown)
     if in_graphs:
         yield "FLOPs inside CUDA graphs are not counted"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,9 +16,9 @@ from torchprof.errors import ArgumentError
 from torchprof.rendering import torchsummary
 from torchprof.rendering.grid import Parts, Verbatim
 from torchprof.rendering.printed import Printed
-from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.rendering.units import format_bytes, format_flops, format_ns
 from torchprof.tables.columns import columns_of
-from torchprof.tables.footer import incomplete
+from torchprof.tables.footer import incomplete, unknown_flops
 from torchprof.tables.table import Table, data_frame
 from torchprof.trace.shapes import shape_text
 from torchprof.trace.trace import Trace
@@ -35,7 +35,7 @@ STYLES: Final = ("tree", "torchsummary")
 
 HEADERS: Final = {"device_backward": "Bwd device"}
 BLANK: Final = frozenset(
-    "calls forward self share device recompute device_recompute backward backward_self device_backward".split()
+    "calls forward self share device recompute device_recompute backward backward_self device_backward flops_backward".split()
 )
 """A module that was not called, or has no backward, shows nothing in these."""
 
@@ -169,6 +169,10 @@ def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]
     if not totals.forward:
         return ("params", "params_total", "param_bytes")
     columns = ["input", "output", "params", "output_bytes", "forward", "self", "share"]
+    if totals.flops or totals.flops_unknown:
+        columns.insert(4, "flops")
+        if totals.flops_backward or totals.backward:
+            columns.insert(5, "flops_backward")
     if any(row.calls > 1 for row in rows):
         columns.insert(2, "calls")
     if totals.device_forward:
@@ -210,6 +214,8 @@ def _record(row: Row, totals: Totals) -> Record:
     record["self"] = row.forward_self if row.calls else None
     record["share"] = row.forward / totals.forward if totals.forward else 0.0
     record["device"] = row.device_forward
+    if not (row.calls or row.forward):
+        record["flops"] = None
     record["params_share"] = row.params / totals.params if totals.params else 0.0
     return record
 
@@ -243,6 +249,24 @@ def _known_bytes(count: int | None) -> str:
     return "unknown" if count is None else format_bytes(count)
 
 
+def _flop_lines(totals: Totals) -> Iterator[str]:
+    if not (totals.flops or totals.flops_unknown):
+        return
+    line = f"FLOPs: {_flops(totals.flops, totals.flops_unknown)}"
+    if totals.backward:
+        line += f", backward: {_flops(totals.flops_backward, totals.flops_backward_unknown)}"
+        if totals.flops_recomputed:
+            line += f", forward again: {_flops(totals.flops_recomputed, totals.flops_backward_unknown)}"
+    yield f"{line} (a multiply-add is two)"
+    yield from unknown_flops([*totals.flops_unknown, *totals.flops_backward_unknown])
+
+
+def _flops(count: int | None, unknown: Collection[str]) -> str:
+    if unknown:
+        return f"at least {format_flops(count)}" if count else "unknown"
+    return format_flops(count or 0)
+
+
 def _total_lines(totals: Totals) -> Iterator[str]:
     if totals.failure:
         yield f"INCOMPLETE: {totals.failure}; figures are of what ran until then"
@@ -265,6 +289,7 @@ def _total_lines(totals: Totals) -> Iterator[str]:
             yield f"Forward allocated: {format_bytes(totals.allocated)}, peak {format_bytes(totals.peak)}{both} ({how})"
             why = totals.saved_unknown_because or "params not counted"
             yield f"Saved for backward: {_known_bytes(totals.saved)} ({why})"
+        yield from _flop_lines(totals)
         backward = f", recomputation: {format_ns(totals.recompute)}" if totals.recompute else ""
         if totals.backward:
             backward += f", backward: {format_ns(totals.backward)}"

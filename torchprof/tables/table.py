@@ -105,7 +105,14 @@ class Table(Printed):
         values = column.values(self.rows)
         if column.name in self.blank:
             return [write(value) if value else "" for value in values]
-        return [missing if value is None else write(value) for value in values]
+        cells = [missing if value is None else write(value) for value in values]
+        if column.unknown:
+            unknown = [row.get(column.unknown) for row in self.rows]
+            cells = [
+                cell if not names else "?" if value is None else f">= {cell}"
+                for cell, names, value in zip(cells, unknown, values, strict=True)
+            ]
+        return cells
 
     def select(self, *columns: str) -> Table:
         """Print these columns.
@@ -224,4 +231,9 @@ def _written(text: str, path: str | os.PathLike[str] | None) -> str:
 
 def worth_showing(rows: Sequence[Record], columns: Sequence[str], optional: Sequence[str]) -> tuple[str, ...]:
     """These columns, without those of the optional ones in which every row has 0 or nothing."""
-    return tuple(name for name in columns if name not in optional or any(row.get(name) for row in rows))
+
+    def is_worth(name: str) -> bool:
+        unknown = COLUMNS[name].unknown
+        return any(row.get(name) or (unknown and row.get(unknown)) for row in rows)
+
+    return tuple(name for name in columns if name not in optional or is_worth(name))

@@ -243,6 +243,12 @@ RAGGED: Final = -2
 """In ``dims``: the tensors in a nested tensor have different sizes here."""
 UNKNOWN: Final = -1
 """In ``dims``: the size is symbolic."""
+TENSOR_SYMBOLIC: Final = 2
+"""Tensor flag: some of its sizes are symbolic."""
+NO_FLOPS: Final = -1
+"""In ``signature_flops``: the op has none by convention, or leaves them to ops inside it."""
+UNKNOWN_FLOPS: Final = -2
+"""In ``signature_flops``: the op may have some, and there is no formula that says how many."""
 CALL_RAISED: Final = 1
 """Module call flag: it raised an exception."""
 CALL_RETURNED_SEQUENCE: Final = 4

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.model.flops import unknown_op
 from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
@@ -31,6 +32,7 @@ class Utilization:
         span: nanoseconds from the start of the first kernel on any device to the end of the last.
         devices: the number of devices that ran kernels.
         peak: FLOPs per second that each of them can compute.
+        unknown: ops that ran on devices and whose FLOPs are unknown: with some, the utilizations are lower bounds.
     """
 
     flops: int
@@ -38,6 +40,7 @@ class Utilization:
     span: int
     devices: int
     peak: float
+    unknown: tuple[str, ...] = ()
 
     @property
     def mfu(self) -> float:
@@ -62,9 +65,12 @@ def utilization(trace: Trace, *, span: int, devices: int, device_types: Sequence
         device_types: the types of the devices, numbered as in ``trace.tensors["device_type"]``.
     """
     totals = step_totals(trace)
-    flops = np.where(_has_input_on(trace, device_types)[totals.ops["signature"]], totals.op_flops, 0)
+    signature = totals.ops["signature"]
+    on_device = _has_input_on(trace, device_types)[signature]
+    flops = np.where(on_device, totals.op_flops, 0)
     recomputed = flops[totals.ops["phase"] == Phase.RECOMPUTATION]
-    return Utilization(int(flops.sum()), int(recomputed.sum()), span, devices, peak)
+    unknown = {unknown_op(trace, int(row)) for row in np.unique(signature[on_device & totals.op_unknown])}
+    return Utilization(int(flops.sum()), int(recomputed.sum()), span, devices, peak, tuple(sorted(unknown)))
 
 
 def _has_input_on(trace: Trace, device_types: Sequence[int]) -> npt.NDArray[np.bool_]:

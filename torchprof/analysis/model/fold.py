@@ -12,6 +12,8 @@ _SUMMED = (
     "calls output_bytes params trainable params_total param_bytes buffer_bytes forward forward_self recompute backward "
     "backward_self device_forward device_recompute device_backward"
 ).split()
+_FLOPS = ("flops", "flops_backward")
+"""A sum of these with something unknown in it is a lower bound, and not unknown itself."""
 
 
 def limit_depth(rows: Sequence[Row], depth: int) -> list[Row]:
@@ -101,7 +103,12 @@ def _merge(group: list[list[Row]]) -> list[Row]:
         return group[0]
     merged = []
     for same in zip(*group, strict=True):
-        merged.append(same[0]._replace(**{name: _sum([getattr(row, name) for row in same]) for name in _SUMMED}))
+        figures: dict[str, object] = {name: _sum([getattr(row, name) for row in same]) for name in _SUMMED}
+        for name in _FLOPS:
+            unknown = tuple(sorted({op for row in same for op in getattr(row, f"{name}_unknown")}))
+            known = [count for row in same if (count := getattr(row, name)) is not None]
+            figures |= {name: (sum(known) or None) if unknown or not known else sum(known), f"{name}_unknown": unknown}
+        merged.append(same[0]._replace(**figures))
     first, last = group[0][0], group[-1][0]
     merged[0] = merged[0]._replace(name=f"{first.name}..{last.name}", copies=len(group))
     return merged

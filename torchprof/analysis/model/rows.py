@@ -13,6 +13,7 @@ import numpy as np
 
 from torchprof.analysis.gpu.kernels import call_kernel_times
 from torchprof.analysis.model.callers import is_recomputed
+from torchprof.analysis.model.flops import call_flops, counts_flops
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
 from torchprof.analysis.time.calls import CallCosts
@@ -46,6 +47,8 @@ class Row(NamedTuple):
         device_forward, device_recompute, device_backward: nanoseconds of device time of the kernels these launched; 0 where
             none were seen.
         note: what a reader must know: not called, same module as another row, runs inside TorchScript, ...
+        flops, flops_backward: of its calls, and of the ops that differentiate theirs, with what is inside; None: unknown.
+        flops_unknown, flops_backward_unknown: the ops in it whose FLOPs are unknown: with some, the figure is a lower bound.
         copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
         further_inputs, further_outputs: the other shapes that further calls had, each once, in order.
@@ -87,6 +90,10 @@ class Row(NamedTuple):
     kernel_size: int | tuple[int, ...] | None = None
     inputs_in_objects: int = 0
     failed: bool = False
+    flops: int | None = 0
+    flops_backward: int | None = 0
+    flops_unknown: tuple[str, ...] = ()
+    flops_backward_unknown: tuple[str, ...] = ()
 
 
 def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:
@@ -123,6 +130,10 @@ class _Rows:
         self.recompute = np.where(costs.outermost, costs.recompute, 0).tolist()
         self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
         self.device = [np.where(costs.outermost, time, 0).tolist() for time in call_kernel_times(trace)]
+        flops = call_flops(trace)
+        self.counts_flops = counts_flops(trace)
+        self.flops = [np.where(costs.outermost, count, 0).tolist() for count in (flops.forward, flops.backward)]
+        self.flops_unknown = flops.forward_unknown, flops.backward_unknown
         self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
 
     def of(self, root: ModuleNode) -> list[Row]:
@@ -176,6 +187,8 @@ class _Rows:
             device_forward = sum([row.device_forward for row in below])
             device_recompute = sum([row.device_recompute for row in below])
             device_backward = sum([row.device_backward for row in below])
+        flops = self._flops(every_call, below, 0)
+        flops_backward = self._flops(every_call, below, 1)
         params = trainable = param_bytes = buffer_bytes = 0
         tensors: tuple[TensorInfo, ...] = ()
         if info is not None:
@@ -220,6 +233,11 @@ class _Rows:
             info.training if info is not None else None,
             info.kernel_size if info is not None else None,
             in_objects,
+            False,
+            flops[0],
+            flops_backward[0],
+            flops[1],
+            flops_backward[1],
         )
         return row
 
@@ -229,6 +247,23 @@ class _Rows:
         """The shapes that calls had and the first had not, each once. A call without any says nothing of shapes."""
         found = (tuple(self.operand_shapes[at : at + count]) for at, count in (ranges[call] for call in calls))
         return tuple(shapes for shapes in dict.fromkeys(found) if shapes and shapes != first)
+
+    def _flops(self, calls: list[int], below: list[Row], which: int) -> tuple[int | None, tuple[str, ...]]:
+        """FLOPs of forward (0) or backward (1), and the ops in it whose FLOPs are unknown."""
+        if not self.counts_flops:
+            return None, ()
+        names: set[str] = set()
+        if calls:
+            count = _sum(self.flops[which], calls)
+            if unknown := self.flops_unknown[which]:
+                names.update(*(unknown[call] for call in calls if call in unknown))
+        else:  # as other figures of a container that is not called itself
+            pairs = [
+                (row.flops_backward, row.flops_backward_unknown) if which else (row.flops, row.flops_unknown) for row in below
+            ]
+            count = sum([known or 0 for known, _ in pairs])
+            names.update(*(unknown for _, unknown in pairs))
+        return (count or None if names else count), tuple(sorted(names))
 
     def _note(self, node: ModuleNode, opaque: str, called: bool) -> str:
         info = node.info

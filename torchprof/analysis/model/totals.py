@@ -10,6 +10,7 @@ import numpy as np
 from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.memory.changes import memory_between
 from torchprof.analysis.memory.devices import real_and_meta
+from torchprof.analysis.model.flops import counts_flops, pass_flops
 from torchprof.analysis.time.calls import CallCosts
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
@@ -31,6 +32,9 @@ class Totals:
         backward_unattributed: backward time that belongs to no module.
         device_forward, device_recompute, device_backward: device time of the kernels that they launched; 0 where none were
             seen.
+        flops, flops_backward, flops_recomputed: of forward, backward, and forward that checkpointing ran again; None where they
+            were not counted. They are lower bounds where something is unknown.
+        flops_unknown, flops_backward_unknown: how often each op ran whose FLOPs are unknown.
         allocated: everything forward allocated, freed or not.
         peak: the most that forward held at once beyond what was there before.
         peak_with_backward: the same for forward and backward together; 0 where no backward ran.
@@ -59,6 +63,11 @@ class Totals:
     device_forward: int = 0
     device_recompute: int = 0
     device_backward: int = 0
+    flops: int | None = None
+    flops_backward: int | None = None
+    flops_recomputed: int | None = None
+    flops_unknown: dict[str, int] = field(default_factory=dict)
+    flops_backward_unknown: dict[str, int] = field(default_factory=dict)
     allocated: int = 0
     peak: int = 0
     peak_with_backward: int = 0
@@ -112,6 +121,16 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         device_recompute=_device_time(trace, Phase.RECOMPUTATION),
         device_backward=_device_time(trace, Phase.BACKWARD),
     )
+    if counts_flops(trace):
+        counted = pass_flops(trace)
+        totals = replace(
+            totals,
+            flops=counted.forward,
+            flops_backward=counted.backward,
+            flops_recomputed=counted.recomputed,
+            flops_unknown=counted.unknown,
+            flops_backward_unknown=counted.backward_unknown,
+        )
     if not trace.facts.get("memory"):
         return totals
     real, meta = real_and_meta(trace)

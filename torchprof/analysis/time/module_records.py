@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.gpu.backend import has_kernels
+from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.model.module_tree import OUTSIDE, ModuleNode, module_tree
 from torchprof.analysis.records import Record, none_if_nan
 from torchprof.analysis.time.totals import StepTotals, step_totals
@@ -34,6 +35,10 @@ DEVICE_PHASES: Final = {
 }
 """Columns of device time, and the phase of each."""
 
+Unknown = dict[str, frozenset[str]]
+
+_FLOPS: Final = {"flops_forward": (Phase.FORWARD,), "flops_backward": (Phase.BACKWARD,), "flops": ()}
+"""Columns of FLOPs, and the phases of each; of ``flops``, all."""
 _PHASES: Final = ("forward", "recompute", "backward", "optimizer")
 _SUMS: Final = ("calls", *_PHASES, *"flops_forward flops_backward flops bytes allocated".split())
 
@@ -44,6 +49,7 @@ def module_records(trace: Trace) -> list[Record]:
     Keys: ``path name type depth calls``; ``forward recompute backward optimizer time`` in nanoseconds, with everything below;
     ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation of time over
     steps); ``share`` of the time of all; ``flops_forward flops_backward flops bytes allocated`` with everything below;
+    ``flops_unknown`` and the like: the ops in them whose FLOPs are unknown, if any; then the figure is a lower bound, or None.
     ``params`` of its own. Where kernels were recorded, also ``device`` (time of kernels) and, of it, ``device_forward
     device_recompute device_backward device_optimizer device_other``, and ``kernels``, with everything below; ``device_self``
     without; ``device_share`` of the device time of all.
@@ -55,25 +61,53 @@ def module_records(trace: Trace) -> list[Record]:
     if "device" in of_modules:
         all_modules["device_share"] = of_modules["device"].sum() / totals.steps
     outside = {name: values[-1] for name, values in of_modules.items()}
+    unknown_in = _unknown_by_module(trace, totals)
 
-    def add(node: ModuleNode) -> dict[str, Floats]:
+    def add(node: ModuleNode) -> tuple[dict[str, Floats], Unknown]:
         row = len(records)
         records.append({})  # parents come first
         own = {name: values[node.modules].sum(axis=0) for name, values in of_modules.items()}
         below = [add(child) for child in node.children]
-        total = {name: own[name] + sum(child[name] for child in below) for name in of_modules}
-        records[row] = _module_record(totals, own, total, all_modules)
+        total = {name: own[name] + sum(child[name] for child, _ in below) for name in of_modules}
+        unknown = {
+            name: frozenset().union(*(mine.get(module, ()) for module in node.modules), *(names[name] for _, names in below))
+            for name, mine in unknown_in.items()
+        }
+        records[row] = _module_record(totals, own, total, all_modules) | _bounds(trace, total, unknown, totals)
         info = node.info
         records[row].update(path=node.path, name=node.name, type=node.type, depth=node.depth)
         records[row]["params"] = sum(p.numel for p in info.parameters if p.owner is None) if info is not None else 0
-        return total
+        return total, unknown
 
     for root in module_tree(trace):
         add(root)
     if any(outside[name].any() for name in (*_PHASES, "device") if name in outside):
-        record = _module_record(totals, outside, outside, all_modules)
+        unknown = {name: mine.get(len(trace.modules), frozenset()) for name, mine in unknown_in.items()}
+        record = _module_record(totals, outside, outside, all_modules) | _bounds(trace, outside, unknown, totals)
         records.append({**record, "path": "", "name": OUTSIDE, "type": "", "depth": 0, "params": 0})
     return records
+
+
+def _unknown_by_module(trace: Trace, totals: StepTotals) -> dict[str, dict[int, frozenset[str]]]:
+    """By figure and row of ``trace.modules`` (the last: no module), the ops whose FLOPs are unknown."""
+    found: dict[str, dict[int, frozenset[str]]] = {name: {} for name in _FLOPS}
+    for row in np.flatnonzero(totals.op_unknown).tolist():
+        signature, module, phase = (int(totals.ops[name][row]) for name in ("signature", "module", "phase"))
+        for name, phases in _FLOPS.items():
+            if not phases or phase in phases:
+                of_module = module if module >= 0 else len(trace.modules)
+                found[name][of_module] = found[name].get(of_module, frozenset()) | {unknown_op(trace, signature)}
+    return found
+
+
+def _bounds(trace: Trace, total: dict[str, Floats], unknown: Unknown, totals: StepTotals) -> Record:
+    """FLOPs, None where nothing is known, and what is unknown in them."""
+    record: Record = {}
+    for name in _FLOPS:
+        mean = float(totals.mean(total[name][np.newaxis])[0])
+        record[name] = at_least(mean, unknown[name]) if counts_flops(trace) else None
+        record[f"{name}_unknown"] = sorted(unknown[name])
+    return record
 
 
 def _sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
@@ -93,9 +127,7 @@ def _sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
         "recompute": op_sum(ops["self_time"], Phase.RECOMPUTATION),
         "backward": op_sum(ops["self_time"], Phase.BACKWARD),
         "optimizer": op_sum(ops["self_time"], Phase.OPTIMIZER),
-        "flops_forward": op_sum(totals.op_flops, Phase.FORWARD),
-        "flops_backward": op_sum(totals.op_flops, Phase.BACKWARD),
-        "flops": op_sum(totals.op_flops),
+        **{name: op_sum(totals.op_flops, *phases) for name, phases in _FLOPS.items()},
         "bytes": op_sum(totals.op_bytes),
         "allocated": op_sum(ops["allocated"]),
     }

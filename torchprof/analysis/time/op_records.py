@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.groups import Groups
+from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.model.module_tree import modules_inside
 from torchprof.analysis.records import Record, none_if_nan
 from torchprof.analysis.time.totals import step_totals
@@ -29,7 +30,8 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
 
     Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
     nanoseconds, the last three of one call; ``spread`` (standard deviation of self time over steps); ``share`` of all self
-    time; ``flops bytes``; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
+    time; ``flops bytes``; ``flops_unknown``: its name, if its FLOPs are unknown; ``intensity`` (FLOPs per byte), ``flop_rate``
+    and ``byte_rate`` (per second); ``allocated``.
     Where kernels were recorded, also ``device`` and ``device_self``, the time of the kernels that the op launched, with and
     without those of ops inside it; ``device_share`` of all ``device_self``; and ``kernels``, the number it launched itself.
     Rates are then against ``device``, and None for an op that launched nothing.
@@ -65,6 +67,9 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     device = {name: per_step(ops[column]) for name, column in columns.items()}
     all_device_self = device["device_self"].sum() if device else 0.0
     rate_time = device.get("device", time)
+    unknown_by_group: dict[int, set[str]] = {}
+    for at in np.flatnonzero(totals.op_unknown[mask]).tolist():
+        unknown_by_group.setdefault(int(groups.of[at]), set()).add(unknown_op(trace, int(ops["signature"][at])))
     records = []
     for row, first in enumerate(groups.first.tolist()):
         signature = int(ops["signature"][first])
@@ -78,7 +83,8 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "max": int(longest[row]),
             "spread": none_if_nan(spread[row]),
             "share": float(own[row] / all_self) if all_self else 0.0,
-            "flops": float(flops[row]),
+            "flops": at_least(float(flops[row]), unknown_by_group.get(row, ())) if counts_flops(trace) else None,
+            "flops_unknown": sorted(unknown_by_group.get(row, ())),
             "bytes": none_if_nan(moved[row]),
             "intensity": none_if_nan(flops[row] / moved[row]) if moved[row] and flops[row] else None,
             "flop_rate": float(flops[row] / rate_time[row] * 1e9) if rate_time[row] and flops[row] else None,

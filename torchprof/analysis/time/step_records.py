@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.records import Record
 from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import Phase
@@ -22,10 +23,10 @@ def step_records(trace: Trace) -> list[Record]:
     """One record per step, warm-up steps included and marked.
 
     Keys: ``step warmup``; ``time`` and, of it, ``forward recompute backward optimizer other`` in nanoseconds; ``ops``;
-    ``flops``; ``allocated peak held`` in bytes: allocated during the step, the most held, and held at its end, of what was
-    allocated while recording. The parts of the time are None in an aggregated trace, which keeps their sums over all steps
-    only. Where kernels were recorded, also ``device``, the time in which any device worked for the step, and ``kernels``, the
-    number that the step launched.
+    ``flops``, and ``flops_unknown``, the ops whose FLOPs are unknown; ``allocated peak held`` in bytes: allocated during the
+    step, the most held, and held at its end, of what was allocated while recording. The parts of the time are None in an
+    aggregated trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in
+    which any device worked for the step, and ``kernels``, the number that the step launched.
     """
     steps = trace.steps
     records: list[Record] = [
@@ -33,7 +34,7 @@ def step_records(trace: Trace) -> list[Record]:
             "step": int(step["number"]),
             "warmup": bool(step["warmup"]),
             "time": int(step["end"] - step["start"]),
-            **dict.fromkeys(("forward", "recompute", "backward", "optimizer", "other", "ops", "flops")),
+            **dict.fromkeys(("forward", "recompute", "backward", "optimizer", "other", "ops", "flops", "flops_unknown")),
             "allocated": int(step["allocated"]),
             "peak": int(step["peak"]),
             "held": int(step["held"]),
@@ -66,5 +67,7 @@ def step_records(trace: Trace) -> list[Record]:
         record.update({name: float(values[row]) for name, values in parts.items()})
         # Parts that run on several threads at once may take longer than the step.
         record["other"] = max(0.0, record["time"] - sum(float(values[row]) for values in parts.values()))
-        record["ops"], record["flops"] = int(counts[row]), float(flops[row])
+        unknown = {unknown_op(trace, int(each)) for each in ops["signature"][totals.op_unknown & (ops["step"] == row)]}
+        record["flops"] = at_least(float(flops[row]), unknown) if counts_flops(trace) else None
+        record["ops"], record["flops_unknown"] = int(counts[row]), sorted(unknown)
     return records

@@ -16,7 +16,7 @@ from torchprof.analysis.gpu.kernel_sums import aggregated_kernel_sums, kernel_su
 from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls
-from torchprof.analysis.model.flops import counted_bytes, counted_flops
+from torchprof.analysis.model.flops import counted_bytes, counted_flops, is_unknown
 from torchprof.analysis.spans import durations, sum_by_parent, with_descendants
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.calls import outermost
@@ -72,6 +72,11 @@ class StepTotals:
         """FLOPs of every row of ``ops``."""
         flops: Ints = counted_flops(self.trace, self.ops["signature"], self.ops["nested"] != 0) * self.ops["count"]
         return flops
+
+    @cached_property
+    def op_unknown(self) -> npt.NDArray[np.bool_]:
+        """Of every row of ``ops``, whether it has FLOPs of which nobody knows how many."""
+        return is_unknown(self.trace, self.ops["signature"], self.ops["nested"] != 0)
 
     @cached_property
     def op_bytes(self) -> npt.NDArray[np.float64]:

@@ -1,0 +1,93 @@
+#include "record/counted_op_observer.h"
+
+#include <exception>
+
+#include "record/arguments.h"
+#include "record/pause.h"
+#include "record/tensor_reader.h"
+#include "record/thread_slot.h"
+#include "trace/clock.h"
+
+namespace torchprof {
+namespace {
+
+using Context = std::unique_ptr<at::ObserverContext>;
+
+// No exception may leave a callback. Only std::bad_alloc is possible, and then the op is not recorded.
+Context begin(const at::RecordFunction& function) {
+  if (is_paused()) {
+    return nullptr;
+  }
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  if (log == nullptr || log->is_counted_around()) {
+    return nullptr;
+  }
+  try {
+    const OpClass kind = log->class_of(function.name(), function.scope() == at::RecordScope::FUNCTION);
+    if (kind == OpClass::kFree && !log->is_unknown_around()) {
+      return nullptr;
+    }
+    if (Op* const op = log->open_op(&function)) {
+      op->signature = log->strings.id(function.name());
+      op->sequence_nr = function.seqNr();
+      op->forward_thread = static_cast<uint32_t>(function.forwardThreadId());
+      op->scope = static_cast<uint8_t>(function.scope());
+      if (!add_operands(*log, function.inputs(), op->n_inputs)) {
+        op->flags |= kTruncated;
+      }
+      if (log->keeps_arguments(op->signature)) {
+        log->add_arguments(arguments_text(function.inputs().data(), function.inputs().size()));
+      }
+      log->set_class_of_open_op(kind, are_plain(function.inputs()));
+      op->start = ticks();
+    }
+  } catch (...) {
+  }
+  return nullptr;
+}
+
+template <bool kOutputs>
+void end(const at::RecordFunction& function, at::ObserverContext*) {
+  if (is_paused()) {
+    return;
+  }
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  if (log == nullptr || !log->is_open(&function)) {
+    return;
+  }
+  try {
+    const ThreadLog::OpenOp closed = log->close_op(&function);
+    Op* const op = closed.op;
+    if (op == nullptr) {
+      return;
+    }
+    op->end = ticks();
+    op->outputs = log->operands.size();
+    if (std::uncaught_exceptions() != 0) {
+      op->n_inputs = 0;  // it raised: nothing was computed
+    } else if constexpr (kOutputs) {
+      if (!add_operands(*log, function.outputs(), op->n_outputs)) {
+        op->flags |= kTruncated;
+      }
+      if (closed.arguments != nullptr) {
+        closed.arguments->outputs =
+            log->strings.id(std::string_view(arguments_text(function.outputs().data(), function.outputs().size())));
+      }
+    }
+  } catch (...) {
+  }
+}
+
+}  // namespace
+
+CountedOpObserver::CountedOpObserver(bool outputs)
+    : handle_(at::addGlobalCallback(at::RecordFunctionCallback(&begin, outputs ? &end<true> : &end<false>)
+                                        .needsInputs(true)
+                                        .needsOutputs(outputs)
+                                        .scopes({at::RecordScope::FUNCTION}))) {}
+
+CountedOpObserver::~CountedOpObserver() { at::removeCallback(handle_); }
+
+}  // namespace torchprof

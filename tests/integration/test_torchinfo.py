@@ -262,6 +262,14 @@ def test_arrays_and_further_keyword_arguments_go_to_forward() -> None:
         summary(TakesAnArray(), input_data=np.ones((2, 3), dtype=np.float32), sizes=3.0, verbose=0)
 
 
+def test_a_model_on_meta_needs_no_memory() -> None:
+    with torch.device("meta"):
+        model = Net()
+    for found in (summary(model, (2, 3), verbose=0), summary(model, input_data=torch.zeros(2, 3, device="meta"), verbose=0)):
+        assert found.rows[0].output_shapes == ((2, 2),)
+        assert found.totals.memory == "meta"
+
+
 def test_dtypes_are_one_for_each_input() -> None:
     found = summary(nn.Embedding(9, 4), (2, 5), dtypes=[torch.long], verbose=0)
     assert found.rows[0].output_shapes == ((2, 5, 4),)

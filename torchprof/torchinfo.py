@@ -102,6 +102,12 @@ class ModelStatistics(Summary):
         return self.totals.trainable
 
     @property
+    def total_mult_adds(self) -> int | None:
+        """Half the FLOPs of forward, at least: see the footer; None where they were not counted."""
+        flops = self.totals.flops
+        return flops // 2 if flops is not None else None
+
+    @property
     def total_param_bytes(self) -> int:
         """Bytes of all parameters."""
         return self.totals.param_bytes
@@ -168,8 +174,8 @@ def summary(
         **kwargs: further keyword arguments of ``model.forward``.
 
     Returns:
-        A `Summary` that has ``total_params``, ``trainable_params``, ``total_param_bytes``, ``total_output_bytes``,
-        ``total_input`` and ``input_size`` too.
+        A `Summary` that has ``total_params``, ``trainable_params``, ``total_mult_adds``, ``total_param_bytes``,
+        ``total_output_bytes``, ``total_input`` and ``input_size`` too.
 
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.

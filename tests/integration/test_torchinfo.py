@@ -149,6 +149,25 @@ def test_columns_have_other_names_here() -> None:
     assert "78.26%" in str(torchinfo.summary(Net(), (2, 3), col_names=("params_percent",), depth=1, verbose=0))
 
 
+def test_multiply_adds_are_those_of_torchinfo_where_layers_have_no_bias() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2, bias=False))
+    theirs = torchinfo.summary(model, (2, 3, 8, 8), device="cpu", verbose=0)
+    ours = summary(model, (2, 3, 8, 8), col_names=["mult_adds"], verbose=0)
+    assert ours.total_mult_adds == theirs.total_mult_adds == 2 * 36 * 108 + 2 * 288
+    assert [row["macs"] for row in ours.table.rows] == [8352, 7776, 0, 0, 576]
+
+
+def test_multiply_adds_differ_where_the_guide_says_so() -> None:
+    layer = nn.Sequential(nn.Linear(3, 4))
+    assert summary(layer, (2, 3), verbose=0).total_mult_adds == 2 * 12
+    assert torchinfo.summary(layer, (2, 3), device="cpu", verbose=0).total_mult_adds == 2 * (12 + 4)  # with the bias
+    assert summary(layer, (2, 5, 3), verbose=0).total_mult_adds == 2 * 5 * 12
+    assert torchinfo.summary(layer, (2, 5, 3), device="cpu", verbose=0).total_mult_adds == 2 * (12 + 4)  # of one step
+    norm = nn.Sequential(nn.BatchNorm1d(3))
+    assert summary(norm, (2, 3), verbose=0).total_mult_adds == 0
+    assert torchinfo.summary(norm, (2, 3), device="cpu", verbose=0).total_mult_adds == 2 * 6
+
+
 def test_kernel_sizes_are_those_of_torchinfo() -> None:
     theirs = torchinfo.summary(networks.Convolutional(), (2, 3, 112, 112), device="cpu", verbose=0)
     ours = summary(networks.Convolutional(), (2, 3, 112, 112), col_names=["kernel_size"], verbose=0)
@@ -241,6 +260,14 @@ def test_arrays_and_further_keyword_arguments_go_to_forward() -> None:
     assert found.rows[1].output_shapes == ((2, 4),)
     with pytest.raises(TypeError, match="sizes"):
         summary(TakesAnArray(), input_data=np.ones((2, 3), dtype=np.float32), sizes=3.0, verbose=0)
+
+
+def test_a_model_on_meta_needs_no_memory() -> None:
+    with torch.device("meta"):
+        model = Net()
+    for found in (summary(model, (2, 3), verbose=0), summary(model, input_data=torch.zeros(2, 3, device="meta"), verbose=0)):
+        assert found.rows[0].output_shapes == ((2, 2),)
+        assert found.totals.memory == "meta"
 
 
 def test_dtypes_are_one_for_each_input() -> None:

@@ -47,7 +47,10 @@ def make_inputs(
         ArgumentError, ModuleTypeError: an argument is wrong; the message names it.
     """
     if isinstance(input_data, Inputs):
-        return input_data
+        if device is None:
+            return input_data
+        where = _device(device, nn.Module())
+        return Inputs(moved(input_data.args, where), moved(input_data.kwargs, where))
     if input_size is not None and input_data is not None:
         raise ArgumentError(
             f"input_size={input_size!r} and input_data were both given: give the sizes to have inputs made, or your own data"

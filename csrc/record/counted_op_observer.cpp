@@ -4,6 +4,7 @@
 
 #include "record/arguments.h"
 #include "record/pause.h"
+#include "record/storages_read.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
@@ -24,6 +25,7 @@ Context begin(const at::RecordFunction& function) {
     return nullptr;
   }
   try {
+    note_storages(*log, function.inputs());
     const OpClass kind = log->class_of(function.name(), function.scope() == at::RecordScope::FUNCTION);
     if (kind == OpClass::kFree && !log->is_unknown_around()) {
       return nullptr;

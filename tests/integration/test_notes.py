@@ -74,6 +74,18 @@ def test_a_module_that_is_not_called_says_whether_its_parameters_are_used() -> N
     }
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_summary_says_the_same_as_a_recording_of_all_ops(backward: bool) -> None:
+    model = Reads()
+    found = torchprof.summary(model, input_data=X, backward=backward, verbose=0)
+    assert {row.path: row.note for row in found.rows if row.note} == notes(model)
+
+
+def test_a_summary_on_meta_does_not_call_used_parameters_dead() -> None:
+    found = torchprof.summary(Outer().to("meta"), (2, 4), verbose=0)
+    assert {row.path: row.note for row in found.rows}["inner.first"] == "not called, but its parameters are used"
+
+
 def test_what_forward_calls_by_forward_has_calls_inside() -> None:
     found = rows(Reads())
     assert (found["forwarded"].calls, found["forwarded.0"].calls) == (0, 1)

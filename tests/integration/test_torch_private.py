@@ -58,6 +58,11 @@ def lines_with(hidden: str) -> dict[str, list[str]]:
     ("hidden", "feature", "where"),
     [
         ("torch._C._DisableTorchDispatch", "formulas of FLOPs of the user's own", "warning"),
+        (
+            "torch._C._dynamo.eval_frame.set_eval_frame",
+            "recording calls by module.__call__ (Python 3.11) and of compiled code",
+            "warning",
+        ),
         ("torch.cuda._is_in_bad_fork", "recording GPUs with CUPTI", "cupti"),
         ("torch.autograd.profiler._is_profiler_enabled", "recording GPUs with CUPTI", "cupti"),
     ],

@@ -178,8 +178,9 @@ def _dtypes() -> Dtypes:
     return Dtypes({number: Dtype(*known) for number, known in _native.dtypes().items()})
 
 
+@functools.cache
 def _evaluator_switch() -> Any:
-    """What Dynamo calls around compiled code; None where it is missing, which is said."""
+    """What Dynamo calls around compiled code; None where it is missing, which is said once."""
     try:
         return torch_private.evaluator_switch()
     except UnsupportedTorchError as error:

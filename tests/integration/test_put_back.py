@@ -17,6 +17,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchprof
 
@@ -497,3 +498,100 @@ def test_any_sequence_of_writes_is_put_back(names: list[str]) -> None:
     before = everything(model)
     torchprof.summary(model, (3, 4), verbose=0)
     assert everything(model) == before
+
+
+def test_what_torchscript_holds_is_put_back() -> None:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.register_buffer("steps", torch.zeros(1))
+            self.register_buffer("replaced", torch.ones(3))
+            self.count = 0
+            self.sizes = [1, 2]
+            self.inner = nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps.add_(1)
+            self.replaced = self.replaced * 2
+            self.count += 1
+            self.sizes.append(3)
+            return self.inner(x) * self.weight
+
+    warnings.simplefilter("ignore")  # TorchScript is deprecated
+    model = torch.jit.script(Scripted())
+    for each in (model, nn.Sequential(model)):
+        torchprof.summary(each, (2, 3), verbose=0)
+        assert (model.steps.tolist(), model.replaced.tolist(), model.count, model.sizes) == ([0.0], [1.0] * 3, 0, [1, 2])
+        assert (model.inner.running_mean.tolist(), int(model.inner.num_batches_tracked)) == ([0.0] * 3, 0)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_what_a_compiled_model_writes_is_put_back(backend: str) -> None:
+    class Compiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.register_buffer("large", torch.zeros(2**19))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight.mul_(2)
+                self.large.add_(1)
+            return x * self.weight
+
+    warnings.simplefilter("ignore")
+    model = Compiled()
+    before = everything(model)
+    torchprof.summary(torch.compile(model, backend=backend), (2, 3), verbose=0)
+    assert everything(model) == before
+    torch._dynamo.reset()
+
+
+def test_a_mode_of_the_program_does_not_see_the_copies() -> None:
+    class Names(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data.mul_(2)
+            return x * 2
+
+    model = Small()
+    with Names() as mode:
+        torchprof.summary(model, input_data=torch.ones(3), verbose=0)
+    assert [name for name in mode.names if name not in ("ones", "detach")] == ["mul_", "mul"]
+    assert model.weight.tolist() == [1.0] * 3
+
+
+def test_tensors_that_are_swapped_are_named() -> None:
+    def swaps(model: Written, x: Tensor) -> None:
+        torch.utils.swap_tensors(model.bare, nn.Parameter(torch.zeros(2, 3)))
+
+    with pytest.warns(UserWarning, match=r"put back: bare \(it was swapped with another tensor\)"):
+        torchprof.summary(Written(swaps), (3, 4), verbose=0)
+
+
+def test_what_forward_does_to_its_inputs_is_put_back() -> None:
+    class Rude(nn.Module):
+        def forward(self, x: Tensor, more: list[Tensor], names: dict[str, Tensor]) -> Tensor:
+            x.add_(1)
+            more.append(x)
+            more[0].data.mul_(2)
+            names.pop("y")
+            return x * 2
+
+    inputs = {"x": torch.ones(3), "more": [torch.ones(2)], "names": {"y": torch.ones(1)}}
+    before = everything(inputs)
+    torchprof.summary(Rude(), input_data=inputs, verbose=0)
+    assert everything(inputs) == before

@@ -8,13 +8,8 @@ attributes; and everything that a module holds:
 - Python's own lists, dicts, sets and deques, also inside each other, with the tensors and modules in them.
 
 Nothing is copied that is not written: the memory of a tensor is copied just before the first op that writes to it
-<<<<<<< HEAD
 (``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, as kernels that no dispatcher
 knows may write to them. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
-=======
-(``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, for kernels may write them that the
-dispatcher does not know. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
->>>>>>> d61c6d4 (Guards memory that moved; states of TorchScript; buffers of compiled models)
 """
 
 from __future__ import annotations
@@ -39,11 +34,12 @@ State = tuple[Callable[[Any], Any], Any]
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Put back what running ``model`` inside the block changes, also where the block raises an exception."""
+def preserved(model: nn.Module, *inputs: Any) -> Iterator[None]:
+    """Put back what running ``model`` inside the block changes, also in its inputs, and also where the block raises."""
     states = random_states()
     generators = _generators()
     before = _native.ModelState(model, nn.Module, (*generators, torch.jit.ScriptModule))
+    before.add(inputs)
     for found in before.found_others():
         if isinstance(found, torch.jit.ScriptModule):
             states += _add_script(before, found)

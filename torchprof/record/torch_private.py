@@ -10,18 +10,11 @@ import torch
 
 from torchprof._torch_private import private
 
-<<<<<<< HEAD
-__all__ = ["evaluator_switch", "is_in_bad_fork", "is_torch_profiler_active", "run_backward", "set_version", "without_modes"]
+__all__ = ["evaluator_switch", "is_in_bad_fork", "is_torch_profiler_active", "run_backward", "without_modes"]
 
 FLOPS = "counting FLOPs"
 BACKWARD = "a backward pass from an output that is nested"
-PRESERVING = "putting back the version counter of a buffer"
 CALLS = "recording calls by module.__call__"
-=======
-__all__ = ["is_in_bad_fork", "is_torch_profiler_active", "without_modes"]
-
-FLOPS = "counting FLOPs"
->>>>>>> d61c6d4 (Guards memory that moved; states of TorchScript; buffers of compiled models)
 CUPTI = "recording GPUs with CUPTI"
 
 
@@ -40,7 +33,6 @@ def without_modes() -> Iterator[None]:
         del disabled  # the guard ends with the object
 
 
-<<<<<<< HEAD
 def run_backward(
     edges: Sequence[torch.autograd.graph.GradientEdge], seeds: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor | None, ...]:
@@ -56,17 +48,6 @@ def run_backward(
     return gradients
 
 
-def set_version(tensor: torch.Tensor, version: int) -> None:
-    """Set the version counter of a tensor, by which autograd knows whether it changed.
-
-    Raises:
-        UnsupportedTorchError: a name is missing.
-    """
-    private("torch._C._autograd._unsafe_set_version_counter", PRESERVING)((tensor,), (version,))
-
-
-=======
->>>>>>> d61c6d4 (Guards memory that moved; states of TorchScript; buffers of compiled models)
 def is_in_bad_fork() -> bool:
     """Whether this process was forked from one that uses CUDA.
 

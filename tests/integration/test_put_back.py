@@ -542,8 +542,9 @@ def test_what_a_compiled_model_writes_is_put_back(backend: str) -> None:
 
     warnings.simplefilter("ignore")
     model = Compiled()
+    compiled = torch.compile(model, backend=backend)
     before = everything(model)
-    torchprof.summary(torch.compile(model, backend=backend), (2, 3), verbose=0)
+    torchprof.summary(compiled, (2, 3), verbose=0)
     assert everything(model) == before
     torch._dynamo.reset()
 

@@ -62,7 +62,8 @@ def _add_script(before: _native.ModelState, script: torch.jit.ScriptModule) -> l
     for module in script.modules():
         before.add(vars(module))
         before.add([*module.parameters(recurse=False), *module.buffers(recurse=False)])
-        kind, held = getattr(module, "_concrete_type", None), getattr(module, "_c", None)
+        kind: Any = getattr(module, "_concrete_type", None)
+        held: Any = getattr(module, "_c", None)
         for name in kind.get_attributes() if kind is not None else ():
             value = held.getattr(name)
             before.add(value)

@@ -34,11 +34,12 @@ State = tuple[Callable[[Any], Any], Any]
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Put back what running ``model`` inside the block changes, also where the block raises an exception."""
+def preserved(model: nn.Module, *inputs: Any) -> Iterator[None]:
+    """Put back what running ``model`` inside the block changes, also in its inputs, and also where the block raises."""
     states = random_states()
     generators = _generators()
     before = _native.ModelState(model, nn.Module, (*generators, torch.jit.ScriptModule))
+    before.add(inputs)
     for found in before.found_others():
         if isinstance(found, torch.jit.ScriptModule):
             states += _add_script(before, found)

@@ -41,7 +41,7 @@ def record_single_pass(
 
     Args:
         model: any module.
-        inputs: what to call it with.
+        inputs: what to call it with. What the model writes to them is put back as well.
         backward: also differentiate the sum of the outputs. No gradient is stored.
         warmup: passes to run before the one that is recorded.
         on_error: called with what the model raised and the recording, before the exception goes on.
@@ -54,7 +54,7 @@ def record_single_pass(
     """
     require_extension()
     recording = profile(model, ops=False, shapes=False)
-    with preserved(model):
+    with preserved(model, inputs.args, inputs.kwargs):
         try:
             for _ in range(warmup):  # recorded too: one of them may raise
                 recording = profile(model, ops=False, shapes=False)

@@ -143,7 +143,8 @@ _COLUMNS: Final = (
         "input",
         "Input",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it was given; 1..64: sizes that differ between calls; (+1): one other shape in other calls; +8: tensors in an object beside these, such as a cache",
+        "shapes of the tensors that it was given; 1..64: sizes that differ between calls; (+1): one other shape in other "
+        "calls; +8: tensors in an object beside these, such as a cache",
         ("input_shapes", "further_inputs", "inputs_in_objects"),
         lambda first, further, in_objects: ((first, *further), in_objects),
     ),
@@ -151,7 +152,8 @@ _COLUMNS: Final = (
         "output",
         "Output",
         SHAPES_OF_CALLS,
-        "shapes of the tensors that it returned; 1..64: sizes that differ between calls; (+1): one other shape in other calls; +8: tensors in an object beside these, such as a cache",
+        "shapes of the tensors that it returned; 1..64: sizes that differ between calls; (+1): one other shape in other "
+        "calls; +8: tensors in an object beside these, such as a cache",
         ("output_shapes", "further_outputs", "outputs_in_objects"),
         lambda first, further, in_objects: ((first, *further), in_objects),
     ),

@@ -49,7 +49,7 @@ LOSSES_AND_OPTIMIZERS: Final = """
     multilabel_margin_loss nll_loss nll_loss2d smooth_l1_loss soft_margin_loss
 """
 RANDOM: Final = """
-    bernoulli binomial cauchy exponential fill_mem_eff_dropout_mask fused_dropout geometric log_normal multinomial
+    bernoulli binomial cauchy dropout exponential fill_mem_eff_dropout_mask fused_dropout geometric log_normal multinomial
     native_dropout normal philox_key_fold_in philox_key_split philox_normal philox_uniform poisson rand_like randint_like
     randn_like random sample_dirichlet standard_gamma uniform
 """

@@ -80,6 +80,12 @@ py::object named_tuple(const py::type& type, size_t more, Fields&&... fields) {
   return py::reinterpret_steal<py::object>(made);
 }
 
+// What holds nothing but names, numbers and other such objects is in no cycle: the garbage collector need not look at it.
+py::object untracked(py::object made) {
+  PyObject_GC_UnTrack(made.ptr());
+  return made;
+}
+
 void check_fields(const py::type& type, size_t expected) {
   if (py::len(type.attr("_fields")) != expected) {
     throw py::type_error(py::str(type).cast<std::string>() + " has other fields than csrc/bindings/model.cpp fills in");
@@ -203,7 +209,7 @@ class Describe {
       PyObject* const value = is_first ? own_attribute(module.ptr(), attributes_[at].ptr()) : nullptr;
       PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());
     }
-    return info;
+    return untracked(info);
   }
 
  private:
@@ -252,9 +258,9 @@ class Describe {
     }
     const auto type = impl.dtype().toScalarType();
     const int64_t numel = impl.numel();
-    return named_tuple(tensor_info_, 0, name, shape, dtype_name(type), device_name(impl.device()), py::int_(numel),
-                       py::int_(numel * static_cast<int64_t>(c10::elementSize(type))), py::bool_(impl.requires_grad()), owner,
-                       py::bool_(false));
+    return untracked(named_tuple(tensor_info_, 0, name, shape, dtype_name(type), device_name(impl.device()), py::int_(numel),
+                                 py::int_(numel * static_cast<int64_t>(c10::elementSize(type))),
+                                 py::bool_(impl.requires_grad()), owner, py::bool_(false)));
   }
 
   // Whether its sizes are those that the TensorImpl holds.

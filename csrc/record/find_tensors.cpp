@@ -121,10 +121,10 @@ class Search {
       : lists_unread_(lists_unread), most_in_objects_(most_in_objects) {}
 
   void look_into(PyObject* object) {
-    if (is_plain_value(object) || is_exceeded_) {
+    if (is_exceeded_) {
       return;
     }
-    if (is_tensor(object)) {
+    if (is_tensor(object)) {  // first what is usual: this runs twice for every call of a module
       add(object);
     } else if (PyTuple_Check(object)) {
       enter(object, [&] {
@@ -146,6 +146,8 @@ class Search {
           look_into(value);
         }
       });
+    } else if (is_plain_value(object)) {
+      return;
     } else if (const traverseproc traverse = traversal(object)) {
       enter(object, [&] { traverse(object, &Search::visit, this); });
     } else if (is_a(object, classes().module) || is_callable_or_weak(object) || !has_attributes(object)) {
@@ -328,7 +330,8 @@ Found find_arguments(PyObject* const* args, size_t count, bool is_inner_call) {
 Found find_inner_tensors(PyObject* tensor) { return Search(false).finish_inner(tensor); }
 
 bool is_tensor(PyObject* object) {
-  return PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass));
+  auto* const type = reinterpret_cast<PyTypeObject*>(THPVariableClass);
+  return Py_TYPE(object) == type || PyType_IsSubtype(Py_TYPE(object), type);
 }
 
 PyTypeObject* loaded_class(const char* module, const char* name) {

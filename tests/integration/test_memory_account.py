@@ -37,7 +37,7 @@ def no_garbage() -> None:
 def storages(tensors: Iterable[Any]) -> Storages:
     found = {}
     for tensor in tensors:
-        if tensor is not None and tensor.untyped_storage().nbytes():
+        if tensor is not None and tensor.layout is torch.strided and tensor.untyped_storage().nbytes():
             found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return found
 

@@ -86,8 +86,13 @@ def is_lazy(places: Iterable[WalkedModule]) -> bool:
     return any(isinstance(place.module, LazyModuleMixin) and place.module.has_uninitialized_params() for place in places)
 
 
-def describe(models: Models) -> Model:
-    """Read the module tree of one model or of several. Runs nothing, and works with ``meta`` and lazy models."""
+def describe(models: Models, places: list[WalkedModule] | None = None) -> Model:
+    """Read the module tree of one model or of several. Runs nothing, and works with ``meta`` and lazy models.
+
+    Args:
+        models: what to describe.
+        places: what ``walk(models)`` returned, if it was called already.
+    """
     owners: dict[int, str] = {}
     unpacked: list[Any] = []  # kept, because owners are known by the id() of tensors
 
@@ -115,7 +120,7 @@ def describe(models: Models) -> Model:
 
     return Model(
         _native.describe(
-            walk(models),
+            walk(models) if places is None else places,
             module_info=ModuleInfo,
             tensor_info=TensorInfo,
             read_class=_read_class,

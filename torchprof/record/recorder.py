@@ -127,15 +127,17 @@ class Recorder:
         places: list[WalkedModule] = []
         try:
             held = self._held(at_end=True)
-            places = walk(self.models) if self.models is not None and not self._options.aggregate else []
+            places = walk(self.models) if self.models is not None else []
         finally:  # also where reading the model fails
             try:
-                tables, strings, facts = _native.stop(held, may_wait(self._backend), places)
+                tables, strings, facts = _native.stop(
+                    held, may_wait(self._backend), places if not self._options.aggregate else []
+                )
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
             self.is_recording = False
         # The model is described at the end: lazy modules have their parameters then.
-        model = describe(self.models) if self.models is not None else None
+        model = describe(self.models, places) if self.models is not None else None
         dtypes = Dtypes(_dtypes())
         outputs = self._options.reads_tensors or self.counted_ops == "outputs"
         counted = flops.evaluate(tables, strings, dtypes, outputs=outputs)

@@ -7,19 +7,13 @@ without being registered anywhere in the model come last under the module that c
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
-import numpy as np
-
-from torchprof.analysis.gpu.kernels import call_kernel_times
-from torchprof.analysis.model.callers import is_recomputed
-from torchprof.analysis.model.flops import call_flops, counts_flops
+from torchprof.analysis.model.call_figures import CallFigures
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
-from torchprof.analysis.model.notes import PARTLY, RAISED, Notes
-from torchprof.analysis.tensors import tensor_bytes, tensor_shapes
+from torchprof.analysis.model.notes import PARTLY, Notes
 from torchprof.analysis.time.calls import CallCosts
-from torchprof.trace.model import TensorInfo
-from torchprof.trace.schema import TENSOR_IN_OBJECT
+from torchprof.trace.model import ModuleInfo, TensorInfo
 from torchprof.trace.shapes import Operand
 from torchprof.trace.trace import Trace
 
@@ -104,40 +98,18 @@ def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:
     return _Rows(trace, costs).of(module_tree(trace)[0])
 
 
+SUMMED_BELOW: Final = "forward recompute backward device_forward device_recompute device_backward".split()
+"""A container that is not called itself, such as ModuleList, has the sums of what is in it."""
+
+
 class _Rows:
     """Turns the nodes of the module tree into rows."""
 
     def __init__(self, trace: Trace, costs: CallCosts) -> None:
         assert trace.model is not None
-        calls = trace.module_calls
-        shapes = tensor_shapes(trace)
         self.modules = trace.model.modules
-        self.again = frozenset(np.flatnonzero(is_recomputed(trace)).tolist())
-        self.notes = Notes(trace, self.again)
-        self.operand_shapes = [shapes[row] for row in trace.operands.tolist()]
-        names = {number: trace.dtypes[number].name for number in np.unique(trace.tensors["dtype"]).tolist()}
-        self.operand_dtypes = [names[number] for number in trace.tensors["dtype"][trace.operands].tolist()]
-        for row, dimension in trace.facts.get("batch_dimensions", ()):
-            shape = self.operand_shapes[row]
-            self.operand_shapes[row] = (*shape[:dimension], -1, *shape[dimension + 1 :])
-        self.in_object = (trace.tensors["flags"][trace.operands] >= TENSOR_IN_OBJECT).tolist()
-        sizes = tensor_bytes(trace)[trace.operands]
-        first, last = calls["outputs"].astype(np.int64), calls["outputs"].astype(np.int64) + calls["n_outputs"]
-        up_to, unknown = (np.append(0, np.cumsum(values)) for values in (np.nan_to_num(sizes), np.isnan(sizes)))
-        self.output_bytes: list[int] = (up_to[last] - up_to[first]).astype(np.int64).tolist()
-        self.unknown_outputs: list[int] = (unknown[last] - unknown[first]).tolist()
-        self.inputs = list(zip(calls["inputs"].tolist(), calls["n_inputs"].tolist(), strict=True))
-        self.outputs = list(zip(calls["outputs"].tolist(), calls["n_outputs"].tolist(), strict=True))
-        # A module that calls itself is not counted twice.
-        self.forward = np.where(costs.outermost, costs.forward, 0).tolist()
-        self.recompute = np.where(costs.outermost, costs.recompute, 0).tolist()
-        self.backward = np.where(costs.outermost, costs.backward, 0).tolist()
-        self.device = [np.where(costs.outermost, time, 0).tolist() for time in call_kernel_times(trace)]
-        flops = call_flops(trace)
-        self.counts_flops = counts_flops(trace)
-        self.flops = [np.where(costs.outermost, count, 0).tolist() for count in (flops.forward, flops.backward)]
-        self.flops_unknown = flops.forward_unknown, flops.backward_unknown
-        self.forward_self, self.backward_self = costs.forward_self.tolist(), costs.backward_self.tolist()
+        self.figures = CallFigures(trace, costs)
+        self.notes = Notes(trace, self.figures.recomputed)
 
     def of(self, root: ModuleNode) -> list[Row]:
         rows: list[Row | None] = []
@@ -146,135 +118,53 @@ class _Rows:
 
     def _add(self, node: ModuleNode, opaque: str, rows: list[Row | None]) -> Row:
         """Append the row of a node and those below it."""
-        info, every_call = node.info, node.calls
-        calls = [call for call in every_call if call not in self.again] if self.again else every_call
+        info = node.info
         at = len(rows)
         rows.append(None)  # parents stand before what they are made of
         below: list[Row] = []
-        params_below = 0
-        called = bool(calls)
         if node.children:
             inside = opaque or (info.opaque if info is not None else "") or (PARTLY if self.notes.compiles(node) else "")
             below = [self._add(child, inside, rows) for child in node.children]
-            params_below = sum([row.params_total for row in below])
-            called = called or any([row.calls or row.forward for row in below])
-        inputs: tuple[Operand, ...] = ()
-        outputs: tuple[Operand, ...] = ()
-        output_bytes: int | None = 0
-        forward = forward_self = recompute = backward = backward_self = 0
-        device_forward = device_recompute = device_backward = 0
-        inputs_in_objects = outputs_in_objects = 0
-        further_inputs: tuple[tuple[Operand, ...], ...] = ()
-        further_outputs: tuple[tuple[Operand, ...], ...] = ()
-        dtypes: tuple[str, ...] = ()
-        if calls:
-            first, count = self.inputs[calls[0]]
-            inputs = tuple(self.operand_shapes[first : first + count])
-            inputs_in_objects = sum(self.in_object[first : first + count])
-            returned = [call for call in calls if call not in self.notes.raised] if self.notes.raised else calls
-            if returned:
-                first, count = self.outputs[returned[0]]
-                outputs_in_objects = sum(self.in_object[first : first + count])
-                outputs = tuple(self.operand_shapes[first : first + count])
-                dtypes = tuple(self.operand_dtypes[first : first + count])
-            else:
-                outputs = (RAISED,)
-            if len(calls) > 1:
-                further_inputs = self._further(self.inputs, calls, inputs)
-                further_outputs = self._further(self.outputs, calls, outputs)
-            output_bytes = _sum(self.output_bytes, calls) if not _sum(self.unknown_outputs, calls) else None
-            forward, forward_self = _sum(self.forward, calls), _sum(self.forward_self, calls)
-        if every_call:
-            recompute = _sum(self.recompute, every_call)
-            backward, backward_self = _sum(self.backward, every_call), _sum(self.backward_self, every_call)
-            device_forward, device_recompute, device_backward = (_sum(times, every_call) for times in self.device)
-        elif below:  # a container that is not called itself, such as ModuleList, shows what is in it
-            forward = sum([row.forward for row in below])
-            recompute = sum([row.recompute for row in below])
-            backward = sum([row.backward for row in below])
-            device_forward = sum([row.device_forward for row in below])
-            device_recompute = sum([row.device_recompute for row in below])
-            device_backward = sum([row.device_backward for row in below])
-        flops = self._flops(every_call, below, 0)
-        flops_backward = self._flops(every_call, below, 1)
-        params = trainable = param_bytes = buffer_bytes = 0
-        tensors: tuple[TensorInfo, ...] = ()
+        fields = self.figures.of(node.calls) if node.calls else self._of_container(below)
+        calls = self.figures.in_forward(node.calls)
+        called = bool(calls) or any([row.calls or row.forward for row in below])
         if info is not None:
-            tensors = info.parameters
-            for tensor in tensors:
-                if tensor.owner is None:
-                    params += tensor.numel
-                    param_bytes += tensor.bytes
-                    if tensor.trainable:
-                        trainable += tensor.numel
-            for tensor in info.buffers:
-                if tensor.owner is None:
-                    buffer_bytes += tensor.bytes
-        module = self.modules[info.same_as] if info is not None and info.same_as >= 0 else info
+            fields.update(_own_tensors(info))
+            module = self.modules[info.same_as] if info.same_as >= 0 else info
+            fields.update(training=module.training, kernel_size=module.kernel_size)
         rows[at] = row = Row(
             node.path,
             node.name,
             node.type,
             node.depth,
-            len(calls),
-            inputs,
-            outputs,
-            output_bytes,
-            params,
-            trainable,
-            params + params_below,
-            param_bytes,
-            buffer_bytes,
-            forward,
-            forward_self,
-            recompute,
-            backward,
-            backward_self,
-            device_forward,
-            device_recompute,
-            device_backward,
-            self.notes.of(node, calls, opaque, called),
-            1,
-            tensors,
-            further_inputs,
-            further_outputs,
-            dtypes,
-            module.training if module is not None else None,
-            module.kernel_size if module is not None else None,
-            inputs_in_objects,
-            outputs_in_objects,
-            False,
-            flops[0],
-            flops_backward[0],
-            flops[1],
-            flops_backward[1],
+            note=self.notes.of(node, calls, opaque, called),
+            params_total=fields.get("params", 0) + sum([row.params_total for row in below]),
+            **fields,
         )
         return row
 
-    def _further(
-        self, ranges: list[tuple[int, int]], calls: list[int], first: tuple[Operand, ...]
-    ) -> tuple[tuple[Operand, ...], ...]:
-        """The shapes that calls had and the first had not, each once. A call without any says nothing of shapes."""
-        found = (tuple(self.operand_shapes[at : at + count]) for at, count in (ranges[call] for call in calls))
-        return tuple(shapes for shapes in dict.fromkeys(found) if shapes and shapes != first)
-
-    def _flops(self, calls: list[int], below: list[Row], which: int) -> tuple[int | None, tuple[str, ...]]:
-        """FLOPs of forward (0) or backward (1), and the ops in it whose FLOPs are unknown."""
-        if not self.counts_flops:
-            return None, ()
-        names: set[str] = set()
-        if calls:
-            count = _sum(self.flops[which], calls)
-            if unknown := self.flops_unknown[which]:
-                names.update(*(unknown[call] for call in calls if call in unknown))
-        else:  # as other figures of a container that is not called itself
-            pairs = [
-                (row.flops_backward, row.flops_backward_unknown) if which else (row.flops, row.flops_unknown) for row in below
-            ]
-            count = sum([known or 0 for known, _ in pairs])
-            names.update(*(unknown for _, unknown in pairs))
-        return (count or None if names else count), tuple(sorted(names))
+    def _of_container(self, below: list[Row]) -> dict[str, Any]:
+        fields: dict[str, Any] = {name: sum([getattr(row, name) for row in below]) for name in SUMMED_BELOW} if below else {}
+        for flops in ("flops", "flops_backward"):
+            unknown = {name for row in below for name in getattr(row, f"{flops}_unknown")}
+            fields.update(self.figures.flops(flops, sum([getattr(row, flops) or 0 for row in below]), unknown))
+        return fields
 
 
-def _sum(values: list[int], rows: list[int]) -> int:
-    return values[rows[0]] if len(rows) == 1 else sum([values[row] for row in rows])
+def _own_tensors(info: ModuleInfo) -> dict[str, Any]:
+    """Parameters and buffers; one that is shared belongs to the first module that has it."""
+    params = trainable = param_bytes = 0
+    for tensor in info.parameters:
+        if tensor.owner is None:
+            params += tensor.numel
+            param_bytes += tensor.bytes
+            if tensor.trainable:
+                trainable += tensor.numel
+    buffer_bytes = sum([tensor.bytes for tensor in info.buffers if tensor.owner is None]) if info.buffers else 0
+    return {
+        "params": params,
+        "trainable": trainable,
+        "param_bytes": param_bytes,
+        "buffer_bytes": buffer_bytes,
+        "tensors": info.parameters,
+    }

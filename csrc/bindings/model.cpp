@@ -21,11 +21,13 @@ using namespace py::literals;
 
 // An attribute in the dictionary of a module; nullptr: it is not there.
 PyObject* own_attribute(PyObject* module, PyObject* name) {
-  PyObject** const dictionary = _PyObject_GetDictPtr(module);
-  if (dictionary == nullptr || *dictionary == nullptr) {
+  PyObject* const dictionary = Py_TYPE(module)->tp_dictoffset != 0 ? PyObject_GenericGetDict(module, nullptr) : nullptr;
+  if (dictionary == nullptr) {
+    PyErr_Clear();
     return nullptr;
   }
-  PyObject* const found = PyDict_GetItemWithError(*dictionary, name);
+  PyObject* const found = PyDict_GetItemWithError(dictionary, name);
+  Py_DECREF(dictionary);  // the module still holds it
   if (found == nullptr && PyErr_Occurred() != nullptr) {
     throw py::error_already_set();
   }

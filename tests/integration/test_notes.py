@@ -376,3 +376,16 @@ def test_a_forward_that_is_a_generator_is_called_once_and_what_it_calls_later_is
     model = Generates()
     found = rows(model, call=lambda x: list(model(x)))
     assert {path: row.calls for path, row in found.items()} == {"": 1, "layer": 3}
+
+
+def test_what_dynamo_leaves_uncompiled_is_not_said_to_be_unseen() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2))
+    model[0].compile(backend="eager")  # the forward of nn.Sequential is not compiled
+    found = torchprof.summary(model, (2, 4), verbose=0)
+    assert [(row.path, row.calls, row.note) for row in found.rows] == [
+        ("", 1, ""),
+        ("0", 1, "compiled, except for the calls below"),
+        ("0.0", 1, ""),
+        ("0.1", 1, ""),
+        ("1", 1, ""),
+    ]

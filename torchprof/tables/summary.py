@@ -257,7 +257,7 @@ def _flop_lines(totals: Totals) -> Iterator[str]:
         line += f", backward: {_flops(totals.flops_backward, totals.flops_backward_unknown)}"
         if totals.flops_recomputed:
             line += f", forward again: {_flops(totals.flops_recomputed, totals.flops_backward_unknown)}"
-    yield f"{line} (a multiply-add is two)"
+    yield f"{line} (a multiply-add is two)" if any(map(str.isdigit, line)) else line
     yield from unknown_flops([*totals.flops_unknown, *totals.flops_backward_unknown])
 
 

@@ -75,12 +75,19 @@ class Notes:
             if calls and info.opaque and info.opaque != "compiled":
                 notes.append(f"{info.opaque}: calls inside are not seen")
         if calls and (self.compiles(node) or (info is not None and info.opaque == "compiled")):
-            notes.append("compiled: calls inside are not seen" + ("" if inside else "; a first call compiles"))
+            notes.append(self._compiled(node, inside))
         if self.raised and (raised := len(self.raised.intersection(calls))):
             notes.append(f"raised in {raised:,} of {len(calls):,} calls" if len(calls) > 1 else RAISED)
         if self.ran and not called and info is not None:
             notes.append(self._not_called(node, inside))
         return "; ".join(filter(None, notes))
+
+    def _compiled(self, node: ModuleNode, inside: str) -> str:
+        by_itself = node.info is not None and node.info.opaque == "compiled" and node.type != "OptimizedModule"
+        # Dynamo leaves some code as it is, such as the forward of nn.Sequential.
+        if by_itself and any([each.calls for child in node.children for each in child.walk() if each.info is not None]):
+            return "compiled, except for the calls below"
+        return "compiled: calls inside are not seen" + ("" if inside else "; a first call compiles")
 
     def _not_called(self, node: ModuleNode, inside: str) -> str:
         if not set(node.calls).isdisjoint(self.recomputed):

@@ -5,7 +5,7 @@
     python3 dev.py lint              ruff, mypy and format --check
     python3 dev.py test [ARGS]       lint and the tests; ARGS go to pytest
     python3 dev.py bench [ARGS]      the benchmarks, side by side with their peers
-    python3 dev.py sanitize [ARGS]   the integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+    python3 dev.py sanitize [ARGS]   integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
     python3 dev.py docs              the documentation, into build/docs; fails on a broken link or reference
     python3 dev.py matrix [PAIR ...] the integration tests with other Pythons and PyTorches, such as 3.12/2.11 3.13/2.14.1
 
@@ -31,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 BUILD = HERE / "build"
 INTEGRATION = ["tests/integration"]
+PYTHON_ONLY = "estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops".split()
+"""Integration tests of Python code. Of the extension they use what others do, and sanitized they would take half an hour."""
 
 Variables = Mapping[str, str]
 NONE: Variables = MappingProxyType({})
@@ -172,7 +174,7 @@ def sanitize(arguments: list[str]) -> int:
     return pytest_apart(
         place,
         "--capture=sys",  # what a sanitizer says goes to the real standard error
-        *(arguments or INTEGRATION),
+        *(arguments or [*INTEGRATION, *(f"--ignore-glob=*/test_{name}.py" for name in PYTHON_ONLY)]),
         variables={
             "LD_PRELOAD": " ".join(runtime),
             "ASAN_OPTIONS": "detect_leaks=0",  # leaks are Python's and PyTorch's own

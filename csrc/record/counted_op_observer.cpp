@@ -25,7 +25,8 @@ Context begin(const at::RecordFunction& function) {
     return nullptr;
   }
   try {
-    note_storages(*log, function.inputs());
+    const auto arguments = arguments_of(function);
+    note_storages(*log, arguments);
     const OpClass kind = log->class_of(function.name(), function.scope() == at::RecordScope::FUNCTION);
     if (kind == OpClass::kFree && !log->is_unknown_around()) {
       return nullptr;
@@ -35,13 +36,13 @@ Context begin(const at::RecordFunction& function) {
       op->sequence_nr = function.seqNr();
       op->forward_thread = static_cast<uint32_t>(function.forwardThreadId());
       op->scope = static_cast<uint8_t>(function.scope());
-      if (!add_operands(*log, function.inputs(), op->n_inputs)) {
+      if (!add_operands(*log, arguments, op->n_inputs)) {
         op->flags |= kTruncated;
       }
       if (log->keeps_arguments(op->signature)) {
-        log->add_arguments(arguments_text(function.inputs().data(), function.inputs().size()));
+        log->add_arguments(arguments_text(arguments.data(), arguments.size()));
       }
-      log->set_class_of_open_op(kind, are_plain(function.inputs()));
+      log->set_class_of_open_op(kind, are_plain(arguments));
       op->start = ticks();
     }
   } catch (...) {

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 
+#include "record/arguments.h"
 #include "record/free_memory.h"
 #include "record/pause.h"
 #include "record/tensor_reader.h"
@@ -81,7 +82,7 @@ std::unique_ptr<at::ObserverContext> before_op(const at::RecordFunction& functio
     if (written.empty()) {
       return nullptr;
     }
-    const auto inputs = function.inputs();
+    const auto inputs = arguments_of(function);
     const auto condition = static_cast<size_t>(written.condition);
     if (written.condition >= 0 && condition < inputs.size() && inputs[condition].isBool() && !inputs[condition].toBool()) {
       return nullptr;

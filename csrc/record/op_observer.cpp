@@ -33,12 +33,13 @@ Context begin(const at::RecordFunction& function) {
       op->forward_thread = static_cast<uint32_t>(function.forwardThreadId());
       op->scope = static_cast<uint8_t>(function.scope());
       if constexpr (kShapes) {
-        note_storages(*log, function.inputs());
-        if (!add_operands(*log, function.inputs(), op->n_inputs)) {
+        const auto arguments = arguments_of(function);
+        note_storages(*log, arguments);
+        if (!add_operands(*log, arguments, op->n_inputs)) {
           op->flags |= kTruncated;
         }
         if (log->keeps_arguments(op->signature)) {
-          log->add_arguments(arguments_text(function.inputs().data(), function.inputs().size()));
+          log->add_arguments(arguments_text(arguments.data(), arguments.size()));
         }
       }
       op->start = ticks();

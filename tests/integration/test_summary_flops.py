@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -238,3 +239,27 @@ def test_an_estimate_counts_lstms_and_names_what_it_does_not_know() -> None:
     lstm = 2 * 3 * 2 * 4 * 16 * ((8 + 16) + (16 + 16))
     found = torchprof.estimate(nn.LSTM(8, 16, 2), torch.rand(3, 2, 8), loss=lambda out: out[0].sum())
     assert (found.flops, found.flops_unknown) == (3 * lstm, ())
+
+
+def square(x: Tensor) -> Tensor:
+    return (x @ x).sum()
+
+
+@pytest.mark.parametrize(
+    ("transform", "products"),
+    [
+        (lambda x: torch.func.grad(square)(x), 3),
+        (lambda x: torch.func.vjp(square, x)[1](torch.ones(()))[0], 3),
+        (lambda x: torch.func.grad_and_value(square)(x)[0], 3),
+        (lambda x: torch.func.vmap(torch.func.grad(square))(x[None])[0], 3),
+    ],
+    ids="grad vjp grad_and_value vmap".split(),
+)
+def test_products_inside_torch_func_are_counted_once(transform: Callable[[Tensor], Tensor], products: int) -> None:
+    class Transformed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return transform(x)
+
+    totals = torchprof.summary(Transformed(), (16, 16), verbose=0).totals
+    assert (totals.flops or 0) + (totals.flops_backward or 0) == products * 2 * 16**3
+    assert not totals.flops_unknown

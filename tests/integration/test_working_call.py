@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,3 +150,43 @@ def test_an_error_of_a_model_without_sizes_to_change_stays_its_own() -> None:
 def test_sizes_and_devices_of_other_types_are_written_plainly() -> None:
     call = named_call(images(), torch.Size([3, 8, 8]), device=torch.device("cpu"))
     assert call == "torchprof.summary(model, (3, 8, 8), batch_size=2, device='cpu')"
+
+
+class FailsOnce(nn.Module):
+    """Raises in its first call, for a reason that has nothing to do with its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Any = SimpleNamespace(count=0)  # which is not put back
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.count += 1
+        if self.calls.count == 1:
+            raise RuntimeError("connection reset")
+        return x
+
+
+class RaisesInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise RuntimeError("no gradient")
+
+
+class NoBackward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return RaisesInBackward.apply(self.layer(x))
+
+
+@pytest.mark.parametrize("model", [FailsOnce(), NoBackward()], ids=["only once", "in backward"])
+def test_what_the_inputs_did_not_cause_is_not_blamed_on_them(model: nn.Module) -> None:
+    with pytest.raises(RuntimeError, match=r"connection reset|no gradient") as caught:
+        torchprof.summary(model, (2, 4), backward=True, verbose=0)
+    assert not [note for note in caught.value.__notes__ if "This works" in note]

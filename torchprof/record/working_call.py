@@ -15,6 +15,7 @@ from torch import nn
 
 from torchprof.errors import TorchprofError
 from torchprof.record.inputs import Inputs, make_inputs
+from torchprof.record.opaque import opaque_because
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.single_pass import record_single_pass
 
@@ -87,9 +88,13 @@ def names_working_call(
     except Exception as error:
         with suppress(Exception):  # which must not hide that of the model
             attempts = _other_sizes(model, error, sizes, write) if sizes.input_size is not None else _other_data(input_data)
-            for why, call, make in attempts:
+            fails_again: bool | None = None  # it may have failed for once, or in backward
+            for why, call, make in attempts if not _is_compiled(model) else ():
                 if _runs(model, make):
-                    error.add_note(f"torchprof.summary: {why}. This works: {call}")
+                    if fails_again is None:
+                        fails_again = not _runs(model, _inputs_of(model, sizes, input_data))
+                    if fails_again:
+                        error.add_note(f"torchprof.summary: {why}. This works: {call}")
                     break
         raise
 
@@ -105,9 +110,17 @@ def _other_sizes(model: nn.Module, error: Exception, sizes: Sizes, write: Callab
         others += [(why, other._replace(dtypes=dtype)) for why, other in of_this]
     for why, other in others:
         if sum(map(prod, other.each())) * BATCH <= LARGEST:
-            input_size, batch_size, dtypes, device = other
-            make = partial(make_inputs, model, input_size, batch_size=batch_size, input_data=None, dtypes=dtypes, device=device)
-            yield why, write(other), make
+            yield why, write(other), _inputs_of(model, other)
+
+
+def _inputs_of(model: nn.Module, sizes: Sizes, data: Any = None) -> Callable[[], Inputs | None]:
+    input_size, batch_size, dtypes, device = sizes
+    return partial(make_inputs, model, input_size, batch_size=batch_size, input_data=data, dtypes=dtypes, device=device)
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether to run it with other sizes would compile it again."""
+    return any(opaque_because(module) == "compiled" for module in model.modules())
 
 
 def _other_dtypes(model: nn.Module, error: Exception) -> Iterator[tuple[str, torch.dtype]]:

@@ -304,6 +304,25 @@ class Search {
 
 }  // namespace
 
+bool are_tensors(PyObject* const* objects, size_t count, Found& found) {
+  for (size_t i = 0; i < count; ++i) {
+    if (objects[i] == Py_None) {
+      continue;
+    }
+    if (!is_tensor(objects[i]) || found.tensors.size() == kMaxTensors) {
+      found = {};
+      return false;
+    }
+    const c10::TensorImpl* const tensor = THPVariable_Unpack(objects[i]).unsafeGetTensorImpl();
+    if (is_readable(tensor)) {
+      found.tensors.push_back(tensor);
+      found.objects.push_back(objects[i]);
+    }
+  }
+  found.in_containers = found.tensors.size();
+  return true;
+}
+
 Found find_tensors(PyObject* object) {
   Search search(true);
   search.look_into(object);

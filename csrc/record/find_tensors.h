@@ -27,6 +27,9 @@ Found find_arguments(PyObject* const* args, size_t count, bool is_inner_call);
 // The tensors that a tensor subclass holds in its attributes, and in containers there, each once.
 Found find_inner_tensors(PyObject* tensor);
 
+// The usual case, in which a search is not needed: every argument, or the result, is a tensor or None. False: there is something else.
+bool are_tensors(PyObject* const* objects, size_t count, Found& found);
+
 bool is_tensor(PyObject* object);
 // A class that is found only if its module is loaded; nullptr if it is not. The reference is borrowed.
 PyTypeObject* loaded_class(const char* module, const char* name);

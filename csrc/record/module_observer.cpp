@@ -91,7 +91,10 @@ uint64_t begin_call(PyObject* module, bool by_slot, const Found& inputs) {
 
 void end_call(uint64_t generation, PyObject* result) {
   const int64_t now = ticks();
-  const Found outputs = result != nullptr ? find_tensors(result) : Found();
+  Found outputs;
+  if (result != nullptr && !are_tensors(&result, 1, outputs)) {
+    outputs = find_tensors(result);
+  }
   {
     const LogWriter writer;
     ThreadLog* const log = writer.log();
@@ -114,7 +117,7 @@ template <typename Find, typename Call>
 PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
   uint64_t generation = 0;
   try {
-    generation = begin_call(module, by_slot, find(is_inside_a_call()));
+    generation = begin_call(module, by_slot, find());
   } catch (...) {
   }
   PyObject* const result = call();
@@ -130,7 +133,15 @@ PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
 // In the slot of classes: `module(x)`.
 PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
   return recorded(
-      module, true, [&](bool is_inner) { return find_arguments(args, kwargs, is_inner); },
+      module, true,
+      [&] {
+        Found found;
+        const bool is_usual = kwargs == nullptr && PyTuple_CheckExact(args) != 0;
+        if (is_usual && are_tensors(&PyTuple_GET_ITEM(args, 0), static_cast<size_t>(PyTuple_GET_SIZE(args)), found)) {
+          return found;
+        }
+        return find_arguments(args, kwargs, is_inside_a_call());
+      },
       [&] { return original_call(module, args, kwargs); });
 }
 
@@ -153,7 +164,7 @@ PyObject* observed_function(PyObject* function, PyObject* const* args, size_t co
   }
   const Py_ssize_t all = positional + (keywords != nullptr ? PyTuple_GET_SIZE(keywords) : 0);
   return recorded(
-      args[0], false, [&](bool is_inner) { return find_arguments(args + 1, static_cast<size_t>(all - 1), is_inner); }, call);
+      args[0], false, [&] { return find_arguments(args + 1, static_cast<size_t>(all - 1), is_inside_a_call()); }, call);
 }
 
 // Dynamo sets its callback where compiled code begins, and None where it ends. Code inside that is not to be compiled runs between None

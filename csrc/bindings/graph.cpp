@@ -13,6 +13,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/tensors.h"
+#include "record/pointer_set.h"
 
 namespace torchprof::bindings {
 
@@ -28,9 +29,9 @@ using NodePtr = decltype(torch::autograd::Edge::function);  // which kind of poi
 using Nodes = std::unordered_set<Node*>;
 
 // Hangs on a node and is destroyed with it. A weak pointer would not do: PyTorch's own keep the tensors that a node has saved.
-struct Bell : FunctionPostHook {
-  Bell(Node* node, std::shared_ptr<Nodes> alive) : node(node), alive(std::move(alive)) { this->alive->insert(node); }
-  ~Bell() override { alive->erase(node); }
+struct LivenessHook : FunctionPostHook {
+  LivenessHook(Node* node, std::shared_ptr<Nodes> alive) : node(node), alive(std::move(alive)) { this->alive->insert(node); }
+  ~LivenessHook() override { alive->erase(node); }
   variable_list operator()(const variable_list& outputs, const variable_list&) override { return outputs; }
 
   Node* const node;
@@ -53,18 +54,32 @@ class GraphWatch {
 
   // Lets go of them, to see what lives on. Backward must have run, if it is to run: hooks would keep gradients.
   void let_go() {
-    std::vector<NodePtr> open = std::move(roots_);
-    while (!open.empty()) {
-      const NodePtr node = std::move(open.back());
-      open.pop_back();
-      // A node without edges belongs to a leaf. One from before is not of this graph.
-      if (!node || node->num_outputs() == 0 || (node->thread_id() == thread_ && node->sequence_nr() < since_) ||
-          alive_->count(node.get()) != 0) {
-        continue;
+    const std::vector<NodePtr> roots = std::exchange(roots_, {});
+    std::vector<Node*> open;
+    PointerSet seen;
+    const auto visit = [&](Node* node) {
+      if (seen.insert(node)) {
+        open.push_back(node);
       }
-      node->add_post_hook(std::make_unique<Bell>(node.get(), alive_));
+    };
+    for (const NodePtr& root : roots) {
+      if (is_of_graph(root.get())) {
+        visit(root.get());
+      }
+    }
+    while (!open.empty()) {
+      Node* const node = open.back();
+      open.pop_back();
+      bool is_lowest = true;
       for (const torch::autograd::Edge& edge : node->next_edges()) {
-        open.push_back(edge.function);
+        if (is_of_graph(edge.function.get())) {
+          is_lowest = false;
+          visit(edge.function.get());
+        }
+      }
+      // A node keeps those below it alive, so if any node lives on, a lowest one does.
+      if (is_lowest) {
+        node->add_post_hook(std::make_unique<LivenessHook>(node, alive_));
       }
     }
   }
@@ -76,14 +91,19 @@ class GraphWatch {
   }
 
  private:
+  // A node without edges belongs to a leaf, and one from before to another graph.
+  bool is_of_graph(const Node* node) const {
+    return node != nullptr && node->num_outputs() != 0 && (node->thread_id() != thread_ || node->sequence_nr() >= since_);
+  }
+
   void take_hooks_back() {
     const std::vector<Node*> nodes(alive_->begin(), alive_->end());
     for (Node* const node : nodes) {
       auto& hooks = node->post_hooks();
       hooks.erase(std::remove_if(hooks.begin(), hooks.end(),
                                  [&](const std::unique_ptr<FunctionPostHook>& hook) {
-                                   const auto* const bell = dynamic_cast<const Bell*>(hook.get());
-                                   return bell != nullptr && bell->alive == alive_;
+                                   const auto* const own = dynamic_cast<const LivenessHook*>(hook.get());
+                                   return own != nullptr && own->alive == alive_;
                                  }),
                   hooks.end());
       was_alive_ = true;

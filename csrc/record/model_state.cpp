@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "record/tensor_reader.h"
@@ -255,8 +256,15 @@ std::vector<ModelState::Failure> ModelState::restore() {
   std::vector<Failure> failures;
   guard_.stop();
   guard_.restore();
+  // Views of a tensor share its version counter, also those that are on other memory by now: what is written there moves it.
+  std::unordered_set<int64_t> left;
+  for (const TensorRow& row : tensors_) {
+    if (row.block >= 0 && row.state.has_other_storage()) {
+      left.insert(row.block);
+    }
+  }
   for (TensorRow& row : tensors_) {
-    restore(row, failures);
+    restore(row, left.count(row.block) == 0, failures);
   }
   for (const Instance& instance : instances_) {
     restore(instance);
@@ -267,7 +275,7 @@ std::vector<ModelState::Failure> ModelState::restore() {
   return failures;
 }
 
-void ModelState::restore(TensorRow& row, std::vector<Failure>& failures) {
+void ModelState::restore(TensorRow& row, bool has_own_version, std::vector<Failure>& failures) {
   std::string reason;
   if (row.role == TensorRow::kObject && row.state.tensor() != &tensor_of(row.object)) {
     failures.push_back({row.object, false, "it was swapped with another tensor"});
@@ -278,7 +286,7 @@ void ModelState::restore(TensorRow& row, std::vector<Failure>& failures) {
       reason = guard_.failure(static_cast<size_t>(row.block));
     }
     if (reason.empty() && row.state.version_moved() && !row.state.has_other_storage()) {
-      if (row.block >= 0 && !guard_.is_sure(static_cast<size_t>(row.block))) {
+      if (has_own_version && row.block >= 0 && !guard_.is_sure(static_cast<size_t>(row.block))) {
         reason = "it was written without going through the dispatcher";
       } else if (row.state.tensor()->is_mkldnn()) {
         reason = "its layout cannot be copied";

@@ -63,7 +63,7 @@ class ModelState {
   void add_parts(PyObject* tensor);
   void keep(PyObject* object);
   void restore(const Instance& instance);
-  void restore(TensorRow& row, std::vector<Failure>& failures);
+  void restore(TensorRow& row, bool has_own_version, std::vector<Failure>& failures);
 
   PyTypeObject* const module_class_;
   const std::vector<PyTypeObject*> others_;

@@ -98,6 +98,7 @@ WRITTEN_IN_TURN = [name for name in WRITES if name not in ("optimizers", "a modu
 
 @settings(max_examples=50, deadline=None)
 @example(names=["data of another size", "mul_"])
+@example(names=["vector_to_parameters", "foreach"])
 @given(names=st.lists(st.sampled_from(WRITTEN_IN_TURN), min_size=2, max_size=8))
 def test_any_sequence_of_writes_is_put_back(names: list[str]) -> None:
     def write(model: Written, x: Tensor) -> None:

@@ -252,6 +252,11 @@ void ModelState::start() {
   guard_.start();
 }
 
+// Then the tensor that it was may be gone.
+bool ModelState::was_swapped(const TensorRow& row) {
+  return row.role == TensorRow::kObject && row.state.tensor() != &tensor_of(row.object);
+}
+
 std::vector<ModelState::Failure> ModelState::restore() {
   std::vector<Failure> failures;
   guard_.stop();
@@ -259,7 +264,7 @@ std::vector<ModelState::Failure> ModelState::restore() {
   // Views of a tensor share its version counter, also those that are on other memory by now: what is written there moves it.
   std::unordered_set<int64_t> left;
   for (const TensorRow& row : tensors_) {
-    if (row.block >= 0 && row.state.has_other_storage()) {
+    if (row.block >= 0 && !was_swapped(row) && row.state.has_other_storage()) {
       left.insert(row.block);
     }
   }
@@ -277,9 +282,9 @@ std::vector<ModelState::Failure> ModelState::restore() {
 
 void ModelState::restore(TensorRow& row, bool has_own_version, std::vector<Failure>& failures) {
   std::string reason;
-  if (row.role == TensorRow::kObject && row.state.tensor() != &tensor_of(row.object)) {
+  if (was_swapped(row)) {
     failures.push_back({row.object, false, "it was swapped with another tensor"});
-    return;  // the tensor that it was may be gone
+    return;
   }
   try {
     if (row.block >= 0) {

@@ -63,6 +63,7 @@ class ModelState {
   void add_parts(PyObject* tensor);
   void keep(PyObject* object);
   void restore(const Instance& instance);
+  static bool was_swapped(const TensorRow& row);
   void restore(TensorRow& row, bool has_own_version, std::vector<Failure>& failures);
 
   PyTypeObject* const module_class_;

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "bindings/bindings.h"
+#include "record/find_tensors.h"
 #include "record/tensor_reader.h"
 
 namespace torchprof::bindings {
@@ -19,24 +20,9 @@ namespace {
 namespace py = pybind11;
 using namespace py::literals;
 
-// An attribute in the dictionary of a module; nullptr: it is not there.
-PyObject* own_attribute(PyObject* module, PyObject* name) {
-  PyObject* const dictionary = Py_TYPE(module)->tp_dictoffset != 0 ? PyObject_GenericGetDict(module, nullptr) : nullptr;
-  if (dictionary == nullptr) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  PyObject* const found = PyDict_GetItemWithError(dictionary, name);
-  Py_DECREF(dictionary);  // the module still holds it
-  if (found == nullptr && PyErr_Occurred() != nullptr) {
-    throw py::error_already_set();
-  }
-  return found;
-}
-
-// The same, or what its class makes of the name: a ScriptModule has objects of other types.
-py::object attribute(PyObject* module, PyObject* name) {
-  if (PyObject* const found = own_attribute(module, name)) {
+// An attribute of the module's own, or what its class makes of the name: a ScriptModule has objects of other types.
+py::object value_of(PyObject* module, PyObject* name) {
+  if (PyObject* const found = attribute(module, name)) {
     return py::reinterpret_borrow<py::object>(found);
   }
   PyObject* const found = PyObject_GetAttr(module, name);
@@ -120,7 +106,7 @@ class Walk {
       return;
     }
     const Recursion recursion;
-    const py::object children = attribute(module.ptr(), modules_name_.ptr());
+    const py::object children = value_of(module.ptr(), modules_name_.ptr());
     const bool has_path = py::len(path) != 0;
     const auto each = [&](const py::object& child_name, const py::object& child) {
       if (!child.is_none()) {
@@ -200,15 +186,15 @@ class Describe {
       parameters = read[2];
       buffers = read[3];
     } else {
-      parameters = tensors(path, attribute(module.ptr(), parameters_name_.ptr()));
-      buffers = tensors(path, attribute(module.ptr(), buffers_name_.ptr()));
+      parameters = tensors(path, value_of(module.ptr(), parameters_name_.ptr()));
+      buffers = tensors(path, value_of(module.ptr(), buffers_name_.ptr()));
     }
     const py::object shown_name = is_first && py::len(name) == 0 ? type_name : name;
     const py::int_ id(reinterpret_cast<uintptr_t>(module.ptr()));
     const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, place[3], place[4], id,
                                         place[5], container, opaque, parameters, buffers);
     for (size_t at = 0; at < attributes_.size(); ++at) {
-      PyObject* const value = is_first ? own_attribute(module.ptr(), attributes_[at].ptr()) : nullptr;
+      PyObject* const value = is_first ? attribute(module.ptr(), attributes_[at].ptr()) : nullptr;
       PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());
     }
     return untracked(info);
@@ -226,7 +212,7 @@ class Describe {
 
   bool is_special(PyObject* module) const {
     return std::any_of(special_.begin(), special_.end(), [module](const py::handle& name) {
-      const PyObject* const value = own_attribute(module, name.ptr());
+      const PyObject* const value = attribute(module, name.ptr());
       return value != nullptr && value != Py_None;
     });
   }

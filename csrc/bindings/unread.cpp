@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "record/find_tensors.h"
 #include "record/storages_read.h"
 
 namespace torchprof::bindings {
@@ -25,10 +26,7 @@ py::object unread_modules(const AddressSet& storages_read, const py::list& place
     if (place[5].cast<Py_ssize_t>() >= 0) {
       continue;  // another place of an earlier module
     }
-    // Read as vars(module)["_parameters"], which runs no code of the module.
-    PyObject** const attributes = _PyObject_GetDictPtr(place[0].ptr());
-    PyObject* const own =
-        attributes != nullptr && *attributes != nullptr ? PyDict_GetItem(*attributes, parameters_name.ptr()) : nullptr;
+    PyObject* const own = attribute(place[0].ptr(), parameters_name.ptr());
     if (own == nullptr || !PyDict_Check(own)) {
       continue;
     }

@@ -2,10 +2,9 @@
 
 #include <exception>
 
-#include "record/arguments.h"
+#include "record/op_row.h"
 #include "record/pause.h"
 #include "record/storages_read.h"
-#include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 
@@ -32,16 +31,8 @@ Context begin(const at::RecordFunction& function) {
       return nullptr;
     }
     if (Op* const op = log->open_op(&function)) {
-      op->signature = log->strings.id(function.name());
-      op->sequence_nr = function.seqNr();
-      op->forward_thread = static_cast<uint32_t>(function.forwardThreadId());
-      op->scope = static_cast<uint8_t>(function.scope());
-      if (!add_operands(*log, arguments, op->n_inputs)) {
-        op->flags |= kTruncated;
-      }
-      if (log->keeps_arguments(op->signature)) {
-        log->add_arguments(arguments_text(arguments.data(), arguments.size()));
-      }
+      identify(*log, *op, function);
+      add_inputs(*log, *op, arguments);
       log->set_class_of_open_op(kind, are_plain(arguments));
       op->start = ticks();
     }
@@ -71,13 +62,7 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
     if (std::uncaught_exceptions() != 0) {
       op->n_inputs = 0;  // it raised: nothing was computed
     } else if constexpr (kOutputs) {
-      if (!add_operands(*log, function.outputs(), op->n_outputs)) {
-        op->flags |= kTruncated;
-      }
-      if (closed.arguments != nullptr) {
-        closed.arguments->outputs =
-            log->strings.id(std::string_view(arguments_text(function.outputs().data(), function.outputs().size())));
-      }
+      add_outputs(*log, closed, function);
     }
   } catch (...) {
   }

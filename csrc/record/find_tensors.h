@@ -34,6 +34,7 @@ bool is_tensor(PyObject* object);
 // A class that is found only if its module is loaded; nullptr if it is not. The reference is borrowed.
 PyTypeObject* loaded_class(const char* module, const char* name);
 // The value of an attribute that lies in the object's dictionary; nullptr if it does not. The reference is borrowed.
+PyObject* attribute(PyObject* object, PyObject* name);
 PyObject* attribute(PyObject* object, const char* name);
 PyObject* attribute(PyObject* object, PyObject* name);
 

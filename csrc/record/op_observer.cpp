@@ -1,9 +1,8 @@
 #include "record/op_observer.h"
 
-#include "record/arguments.h"
+#include "record/op_row.h"
 #include "record/pause.h"
 #include "record/storages_read.h"
-#include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 
@@ -28,19 +27,11 @@ Context begin(const at::RecordFunction& function) {
   }
   try {
     if (Op* const op = log->open_op(&function)) {
-      op->signature = log->strings.id(function.name());
-      op->sequence_nr = function.seqNr();
-      op->forward_thread = static_cast<uint32_t>(function.forwardThreadId());
-      op->scope = static_cast<uint8_t>(function.scope());
+      identify(*log, *op, function);
       if constexpr (kShapes) {
         const auto arguments = arguments_of(function);
         note_storages(*log, arguments);
-        if (!add_operands(*log, arguments, op->n_inputs)) {
-          op->flags |= kTruncated;
-        }
-        if (log->keeps_arguments(op->signature)) {
-          log->add_arguments(arguments_text(arguments.data(), arguments.size()));
-        }
+        add_inputs(*log, *op, arguments);
       }
       op->start = ticks();
     }
@@ -67,13 +58,7 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
       op->end = now;
       if constexpr (kShapes) {
         op->outputs = log->operands.size();
-        if (!add_operands(*log, function.outputs(), op->n_outputs)) {
-          op->flags |= kTruncated;
-        }
-        if (closed.arguments != nullptr) {
-          closed.arguments->outputs =
-              log->strings.id(std::string_view(arguments_text(function.outputs().data(), function.outputs().size())));
-        }
+        add_outputs(*log, closed, function);
       }
     }
   } catch (...) {

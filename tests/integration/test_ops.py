@@ -205,3 +205,21 @@ def test_recording_prints_no_warning() -> None:
         with torchprof.profile():
             del block
             (torch.ones(10) * 2).sum()
+
+
+@pytest.mark.parametrize("level", ["grad", "vmap of grad", "jvp"])
+def test_ops_inside_torch_func_have_their_own_inputs_alone(level: str) -> None:
+    def square(x: Tensor) -> Tensor:
+        return (x @ x).sum()
+
+    transforms: dict[str, Callable[[Tensor], Any]] = {
+        "grad": torch.func.grad(square),
+        "vmap of grad": lambda x: torch.func.vmap(torch.func.grad(square))(x[None]),
+        "jvp": lambda x: torch.func.jvp(square, (x,), (x,)),
+    }
+    with torchprof.profile() as prof:
+        transforms[level](torch.ones(4, 4))
+    trace = prof.trace
+    products = [row for row, name in enumerate(trace.op_names) if trace.strings[name] in ("aten::mm", "aten::bmm")]
+    assert products
+    assert {int(trace.ops["n_inputs"][row]) for row in products} == {2}

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "record/arguments.h"
 #include "record/module_observer.h"
 #include "record/pause.h"
 #include "record/tensor_reader.h"
@@ -118,7 +119,7 @@ struct Recorder::Callbacks {
       if (is_open_here(current_id.load(std::memory_order_relaxed)) || is_paused() || function.isAsync()) {
         return nullptr;
       }
-      const int index = device_index_of(function.inputs());
+      const int index = device_index_of(arguments_of(function));
       if (index < 0 || launches_nothing(function)) {
         return nullptr;
       }

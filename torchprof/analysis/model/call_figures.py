@@ -28,12 +28,13 @@ class CallFigures:
 
     Attributes:
         recomputed: calls that ran inside backward, by activation checkpointing.
+        raised: calls that raised an exception.
     """
 
     def __init__(self, trace: Trace, costs: CallCosts) -> None:
         calls = trace.module_calls
         self.recomputed = frozenset(np.flatnonzero(is_recomputed(trace)).tolist())
-        self._raised = frozenset(np.flatnonzero(calls["flags"] & CALL_RAISED != 0).tolist())
+        self.raised = frozenset(np.flatnonzero(calls["flags"] & CALL_RAISED != 0).tolist())
         self._inputs: Ranges = list(zip(calls["inputs"].tolist(), calls["n_inputs"].tolist(), strict=True))
         self._outputs: Ranges = list(zip(calls["outputs"].tolist(), calls["n_outputs"].tolist(), strict=True))
         self._read_operands(trace)
@@ -105,7 +106,7 @@ class CallFigures:
         inputs = tuple(self._shapes[first : first + count])
         fields: dict[str, Any] = {"input_shapes": inputs, "inputs_in_objects": sum(self._in_object[first : first + count])}
         outputs: tuple[Operand, ...] = (RAISED,)
-        returned = [call for call in calls if call not in self._raised] if self._raised else calls
+        returned = [call for call in calls if call not in self.raised] if self.raised else calls
         if returned:
             first, count = self._outputs[returned[0]]
             outputs = tuple(self._shapes[first : first + count])

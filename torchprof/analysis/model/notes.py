@@ -9,7 +9,7 @@ import numpy as np
 
 from torchprof.analysis.model.module_tree import ModuleNode
 from torchprof.trace.model import UNKNOWN
-from torchprof.trace.schema import CALL_COMPILED, CALL_RAISED
+from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
 
 __all__ = ["PARTLY", "RAISED", "Notes"]
@@ -31,13 +31,13 @@ PARTLY: Final = "partly compiled"
 class Notes:
     """Writes the notes of the modules of a trace."""
 
-    def __init__(self, trace: Trace, recomputed: Collection[int]) -> None:
+    def __init__(self, trace: Trace, recomputed: Collection[int], raised: frozenset[int]) -> None:
         assert trace.model is not None
         flags = trace.module_calls["flags"]
         self.modules = trace.model.modules
         self.ran = len(flags) > 0
         self.compiled = frozenset(np.flatnonzero(flags & CALL_COMPILED).tolist())
-        self.raised = frozenset(np.flatnonzero(flags & CALL_RAISED).tolist())
+        self.raised = raised
         self.recomputed = recomputed
         self.unobserved = frozenset(trace.facts.get("unobserved_classes", ()))
         self.compiled_outside = bool(trace.facts.get("compiled_outside_calls"))

@@ -109,7 +109,7 @@ class _Rows:
         assert trace.model is not None
         self.modules = trace.model.modules
         self.figures = CallFigures(trace, costs)
-        self.notes = Notes(trace, self.figures.recomputed)
+        self.notes = Notes(trace, self.figures.recomputed, self.figures.raised)
 
     def of(self, root: ModuleNode) -> list[Row]:
         rows: list[Row | None] = []

@@ -107,40 +107,22 @@ def efficient_attention_forward(
 
 
 @formula("aten::_flash_attention_backward", "torch_attn::_varlen_attn_backward")
-def flash_attention_backward(
-    grad: Shape,
-    q: Shape,
-    k: Shape,
-    v: Shape,
-    _: Any,
-    __: Any,
-    starts: Any,
-    ___: Any,
-    longest_q: Any,
-    longest_k: Any,
-    *____: Any,
-) -> int | None:
+def flash_attention_backward(*arguments: Any) -> int | None:
     """As in forward."""
-    starts = starts if len(q) == 3 else None
-    return _of(_sequences(q, k, v, starts, longest_q, longest_k, heads=1), backward=True)
+    return _backward_of(arguments, heads=1)
 
 
 @formula("aten::_efficient_attention_backward")
-def efficient_attention_backward(
-    grad: Shape,
-    q: Shape,
-    k: Shape,
-    v: Shape,
-    _: Any,
-    __: Any,
-    starts: Any,
-    ___: Any,
-    longest_q: Any,
-    longest_k: Any,
-    *____: Any,
-) -> int | None:
+def efficient_attention_backward(*arguments: Any) -> int | None:
     """As in forward."""
-    return _of(_sequences(q, k, v, starts, longest_q, longest_k, heads=2), backward=True)
+    return _backward_of(arguments, heads=2)
+
+
+def _backward_of(arguments: tuple[Any, ...], heads: int) -> int | None:
+    _, q, k, v, _, _, starts, _, longest_q, longest_k, *_ = arguments
+    if heads == 1 and len(q) != 3:
+        starts = None
+    return _of(_sequences(q, k, v, starts, longest_q, longest_k, heads=heads), backward=True)
 
 
 @formula("aten::_cudnn_attention_forward")

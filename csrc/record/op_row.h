@@ -1,0 +1,41 @@
+// Fills in the row of an op, for the observers of all ops and of those that FLOPs are counted of.
+#pragma once
+
+#include <ATen/record_function.h>
+
+#include <string_view>
+
+#include "record/arguments.h"
+#include "record/tensor_reader.h"
+#include "trace/thread_log.h"
+
+namespace torchprof {
+
+inline void identify(ThreadLog& log, Op& op, const at::RecordFunction& function) {
+  op.signature = log.strings.id(function.name());
+  op.sequence_nr = function.seqNr();
+  op.forward_thread = static_cast<uint32_t>(function.forwardThreadId());
+  op.scope = static_cast<uint8_t>(function.scope());
+}
+
+inline void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> arguments) {
+  if (!add_operands(log, arguments, op.n_inputs)) {
+    op.flags |= kTruncated;
+  }
+  if (log.keeps_arguments(op.signature)) {
+    log.add_arguments(arguments_text(arguments.data(), arguments.size()));
+  }
+}
+
+// The operands of the op begin at the end of those of the log: see Op::outputs.
+inline void add_outputs(ThreadLog& log, const ThreadLog::OpenOp& closed, const at::RecordFunction& function) {
+  const auto& results = function.outputs();
+  if (!add_operands(log, results, closed.op->n_outputs)) {
+    closed.op->flags |= kTruncated;
+  }
+  if (closed.arguments != nullptr) {
+    closed.arguments->outputs = log.strings.id(std::string_view(arguments_text(results.data(), results.size())));
+  }
+}
+
+}  // namespace torchprof

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torchprof.analysis.memory.devices import resolve_device
 from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.time.step_records import step_records
@@ -38,7 +40,7 @@ def by_step(trace: Trace) -> Table:
     return Table("Step", rows, shown, below, is_dim=_is_warmup)
 
 
-def _of_memory(trace: Trace, shown: list[str]) -> list[str]:
+def _of_memory(trace: Trace, shown: Sequence[str]) -> list[str]:
     if not {"peak", "held"} & set(shown):
         return []
     return [of_what(resolve_device(trace, None) if memory_is_known(trace) else None)]

@@ -3,8 +3,8 @@
 A leak is growth. A *place* is an op in a module; it holds the blocks that it allocated while recording and that are not freed.
 The steps are divided into three thirds, in order. A place leaks if what it holds
 
-    has grown by the end of every third: more at the end of the first than nothing, of the second than of the first, of the third
-    than of the second;
+    has grown by the end of every third: more than nothing at the end of the first, more than that at the end of the second, and
+    so on;
     has grown within the last third: more at the end of its last step than at the end of its first;
     does not fall back: it is at the end of no step of a third less than it was on average in the third before.
 
@@ -17,6 +17,7 @@ at random (a batch of another length that is loaded ahead) pass by chance in 1 o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -76,8 +77,8 @@ def keeps_growing(held: Ints) -> bool:
     count = len(held)
     thirds = held[: count // 3], held[count // 3 : 2 * count // 3], held[2 * count // 3 :]
     at_ends = [0, *(int(third[-1]) for third in thirds)]
-    grown = all(before < after for before, after in zip(at_ends, at_ends[1:], strict=False))
-    falls_back = any(before.mean() > after.min() for before, after in zip(thirds, thirds[1:], strict=False))
+    grown = all(before < after for before, after in pairwise(at_ends))
+    falls_back = any(before.mean() > after.min() for before, after in pairwise(thirds))
     return grown and not falls_back and bool(thirds[-1][-1] > thirds[-1][0])
 
 

@@ -1,4 +1,4 @@
-"""The op that a person knows behind an allocation: the outermost one, such as ``aten::randn`` and not ``aten::empty`` inside it."""
+"""The op that a person knows behind an allocation: the outermost one, ``aten::randn`` and not the ``aten::empty`` inside it."""
 
 from __future__ import annotations
 

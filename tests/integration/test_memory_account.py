@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
 
@@ -311,6 +311,75 @@ def test_activations_belong_to_the_module_that_allocated_them(make: Callable[[],
     assert found == expected
 
 
+class Remembering(nn.Module):
+    """Has a parameter of its own, and keeps what its layer returned and a mask that it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16, 16)
+        self.scale = nn.Parameter(torch.ones(16))
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x).tanh()
+        self.kept += [y, torch.ones(16, 16).tril()]
+        return y * self.scale
+
+
+def frozen(model: nn.Module) -> None:
+    model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("how", [torch.no_grad, torch.inference_mode, frozen])
+def test_without_a_graph_nothing_is_kept_for_backward(how: Any) -> None:
+    model = Remembering()
+    x = torch.rand(8, 16)
+    if how is frozen:
+        frozen(model)
+    with torchprof.profile(model) as prof, nullcontext() if how is frozen else how():
+        model(x).square().mean()
+    account = torchprof.memory(prof.trace)
+    assert account.by_category["activations"] == sum(account.saved_by_module.values()) == 0
+    assert "Kept for backward, at most: 0 B" in str(account)
+    assert sum(storages(model.kept).values()) <= account.by_category["outputs"]
+    assert all(row["saved"] == 0 for row in torchprof.by_module(prof.trace).rows)
+
+
+def test_an_evaluation_between_training_steps_keeps_nothing_for_backward() -> None:
+    model = Remembering()
+    with torchprof.profile(model) as prof:
+        for _ in range(2):
+            model(torch.rand(8, 16)).square().mean().backward()
+            model.kept.clear()
+            with torch.no_grad():
+                prof.mark("evaluation")
+                model(torch.rand(128, 16))
+                prof.mark("evaluated")
+            model.kept.clear()
+    assert not account_at(prof.trace, "evaluated")["activations"]
+    assert set(account_at(prof.trace, "evaluated")["outputs"].values()) == {128 * 16 * 4, 16 * 16 * 4}
+
+
+def test_what_the_root_has_itself_stands_under_its_class() -> None:
+    model = Remembering()
+    with torchprof.profile(model) as prof:
+        for _ in range(4):
+            model(torch.rand(8, 16)).square().mean().backward()
+            prof.step()
+    account = torchprof.memory(prof.trace)
+    assert account.by_module[""]["parameters"] == account.by_module[""]["gradients"] == 16 * 4
+    assert account.by_module[""]["activations"] >= 8 * 16 * 4
+    assert "parameters" not in account.by_module.get("(no module)", {})
+    rows = {row["name"]: row for row in account.modules.rows}
+    assert rows["Remembering"]["at_peak"] == sum(account.by_module[""].values())
+    assert {(leak.op, leak.module) for leak in account.leaks} == {("aten::tanh", ""), ("aten::tril", "")}
+    assert {row["module"] for row in account.leak_table.rows} == {"Remembering"}
+    saved = {row["name"]: row["saved"] for row in torchprof.by_module(prof.trace).rows}
+    own = account.saved_by_module
+    assert saved["Remembering"] == own[""] + own.get("fc", 0)
+    assert saved["outside modules"] == own.get("(no module)", 0)
+
+
 # The peak
 
 
@@ -434,6 +503,22 @@ def test_keeping_the_loss_with_its_graph_is_a_leak_of_the_activations() -> None:
     modules = {leak.module for leak in leaks}
     assert {"first", "layers.0.0", "layers.0.1"} <= modules
     assert all(leak.steps == 4 for leak in leaks)
+
+
+def test_a_recording_that_lost_rows_is_incomplete_and_tells_no_leaks() -> None:
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(20)))
+    with torchprof.profile(model, budget=2**20) as prof:
+        for _ in range(60):
+            model(torch.rand(8, 16)).square().mean().backward()
+            model.zero_grad()
+            prof.step()
+    assert prof.trace.losses["allocations"] > 1000
+    account = torchprof.memory(prof.trace)
+    assert account.leaks == []
+    text = str(account)
+    assert "INCOMPLETE" in text.splitlines()[0]
+    assert "Leaks: unknown" in text
+    assert f"INCOMPLETE: {prof.trace.losses['allocations']:,} allocations did not fit the budget" in text
 
 
 def test_memory_that_is_kept_until_the_next_step_is_no_leak() -> None:

@@ -147,6 +147,7 @@ def test_no_leak_is_told_of_lost_data(table: str) -> None:
     assert found.leaks_unknown == f"rows of {name} were lost, and what was freed may be among them"
     text = str(found)
     assert ("Held at the end of step" in text) == (table != "allocations")
+    assert ("(INCOMPLETE: of what was recorded)" in text.splitlines()[0]) == (table == "allocations")
     assert text.endswith(f"INCOMPLETE: 7 {name} did not fit the budget; figures above miss them")
 
 

@@ -83,7 +83,8 @@ class Memory(MemoryAccount, Printed):
         step = f"{'warm-up ' if peak.warmup else ''}step {peak.step}" if peak.step is not None else ""
         module = "in no module" if peak.module == NO_MODULE else f"in {module_label(self.trace, peak.module)}"
         where = ", ".join(text for text in (step, peak.phase, peak.op, module) if text)
-        yield f"Peak on {self.device}: {format_bytes(peak.bytes)} at {format_ns(peak.time)} ({where})"
+        of_recorded = " (INCOMPLETE: of what was recorded)" if self.trace.losses.get("allocations") else ""
+        yield f"Peak on {self.device}: {format_bytes(peak.bytes)}{of_recorded} at {format_ns(peak.time)} ({where})"
         if self.reserved is not None and self.max_reserved is not None and self.fragmentation is not None:
             yield (
                 f"Reserved then: {format_bytes(self.reserved)}, {format_bytes(self.fragmentation)} of it free; "

@@ -48,6 +48,7 @@ inline constexpr uint16_t kReadByForward = 32;     // an input of a forward op
 inline constexpr uint16_t kReadByBackward = 64;    // an input of a backward or recomputed op
 inline constexpr uint16_t kReadByOptimizer = 128;  // an input of an op of an optimizer
 inline constexpr uint16_t kHeldAfterCall = 256;    // not freed when the outermost call or op that allocated it had ended
+inline constexpr uint16_t kSharded = 512;          // of the model, and every rank holds a part of it
 
 // MemoryEvent::bytes of a free
 inline constexpr int64_t kUnknownFree = INT64_MIN;

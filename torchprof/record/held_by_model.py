@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from torchprof import _native
+from torchprof.record.shards import sharded
 from torchprof.record.modules import Models, has_no_shape, tensors_of, walk
 from torchprof.record.packed import is_packing, packed_parameters
 from torchprof.trace.schema import Use
@@ -48,7 +49,11 @@ def held_by(models: Models, *, at_end: bool) -> list[Held]:
         if not at_end:
             _native.follow(tensor)
         address, count, device_type, device_index = _native.storage(tensor)
-        held.append(Held(address, count, id(module), type(module).__name__, int(use), device_type, device_index, at_end))
+        held.append(
+            Held(
+                address, count, id(module), type(module).__name__, int(use | sharded(tensor)), device_type, device_index, at_end
+            )
+        )
 
     for place in walk(models):
         if place.same_as < 0:

@@ -7,6 +7,7 @@ from collections import Counter
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.devices import devices_by_memory
+from torchprof.analysis.memory.modules import NO_MODULE
 from torchprof.analysis.model.module_tree import OUTSIDE
 from torchprof.analysis.records import Record
 from torchprof.analysis.time.module_records import module_records
@@ -71,7 +72,6 @@ def _add_saved(trace: Trace, records: list[Record]) -> None:
         record["saved"] = 0
         del ancestors[record["depth"] :]
         ancestors.append(record)
-        outside = record["name"] == OUTSIDE
-        own = saved[record["path"]] if record["path"] or outside else 0
+        own = saved[NO_MODULE if record["name"] == OUTSIDE else record["path"]]
         for above in ancestors:
             above["saved"] += own

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.memory.steps import memory_is_known, memory_of_steps
 from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.records import Record
 from torchprof.analysis.time.totals import step_totals
@@ -24,8 +25,9 @@ def step_records(trace: Trace) -> list[Record]:
 
     Keys: ``step warmup``; ``time`` and, of it, ``forward recompute backward optimizer other`` in nanoseconds; ``ops``;
     ``flops``, and ``flops_unknown``, the ops whose FLOPs are unknown; ``allocated peak held`` in bytes: allocated during the
-    step, the most held, and held at its end, of what was allocated while recording. The parts of the time are None in an
-    aggregated trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in
+    step, the most held, and held at its end, on the device of the account of memory and as defined there; in an aggregated
+    trace of what was allocated while recording, on all devices. The parts of the time are None in an aggregated trace, which
+    keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in
     which any device worked for the step, and ``kernels``, the number that the step launched.
     """
     steps = trace.steps
@@ -41,6 +43,10 @@ def step_records(trace: Trace) -> list[Record]:
         }
         for step in steps
     ]
+    if memory_is_known(trace):
+        memory = memory_of_steps(trace)
+        for row, record in enumerate(records):
+            record |= {name: int(getattr(memory, name)[row]) for name in ("allocated", "peak", "held")}
     if steps["kernels"].any() or steps["busy"].any():
         for record, step in zip(records, steps, strict=True):
             record |= {"device": int(step["busy"]), "kernels": int(step["kernels"])}

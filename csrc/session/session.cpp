@@ -127,10 +127,13 @@ void Session::stop_device(bool may_wait) {
   }
 }
 
-// What other threads do while the logs are exchanged is not recorded.
+// With a device, what other threads do meanwhile is not recorded, as its report must end where the logs do.
 void Session::aggregate_step() {
-  logs_.close();
-  Tables step = collated(held_, ClockReading::now());
+  if (device_) {
+    logs_.close();
+  }
+  auto logs = device_ ? std::exchange(logs_.logs(), {}) : logs_.exchange();
+  Tables step = collated(logs, held_, ClockReading::now());
   if (step.steps.back().warmup == 0) {
     totals_->add(step);
   }
@@ -139,15 +142,16 @@ void Session::aggregate_step() {
   devices_interrupted_ = devices_interrupted_ || step.devices_interrupted;
   aggregated_steps_.insert(aggregated_steps_.end(), step.steps.begin(), step.steps.end());
   moments_.steps.clear();
-  logs_.clear();
-  logs_.open();
+  if (device_) {
+    logs_.open();
+  }
 }
 
-Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
+Tables Session::collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end) {
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
   const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks};
-  return collate(logs_.logs(), std::move(report), context, outstanding_);
+  return collate(logs, std::move(report), context, outstanding_);
 }
 
 void Session::observe_new_classes() {
@@ -176,7 +180,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     moments_.steps.pop_back();  // a step that did not end is not reported
   }
   if (totals_) {
-    Tables rest = collated(held_, end);
+    Tables rest = collated(logs_.logs(), held_, end);
     if (aggregated_steps_.empty()) {
       totals_->add(rest);  // no step was marked: the whole recording is one
     }
@@ -188,7 +192,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.tables.devices_interrupted = devices_interrupted_ || rest.devices_interrupted;
   } else {
     held_.insert(held_.end(), held.begin(), held.end());
-    recorded.tables = collated(held_, end);
+    recorded.tables = collated(logs_.logs(), held_, end);
   }
   recorded.duration_ns = end.ns - begin_.ns;
   recorded.origin_unix_ns = origin_unix_ns_;

@@ -74,7 +74,7 @@ class Session {
 
  private:
   void aggregate_step();
-  Tables collated(const std::vector<Held>& held, ClockReading end);
+  Tables collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end);
 
   const ClockReading begin_;
   const int64_t origin_unix_ns_;

@@ -28,6 +28,7 @@ def start(
     device_type: int,
     held: Sequence[Held],
     evaluator_switch: object = ...,
+    loader_iter: object = ...,
 ) -> None: ...
 def stop(
     held: Sequence[Held], may_wait: bool = ..., places: Sequence[Any] = ...

@@ -90,7 +90,7 @@ def _add_saved(trace: Trace, records: list[Record]) -> None:
         record["saved"] = 0
         del ancestors[record["depth"] :]
         ancestors.append(record)
-        is_of_step = record["name"] in (DATA, OTHER)
+        is_of_step = not record["path"] and record["name"] in (DATA, OTHER)
         own = 0 if is_of_step else saved[NO_MODULE if record["name"] == OUTSIDE else record["path"]]
         for above in ancestors:
             above["saved"] += own

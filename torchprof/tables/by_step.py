@@ -17,7 +17,7 @@ __all__ = ["by_step"]
 
 
 def by_step(trace: Trace) -> Table:
-    """What every step took, by phase, and its memory. Warm-up steps are shown, and marked.
+    """What every step took, by phase, and its memory. The phases add up to the step. Warm-up steps are shown, and marked.
 
     Args:
         trace: of `torchprof.profile`, recorded with ``prof.step()`` at the end of every step.
@@ -32,7 +32,7 @@ def by_step(trace: Trace) -> Table:
     records = step_records(trace)
     if not records:
         raise ArgumentError("the trace has no steps: call prof.step() at the end of every pass of the loop")
-    columns = "warmup time device kernels forward recompute backward optimizer other flops allocated peak held".split()
+    columns = "warmup time device kernels forward recompute backward optimizer data other flops allocated peak held".split()
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]
     unknown = {name for record in records for name in record["flops_unknown"] or ()}

@@ -6,7 +6,7 @@ import numpy as np
 
 from torchprof.analysis.device_names import devices_of
 from torchprof.errors import ArgumentError
-from torchprof.trace.schema import Rows, Use
+from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
 __all__ = ["devices_by_memory", "real_and_meta", "resolve_device"]

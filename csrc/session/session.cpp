@@ -132,10 +132,13 @@ void Session::stop_device(bool may_wait) {
   }
 }
 
-// What other threads do while the logs are exchanged is not recorded.
+// With a device, what other threads do meanwhile is not recorded, as its report must end where the logs do.
 void Session::aggregate_step() {
-  logs_.close();
-  auto [step, times] = collated(held_, ClockReading::now());
+  if (device_) {
+    logs_.close();
+  }
+  auto logs = device_ ? std::exchange(logs_.logs(), {}) : logs_.exchange();
+  auto [step, times] = collated(logs, held_, ClockReading::now());
   if (step.steps.back().warmup == 0) {
     totals_->add(step, times);
   }
@@ -144,15 +147,16 @@ void Session::aggregate_step() {
   devices_interrupted_ = devices_interrupted_ || step.devices_interrupted;
   aggregated_steps_.insert(aggregated_steps_.end(), step.steps.begin(), step.steps.end());
   moments_.steps.clear();
-  logs_.clear();
-  logs_.open();
+  if (device_) {
+    logs_.open();
+  }
 }
 
-Collated Session::collated(const std::vector<Held>& held, ClockReading end) {
+Collated Session::collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end) {
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
   const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks, main_thread_};
-  return collate(logs_.logs(), std::move(report), context, outstanding_);
+  return collate(logs, std::move(report), context, outstanding_);
 }
 
 void Session::observe_new_classes() {
@@ -182,7 +186,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     moments_.steps.pop_back();  // a step that did not end is not reported
   }
   if (totals_) {
-    auto [rest, times] = collated(held_, end);
+    auto [rest, times] = collated(logs_.logs(), held_, end);
     if (aggregated_steps_.empty()) {
       totals_->add(rest, times);  // no step was marked: the whole recording is one
     }
@@ -195,7 +199,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.tables.devices_interrupted = devices_interrupted_ || rest.devices_interrupted;
   } else {
     held_.insert(held_.end(), held.begin(), held.end());
-    auto [tables, times] = collated(held_, end);
+    auto [tables, times] = collated(logs_.logs(), held_, end);
     recorded.tables = std::move(tables);
     recorded.phase_times = times.whole;
   }

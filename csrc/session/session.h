@@ -78,7 +78,7 @@ class Session {
 
  private:
   void aggregate_step();
-  Collated collated(const std::vector<Held>& held, ClockReading end);
+  Collated collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end);
 
   const uint64_t main_thread_;  // PyTorch's id of this thread
   const ClockReading begin_;

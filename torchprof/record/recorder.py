@@ -156,7 +156,7 @@ class Recorder:
     def _held(self, *, at_end: bool) -> list[Held]:
         if self.models is None or not self._options.reads_tensors:
             return []
-        return held_by(self.models, at_end=at_end)
+        return held_by(self.models, at_end=at_end, follow=self._options.memory)
 
     def _facts(self, facts: dict[str, Any], flop_problems: list[str]) -> dict[str, Any]:
         """Facts of the compiled recorder, with those known here."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.devices import devices_by_memory
+from torchprof.analysis.memory.modules import NO_MODULE
 from torchprof.analysis.model.module_tree import OUTSIDE
 from torchprof.analysis.records import Record
 from torchprof.analysis.time.module_records import DATA, OTHER, module_records
@@ -89,7 +90,7 @@ def _add_saved(trace: Trace, records: list[Record]) -> None:
         record["saved"] = 0
         del ancestors[record["depth"] :]
         ancestors.append(record)
-        has_own = record["path"] or record["name"] == OUTSIDE
-        own = saved[record["path"]] if has_own and record["name"] not in (DATA, OTHER) else 0
+        is_of_step = not record["path"] and record["name"] in (DATA, OTHER)
+        own = 0 if is_of_step else saved[NO_MODULE if record["name"] == OUTSIDE else record["path"]]
         for above in ancestors:
             above["saved"] += own

@@ -252,6 +252,7 @@ _COLUMNS: Final = (
     Column("allocated", "Allocated", BYTES, "allocated per step, freed since or not"),
     Column("peak", "Peak", BYTES, "the most held during the step"),
     Column("held", "Held", BYTES, "held at the end of the step"),
+    Column("growth", "Growth per step", BYTES, "how much more was held at the end of every step, on average"),
     Column("saved", "Saved", BYTES, "activations kept for backward, when the most were kept"),
     Column("needed", "Needed", BYTES, "on the device, the context included"),
     Column("max_allocated", "Allocated", BYTES, "the most that was allocated at once"),

@@ -10,7 +10,7 @@ from torchprof.analysis.steps import step_times
 from torchprof.rendering.units import format_ns
 from torchprof.trace.trace import Trace
 
-__all__ = ["coverage", "footer", "incomplete", "unknown_flops"]
+__all__ = ["coverage", "footer", "incomplete", "of_what", "unknown_flops"]
 
 MOST_NAMED: Final = 6
 ROUNDED: Final = 0.0005
@@ -30,6 +30,13 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
     if backend == "events" and trace.facts.get("gpu_note"):
         lines.append(f"Devices were recorded with events: {trace.facts['gpu_note']}")
     return (*lines, *incomplete(trace.losses))
+
+
+def of_what(device: str | None) -> str:
+    """What the bytes held by a program are of: all on this device or, for None, what an aggregated recording knows."""
+    if device is None:
+        return "Peak and held: of what was allocated since the recording began, on all devices"
+    return f"Peak and held: of all memory on {device}, also what was there before the recording"
 
 
 def coverage(trace: Trace, header: str, of: str, time: float, *, of_step: bool = False) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from torchprof.analysis.memory.steps import memory_is_known, memory_of_steps
 from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import PHASE_COLUMNS, step_times
@@ -21,9 +22,10 @@ def step_records(trace: Trace) -> list[Record]:
 
     Keys: ``step warmup``; ``time`` and, of it, ``forward recompute backward optimizer data other`` in nanoseconds, which add up
     to it; ``ops``; ``flops``, and ``flops_unknown``, the ops whose FLOPs are unknown; ``allocated peak held`` in bytes:
-    allocated during the step, the most held, and held at its end, of what was allocated while recording. ``ops`` and ``flops``
-    are None in an aggregated trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``,
-    the time in which any device worked for the step, and ``kernels``, the number that the step launched.
+    allocated during the step, the most held, and held at its end, on the device of the account of memory and as defined there;
+    in an aggregated trace of what was allocated while recording, on all devices. ``ops`` and ``flops`` are None in an aggregated
+    trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in which any device
+    worked for the step, and ``kernels``, the number that the step launched.
     """
     steps = trace.steps
     times = step_times(trace, steps)
@@ -42,6 +44,10 @@ def step_records(trace: Trace) -> list[Record]:
         }
         for row, step in enumerate(steps)
     ]
+    if memory_is_known(trace):
+        memory = memory_of_steps(trace)
+        for row, record in enumerate(records):
+            record |= {name: int(getattr(memory, name)[row]) for name in ("allocated", "peak", "held")}
     if steps["kernels"].any() or steps["busy"].any():
         for record, step in zip(records, steps, strict=True):
             record |= {"device": int(step["busy"]), "kernels": int(step["kernels"])}

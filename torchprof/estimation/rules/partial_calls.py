@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import torch
 
+from torchprof.estimation.fake.sparse import is_sparse, parts_of
+
 __all__ = ["Part", "parts_of_call"]
 
 aten = torch.ops.aten
@@ -31,11 +33,13 @@ class Part:
         whole: its size.
         block: parts are multiples of it.
         cut: an argument or result of the call, and a smaller size: the same of a part.
+        enough: a size from which on a part needs as much as the whole; None: there is none.
     """
 
     whole: int
     block: int
     cut: Callable[[Any, int], Any]
+    enough: int | None = None
 
     def extrapolated(self, share: float, measure: Callable[[int], int]) -> int | None:
         """What the whole needs, by what two parts do; None where there are no two.
@@ -44,6 +48,8 @@ class Part:
             share: how much of the whole the larger part may be.
             measure: what a part of a size needs.
         """
+        if self.enough is not None:
+            return measure(self.enough) if self.enough < self.whole else None
         blocks = int(self.whole * share) // self.block
         if blocks < 2:
             return None
@@ -60,6 +66,10 @@ def parts_of_call(op: Any, args: Any) -> Iterator[Part]:
         if _bytes(weight) > sum(map(_bytes, images)) and groups == 1 and not transposed:
             yield Part(weight.shape[0], BLOCK, partial(_with_channels, weight=tuple(weight.shape)))
             return
+    if sparse := [arg for arg in args if isinstance(arg, torch.Tensor) and is_sparse(arg)]:
+        rows = sparse[0].shape[0]  # of a table, of which those matter that the sparse tensor has
+        yield Part(rows, 1, partial(_with_batch, whole=rows, numbers=False), enough=parts_of(sparse[0])[0].shape[-1])
+        return
     whole = next((arg.shape[0] for arg in args if isinstance(arg, torch.Tensor) and arg.dim()), 0)
     for numbers in (False, True):
         yield Part(whole, 1, partial(_with_batch, whole=whole, numbers=numbers))
@@ -99,6 +109,9 @@ def _with_channels(value: Any, size: int, *, weight: tuple[int, ...]) -> Any:
 
 def _resized(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """A tensor of another shape whose dimensions lie in memory in the same order, without gaps."""
+    if is_sparse(tensor):
+        parts, is_coalesced = (tensor._indices(), tensor._values()), tensor.is_coalesced()
+        return torch.sparse_coo_tensor(*parts, shape, is_coalesced=is_coalesced, check_invariants=False)
     strides, stride = [0] * len(shape), 1
     for dim in sorted(range(len(shape)), key=lambda dim: (tensor.stride(dim), -dim)):
         if tensor.stride(dim):

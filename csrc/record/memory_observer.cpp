@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "record/allocator_statistics.h"
@@ -42,6 +43,21 @@ struct RealMemory {
 };
 thread_local RealMemory real;
 
+// The blocks that this thread allocated while it compiled, and has not freed. Nobody counts them. Leaked: a thread frees memory until
+// it ends.
+thread_local std::unordered_set<void*>* compilers_blocks = nullptr;
+
+bool is_of_compiler(void* address, int64_t bytes) {
+  if (bytes > 0 && is_compiling()) {
+    if (compilers_blocks == nullptr) {
+      compilers_blocks = new std::unordered_set<void*>;
+    }
+    compilers_blocks->insert(address);
+    return true;
+  }
+  return compilers_blocks != nullptr && compilers_blocks->erase(address) != 0 && bytes < 0;
+}
+
 // PyTorch casts what is in the slot to ProfilerStateBase, so it must be one. Its config says Disabled, so that code which asks whether
 // a profiler is active behaves as it does without a recording.
 class Reports final : public ProfilerStateBase {
@@ -52,7 +68,13 @@ class Reports final : public ProfilerStateBase {
   ActiveProfilerType profilerType() override { return ActiveProfilerType::NONE; }
 
   void reportMemoryUsage(void* address, int64_t bytes, size_t allocated, size_t reserved, c10::Device device) override {
-    if (is_paused()) {
+    try {
+      if (is_of_compiler(address, bytes)) {
+        return;
+      }
+    } catch (...) {
+    }
+    if (is_paused() && !is_compiling()) {
       try {
         real.report(address, bytes);
       } catch (...) {

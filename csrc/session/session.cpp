@@ -77,7 +77,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     counted_ops_.emplace(options.flop_outputs);
   }
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, options.evaluator_switch);
+    modules_.emplace(options.module_class, options.evaluator_switch, options.on_evaluator);
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
@@ -209,7 +209,7 @@ void start(const Options& options) {
         "another profiler (torch.profiler?) is active on this thread and holds the slot that PyTorch reports memory to: "
         "end it first, or record with memory=False");
   }
-  pause_depth = 0;  // an interrupt may have left recording paused
+  reset_pauses();
   const Starting starting(now);
   std::unique_ptr<DeviceRecorder> device;
   {

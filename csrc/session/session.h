@@ -35,6 +35,7 @@ struct Options {
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
   PyObject* evaluator_switch = nullptr;  // see ModuleObserver; borrowed
+  PyObject* on_evaluator = nullptr;      // the same
   bool flops = false;                    // without `ops`: record those that a count of FLOPs needs
   bool flop_outputs = false;             // of these, also what they returned
   bool aggregate = false;                // keep sums over steps instead of rows per event

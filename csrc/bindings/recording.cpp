@@ -73,6 +73,7 @@ py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait, cons
 py::dict installed(const py::object& module_class) {
   return py::dict("recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
                   "profiler_slot"_a = MemoryObserver::slot_is_taken(),
+                  "cpu_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::CPU)),
                   "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
                   "function_hook"_a = FunctionHook::exists(),
                   "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));

@@ -64,7 +64,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       logs_(options.budget_bytes, classes_),
       device_(std::move(device)) {
   if (options.memory) {
-    memory_.emplace(held_);
+    memory_.emplace();
     meta_.emplace();
   }
   if (options.aggregate) {

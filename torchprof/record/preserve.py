@@ -44,8 +44,11 @@ State = tuple[Callable[[Any], Any], Any]
 
 
 @contextmanager
-def preserved(model: nn.Module, *inputs: Any) -> Iterator[None]:
-    """Put back what running ``model`` inside the block changes, also in its inputs, and also where the block raises."""
+def preserved(model: nn.Module, *inputs: Any) -> Iterator[list[type[nn.Module]]]:
+    """Put back what running ``model`` inside the block changes, also in its inputs, and also where the block raises.
+
+    What it gives is the classes of the modules that it met.
+    """
     states = random_states()
     set_modes_back = modes()
     others = {**_generators(), **array_kinds()}
@@ -64,7 +67,7 @@ def preserved(model: nn.Module, *inputs: Any) -> Iterator[None]:
                 states.append(state)
     before.start()
     try:
-        yield
+        yield before.module_classes()
     finally:
         for restore, state in states:
             restore(state)

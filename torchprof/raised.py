@@ -21,8 +21,8 @@ from torchprof.trace.trace import Trace
 __all__ = ["explain_error", "explains_recordings", "made_from"]
 
 OF_INPUTS: Final = re.compile(
-    r"shape|size|\bdim|\b\dD\b|dtype|\btypes?\b|channel|expect|match|broadcast|\bind(ex|ices)\b|out of range|elements|\bmat[12]\b"
-    r"|stride|length|batch|argument|unpack|not implemented for '",
+    r"shape|size|\bdim|\b\dD\b|dtype|\btypes?\b|channel|expect|match|broadcast|\bind(ex|ices)\b|out of range|elements"
+    r"|\bmat[12]\b|stride|length|batch|argument|unpack|not implemented for '",
     re.IGNORECASE,
 )
 """What errors say that other sizes or dtypes may mend."""

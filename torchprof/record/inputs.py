@@ -103,8 +103,8 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
         )
     if isinstance(input_size, list) and not input_size:
         raise ArgumentError(
-            "input_size=[] has no size in it: give one such as (3, 224, 224), [()] for one number, or input_data=() for a model "
-            "that is called without inputs"
+            "input_size=[] has no size in it: give one such as (3, 224, 224), [()] for one number, or input_data=() for a "
+            "model that is called without inputs"
         )
     nested = [is_size(item) for item in input_size]
     if any(nested) and not all(nested):

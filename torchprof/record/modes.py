@@ -16,7 +16,7 @@ AUTOCAST_DEVICES: Final = ("cpu", "cuda")
 
 def modes() -> list[Callable[[], None]]:
     """Functions that set each mode to what it is now. Where it is the same, they do nothing."""
-    found = []
+    found: list[Callable[[], None]] = []
     for read, write in MODES:
         with suppress(RuntimeError):  # a precision that was set in another way
             found.append(partial(_set_back, read, write, read()))

@@ -310,7 +310,8 @@ SHARDED = textwrap.dedent("""
         time = prof.trace.mark(f"{step}")
         alive = (rows["start"] <= time) & ((rows["end"] < 0) | (rows["end"] > time)) & (rows["bytes"] > 8)
         held = {name: rows["bytes"][alive & (account.category == index)] for index, name in enumerate(torchprof.CATEGORIES)}
-        print(int(held["parameters"].sum()), int(held["optimizer state"].sum()), int(rows["bytes"][alive].sum()))
+        parameters = held["parameters"].sum() + held["sharded parameters"].sum()
+        print(int(parameters), int(held["optimizer state"].sum()), int(rows["bytes"][alive].sum()))
     print([leak for leak in account.leaks if leak.bytes > 1000])
     dist.destroy_process_group()
 """)

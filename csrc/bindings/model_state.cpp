@@ -21,12 +21,13 @@ PyTypeObject* as_type(const py::handle& object) {
   return reinterpret_cast<PyTypeObject*>(object.ptr());
 }
 
-std::unique_ptr<ModelState> make(const py::object& model, const py::object& module_class, const py::tuple& others) {
+std::unique_ptr<ModelState> make(const py::object& model, const py::object& module_class, const py::tuple& others,
+                                 const py::function& is_plain) {
   std::vector<PyTypeObject*> types;
   for (const py::handle& type : others) {
     types.push_back(as_type(type));
   }
-  auto state = std::make_unique<ModelState>(as_type(module_class), std::move(types));
+  auto state = std::make_unique<ModelState>(as_type(module_class), std::move(types), is_plain.ptr());
   state->add(model.ptr());
   return state;
 }
@@ -37,6 +38,14 @@ std::vector<py::object> found_others(const ModelState& state) {
     found.push_back(py::reinterpret_borrow<py::object>(object));
   }
   return found;
+}
+
+std::vector<py::object> module_classes(const ModelState& state) {
+  std::vector<py::object> classes;
+  for (PyTypeObject* const type : state.module_classes()) {
+    classes.push_back(py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type)));
+  }
+  return classes;
 }
 
 std::vector<py::tuple> restore(ModelState& state) {
@@ -52,10 +61,11 @@ std::vector<py::tuple> restore(ModelState& state) {
 
 void define_model_state(py::module_& module) {
   py::class_<ModelState>(module, "ModelState")
-      .def(py::init(&make), "model"_a, "module_class"_a, "others"_a, py::pos_only())
+      .def(py::init(&make), "model"_a, "module_class"_a, "others"_a, "is_plain"_a, py::pos_only())
       .def(
           "add", [](ModelState& state, const py::object& object) { state.add(object.ptr()); }, "object"_a, py::pos_only())
       .def("found_others", &found_others)
+      .def("module_classes", &module_classes)
       .def("start", &ModelState::start)
       .def("restore", &restore);
 }

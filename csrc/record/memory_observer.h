@@ -1,28 +1,26 @@
-// Receives PyTorch's reports of allocations and frees, on the thread that started the recording and on the autograd threads of its
-// backward passes. PyTorch sends them to the object in the thread's PROFILER_STATE slot.
+// Records allocations and frees: those of the CPU on every thread, and what PyTorch reports to the thread that started the recording
+// and to the autograd threads of its backward passes. PyTorch reports to the object in the thread's PROFILER_STATE slot: memory of other
+// devices, memory that is mapped, and the few blocks of the CPU that go past CpuAllocator, such as those of torch.UntypedStorage(n).
 #pragma once
 
-#include <cstdint>
-#include <memory>
-#include <vector>
+#include <optional>
 
-#include "trace/tables.h"
+#include "record/cpu_allocator.h"
 
 namespace torchprof {
 
 class MemoryObserver {
  public:
-  // Throws std::runtime_error if another profiler holds the slot. `held` are blocks from before the recording whose frees shall be
-  // reported: by itself, PyTorch does not report them on the CPU, where it does not know their size.
-  explicit MemoryObserver(const std::vector<Held>& held);
+  MemoryObserver();   // throws std::runtime_error if another profiler holds the slot
   ~MemoryObserver();  // on the thread that constructed it
   MemoryObserver(const MemoryObserver&) = delete;
   MemoryObserver& operator=(const MemoryObserver&) = delete;
 
   static bool slot_is_taken();
-};
+  static bool has_slot();  // whether the slot of this thread is that of a recording
 
-// The most real memory that was allocated at once on this thread while recording was paused, since the previous call.
-int64_t take_real_peak();
+ private:
+  std::optional<CpuAllocator> cpu_;
+};
 
 }  // namespace torchprof

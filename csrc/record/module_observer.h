@@ -33,8 +33,8 @@ class ModuleObserver {
   static void set_listener(Listener listener) noexcept;
 
   // `module_class`: torch.nn.Module. `evaluator_switch`: what Dynamo calls when it enters compiled code, see EvaluatorSwitch; may be
-  // nullptr.
-  ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch);
+  // nullptr. `on_evaluator`: called with every callback of Dynamo's once, when it is first seen; may be nullptr.
+  ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch, PyObject* on_evaluator);
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
@@ -48,13 +48,16 @@ class ModuleObserver {
   // their slot.
   std::vector<std::string> unobserved_classes() const;
 
+  // Whether it is told of evaluators of frames, which FunctionHook needs in Python 3.11.
+  bool sees_evaluators() const { return switch_.is_observed(); }
+
   // How often compiled code was entered outside of all module calls. Inside one, the call is marked: see kCompiled.
   static uint64_t compiled_outside_calls() noexcept;
 
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
 
  private:
-  void walk(PyTypeObject* type);
+  void walk(PyTypeObject* type, bool again);
 
   PyTypeObject* const module_class_;
   EvaluatorSwitch switch_;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
-from torchprof.record.modules import walk
+from torchprof.record.kept_results import names_of_kept, saved_bytes, take_kept
 from torchprof.record.nested import tensor_bytes, tensor_sizes, tensors_in
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
@@ -54,13 +54,13 @@ def record_single_pass(
     """
     require_extension()
     recording = profile(model, ops=False, shapes=False)
-    with preserved(model, inputs.args, inputs.kwargs):
+    with preserved(model, inputs.args, inputs.kwargs) as classes:
         try:
             for _ in range(warmup):  # recorded too: one of them may raise
                 recording = profile(model, ops=False, shapes=False)
                 with recording:
                     model(*inputs.args, **inputs.kwargs)
-            recording = recording_of(model, backward)
+            recording = recording_of(model, backward, classes)
             finish = watch(model) if watch is not None else None
             with recording:
                 saved = run_pass(model, inputs, backward, recording.mark)
@@ -73,12 +73,12 @@ def record_single_pass(
     return recording.trace
 
 
-def recording_of(model: nn.Module, backward: bool) -> profile:
-    """A recording of what a summary shows."""
+def recording_of(model: nn.Module, backward: bool, classes: Iterable[type[nn.Module]]) -> profile:
+    """A recording of what a summary shows. ``classes``: those of the modules."""
     # All ops are needed to tie backward to modules. Without a backward, those are enough that FLOPs are counted of.
     recording = profile(model, ops=backward, shapes=backward)
     if not backward:
-        recording._count_flops(outputs=_has_packed_weights(model))
+        recording._count_flops(outputs=any(map(_may_pack_weights, classes)))
     return recording
 
 
@@ -96,11 +96,12 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
     then of the graph.
     """
     tensors = _distinct(inputs.tensors())
-    held = [_native.use_counts(tensor) for tensor in tensors]
     graph = _native.GraphWatch()
+    torch.clear_autocast_cache()  # so that it is this pass that casts
     mark("forward")
     outputs = model(*inputs.args, **inputs.kwargs)
     mark("forward done")
+    torch.clear_autocast_cache()
     found = tensors_in(outputs)
     with torch._C.DisableTorchFunctionSubclass():  # a subclass may see that its attributes are read
         roots, others = (
@@ -115,12 +116,7 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
     unread = found.unread
     del outputs, found, roots, others
     mark("outputs released")
-    kept = [
-        tensor
-        for tensor, before in zip(tensors, held, strict=True)
-        if any(now > then for now, then in zip(_native.use_counts(tensor), before, strict=True))
-    ]
-    sizes = [storage_bytes(tensor) for tensor in kept]
+    held = [_native.use_counts(tensor) for tensor in tensors]
     if backward:
         leaves: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         leaves += [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
@@ -136,15 +132,24 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
         del gradients, seeds
     del edges
     graph.let_go()
+    taken = take_kept(model) if graph.lives_on() and not backward else []
     mark("graph released")
     del make_seeds  # some hold a seed, which is not what autograd keeps
+    kept = [  # by the graph: what else holds one, such as the module, still does
+        tensor
+        for tensor, before in zip(tensors, held, strict=True)
+        if any(now < then for now, then in zip(_native.use_counts(tensor), before, strict=True))
+    ]
+    sizes = [storage_bytes(tensor) for tensor in kept]
+    sizes.append(saved_bytes(taken))
     reason = ""
     if unread and torch.is_grad_enabled():
         reason = f"the result has a {unread[0]} in it, which cannot be looked into"
     elif graph.is_alive():
-        reason = "something still refers to the result"
+        names = names_of_kept(model)
+        reason = f"the model keeps a result in {', '.join(names[:3])}" if names else "something still refers to the result"
     elif None in sizes:
-        reason = "the size of an input is unknown"
+        reason = "the size of a tensor is unknown"
     return Saved(_sum(sizes) or 0, reason)
 
 
@@ -153,7 +158,7 @@ def facts_of(inputs: Inputs, saved: Saved) -> dict[str, Any]:
     tensors = inputs.tensors()
     facts = {
         "saved_input_bytes": saved.input_bytes,
-        "input_bytes": bytes_of(tensors),
+        "input_bytes": bytes_of(tensors) if not inputs.has_arrays() else None,
         "input_sizes": [list(shape_of(tensor_sizes(tensor))) for tensor in tensors],
         "inputs_on_meta": all(tensor.device.type == "meta" for tensor in tensors),
     }
@@ -171,10 +176,9 @@ def _sum(sizes: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(sizes) else None
 
 
-def _has_packed_weights(model: nn.Module) -> bool:
+def _may_pack_weights(kind: type[nn.Module]) -> bool:
     """Whether weights may be kept in objects that are no tensors, so that only the output of an op tells their size."""
-    kinds = {type(place.module) for place in walk(model)}
-    return any(kind.__module__.startswith("torch.ao.") or issubclass(kind, torch.jit.ScriptModule) for kind in kinds)
+    return kind.__module__.startswith("torch.ao.") or issubclass(kind, torch.jit.ScriptModule)
 
 
 def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

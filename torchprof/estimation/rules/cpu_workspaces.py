@@ -33,6 +33,9 @@ NO_WORKSPACE: Final = frozenset(
     _log_softmax_backward_data""".split()
 )
 """Ops that need nothing, or next to it; besides them views, and what works element by element."""
+IN_FLOAT32_ONLY: Final = frozenset("mm addmm bmm baddbmm mv dot mean".split())
+"""Of these, those that make copies in float32 or in a layout of oneDNN's in 16 bits."""
+HALF: Final = frozenset({torch.float16, torch.bfloat16})
 ATTENTION: Final = frozenset(
     {
         aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -119,6 +122,8 @@ def _measured_in_part(op: Any, args: Any, kwargs: Any, results: list[torch.Tenso
 
 def _needs_nothing(op: Any, args: Any) -> bool:
     """Whether a call needs nothing, or next to it, beside its results."""
+    if _is_known_in_float32_only(op) and any(isinstance(arg, torch.Tensor) and arg.dtype in HALF for arg in args):
+        return False
     if _is_known_to_need_nothing(op) and (not _is_pointwise(op) or _are_of_one_kind(args)):
         return True
     return has_sparse(args) and (returns_known(op) or _replaces_sparse(op, args))
@@ -128,6 +133,11 @@ def _needs_nothing(op: Any, args: Any) -> bool:
 def _is_known_to_need_nothing(op: Any) -> bool:
     name = op._schema.name.removeprefix("aten::")
     return name in NO_WORKSPACE or name.startswith("_foreach") or op.is_view or _is_pointwise(op)
+
+
+@cache
+def _is_known_in_float32_only(op: Any) -> bool:
+    return op._schema.name.removeprefix("aten::") in IN_FLOAT32_ONLY
 
 
 @cache

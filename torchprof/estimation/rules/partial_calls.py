@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, Final
 
 import torch
@@ -60,34 +61,56 @@ class Part:
 
 def parts_of_call(op: Any, args: Any) -> Iterator[Part]:
     """The ways to cut a call, likely ones first."""
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.dim()]
     if op in CONVOLUTIONS:
         first = CONVOLUTIONS[op]
         images, weight, transposed, groups = args[:first], args[first], args[first + 5], args[first + 7]
+        shape = tuple(weight.shape)
         if _bytes(weight) > sum(map(_bytes, images)) and groups == 1 and not transposed:
-            yield Part(weight.shape[0], BLOCK, partial(_with_channels, weight=tuple(weight.shape)))
-            return
-    if sparse := [arg for arg in args if isinstance(arg, torch.Tensor) and is_sparse(arg)]:
+            yield Part(shape[0], BLOCK, partial(_with_channels, weight=shape))
+        else:
+            yield Part(images[0].shape[0], 1, partial(_with_images, weight=shape))
+    elif sparse := [tensor for tensor in tensors if is_sparse(tensor)]:
         rows = sparse[0].shape[0]  # of a table, of which those matter that the sparse tensor has
-        yield Part(rows, 1, partial(_with_batch, whole=rows, numbers=False), enough=parts_of(sparse[0])[0].shape[-1])
-        return
-    whole = next((arg.shape[0] for arg in args if isinstance(arg, torch.Tensor) and arg.dim()), 0)
-    for numbers in (False, True):
-        yield Part(whole, 1, partial(_with_batch, whole=whole, numbers=numbers))
+        yield Part(rows, 1, partial(_with_batch, whole=rows), enough=parts_of(sparse[0])[0].shape[-1])
+    else:
+        for whole in dict.fromkeys(tensor.shape[0] for tensor in sorted(tensors, key=_bytes, reverse=True)):
+            for least_dim, numbers in product((2, 1), (False, True)):
+                yield Part(whole, 1, partial(_with_batch, whole=whole, least_dim=least_dim, numbers=numbers))
 
 
-def _with_batch(value: Any, size: int, *, whole: int, numbers: bool) -> Any:
-    """Tensors and sizes whose first dimension is the batch; with ``numbers``, also what is the same number."""
+def _with_batch(value: Any, size: int, *, whole: int, least_dim: int = 1, numbers: bool = False) -> Any:
+    """Tensors, and lists of sizes, whose first dimension is the batch.
+
+    Args:
+        least_dim: of tensors; those of one dimension may be weights that are as long by chance.
+        numbers: also the first number that is the size of the batch.
+    """
+    left = 1 if numbers else 0
 
     def cut(item: Any) -> Any:
+        nonlocal left
         if isinstance(item, torch.Tensor):
-            return _resized(item, (size, *item.shape[1:])) if item.dim() and item.shape[0] == whole else item
+            is_cut = item.dim() >= least_dim and item.shape[0] == whole
+            return _resized(item, (size, *item.shape[1:])) if is_cut else item
         if isinstance(item, list | tuple):
             if len(item) > 1 and type(item[0]) is int and item[0] == whole:  # sizes
                 return type(item)((size, *item[1:]))
             return type(item)(map(cut, item))
-        return size if numbers and type(item) is int and item == whole else item
+        if left and type(item) is int and item == whole:
+            left = 0
+            return size
+        return item
 
     return cut(value)
+
+
+def _with_images(value: Any, size: int, *, weight: tuple[int, ...]) -> Any:
+    """Of a convolution: what has as many dimensions as the weight, which is none of the images."""
+    if isinstance(value, list | tuple):
+        return type(value)(_with_images(item, size, weight=weight) for item in value)
+    is_image = isinstance(value, torch.Tensor) and value.dim() == len(weight) and tuple(value.shape) != weight
+    return _resized(value, (size, *value.shape[1:])) if is_image else value
 
 
 def _with_channels(value: Any, size: int, *, weight: tuple[int, ...]) -> Any:

@@ -7,6 +7,7 @@
 
 #include "collate/allocation_index.h"
 #include "collate/attribution.h"
+#include "collate/state_owners.h"
 
 namespace torchprof {
 namespace {
@@ -129,8 +130,13 @@ class Lifetimes {
   void mark_operands() {
     for (const Op& op : tables_.ops) {
       const uint16_t how = how_it_reads(op);  // even if it is 0, the block is one of the program's
+      read_.clear();
       for (uint32_t i = 0; i < op.n_inputs; ++i) {
-        use(allocation_of(tables_.operands[op.inputs + i], op.start), how);
+        read_.push_back(allocation_of(tables_.operands[op.inputs + i], op.start));
+        use(read_.back(), how);
+      }
+      if (how == kReadByOptimizer) {
+        own_state(tables_, op, read_);
       }
       if (roles_[op.signature] == Role::kAccumulation && op.n_inputs != 0) {
         const int32_t row = allocation_of(tables_.operands[op.inputs], op.start);
@@ -264,6 +270,7 @@ class Lifetimes {
   const std::vector<Role> roles_;
   const AllocationIndex* index_ = nullptr;
   size_t paired_ = 0;                   // rows from here on are from before the recording
+  std::vector<int32_t> read_;           // of the inputs of the op at hand
   std::vector<int32_t> row_of_tensor_;  // of each tensor, the allocation it was last found in
   using Free = std::pair<int64_t, int32_t>;     // its time and op
   std::unordered_map<uint64_t, std::vector<Free>> frees_from_before_;  // by address

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "collate/interner.h"
+#include "collate/phase_times.h"
 #include "collate/signatures.h"
 #include "trace/tables.h"
 
@@ -16,7 +17,7 @@ namespace torchprof {
 
 class Totals {
  public:
-  void add(const Tables& step);
+  void add(const Tables& step, const PhaseTimes& times);
   // The sums, with the strings, shapes, signatures and modules that they refer to. Nothing may be added afterwards.
   Tables take();
 
@@ -29,7 +30,7 @@ class Totals {
   SignatureTable known_;
   Tables tables_;
   std::unordered_map<uint64_t, size_t> op_rows_;    // by signature, module, phase and nesting
-  std::unordered_map<uint64_t, size_t> call_rows_;  // by module, and whether recomputed
+  std::unordered_map<uint64_t, size_t> call_rows_;  // by module and phase
   // By name, name of the op, module, device, kind, direction, phase, and whether in a graph.
   std::map<std::tuple<uint32_t, uint32_t, int32_t, int8_t, int8_t, uint8_t, uint8_t, uint8_t, uint8_t>, size_t> kernel_rows_;
 };

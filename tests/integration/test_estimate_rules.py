@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import torchprof
 from torchprof import Estimate, EstimateError
@@ -88,6 +89,16 @@ def packed() -> Estimate:
     return torchprof.estimate(hf.LlamaForCausalLM(config), {"input_ids": torch.zeros(1, 32, dtype=torch.long)})
 
 
+def of_embedding(use: Callable[[Tensor], object]) -> Estimate:
+    """Of a step that does something with a sparse gradient."""
+
+    def step(model: nn.Module, optimizer: object, ids: Tensor) -> None:
+        model(ids).square().sum().backward()
+        use(model.weight.grad)
+
+    return torchprof.estimate(nn.Embedding(64, 8, sparse=True), torch.arange(16), step=step, steps=1)
+
+
 WITNESSES: dict[str, Callable[[], Any]] = {
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
     "attention": lambda: saved(of(attention, (2, 2, 64, 64))),
@@ -111,7 +122,15 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),
     "prod_backward_along_dimension": lambda: blocks(of(lambda x: x.prod(-1))),
+    "saved_random_states": lambda: blocks(of(lambda x: checkpoint(torch.sin, x, use_reentrant=False), device="cpu")),
     "scattered_gradients": lambda: blocks(of(lambda x: x.max(-1).values)),
+    "sparse_copy": lambda: blocks(of_embedding(lambda gradient: gradient.coalesce())),
+    "sparse_elements": lambda: notes(of_embedding(lambda gradient: None)),
+    "sparse_mask": lambda: blocks(of_embedding(lambda gradient: torch.ones(64, 8).sparse_mask(gradient))),
+    "sparse_product": lambda: blocks(of_embedding(lambda gradient: gradient * 2)),
+    "sparse_sum": lambda: blocks(of_embedding(lambda gradient: gradient + gradient)),
+    "sparse_to_dense": lambda: blocks(of_embedding(lambda gradient: gradient.to_dense())),
+    "sparse_zero": lambda: blocks(of_embedding(lambda gradient: gradient.zero_())),
     "unpacked_sequences": lambda: blocks(packed()),
     "value_independent_optimizer": lambda: of(torch.sin, optimizer=torch.optim.ASGD, device="cpu").max_allocated,
 }

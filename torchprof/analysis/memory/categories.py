@@ -4,14 +4,20 @@ An allocation has the same category for the whole of its life. It follows from t
 freed, and from how it was used in between (``trace.allocations["uses"]``). The first that applies:
 
     parameters, buffers   held by the model when the recording started or ended
-    gradients             accumulated by autograd and held since, or stored in ``.grad``
+    sharded parameters    the same, of which every rank holds a part: of FSDP, of tensor parallel (DTensor)
+    unsharded parameters  gathered by FSDP from all ranks, for as long as a layer needs them
+    gradients             accumulated by autograd and held since, or stored in ``.grad``; or made by backward and read by an
+                          optimizer. With FSDP those of unsharded parameters, until they are reduced
+    sharded gradients     the same of sharded parameters
     optimizer state       allocated by an optimizer's step and held after it; or allocated before the recording, and read by an
                           optimizer
     inputs                read by modules, by forward ops such as the loss, or by backward ops, and allocated by none of these:
                           batches, the gradient that a backward pass starts from
     activations           allocated by forward and kept for backward: read by backward, freed in backward, or held after forward
-                          without being returned
-    outputs               allocated by forward and held after it by the program: what the model returned, the loss
+                          without being returned where autograd built a graph. None under ``torch.no_grad``
+    outputs               allocated by forward and held after it by the program: what the model returned or keeps, the loss
+    communication buffers made for a collective, such as an all-gather, or given to one, and none of the above: the buckets of
+                          DistributedDataParallel
     temporaries           all else that forward, backward or the optimizer allocated; and what was allocated outside of them and
                           freed before the op that allocated it had ended
     other                 none of these: what the program holds for reasons of its own
@@ -31,26 +37,30 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.memory.graphs import built_graph
+from torchprof.analysis.memory.parallel import as_sharded_parameters, parallel_memory
 from torchprof.trace.schema import Phase, Rows, Use, phases
 from torchprof.trace.trace import Trace
 
-__all__ = ["CATEGORIES", "MEANT_TO_STAY", "UNTRACKED", "categories", "phase_at"]
+__all__ = ["CATEGORIES", "UNTRACKED", "categories", "phase_at"]
 
 CATEGORIES: Final = (
     "parameters",
     "buffers",
+    "sharded parameters",
+    "unsharded parameters",
     "gradients",
+    "sharded gradients",
     "optimizer state",
     "inputs",
     "activations",
     "outputs",
+    "communication buffers",
     "temporaries",
     "other",
     "untracked",
 )
 UNTRACKED: Final = CATEGORIES[-1]
-MEANT_TO_STAY: Final = CATEGORIES[:4]
-"""Categories that a training loop holds from step to step: no leaks."""
 
 
 def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
@@ -66,17 +76,30 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
     freed_in_backward = np.isin(freed_in, [Phase.BACKWARD, Phase.RECOMPUTATION])
     for_backward = (uses & Use.READ_BY_BACKWARD != 0) | (freed_in_backward & (allocated_in == Phase.FORWARD))
     returned = (uses & Use.MODULE_OUTPUT != 0) | (allocations["module_call"] < 0)
+    unclear = np.flatnonzero(by_forward & held_after & ~for_backward & ~returned)
+    in_graph = np.zeros(len(allocations), dtype=np.bool_)
+    in_graph[unclear] = built_graph(trace, allocations[unclear])
     read = uses & (Use.MODULE_INPUT | Use.READ_BY_FORWARD | Use.READ_BY_BACKWARD) != 0
+    parallel = parallel_memory(trace, allocations)
+    sharded = as_sharded_parameters(allocations) & (not parallel.uses_fsdp)
+    in_optimizer = uses & Use.READ_BY_OPTIMIZER != 0
+    gradients = (uses & Use.GRADIENT != 0) | (in_optimizer & ((~before & (allocated_in == Phase.BACKWARD)) | parallel.buckets))
     rules = [
+        ("sharded parameters", (uses & Use.PARAMETER != 0) & (uses & Use.SHARDED != 0)),
         ("parameters", uses & Use.PARAMETER != 0),
         ("buffers", uses & Use.BUFFER != 0),
-        ("gradients", uses & Use.GRADIENT != 0),
+        ("unsharded parameters", parallel.unsharded_parameters),
+        ("sharded gradients", parallel.sharded_gradients | (gradients & sharded)),
+        ("gradients", gradients),
+        ("communication buffers", parallel.sent),
         ("optimizer state", ~before & held_after & (allocated_in == Phase.OPTIMIZER)),
-        ("optimizer state", before & (uses & Use.READ_BY_OPTIMIZER != 0)),
+        ("communication buffers", parallel.buckets | (parallel.given & ~by_forward & (uses & Use.MODULE_INPUT == 0))),
+        ("optimizer state", before & in_optimizer),
         ("inputs", (before | by_others) & read),
-        ("activations", by_forward & held_after & (for_backward | ~returned)),
+        ("activations", by_forward & held_after & (for_backward | in_graph)),
         ("activations", by_forward & for_backward & (allocated_in == Phase.FORWARD)),
         ("outputs", by_forward & held_after),
+        ("communication buffers", parallel.given),
         ("temporaries", by_forward | by_backward_or_optimizer),
         ("temporaries", by_others & ~held_after),
     ]

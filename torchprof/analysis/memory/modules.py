@@ -9,20 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.memory.parallel import parallel_memory
 from torchprof.analysis.model.module_tree import paths
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["NO_MODULE", "AllocationModules"]
+__all__ = ["NO_MODULE", "AllocationModules", "module_label"]
 
-NO_MODULE: Final = ""
-"""The path of what belongs to no module. That of the root is empty too, so the two are not told apart."""
+NO_MODULE: Final = "(no module)"
+"""In place of a path, for what belongs to no module. The path of the root is empty."""
 
 
 class AllocationModules:
     """Paths of modules, and for every allocation which of them is its own.
 
-    An allocation belongs to the module that holds it (a parameter) or, otherwise, to the module call that made it.
+    An allocation belongs to the module that holds it (a parameter), for which FSDP made it, or whose call made it.
     """
 
     def __init__(self, names: list[str], path: npt.NDArray[np.int64]) -> None:
@@ -36,10 +37,15 @@ class AllocationModules:
         by_call = call >= 0
         by_call[by_call] = trace.module_calls["module"][call[by_call]] == module[by_call]
         path = np.where(by_call, 1 + len(trace.modules) + call, 1 + module)
-        return cls([NO_MODULE, *of_modules, *of_calls], path)
+        names = [NO_MODULE, *of_modules, *of_calls]
+        of_fsdp = np.array(parallel_memory(trace, allocations).modules, dtype=np.str_)
+        for name in np.unique(of_fsdp[of_fsdp != ""]).tolist():
+            path[of_fsdp == name] = len(names)
+            names.append(name)
+        return cls(names, path)
 
     def path(self, allocation: int) -> str:
-        """The path of the module of this allocation."""
+        """The path of the module of this allocation: empty for the root, `NO_MODULE` for none."""
         return self._names[int(self._path[allocation])]
 
     def sums(self, category: npt.NDArray[np.int64], size: Rows, mask: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
@@ -54,3 +60,8 @@ class AllocationModules:
             path, kind = divmod(key, len(CATEGORIES))
             sums[self._names[path]][CATEGORIES[kind]] += int(total)
         return {path: dict(held) for path, held in sums.items()}
+
+
+def module_label(trace: Trace, path: str) -> str:
+    """What is printed for this path: of the root, the name of its class."""
+    return path or (trace.model.modules[0].type if trace.model is not None and trace.model.modules else NO_MODULE)

@@ -6,17 +6,22 @@ import numpy as np
 
 from torchprof.analysis.device_names import devices_of
 from torchprof.errors import ArgumentError
-from torchprof.trace.schema import Rows
+from torchprof.trace.schema import Rows, Use
 from torchprof.trace.trace import Trace
 
 __all__ = ["devices_by_memory", "real_and_meta", "resolve_device"]
 
 
 def devices_by_memory(trace: Trace) -> list[str]:
-    """The devices on which memory was allocated, the one with the most allocated bytes first."""
+    """The devices on which memory was allocated, the one with the most allocated bytes first.
+
+    Where parameters are on other devices only, ``meta`` comes last: DTensor finds shapes on meta tensors as large as the whole.
+    """
     names, device = devices_of(trace, trace.allocations)
     allocated = np.bincount(device, weights=trace.allocations["bytes"], minlength=len(names))
-    return [names[row] for row in np.argsort(-allocated, kind="stable").tolist() if allocated[row]]
+    ordered = [names[row] for row in np.argsort(-allocated, kind="stable").tolist() if allocated[row]]
+    holds = {names[row] for row in device[trace.allocations["uses"] & Use.PARAMETER != 0].tolist()}
+    return sorted(ordered, key=lambda name: name == "meta" and bool(holds) and "meta" not in holds)
 
 
 def resolve_device(trace: Trace, device: str | None) -> str:

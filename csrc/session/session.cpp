@@ -79,7 +79,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     counted_ops_.emplace(options.flop_outputs);
   }
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, options.evaluator_switch);
+    modules_.emplace(options.module_class, options.evaluator_switch, options.on_evaluator);
   }
   if (options.ops && options.loader_iter != nullptr) {
     loaders_.emplace(options.loader_iter, modules_.has_value() && modules_->sees_evaluators());
@@ -222,7 +222,7 @@ void start(const Options& options) {
         "another profiler (torch.profiler?) is active on this thread and holds the slot that PyTorch reports memory to: "
         "end it first, or record with memory=False");
   }
-  pause_depth = 0;  // an interrupt may have left recording paused
+  reset_pauses();
   const Starting starting(now);
   std::unique_ptr<DeviceRecorder> device;
   {

@@ -38,6 +38,7 @@ struct Options {
   PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
   PyObject* evaluator_switch = nullptr;  // see ModuleObserver; borrowed
   PyObject* loader_iter = nullptr;       // see LoaderObserver; borrowed
+  PyObject* on_evaluator = nullptr;      // see ModuleObserver; borrowed
   bool flops = false;                    // without `ops`: record those that a count of FLOPs needs
   bool flop_outputs = false;             // of these, also what they returned
   bool aggregate = false;                // keep sums over steps instead of rows per event

@@ -22,6 +22,10 @@ inline constexpr uint8_t kTruncated = 2;   // some of its tensors did not fit th
 inline constexpr uint8_t kWrapper = 4;     // an op inside it did the work, so its bytes are not counted again
 inline constexpr uint8_t kNested = 8;      // its FLOPs are not counted: an op around it, or inside it, has them already
 inline constexpr uint8_t kPhaseShift = 4;  // the upper four bits are its Phase
+// The same bits while recording, until mark_nested() sets them. Of an op that has a formula and was given tensors with tangents, of
+// forward-mode AD: what runs inside it above the kernels computes the tangents, and counts beside it.
+inline constexpr uint8_t kHasTangents = 4;
+inline constexpr uint8_t kBelowAutograd = 8;  // of an op inside such an one: it does the work of that op
 
 // What a training step was doing.
 enum class Phase : uint8_t {

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torchprof import _native
 from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
+from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import Held, held_by
 from torchprof.record.modules import Models, WalkedModule, describe, walk
@@ -63,6 +64,7 @@ class Recorder:
         self.is_recording = False
         self._options = options
         self._backend = GpuBackend("off", "")
+        self._compiled_code = CompiledCode()
 
     @property
     def bytes(self) -> int:
@@ -79,6 +81,7 @@ class Recorder:
         options = self._options
         if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
             self.counted_ops = "outputs"
+        self._compiled_code = CompiledCode()
         backends = gpu_backends(options.gpu)
         refusals = ""
         for backend in backends:
@@ -97,6 +100,7 @@ class Recorder:
                     held=self._held(at_end=False),
                     evaluator_switch=_evaluator_switch() if options.modules else None,
                     loader_iter=DataLoader.__iter__,
+                    on_evaluator=self._compiled_code,
                 )
                 break
             except _native.DeviceRecorderError as error:
@@ -107,6 +111,7 @@ class Recorder:
                 raise RecordingError(str(error)) from None
         self._backend = GpuBackend(backend.name, backend.note + refusals)
         self.is_recording = True
+        self._compiled_code.start()
 
     def begin_step(self, number: int, *, warmup: bool) -> None:
         """A step of the loop begins."""
@@ -137,12 +142,14 @@ class Recorder:
                 )
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
+            finally:
+                self._compiled_code.stop()
             self.is_recording = False
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models, places) if self.models is not None else None
         dtypes = Dtypes(_dtypes())
         outputs = self._options.reads_tensors or self.counted_ops == "outputs"
-        counted = flops.evaluate(tables, strings, dtypes, outputs=outputs)
+        counted = flops.evaluate(tables, strings, dtypes, outputs=outputs, hidden=self._compiled_code.hides_ops)
         return Trace(
             **tables,
             strings=strings,

@@ -13,15 +13,15 @@ __all__ = ["devices_by_memory", "real_and_meta", "resolve_device"]
 
 
 def devices_by_memory(trace: Trace) -> list[str]:
-    """The devices on which memory was allocated, the one with the most allocated bytes first.
+    """The devices on which memory was allocated: those that hold parameters first, then those with the most allocated bytes.
 
-    Where parameters are on other devices only, ``meta`` comes last: DTensor finds shapes on meta tensors as large as the whole.
+    PyTorch computes shapes on ``meta``, for a ``DTensor`` in every op, which can add up to more bytes than the
+    model's device has.
     """
     names, device = devices_of(trace, trace.allocations)
     allocated = np.bincount(device, weights=trace.allocations["bytes"], minlength=len(names))
-    ordered = [names[row] for row in np.argsort(-allocated, kind="stable").tolist() if allocated[row]]
-    holds = {names[row] for row in device[trace.allocations["uses"] & Use.PARAMETER != 0].tolist()}
-    return sorted(ordered, key=lambda name: name == "meta" and bool(holds) and "meta" not in holds)
+    holds = np.bincount(device, weights=trace.allocations["uses"] & Use.PARAMETER != 0, minlength=len(names)) > 0
+    return [names[row] for row in np.lexsort((-allocated, ~holds)).tolist() if allocated[row]]
 
 
 def resolve_device(trace: Trace, device: str | None) -> str:
@@ -29,7 +29,7 @@ def resolve_device(trace: Trace, device: str | None) -> str:
 
     Args:
         device: a device such as ``"cuda:1"``; a type such as ``"cuda"``, if the trace has one device of it; or None, for the
-            device with the most allocated bytes.
+            device that holds parameters, or else the one with the most allocated bytes.
 
     Raises:
         ArgumentError: no memory was recorded on this device, or there are several of this type.

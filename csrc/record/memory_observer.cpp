@@ -2,11 +2,9 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Logging.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/csrc/profiler/orchestration/observer.h>
 
 #include <algorithm>
-#include <stdexcept>
 #include <unordered_map>
 #include <utility>
 
@@ -18,8 +16,6 @@
 namespace torchprof {
 namespace {
 
-using c10::DebugInfoKind;
-using c10::ThreadLocalDebugInfo;
 using namespace torch::profiler::impl;
 
 // The real memory that is allocated while recording is paused: some kernels are run for real, to find out what they need. Frees of
@@ -96,27 +92,16 @@ void expect_unknown_frees() {
 
 int64_t take_real_peak() { return std::exchange(real, {}).peak; }
 
-bool MemoryObserver::slot_is_taken() { return ThreadLocalDebugInfo::get(DebugInfoKind::PROFILER_STATE) != nullptr; }
-
-MemoryObserver::MemoryObserver(const std::vector<Held>& held) {
-  if (slot_is_taken()) {
-    throw std::runtime_error("PyTorch's profiler slot of this thread is taken");
+MemoryObserver::MemoryObserver(const std::vector<Held>& held, const std::vector<PyObject*>& profiler_switches)
+    : slot_(std::make_shared<Reports>(), profiler_switches) {
+  if (!slot_.is_held()) {
+    return;  // the profiler that is there would take what follows for allocations of its program
   }
-  ThreadLocalDebugInfo::_push(DebugInfoKind::PROFILER_STATE, std::make_shared<Reports>());
   expect_unknown_frees();
   for (const Held& block : held) {
     if (block.bytes != 0 && block.device_type == static_cast<int8_t>(c10::DeviceType::CPU)) {
       c10::profiledCPUMemoryReporter().New(reinterpret_cast<void*>(block.address), static_cast<size_t>(block.bytes));
     }
-  }
-}
-
-MemoryObserver::~MemoryObserver() {
-  try {
-    ThreadLocalDebugInfo::_pop(DebugInfoKind::PROFILER_STATE);
-  } catch (...) {
-    // The program pushed another state on top and did not pop it. This state stays below it and does nothing, as no recording is
-    // open.
   }
 }
 

@@ -6,20 +6,22 @@
 #include <memory>
 #include <vector>
 
+#include "record/profiler_slot.h"
 #include "trace/tables.h"
 
 namespace torchprof {
 
 class MemoryObserver {
  public:
-  // Throws std::runtime_error if another profiler holds the slot. `held` are blocks from before the recording whose frees shall be
-  // reported: by itself, PyTorch does not report them on the CPU, where it does not know their size.
-  explicit MemoryObserver(const std::vector<Held>& held);
-  ~MemoryObserver();  // on the thread that constructed it
-  MemoryObserver(const MemoryObserver&) = delete;
-  MemoryObserver& operator=(const MemoryObserver&) = delete;
+  // `held` are blocks from before the recording whose frees shall be reported: by itself, PyTorch does not report them on the CPU,
+  // where it does not know their size. `profiler_switches`: see ProfilerSlot.
+  MemoryObserver(const std::vector<Held>& held, const std::vector<PyObject*>& profiler_switches);
 
-  static bool slot_is_taken();
+  // Whether a profiler of PyTorch's ran on this thread meanwhile: reports went to it alone.
+  bool was_shared() const { return slot_.was_shared(); }
+
+ private:
+  ProfilerSlot slot_;
 };
 
 // The most real memory that was allocated at once on this thread while recording was paused, since the previous call.

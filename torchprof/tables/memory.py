@@ -11,7 +11,7 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import incomplete
+from torchprof.tables.footer import remarks
 from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
 
@@ -107,7 +107,7 @@ class Memory(MemoryAccount, Printed):
         else:
             yield "Leaks: these were held beyond the step after their own"
             yield from self.leak_table.head(SHOWN).parts()
-        yield from incomplete(self.trace.losses)
+        yield from remarks(self.trace)
 
 
 def memory(trace: Trace, device: str | None = None) -> Memory:

@@ -39,6 +39,14 @@ std::vector<py::object> found_others(const ModelState& state) {
   return found;
 }
 
+std::vector<py::object> module_classes(const ModelState& state) {
+  std::vector<py::object> classes;
+  for (PyTypeObject* const type : state.module_classes()) {
+    classes.push_back(py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type)));
+  }
+  return classes;
+}
+
 std::vector<py::tuple> restore(ModelState& state) {
   std::vector<py::tuple> failures;
   for (const ModelState::Failure& failure : state.restore()) {
@@ -56,6 +64,7 @@ void define_model_state(py::module_& module) {
       .def(
           "add", [](ModelState& state, const py::object& object) { state.add(object.ptr()); }, "object"_a, py::pos_only())
       .def("found_others", &found_others)
+      .def("module_classes", &module_classes)
       .def("start", &ModelState::start)
       .def("restore", &restore);
 }

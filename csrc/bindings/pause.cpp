@@ -7,8 +7,8 @@
 
 #include "bindings/bindings.h"
 #include "bindings/tensors.h"
-#include "record/memory_observer.h"
 #include "record/meta_allocator.h"
+#include "record/real_memory.h"
 
 namespace torchprof::bindings {
 

@@ -103,6 +103,7 @@ py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& 
 py::dict installed(const py::object& module_class) {
   return py::dict("recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
                   "profiler_slot"_a = ProfilerSlot::is_taken(), "profiler_switches"_a = ProfilerSlot::exists(),
+                  "cpu_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::CPU)),
                   "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
                   "function_hook"_a = FunctionHook::exists(),
                   "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));

@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "bindings/bindings.h"
+#include "record/blocks_met.h"
 #include "record/find_tensors.h"
 #include "record/tensor_reader.h"
 #include "record/unusual_tensors.h"
@@ -27,6 +28,13 @@ py::tuple storage(const py::object& object) {
   Tensor row{};
   read_storage(*unpack(object).unsafeGetTensorImpl(), row);
   return py::make_tuple(row.storage, row.storage_bytes, row.device_type, row.device_index);
+}
+
+// Lets the recording see when its memory is freed.
+void follow(const py::object& object) {
+  if (c10::StorageImpl* const storage = unpack(object).unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()) {
+    follow_block(*storage);
+  }
 }
 
 // Its sizes, as they are recorded, and what it takes: -1 where that is not known.
@@ -77,6 +85,7 @@ std::vector<size_t> use_counts(const py::object& object) {
 
 void define_tensors(py::module_& module) {
   module.def("storage", &storage, "tensor"_a, py::pos_only());
+  module.def("follow", &follow, "tensor"_a, py::pos_only());
   module.def("sizes_and_bytes", &sizes_and_bytes, "tensor"_a, py::pos_only());
   module.def("tensors_in", &tensors_in, "object"_a, py::pos_only());
   module.def("use_counts", &use_counts, "tensor"_a, py::pos_only());

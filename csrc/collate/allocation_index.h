@@ -43,6 +43,17 @@ class AllocationIndex {
     return after != first && is_allocated(*std::prev(after), time) ? *std::prev(after) : kNoRow;
   }
 
+  // When the next block was allocated at this address after a time; kNever if there is none.
+  int64_t next_start(uint64_t address, int64_t time) const {
+    const auto found = ranges_.find(address);
+    for (uint32_t i = found == ranges_.end() ? 0 : found->second.first; found != ranges_.end() && i < found->second.second; ++i) {
+      if (const int64_t start = allocations_[rows_[i]].start; start > time) {
+        return start;
+      }
+    }
+    return kNever;
+  }
+
   bool is_allocated(int32_t row, int64_t time) const {
     const Allocation& allocation = allocations_[row];
     return allocation.start <= time && (allocation.end == kNever || time <= allocation.end);

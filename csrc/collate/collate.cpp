@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "collate/attribution.h"
+#include "collate/blocks_met.h"
 #include "collate/interner.h"
 #include "collate/intervals.h"
 #include "collate/kernels.h"
@@ -72,6 +73,11 @@ class Translation {
     event.op = row(event.op, op_);
     event.module_call = row(event.module_call, call_);
   }
+  void operator()(BlockMet& met) const {
+    met.time = ns(met.time);
+    met.op = row(met.op, op_);
+    met.module_call = row(met.module_call, call_);
+  }
   void operator()(AllocatorTotal& total) const { total.time = ns(total.time); }
 
  private:
@@ -135,6 +141,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   std::vector<uint32_t> thread_ids;  // as the device's driver reports them
   std::vector<FirstRows> first_rows;
   MemoryReports memory;
+  std::vector<BlockMet> met;
   std::vector<AllocatorTotal> totals;
   const auto total = [&](auto member) {
     size_t rows = 0;
@@ -154,7 +161,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
     tables.losses.ops += log->ops.dropped();
     tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
     tables.losses.module_calls += log->module_calls.dropped();
-    tables.losses.allocations += log->memory_events.dropped() + log->allocator_totals.dropped();
+    tables.losses.allocations += log->memory_events.dropped() + log->blocks_met.dropped() + log->allocator_totals.dropped();
     tables.losses.unmatched_ends += log->unmatched_ends;
     tables.threads.push_back(log->identity);
     first_rows.push_back({static_cast<int32_t>(tables.ops.size()), static_cast<int32_t>(tables.module_calls.size())});
@@ -165,11 +172,14 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
     move_rows(log->arguments, translate, arguments);
     move_rows(log->module_calls, translate, tables.module_calls);
     move_rows(log->memory_events, translate, memory.events);
+    move_rows(log->blocks_met, translate, met);
     move_rows(log->allocator_totals, translate, totals);
   }
   const auto earlier = [](const auto& a, const auto& b) { return a.time < b.time; };
   std::stable_sort(memory.events.begin(), memory.events.end(), earlier);
+  std::stable_sort(met.begin(), met.end(), earlier);
   std::stable_sort(totals.begin(), totals.end(), earlier);
+  memory.around = add_blocks_met(memory.events, met, context.held, outstanding);
   for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});
   }

@@ -1,6 +1,7 @@
 #include "collate/lifetimes.h"
 
 #include <algorithm>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -50,6 +51,8 @@ class Lifetimes {
         allocations[found->second].end = event.time;
         allocations[found->second].free_op = event.op;
         open.erase(found);
+      } else if (event.bytes == kUnknownFree) {
+        frees_from_before_[event.address].push_back({event.time, event.op});
       } else {
         allocations.push_back({kNever, event.time, event.address, -event.bytes, kNoRow, event.op, kNoRow, kNoRow, event.thread,
                                event.device_type, event.device_index, 0, 0});
@@ -65,21 +68,46 @@ class Lifetimes {
     return call == kNoRow ? kNoRow : static_cast<int32_t>(tables_.module_calls[call].module);
   }
 
-  // The allocation behind a tensor at a time. One from before the recording is added when it is first used.
+  // The allocation behind a tensor at a time. One that was not reported is added when it is first used.
   int32_t allocation_of(const Tensor& tensor, int64_t time) {
     if (tensor.storage_bytes == 0 || tensor.storage == 0) {
       return kNoRow;
     }
-    const int32_t found = index_->find(tensor.storage, time);
-    return found != kNoRow ? found : from_before(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index);
+    if (const int32_t found = index_->find(tensor.storage, time); found != kNoRow) {
+      return found;
+    }
+    if (const auto outer = reports_.around.find(tensor.storage); outer != reports_.around.end()) {
+      if (const int32_t found = index_->find(outer->second, time); found != kNoRow) {
+        return found;
+      }
+      if (const auto found = before_.find(outer->second); found != before_.end()) {
+        return found->second;
+      }
+    }
+    return unreported(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index, time);
   }
 
-  int32_t from_before(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index) {
-    const auto [found, added] = before_.try_emplace(address, static_cast<int32_t>(tables_.allocations.size()));
-    if (added) {
-      tables_.allocations.push_back(
-          {kNever, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type, device_index, 0, 0});
+  // A block that was in use at a time, though nobody reported its allocation: it is from before the recording, unless another one was
+  // there before it.
+  int32_t unreported(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index, int64_t time) {
+    const auto [found, is_new] = before_.try_emplace(address, static_cast<int32_t>(tables_.allocations.size()));
+    if (!is_new && index_->is_allocated(found->second, time)) {
+      return found->second;
     }
+    found->second = static_cast<int32_t>(tables_.allocations.size());
+    Allocation block{is_new ? kNever : time, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type,
+                     device_index, 0, 0};
+    if (const auto frees = frees_from_before_.find(address); frees != frees_from_before_.end()) {
+      const auto free = std::lower_bound(frees->second.begin(), frees->second.end(), Free{time, INT32_MIN});
+      if (free != frees->second.end()) {
+        std::tie(block.end, block.free_op) = *free;
+      }
+    }
+    if (const int64_t reused = index_->next_start(address, time); reused != kNever && (block.end == kNever || reused < block.end)) {
+      block.end = reused;  // nobody reported its free either
+      block.free_op = kNoRow;
+    }
+    tables_.allocations.push_back(block);
     return found->second;
   }
 
@@ -100,10 +128,7 @@ class Lifetimes {
 
   void mark_operands() {
     for (const Op& op : tables_.ops) {
-      const uint16_t how = how_it_reads(op);
-      if (how == 0) {
-        continue;
-      }
+      const uint16_t how = how_it_reads(op);  // even if it is 0, the block is one of the program's
       for (uint32_t i = 0; i < op.n_inputs; ++i) {
         use(allocation_of(tables_.operands[op.inputs + i], op.start), how);
       }
@@ -215,7 +240,7 @@ class Lifetimes {
       const int64_t time = held.at_end ? reports_.end : 0;
       int32_t row = index_->find(held.address, time);
       if (row == kNoRow) {
-        row = from_before(held.address, held.bytes, held.device_type, held.device_index);
+        row = unreported(held.address, held.bytes, held.device_type, held.device_index, time);
       }
       Allocation& allocation = tables_.allocations[row];
       if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // if modules share it, it belongs to the first
@@ -240,7 +265,9 @@ class Lifetimes {
   const AllocationIndex* index_ = nullptr;
   size_t paired_ = 0;                   // rows from here on are from before the recording
   std::vector<int32_t> row_of_tensor_;  // of each tensor, the allocation it was last found in
-  std::unordered_map<uint64_t, int32_t> before_;
+  using Free = std::pair<int64_t, int32_t>;     // its time and op
+  std::unordered_map<uint64_t, std::vector<Free>> frees_from_before_;  // by address
+  std::unordered_map<uint64_t, int32_t> before_;                       // the latest unreported block at an address
 };
 
 }  // namespace

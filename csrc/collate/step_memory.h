@@ -14,6 +14,7 @@ class Outstanding {
  public:
   void follow(const MemoryEvent& event);
   int64_t bytes() const { return bytes_; }
+  const std::unordered_map<uint64_t, int64_t>& blocks() const { return blocks_; }
 
  private:
   std::unordered_map<uint64_t, int64_t> blocks_;  // address -> bytes

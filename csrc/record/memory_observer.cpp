@@ -2,41 +2,28 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Logging.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/csrc/profiler/orchestration/observer.h>
 
-#include <algorithm>
-#include <unordered_map>
+#include <atomic>
 #include <utility>
 
 #include "record/allocator_statistics.h"
+#include "record/blocks_met.h"
 #include "record/pause.h"
+#include "record/real_memory.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 
 namespace torchprof {
 namespace {
 
+using c10::DebugInfoKind;
+using c10::ThreadLocalDebugInfo;
 using namespace torch::profiler::impl;
 
-// The real memory that is allocated while recording is paused: some kernels are run for real, to find out what they need. Frees of
-// blocks from before, by Python's garbage collector for example, are not counted.
-struct RealMemory {
-  std::unordered_map<void*, int64_t> blocks;
-  int64_t held = 0;
-  int64_t peak = 0;
-
-  void report(void* address, int64_t bytes) {
-    if (bytes > 0) {
-      blocks[address] = bytes;
-      held += bytes;
-      peak = std::max(peak, held);
-    } else if (const auto block = blocks.find(address); block != blocks.end()) {
-      held -= block->second;
-      blocks.erase(block);
-    }
-  }
-};
-thread_local RealMemory real;
+// The state in the slot of the thread that records, and of the autograd threads of its backward passes; nullptr: nothing is recorded.
+std::atomic<const void*> state_in_slot{nullptr};
 
 // PyTorch casts what is in the slot to ProfilerStateBase, so it must be one. Its config says Disabled, so that code which asks whether
 // a profiler is active behaves as it does without a recording.
@@ -49,11 +36,11 @@ class Reports final : public ProfilerStateBase {
 
   void reportMemoryUsage(void* address, int64_t bytes, size_t allocated, size_t reserved, c10::Device device) override {
     if (is_paused()) {
-      try {
-        real.report(address, bytes);
-      } catch (...) {
-      }
+      report_real_memory(address, bytes);
       return;
+    }
+    if (bytes < 0) {
+      forget_blocks_met();
     }
     const LogWriter writer;
     if (ThreadLog* const log = writer.log(); log != nullptr && bytes != 0) {
@@ -90,19 +77,23 @@ void expect_unknown_frees() {
 
 }  // namespace
 
-int64_t take_real_peak() { return std::exchange(real, {}).peak; }
+bool MemoryObserver::has_slot() {
+  const void* const ours = state_in_slot.load(std::memory_order_relaxed);
+  return ours != nullptr && ThreadLocalDebugInfo::get(DebugInfoKind::PROFILER_STATE) == ours;
+}
 
-MemoryObserver::MemoryObserver(const std::vector<Held>& held, const std::vector<PyObject*>& profiler_switches)
+MemoryObserver::MemoryObserver(const std::vector<PyObject*>& profiler_switches)
     : slot_(std::make_shared<Reports>(), profiler_switches) {
-  if (!slot_.is_held()) {
-    return;  // the profiler that is there would take what follows for allocations of its program
+  state_in_slot.store(slot_.state(), std::memory_order_relaxed);
+  if (slot_.is_held()) {
+    expect_unknown_frees();
   }
-  expect_unknown_frees();
-  for (const Held& block : held) {
-    if (block.bytes != 0 && block.device_type == static_cast<int8_t>(c10::DeviceType::CPU)) {
-      c10::profiledCPUMemoryReporter().New(reinterpret_cast<void*>(block.address), static_cast<size_t>(block.bytes));
-    }
-  }
+  cpu_.emplace();
+}
+
+MemoryObserver::~MemoryObserver() {
+  cpu_.reset();
+  state_in_slot.store(nullptr, std::memory_order_relaxed);
 }
 
 }  // namespace torchprof

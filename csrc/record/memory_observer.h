@@ -1,30 +1,32 @@
-// Receives PyTorch's reports of allocations and frees, on the thread that started the recording and on the autograd threads of its
-// backward passes. PyTorch sends them to the object in the thread's PROFILER_STATE slot.
+// Records allocations and frees: those of the CPU on every thread, and what PyTorch reports to the thread that started the recording
+// and to the autograd threads of its backward passes. PyTorch reports to the object in the thread's PROFILER_STATE slot: memory of other
+// devices, memory that is mapped, and the few blocks of the CPU that go past CpuAllocator, such as those of torch.UntypedStorage(n).
 #pragma once
 
-#include <cstdint>
-#include <memory>
+#include <Python.h>
+
+#include <optional>
 #include <vector>
 
+#include "record/cpu_allocator.h"
 #include "record/profiler_slot.h"
-#include "trace/tables.h"
 
 namespace torchprof {
 
 class MemoryObserver {
  public:
-  // `held` are blocks from before the recording whose frees shall be reported: by itself, PyTorch does not report them on the CPU,
-  // where it does not know their size. `profiler_switches`: see ProfilerSlot.
-  MemoryObserver(const std::vector<Held>& held, const std::vector<PyObject*>& profiler_switches);
+  explicit MemoryObserver(const std::vector<PyObject*>& profiler_switches);  // see ProfilerSlot
+  ~MemoryObserver();
+  MemoryObserver(const MemoryObserver&) = delete;
+  MemoryObserver& operator=(const MemoryObserver&) = delete;
 
-  // Whether a profiler of PyTorch's ran on this thread meanwhile: reports went to it alone.
+  static bool has_slot();  // whether the slot of this thread is that of a recording
+  // Whether a profiler of PyTorch's ran on this thread meanwhile: what PyTorch reports went to it alone.
   bool was_shared() const { return slot_.was_shared(); }
 
  private:
   ProfilerSlot slot_;
+  std::optional<CpuAllocator> cpu_;
 };
-
-// The most real memory that was allocated at once on this thread while recording was paused, since the previous call.
-int64_t take_real_peak();
 
 }  // namespace torchprof

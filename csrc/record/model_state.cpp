@@ -243,6 +243,16 @@ void ModelState::add_tensor(PyObject* object, at::TensorImpl& tensor, TensorRow:
   }
 }
 
+std::vector<PyTypeObject*> ModelState::module_classes() const {
+  std::vector<PyTypeObject*> classes;
+  for (const auto& [type, kind] : kinds_) {
+    if (kind == Kind::kModule) {
+      classes.push_back(type);
+    }
+  }
+  return classes;
+}
+
 void ModelState::start() {
   for (const size_t row : buffers_) {
     if (is_compiled_ || guard_.bytes(row) <= kCopiedBuffer) {

@@ -35,6 +35,7 @@ class ModelState {
 
   void add(PyObject* object);  // with all that it holds
   const std::vector<PyObject*>& found_others() const { return found_others_; }
+  std::vector<PyTypeObject*> module_classes() const;  // of the modules that were found
 
   void start();
   std::vector<Failure> restore();

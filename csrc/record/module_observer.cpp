@@ -218,18 +218,17 @@ void for_each_subclass(PyTypeObject* type, Visit visit) {
   }
 }
 
-// The names of the nn.Module classes for which this holds.
+// The names of the nn.Module classes for which this holds. A class with several bases may be met again; to know that of every class
+// would cost more than to look at it again.
 template <typename Condition>
 std::vector<std::string> classes(PyTypeObject* module_class, Condition condition) {
   std::vector<std::string> names;
-  std::unordered_set<PyTypeObject*> seen;
+  std::unordered_set<PyTypeObject*> named;
   const auto visit = [&](auto& self, PyTypeObject* type) -> void {
-    if (seen.insert(type).second) {
-      if (condition(type)) {
-        names.emplace_back(type->tp_name);
-      }
-      for_each_subclass(type, [&](PyTypeObject* subclass) { self(self, subclass); });
+    if (condition(type) && named.insert(type).second) {
+      names.emplace_back(type->tp_name);
     }
+    for_each_subclass(type, [&](PyTypeObject* subclass) { self(self, subclass); });
   };
   visit(visit, module_class);
   return names;
@@ -247,28 +246,28 @@ ModuleObserver::ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_s
   observer = this;
   compiled_outside = 0;
   original_call = module_class->tp_call;
-  walk(module_class);
+  walk(module_class, false);
 }
 
-void ModuleObserver::observe_new_classes() { walk(module_class_); }
+void ModuleObserver::observe_new_classes() { walk(module_class_, true); }
 
 void ModuleObserver::observe_again() {
   if (module_class_->tp_call == original_call && function_.is_hooked(function_of(module_class_))) {
-    walk(module_class_);
+    walk(module_class_, true);
   }
 }
 
 // Replaces only slots that hold the function of nn.Module, so that observed_call() knows which function to call. A class with another
 // function keeps it, but its subclasses are visited.
-void ModuleObserver::walk(PyTypeObject* type) {
+void ModuleObserver::walk(PyTypeObject* type, bool again) {
   if (type->tp_call == original_call) {
     type->tp_call = observed_call;
-    if (std::find(observed_.begin(), observed_.end(), type) == observed_.end()) {
+    if (!again || std::find(observed_.begin(), observed_.end(), type) == observed_.end()) {
       Py_INCREF(type);
       observed_.push_back(type);
     }
   }
-  for_each_subclass(type, [this](PyTypeObject* subclass) { walk(subclass); });
+  for_each_subclass(type, [this, again](PyTypeObject* subclass) { walk(subclass, again); });
 }
 
 std::vector<std::string> ModuleObserver::unobserved_classes() const {

@@ -54,7 +54,7 @@ class ModuleObserver {
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
 
  private:
-  void walk(PyTypeObject* type);
+  void walk(PyTypeObject* type, bool again);
 
   PyTypeObject* const module_class_;
   EvaluatorSwitch switch_;

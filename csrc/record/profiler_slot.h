@@ -31,6 +31,7 @@ class ProfilerSlot {
   // Whether one of PyTorch's profilers had the slot for some time.
   bool was_shared() const { return was_shared_; }
   bool is_held() const;  // on this thread, now
+  const c10::DebugInfoBase* state() const { return state_.get(); }
 
   static bool is_taken();  // on this thread, by anything
   static bool exists();

@@ -8,6 +8,7 @@
 #include <c10/core/TensorImpl.h>
 #include <c10/core/UndefinedTensorImpl.h>
 
+#include "record/blocks_met.h"
 #include "trace/thread_log.h"
 
 struct _object;
@@ -65,6 +66,7 @@ inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor, _object* 
   }
   Tensor row{};
   read_storage(tensor, row);
+  meet_block_of(log, tensor);
   row.dtype = dtype_number(tensor);
   row.flags |= flags;
   const c10::IntArrayRef sizes = tensor.sizes_default();

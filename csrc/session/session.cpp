@@ -86,7 +86,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       logs_(options.budget_bytes, classes_),
       device_(std::move(device)) {
   if (options.memory) {
-    memory_.emplace(held_, options.profiler_switches);
+    memory_.emplace(options.profiler_switches);
     meta_.emplace();
   }
   if (options.aggregate) {

@@ -49,6 +49,9 @@ inline constexpr uint16_t kReadByBackward = 64;    // an input of a backward or 
 inline constexpr uint16_t kReadByOptimizer = 128;  // an input of an op of an optimizer
 inline constexpr uint16_t kHeldAfterCall = 256;    // not freed when the outermost call or op that allocated it had ended
 
+// MemoryEvent::bytes of a free
+inline constexpr int64_t kUnknownFree = INT64_MIN;
+
 // Tensor::device_type
 inline constexpr int8_t kMetaDevice = 14;  // c10::DeviceType::Meta: of meta and of fake tensors
 

@@ -86,7 +86,7 @@ struct Module {
   uint32_t reserved;
 };
 
-// Memory that was allocated (bytes > 0) or freed (bytes < 0), as PyTorch reports it.
+// Memory that was allocated (bytes > 0) or freed (bytes < 0; kUnknownFree where its size is not known).
 struct MemoryEvent {
   int64_t time;
   uint64_t address;
@@ -96,6 +96,18 @@ struct MemoryEvent {
   uint16_t thread;
   int8_t device_type;
   int8_t device_index;
+};
+
+// A block whose allocation nobody reports, such as an array of NumPy, where it was first used.
+struct BlockMet {
+  int64_t time;
+  uint64_t address;
+  int64_t bytes;
+  int32_t op;           // as in MemoryEvent
+  int32_t module_call;
+  uint16_t thread;
+  uint8_t reports_free;  // not 0: its free will be a MemoryEvent
+  uint8_t reserved[5];
 };
 
 // One block of memory, from its allocation to its free. A block from before the recording is listed where the recording saw it: as
@@ -254,7 +266,7 @@ struct Thread {
 };
 
 static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 32 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
-static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
+static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(BlockMet) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
 static_assert(sizeof(Step) == 64 && sizeof(OpTotal) == 104 && sizeof(CallTotal) == 56);
 static_assert(sizeof(AllocatorTotal) == 40);

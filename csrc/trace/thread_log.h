@@ -39,6 +39,7 @@ class ThreadLog {
         arguments(budget),
         module_calls(budget),
         memory_events(budget),
+        blocks_met(budget),
         allocator_totals(budget),
         identity(identity),
         posix_id(posix_id),
@@ -55,8 +56,11 @@ class ThreadLog {
   AppendLog<Arguments> arguments;
   AppendLog<ModuleCall> module_calls;
   AppendLog<MemoryEvent> memory_events;
+  AppendLog<BlockMet> blocks_met;
   AppendLog<AllocatorTotal> allocator_totals;
   AddressSet storages_read;  // see note_storages()
+  AddressSet known_blocks;   // see meet_block(), as the next
+  uint64_t known_blocks_version = 0;
   std::vector<Module> modules;
   StringTable strings;
   ListTable shapes;
@@ -217,6 +221,15 @@ class ThreadLog {
     if (row != nullptr) {
       const int32_t op = from_kernel && open_ops_.size() > 1 ? open_ops_[open_ops_.size() - 2].row : current_op();
       *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index};
+    }
+    return row != nullptr;
+  }
+
+  // False when the budget is spent.
+  bool block_met(int64_t time, uint64_t address, int64_t bytes, bool reports_free) {
+    BlockMet* const row = blocks_met.append();
+    if (row != nullptr) {
+      *row = {time, address, bytes, current_op(), current_call(), thread_, static_cast<uint8_t>(reports_free ? 1 : 0), {}};
     }
     return row != nullptr;
   }

@@ -67,7 +67,7 @@ def record_fake_pass(
     require_extension()
     for feature in (ESTIMATE, DISPATCHER_RULES) if device == "cuda" else (ESTIMATE,):
         feature.require()
-    recording = recording_of(model, backward)
+    recording = recording_of(model, backward, map(type, model.modules()))
     try:
         with preserved(model):
             places = walk(model)

@@ -45,6 +45,8 @@ def held_by(models: Models, *, at_end: bool) -> list[Held]:
         if tensor is None or id(tensor) in seen or has_no_shape(tensor):
             return
         seen.add(id(tensor))
+        if not at_end:
+            _native.follow(tensor)
         address, count, device_type, device_index = _native.storage(tensor)
         held.append(Held(address, count, id(module), type(module).__name__, int(use), device_type, device_index, at_end))
 

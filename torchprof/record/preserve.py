@@ -34,8 +34,11 @@ State = tuple[Callable[[Any], Any], Any]
 
 
 @contextmanager
-def preserved(model: nn.Module, *inputs: Any) -> Iterator[None]:
-    """Put back what running ``model`` inside the block changes, also in its inputs, and also where the block raises."""
+def preserved(model: nn.Module, *inputs: Any) -> Iterator[list[type[nn.Module]]]:
+    """Put back what running ``model`` inside the block changes, also in its inputs, and also where the block raises.
+
+    What it gives is the classes of the modules that it met.
+    """
     states = random_states()
     generators = _generators()
     before = _native.ModelState(model, nn.Module, (*generators, torch.jit.ScriptModule))
@@ -48,7 +51,7 @@ def preserved(model: nn.Module, *inputs: Any) -> Iterator[None]:
                 states.append(next(generators[kind] for kind in generators if isinstance(found, kind))(found))
     before.start()
     try:
-        yield
+        yield before.module_classes()
     finally:
         for restore, state in states:
             restore(state)

@@ -32,7 +32,8 @@ FIRST_STEPS: Final = 3
 """Steps before which module classes are looked for that were created meanwhile. The search takes a third of a millisecond."""
 
 BESIDE_PROFILER: Final = (
-    "torch.profiler ran on the thread of the recording: PyTorch reported what was allocated and freed meanwhile to it alone"
+    "torch.profiler ran on the thread of the recording, and PyTorch reports to one of them: what other devices than the CPU "
+    "allocated meanwhile was not seen"
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,6 @@ from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
-from torchprof.record.modules import walk
 from torchprof.record.nested import tensor_bytes, tensor_sizes, tensors_in
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
@@ -54,13 +53,13 @@ def record_single_pass(
     """
     require_extension()
     recording = profile(model, ops=False, shapes=False)
-    with preserved(model, inputs.args, inputs.kwargs):
+    with preserved(model, inputs.args, inputs.kwargs) as classes:
         try:
             for _ in range(warmup):  # recorded too: one of them may raise
                 recording = profile(model, ops=False, shapes=False)
                 with recording:
                     model(*inputs.args, **inputs.kwargs)
-            recording = recording_of(model, backward)
+            recording = recording_of(model, backward, classes)
             finish = watch(model) if watch is not None else None
             with recording:
                 saved = run_pass(model, inputs, backward, recording.mark)
@@ -73,12 +72,12 @@ def record_single_pass(
     return recording.trace
 
 
-def recording_of(model: nn.Module, backward: bool) -> profile:
-    """A recording of what a summary shows."""
+def recording_of(model: nn.Module, backward: bool, classes: Iterable[type[nn.Module]]) -> profile:
+    """A recording of what a summary shows. ``classes``: those of the modules."""
     # All ops are needed to tie backward to modules. Without a backward, those are enough that FLOPs are counted of.
     recording = profile(model, ops=backward, shapes=backward)
     if not backward:
-        recording._count_flops(outputs=_has_packed_weights(model))
+        recording._count_flops(outputs=any(map(_may_pack_weights, classes)))
     return recording
 
 
@@ -171,10 +170,9 @@ def _sum(sizes: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(sizes) else None
 
 
-def _has_packed_weights(model: nn.Module) -> bool:
+def _may_pack_weights(kind: type[nn.Module]) -> bool:
     """Whether weights may be kept in objects that are no tensors, so that only the output of an op tells their size."""
-    kinds = {type(place.module) for place in walk(model)}
-    return any(kind.__module__.startswith("torch.ao.") or issubclass(kind, torch.jit.ScriptModule) for kind in kinds)
+    return kind.__module__.startswith("torch.ao.") or issubclass(kind, torch.jit.ScriptModule)
 
 
 def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

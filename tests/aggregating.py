@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from torchprof.trace.schema import LAYOUTS, NO_NAME, OP_NESTED, OP_WRAPPER
+from torchprof.analysis.time.self_times import nested_self_times
+from torchprof.trace.schema import LAYOUTS, NO_NAME, OP_NESTED, OP_WRAPPER, phases_of_calls
 from torchprof.trace.trace import Trace
 
 
@@ -60,6 +61,7 @@ def _op_totals(trace: Trace) -> Any:
             inside[op] += duration(row)
             op = int(ops["parent"][op])
     groups: dict[Any, dict[str, int]] = {}
+    op_self, _ = nested_self_times(trace)
     for at, op in enumerate(ops):
         if in_active_step(trace, op["start"]):
             flags = int(op["flags"])
@@ -70,8 +72,7 @@ def _op_totals(trace: Trace) -> Any:
                 ("nested", int(flags & OP_NESTED != 0)),
                 ("wrapper", int(flags & OP_WRAPPER != 0)),
             )
-            below = sum(duration(child) for child in ops if child["parent"] == at)
-            sums = {"time": duration(op), "self_time": duration(op) - below, "device_time": inside[at], "device_self": own[at]}
+            sums = {"time": duration(op), "self_time": int(op_self[at]), "device_time": inside[at], "device_self": own[at]}
             allocations = trace.allocations[(trace.allocations["op"] == at) & (trace.allocations["start"] >= 0)]
             sums |= {"kernels": kernels[at], "allocated": int(allocations["bytes"].sum())}
             _add(groups.setdefault(key, {}), sums, duration(op))
@@ -81,12 +82,14 @@ def _op_totals(trace: Trace) -> Any:
 def _call_totals(trace: Trace) -> Any:
     groups: dict[Any, dict[str, int]] = {}
     calls = trace.module_calls
+    _, call_self = nested_self_times(trace)
     for at, call in enumerate(calls):
         if in_active_step(trace, call["start"]):
             parent = int(call["parent"])
-            key = (("module", int(call["module"])), ("caller", int(calls["module"][parent]) if parent >= 0 else -1))
-            below = sum(duration(child) for child in calls if child["parent"] == at)
-            _add(groups.setdefault(key, {}), {"time": duration(call), "self_time": duration(call) - below}, duration(call))
+            phase = int(phases_of_calls(calls[[at]])[0])
+            caller = int(calls["module"][parent]) if parent >= 0 else -1
+            key = (("module", int(call["module"])), ("phase", phase), ("caller", caller))
+            _add(groups.setdefault(key, {}), {"time": duration(call), "self_time": int(call_self[at])}, duration(call))
     return _table("call_totals", groups)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from phase_oracle import COLUMNS, fill_phases
 
 from torchprof.trace.model import Model, ModuleInfo, TensorInfo
 from torchprof.trace.schema import (
@@ -52,6 +53,7 @@ def trace(
     """A trace with these rows. Columns that are not given are 0, or -1 where that means none.
 
     Ops may have a ``name`` (row of strings) instead of a signature, which is then made from it. Signatures may have ``flops``.
+    Where no step has times by phase, they are found.
     """
     named = [row for row in tables.get("ops", []) if "name" in row]
     if named:
@@ -68,6 +70,8 @@ def trace(
                 if (name, column) == ("signatures", "flops"):
                     continue  # an array of its own
                 arrays[name][index][column] = value
+    if not any(column in row for row in tables.get("steps", []) for column in COLUMNS.values()):
+        fill_phases(arrays["steps"], arrays["ops"], arrays["module_calls"], int((facts or {}).get("duration_ns", 0)))
     dims = [size for shape in shapes or [] for size in shape]
     arrays["dims"] = np.array(dims, dtype=np.int64)
     arrays["shapes"] = np.zeros(len(shapes or []), dtype=LAYOUTS["shapes"])

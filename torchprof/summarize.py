@@ -103,7 +103,9 @@ def summary(
     _check(style, depth, warmup, verbose)
     check_width(width)
     chosen = chosen_columns(columns) if columns is not None else None
-    make = partial(make_inputs, model, input_size, input_data=input_data, dtypes=dtypes)
+    make: Callable[..., Inputs | None] = partial(make_inputs, model, input_size, input_data=input_data, dtypes=dtypes)
+    if input_size is not None:
+        make = preserved_random_states()(make)
     counted = counted_as(model, input_data, device)
     watch = watch_weights_and_biases if style == "torchsummary" else None
     trace, why_not = None, ""
@@ -111,8 +113,7 @@ def summary(
         trace, why_not = _counted(model, partial(make, batch_size=batch_size), counted, backward, warmup, watch)
         device = counted.otherwise_on
     if trace is None:
-        with preserved_random_states():
-            inputs = make(batch_size=batch_size, device=device)
+        inputs = make(batch_size=batch_size, device=device)
         if inputs is None:
             trace = Trace.empty(describe(model))
         else:
@@ -151,7 +152,7 @@ def _counted(
     """The trace of a pass on fake tensors; or None, and why there is none."""
     from torchprof.estimation.fake_pass import record_fake_pass  # it takes its time to import
 
-    with preserved_random_states(), without_fake_mode():
+    with without_fake_mode():
         inputs = make(device=counted.inputs_on)
     if inputs is None:
         return Trace.empty(describe(model)), ""
@@ -188,8 +189,7 @@ def _record_batch(
     """The trace of a pass with another batch."""
     if counted is not None and (trace := _counted(model, partial(make, batch_size=batch_size), counted)[0]) is not None:
         return trace
-    with preserved_random_states():
-        inputs = make(batch_size=batch_size, device=device)
+    inputs = make(batch_size=batch_size, device=device)
     assert inputs is not None
     return record_single_pass(model, inputs)
 

@@ -36,7 +36,7 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
 void start_recording(const py::object& owner, bool ops, bool shapes, bool memory, int64_t budget_bytes,
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
                      int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
-                     const std::vector<py::object>& profiler_switches) {
+                     const std::vector<py::object>& profiler_switches, const py::object& loader_iter) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -47,6 +47,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   for (const py::object& each : profiler_switches) {
     options.profiler_switches.push_back(each.ptr());
   }
+  options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
   options.flops = flops;
   options.flop_outputs = flop_outputs;
   options.aggregate = aggregate;
@@ -84,17 +85,21 @@ void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::ve
 // The tables by name, the strings that they refer to, and what else is known about the recording.
 py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
   Recorded recorded = stop(owner.ptr(), held_from_python(held), may_wait);
+  const bool stepped = !recorded.tables.steps.empty();
   const py::dict tables = to_arrays(recorded.tables);
   py::dict losses;
   for_each_loss(recorded.tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
   const py::list strings = py::cast(recorded.tables.strings);
-  const py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
+  py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
                        "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
                        "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
                        "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
                        "unobserved_classes"_a = recorded.unobserved_classes,
                        "compiled_outside_calls"_a = recorded.compiled_outside_calls,
                        "unread_modules"_a = unread_modules(recorded.storages_read, places));
+  if (!stepped) {
+    facts["phase_ns"] = recorded.phase_times;
+  }
   return py::make_tuple(tables, strings, facts);
 }
 
@@ -115,7 +120,7 @@ void define_recording(py::module_& module) {
   py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
   module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
-             "evaluator_switch"_a = py::none(), "profiler_switches"_a = std::vector<py::object>());
+             "evaluator_switch"_a = py::none(), "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);

@@ -17,7 +17,12 @@ Role role(std::string_view name) {
   if (name == "torch::autograd::AccumulateGrad") {
     return Role::kAccumulation;
   }
-  return starts("Optimizer.step#") || starts("Optimizer.zero_grad#") ? Role::kOptimizer : Role::kPlain;
+  if (starts("Optimizer.step#") || starts("Optimizer.zero_grad#")) {
+    return Role::kOptimizer;
+  }
+  // The first two are ranges of PyTorch, around next(); the last is that of LoaderObserver.
+  const bool loads = starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange;
+  return loads ? Role::kLoader : Role::kPlain;
 }
 
 void set_phase(Op& op, Phase phase) {
@@ -76,6 +81,8 @@ class Attribution {
     for (ModuleCall& call : tables_.module_calls) {
       if (call.op != kNoRow && is_in_backward(ops_[call.op])) {
         call.flags |= kRecomputed;
+      } else if (call.op != kNoRow && phase(ops_[call.op]) == Phase::kData) {
+        call.flags |= kLoadedData;
       }
     }
     return std::move(ran_in_);
@@ -93,7 +100,13 @@ class Attribution {
     }
   }
 
+  // The innermost of what began around it counts. So a step of an optimizer that is given a closure has forward and backward inside,
+  // and a backward pass has the optimizer that its hooks run.
   Phase phase_of(const Op& op, int32_t row, const std::vector<bool>& differentiates) const {
+    const Op* const parent = op.parent != kNoRow ? &ops_[op.parent] : nullptr;
+    if ((parent != nullptr && phase(*parent) == Phase::kData) || (role_of(op) == Role::kLoader && op.scope == kUserScope)) {
+      return Phase::kData;
+    }
     if (role_of(op) == Role::kEngine) {
       return Phase::kBackward;
     }
@@ -101,20 +114,17 @@ class Attribution {
       return Phase::kOptimizer;
     }
     const int32_t call = ran_in_[row];
-    if (op.parent != kNoRow) {
-      const Op& parent = ops_[op.parent];
-      if (phase(parent) == Phase::kOptimizer) {
-        return Phase::kOptimizer;
-      }
-      if (is_in_backward(parent)) {
-        const bool called_here = call != kNoRow && call != ran_in_[op.parent];
-        const bool builds_graph_again =
-            parent.scope == kBackwardScope && op.sequence_nr >= 0 && op.forward_thread == 0 && differentiates[op.parent];
-        return called_here || builds_graph_again ? Phase::kRecomputation : phase(parent);
-      }
+    const bool called_here = call != kNoRow && (parent == nullptr || call != ran_in_[op.parent]);
+    if (parent != nullptr && is_in_backward(*parent)) {
+      const bool builds_graph_again =
+          parent->scope == kBackwardScope && op.sequence_nr >= 0 && op.forward_thread == 0 && differentiates[op.parent];
+      return called_here || builds_graph_again ? Phase::kRecomputation : phase(*parent);
     }
     if (op.scope == kBackwardScope) {
       return Phase::kBackward;
+    }
+    if (parent != nullptr && phase(*parent) == Phase::kOptimizer && !called_here) {
+      return Phase::kOptimizer;
     }
     return call != kNoRow ? Phase::kForward : Phase::kOther;
   }
@@ -136,13 +146,13 @@ class Attribution {
   // the node keep that call.
   void attribute_backward() {
     const ForwardOps forward(tables_);
-    creators_.assign(ops_.size(), false);
+    nodes_.assign(ops_.size(), kNoRow);
     std::unordered_map<uint64_t, int32_t> writers;  // storage -> the call that the latest op to return it is attributed to
     for (size_t row = 0; row < ops_.size(); ++row) {
       Op& op = ops_[row];
       if (op.forward_thread != 0 && op.sequence_nr >= 0) {
         if (const int32_t creator = forward.creator(op.forward_thread, op.sequence_nr); creator != kNoRow) {
-          creators_[creator] = true;
+          nodes_[creator] = static_cast<int32_t>(row);
           attribute_to(ops_[creator].module_call, op);
         }
       } else if (role_of(op) == Role::kAccumulation && op.n_inputs != 0) {
@@ -179,7 +189,7 @@ class Attribution {
   void mark_forward_outside_modules() {
     std::vector<bool> forward(ops_.size());
     for (size_t row = 0; row < ops_.size(); ++row) {
-      if (!creators_[row] || phase(ops_[row]) != Phase::kOther) {
+      if (nodes_[row] == kNoRow || !(phase(ops_[row]) == Phase::kOther || is_of_closure(static_cast<int32_t>(row)))) {
         continue;
       }
       auto outermost = static_cast<int32_t>(row);
@@ -191,17 +201,30 @@ class Attribution {
     for (size_t row = 0; row < ops_.size(); ++row) {
       Op& op = ops_[row];
       forward[row] = forward[row] || (op.parent != kNoRow && forward[op.parent]);
-      if (forward[row] && phase(op) == Phase::kOther) {
+      if (forward[row] && (phase(op) == Phase::kOther || phase(op) == Phase::kOptimizer)) {
         set_phase(op, Phase::kForward);
       }
     }
+  }
+
+  // Whether an op in the step of an optimizer is one of its closure: what that computes is differentiated before the step ends. What a
+  // differentiable optimizer computes is differentiated later.
+  bool is_of_closure(int32_t row) const {
+    if (phase(ops_[row]) != Phase::kOptimizer) {
+      return false;
+    }
+    int32_t range = row;
+    while (range != kNoRow && role_of(ops_[range]) != Role::kOptimizer) {
+      range = ops_[range].parent;
+    }
+    return range != kNoRow && (ops_[range].end == kNever || ops_[nodes_[row]].start < ops_[range].end);
   }
 
   Tables& tables_;
   std::vector<Op>& ops_;
   const std::vector<Role> roles_;
   std::vector<int32_t> ran_in_;  // the call each op ran in, which may not be the call that it is attributed to
-  std::vector<bool> creators_;   // forward ops whose autograd node was recorded
+  std::vector<int32_t> nodes_;   // by forward op: the op that ran its autograd node last, if one was recorded
 };
 
 }  // namespace

@@ -9,11 +9,16 @@
 namespace torchprof {
 
 // What the name of an op says about it.
-enum class Role : uint8_t { kPlain, kEngine, kAccumulation, kOptimizer };
+enum class Role : uint8_t { kPlain, kEngine, kAccumulation, kOptimizer, kLoader };
 
 std::vector<Role> roles(const Tables& tables);  // by row of strings
 
 inline Phase phase(const Op& op) { return static_cast<Phase>(op.flags >> kPhaseShift); }
+inline Phase phase(const ModuleCall& call) {
+  return (call.flags & kLoadedData) != 0   ? Phase::kData
+         : (call.flags & kRecomputed) != 0 ? Phase::kRecomputation
+                                           : Phase::kForward;
+}
 
 // Fills in the phases, and attributes backward ops, the accumulation of gradients and the updates of parameters to module calls of
 // the forward pass. `held` says which module has which parameter. Returns the calls that the ops ran in.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "collate/attribution.h"
 #include "collate/blocks_met.h"
@@ -132,8 +133,8 @@ void translate(DeviceReport& devices, Interner& interner, const TickConverter& c
 
 }  // namespace
 
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-               Outstanding& outstanding) {
+Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
+                 Outstanding& outstanding) {
   const TickConverter& clock = context.clock;
   Tables tables;
   Interner interner;
@@ -200,6 +201,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
   memory.ran_in = attribute(tables, context.held);
   tables.device_clock_error =
       std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
+  PhaseTimes times = find_phase_times(tables, first_rows, context.main_thread, memory.end);
   mark_nested(tables, context.classes);
   if (context.memory) {
     find_allocations(tables, memory);
@@ -209,7 +211,7 @@ Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devic
     account_steps(tables.steps, memory.events, outstanding);
   }
   assign_signatures(tables, arguments);
-  return tables;
+  return {std::move(tables), std::move(times)};
 }
 
 }  // namespace torchprof

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "collate/phase_times.h"
 #include "collate/step_memory.h"
 #include "trace/clock.h"
 #include "trace/device_log.h"
@@ -35,11 +36,17 @@ struct Context {
   const OpClasses& classes;  // what ops are to a count of FLOPs: see kNested
   bool memory;               // whether memory events were recorded
   TickConverter clock;
-  int64_t end;  // of the logs, in ticks
+  int64_t end;               // of the logs, in ticks
+  uint64_t main_thread = 0;  // PyTorch's id of the thread that records
+};
+
+struct Collated {
+  Tables tables;
+  PhaseTimes times;
 };
 
 // Empties the logs. `outstanding` is the memory that was allocated and not freed before the logs began; it is brought up to date.
-Tables collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-               Outstanding& outstanding);
+Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
+                 Outstanding& outstanding);
 
 }  // namespace torchprof

@@ -89,7 +89,7 @@ int64_t attribute_interval(const Tables& tables, Kernel& interval) {
   }
   const ModuleCall& call = tables.module_calls[interval.module_call];
   interval.name = tables.modules[call.module].type;
-  interval.phase = static_cast<uint8_t>((call.flags & kRecomputed) != 0 ? Phase::kRecomputation : Phase::kForward);
+  interval.phase = static_cast<uint8_t>(phase(call));
   return call.start;
 }
 

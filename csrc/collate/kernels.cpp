@@ -88,7 +88,7 @@ class CallAttribution {
     if (call.module_call == kNoRow) {
       return Phase::kOther;
     }
-    return (tables_.module_calls[call.module_call].flags & kRecomputed) != 0 ? Phase::kRecomputation : Phase::kForward;
+    return phase(tables_.module_calls[call.module_call]);
   }
 
   const Tables& tables_;

@@ -37,6 +37,7 @@ class OptimizerAttribution {
       const Op& op = tables_.ops[row];
       if (phase(op) != Phase::kOptimizer) {
         learn_gradients(op);
+        forget_latest();  // in a closure, backward runs between the updates
       } else if (op.scope != kUserScope) {
         follow(row);
       } else if (op.parent == kNoRow || phase(tables_.ops[op.parent]) != Phase::kOptimizer) {

@@ -18,18 +18,6 @@ std::vector<int64_t> durations(const std::vector<Row>& rows) {
   return found;
 }
 
-// The time of each row without that of the rows inside it.
-template <typename Row>
-std::vector<int64_t> self_times(const std::vector<Row>& rows, const std::vector<int64_t>& durations) {
-  std::vector<int64_t> own = durations;
-  for (size_t row = 0; row < rows.size(); ++row) {
-    if (rows[row].parent != kNoRow) {
-      own[rows[row].parent] -= durations[row];
-    }
-  }
-  return own;
-}
-
 template <typename Total>
 void count(Total& total, int64_t time, int64_t self_time) {
   total.min = total.count == 0 ? time : std::min(total.min, time);
@@ -40,7 +28,7 @@ void count(Total& total, int64_t time, int64_t self_time) {
 
 }  // namespace
 
-void Totals::add(const Tables& step) {
+void Totals::add(const Tables& step, const PhaseTimes& times) {
   std::vector<uint32_t> strings, shapes, modules, signatures;
   interner_.set_room(has_room());
   for (const std::string& text : step.strings) {
@@ -64,7 +52,6 @@ void Totals::add(const Tables& step) {
   }
   const DeviceTimes device = device_times(step);
   const std::vector<int64_t> op_times = durations(step.ops);
-  const std::vector<int64_t> op_self_times = self_times(step.ops, op_times);
   for (size_t row = 0; row < step.ops.size(); ++row) {
     const Op& op = step.ops[row];
     const int32_t module =
@@ -82,7 +69,7 @@ void Totals::add(const Tables& step) {
       continue;
     }
     OpTotal& total = tables_.op_totals[found];
-    count(total, op_times[row], op_self_times[row]);
+    count(total, op_times[row], times.op_self[row]);
     total.time += op_times[row];
     total.allocated += allocated[row];
     total.device_time += device.total[row];
@@ -92,7 +79,6 @@ void Totals::add(const Tables& step) {
   add_kernels(step, strings, modules);
 
   const std::vector<int64_t> call_times = durations(step.module_calls);
-  const std::vector<int64_t> call_self_times = self_times(step.module_calls, call_times);
   for (size_t row = 0; row < step.module_calls.size(); ++row) {
     const ModuleCall& call = step.module_calls[row];
     CallTotal key{};
@@ -101,7 +87,7 @@ void Totals::add(const Tables& step) {
       ++losses_.module_calls;
       continue;
     }
-    key.recomputed = static_cast<uint8_t>((call.flags & kRecomputed) != 0);
+    key.phase = static_cast<uint8_t>(phase(call));
     const auto [found, added] = call_rows_.try_emplace(key_of(key), tables_.call_totals.size());
     if (added && !has_room()) {
       call_rows_.erase(found);
@@ -113,7 +99,7 @@ void Totals::add(const Tables& step) {
       tables_.call_totals.push_back(key);
     }
     CallTotal& total = tables_.call_totals[found->second];
-    count(total, call_times[row], call_self_times[row]);
+    count(total, call_times[row], times.call_self[row]);
     bool outermost = true;
     for (int32_t around = call.parent; around != kNoRow; around = step.module_calls[around].parent) {
       outermost = outermost && step.module_calls[around].module != call.module;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "collate/interner.h"
+#include "collate/phase_times.h"
 #include "collate/signatures.h"
 #include "trace/tables.h"
 
@@ -30,7 +31,7 @@ class Totals {
   // The sums take about half of these bytes at most. What has no room is counted in losses().
   explicit Totals(int64_t budget_bytes) : budget_(budget_bytes) {}
 
-  void add(const Tables& step);
+  void add(const Tables& step, const PhaseTimes& times);
 
   // Whether so many rows were added that merge_shapes() is worth its time. Its figures are those of the rows of copy().
   bool is_merge_due() const;
@@ -48,7 +49,7 @@ class Totals {
   // Name, name of the op, module, device, kind, direction, phase, and whether in a graph.
   using KernelKey = std::tuple<uint32_t, uint32_t, int32_t, int8_t, int8_t, uint8_t, uint8_t, uint8_t, uint8_t>;
 
-  static uint64_t key_of(const CallTotal& total) { return uint64_t{total.module} << 1 | total.recomputed; }
+  static uint64_t key_of(const CallTotal& total) { return uint64_t{total.module} << 8 | total.phase; }
   static KernelKey key_of(const KernelTotal& total) {
     return {total.name, total.op,        total.module, total.device_type, total.device_index,
             total.kind, total.direction, total.phase,  total.in_graph};
@@ -74,7 +75,7 @@ class Totals {
   SignatureTable known_;
   Tables tables_;
   std::unordered_map<uint64_t, size_t> op_rows_;    // by signature, module, phase and nesting
-  std::unordered_map<uint64_t, size_t> call_rows_;  // by module, and whether recomputed
+  std::unordered_map<uint64_t, size_t> call_rows_;  // by module and phase
   std::map<KernelKey, size_t> kernel_rows_;
 };
 

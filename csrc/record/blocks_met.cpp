@@ -62,6 +62,9 @@ void follow_block(c10::StorageImpl& storage) {
   if (data.get() != nullptr && data.get() == data.get_context() && data.get_deleter() == default_deleter()) {
     // In place, as other threads may look at the pointer meanwhile. The reference is called a moved one, but nothing moves.
     __atomic_store_n(&data.move_context().get_deleter(), &release_block, __ATOMIC_RELAXED);
+    if (storage.allocator() == c10::GetDefaultCPUAllocator()) {
+      storage.set_allocator(&recording_allocator());
+    }
   }
 }
 

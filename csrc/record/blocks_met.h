@@ -25,8 +25,8 @@ inline void meet_block_of(ThreadLog& log, const c10::TensorImpl& tensor) {
   }
 }
 
-// Lets the free of a block from before a recording be recorded, if it is one of PyTorch's allocator for the CPU. Nothing else about the
-// storage changes: the same memory is freed in the same way.
+// Lets the free of a block from before a recording be recorded, if it is one of PyTorch's allocator for the CPU, and what it is resized
+// to. Nothing else about the storage changes: the same memory is freed in the same way.
 void follow_block(c10::StorageImpl& storage);
 
 // The memory of some block may be that of another one from now on.

@@ -30,8 +30,7 @@ void record(const void* data, int64_t bytes) {
   }
 }
 
-// Never destroyed, because storages keep a pointer to it, by which they allocate when they are resized. It is PyTorch's default
-// allocator in every respect but one: its own profiler, on this thread, is told of a block unless that is this recording.
+// PyTorch's default allocator in every respect but one: the profiler of this thread is told of a block unless that is the recording.
 class Recording final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
@@ -54,17 +53,17 @@ class Recording final : public c10::Allocator {
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
 
-Recording& allocator() {
+}  // namespace
+
+c10::Allocator& recording_allocator() {
   static auto* const instance = new Recording;
   return *instance;
 }
 
-}  // namespace
-
 CpuAllocator::CpuAllocator() : replaced_(c10::GetCPUAllocator()) {
   // A program's own allocator may not allocate where PyTorch's does: it stays, and its blocks are known when they are first used.
   if (replaced_ == c10::GetDefaultCPUAllocator()) {
-    c10::SetCPUAllocator(&allocator());
+    c10::SetCPUAllocator(&recording_allocator());
   }
   static std::atomic<uint64_t> latest{0};
   current_.store(latest.fetch_add(1) + 1, std::memory_order_relaxed);
@@ -72,7 +71,7 @@ CpuAllocator::CpuAllocator() : replaced_(c10::GetCPUAllocator()) {
 
 CpuAllocator::~CpuAllocator() {
   current_.store(0, std::memory_order_relaxed);
-  if (c10::GetCPUAllocator() == &allocator()) {
+  if (c10::GetCPUAllocator() == &recording_allocator()) {
     c10::SetCPUAllocator(replaced_);
   }
 }

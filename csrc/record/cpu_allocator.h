@@ -28,6 +28,9 @@ class CpuAllocator {
   c10::Allocator* const replaced_;
 };
 
+// What allocates while a CpuAllocator exists. Never destroyed, because storages keep it to be resized by.
+c10::Allocator& recording_allocator();
+
 // Frees a block of PyTorch's allocator for the CPU, and records it. Never removed: blocks outlive recordings.
 void release_block(void* data);
 

@@ -1,5 +1,8 @@
 #include "record/function_hook.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace torchprof {
 namespace {
 
@@ -49,8 +52,6 @@ PyTypeObject* hooked_type() {
   }
   return &type;
 }
-
-PyObject* hooked = nullptr;  // the function, borrowed from the hook
 #endif
 
 }  // namespace
@@ -63,36 +64,53 @@ FunctionHook::FunctionHook(PyObject* callable, vectorcallfunc instead, [[maybe_u
   if (hooked_type() == nullptr || !sees_evaluators) {
     return;
   }
-  hooked = callable;
-  evaluator_changed();
 #endif
+  // The same function has the same place again, for the sake of calls that are on their way.
+  const auto is_free = [](const Hooked& hook) { return !hook.exists; };
+  Hooked* place = std::find_if(std::begin(hooks_), std::end(hooks_),
+                               [&](const Hooked& hook) { return is_free(hook) && hook.function == callable; });
+  if (place == std::end(hooks_)) {
+    place = std::find_if(std::begin(hooks_), std::end(hooks_),
+                         [&](const Hooked& hook) { return is_free(hook) && hook.function == nullptr; });
+  }
+  if (place == std::end(hooks_)) {
+    place = std::find_if(std::begin(hooks_), std::end(hooks_), is_free);
+  }
+  if (place == std::end(hooks_)) {
+    return;
+  }
   auto* const function = reinterpret_cast<PyFunctionObject*>(callable);
-  original_ = function->vectorcall;
+  *place = {Py_NewRef(callable), function->vectorcall, true};
+  hooked_ = place;
+  evaluator_changed();
   set_vectorcall(function, instead);
-  function_ = Py_NewRef(callable);
-  exists_ = true;
+}
+
+bool FunctionHook::exists() {
+  return std::any_of(std::begin(hooks_), std::end(hooks_), [](const Hooked& hook) { return hook.exists; });
 }
 
 void FunctionHook::evaluator_changed() noexcept {
 #if PY_VERSION_HEX < 0x030C0000
-  if (hooked != nullptr) {
-    const bool runs_itself = _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) == _PyEval_EvalFrameDefault;
-    Py_SET_TYPE(hooked, runs_itself ? hooked_type() : &PyFunction_Type);
+  const bool runs_itself = _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) == _PyEval_EvalFrameDefault;
+  for (const Hooked& hook : hooks_) {
+    if (hook.exists) {
+      Py_SET_TYPE(hook.function, runs_itself ? hooked_type() : &PyFunction_Type);
+    }
   }
 #endif
 }
 
 FunctionHook::~FunctionHook() {
-  if (function_ == nullptr) {
+  if (hooked_ == nullptr) {
     return;
   }
-  exists_ = false;
-  set_vectorcall(reinterpret_cast<PyFunctionObject*>(function_), original_);
+  hooked_->exists = false;
+  set_vectorcall(reinterpret_cast<PyFunctionObject*>(hooked_->function), hooked_->original);
 #if PY_VERSION_HEX < 0x030C0000
-  hooked = nullptr;
-  Py_SET_TYPE(function_, &PyFunction_Type);
+  Py_SET_TYPE(hooked_->function, &PyFunction_Type);
 #endif
-  Py_DECREF(function_);
+  Py_DECREF(hooked_->function);
 }
 
 }  // namespace torchprof

@@ -13,7 +13,7 @@
 
 namespace torchprof {
 
-// All of this needs the GIL. There is at most one hook at a time.
+// All of this needs the GIL. There is at most one hook of a function at a time, and two in all.
 class FunctionHook {
  public:
   // `instead` is given what the function is called with, and calls original() when it wants the function to run. A `callable` that is
@@ -23,22 +23,29 @@ class FunctionHook {
   FunctionHook(const FunctionHook&) = delete;
   FunctionHook& operator=(const FunctionHook&) = delete;
 
-  bool is_hooked(PyObject* callable) const { return callable != nullptr && callable == function_; }
-  static bool exists() { return exists_; }
+  bool is_hooked(PyObject* callable) const {
+    return callable != nullptr && hooked_ != nullptr && callable == hooked_->function;
+  }
+  static bool exists();
 
   // To be called after the program has installed or removed an evaluator of frames: see EvaluatorSwitch.
   static void evaluator_changed() noexcept;
 
+  // Also for a call that was on its way when the hook ended.
   static PyObject* original(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) {
-    return original_(function, args, count, keywords);
+    const bool is_first = function == hooks_[0].function;
+    return hooks_[is_first ? 0 : 1].original(function, args, count, keywords);
   }
 
  private:
-  static inline vectorcallfunc original_ = nullptr;  // not reset: a call may still be on its way when the hook ends
+  struct Hooked {
+    PyObject* function;  // owned while the hook exists, and only compared afterwards
+    vectorcallfunc original;
+    bool exists;
+  };
+  static inline Hooked hooks_[2] = {};
 
-  static inline bool exists_ = false;
-
-  PyObject* function_ = nullptr;  // owned
+  Hooked* hooked_ = nullptr;
 };
 
 }  // namespace torchprof

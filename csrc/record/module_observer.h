@@ -48,6 +48,9 @@ class ModuleObserver {
   // their slot.
   std::vector<std::string> unobserved_classes() const;
 
+  // Whether it is told of evaluators of frames, which FunctionHook needs in Python 3.11.
+  bool sees_evaluators() const { return switch_.is_observed(); }
+
   // How often compiled code was entered outside of all module calls. Inside one, the call is marked: see kCompiled.
   static uint64_t compiled_outside_calls() noexcept;
 

@@ -4,7 +4,9 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <mutex>
+#include <unordered_set>
 
 #if defined(__linux__)
 #include <linux/membarrier.h>
@@ -58,6 +60,33 @@ uint64_t native_thread_id() {
   pthread_threadid_np(nullptr, &id);
   return id;
 #endif
+}
+
+// Comes after a change of the generation: no thread writes to a log of an earlier one any more.
+void wait_for_writers() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  fence_every_thread();
+  Registry& all = registry();
+  std::unordered_set<const ThreadSlot*> writers;
+  {
+    const std::lock_guard lock(all.mutex);
+    for (const auto& slot : all.slots) {
+      writers.insert(slot.get());
+    }
+  }
+  // Each thread is seen once not to write. The lock is not held while waiting: a writer may need it to join the recording.
+  while (!writers.empty()) {
+    {
+      const std::lock_guard lock(all.mutex);
+      std::erase_if(writers, [&all](const ThreadSlot* writer) {
+        const auto slot = std::find_if(all.slots.begin(), all.slots.end(), [&](const auto& each) { return each.get() == writer; });
+        return slot == all.slots.end() || !writer->writing.load(std::memory_order_acquire);
+      });
+    }
+    if (!writers.empty()) {
+      sched_yield();
+    }
+  }
 }
 
 }  // namespace
@@ -122,17 +151,22 @@ void ThreadLogs::close() {
     all.open = nullptr;
     detail::generation.store(0);
   }
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  fence_every_thread();
-  // The lock is not held while waiting: a writer may need it to join the recording, and then finds none open.
-  const auto any_writes = [&all] {
+  wait_for_writers();
+}
+
+std::vector<std::unique_ptr<ThreadLog>> ThreadLogs::exchange() {
+  Registry& all = registry();
+  std::vector<std::unique_ptr<ThreadLog>> ended;
+  {
     const std::lock_guard lock(all.mutex);
-    return std::any_of(all.slots.begin(), all.slots.end(),
-                       [](const auto& slot) { return slot->writing.load(std::memory_order_acquire); });
-  };
-  while (any_writes()) {
-    sched_yield();
+    if (all.open != this) {
+      return ended;
+    }
+    ended.swap(logs_);
+    detail::generation.store(++all.last_generation);
   }
+  wait_for_writers();
+  return ended;
 }
 
 }  // namespace torchprof

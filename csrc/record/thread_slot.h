@@ -81,7 +81,8 @@ class ThreadLogs {
   void open();
   void close();  // when it returns, no thread writes to these logs any more
 
-  void clear() { logs_.clear(); }  // after close()
+  // Ends the logs so far and goes on with new ones. Nothing is lost in between.
+  std::vector<std::unique_ptr<ThreadLog>> exchange();
 
   std::vector<std::unique_ptr<ThreadLog>>& logs() { return logs_; }
   Budget& budget() { return budget_; }

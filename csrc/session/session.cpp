@@ -1,5 +1,6 @@
 #include "session/session.h"
 
+#include <ATen/record_function.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -78,7 +79,8 @@ int64_t unix_ns() {
 }  // namespace
 
 Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
-    : begin_(ClockReading::now()),
+    : main_thread_(at::RecordFunction::currentThreadId()),
+      begin_(ClockReading::now()),
       origin_unix_ns_(unix_ns()),
       classes_(op_classes()),
       memory_requested_(options.memory),
@@ -100,6 +102,9 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   }
   if (options.module_class != nullptr) {
     modules_.emplace(options.module_class, options.evaluator_switch);
+  }
+  if (options.ops && options.loader_iter != nullptr) {
+    loaders_.emplace(options.loader_iter, modules_.has_value() && modules_->sees_evaluators());
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
@@ -149,27 +154,31 @@ void Session::stop_device(bool may_wait) {
   }
 }
 
-// What other threads do while the logs are exchanged is not recorded.
+// With a device, what other threads do meanwhile is not recorded, as its report must end where the logs do.
 void Session::aggregate_step() {
-  logs_.close();
-  Tables step = collated(held_, ClockReading::now());
+  if (device_) {
+    logs_.close();
+  }
+  auto logs = device_ ? std::exchange(logs_.logs(), {}) : logs_.exchange();
+  auto [step, times] = collated(logs, held_, ClockReading::now());
   if (step.steps.back().warmup == 0) {
-    totals_->add(step);
+    totals_->add(step, times);
   }
   losses_ += step.losses;
   device_clock_error_ = std::max(device_clock_error_, step.device_clock_error);
   devices_interrupted_ = devices_interrupted_ || step.devices_interrupted;
   aggregated_steps_.insert(aggregated_steps_.end(), step.steps.begin(), step.steps.end());
   moments_.steps.clear();
-  logs_.clear();
-  logs_.open();
+  if (device_) {
+    logs_.open();
+  }
 }
 
-Tables Session::collated(const std::vector<Held>& held, ClockReading end) {
+Collated Session::collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end) {
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
-  const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks};
-  return collate(logs_.logs(), std::move(report), context, outstanding_);
+  const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks, main_thread_};
+  return collate(logs, std::move(report), context, outstanding_);
 }
 
 void Session::observe_new_classes() {
@@ -186,6 +195,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.compiled_outside_calls = modules_->compiled_outside_calls();
   }
   recorded.beside_profiler = memory_ && memory_->was_shared();
+  loaders_.reset();
   modules_.reset();
   ops_.reset();
   counted_ops_.reset();
@@ -199,10 +209,11 @@ Recorded Session::stop(const std::vector<Held>& held) {
     moments_.steps.pop_back();  // a step that did not end is not reported
   }
   if (totals_) {
-    Tables rest = collated(held_, end);
+    auto [rest, times] = collated(logs_.logs(), held_, end);
     if (aggregated_steps_.empty()) {
-      totals_->add(rest);  // no step was marked: the whole recording is one
+      totals_->add(rest, times);  // no step was marked: the whole recording is one
     }
+    recorded.phase_times = times.whole;
     recorded.tables = totals_->copy();
     recorded.shapes_kept = totals_->shapes_kept();
     recorded.tables.steps = std::move(aggregated_steps_);
@@ -213,7 +224,9 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.tables.devices_interrupted = devices_interrupted_ || rest.devices_interrupted;
   } else {
     held_.insert(held_.end(), held.begin(), held.end());
-    recorded.tables = collated(held_, end);
+    auto [tables, times] = collated(logs_.logs(), held_, end);
+    recorded.tables = std::move(tables);
+    recorded.phase_times = times.whole;
   }
   recorded.duration_ns = end.ns - begin_.ns;
   recorded.origin_unix_ns = origin_unix_ns_;

@@ -8,6 +8,7 @@
 
 #include <Python.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "collate/totals.h"
 #include "device/recorder.h"
 #include "record/counted_op_observer.h"
+#include "record/loader_observer.h"
 #include "record/memory_observer.h"
 #include "record/meta_allocator.h"
 #include "record/module_observer.h"
@@ -36,6 +38,7 @@ struct Options {
   PyTypeObject* module_class = nullptr;      // nullptr: module calls are not recorded
   PyObject* evaluator_switch = nullptr;      // see ModuleObserver; borrowed
   std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
+  PyObject* loader_iter = nullptr;           // see LoaderObserver; borrowed
   bool flops = false;                        // without `ops`: record those that a count of FLOPs needs
   bool flop_outputs = false;                 // of these, also what they returned
   bool aggregate = false;                    // keep sums over steps instead of rows per event
@@ -50,8 +53,9 @@ struct Recorded {
   AddressSet storages_read;             // by ops whose inputs were recorded, those of earlier steps aside if it aggregates
   uint64_t compiled_outside_calls = 0;  // how often compiled code was entered outside of all module calls
   int64_t duration_ns = 0;
-  int64_t origin_unix_ns = 0;    // wall clock at time 0 of the trace
-  std::string device_failure;    // after which the device was not recorded; empty: none
+  int64_t origin_unix_ns = 0;                  // wall clock at time 0 of the trace
+  std::array<int64_t, kPhases> phase_times{};  // nanoseconds by Phase, of a recording without steps
+  std::string device_failure;                  // after which the device was not recorded; empty: none
   size_t shapes_kept = 0;        // of each op in each module, if it aggregates
   bool beside_profiler = false;  // a profiler of PyTorch's took reports of memory meanwhile
 };
@@ -78,8 +82,9 @@ class Session {
 
  private:
   void aggregate_step();
-  Tables collated(const std::vector<Held>& held, ClockReading end);
+  Collated collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end);
 
+  const uint64_t main_thread_;  // PyTorch's id of this thread
   const ClockReading begin_;
   const int64_t origin_unix_ns_;
   const std::shared_ptr<const OpClasses> classes_;
@@ -99,6 +104,7 @@ class Session {
   std::optional<OpObserver> ops_;
   std::optional<CountedOpObserver> counted_ops_;
   std::optional<ModuleObserver> modules_;
+  std::optional<LoaderObserver> loaders_;
   std::optional<DeviceLog> device_log_;
   std::unique_ptr<DeviceRecorder> device_;
 };

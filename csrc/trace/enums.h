@@ -1,6 +1,7 @@
 // The enums and flags of the columns in rows.h. Their numbers are part of the file format: torchprof/trace/schema.py has the same.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace torchprof {
@@ -29,14 +30,19 @@ enum class Phase : uint8_t {
   kRecomputation = 2,  // forward that activation checkpointing runs again inside a backward pass
   kBackward = 3,
   kOptimizer = 4,
+  kData = 5,  // the program waits for a DataLoader
 };
+inline constexpr size_t kPhases = 6;
+
+inline constexpr char kLoaderRange[] = "iter(DataLoader)";  // the name of the user range of LoaderObserver
 
 // ModuleCall::flags
 inline constexpr uint8_t kRaised = 1;       // forward raised an exception
 inline constexpr uint8_t kMoreTensors = 2;  // some tensors were not recorded: they exceeded the budget or the limit per call
 inline constexpr uint8_t kReturnedSequence = 4;  // it returned a tuple or a list
 inline constexpr uint8_t kRecomputed = 8;        // it ran inside a backward pass
-inline constexpr uint8_t kCompiled = 16;  // compiled code began in it, and not in a call inside; what runs there is not seen
+inline constexpr uint8_t kCompiled = 16;    // compiled code began in it, and not in a call inside; what runs there is not seen
+inline constexpr uint8_t kLoadedData = 32;  // it ran inside a DataLoader
 
 // Allocation::uses
 inline constexpr uint16_t kParameter = 1;          // a parameter of the model

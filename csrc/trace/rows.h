@@ -184,7 +184,8 @@ struct Mark {
   uint32_t reserved;
 };
 
-// One step of a loop, as the caller marked it, and its memory: that of the allocations of this recording, on all devices.
+// One step of a loop, as the caller marked it; its memory, that of the allocations of this recording, on all devices; and how its
+// time divides into phases. What is left of it is Phase::kOther.
 struct Step {
   int64_t start;
   int64_t end;
@@ -192,9 +193,14 @@ struct Step {
   int64_t peak;       // the most bytes that were allocated at once during the step
   int64_t held;       // bytes that were allocated at its end
   int64_t busy;       // nanoseconds in which any device was active for it
-  int32_t number;     // counted from 0, steps that were not recorded included
-  uint32_t kernels;   // how many rows of kernels it launched
-  uint8_t warmup;     // not 0: left out of averages
+  int64_t forward;    // nanoseconds in each phase, as are the next four
+  int64_t recompute;
+  int64_t backward;
+  int64_t optimizer;
+  int64_t data;
+  int32_t number;    // counted from 0, steps that were not recorded included
+  uint32_t kernels;  // how many rows of kernels it launched
+  uint8_t warmup;    // not 0: left out of averages
   uint8_t reserved[7];
 };
 
@@ -204,7 +210,7 @@ struct Step {
 struct OpTotal {
   int64_t count;
   int64_t time;       // nanoseconds, including the ops inside
-  int64_t self_time;  // excluding the ops inside
+  int64_t self_time;  // excluding the ops and module calls inside
   int64_t min;        // of the time of one op
   int64_t max;
   int64_t allocated;    // bytes it allocated, freed or not
@@ -222,7 +228,7 @@ struct OpTotal {
   uint8_t unknown;  // not 0: rows were merged, of which some have FLOPs that nobody knows
 };
 
-// The same for the calls of a module. A call inside another call of the same module adds to `count` but not to `time`.
+// The same for the calls of a module in one phase. A call inside another call of the same module adds to `count` but not to `time`.
 struct CallTotal {
   int64_t count;
   int64_t time;
@@ -230,8 +236,8 @@ struct CallTotal {
   int64_t min;
   int64_t max;
   uint32_t module;
-  int32_t caller;      // row of modules: the one whose call the first of them ran in
-  uint8_t recomputed;  // not 0: these ran inside backward passes
+  int32_t caller;  // row of modules: the one whose call the first of them ran in
+  uint8_t phase;   // kForward, kRecomputation or kData
   uint8_t reserved[7];
 };
 
@@ -268,7 +274,7 @@ struct Thread {
 static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 32 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
 static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(BlockMet) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
-static_assert(sizeof(Step) == 64 && sizeof(OpTotal) == 104 && sizeof(CallTotal) == 56);
+static_assert(sizeof(Step) == 104 && sizeof(OpTotal) == 104 && sizeof(CallTotal) == 56);
 static_assert(sizeof(AllocatorTotal) == 40);
 static_assert(sizeof(Kernel) == 80 && sizeof(RuntimeCall) == 40 && sizeof(KernelTotal) == 64);
 

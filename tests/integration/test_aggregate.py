@@ -83,7 +83,7 @@ def sums_of_calls(trace: Trace) -> dict[tuple[str, bool], int]:
     paths = paths_of_modules(trace)
     sums: dict[tuple[str, bool], int] = {}
     for row in totals.calls:
-        key = paths[row["module"]], bool(row["recomputed"])
+        key = paths[row["module"]], int(row["phase"]) == Phase.RECOMPUTATION
         sums[key] = sums.get(key, 0) + int(row["count"])
     return sums
 

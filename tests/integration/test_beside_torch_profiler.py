@@ -38,60 +38,69 @@ def counted(profiler: Any, name: str) -> int:
     return sum(event.count for event in profiler.key_averages() if event.key == name)
 
 
-@pytest.mark.parametrize("make", kinds())
+def allocated(ours: torchprof.profile, tensor: torch.Tensor) -> list[int]:
+    """The bytes of the latest allocation at this address."""
+    rows = ours.trace.allocations
+    found: list[int] = rows["bytes"][rows["address"] == tensor.data_ptr()].tolist()[-1:]
+    return found
+
+
+@pytest.mark.parametrize("make", list(kinds()))
 def test_started_and_ended_inside(make: Any) -> None:
     model = nn.Sequential(nn.Linear(3, 3))
     with torchprof.profile(model) as ours:
         torch.ones(10)
         with make() as theirs:
             model(torch.ones(1, 3)).sum().backward()
+            inside = torch.zeros(500)
         kept = torch.zeros(1000)
     assert counted(theirs, "aten::ones") == 1
     assert counted(theirs, "aten::linear") == 1
     assert len(rows_named(ours.trace, "aten::ones")) == 2
     assert len(ours.trace.module_calls) == 2
-    allocations = ours.trace.allocations
-    assert allocations["bytes"][allocations["address"] == kept.data_ptr()].tolist() == [4000]
+    assert [allocated(ours, tensor) for tensor in (inside, kept)] == [[2000], [4000]]
     assert NOTE in ours.trace.facts["memory_note"]
     assert NOTE in str(torchprof.by_op(ours.trace))
     assert NOTE in str(torchprof.memory(ours.trace))
 
 
-@pytest.mark.parametrize("make", kinds())
+@pytest.mark.parametrize("make", list(kinds()))
 def test_started_inside_and_ended_after(make: Any) -> None:
     with torchprof.profile() as ours:
         theirs = make()
         theirs.__enter__()
-        torch.ones(10)
+        kept = torch.ones(10)
     torch.zeros(10)
     theirs.__exit__(None, None, None)
     assert (counted(theirs, "aten::ones"), counted(theirs, "aten::zeros")) == (1, 1)
     assert len(rows_named(ours.trace, "aten::ones")) == 1
     assert len(rows_named(ours.trace, "aten::zeros")) == 0
+    assert allocated(ours, kept) == [40]
 
 
-@pytest.mark.parametrize("make", kinds())
+@pytest.mark.parametrize("make", list(kinds()))
 def test_started_before_and_ended_inside(make: Any) -> None:
     theirs = make()
     theirs.__enter__()
     with torchprof.profile() as ours:
-        torch.ones(10)
+        first = torch.ones(10)
         theirs.__exit__(None, None, None)
         kept = torch.zeros(1000)
     assert (counted(theirs, "aten::ones"), counted(theirs, "aten::zeros")) == (1, 0)
     assert {"aten::ones", "aten::zeros"} <= set(op_names(ours.trace))
-    assert (ours.trace.allocations["address"] == kept.data_ptr()).any()
+    assert [allocated(ours, tensor) for tensor in (first, kept)] == [[40], [4000]]
     assert NOTE in ours.trace.facts["memory_note"]
 
 
-@pytest.mark.parametrize("make", kinds())
+@pytest.mark.parametrize("make", list(kinds()))
 def test_started_before_and_ended_after(make: Any) -> None:
     with make() as theirs:
         with torchprof.profile() as ours:
-            torch.ones(10)
+            kept = torch.ones(10)
         torch.zeros(10)
     assert (counted(theirs, "aten::ones"), counted(theirs, "aten::zeros")) == (1, 1)
     assert "aten::ones" in op_names(ours.trace)
+    assert allocated(ours, kept) == [40]
     assert NOTE in ours.trace.facts["memory_note"]
 
 

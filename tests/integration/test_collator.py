@@ -26,7 +26,7 @@ def collator() -> ModuleType:
 
 def collate_events(threads: list[list[Event]], budget: int, kernels: Sequence[Event] = ()) -> tuple[Any, list[str], Any]:
     """The tables of these events, their strings and what was lost: see tests/native/collator.cpp."""
-    tables, strings, losses = collator().collate_events(threads, budget, list(kernels))
+    tables, strings, losses, _ = collator().collate_events(threads, budget, list(kernels))
     return {name: rows.view(LAYOUTS[name]) for name, rows in tables.items()}, strings, losses
 
 

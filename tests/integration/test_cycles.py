@@ -166,7 +166,7 @@ def test_what_on_trace_ready_raises_may_end_the_loop() -> None:
         raise Refused
 
     before = _C.installed(nn.Module)
-    prof = torchprof.profile(schedule=schedule(active=2, repeat=3), on_trace_ready=refuse)
+    prof = torchprof.profile(nn.Linear(2, 2), schedule=schedule(active=2, repeat=3), on_trace_ready=refuse)
 
     def loop() -> None:
         with prof:

@@ -40,11 +40,11 @@ def growing(steps: int, first: int = 1) -> Iterable[Tensor]:
 
 def test_memory_is_constant_though_every_step_has_other_shapes() -> None:
     taken: list[int] = []
-    trace = record(network(), growing(1500), lambda: taken.append(_C.bytes()), aggregate=True)
+    trace = record(network(), growing(700), lambda: taken.append(_C.bytes()), aggregate=True)
     assert len(trace.op_totals) < 2_000
     assert len(trace.signatures) < 2_000
     assert trace.losses == {}
-    assert max(taken[750:]) <= 1.05 * max(taken[:750])
+    assert max(taken[350:]) <= 1.05 * max(taken[:350])
     assert max(taken) < 4 * 2**20
     assert trace.nbytes - trace.steps.nbytes < 2**20
 

@@ -496,7 +496,7 @@ def test_a_compiled_model_trains_the_same_and_is_placed(backend: str) -> None:
 def test_an_inference_loop_has_forward_only(mode: Callable[[], Any]) -> None:
     model = Net().eval()
     with torchprof.profile(model) as prof, mode():
-        for _ in range(3):
+        for _ in range(4):
             model(torch.rand(6, 8))
             prof.step()
     found = ops_by_phase(prof.trace)

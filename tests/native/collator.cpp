@@ -98,9 +98,11 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 //   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
 //   ("launch", time, correlation)
 //
-// Kernels are (correlation, start, end, name). Returns the tables by name, their strings, and the losses.
+// Kernels are (correlation, start, end, name), steps (start, end). The first thread is the one that records. Returns the tables by name,
+// their strings, the losses, and the self times of ops and of calls.
 py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes,
-                         const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels) {
+                         const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels,
+                         const std::vector<std::pair<int64_t, int64_t>>& steps, int64_t recording_ends) {
   Budget budget(budget_bytes);
   std::vector<std::unique_ptr<ThreadLog>> logs;
   const OpClasses none;
@@ -124,19 +126,26 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
     }
   }
   Outstanding outstanding;
-  const Moments moments;
+  Moments moments;
+  for (const auto& [start, end] : steps) {
+    Step step{};
+    step.start = start;
+    step.end = end;
+    moments.steps.push_back(step);
+  }
   const std::vector<Held> held;
-  const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), INT32_MAX};
-  Tables tables = collate(logs, std::move(devices), context, outstanding);
+  const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
+  auto [tables, times] = collate(logs, std::move(devices), context, outstanding);
   py::dict arrays;
   for_each_table(tables, [&](const char* name, const auto& rows) { arrays[name] = to_bytes(rows); });
   py::dict losses;
   for_each_loss(tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
-  return py::make_tuple(arrays, tables.strings, losses);
+  return py::make_tuple(arrays, tables.strings, losses, py::make_tuple(times.op_self, times.call_self));
 }
 
 }  // namespace
 
 PYBIND11_MODULE(collator, m) {
-  m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list());
+  m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list(), "steps"_a = py::list(),
+        "recording_ends"_a = INT32_MAX);
 }

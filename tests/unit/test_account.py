@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from handwritten import module, trace
 
-from torchprof import ArgumentError, memory
+from torchprof import ArgumentError, by_step, memory
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
-from torchprof.analysis.memory.leaks import Leak
 from torchprof.trace.model import Model
 from torchprof.trace.schema import Phase, Use
 from torchprof.trace.trace import Trace
@@ -78,6 +77,45 @@ def test_the_peak_has_its_time_step_phase_op_and_module() -> None:
     peak = MemoryAccount.of(four_blocks()).peak
     assert (peak.bytes, peak.time, peak.step) == (180, 20, 4)
     assert (peak.phase, peak.op, peak.module) == ("forward", "aten::f", "")
+    assert "(step 4, forward, aten::f, in Net)" in str(memory(four_blocks()))
+
+
+def test_a_peak_in_a_warm_up_step_is_said_to_be() -> None:
+    found = memory(recorded({"start": 2, "bytes": 8, "op": OTHER}, steps=[{"start": 0, "end": 9, "number": 3, "warmup": 1}]))
+    assert (found.peak.step, found.peak.warmup, found.peak.module) == (3, True, "(no module)")
+    assert "(warm-up step 3, other, aten::x, in no module)" in str(found)
+
+
+def test_what_is_of_the_root_stands_under_its_class_and_not_under_no_module() -> None:
+    found = memory(
+        recorded(
+            {"start": -1, "bytes": 100, "uses": int(Use.PARAMETER), "module": 0},
+            {"start": 5, "bytes": 8, "op": OTHER, "uses": int(Use.HELD_AFTER_CALL)},
+        )
+    )
+    assert found.by_module == {"": {"parameters": 100}, "(no module)": {"other": 8}}
+    assert [(row["name"], row["at_peak"]) for row in found.modules.rows] == [("Net", 100), ("(no module)", 8)]
+
+
+def test_the_op_of_a_peak_is_the_outermost_one() -> None:
+    nested = [{"name": 0, "scope": 7}, {"name": 1, "parent": 0}, {"name": 2, "parent": 1}]
+    in_backward = [{"name": 3}, {"name": 4, "parent": 3, "scope": 1}, {"name": 1, "parent": 4}, {"name": 2, "parent": 5}]
+    strings = ["Optimizer.step#SGD.step", "aten::randn", "aten::empty", "autograd::engine::evaluate_function: F", "F"]
+    for op, name in ((2, "aten::randn"), (6, "aten::randn"), (4, "F"), (3, "F"), (0, strings[0])):
+        ops = [{"end": 1, **row} for row in nested + in_backward]
+        found = memory(trace(strings=strings, ops=ops, allocations=[{"bytes": 8, "op": op}]))
+        assert found.peak.op == name
+
+
+def test_steps_have_one_peak_whether_by_step_or_the_account_says_it() -> None:
+    recorded_steps = four_blocks()
+    steps = memory(recorded_steps).steps
+    assert (steps.allocated.tolist(), steps.peak.tolist(), steps.held.tolist()) == ([80, 45], [180, 180], [180, 145])
+    rows = by_step(recorded_steps).rows
+    assert [(row["allocated"], row["peak"], row["held"]) for row in rows] == [(80, 180, 180), (45, 180, 145)]
+    said = "Peak and held: of all memory on cpu, also what was there before the recording"
+    assert said in str(by_step(recorded_steps))
+    assert said in str(memory(recorded_steps))
 
 
 def test_categories_and_modules_add_up_to_the_peak() -> None:
@@ -117,22 +155,6 @@ def test_the_timeline_keeps_the_highest_points() -> None:
     assert held[:, CATEGORIES.index("parameters")].tolist() == [100] * 5
 
 
-def test_a_leak_is_still_held_when_the_step_after_its_own_has_ended() -> None:
-    steps = [{"start": 10 * number, "end": 10 * number + 10, "number": number} for number in range(4)]
-    held = {"op": FORWARD, "module": 1, "bytes": 8, "uses": int(Use.HELD_AFTER_CALL)}
-    account = MemoryAccount.of(
-        recorded(
-            {**held, "start": 2},  # still held at the end
-            {**held, "start": 12, "end": 35},  # held for longer than a step
-            {**held, "start": 3, "end": 15},  # freed by the next step
-            {**held, "start": 32},  # in the last step: not known yet
-            {**held, "start": 4, "uses": int(Use.GRADIENT)},  # meant to stay
-            steps=steps,
-        )
-    )
-    assert account.leaks == [Leak("aten::f", "fc", "outputs", 2, 16, 2)]
-
-
 def test_every_device_has_an_account_of_its_own() -> None:
     both = recorded({"bytes": 8}, {"bytes": 3, "device_type": 14})
     assert MemoryAccount.of(both).device == "cpu"
@@ -155,7 +177,7 @@ def on_a_gpu(*totals: dict[str, int]) -> Trace:
 def test_the_peak_of_a_gpu_is_what_its_allocator_had_allocated() -> None:
     account = memory(on_a_gpu({"time": 10, "allocated": 230, "reserved": 512, "unreported": 200}))
     assert (account.device, account.peak.bytes, account.reserved, account.fragmentation) == ("cuda:0", 230, 512, 282)
-    assert account.by_module == {"fc": {"parameters": 100, "temporaries": 30}, "": {"untracked": 100}}
+    assert account.by_module == {"fc": {"parameters": 100, "temporaries": 30}, "(no module)": {"untracked": 100}}
     assert "Untracked:" not in str(account)
 
 
@@ -197,16 +219,6 @@ def test_an_aggregated_trace_has_no_memory_account() -> None:
 def test_a_trace_that_was_recorded_without_memory_has_no_account() -> None:
     with pytest.raises(ArgumentError, match=r"memory=False.*record with memory=True"):
         memory(trace(facts={"memory": False}))
-
-
-def test_an_account_says_which_rows_were_lost_and_tells_no_leaks_then() -> None:
-    steps = [{"start": start, "end": start + 10} for start in (0, 10, 20)]
-    rows = [{"start": 1, "bytes": 8}]
-    whole, lost = (trace(allocations=rows, steps=steps, facts=facts) for facts in ({}, {"losses": {"allocations": 7}}))
-    assert "INCOMPLETE" not in str(memory(whole))
-    text = str(memory(lost))
-    assert "Leaks: unknown" in text
-    assert text.endswith("INCOMPLETE: 7 allocations did not fit the budget; figures above miss them")
 
 
 def test_an_account_says_what_it_cannot_tell_without_shapes() -> None:

@@ -44,6 +44,13 @@ def test_show_sorts_selects_and_cuts(file: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"{expected}\n"
 
 
+def test_chosen_columns_are_those_of_json_and_csv(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(file), "--by", "op", "--columns", "calls, self", "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "name,calls,self"
+    assert main(["show", str(file), "--columns", "time,calls", "--json"]) == 0
+    assert {tuple(row) for row in json.loads(capsys.readouterr().out)} == {("name", "path", "time", "calls")}
+
+
 def test_show_gives_every_figure_as_json_and_csv(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = torchprof.by_op(torchprof.load(file))
     assert main(["show", str(file), "--by", "op", "--json"]) == 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from handwritten import module, trace
+from hypothesis import given
+from hypothesis import strategies as st
 
 from torchprof.analysis.model.flops import signature_bytes, signature_flops
 from torchprof.errors import ArgumentError
@@ -24,7 +27,7 @@ Event = dict[str, Any]
 
 ENGINE = "autograd::engine::evaluate_function: AddmmBackward0"
 AWKWARD = 'a "quoted" back\\slash;\n\x01 ünïcödé 🔥'
-FORWARD, RECOMPUTATION, BACKWARD, OPTIMIZER = (phase << 4 for phase in list(Phase)[1:])
+FORWARD, RECOMPUTATION, BACKWARD, OPTIMIZER, DATA = (phase << 4 for phase in list(Phase)[1:])
 
 KEYS: dict[str, set[str]] = {
     "M": {"ph", "pid", "name", "args"},
@@ -222,6 +225,82 @@ def test_phases_are_runs_of_outermost_ops_also_inside_user_ranges(tmp_path: Path
     recorded = trace(strings=["train", "op"], ops=ops, facts={"duration_ns": 100})
     found = [(event["name"], event["ts"], event["dur"]) for event in events(recorded, tmp_path, cat="phase")]
     assert found == [("forward", 0.01, 0.02), ("backward", 0.04, 0.03), ("optimizer", 0.07, 0.01)]
+
+
+def test_the_phases_in_a_closure_and_in_hooks_of_backward_have_slices(tmp_path: Path) -> None:
+    in_range = {"name": 0, "scope": SCOPE_USER, "flags": OPTIMIZER}
+    ops = [
+        {**in_range, "start": 0, "end": 50},  # with a closure
+        {"name": 1, "start": 5, "end": 10, "parent": 0, "flags": FORWARD},
+        {"name": 1, "start": 12, "end": 15, "parent": 0, "flags": FORWARD},
+        {"name": 1, "start": 16, "end": 30, "parent": 0, "flags": BACKWARD},
+        {"name": 1, "start": 35, "end": 40, "parent": 0, "flags": OPTIMIZER},
+        {"name": 1, "start": 60, "end": 90, "flags": BACKWARD},
+        {**in_range, "start": 70, "end": 80, "parent": 5},  # in a hook
+        {"name": 1, "start": 72, "end": 74, "parent": 6, "flags": OPTIMIZER},
+        {"name": 2, "start": 92, "end": 99, "scope": SCOPE_USER, "flags": DATA},
+    ]
+    recorded = trace(strings=["Optimizer.step#SGD.step", "op", "enumerate(DataLoader)"], ops=ops, facts={"duration_ns": 100})
+    found = [(event["name"], event["ts"] * 1000, event["dur"] * 1000) for event in events(recorded, tmp_path, cat="phase")]
+    assert [(name, round(start), round(start + length)) for name, start, length in found] == [
+        ("optimizer", 0, 5),
+        ("forward", 5, 15),
+        ("optimizer", 15, 16),
+        ("backward", 16, 30),
+        ("optimizer", 30, 50),
+        ("backward", 60, 70),
+        ("optimizer", 70, 80),
+        ("backward", 80, 90),
+        ("data", 92, 99),
+    ]
+
+
+def test_ranges_that_do_not_nest_are_on_a_track_of_their_own(tmp_path: Path) -> None:
+    ops = [
+        {"name": 0, "start": 0, "end": 20, "scope": SCOPE_USER},
+        {"name": 1, "start": 10, "end": 30, "scope": SCOPE_USER},  # crosses the first
+        {"name": 2, "start": 12, "end": 14, "parent": 1},
+        {"name": 3, "start": 15, "end": 18, "parent": 1, "scope": SCOPE_USER},  # nests
+        {"name": 4, "start": 40, "end": 60, "scope": SCOPE_USER},  # ends inside an op
+        {"name": 2, "start": 50, "end": 70, "parent": -1},
+    ]
+    recorded = trace(
+        strings=["a", "b", "op", "c", "d"], ops=ops, threads=[{"native_id": 7}], facts={"duration_ns": 100}, modules=[]
+    )
+    found = events(recorded, tmp_path, ph="X")
+    track = {event["name"]: event["tid"] for event in found if event["cat"] == "user"}
+    assert track["a"] == track["c"] == 3
+    assert track["b"] == track["d"] != 3
+    assert {event["tid"] for event in found if event["name"] == "op"} == {3}
+    names = {event["tid"]: event["args"]["name"] for event in events(recorded, tmp_path, name="thread_name")}
+    assert names[track["b"]] == "main thread 7, ranges (2)"
+    for tid in {event["tid"] for event in found if event["cat"] in ("op", "user", "module")}:
+        check_nesting([event for event in found if event["tid"] == tid])
+
+
+def check_nesting(found: list[dict[str, Any]]) -> None:
+    """No two slices of a track overlap half."""
+    spans = [(round(event["ts"] * 1000), round((event["ts"] + event["dur"]) * 1000)) for event in found]
+    for start, end in spans:
+        for other, until in spans:
+            assert not start < other < end < until
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 12), st.integers(0, 2)), max_size=8))
+def test_slices_of_a_track_nest_whatever_ranges_do(drawn: list[tuple[int, int, int]]) -> None:
+    ops = [
+        {"name": 0, "start": start, "end": start + length, "scope": SCOPE_USER, "thread": thread}
+        for start, length, thread in sorted(drawn, key=lambda each: (each[2], each[0], -each[1]))
+    ]
+    calls = [{"start": 5, "end": 15}]
+    recorded = trace(
+        strings=["range"], ops=ops, modules=[{"address": 1}], module_calls=calls, threads=[{}] * 3, facts={"duration_ns": 40}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        found = events(recorded, Path(folder), ph="X")
+    kinds = ("op", "user", "module")
+    for tid in {event["tid"] for event in found if event["cat"] in kinds}:
+        check_nesting([event for event in found if event["tid"] == tid and event["cat"] in kinds])
 
 
 def test_the_memory_counter_of_a_device_type_starts_with_what_was_held_before(tmp_path: Path) -> None:

@@ -43,18 +43,20 @@ def test_the_table_by_kernel(golden: Golden) -> None:
 def test_device_time_adds_up_over_phases_and_includes_modules_below() -> None:
     rows = torchprof.by_module(gpu_trace()).rows
     for row in rows:
-        phases = ("forward", "recompute", "backward", "optimizer", "other")
+        phases = ("forward", "recompute", "backward", "optimizer", "data", "other")
         assert sum(row[f"device_{phase}"] for phase in phases) == row["device"]
-    net, fc, act, outside = rows
+    net, fc, act, outside, other = rows
     assert net["device"] == net["device_self"] + fc["device"] + act["device"]
     assert (fc["device_forward"], fc["device_backward"], fc["kernels"]) == (110_000, 100_000, 2)
-    assert (outside["name"], outside["device_optimizer"], outside["device_other"]) == ("outside modules", 40_000, 107_000)
-    assert net["device_share"] + outside["device_share"] == pytest.approx(1)
+    assert (outside["name"], outside["device_forward"], outside["device_optimizer"]) == ("outside modules", 70_000, 40_000)
+    assert (other["name"], other["device_other"]) == ("other", 107_000)
+    assert net["device_share"] + outside["device_share"] + other["device_share"] == pytest.approx(1)
+    assert net["share"] + outside["share"] + other["share"] == pytest.approx(1)
 
 
 def test_device_time_of_no_module_has_a_row_even_without_host_time() -> None:
     (row,) = torchprof.by_module(trace(strings=["k"], kernels=[{"start": 5, "end": 12}])).rows
-    assert (row["name"], row["device"], row["time"]) == ("outside modules", 7, 0)
+    assert (row["name"], row["device"], row["time"]) == ("other", 7, 0)
 
 
 def test_rates_are_against_device_time_and_ops_without_launches_have_none() -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from goldens import Golden
-from handwritten import loop_trace, trace, two_layer_trace
+from handwritten import loop_trace, module, trace, two_layer_trace
 
 import torchprof
-from torchprof import ArgumentError, Ceilings, Table
+from torchprof import ArgumentError, Ceilings, Phase, Table
+from torchprof.trace.model import Model
+from torchprof.trace.schema import SCOPE_USER
 
 
 def test_the_table_by_module(golden: Golden) -> None:
@@ -97,6 +99,94 @@ def test_ops_are_chosen_by_phase_and_module() -> None:
         torchprof.by_op(loop_trace(), phase="sideways")
     with pytest.raises(ArgumentError, match=r"module='decoder'.*path"):
         torchprof.by_op(loop_trace(), module="decoder")
+
+
+@pytest.mark.parametrize("phase", ["recompute", "recomputation", Phase.RECOMPUTATION])
+def test_a_phase_is_chosen_by_its_name_that_of_its_column_or_itself(phase: Any) -> None:
+    recorded = trace(strings=["aten::a"], ops=[{"name": 0, "end": 3, "flags": 2 << 4}, {"name": 0, "end": 5, "flags": 1 << 4}])
+    assert [row["time"] for row in torchprof.by_op(recorded, phase=phase).rows] == [3]
+
+
+def test_a_table_by_op_without_rows_says_why() -> None:
+    assert "No ops ran in the phase 'backward'" in str(torchprof.by_op(loop_trace(), phase="backward"))
+    assert "No ops were recorded" in str(torchprof.by_op(trace()))
+    assert "record with ops=True" in str(torchprof.by_op(trace(facts={"ops": False})))
+
+
+def test_counts_are_whole_numbers_unless_they_are_means() -> None:
+    row = torchprof.by_module(loop_trace()).rows[0]
+    assert all(type(row[name]) is int for name in ("calls", "flops", "bytes", "allocated"))
+    assert (row["calls"], row["flops"]) == (1, 48)
+    op = torchprof.by_op(loop_trace()).rows[0]
+    assert (type(op["calls"]), op["calls"]) == (int, 1)
+    steps = [{"start": 0, "end": 10}, {"start": 10, "end": 20}]
+    once = trace(strings=["Net"], modules=[{"address": 1}], module_calls=[{"start": 1, "end": 5}], steps=steps)
+    assert torchprof.by_module(once).rows[0]["calls"] == 0.5
+
+
+def test_rows_begin_with_their_name_in_every_table() -> None:
+    for table in (torchprof.by_module(loop_trace()), torchprof.by_op(loop_trace()), torchprof.by_step(loop_trace())):
+        assert next(iter(table.rows[0])) == "name"
+        assert table.to_csv().startswith("name,")
+
+
+def test_what_is_printed_alone_is_written_in_its_order() -> None:
+    table = torchprof.by_module(loop_trace()).select("time", "calls")
+    assert table.to_csv(printed_only=True).splitlines()[:2] == ["name,path,time,calls", "Net,,40.0,1"]
+    assert json.loads(table.to_json(printed_only=True))[0] == {"name": "Net", "path": "", "time": 40.0, "calls": 1}
+
+
+def test_modules_that_forward_makes_anew_are_one_row() -> None:
+    calls = [{"start": 0, "end": 40}, {"start": 5, "end": 10, "module": 1, "parent": 0}]
+    calls += [{"start": 100, "end": 140}, {"start": 105, "end": 125, "module": 2, "parent": 2}]
+    recorded = trace(
+        model=Model((module("", "Net", -1, 100),)),
+        strings=["Net", "ReLU"],
+        modules=[{"address": 100}, {"address": 7, "type": 1}, {"address": 8, "type": 1}],
+        module_calls=calls,
+        steps=[{"start": 0, "end": 50}, {"start": 100, "end": 150, "number": 1}],
+    )
+    root, made, other = torchprof.by_module(recorded).rows
+    assert (made["path"], made["calls"], made["time"]) == ("<ReLU>", 1, 12.5)
+    assert root["time"] == root["self"] + made["time"] == 40
+    assert (other["name"], other["time"]) == ("other", 10)
+
+
+def test_the_rows_of_a_table_by_module_are_the_step_and_shares_are_of_it() -> None:
+    ops = [
+        {"name": 1, "start": 0, "end": 50, "scope": SCOPE_USER, "flags": Phase.DATA << 4},
+        {"name": 2, "start": 60, "end": 70, "flags": Phase.OTHER << 4},
+        {"name": 3, "start": 80, "end": 90, "module_call": 0, "flags": Phase.FORWARD << 4},
+    ]
+    recorded = trace(
+        strings=["Net", "enumerate(DataLoader)#Iter.__next__", "aten::div", "aten::mm"],
+        modules=[{"address": 1}],
+        module_calls=[{"start": 75, "end": 95}],
+        ops=ops,
+        steps=[{"start": 0, "end": 100}],
+    )
+    table = torchprof.by_module(recorded)
+    assert [(row["name"], row["time"], row["share"]) for row in table.rows] == [
+        ("<Net>", 20, 0.2),
+        ("data", 50, 0.5),
+        ("other", 30, 0.3),
+    ]
+    assert "of which the rows are 100.0%" in str(table)
+    (step,) = torchprof.by_step(recorded).rows
+    assert (step["forward"], step["data"], step["other"], step["time"]) == (20, 50, 30, 100)
+    assert "Share: of the self time of these ops, 70.0% of the step" in str(torchprof.by_op(recorded))
+
+
+def test_threads_that_work_at_the_same_time_are_said() -> None:
+    recorded = trace(
+        strings=["Net"],
+        modules=[{"address": 1}],
+        module_calls=[{"start": 0, "end": 100}, {"start": 0, "end": 50, "thread": 1}],
+        steps=[{"start": 0, "end": 100}],
+    )
+    table = torchprof.by_module(recorded)
+    assert [(row["name"], row["time"]) for row in table.rows if row["depth"] == 0] == [("<Net>", 150)]
+    assert "of which the rows are 150.0%: threads worked at the same time" in str(table)
 
 
 def test_a_limit_on_depth_hides_rows_and_keeps_sums() -> None:

@@ -9,7 +9,7 @@ from handwritten import loop_trace, trace
 from torchprof.analysis.model.flops import signature_bytes
 from torchprof.analysis.steps import step_of
 from torchprof.analysis.time.totals import step_totals
-from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED
+from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, Phase
 
 
 def test_warm_up_is_left_out_and_sums_are_by_step() -> None:
@@ -57,7 +57,10 @@ def test_views_and_empty_tensors_move_no_bytes() -> None:
 def test_recomputed_calls_have_sums_of_their_own() -> None:
     calls = [{"start": 0, "end": 9}, {"start": 20, "end": 24, "flags": CALL_RECOMPUTED}]
     totals = step_totals(trace(strings=["M"], modules=[{"address": 1}], module_calls=calls))
-    assert [(row["recomputed"], row["count"], row["time"]) for row in totals.calls] == [(0, 1, 9), (1, 1, 4)]
+    assert [(row["phase"], row["count"], row["time"]) for row in totals.calls] == [
+        (Phase.FORWARD, 1, 9),
+        (Phase.RECOMPUTATION, 1, 4),
+    ]
 
 
 def test_sums_of_an_aggregated_trace_are_used_unchanged() -> None:

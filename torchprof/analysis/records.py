@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Record", "none_if_nan"]
+__all__ = ["Record", "none_if_nan", "whole"]
 
 Record = dict[str, Any]
 """One row: values by column name. None where a figure is not known."""
@@ -15,3 +15,8 @@ Record = dict[str, Any]
 def none_if_nan(value: Any) -> float | None:
     """The value as a float; None where it is not a number."""
     return None if np.isnan(value) else float(value)
+
+
+def whole(value: float) -> int | float:
+    """A count, which is a whole number unless it is a mean."""
+    return int(value) if float(value).is_integer() else float(value)

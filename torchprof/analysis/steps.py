@@ -1,14 +1,58 @@
-"""The steps of a training loop, and the step that a moment lies in."""
+"""The steps of a training loop, the step that a moment lies in, and how the time of steps divides into phases."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.trace.schema import Rows
+from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["active_steps", "step_of"]
+__all__ = ["PHASE_COLUMNS", "StepTimes", "active_steps", "step_of", "step_times"]
+
+PHASE_COLUMNS: Final = {
+    "forward": Phase.FORWARD,
+    "recompute": Phase.RECOMPUTATION,
+    "backward": Phase.BACKWARD,
+    "optimizer": Phase.OPTIMIZER,
+    "data": Phase.DATA,
+}
+"""Columns of times by phase. What is left of a step is of `Phase.OTHER`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Nanoseconds of every step, and of these in each phase, which add up to them: one value per step.
+
+    A recording without steps is one step, from its start to its end.
+
+    Attributes:
+        time: from the start of a step to its end.
+        by_phase: for every `Phase`.
+        is_step: False where no steps were marked.
+    """
+
+    time: npt.NDArray[np.int64]
+    by_phase: dict[Phase, npt.NDArray[np.int64]]
+    is_step: bool
+
+
+def step_times(trace: Trace, steps: Rows | None = None) -> StepTimes | None:
+    """The times of the active steps, or of these; None where they are not known."""
+    if not len(trace.steps):
+        recorded = trace.facts.get("phase_ns")
+        if recorded is None:
+            return None
+        by_phase = {phase: np.array([recorded[phase]], dtype=np.int64) for phase in Phase}
+        return StepTimes(sum(by_phase.values(), np.zeros(1, dtype=np.int64)), by_phase, False)
+    steps = active_steps(trace) if steps is None else steps
+    time = steps["end"] - steps["start"]
+    by_phase = {phase: steps[name] for name, phase in PHASE_COLUMNS.items()}
+    by_phase[Phase.OTHER] = time - sum(by_phase.values(), np.zeros(len(steps), dtype=np.int64))
+    return StepTimes(time, by_phase, True)
 
 
 def active_steps(trace: Trace) -> Rows:

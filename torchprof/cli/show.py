@@ -26,7 +26,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("file", metavar="FILE", help="the trace")
     parser.add_argument("--by", choices=list(TABLES), default="module", help="what a row is (default: module)")
     parser.add_argument("--sort", metavar="COLUMN", help="order the rows by this column, largest first")
-    parser.add_argument("--columns", metavar="A,B,...", help="print these columns instead of the usual ones")
+    parser.add_argument(
+        "--columns", metavar="A,B,...", help="these columns instead of the usual ones; in JSON and CSV, instead of all"
+    )
     parser.add_argument("--head", metavar="N", type=int, help="print the first N rows")
     parser.add_argument("--width", metavar="N", type=int, help="characters in a line (default: what the terminal has)")
     form = parser.add_mutually_exclusive_group()
@@ -41,13 +43,14 @@ def run(options: argparse.Namespace) -> None:
     table = TABLES[options.by](trace)
     if options.sort is not None:
         table = table.sort(options.sort)
-    if options.columns is not None:
+    chosen = options.columns is not None
+    if chosen:
         table = table.select(*(name.strip() for name in options.columns.split(",")))
     if options.head is not None:
         table = table.head(options.head)
     if options.json:
-        print(table.to_json())
+        print(table.to_json(printed_only=chosen))
     elif options.csv:
-        print(table.to_csv(), end="")
+        print(table.to_csv(printed_only=chosen), end="")
     else:
         table.print(width=options.width)

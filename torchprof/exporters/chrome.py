@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from torchprof._version import __version__
 from torchprof.analysis.autograd import forward_and_backward_ops
+from torchprof.analysis.crossing import lanes_of_ranges
 from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.model.module_tree import paths_of_modules
 from torchprof.analysis.spans import closed_ends
 from torchprof.errors import ArgumentError
 from torchprof.exporters.chrome_gpu import gpu_events
 from torchprof.exporters.chrome_memory import memory_events
+from torchprof.exporters.chrome_phases import phase_slices
 from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
@@ -36,6 +38,9 @@ GZIP_LEVEL: Final = 1  # names repeat so often that higher levels save only a fe
 STEPS, PHASES = 1, 2
 """The tracks of steps and phases."""
 
+FIRST_RANGES: Final = 2**20
+"""The first track of ranges that do not nest: beyond those of all threads."""
+
 CATEGORIES: Final = ("op", "backward", "user")
 """Categories of ops: dispatcher calls, autograd nodes and user ranges."""
 
@@ -43,8 +48,8 @@ CATEGORIES: Final = ("op", "backward", "user")
 def export_chrome(trace: Trace, path: str | os.PathLike[str]) -> None:
     """Write the timeline of a trace as Chrome trace event JSON, for https://ui.perfetto.dev or ``chrome://tracing``.
 
-    Every recorded thread is a track, on which module calls and ops nest. Steps and phases have tracks of their own, the bytes
-    held on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the autograd node
+    Every recorded thread is a track, on which module calls and ops nest. User ranges that do not, because one of them ended
+    while a later one went on, are on a further track of the thread. Steps and phases have tracks of their own, the bytes held on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the autograd node
     that differentiates it. Every device is a process with a track for each stream. Calls of its runtime are on the threads that
     made them, and an arrow leads from each launch to its kernel. An op whose end was not recorded is drawn to the end of what
     it ran in, or of the trace; a kernel without valid times is drawn at its start, with no duration.
@@ -90,12 +95,15 @@ def _events(trace: Trace) -> Iterator[list[str]]:
     ends = closed_ends(trace, trace.ops)
     yield _tracks(trace)
     yield _steps(trace)
-    yield _phases(trace, ends)
+    slices = phase_slices(trace, ends, _main_thread(trace))
+    yield [complete(PHASES, "phase", f'"{phase.name.lower()}"', start, end) for phase, start, end in slices]
     yield _marks(trace)
     # Viewers keep the order of the file for what begins in the same nanosecond. So a call comes before the ops in it, and an op
     # before the arrow that starts there.
     yield from _module_calls(trace)
-    yield from _ops(trace, ends)
+    tracks, names = _tracks_of_ops(trace, ends)
+    yield names
+    yield from _ops(trace, ends, tracks)
     yield from gpu_events(trace, ends)
     yield from _arrows(trace)
     yield from memory_events(trace)
@@ -103,14 +111,36 @@ def _events(trace: Trace) -> Iterator[list[str]]:
 
 def _tracks(trace: Trace) -> list[str]:
     names = {STEPS: "steps", PHASES: "phases"}
-    main = _main_thread(trace)
-    for row, native in enumerate(trace.threads["native_id"].tolist()):
-        names[FIRST_THREAD + row] = f"{'main thread' if row == main else 'thread'} {native}"
-    events = []
-    for tid, name in names.items():
-        events.append(f'{{"ph":"M","pid":1,"tid":{tid},"name":"thread_name","args":{{"name":"{name}"}}}}')
-        events.append(f'{{"ph":"M","pid":1,"tid":{tid},"name":"thread_sort_index","args":{{"sort_index":{tid}}}}}')
-    return events
+    names |= {FIRST_THREAD + row: _thread_name(trace, row) for row in range(len(trace.threads))}
+    return [event for tid, name in names.items() for event in _track(tid, name, tid)]
+
+
+def _track(tid: int, name: str, position: int) -> list[str]:
+    return [
+        f'{{"ph":"M","pid":1,"tid":{tid},"name":"thread_name","args":{{"name":"{name}"}}}}',
+        f'{{"ph":"M","pid":1,"tid":{tid},"name":"thread_sort_index","args":{{"sort_index":{position}}}}}',
+    ]
+
+
+def _thread_name(trace: Trace, row: int) -> str:
+    return f"{'main thread' if row == _main_thread(trace) else 'thread'} {trace.threads['native_id'][row]}"
+
+
+def _tracks_of_ops(trace: Trace, ends: Ints) -> tuple[Ints, list[str]]:
+    """The track of every op, and the names of those for ranges that do not nest on the track of their thread."""
+    tracks = FIRST_THREAD + trace.ops["thread"].astype(np.int64)
+    lanes = lanes_of_ranges(trace, ends, closed_ends(trace, trace.module_calls))
+    further = {
+        key: FIRST_RANGES + at for at, key in enumerate(sorted({(int(tracks[row]), lane) for row, lane in lanes.items()}))
+    }
+    names = []
+    for (thread, lane), track in further.items():
+        known = thread - FIRST_THREAD < len(trace.threads)
+        name = _thread_name(trace, thread - FIRST_THREAD) if known else f"thread {thread}"
+        names += _track(track, f"{name}, ranges ({lane + 1})", thread)
+    for row, lane in lanes.items():
+        tracks[row] = further[int(tracks[row]), lane]
+    return tracks, names
 
 
 def _main_thread(trace: Trace) -> int:
@@ -131,30 +161,6 @@ def _steps(trace: Trace) -> list[str]:
         for number, warmup in zip(steps["number"].tolist(), steps["warmup"].tolist(), strict=True)
     ]
     return [complete(STEPS, "step", *step) for step in zip(names, starts, ends, strict=True)]
-
-
-def _phases(trace: Trace, ends: Ints) -> list[str]:
-    """Runs of outermost ops of the same phase.
-
-    These are the ops of the main thread, and of the threads on which autograd runs backward passes while the main thread waits.
-    A user range may span phases and has none itself: the ops directly inside it count as outermost.
-    """
-    ops = trace.ops
-    if not len(ops):
-        return []
-    phase, parent, start = phases(ops), ops["parent"], ops["start"]
-    ranges = (ops["scope"] == SCOPE_USER) & (phase == Phase.OTHER)
-    outermost = ~ranges & ((parent < 0) | ranges[parent])
-    rows = np.flatnonzero(outermost & ((ops["thread"] == _main_thread(trace)) | (phase == Phase.BACKWARD)))
-    if not len(rows):
-        return []
-    rows = rows[np.argsort(start[rows], kind="stable")]
-    firsts = np.flatnonzero(np.diff(phase[rows], prepend=np.uint8(255)))
-    starts = start[rows][firsts]
-    stops = np.maximum.reduceat(ends[rows], firsts)
-    stops[:-1] = np.minimum(stops[:-1], starts[1:])
-    names = [f'"{Phase(value).name.lower()}"' for value in phase[rows][firsts].tolist()]
-    return [complete(PHASES, "phase", *run) for run in zip(names, starts.tolist(), stops.tolist(), strict=True)]
 
 
 def _marks(trace: Trace) -> list[str]:
@@ -178,7 +184,7 @@ def _module_calls(trace: Trace) -> Iterator[list[str]]:
         yield [complete(FIRST_THREAD + thread, "module", names[module], start, end) for thread, module, start, end in columns]
 
 
-def _ops(trace: Trace, ends: Ints) -> Iterator[list[str]]:
+def _ops(trace: Trace, ends: Ints, tracks: Ints) -> Iterator[list[str]]:
     """One complete event per op. It is written out here, not by `complete`, because there are so many."""
     ops = trace.ops
     names = {row: json.dumps(trace.strings[row]) for row in np.unique(trace.signatures["name"]).tolist()}
@@ -193,7 +199,7 @@ def _ops(trace: Trace, ends: Ints) -> Iterator[list[str]]:
         # By chunk, because there may be as many signatures as ops.
         heads = {row: _name_and_shapes(trace, names, row) for row in np.unique(chunk["signature"]).tolist()}
         columns = zip(
-            chunk["thread"].tolist(),
+            tracks[part].tolist(),
             category[chunk["scope"]].tolist(),
             chunk["start"].tolist(),
             (ends[part] - chunk["start"]).tolist(),
@@ -204,10 +210,10 @@ def _ops(trace: Trace, ends: Ints) -> Iterator[list[str]]:
             strict=True,
         )
         yield [
-            f'{{"ph":"X","pid":1,"tid":{FIRST_THREAD + thread},"cat":"{CATEGORIES[scope]}",'
+            f'{{"ph":"X","pid":1,"tid":{track},"cat":"{CATEGORIES[scope]}",'
             f'"ts":{start // 1000}.{start % 1000:03d},"dur":{duration // 1000}.{duration % 1000:03d},{heads[signature]},'
             f'"phase":"{phase_names[phase]}"{modules[module]}{f""","sequence_nr":{number}""" if number >= 0 else ""}}}}}'
-            for thread, scope, start, duration, signature, phase, module, number in columns
+            for track, scope, start, duration, signature, phase, module, number in columns
         ]
 
 

@@ -21,7 +21,7 @@ from torchprof.analysis.model.flops import counted_bytes, counted_flops
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.errors import ArgumentError
-from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, OP_WRAPPER, Activity, Phase, phases
+from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, Activity, Phase, phases, phases_of_calls
 from torchprof.trace.trace import Trace
 
 __all__ = ["UNITS", "Stacks"]
@@ -73,8 +73,7 @@ class Stacks:
             np.add.at(self.values, kernel_nodes, kernel_times(trace.kernels))
             return
         op_values, call_values = VALUES[by](trace)
-        recomputed = (trace.module_calls["flags"] & CALL_RECOMPUTED) != 0
-        phase = np.where(recomputed, Phase.RECOMPUTATION, Phase.FORWARD).tolist()
+        phase = phases_of_calls(trace.module_calls).tolist()
         calls = np.flatnonzero(call_values)
         call_nodes = [node_of_call(call * PHASES + phase[call]) for call in calls.tolist()]
         self.values = np.zeros(len(self._frame), dtype=np.int64)

@@ -36,8 +36,14 @@ class Held(NamedTuple):
     at_end: bool
 
 
-def held_by(models: Models, *, at_end: bool) -> list[Held]:
-    """The parameters, gradients and buffers that a model, or several, hold now; each once."""
+def held_by(models: Models, *, at_end: bool, follow: bool = True) -> list[Held]:
+    """The parameters, gradients and buffers that a model, or several, hold now; each once.
+
+    Args:
+        models: the model, or models by name.
+        at_end: whether the recording has ended, and not begins.
+        follow: whether the recording that begins shall see when these are freed.
+    """
     held: list[Held] = []
     seen: set[int] = set()
 
@@ -45,10 +51,8 @@ def held_by(models: Models, *, at_end: bool) -> list[Held]:
         if tensor is None or id(tensor) in seen or has_no_shape(tensor):
             return
         seen.add(id(tensor))
-        if not at_end:
-            _native.follow(tensor)
-        address, count, device_type, device_index = _native.storage(tensor)
-        held.append(Held(address, count, id(module), type(module).__name__, int(use), device_type, device_index, at_end))
+        for address, count, device_type, device_index in _native.storages(tensor, follow=follow and not at_end):
+            held.append(Held(address, count, id(module), type(module).__name__, int(use), device_type, device_index, at_end))
 
     for place in walk(models):
         if place.same_as < 0:

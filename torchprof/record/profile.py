@@ -59,7 +59,7 @@ class profile(ContextDecorator):
             ``trace.facts["gpu"]`` and ``trace.facts["gpu_note"]`` say which it was. The recording waits for the GPU at its
             end; with ``aggregate=True`` after every step; with events also at its beginning.
         schedule: which steps to record: see `torchprof.schedule`. By default all.
-        aggregate: add every finished step to sums, so that a run of any length takes constant memory, but for 64 bytes per
+        aggregate: add every finished step to sums, so that a run of any length takes constant memory, but for 104 bytes per
             step. The tables by module, op and step remain; rows of single ops, module calls and allocations do not. Where a
             module runs an op with many shapes, the first 16 have sums of their own, fewer if the budget is small; the others
             are merged into "other shapes", whose FLOPs and bytes are exact. Needs ``step()``.
@@ -269,5 +269,5 @@ class profile(ContextDecorator):
         """Whether the block did not end just after a cycle did."""
         if not self._cycles or (trace.steps["warmup"] == 0).any():
             return True
-        tables = (trace.ops, trace.module_calls, trace.allocations, trace.op_totals, trace.call_totals)
-        return "ended_by" in trace.facts and any(len(table) for table in tables)
+        ran = len(trace.ops) or len(trace.module_calls) or (trace.allocations["start"] >= 0).any()
+        return "ended_by" in trace.facts and bool(ran)

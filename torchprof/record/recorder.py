@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from torchprof import _native
 from torchprof.analysis.time.totals import step_totals
@@ -111,6 +112,7 @@ class Recorder:
                     held=self._held(at_end=False),
                     evaluator_switch=_evaluator_switch() if options.modules else None,
                     profiler_switches=_profiler_switches() if options.memory else [],
+                    loader_iter=DataLoader.__iter__,
                 )
                 break
             except _native.DeviceRecorderError as error:
@@ -187,7 +189,7 @@ class Recorder:
     def _held(self, *, at_end: bool) -> list[Held]:
         if self.models is None or not self._options.reads_tensors:
             return []
-        return held_by(self.models, at_end=at_end)
+        return held_by(self.models, at_end=at_end, follow=self._options.memory)
 
     def _facts(self, facts: dict[str, Any], flop_problems: list[str]) -> dict[str, Any]:
         """Facts of the compiled recorder, with those known here."""

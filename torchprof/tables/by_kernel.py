@@ -7,21 +7,22 @@ from torchprof.analysis.gpu.kernel_records import kernel_records
 from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_path, check_trace, phase_named
-from torchprof.tables.footer import footer
+from torchprof.tables.footer import coverage, footer
 from torchprof.tables.table import Table, worth_showing
+from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
 __all__ = ["by_kernel"]
 
 
-def by_kernel(trace: Trace, *, phase: str | None = None, module: str | None = None) -> Table:
+def by_kernel(trace: Trace, *, phase: str | Phase | None = None, module: str | None = None) -> Table:
     """What every kernel, copy and fill took per step, most device time first, and which ops launched it.
 
     C++ names are shown in short; the whole one is ``full_name`` in the rows.
 
     Args:
         trace: of `torchprof.profile`, recorded where a device was in use.
-        phase: only ``"forward"``, ``"recomputation"``, ``"backward"``, ``"optimizer"`` or ``"other"``.
+        phase: only ``"forward"``, ``"recomputation"``, ``"backward"``, ``"optimizer"``, ``"data"`` or ``"other"``.
         module: only what was launched for the module with this path, or for one below it; ``""`` is any module.
 
     Raises:
@@ -39,7 +40,8 @@ def by_kernel(trace: Trace, *, phase: str | None = None, module: str | None = No
         raise ArgumentError(f"module={module!r} has no kernels: give the path of a module that has device time in by_module")
     columns = ["count", "device", "device_share", "mean", "min", "max", "bytes", "byte_rate", "launched_by"]
     shown = worth_showing(records, columns, optional=("bytes", "byte_rate"))
-    below = footer(trace, "device time")
+    time = sum(record["device"] for record in records)
+    below = (*footer(trace, "device time"), coverage(trace, "Dev share", "the device time of these kernels", time))
     if unseen := unseen_launches(trace):
         below = (*below, f"{unseen:,} launches were not seen: what they ran belongs to no op and no module")
     return Table("Kernel", records, shown, below).sort("device")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.devices import devices_by_memory
+from torchprof.analysis.memory.modules import NO_MODULE
 from torchprof.analysis.model.module_tree import OUTSIDE
 from torchprof.analysis.records import Record
-from torchprof.analysis.time.module_records import module_records
+from torchprof.analysis.time.module_records import DATA, OTHER, module_records
 from torchprof.arguments import check_int
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import footer, unknown_flops
+from torchprof.tables.footer import coverage, footer, unknown_flops
 from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
@@ -23,8 +25,10 @@ __all__ = ["by_module"]
 def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     """What every module cost in forward, recomputation, backward and optimizer, per step, as a tree.
 
-    Self times of everything below a module add up to its total. What belongs to no module has a row of its own. Where a device
-    worked, its time stands beside the host's; ``device_forward``, ``device_backward``, ... are columns to choose.
+    Self times of everything below a module add up to its total. What belongs to no module has rows of its own: *outside
+    modules* (the loss, optimizers that update all parameters at once), *data* (waiting for a ``DataLoader``), and *other*, what
+    is left of the step. So all rows add up to the step, unless threads worked at the same time. Where a device worked, its time stands
+    beside the host's; ``device_forward``, ``device_backward``, ... are columns to choose.
 
     Args:
         trace: of `torchprof.profile`, recorded with ``ops`` and ``modules``; with the model it knows paths.
@@ -41,6 +45,8 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
         check_int("depth", depth, 0)
     records = module_records(trace)
     columns = ["calls", "time", "share", "forward", "recompute", "backward", "optimizer", "flops", "spread"]
+    if any(record["data"] and record["name"] != DATA for record in records):  # of modules that transform data
+        columns.insert(-2, "data")
     if has_kernels(trace):
         columns[3:3] = ["device", "device_share"]
     if not trace.facts.get("aggregate") and trace.facts.get("memory") and trace.facts.get("shapes"):
@@ -50,7 +56,20 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     if depth is not None:
         records = [record for record in records if record["depth"] <= depth]
     unknown = {name for record in records for name in record["flops_unknown"]} if "flops" in shown else ()
-    return Table("Module", records, shown, (*footer(trace), *unknown_flops(unknown), *_unseen(trace)), is_tree=True)
+    below = (*footer(trace), *_shares(trace, records), *unknown_flops(unknown), *_unseen(trace))
+    return Table("Module", records, shown, below, is_tree=True)
+
+
+def _shares(trace: Trace, records: list[Record]) -> Iterator[str]:
+    """What the shares are of, and what of a step the rows cover."""
+    roots = [record for record in records if not record["depth"]]
+    if not roots:
+        return
+    yield coverage(trace, "Share", "the time of all rows", sum(record["time"] for record in roots), of_step=True)
+    if has_kernels(trace):
+        yield coverage(trace, "Dev share", "the device time of all rows", sum(record["device"] for record in roots))
+    if trace.facts.get("ops") is False:
+        yield "Ops were not recorded: backward, optimizer and waiting for data are in the row other"
 
 
 def _unseen(trace: Trace) -> list[str]:
@@ -71,7 +90,7 @@ def _add_saved(trace: Trace, records: list[Record]) -> None:
         record["saved"] = 0
         del ancestors[record["depth"] :]
         ancestors.append(record)
-        outside = record["name"] == OUTSIDE
-        own = saved[record["path"]] if record["path"] or outside else 0
+        is_of_step = record["name"] in (DATA, OTHER)
+        own = 0 if is_of_step else saved[NO_MODULE if record["name"] == OUTSIDE else record["path"]]
         for above in ancestors:
             above["saved"] += own

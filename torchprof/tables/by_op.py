@@ -6,9 +6,10 @@ from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.time.op_records import op_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_ceilings, check_path, check_trace, phase_named
-from torchprof.tables.footer import footer, unknown_flops
+from torchprof.tables.footer import coverage, footer, unknown_flops
 from torchprof.tables.table import Table
 from torchprof.trace.ceilings import Ceilings
+from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
 __all__ = ["by_op"]
@@ -18,7 +19,7 @@ def by_op(
     trace: Trace,
     *,
     shapes: bool = False,
-    phase: str | None = None,
+    phase: str | Phase | None = None,
     module: str | None = None,
     ceilings: Ceilings | None = None,
 ) -> Table:
@@ -29,7 +30,7 @@ def by_op(
     Args:
         trace: of `torchprof.profile`.
         shapes: tell ops with different inputs apart.
-        phase: only ``"forward"``, ``"recomputation"``, ``"backward"``, ``"optimizer"`` or ``"other"``.
+        phase: only ``"forward"``, ``"recomputation"``, ``"backward"``, ``"optimizer"``, ``"data"`` or ``"other"``.
         module: only ops attributed to the module with this path, or to one below it; ``""`` is any module.
         ceilings: of `torchprof.ceilings`: adds how near each op comes to what the machine can do.
 
@@ -57,7 +58,19 @@ def by_op(
         columns.append("roofline")
     below = ("Rates are against device time; ops that launched nothing on a device have none",) if on_device else ()
     unknown = {name for record in records for name in record["flops_unknown"]}
+    if not records:
+        below = (*below, _why_empty(trace, phase))
+    else:
+        below = (coverage(trace, "Share", "the self time of these ops", sum(record["self"] for record in records)), *below)
     table = Table("Op", records, tuple(columns), (*footer(trace), *below, *unknown_flops(unknown)))
     if not records:
         return table
     return table.sort("self").sort("device_self") if on_device else table.sort("self")
+
+
+def _why_empty(trace: Trace, phase: str | Phase | None) -> str:
+    """What must be said of a table without rows."""
+    if trace.facts.get("ops") is False:
+        return "Ops were not recorded: record with ops=True"
+    found = phase_named(phase)
+    return "No ops were recorded" if found is None else f"No ops ran in the phase {found.name.lower()!r}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torchprof.analysis.memory.devices import resolve_device
+from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.time.step_records import step_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import footer, unknown_flops
+from torchprof.tables.footer import footer, of_what, unknown_flops
 from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.trace import Trace
 
@@ -13,7 +17,7 @@ __all__ = ["by_step"]
 
 
 def by_step(trace: Trace) -> Table:
-    """What every step took, by phase, and its memory. Warm-up steps are shown, and marked.
+    """What every step took, by phase, and its memory. The phases add up to the step. Warm-up steps are shown, and marked.
 
     Args:
         trace: of `torchprof.profile`, recorded with ``prof.step()`` at the end of every step.
@@ -28,12 +32,18 @@ def by_step(trace: Trace) -> Table:
     records = step_records(trace)
     if not records:
         raise ArgumentError("the trace has no steps: call prof.step() at the end of every pass of the loop")
-    columns = "warmup time device kernels forward recompute backward optimizer other flops allocated peak held".split()
+    columns = "warmup time device kernels forward recompute backward optimizer data other flops allocated peak held".split()
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]
     unknown = {name for record in records for name in record["flops_unknown"] or ()}
-    below = (*footer(trace, of="Each row is one step"), *unknown_flops(unknown))
+    below = (*_of_memory(trace, shown), *footer(trace, of="Each row is one step"), *unknown_flops(unknown))
     return Table("Step", rows, shown, below, is_dim=_is_warmup)
+
+
+def _of_memory(trace: Trace, shown: Sequence[str]) -> list[str]:
+    if not {"peak", "held"} & set(shown):
+        return []
+    return [of_what(resolve_device(trace, None) if memory_is_known(trace) else None)]
 
 
 def _is_warmup(row: dict[str, object]) -> bool:

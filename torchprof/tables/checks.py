@@ -12,6 +12,8 @@ from torchprof.trace.trace import Trace
 __all__ = ["check_ceilings", "check_path", "check_trace", "phase_named"]
 
 PHASES: Final = {phase.name.lower(): phase for phase in Phase}
+SHORT: Final = {"recompute": Phase.RECOMPUTATION}
+"""Phases by the names of their columns, where these are others."""
 
 
 def check_trace(trace: Any) -> None:
@@ -22,16 +24,17 @@ def check_trace(trace: Any) -> None:
 
 
 def phase_named(name: Any) -> Phase | None:
-    """The phase of this name; None of None.
+    """The phase of this name, also of its column, or the phase itself; None of None.
 
     Raises:
         ArgumentError: there is no such phase.
     """
-    if name is None:
-        return None
-    if not isinstance(name, str) or name not in PHASES:
+    if name is None or isinstance(name, Phase):
+        return name
+    found = {**PHASES, **SHORT}.get(name) if isinstance(name, str) else None
+    if found is None:
         raise ArgumentError(f"phase={name!r} is unknown: use one of {', '.join(map(repr, PHASES))}")
-    return PHASES[name]
+    return found
 
 
 def check_path(module: Any) -> None:

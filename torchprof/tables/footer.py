@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
+from torchprof.analysis.steps import step_times
+from torchprof.rendering.units import format_ns
 from torchprof.trace.trace import Trace
 
-__all__ = ["footer", "incomplete", "remarks", "unknown_flops"]
+__all__ = ["coverage", "footer", "incomplete", "of_what", "remarks", "unknown_flops"]
 
 MOST_NAMED: Final = 6
+ROUNDED: Final = 0.0005
 
 
 def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tuple[str, ...]:
@@ -51,6 +54,34 @@ def ended_early(trace: Trace) -> list[str]:
     if not (name := trace.facts.get("ended_by")):
         return []
     return [f"{name} ended the recording" + ("; the step that it broke off is left out" if len(trace.steps) else "")]
+
+
+def of_what(device: str | None) -> str:
+    """What the bytes held by a program are of: all on this device or, for None, what an aggregated recording knows."""
+    if device is None:
+        return "Peak and held: of what was allocated since the recording began, on all devices"
+    return f"Peak and held: of all memory on {device}, also what was there before the recording"
+
+
+def coverage(trace: Trace, header: str, of: str, time: float, *, of_step: bool = False) -> str:
+    """What shares are of, and how much of a step the rows of a table cover.
+
+    Args:
+        header: of the column of shares.
+        of: what all rows together are.
+        time: nanoseconds of all rows.
+        of_step: whether shares are of the step, not of all rows.
+    """
+    times = step_times(trace)
+    whole = float(times.time.mean()) if times is not None and len(times.time) else 0.0
+    if times is None or not whole:
+        return f"{header}: of {of}"
+    step = "a step" if len(times.time) > 1 else "the step" if times.is_step else "the recording"
+    covered = f"{100 * time / whole:.1f}%"
+    if not of_step:
+        return f"{header}: of {of}, {covered} of {step}"
+    more = ": threads worked at the same time" if time > (1 + ROUNDED) * whole else ""
+    return f"{header}: of {step}, {format_ns(round(whole))}, of which the rows are {covered}{more}"
 
 
 def unknown_flops(names: Iterable[str]) -> list[str]:

@@ -6,12 +6,13 @@ from functools import cached_property
 
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.memory.modules import NO_MODULE, module_label
 from torchprof.analysis.records import Record
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import remarks
+from torchprof.tables.footer import of_what, remarks
 from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
 
@@ -46,43 +47,44 @@ class Memory(MemoryAccount, Printed):
         rows: list[Record] = []
         for path in dict.fromkeys([*self.by_module, *self.saved_by_module]):
             held = self.by_module.get(path, {})
-            row = {"name": path or "(no module)", "at_peak": sum(held.values()), "saved": self.saved_by_module.get(path, 0)}
+            row = {
+                "name": module_label(self.trace, path),
+                "at_peak": sum(held.values()),
+                "saved": self.saved_by_module.get(path, 0),
+            }
             rows.append({**row, **{column: held.get(category, 0) for category, column in columns.items()}})
         shown = [column for column in columns.values() if any(row[column] for row in rows)]
         return Table("Module", rows, ("at_peak", "saved", *shown)).sort("at_peak")
 
     @cached_property
     def leak_table(self) -> Table:
-        """The leaks: what was still held when the step after its own was over; most bytes first."""
+        """The leaks: ops in modules that hold more and more at the ends of steps; the most growth first."""
         rows = [
             {
                 "name": leak.op or "(no op)",
-                "module": leak.module or "(no module)",
+                "module": module_label(self.trace, leak.module),
                 "category": leak.category,
+                "growth": leak.growth,
+                "held": leak.bytes,
                 "count": leak.count,
-                "total": leak.bytes,
                 "steps": leak.steps,
             }
             for leak in self.leaks
         ]
-        return Table("Made by", rows, ("module", "category", "count", "total", "steps"))
+        shown = ("module", "category", "growth", "held", "count", "steps")
+        headers = {"count": "Blocks", "steps": "Grew in steps"}
+        return Table("Made by", rows, shown, headers=headers)
 
     def __repr__(self) -> str:
         return f"<Memory: peak {format_bytes(self.peak.bytes)} on {self.device}>"
 
     def parts(self) -> Parts:
         peak = self.peak
-        where = ", ".join(
-            text
-            for text in (
-                f"step {peak.step}" if peak.step is not None else "",
-                peak.phase,
-                peak.op,
-                f"in {peak.module}" if peak.module else "in no module",
-            )
-            if text
-        )
-        yield f"Peak on {self.device}: {format_bytes(peak.bytes)} at {format_ns(peak.time)} ({where})"
+        step = f"{'warm-up ' if peak.warmup else ''}step {peak.step}" if peak.step is not None else ""
+        module = "in no module" if peak.module == NO_MODULE else f"in {module_label(self.trace, peak.module)}"
+        where = ", ".join(text for text in (step, peak.phase, peak.op, module) if text)
+        of_recorded = " (INCOMPLETE: of what was recorded)" if self.trace.losses.get("allocations") else ""
+        yield f"Peak on {self.device}: {format_bytes(peak.bytes)}{of_recorded} at {format_ns(peak.time)} ({where})"
         if self.reserved is not None and self.max_reserved is not None and self.fragmentation is not None:
             yield (
                 f"Reserved then: {format_bytes(self.reserved)}, {format_bytes(self.fragmentation)} of it free; "
@@ -95,19 +97,29 @@ class Memory(MemoryAccount, Printed):
                 f"{format_bytes(self.untracked - self.untracked_at_start)} of threads that do not report to it"
             )
         yield from self.modules.head(SHOWN).parts()
-        yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))}"
+        yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))} (Saved: then, by module)"
         if missing := [option for option in ("ops", "shapes") if self.trace.facts.get(option) is False]:
             yield f"Recorded with {missing[0]}=False: little of the memory can be told apart by category or module"
-        if self.trace.losses.get("allocations"):
-            yield "Leaks: unknown, because what was freed may be among the lost rows"
-        elif len(self.trace.steps) < 3:
-            yield "Leaks: three steps or more are needed to tell"
+        if len(self.trace.steps):
+            yield self._held_at_ends()
+        yield of_what(self.device)
+        if self.leaks_unknown is not None:
+            yield f"Leaks: unknown, because {self.leaks_unknown}"
         elif not self.leaks:
-            yield "Leaks: nothing was held beyond the step after its own"
+            yield "Leaks: nothing held more and more at the ends of steps"
         else:
-            yield "Leaks: these were held beyond the step after their own"
+            yield "Leaks: these held more and more at the ends of steps"
             yield from self.leak_table.head(SHOWN).parts()
         yield from remarks(self.trace)
+
+    def _held_at_ends(self) -> str:
+        """The bytes held at the ends of steps, of many steps those of some."""
+        if self.trace.losses.get("allocations"):
+            return "Held at the ends of steps: unknown, because allocations were lost"
+        held, numbers = self.steps.held.tolist(), self.trace.steps["number"].tolist()
+        rows = [round(at * (len(held) - 1) / (SHOWN - 1)) for at in range(SHOWN)] if len(held) > SHOWN else range(len(held))
+        listed = ", ".join(f"{numbers[row]}: {format_bytes(held[row])}" for row in rows)
+        return f"Held at the end of step {listed}"
 
 
 def memory(trace: Trace, device: str | None = None) -> Memory:

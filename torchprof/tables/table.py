@@ -169,26 +169,42 @@ class Table(Printed):
         """The rows, as plain data."""
         return [dict(row) for row in self.rows]
 
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+    def to_json(self, path: str | os.PathLike[str] | None = None, *, printed_only: bool = False) -> str:
         """The rows as JSON; also written to ``path`` if given.
+
+        Args:
+            printed_only: the name and path of each row, and its printed columns, in their order, instead of every figure.
 
         Raises:
             OSError: the file cannot be written.
         """
-        return _written(json.dumps(self.rows, indent=1), path)
+        return _written(json.dumps(self._printed_rows() if printed_only else self.rows, indent=1), path)
 
-    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+    def to_csv(self, path: str | os.PathLike[str] | None = None, *, printed_only: bool = False) -> str:
         """The rows as CSV, one column per figure; also written to ``path`` if given.
+
+        Args:
+            printed_only: the name and path of each row, and its printed columns, in their order, instead of every figure.
 
         Raises:
             OSError: the file cannot be written.
         """
         text = io.StringIO()
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        rows = self._printed_rows() if printed_only else self.rows
+        names = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(rows)
         return _written(text.getvalue(), path)
+
+    def _printed_rows(self) -> list[Record]:
+        """The rows with what is printed of them alone, as data."""
+        names = [name for name in ("name", "path") if self.rows and name in self.rows[0]]
+        values = {name: COLUMNS[name].values(self.rows) for name in self.columns}
+        return [
+            {**{name: row[name] for name in names}, **{name: of_rows[at] for name, of_rows in values.items()}}
+            for at, row in enumerate(self.rows)
+        ]
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a ``pandas.DataFrame``, one column per figure. Needs pandas.

@@ -22,6 +22,7 @@ __all__ = [
     "RuntimeCallKind",
     "Use",
     "phases",
+    "phases_of_calls",
 ]
 
 Rows = npt.NDArray[Any]
@@ -156,17 +157,23 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("phase", "u1", 35),
     ),
     "marks": _struct(16, ("time", "i8", 0), ("name", "u4", 8)),
+    # The columns from ``forward`` to ``data`` are the nanoseconds of the step in each phase; what is left of it is of no phase.
     "steps": _struct(
-        64,
+        104,
         ("start", "i8", 0),
         ("end", "i8", 8),
         ("allocated", "i8", 16),
         ("peak", "i8", 24),
         ("held", "i8", 32),
         ("busy", "i8", 40),
-        ("number", "i4", 48),
-        ("kernels", "u4", 52),
-        ("warmup", "u1", 56),
+        ("forward", "i8", 48),
+        ("recompute", "i8", 56),
+        ("backward", "i8", 64),
+        ("optimizer", "i8", 72),
+        ("data", "i8", 80),
+        ("number", "i4", 88),
+        ("kernels", "u4", 92),
+        ("warmup", "u1", 96),
     ),
     # Sums that take the place of rows per op, call and kernel in a trace recorded with ``aggregate=True``.
     "op_totals": _struct(
@@ -199,7 +206,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("max", "i8", 32),
         ("module", "u4", 40),
         ("caller", "i4", 44),
-        ("recomputed", "u1", 48),
+        ("phase", "u1", 48),
     ),
     "kernel_totals": _struct(
         64,
@@ -261,6 +268,8 @@ CALL_RECOMPUTED: Final = 8
 """Module call flag: it ran inside a backward pass, by activation checkpointing."""
 CALL_COMPILED: Final = 16
 """Module call flag: compiled code began in it, and not in a call inside it. Calls of modules in that code are not seen."""
+CALL_LOADED_DATA: Final = 32
+"""Module call flag: it ran inside a ``DataLoader``, as transforms of the data do."""
 NO_ARGUMENTS: Final = 2**32 - 1
 """In ``signatures``: the arguments were not kept."""
 NO_NAME: Final = 2**32 - 1
@@ -321,9 +330,17 @@ class Phase(IntEnum):
     RECOMPUTATION = 2
     BACKWARD = 3
     OPTIMIZER = 4
+    DATA = 5  # the program waited for a DataLoader
 
 
 def phases(ops: Rows) -> npt.NDArray[np.uint8]:
     """The `Phase` of every row of ``ops``."""
     found: npt.NDArray[np.uint8] = np.right_shift(ops["flags"], 4, dtype=np.uint8)
     return found
+
+
+def phases_of_calls(calls: Rows) -> npt.NDArray[np.int64]:
+    """The `Phase` of every row of ``module_calls``: forward, recomputation or data. Ops inside may have others."""
+    flags = calls["flags"]
+    found = np.where(flags & CALL_RECOMPUTED != 0, int(Phase.RECOMPUTATION), int(Phase.FORWARD))
+    return np.where(flags & CALL_LOADED_DATA != 0, int(Phase.DATA), found)

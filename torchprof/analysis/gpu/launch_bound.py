@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torchprof.analysis.gpu.waits import Waits
 from torchprof.analysis.steps import active_steps
-from torchprof.analysis.time.module_records import module_records
+from torchprof.analysis.time.module_records import DATA, OTHER, module_records
 from torchprof.trace.trace import Trace
 
 __all__ = ["LaunchBound", "launch_bound_modules"]
@@ -40,6 +40,8 @@ def launch_bound_modules(trace: Trace, waits: Sequence[Waits]) -> list[LaunchBou
         waited[wait.module] += wait.time
     found = []
     for record in module_records(trace):
+        if not record["path"] and record["name"] in (DATA, OTHER):
+            continue
         module = record["path"] or record["name"]
         device = round(record.get("device_self", 0) * steps)
         host = round(record["self"] * steps) - waited[module]

@@ -14,9 +14,10 @@ from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED, categories
 from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.devices import resolve_device
-from torchprof.analysis.memory.leaks import Leak, find_leaks
+from torchprof.analysis.memory.leaks import Leak, find_leaks, why_unknown
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
 from torchprof.analysis.memory.peak import Peak, peak_after, peak_change
+from torchprof.analysis.memory.steps import StepMemory, step_memory
 from torchprof.analysis.memory.timeline import held_over_time
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import Rows
@@ -116,7 +117,7 @@ class MemoryAccount:
     def by_module(self) -> dict[str, dict[str, int]]:
         """Bytes held at the peak, by path of the module and category.
 
-        Under the empty path is what belongs to no module, and what belongs to the root of the model itself.
+        The path of the root of the model is empty; what belongs to no module is under ``"(no module)"``.
         """
         sums = self._modules.sums(self.category, self.allocations["bytes"], self.held_at_peak)
         if self.untracked:
@@ -124,7 +125,7 @@ class MemoryAccount:
         return sums
 
     def module_path(self, allocation: int) -> str:
-        """The path of the module that this row of ``allocations`` belongs to; empty for none, and for the root."""
+        """The path of the module of this row of ``allocations``: empty for the root, ``"(no module)"`` for none."""
         return self._modules.path(allocation)
 
     @cached_property
@@ -157,11 +158,21 @@ class MemoryAccount:
 
     @cached_property
     def leaks(self) -> list[Leak]:
-        """What was allocated in one step and still held at the end of the next, most bytes first.
+        """The ops in modules that hold more and more at the ends of steps, the most growth first.
 
-        Parameters, buffers, gradients and the state of optimizers are meant to stay, and are not listed.
+        Empty also where it cannot be told: see ``leaks_unknown``.
         """
         return find_leaks(self.trace, self.allocations, self.category, self._modules)
+
+    @property
+    def leaks_unknown(self) -> str | None:
+        """Why it cannot be told what leaks: rows were lost, or there are too few steps. None where it can."""
+        return why_unknown(self.trace)
+
+    @cached_property
+    def steps(self) -> StepMemory:
+        """What was allocated in every step, the most held during it and what was held at its end, in bytes, ``[steps]``."""
+        return step_memory(self.trace.steps, self._changes, self._allocator)
 
     @cached_property
     def _changes(self) -> Changes:

@@ -10,8 +10,8 @@ freed, and from how it was used in between (``trace.allocations["uses"]``). The 
     inputs                read by modules, by forward ops such as the loss, or by backward ops, and allocated by none of these:
                           batches, the gradient that a backward pass starts from
     activations           allocated by forward and kept for backward: read by backward, freed in backward, or held after forward
-                          without being returned
-    outputs               allocated by forward and held after it by the program: what the model returned, the loss
+                          without being returned where autograd built a graph. None under ``torch.no_grad``
+    outputs               allocated by forward and held after it by the program: what the model returned or keeps, the loss
     temporaries           all else that forward, backward or the optimizer allocated; and what was allocated outside of them and
                           freed before the op that allocated it had ended
     other                 none of these: what the program holds for reasons of its own
@@ -31,6 +31,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.memory.graphs import built_graph
 from torchprof.trace.schema import Phase, Rows, Use, phases
 from torchprof.trace.trace import Trace
 
@@ -66,6 +67,9 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
     freed_in_backward = np.isin(freed_in, [Phase.BACKWARD, Phase.RECOMPUTATION])
     for_backward = (uses & Use.READ_BY_BACKWARD != 0) | (freed_in_backward & (allocated_in == Phase.FORWARD))
     returned = (uses & Use.MODULE_OUTPUT != 0) | (allocations["module_call"] < 0)
+    unclear = np.flatnonzero(by_forward & held_after & ~for_backward & ~returned)
+    in_graph = np.zeros(len(allocations), dtype=np.bool_)
+    in_graph[unclear] = built_graph(trace, allocations[unclear])
     read = uses & (Use.MODULE_INPUT | Use.READ_BY_FORWARD | Use.READ_BY_BACKWARD) != 0
     rules = [
         ("parameters", uses & Use.PARAMETER != 0),
@@ -74,7 +78,7 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
         ("optimizer state", ~before & held_after & (allocated_in == Phase.OPTIMIZER)),
         ("optimizer state", before & (uses & Use.READ_BY_OPTIMIZER != 0)),
         ("inputs", (before | by_others) & read),
-        ("activations", by_forward & held_after & (for_backward | ~returned)),
+        ("activations", by_forward & held_after & (for_backward | in_graph)),
         ("activations", by_forward & for_backward & (allocated_in == Phase.FORWARD)),
         ("outputs", by_forward & held_after),
         ("temporaries", by_forward | by_backward_or_optimizer),

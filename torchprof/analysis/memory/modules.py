@@ -13,10 +13,10 @@ from torchprof.analysis.model.module_tree import paths
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["NO_MODULE", "AllocationModules"]
+__all__ = ["NO_MODULE", "AllocationModules", "module_label"]
 
-NO_MODULE: Final = ""
-"""The path of what belongs to no module. That of the root is empty too, so the two are not told apart."""
+NO_MODULE: Final = "(no module)"
+"""In place of a path, for what belongs to no module. The path of the root is empty."""
 
 
 class AllocationModules:
@@ -39,7 +39,7 @@ class AllocationModules:
         return cls([NO_MODULE, *of_modules, *of_calls], path)
 
     def path(self, allocation: int) -> str:
-        """The path of the module of this allocation."""
+        """The path of the module of this allocation: empty for the root, `NO_MODULE` for none."""
         return self._names[int(self._path[allocation])]
 
     def sums(self, category: npt.NDArray[np.int64], size: Rows, mask: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
@@ -54,3 +54,8 @@ class AllocationModules:
             path, kind = divmod(key, len(CATEGORIES))
             sums[self._names[path]][CATEGORIES[kind]] += int(total)
         return {path: dict(held) for path, held in sums.items()}
+
+
+def module_label(trace: Trace, path: str) -> str:
+    """What is printed for this path: of the root, the name of its class."""
+    return path or (trace.model.modules[0].type if trace.model is not None and trace.model.modules else NO_MODULE)

@@ -9,7 +9,8 @@ import numpy as np
 from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.categories import phase_at
 from torchprof.analysis.memory.changes import Changes
-from torchprof.analysis.memory.modules import AllocationModules
+from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
+from torchprof.analysis.memory.ops import outermost_op_names
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
@@ -21,16 +22,19 @@ class Peak:
     """The moment at which the most memory was held.
 
     Attributes:
-        bytes: held at that moment.
+        bytes: held at that moment, what was there before the recording included.
         time: nanoseconds since the start of the recording.
         step: number of the step, or None outside of all steps.
+        warmup: whether that was a warm-up step.
         phase: ``"forward"``, ``"backward"``, ...
-        op, module: what was running; empty where nothing was.
+        op: the outermost op that was running; empty for none.
+        module: path of the module: empty for the root, ``"(no module)"`` for none.
     """
 
     bytes: int
     time: int
     step: int | None
+    warmup: bool
     phase: str
     op: str
     module: str
@@ -58,9 +62,8 @@ def peak_after(
     time = int(changes.times[change]) if change >= 0 else 0
     untracked = int(totals.untracked_at(np.array([time]))[0])
     if change < 0:
-        return Peak(changes.held_before + untracked, 0, None, "other", "", "")
+        return Peak(changes.held_before + untracked, 0, None, False, "other", "", NO_MODULE)
     row = int(changes.rows[change])
-    op = int(allocations["op"][row])
     phase = Phase(int(phase_at(trace, allocations["op"][[row]], allocations["module_call"][[row]])[0]))
     steps = trace.steps
     around = np.flatnonzero((steps["start"] <= time) & (time < steps["end"]))
@@ -68,7 +71,8 @@ def peak_after(
         int(changes.held[change]) + untracked,
         time,
         int(steps["number"][around[0]]) if len(around) else None,
+        bool(len(around) and steps["warmup"][around[0]]),
         phase.name.lower(),
-        trace.strings[int(trace.op_names[op])] if op >= 0 else "",
+        outermost_op_names(trace, allocations["op"][[row]])[0],
         modules.path(row),
     )

@@ -1,10 +1,11 @@
 """Where the time of a training loop went, by module: the records of the table by module.
 
 All figures are means over the active steps. Times are host time; device time, in columns of its own, is the time of kernels.
-Forward is the time in module calls, with the Python code of the modules. Recomputation, backward and optimizer are the self
-times of the ops that ran in these phases, attributed to the module whose forward op they differentiate or whose parameter they
-update. So self times do not overlap, the total of a module is the sum of the self times of itself and of all modules below it,
-and what belongs to no module has a record of its own.
+They are self times, of ops and, for the Python code of modules, of module calls, each in the phase that it ran in. Ops of
+backward are attributed to the module whose forward op they differentiate, those of an optimizer to the module whose parameter
+they update. So self times do not overlap, the total of a module is the sum of the self times of itself and of all modules below
+it, and what belongs to no module has records of its own: `OUTSIDE`, of phases of the model; waiting for data; and what is left
+of the step. Where no threads work at the same time, the records add up to the step.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy.typing as npt
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.model.module_tree import OUTSIDE, ModuleNode, module_tree
-from torchprof.analysis.records import Record, none_if_nan
+from torchprof.analysis.records import Record, none_if_nan, whole
+from torchprof.analysis.steps import PHASE_COLUMNS, step_times
 from torchprof.analysis.time.totals import StepTotals, step_totals
-from torchprof.trace.schema import Phase
+from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["DEVICE_PHASES", "module_records"]
+__all__ = ["DATA", "DEVICE_PHASES", "OTHER", "module_records"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,6 +33,7 @@ DEVICE_PHASES: Final = {
     "device_recompute": Phase.RECOMPUTATION,
     "device_backward": Phase.BACKWARD,
     "device_optimizer": Phase.OPTIMIZER,
+    "device_data": Phase.DATA,
     "device_other": Phase.OTHER,
 }
 """Columns of device time, and the phase of each."""
@@ -39,63 +42,92 @@ Unknown = dict[str, frozenset[str]]
 
 _FLOPS: Final = {"flops_forward": (Phase.FORWARD,), "flops_backward": (Phase.BACKWARD,), "flops": ()}
 """Columns of FLOPs, and the phases of each; of ``flops``, all."""
-_PHASES: Final = ("forward", "recompute", "backward", "optimizer")
-_SUMS: Final = ("calls", *_PHASES, *"flops_forward flops_backward flops bytes allocated".split())
+_PHASES: Final = (*PHASE_COLUMNS, "other")
+_SELF: Final = ("forward", "recompute", "backward", "optimizer")
+_COUNTS: Final = ("flops_forward", "flops_backward", "flops", "bytes", "allocated")
+
+DATA: Final = "data"
+"""Name of the row for the time in which the program waited for a ``DataLoader``."""
+OTHER: Final = "other"
+"""Name of the row for what is left of a step: Python, and ops outside of all phases."""
+_WITHOUT_MODULE: Final = (OUTSIDE, DATA, OTHER)
+_ROW_OF_PHASE: Final = np.array([_WITHOUT_MODULE.index({Phase.DATA: DATA, Phase.OTHER: OTHER}.get(p, OUTSIDE)) for p in Phase])
 
 
 def module_records(trace: Trace) -> list[Record]:
-    """One record for every node of the module tree, parents first, and one for what is outside of all modules.
+    """One record for every node of the module tree, parents first, and up to three for what belongs to no module.
 
-    Keys: ``path name type depth calls``; ``forward recompute backward optimizer time`` in nanoseconds, with everything below;
-    ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation of time over
-    steps); ``share`` of the time of all; ``flops_forward flops_backward flops bytes allocated`` with everything below;
+    Modules of one class that the model does not know by name and that were called by the same module are one record, such as
+    those that its forward makes anew every time.
+
+    Keys: ``path name type depth calls``; ``forward recompute backward optimizer data other time`` in nanoseconds, with
+    everything below; ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation
+    of time over steps); ``share`` of the step; ``flops_forward flops_backward flops bytes allocated`` with everything below;
     ``flops_unknown`` and the like: the ops in them whose FLOPs are unknown, if any; then the figure is a lower bound, or None.
     ``params`` of its own. Where kernels were recorded, also ``device`` (time of kernels) and, of it, ``device_forward
-    device_recompute device_backward device_optimizer device_other``, and ``kernels``, with everything below; ``device_self``
-    without; ``device_share`` of the device time of all.
+    device_recompute device_backward device_optimizer device_data device_other``, and ``kernels``, with everything below;
+    ``device_self`` without; ``device_share`` of the device time of all.
     """
     totals = step_totals(trace)
     of_modules = _sums_by_module(trace, totals)
     records: list[Record] = []
-    all_modules = {"share": sum(of_modules[name].sum() for name in _PHASES) / totals.steps}
+    times = step_times(trace)
+    time = float(times.time.sum()) if times is not None else sum(float(of_modules[name].sum()) for name in _PHASES)
+    wholes = {"share": time / totals.steps}
     if "device" in of_modules:
-        all_modules["device_share"] = of_modules["device"].sum() / totals.steps
-    outside = {name: values[-1] for name, values in of_modules.items()}
+        wholes["device_share"] = of_modules["device"].sum() / totals.steps
     unknown_in = _unknown_by_module(trace, totals)
 
     def add(node: ModuleNode) -> tuple[dict[str, Floats], Unknown]:
         row = len(records)
         records.append({})  # parents come first
         own = {name: values[node.modules].sum(axis=0) for name, values in of_modules.items()}
-        below = [add(child) for child in node.children]
+        below = [add(child) for child in _by_path(node.children)]
         total = {name: own[name] + sum(child[name] for child, _ in below) for name in of_modules}
         unknown = {
             name: frozenset().union(*(mine.get(module, ()) for module in node.modules), *(names[name] for _, names in below))
             for name, mine in unknown_in.items()
         }
-        records[row] = _module_record(totals, own, total, all_modules) | _bounds(trace, total, unknown, totals)
-        info = node.info
-        records[row].update(path=node.path, name=node.name, type=node.type, depth=node.depth)
-        records[row]["params"] = sum(p.numel for p in info.parameters if p.owner is None) if info is not None else 0
+        records[row] = {
+            **{"name": node.name, "path": node.path, "type": node.type, "depth": node.depth},
+            **_module_record(totals, own, total, wholes),
+            **_bounds(trace, total, unknown, totals),
+            "params": sum(p.numel for p in node.info.parameters if p.owner is None) if node.info is not None else 0,
+        }
         return total, unknown
 
-    for root in module_tree(trace):
+    for root in _by_path(module_tree(trace)):
         add(root)
-    if any(outside[name].any() for name in (*_PHASES, "device") if name in outside):
-        unknown = {name: mine.get(len(trace.modules), frozenset()) for name, mine in unknown_in.items()}
-        record = _module_record(totals, outside, outside, all_modules) | _bounds(trace, outside, unknown, totals)
-        records.append({**record, "path": "", "name": OUTSIDE, "type": "", "depth": 0, "params": 0})
+    for index, name in enumerate(_WITHOUT_MODULE, start=len(trace.modules)):
+        mine = {name: values[index] for name, values in of_modules.items()}
+        if any(mine[name].any() for name in (*_PHASES, "device") if name in mine):
+            unknown = {name: ops.get(index, frozenset()) for name, ops in unknown_in.items()}
+            record = _module_record(totals, mine, mine, wholes) | _bounds(trace, mine, unknown, totals)
+            records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0})
     return records
 
 
+def _by_path(nodes: list[ModuleNode]) -> list[ModuleNode]:
+    """The nodes, with those of one path as one: only modules that are not registered in the model have a path in common."""
+    found: list[ModuleNode] = []
+    first: dict[str, ModuleNode] = {}
+    for node in nodes:
+        if node.info is not None or first.setdefault(node.path, node) is node:
+            found.append(node)
+        else:
+            for members in ("children", "modules", "calls"):
+                getattr(first[node.path], members).extend(getattr(node, members))
+    return found
+
+
 def _unknown_by_module(trace: Trace, totals: StepTotals) -> dict[str, dict[int, frozenset[str]]]:
-    """By figure and row of ``trace.modules`` (the last: no module), the ops whose FLOPs are unknown."""
+    """By figure and row of ``trace.modules`` (beyond them: no module), the ops whose FLOPs are unknown."""
     found: dict[str, dict[int, frozenset[str]]] = {name: {} for name in _FLOPS}
     for row in np.flatnonzero(totals.op_unknown).tolist():
         signature, module, phase = (int(totals.ops[name][row]) for name in ("signature", "module", "phase"))
         for name, phases in _FLOPS.items():
             if not phases or phase in phases:
-                of_module = module if module >= 0 else len(trace.modules)
+                of_module = module if module >= 0 else len(trace.modules) + int(_ROW_OF_PHASE[phase])
                 found[name][of_module] = found[name].get(of_module, frozenset()) | {unknown_op(trace, signature)}
     return found
 
@@ -105,40 +137,59 @@ def _bounds(trace: Trace, total: dict[str, Floats], unknown: Unknown, totals: St
     record: Record = {}
     for name in _FLOPS:
         mean = float(totals.mean(total[name][np.newaxis])[0])
-        record[name] = at_least(mean, unknown[name]) if counts_flops(trace) else None
+        record[name] = at_least(whole(mean), unknown[name]) if counts_flops(trace) else None
         record[f"{name}_unknown"] = sorted(unknown[name])
     return record
 
 
 def _sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
-    """Every figure of a module without those below it, by row of ``trace.modules`` (the last: no module) and step."""
+    """Every figure of a module without those below it, by row of ``trace.modules`` (then `_WITHOUT_MODULE`) and step."""
     ops, calls = totals.ops, totals.calls
-    count = len(trace.modules) + 1
-    module_of_op = np.where(ops["module"] >= 0, ops["module"], count - 1)
+    count = len(trace.modules) + len(_WITHOUT_MODULE)
+    module_of_op = _row_of(ops, trace)
 
     def op_sum(values: npt.ArrayLike, *phases: Phase) -> Floats:
         mask = np.isin(ops["phase"], phases) if phases else np.ones(len(ops), dtype=np.bool_)
         return totals.sums(module_of_op[mask], count, np.asarray(values)[mask], ops["step"][mask])
 
-    forward_calls = calls[calls["recomputed"] == 0]
+    def call_sum(column: str, mask: npt.NDArray[np.bool_]) -> Floats:
+        return totals.sums(calls["module"][mask], count, calls[column][mask], calls["step"][mask])
+
     sums = {
-        "calls": totals.sums(forward_calls["module"], count, forward_calls["count"], forward_calls["step"]),
-        "forward": totals.sums(forward_calls["module"], count, forward_calls["self_time"], forward_calls["step"]),
-        "recompute": op_sum(ops["self_time"], Phase.RECOMPUTATION),
-        "backward": op_sum(ops["self_time"], Phase.BACKWARD),
-        "optimizer": op_sum(ops["self_time"], Phase.OPTIMIZER),
+        "calls": call_sum("count", calls["phase"] != Phase.RECOMPUTATION),
+        **{
+            name: op_sum(ops["self_time"], phase) + call_sum("self_time", calls["phase"] == phase)
+            for name, phase in PHASE_COLUMNS.items()
+        },
+        "other": op_sum(ops["self_time"], Phase.OTHER),
         **{name: op_sum(totals.op_flops, *phases) for name, phases in _FLOPS.items()},
         "bytes": op_sum(totals.op_bytes),
         "allocated": op_sum(ops["allocated"]),
     }
-    # The time of a module is that of its calls; outside of modules there are only ops.
-    sums["forward"][-1] = op_sum(ops["self_time"], Phase.FORWARD)[-1]
-    return sums | _device_sums_by_module(totals, count) if has_kernels(trace) else sums
+    if (times := step_times(trace)) is not None and len(times.time):
+        # The program waits for data, and runs Python, also where no op is open; and some Python in the step of an optimizer is
+        # that of a closure.
+        for row, name in ((count - 3, "optimizer"), (count - 2, "data"), (count - 1, "other")):
+            of_modules = sums[name][: len(trace.modules)].sum(axis=0)
+            whole_phase = _by_step(times.by_phase[PHASE_COLUMNS.get(name, Phase.OTHER)], totals)
+            sums[name][row] = np.maximum(0, whole_phase - of_modules)
+    return sums | _device_sums_by_module(trace, totals, count) if has_kernels(trace) else sums
 
 
-def _device_sums_by_module(totals: StepTotals, count: int) -> dict[str, Floats]:
+def _by_step(values: npt.NDArray[np.int64], totals: StepTotals) -> Floats:
+    """Values of active steps as `StepTotals.sums` has them."""
+    return (values if totals.by_step else values.sum(keepdims=True)).astype(np.float64)
+
+
+def _row_of(rows: Rows, trace: Trace) -> npt.NDArray[np.int64]:
+    """The row of ``trace.modules`` or, beyond them, of `_WITHOUT_MODULE` that sums of ops or kernels belong to."""
+    phase = np.where(rows["phase"] <= max(Phase), rows["phase"], int(Phase.OTHER))
+    return np.where(rows["module"] >= 0, rows["module"], len(trace.modules) + _ROW_OF_PHASE[phase])
+
+
+def _device_sums_by_module(trace: Trace, totals: StepTotals, count: int) -> dict[str, Floats]:
     kernels = totals.kernels
-    module = np.where(kernels["module"] >= 0, kernels["module"], count - 1)
+    module = _row_of(kernels, trace)
     sums = {
         "device": totals.sums(module, count, kernels["time"], kernels["step"]),
         "kernels": totals.sums(module, count, kernels["count"], kernels["step"]),
@@ -149,24 +200,23 @@ def _device_sums_by_module(totals: StepTotals, count: int) -> dict[str, Floats]:
     return sums
 
 
-def _module_record(
-    totals: StepTotals, own: dict[str, Floats], total: dict[str, Floats], all_modules: dict[str, float]
-) -> Record:
+def _module_record(totals: StepTotals, own: dict[str, Floats], total: dict[str, Floats], wholes: dict[str, float]) -> Record:
     def mean(values: Floats) -> float:
         return float(totals.mean(values[np.newaxis])[0])
 
-    record: Record = {name: mean(total[name]) for name in _SUMS}
-    record["calls"] = mean(own["calls"])
-    for name in _PHASES:
+    record: Record = {"calls": whole(mean(own["calls"])), **{name: mean(total[name]) for name in _PHASES}}
+    record |= {name: whole(mean(total[name])) for name in _COUNTS}
+    for name in _SELF:
         record[f"{name}_self"] = mean(own[name])
     time = sum(total[name] for name in _PHASES)
     record["time"] = mean(np.asarray(time))
-    record["self"] = sum(record[f"{name}_self"] for name in _PHASES)
+    record["self"] = mean(np.asarray(sum(own[name] for name in _PHASES)))
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
-    record["share"] = record["time"] / all_modules["share"] if all_modules["share"] else 0.0
-    record["bytes"] = none_if_nan(record["bytes"])
+    record["share"] = record["time"] / wholes["share"] if wholes["share"] else 0.0
+    record["bytes"] = None if np.isnan(record["bytes"]) else record["bytes"]
     if "device" in own:
-        record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES, "kernels")}
+        record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES)}
+        record["kernels"] = whole(mean(total["kernels"]))
         record["device_self"] = mean(own["device"])
-        record["device_share"] = record["device"] / all_modules["device_share"] if all_modules["device_share"] else 0.0
+        record["device_share"] = record["device"] / wholes["device_share"] if wholes["device_share"] else 0.0
     return record

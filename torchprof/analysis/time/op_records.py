@@ -14,7 +14,7 @@ from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.model.module_tree import modules_inside
-from torchprof.analysis.records import Record, none_if_nan
+from torchprof.analysis.records import Record, none_if_nan, whole
 from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import Phase
 from torchprof.trace.shapes import Size
@@ -30,9 +30,9 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
 
     Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``; None: of many shapes,
     merged while they were recorded); ``calls``; ``time self mean min max`` in
-    nanoseconds, the last three of one call; ``spread`` (standard deviation of self time over steps); ``share`` of all self
-    time; ``flops bytes``; ``flops_unknown``: its name, if its FLOPs are unknown; ``intensity`` (FLOPs per byte), ``flop_rate``
-    and ``byte_rate`` (per second); ``allocated``.
+    nanoseconds, the last three of one call, and self without the ops and module calls inside; ``spread`` (standard deviation of
+    self time over steps); ``share`` of the self time of these records; ``flops bytes``; ``flops_unknown``: its name, if its
+    FLOPs are unknown; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
     Where kernels were recorded, also ``device`` and ``device_self``, the time of the kernels that the op launched, with and
     without those of ops inside it; ``device_share`` of all ``device_self``; and ``kernels``, the number it launched itself.
     Rates are then against ``device``, and None for an op that launched nothing.
@@ -76,7 +76,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
         signature = int(ops["signature"][first])
         record: Record = {
             "name": trace.strings[int(name_of[signature])],
-            "calls": float(calls[row]),
+            "calls": whole(calls[row]),
             "time": float(time[row]),
             "self": float(own[row]),
             "mean": float(time[row] / calls[row]),
@@ -84,9 +84,9 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "max": int(longest[row]),
             "spread": none_if_nan(spread[row]),
             "share": float(own[row] / all_self) if all_self else 0.0,
-            "flops": at_least(float(flops[row]), unknown_by_group.get(row, ())) if counts_flops(trace) else None,
+            "flops": at_least(whole(flops[row]), unknown_by_group.get(row, ())) if counts_flops(trace) else None,
             "flops_unknown": sorted(unknown_by_group.get(row, ())),
-            "bytes": none_if_nan(moved[row]),
+            "bytes": None if np.isnan(moved[row]) else whole(moved[row]),
             "intensity": none_if_nan(flops[row] / moved[row]) if moved[row] and flops[row] else None,
             "flop_rate": float(flops[row] / rate_time[row] * 1e9) if rate_time[row] and flops[row] else None,
             "byte_rate": none_if_nan(moved[row] / rate_time[row] * 1e9) if rate_time[row] and moved[row] else None,

@@ -17,10 +17,11 @@ from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.model.flops import counted_bytes, counted_flops, is_unknown
-from torchprof.analysis.spans import durations, sum_by_parent, with_descendants
+from torchprof.analysis.spans import durations, with_descendants
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.calls import outermost
-from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, OP_WRAPPER, Rows, phases
+from torchprof.analysis.time.self_times import nested_self_times
+from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, Rows, phases, phases_of_calls
 from torchprof.trace.trace import Trace
 
 __all__ = ["StepTotals", "step_totals"]
@@ -50,12 +51,14 @@ OPS = np.dtype(
         ("unknown", "i8"),
     ]
 )
-CALLS = np.dtype([("module", "i8"), ("recomputed", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")])
+CALLS = np.dtype([("module", "i8"), ("phase", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")])
 
 
 @dataclass(frozen=True)
 class StepTotals:
-    """Sums of ops by signature, module and phase, of calls by module, and of kernels by name, op, module and phase.
+    """Sums of ops by signature, module and phase, of calls by module and phase, and of kernels by name, op, module and phase.
+
+    Times are ``time``, with what runs inside, and ``self_time``, without the ops and module calls inside.
 
     Attributes:
         trace: the trace they were computed from.
@@ -118,7 +121,9 @@ def step_totals(trace: Trace) -> StepTotals:
     if len(trace.op_totals) or len(trace.call_totals) or len(trace.kernel_totals) or trace.facts.get("aggregate"):
         ops, calls = _aggregated(trace.op_totals, OPS), _aggregated(trace.call_totals, CALLS)
         return StepTotals(trace, ops, calls, aggregated_kernel_sums(trace.kernel_totals), steps, False)
-    return StepTotals(trace, _ops(trace, active), _calls(trace, active), kernel_sums(trace, active), steps, True)
+    op_self, call_self = nested_self_times(trace)
+    ops, calls = _ops(trace, active, op_self), _calls(trace, active, call_self)
+    return StepTotals(trace, ops, calls, kernel_sums(trace, active), steps, True)
 
 
 def _aggregated(totals: Rows, layout: np.dtype[np.void]) -> Rows:
@@ -130,10 +135,9 @@ def _aggregated(totals: Rows, layout: np.dtype[np.void]) -> Rows:
     return rows
 
 
-def _ops(trace: Trace, active: Rows) -> Rows:
+def _ops(trace: Trace, active: Rows, self_time: Ints) -> Rows:
     ops = trace.ops
-    time = durations(ops)
-    self_time = time - sum_by_parent(time, ops["parent"])
+    time = np.maximum(durations(ops), self_time)  # of one whose end was not recorded, at least that
     step = step_of(ops["start"], trace, active)
     module = modules_of_calls(trace, ops["module_call"])
     allocated = np.zeros(len(ops), dtype=np.int64)
@@ -168,18 +172,16 @@ def _launched(trace: Trace) -> tuple[Ints, Ints]:
     return time.astype(np.int64), np.bincount(op, minlength=len(trace.ops)).astype(np.int64)
 
 
-def _calls(trace: Trace, active: Rows) -> Rows:
+def _calls(trace: Trace, active: Rows, self_time: Ints) -> Rows:
     calls = trace.module_calls
-    time = durations(calls)
-    self_time = time - sum_by_parent(time, calls["parent"])
-    time = np.where(outermost(calls), time, 0)
+    time = np.where(outermost(calls), np.maximum(durations(calls), self_time), 0)
     step = step_of(calls["start"], trace, active)
-    recomputed = (calls["flags"] & CALL_RECOMPUTED != 0).astype(np.int64)
+    phase = phases_of_calls(calls)
     counted = np.flatnonzero(step >= 0)
-    groups = Groups.by([column[counted] for column in (calls["module"], recomputed, step)])
+    groups = Groups.by([column[counted] for column in (calls["module"], phase, step)])
     rows = np.zeros(len(groups.first), dtype=CALLS)
     example = counted[groups.first]
-    rows["module"], rows["recomputed"], rows["step"] = calls["module"][example], recomputed[example], step[example]
+    rows["module"], rows["phase"], rows["step"] = calls["module"][example], phase[example], step[example]
     rows["count"] = groups.count
     rows["time"], rows["self_time"] = groups.sums(time[counted]), groups.sums(self_time[counted])
     return rows

@@ -1,0 +1,62 @@
+#include "record/loader_observer.h"
+
+#include <string_view>
+
+#include "record/thread_slot.h"
+#include "trace/clock.h"
+
+namespace torchprof {
+namespace {
+
+// Returns the generation in which the range was opened; 0: it is not recorded.
+uint64_t open_range(const void* key) {
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  if (log == nullptr) {
+    return 0;
+  }
+  if (Op* const op = log->open_op(key)) {
+    op->signature = log->strings.id(std::string_view(kLoaderRange));
+    op->sequence_nr = -1;
+    op->forward_thread = 0;
+    op->scope = kUserScope;
+    op->start = ticks();
+  }
+  return writer.generation();
+}
+
+void close_range(const void* key, uint64_t generation) {
+  const int64_t now = ticks();
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  if (log == nullptr || writer.generation() != generation) {
+    return;  // the recording ended meanwhile
+  }
+  if (Op* const op = log->close_op(key).op) {
+    op->end = now;
+    op->outputs = log->operands.size();
+  }
+}
+
+PyObject* observed_iter(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) noexcept {
+  const char key = 0;  // its address is that of no RecordFunction
+  uint64_t generation = 0;
+  try {
+    generation = open_range(&key);
+  } catch (...) {
+  }
+  PyObject* const result = FunctionHook::original(function, args, count, keywords);
+  if (generation != 0) {
+    try {
+      close_range(&key, generation);
+    } catch (...) {
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+LoaderObserver::LoaderObserver(PyObject* iter, bool sees_evaluators) : function_(iter, observed_iter, sees_evaluators) {}
+
+}  // namespace torchprof

@@ -1,0 +1,72 @@
+"""Times by phase and self times, computed in C++, against an oracle and against those of Python, on random nestings."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phase_oracle import COLUMNS, phase_times, spans
+from test_collator import collator
+
+from torchprof.analysis.time.self_times import nested_self_times
+from torchprof.trace.schema import LAYOUTS, SCOPE_BACKWARD, SCOPE_USER, Phase
+from torchprof.trace.trace import Trace
+
+Event = tuple[Any, ...]
+RANGES = ["train", "Optimizer.step#SGD.step", "enumerate(DataLoader)#Iter.__next__", "iter(DataLoader)"]
+OPS = [("aten::a", 0), ("autograd::engine::evaluate_function: X", 0), ("XBackward0", SCOPE_BACKWARD)]
+END = 60
+
+
+@st.composite
+def threads(draw: st.DrawFn) -> list[list[Event]]:
+    """Events of up to three threads: ops, autograd nodes and calls nest, and ranges may end while later ones go on."""
+    made = []
+    for _ in range(draw(st.integers(1, 3))):
+        events: list[Event] = []
+        nest: list[tuple[str, int]] = []
+        clock, keys = draw(st.integers(0, 15)), 0
+        for action in draw(st.lists(st.sampled_from(["op", "range", "call", "leave", "leave", "cross"]), max_size=14)):
+            clock += draw(st.integers(1, 3))
+            if action == "call":
+                events.append(("call", clock, draw(st.integers(1, 2)), "M"))
+                nest.append(("call", 0))
+            elif action in ("op", "range"):
+                keys += 1
+                name, scope = draw(st.sampled_from(OPS)) if action == "op" else (draw(st.sampled_from(RANGES)), SCOPE_USER)
+                events.append(("op", keys, clock, name, -1, 0, scope))
+                nest.append((action, keys))
+            elif action == "cross" and [kind for kind, _ in nest[-2:]] == ["range", "range"]:
+                _, key = nest.pop(-2)
+                events.append(("end", key, clock))
+            elif nest:
+                kind, key = nest.pop()
+                events.append(("return", clock) if kind == "call" else ("end", key, clock))
+        made.append(events)
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(threads(), st.lists(st.integers(0, END), max_size=4, unique=True).map(sorted))
+def test_times_are_those_of_the_oracle_and_partition_every_step(made: list[list[Event]], bounds: list[int]) -> None:
+    steps = list(pairwise(bounds))
+    raw, strings, _, (op_self, call_self) = collator().collate_events(made, 2**30, [], steps, END)
+    tables = {name: rows.view(LAYOUTS[name]) for name, rows in raw.items()}
+    found = spans(tables["ops"], tables["module_calls"], END)
+    for step, (start, end) in zip(tables["steps"], steps, strict=True):
+        expected = phase_times(found, start, end)
+        assert {phase: step[column] for phase, column in COLUMNS.items()} == {phase: expected[phase] for phase in COLUMNS}
+        assert sum(int(step[column]) for column in COLUMNS.values()) + expected[Phase.OTHER] == end - start
+
+    trace = Trace(**tables, strings=strings, facts={"duration_ns": END})
+    in_python = nested_self_times(trace)
+    assert [list(each) for each in in_python] == [op_self, call_self]
+    for thread in range(len(made)):
+        mine = [span for span in found if span.thread == thread]
+        covered = {time for span in mine for time in range(span.start, span.end)}
+        of_thread = np.array(op_self)[tables["ops"]["thread"] == thread].sum()
+        of_thread += np.array(call_self)[tables["module_calls"]["thread"] == thread].sum()
+        assert of_thread == len(covered)

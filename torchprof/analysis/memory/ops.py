@@ -1,0 +1,46 @@
+"""The op that a person knows behind an allocation: the outermost one, ``aten::randn`` and not the ``aten::empty`` inside it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Rows
+from torchprof.trace.trace import Trace
+
+__all__ = ["outermost_op_names", "outermost_ops"]
+
+ENGINE: Final = "autograd::engine::"
+"""How the names of the ops begin that autograd opens around its nodes."""
+
+
+def outermost_ops(trace: Trace, ops: Rows) -> npt.NDArray[np.int64]:
+    """For each of these rows of ``trace.ops`` the outermost op around it; -1 for none.
+
+    In backward it is the outermost op inside the autograd node. User ranges, such as the step of an optimizer, are passed over.
+    Where only a node or user ranges are around, it is the innermost of these.
+    """
+    of_engine = np.array([name.startswith(ENGINE) for name in trace.strings], dtype=np.bool_)[trace.op_names]
+    ends = of_engine | (trace.ops["scope"] == SCOPE_BACKWARD)
+    passed = trace.ops["scope"] == SCOPE_USER
+    found = ops.astype(np.int64)
+    at = found.copy()
+    left = np.flatnonzero(at >= 0)
+    while len(left):
+        left = left[~ends[at[left]]]
+        takes = left[~passed[at[left]]]
+        found[takes] = at[takes]
+        at[left] = trace.ops["parent"][at[left]]
+        left = left[at[left] >= 0]
+    return found
+
+
+def outermost_op_names(trace: Trace, ops: Rows) -> list[str]:
+    """The names of `outermost_ops`; empty where there is none."""
+    found = outermost_ops(trace, ops)
+    names = trace.op_names
+    return [
+        trace.strings[int(names[op])].removeprefix(f"{ENGINE}evaluate_function: ") if op >= 0 else "" for op in found.tolist()
+    ]

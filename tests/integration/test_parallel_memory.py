@@ -1,4 +1,4 @@
-"""The memory of distributed training by category, on gloo ranks: against what the parameters, gradients and states hold themselves."""
+"""The memory of distributed training by category, on gloo ranks: against what the tensors hold themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of distributed training by category, on gloo ranks: against what the parameters, gradients and states hold themselves."""
+"""The memory of distributed training by category, on gloo ranks: against what parameters, gradients and states hold."""
 
 from __future__ import annotations
 

@@ -195,6 +195,25 @@ def test_optimizer_state_and_gradients_from_before_the_recording_are_known() -> 
     peak_adds_up(torchprof.memory(prof.trace))
 
 
+@pytest.mark.parametrize("how", [{"foreach": False}, {"foreach": True}, {"fused": True}], ids=str)
+def test_optimizer_state_from_before_the_recording_belongs_to_the_module_of_its_parameter(how: dict[str, bool]) -> None:
+    model = MLP()
+    update = torch.optim.AdamW(model.parameters(), **how)  # type: ignore[arg-type]
+    for recording in (False, True):
+        with torchprof.profile(model) if recording else nullcontext() as prof:
+            model(torch.rand(8, 16)).sum().backward()
+            update.step()
+            update.zero_grad()
+    found = torchprof.memory(prof.trace)
+    held = np.flatnonzero(found.category == torchprof.CATEGORIES.index("optimizer state"))
+    sums: Counter[str] = Counter()
+    for row in held.tolist():
+        if found.allocations["bytes"][row] > 8:  # counts of steps belong to none
+            sums[found.module_path(row)] += int(found.allocations["bytes"][row])
+    own = {path: sum(p.nbytes for p in module.parameters(recurse=False)) for path, module in model.named_modules()}
+    assert sums == {path: 2 * count for path, count in own.items() if count}
+
+
 def test_accumulated_gradients_are_counted_once() -> None:
     model = MLP()
     with torchprof.profile(model) as prof:

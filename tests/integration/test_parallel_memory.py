@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """The memory of distributed training by category, on gloo ranks: against what the tensors hold themselves."""
+=======
+"""The memory of distributed training by category, on gloo ranks: against what parameters, gradients and states hold."""
+>>>>>>> leaks
 
 from __future__ import annotations
 

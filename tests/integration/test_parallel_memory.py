@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The memory of distributed training by category, on gloo ranks: against what the tensors hold themselves."""
-=======
 """The memory of distributed training by category, on gloo ranks: against what parameters, gradients and states hold."""
->>>>>>> leaks
 
 from __future__ import annotations
 

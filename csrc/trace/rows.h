@@ -193,11 +193,11 @@ struct Step {
   int64_t peak;       // the most bytes that were allocated at once during the step
   int64_t held;       // bytes that were allocated at its end
   int64_t busy;       // nanoseconds in which any device was active for it
-  int64_t forward;    // nanoseconds in each phase, as are the next four
-  int64_t recompute;
-  int64_t backward;
-  int64_t optimizer;
-  int64_t data;
+  int64_t forward;    // nanoseconds in forward
+  int64_t recompute;  // nanoseconds in which forward was computed again for backward
+  int64_t backward;   // nanoseconds in backward
+  int64_t optimizer;  // nanoseconds in optimizers
+  int64_t data;       // nanoseconds in which the loop waited for data
   int32_t number;    // counted from 0, steps that were not recorded included
   uint32_t kernels;  // how many rows of kernels it launched
   uint8_t warmup;    // not 0: left out of averages

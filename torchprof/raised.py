@@ -27,6 +27,8 @@ OF_INPUTS: Final = re.compile(
 )
 """What errors say that other sizes or dtypes may mend."""
 
+OF_PROFILERS: Final = "Profiler is already enabled"
+
 
 @contextmanager
 def explains_recordings() -> Iterator[None]:
@@ -78,17 +80,27 @@ def _place(
 ) -> str:
     where = f"module {path!r} ({printable(type_name)})" if path else f"the root module ({printable(type_name)})"
     lines = [f"torchprof.summary: raised in {where}, called with {', '.join(given) or 'no tensors'}"]
+    message = _message(error)
     mismatch = mismatch_note(error, trace, path, given, inputs, made=bool(made_from))
     if mismatch:
         lines.append(mismatch)
     if made_from:
-        is_of_inputs = not mismatch and not isinstance(error, NotImplementedError) and OF_INPUTS.search(str(error)) is not None
+        is_of_inputs = not mismatch and not isinstance(error, NotImplementedError) and OF_INPUTS.search(message) is not None
         check = ": check these and dtypes, or pass your own as input_data" if is_of_inputs else ""
         lines.append(f"the inputs were made from {made_from}{check}")
-    if isinstance(error, TypeError) and "argument" in str(error):
+    if OF_PROFILERS in message:
+        lines.append("PyTorch has one profiler for each thread, and this recording has its place: run forward without its own")
+    if isinstance(error, TypeError) and "argument" in message:
         lines.append(
             "the items of input_data were given by name: a dict that is one argument stands in a tuple, input_data=({...},)"
             if inputs.kwargs
             else "forward's arguments can be given by name: input_data={'name': tensor, ...}"
         )
     return "\n".join(lines)
+
+
+def _message(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # the message is code of the program
+        return ""

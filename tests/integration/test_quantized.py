@@ -135,6 +135,8 @@ def test_a_packed_object_that_cannot_be_read_is_unknown() -> None:
     summary = torchprof.summary(Packed(cells), (2, 3), verbose=0)
     assert summary.rows[0].note == "params unknown: packed in an object that cannot be read"
     assert [tensor.dtype for tensor in summary.rows[0].tensors] == ["unknown"]
+    assert summary.totals.params_unknown == 1
+    assert "Params: at least 0 (0 trainable, 0 frozen)\nSize of params: at least 0 B;" in str(summary)
 
 
 def test_biases_of_a_quantized_module_are_memory_of_the_model() -> None:

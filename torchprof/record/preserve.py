@@ -82,7 +82,7 @@ def preserved(model: nn.Module, *inputs: Any) -> Iterator[list[type[nn.Module]]]
 def _is_plain(kind: type) -> bool:
     """Whether the attributes of objects of this class are the program's, and not part of a machinery that forward may start."""
     module = getattr(kind, "__module__", None)
-    if not isinstance(module, str):
+    if not isinstance(module, str) or issubclass(kind, BaseException):  # what it says is added when it is raised
         return False
     package = module.partition(".")[0]
     return module.startswith(TORCH_OBJECTS) if package == "torch" else package not in MACHINERY

@@ -130,7 +130,7 @@ def test_times_of_folded_steps_are_disjoint_and_add_up() -> None:
     assert (totals["time"] <= totals["max"] * totals["count"]).all()
     assert (totals["self_time"] <= totals["time"]).all()
     spent = sum(row["time"] for row in rows if row["depth"] == 0)
-    assert 0 < spent <= (trace.steps["end"] - trace.steps["start"]).mean()
+    assert spent == pytest.approx((trace.steps["end"] - trace.steps["start"]).mean(), rel=1e-9)
 
 
 def test_a_run_of_any_length_takes_constant_memory() -> None:
@@ -160,7 +160,7 @@ def test_a_run_of_any_length_takes_constant_memory() -> None:
     per_step = long.steps.nbytes / len(long.steps)
     assert len(long.steps) == 40
     assert long.nbytes - long.steps.nbytes == short.nbytes - short.steps.nbytes
-    assert per_step <= 64
+    assert per_step <= 104
     with torchprof.profile(model, budget=2**24) as prof:
         for _ in range(40):
             loss_of(model(**data)).backward()
@@ -195,7 +195,7 @@ def test_what_needs_single_allocations_says_that_they_are_gone() -> None:
     with pytest.raises(torchprof.ArgumentError, match="aggregate=True"):
         torchprof.memory(trace)
     rows = torchprof.by_step(trace).rows
-    assert [row["forward"] for row in rows] == [None] * 4
+    assert [row["ops"] for row in rows] == [None] * 4
     assert all(row["peak"] > 0 for row in rows)
 
 

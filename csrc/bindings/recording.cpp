@@ -91,12 +91,12 @@ py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& 
   for_each_loss(recorded.tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
   const py::list strings = py::cast(recorded.tables.strings);
   py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
-                       "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
-                       "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
-                       "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
-                       "unobserved_classes"_a = recorded.unobserved_classes,
-                       "compiled_outside_calls"_a = recorded.compiled_outside_calls,
-                       "unread_modules"_a = unread_modules(recorded.storages_read, places));
+                 "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
+                 "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
+                 "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
+                 "unobserved_classes"_a = recorded.unobserved_classes,
+                 "compiled_outside_calls"_a = recorded.compiled_outside_calls,
+                 "unread_modules"_a = unread_modules(recorded.storages_read, places));
   if (!stepped) {
     facts["phase_ns"] = recorded.phase_times;
   }
@@ -120,7 +120,8 @@ void define_recording(py::module_& module) {
   py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
   module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
-             "evaluator_switch"_a = py::none(), "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none());
+             "evaluator_switch"_a = py::none(), "profiler_switches"_a = std::vector<py::object>(),
+             "loader_iter"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);

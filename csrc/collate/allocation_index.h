@@ -46,8 +46,7 @@ class AllocationIndex {
   // When the next block was allocated at this address after a time; kNever if there is none.
   int64_t next_start(uint64_t address, int64_t time) const {
     const auto found = ranges_.find(address);
-    for (uint32_t i = found == ranges_.end() ? 0 : found->second.first; found != ranges_.end() && i < found->second.second;
-         ++i) {
+    for (uint32_t i = found == ranges_.end() ? 0 : found->second.first; found != ranges_.end() && i < found->second.second; ++i) {
       if (const int64_t start = allocations_[rows_[i]].start; start > time) {
         return start;
       }

@@ -96,15 +96,14 @@ class Lifetimes {
     }
     found->second = static_cast<int32_t>(tables_.allocations.size());
     Allocation block{is_new ? kNever : time, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type,
-                     device_index,           0,      0};
+                     device_index, 0, 0};
     if (const auto frees = frees_from_before_.find(address); frees != frees_from_before_.end()) {
       const auto free = std::lower_bound(frees->second.begin(), frees->second.end(), Free{time, INT32_MIN});
       if (free != frees->second.end()) {
         std::tie(block.end, block.free_op) = *free;
       }
     }
-    if (const int64_t reused = index_->next_start(address, time);
-        reused != kNever && (block.end == kNever || reused < block.end)) {
+    if (const int64_t reused = index_->next_start(address, time); reused != kNever && (block.end == kNever || reused < block.end)) {
       block.end = reused;  // nobody reported its free either
       block.free_op = kNoRow;
     }
@@ -264,9 +263,9 @@ class Lifetimes {
   const MemoryReports& reports_;
   const std::vector<Role> roles_;
   const AllocationIndex* index_ = nullptr;
-  size_t paired_ = 0;                                                  // rows from here on are from before the recording
-  std::vector<int32_t> row_of_tensor_;                                 // of each tensor, the allocation it was last found in
-  using Free = std::pair<int64_t, int32_t>;                            // its time and op
+  size_t paired_ = 0;                   // rows from here on are from before the recording
+  std::vector<int32_t> row_of_tensor_;  // of each tensor, the allocation it was last found in
+  using Free = std::pair<int64_t, int32_t>;     // its time and op
   std::unordered_map<uint64_t, std::vector<Free>> frees_from_before_;  // by address
   std::unordered_map<uint64_t, int32_t> before_;                       // the latest unreported block at an address
 };

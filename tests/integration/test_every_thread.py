@@ -328,9 +328,7 @@ FORK = """child = os.fork()
 
 
 @pytest.mark.parametrize("fork", ["pass", FORK], ids=["alone", "fork"])
-@pytest.mark.parametrize(
-    "end", ["", "import sys; sys.exit(0)", "prof = torchprof.profile(); prof.__enter__(); x = torch.ones(9)"]
-)
+@pytest.mark.parametrize("end", ["", "import sys; sys.exit(0)", "prof = torchprof.profile(); prof.__enter__(); x = torch.ones(9)"])
 def test_a_process_ends_with_blocks_alive(fork: str, end: str) -> None:
     script = SCRIPT.format(fork=fork, end=end)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchprof.analysis.model.failure import failure
-from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.arguments import check_int
-from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
+from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError
+from torchprof.raised import explain_error, explains_recordings, made_from
 from torchprof.record.batch_dimension import find_batch_dimensions
 from torchprof.record.counted import Counted, counted_as
 from torchprof.record.inputs import Inputs, make_inputs
-from torchprof.record.mismatch import mismatch_note
 from torchprof.record.modules import describe
 from torchprof.record.preserve import preserved_random_states
-from torchprof.record.profile import profile
-from torchprof.record.single_pass import bytes_of, record_single_pass
+from torchprof.record.single_pass import record_single_pass
 from torchprof.record.torch_private import without_fake_mode
 from torchprof.record.weight_and_bias import watch_weights_and_biases
 from torchprof.record.working_call import Sizes, names_working_call
 from torchprof.rendering.printed import check_width
 from torchprof.tables.summary import STYLES, Style, Summary, chosen_columns
-from torchprof.terminal import printable
 from torchprof.trace.trace import Trace
 
 __all__ = ["summary"]
@@ -118,13 +113,13 @@ def summary(
             trace = Trace.empty(describe(model))
         else:
             explain = partial(
-                _explain,
+                explain_error,
                 inputs=inputs,
-                made_from=_made_from(input_size, batch_size),
+                made_from=made_from(input_size, batch_size),
                 table=partial(Summary, chosen=chosen, depth=depth, fold=fold, list_parameters=verbose == 2, width=width),
                 prints=verbose != 0,
             )
-            with names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
+            with explains_recordings(), names_working_call(model, Sizes(input_size, batch_size, dtypes, device), input_data):
                 trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
             if counted is not None:
                 trace.facts["memory_unknown_because"] = why_not
@@ -157,9 +152,11 @@ def _counted(
     if inputs is None:
         return Trace.empty(describe(model)), ""
     try:
-        return record_fake_pass(model, inputs, counted.device, backward=backward, warmup=warmup, watch=watch), ""
+        trace = record_fake_pass(model, inputs, counted.device, backward=backward, warmup=warmup, watch=watch)
     except EstimateError as error:
         return None, str(error)
+    trace.facts["counted_on"] = counted.tensors
+    return trace, ""
 
 
 def _module(model: Any) -> nn.Module:
@@ -192,54 +189,3 @@ def _record_batch(
     inputs = make(batch_size=batch_size, device=device)
     assert inputs is not None
     return record_single_pass(model, inputs)
-
-
-def _made_from(input_size: Any, batch_size: Any) -> str:
-    if input_size is None:
-        return ""
-    return f"input_size={input_size!r}" + (f", batch_size={batch_size!r}" if batch_size is not None else "")
-
-
-def _explain(
-    error: Exception,
-    recording: profile,
-    *,
-    inputs: Inputs,
-    made_from: str,
-    table: Callable[[Trace], Summary],
-    prints: bool,
-) -> None:
-    """Add to the model's own exception where it was raised and how the inputs were made, and show the table so far."""
-    if isinstance(error, TorchprofError):
-        return
-    with suppress(Exception):  # whatever goes wrong here, the error to see is the model's
-        trace = recording.trace
-        if (found := raising_call(trace, error)) is not None:
-            error.add_note(_place(error, trace, *found, inputs=inputs, made_from=made_from))
-        trace.facts.update(failure=failure(trace, error), input_bytes=bytes_of(inputs.tensors()))
-        so_far = table(trace)
-        error.torchprof_summary = so_far  # type: ignore[attr-defined]
-        if prints:
-            so_far.print()
-        else:
-            error.add_note("the table up to there is this exception's attribute torchprof_summary")
-
-
-def _place(
-    error: Exception, trace: Trace, path: str, type_name: str, given: tuple[str, ...], *, inputs: Inputs, made_from: str
-) -> str:
-    where = f"module {path!r} ({printable(type_name)})" if path else f"the root module ({printable(type_name)})"
-    lines = [f"torchprof.summary: raised in {where}, called with {', '.join(given) or 'no tensors'}"]
-    mismatch = mismatch_note(error, trace, path, given, inputs, made=bool(made_from))
-    if mismatch:
-        lines.append(mismatch)
-    if made_from:
-        check = "" if mismatch else ": check these and dtypes, or pass your own as input_data"
-        lines.append(f"the inputs were made from {made_from}{check}")
-    if isinstance(error, TypeError) and "argument" in str(error):
-        lines.append(
-            "the items of input_data were given by name: a dict that is one argument stands in a tuple, input_data=({...},)"
-            if inputs.kwargs
-            else "forward's arguments can be given by name: input_data={'name': tensor, ...}"
-        )
-    return "\n".join(lines)

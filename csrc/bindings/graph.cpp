@@ -84,7 +84,10 @@ class GraphWatch {
     }
   }
 
-  // Whether some of its nodes live on. They are as they were before.
+  // Whether some of its nodes live on.
+  bool lives_on() const { return !alive_->empty(); }
+
+  // The same, for the last time. They are as they were before.
   bool is_alive() {
     take_hooks_back();
     return was_alive_;
@@ -124,6 +127,7 @@ void define_graph(py::module_& module) {
       .def(py::init<>())
       .def("hold", &GraphWatch::hold, "roots"_a, py::pos_only())
       .def("let_go", &GraphWatch::let_go)
+      .def("lives_on", &GraphWatch::lives_on)
       .def("is_alive", &GraphWatch::is_alive);
 }
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -240,6 +241,7 @@ class Describe {
     }
     const c10::TensorImpl& impl = *THPVariable_Unpack(tensor.ptr()).unsafeGetTensorImpl();
     const c10::IntArrayRef sizes = impl.sizes();
+    const py::object shared_with = first == path.ptr() ? owner_of_memory(impl, path) : owner;
     py::tuple shape(sizes.size());
     for (size_t at = 0; at < sizes.size(); ++at) {
       shape[at] = py::int_(sizes[at]);
@@ -248,7 +250,19 @@ class Describe {
     const int64_t numel = impl.numel();
     return untracked(named_tuple(tensor_info_, 0, name, shape, dtype_name(type), device_name(impl.device()), py::int_(numel),
                                  py::int_(numel * static_cast<int64_t>(c10::elementSize(type))),
-                                 py::bool_(impl.requires_grad()), owner, py::bool_(false)));
+                                 py::bool_(impl.requires_grad()), shared_with, py::bool_(false)));
+  }
+
+  // The path of the module that has another tensor on all of this memory, as `b.weight.data = a.weight.data` makes it; None: no other.
+  py::object owner_of_memory(const c10::TensorImpl& impl, const py::object& path) {
+    const void* const data = impl.unsafe_storage().unsafeGetStorageImpl()->_mutable_data_ptr_no_checks().get();
+    if (data == nullptr || impl.numel() == 0) {
+      return py::none();
+    }
+    const auto begin = reinterpret_cast<uint64_t>(data) + static_cast<uint64_t>(impl.storage_offset()) * impl.itemsize();
+    const auto [found, is_new] =
+        owners_of_memory_.try_emplace({begin, impl.numel() * static_cast<int64_t>(impl.itemsize())}, path);
+    return is_new || found->second.ptr() == path.ptr() ? py::none() : found->second;
   }
 
   // Whether its sizes are those that the TensorImpl holds.
@@ -289,6 +303,7 @@ class Describe {
   const py::str empty_{""};
   const py::str parameters_name_{"_parameters"}, buffers_name_{"_buffers"};
   std::unordered_map<PyObject*, py::tuple> classes_;
+  std::map<std::pair<uint64_t, int64_t>, py::object> owners_of_memory_;  // by address and bytes
   std::unordered_map<int, py::str> dtypes_;
   std::unordered_map<int, py::str> devices_;
 };

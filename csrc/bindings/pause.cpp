@@ -41,6 +41,8 @@ void take_tensor_as_earlier(const py::object& tensor) {
 void define_pause(py::module_& module) {
   module.def("pause_recording", &pause_recording);
   module.def("resume_recording", &resume, "results"_a, "workspace"_a, py::pos_only());
+  module.def("begin_compiling", &begin_compiling);
+  module.def("end_compiling", &end_compiling);
   module.def("take_as_earlier", &take_tensor_as_earlier, "tensor"_a, py::pos_only());
   module.def("real_peak", &take_real_peak);
   module.def("adds_gradients", &adds_gradients);

@@ -36,7 +36,8 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
 void start_recording(const py::object& owner, bool ops, bool shapes, bool memory, int64_t budget_bytes,
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
                      int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
-                     const std::vector<py::object>& profiler_switches, const py::object& loader_iter) {
+                     const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
+                     const py::object& loader_iter) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -48,6 +49,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
     options.profiler_switches.push_back(each.ptr());
   }
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
+  options.on_evaluator = on_evaluator.is_none() ? nullptr : on_evaluator.ptr();
   options.flops = flops;
   options.flop_outputs = flop_outputs;
   options.aggregate = aggregate;
@@ -120,8 +122,8 @@ void define_recording(py::module_& module) {
   py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
   module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
-             "evaluator_switch"_a = py::none(), "profiler_switches"_a = std::vector<py::object>(),
-             "loader_iter"_a = py::none());
+             "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
+             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);

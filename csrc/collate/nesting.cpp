@@ -62,6 +62,13 @@ void mark_nested(Tables& tables, const OpClasses& classes) {
     }
     return flags;
   };
+  std::vector<bool> has_tangents(tables.ops.size()), below_autograd(tables.ops.size());
+  for (size_t row = 0; row < tables.ops.size(); ++row) {
+    uint8_t& flags = tables.ops[row].flags;
+    has_tangents[row] = (flags & kHasTangents) != 0;
+    below_autograd[row] = (flags & kBelowAutograd) != 0;
+    flags &= static_cast<uint8_t>(~(kHasTangents | kBelowAutograd));
+  }
   // An op of which a formula or the shapes do not say all is counted by what is inside it, if anything there counts.
   std::vector<bool> counted_by_inner(tables.ops.size());
   std::vector<bool> hides(tables.ops.size());  // whether ops inside it are not counted
@@ -95,18 +102,18 @@ void mark_nested(Tables& tables, const OpClasses& classes) {
     const uint8_t flags = kind == OpClass::kFree ? 0 : flags_of_inputs(op);
     // torch.func runs an op first on its wrappers, then, inside, on the tensors that are computed.
     const bool transformed = kind == OpClass::kCounted && (flags & kTransformed) != 0;
-    const bool hidden = op.parent != kNoRow && hides[op.parent];
-    hides[row] = hidden || (kind == OpClass::kCounted && (flags & (kTransformed | kNotDense | kWrapperSubclass)) == 0);
+    const bool hidden = op.parent != kNoRow && (hides[op.parent] || (has_tangents[op.parent] && below_autograd[row]));
+    const bool by_formula = kind == OpClass::kCounted && (flags & (kTransformed | kNotDense | kWrapperSubclass)) == 0;
+    has_tangents[row] = has_tangents[row] && by_formula;
+    hides[row] = hidden || (by_formula && !has_tangents[row]);
     const bool fake = compiles && kind != OpClass::kFree && is_on_meta(op);
     if (hidden || transformed || fake) {
       op.flags |= kNested;
     } else if (kind != OpClass::kFree) {
-      counted_by_inner[row] = !hides[row];
+      counted_by_inner[row] = kind == OpClass::kUnknown || (kind == OpClass::kCounted && !by_formula);
       if (kind != OpClass::kCompiled) {
         count_by_inner(op.parent);
       }
-    } else if (op.parent != kNoRow && of_dispatcher[tables.ops[op.parent].signature] == OpClass::kCompiled) {
-      count_by_inner(op.parent);  // ops are seen in it, so it is not code that torch.compile wrote
     }
     if (op.parent == kNoRow || hidden) {
       continue;

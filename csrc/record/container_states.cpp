@@ -5,8 +5,29 @@
 namespace torchprof {
 namespace {
 
+// The class of Python's own that a container is of, or is derived from. Its functions are called, not those of a class of the
+// program's, which may do anything.
+PyTypeObject* own_type(ContainerKind kind) {
+  static PyObject* const collections = PyImport_ImportModule("collections");
+  static PyObject* const deque = PyObject_GetAttrString(collections, "deque");
+  switch (kind) {
+    case ContainerKind::kOrderedDict:
+      return &PyODict_Type;
+    case ContainerKind::kSet:
+      return &PySet_Type;
+    case ContainerKind::kDeque:
+      return reinterpret_cast<PyTypeObject*>(deque);
+    case ContainerKind::kList:
+      return &PyList_Type;
+    case ContainerKind::kDict:
+      break;
+  }
+  return &PyDict_Type;
+}
+
 Py_ssize_t size_of(PyObject* container, ContainerKind kind) {
-  return kind == ContainerKind::kOrderedDict ? PyDict_GET_SIZE(container) : PyObject_Size(container);
+  return kind == ContainerKind::kOrderedDict ? PyDict_GET_SIZE(container)
+                                             : own_type(kind)->tp_as_sequence->sq_length(container);
 }
 
 // Appends new references. False with a Python error set.
@@ -33,7 +54,9 @@ bool read(PyObject* container, ContainerKind kind, std::vector<PyObject*>& items
     return true;
   }
   // An OrderedDict has an order of its own, which PyDict_Next does not know.
-  PyObject* const members = PySequence_List(container);
+  PyObject* const iterator = own_type(kind)->tp_iter(container);
+  PyObject* const members = iterator != nullptr ? PySequence_List(iterator) : nullptr;
+  Py_XDECREF(iterator);
   if (members == nullptr) {
     return false;
   }
@@ -55,9 +78,10 @@ void release(std::vector<PyObject*>& items) {
   items.clear();
 }
 
-bool call(PyObject* object, const char* method, PyObject* argument = nullptr) {
-  PyObject* const result =
-      argument != nullptr ? PyObject_CallMethod(object, method, "O", argument) : PyObject_CallMethod(object, method, nullptr);
+bool call(ContainerKind kind, const char* method, PyObject* container, PyObject* argument = nullptr) {
+  auto* const type = reinterpret_cast<PyObject*>(own_type(kind));
+  PyObject* const result = argument != nullptr ? PyObject_CallMethod(type, method, "OO", container, argument)
+                                               : PyObject_CallMethod(type, method, "O", container);
   Py_XDECREF(result);
   return result != nullptr;
 }
@@ -119,11 +143,11 @@ bool ContainerStates::put_back(const Row& row) const {
       }
       return true;
     case ContainerKind::kOrderedDict:
-      if (!call(row.container, "clear")) {
+      if (!call(row.kind, "clear", row.container)) {
         return false;
       }
       for (size_t i = 0; i < row.count; i += 2) {
-        if (PyObject_SetItem(row.container, before[i], before[i + 1]) != 0) {
+        if (PyODict_SetItem(row.container, before[i], before[i + 1]) != 0) {
           return false;
         }
       }
@@ -141,8 +165,8 @@ bool ContainerStates::put_back(const Row& row) const {
   }
   const bool is_list = row.kind == ContainerKind::kList;
   const bool done = is_list ? PyList_SetSlice(row.container, 0, PY_SSIZE_T_MAX, members) == 0
-                            : call(row.container, "clear") &&
-                                  call(row.container, row.kind == ContainerKind::kSet ? "update" : "extend", members);
+                            : call(row.kind, "clear", row.container) &&
+                                  call(row.kind, row.kind == ContainerKind::kSet ? "update" : "extend", row.container, members);
   Py_DECREF(members);
   return done;
 }

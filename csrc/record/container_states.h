@@ -1,5 +1,5 @@
-// What lists, dicts, sets and deques hold, by identity and in order. Only Python's own types: a class of the program's may do anything
-// when it is changed. All of this needs the GIL.
+// What lists, dicts, sets and deques hold, by identity and in order, also those of a class that is derived from these. All of this needs
+// the GIL.
 #pragma once
 
 #include <Python.h>

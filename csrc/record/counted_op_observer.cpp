@@ -20,7 +20,7 @@ Context begin(const at::RecordFunction& function) {
   }
   const LogWriter writer;
   ThreadLog* const log = writer.log();
-  if (log == nullptr || log->is_counted_around()) {
+  if (log == nullptr || (log->is_counted_around() && (!log->are_tangents_around() || is_below_autograd()))) {
     return nullptr;
   }
   try {

@@ -4,6 +4,7 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <c10/util/Exception.h>
 
+#include "record/compilers_memory.h"
 #include "record/memory_observer.h"
 #include "record/pause.h"
 #include "record/real_memory.h"
@@ -17,7 +18,10 @@ void record(const void* data, int64_t bytes) {
   if (CpuAllocator::recording() == 0) {
     return;
   }
-  if (is_paused()) {
+  if (is_of_compiler(data, bytes)) {
+    return;
+  }
+  if (is_paused() && !is_compiling()) {
     report_real_memory(data, bytes);
     return;
   }

@@ -5,8 +5,12 @@ namespace {
 
 PyCFunction original = nullptr;
 EvaluatorSwitch::Listener listener = nullptr;
+EvaluatorSwitch::Announced announced = nullptr;
 
 PyObject* observed(PyObject* self, PyObject* callback) {
+  if (announced != nullptr) {
+    announced(callback);
+  }
   PyObject* const before = original(self, callback);
   if (listener != nullptr) {
     listener(callback, before);
@@ -16,7 +20,7 @@ PyObject* observed(PyObject* self, PyObject* callback) {
 
 }  // namespace
 
-EvaluatorSwitch::EvaluatorSwitch(PyObject* built_in, Listener new_listener) {
+EvaluatorSwitch::EvaluatorSwitch(PyObject* built_in, Listener new_listener, Announced new_announced) {
   if (built_in == nullptr || !PyCFunction_CheckExact(built_in)) {
     return;
   }
@@ -26,6 +30,7 @@ EvaluatorSwitch::EvaluatorSwitch(PyObject* built_in, Listener new_listener) {
   }
   original = method->ml_meth;
   listener = new_listener;
+  announced = new_announced;
   method->ml_meth = observed;
   method_ = method;
 }
@@ -33,6 +38,7 @@ EvaluatorSwitch::EvaluatorSwitch(PyObject* built_in, Listener new_listener) {
 EvaluatorSwitch::~EvaluatorSwitch() {
   if (method_ != nullptr) {
     listener = nullptr;
+    announced = nullptr;
     method_->ml_meth = original;
   }
 }

@@ -13,7 +13,10 @@ class EvaluatorSwitch {
   // Called after the function: what it was given, and what it returned (the callback of before), which is nullptr where it raised.
   using Listener = void (*)(PyObject* callback, PyObject* before) noexcept;
 
-  EvaluatorSwitch(PyObject* built_in, Listener listener);
+  // Called before it with what it is given, while no evaluator is installed: only here, what is called in Python is not compiled.
+  using Announced = void (*)(PyObject* callback) noexcept;
+
+  EvaluatorSwitch(PyObject* built_in, Listener listener, Announced announced = nullptr);
   ~EvaluatorSwitch();
   EvaluatorSwitch(const EvaluatorSwitch&) = delete;
   EvaluatorSwitch& operator=(const EvaluatorSwitch&) = delete;

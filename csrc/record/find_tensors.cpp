@@ -42,6 +42,16 @@ bool is_callable_or_weak(PyObject* object) {
          PyWeakref_Check(object) || PyCapsule_CheckExact(object);
 }
 
+// An array holds the data of a layer as a tensor does.
+bool is_array_of_numpy(PyObject* object) {
+  for (const PyTypeObject* type = Py_TYPE(object); type != nullptr; type = type->tp_base) {
+    if ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 && std::strcmp(type->tp_name, "numpy.ndarray") == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // dtypes, devices, symbolic numbers.
 bool is_value_of_torch(PyTypeObject* type) {
   const auto names = {"torch.dtype", "torch.device", "torch.layout", "torch.memory_format", "torch.qscheme"};
@@ -268,6 +278,9 @@ class Search {
   }
 
   void cannot_read(PyObject* object) {
+    if (!lists_unread_ && !is_in_object_ && is_array_of_numpy(object)) {
+      list(object);
+    }
     // Objects have helpers of all kinds, and those that are called or referred to weakly hold none of their results.
     if (lists_unread_ && !(is_in_object_ && (is_a(object, classes().module) || is_callable_or_weak(object) ||
                                              !PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HAVE_GC)))) {

@@ -1,6 +1,7 @@
 #include "record/memory_guard.h"
 
 #include <ATen/ATen.h>
+#include <ATen/MapAllocator.h>
 #include <ATen/record_function.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -251,6 +252,10 @@ void MemoryGuard::restore(Block& block) {
     return;
   }
   const Unseen unseen;
+  if (!block.copied && has_moved && size(storage) == bytes &&
+      at::MapAllocator::fromDataPtr(storage._mutable_data_ptr_no_checks()) != nullptr) {
+    copy(block);  // it was moved to memory that processes share, with its contents
+  }
   if (has_moved && storage.sym_nbytes().maybe_as_int()) {
     const c10::DeviceGuard device(storage.device());
     if (block.copied) {

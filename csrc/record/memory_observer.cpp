@@ -10,6 +10,7 @@
 
 #include "record/allocator_statistics.h"
 #include "record/blocks_met.h"
+#include "record/compilers_memory.h"
 #include "record/pause.h"
 #include "record/real_memory.h"
 #include "record/thread_slot.h"
@@ -35,7 +36,10 @@ class Reports final : public ProfilerStateBase {
   ActiveProfilerType profilerType() override { return ActiveProfilerType::NONE; }
 
   void reportMemoryUsage(void* address, int64_t bytes, size_t allocated, size_t reserved, c10::Device device) override {
-    if (is_paused()) {
+    if (is_of_compiler(address, bytes)) {
+      return;
+    }
+    if (is_paused() && !is_compiling()) {
       report_real_memory(address, bytes);
       return;
     }

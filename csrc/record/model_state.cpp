@@ -49,8 +49,9 @@ void set_class(PyObject* object, PyTypeObject* type) {
 
 }  // namespace
 
-ModelState::ModelState(PyTypeObject* module_class, std::vector<PyTypeObject*> others)
-    : module_class_(module_class), others_(std::move(others)) {
+ModelState::ModelState(PyTypeObject* module_class, std::vector<PyTypeObject*> others, PyObject* is_plain)
+    : module_class_(module_class), others_(std::move(others)), is_plain_(is_plain) {
+  Py_INCREF(is_plain_);
   static PyTypeObject* const deque = type_named("collections", "deque");
   static PyTypeObject* const default_dict = type_named("collections", "defaultdict");
   kinds_ = {{&PyDict_Type, Kind::kDict}, {&PyODict_Type, Kind::kOrderedDict}, {default_dict, Kind::kDict},
@@ -59,6 +60,7 @@ ModelState::ModelState(PyTypeObject* module_class, std::vector<PyTypeObject*> ot
 
 ModelState::~ModelState() {
   guard_.stop();
+  Py_DECREF(is_plain_);
   for (PyObject* const object : kept_) {
     Py_DECREF(object);
   }
@@ -77,6 +79,10 @@ ModelState::Kind ModelState::find_kind(PyTypeObject* type) {
   const auto [found, is_new] = kinds_.try_emplace(type, Kind::kNothing);
   if (is_new) {
     const auto is_a = [type](PyTypeObject* base) { return PyType_IsSubtype(type, base) != 0; };
+    const auto is_container = [&](const auto& known) {
+      return known.second >= Kind::kDict && known.second <= Kind::kDeque && is_a(known.first) &&
+             (known.second != Kind::kDict || !is_a(&PyODict_Type));  // an OrderedDict is a dict too
+    };
     if (std::any_of(others_.begin(), others_.end(), is_a)) {
       found->second = Kind::kOther;
     } else if (is_a(reinterpret_cast<PyTypeObject*>(THPVariableClass))) {
@@ -85,9 +91,40 @@ ModelState::Kind ModelState::find_kind(PyTypeObject* type) {
       found->second = Kind::kModule;
     } else if (is_a(&PyTuple_Type)) {
       found->second = Kind::kTuple;
+    } else if (const auto base = std::find_if(kinds_.begin(), kinds_.end(), is_container); base != kinds_.end()) {
+      found->second = base->second;
+    } else if (has_plain_attributes(type)) {
+      found->second = Kind::kObject;
     }
   }
   return found->second;
+}
+
+bool ModelState::has_plain_attributes(PyTypeObject* type) const {
+  static PyTypeObject* const name_space = type_named("types", "SimpleNamespace");
+  if (type == name_space) {
+    return true;
+  }
+  const bool is_of_program = (type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0 && PyType_IsSubtype(type, &PyType_Type) == 0;
+  if (!is_of_program || (type->tp_dictoffset == 0 && type->tp_basicsize <= static_cast<Py_ssize_t>(sizeof(PyObject)))) {
+    return false;
+  }
+  PyObject* const answer = PyObject_CallOneArg(is_plain_, reinterpret_cast<PyObject*>(type));
+  Py_XDECREF(answer);
+  PyErr_Clear();
+  return answer == Py_True;
+}
+
+// Those in its dictionary, and those in its slots.
+void ModelState::add_attributes(PyObject* object) {
+  if (Py_TYPE(object)->tp_dictoffset != 0) {
+    if (PyObject* const attributes = PyObject_GenericGetDict(object, nullptr)) {
+      look_at(attributes);
+      Py_DECREF(attributes);  // the object still holds it
+    }
+    PyErr_Clear();
+  }
+  slots_.add(object, [this](PyObject* value) { look_at(value); });
 }
 
 void ModelState::keep(PyObject* object) {
@@ -115,6 +152,9 @@ void ModelState::add(PyObject* object) {
     const auto add_container = [this, next](ContainerKind kind) {
       for (PyObject* const item : containers_.add(next, kind)) {
         look_at(item);
+      }
+      if ((Py_TYPE(next)->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0) {  // of a class that is derived from Python's own
+        add_attributes(next);
       }
     };
     switch (kind_of(Py_TYPE(next))) {
@@ -148,6 +188,10 @@ void ModelState::add(PyObject* object) {
       case Kind::kOther:
         keep(next);
         found_others_.push_back(next);
+        break;
+      case Kind::kObject:
+        keep(next);
+        add_attributes(next);
         break;
       case Kind::kNothing:
         break;
@@ -284,6 +328,7 @@ std::vector<ModelState::Failure> ModelState::restore() {
   for (const Instance& instance : instances_) {
     restore(instance);
   }
+  slots_.restore();
   for (std::string& reason : containers_.restore()) {
     failures.push_back({nullptr, false, std::move(reason)});
   }

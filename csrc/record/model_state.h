@@ -1,5 +1,5 @@
-// The state of a model: its modules and whatever they hold, as far as that consists of modules, tensors and Python's own containers.
-// It is put back where it changed. All of this needs the GIL.
+// The state of a model: its modules and whatever they hold, as far as that consists of modules, tensors, containers of Python's own
+// and classes derived from these, and objects with attributes. It is put back where it changed. All of this needs the GIL.
 #pragma once
 
 #include <Python.h>
@@ -14,6 +14,7 @@
 #include "record/container_states.h"
 #include "record/memory_guard.h"
 #include "record/pointer_set.h"
+#include "record/slot_states.h"
 #include "record/tensor_state.h"
 
 namespace torchprof {
@@ -27,8 +28,9 @@ class ModelState {
     std::string reason;
   };
 
-  // `others`: types of objects that the caller takes care of, see found_others().
-  ModelState(PyTypeObject* module_class, std::vector<PyTypeObject*> others);
+  // `others`: types of objects that the caller takes care of, see found_others(). `is_plain`: called with the class of an object that
+  // is nothing of the above; whether its attributes are part of the state.
+  ModelState(PyTypeObject* module_class, std::vector<PyTypeObject*> others, PyObject* is_plain);
   ~ModelState();
   ModelState(const ModelState&) = delete;
   ModelState& operator=(const ModelState&) = delete;
@@ -41,7 +43,7 @@ class ModelState {
   std::vector<Failure> restore();
 
  private:
-  enum class Kind { kNothing, kDict, kOrderedDict, kList, kSet, kDeque, kTuple, kModule, kTensor, kOther };
+  enum class Kind { kNothing, kDict, kOrderedDict, kList, kSet, kDeque, kTuple, kModule, kTensor, kOther, kObject };
 
   struct TensorRow {
     PyObject* object;
@@ -58,6 +60,8 @@ class ModelState {
   Kind kind_of(PyTypeObject* type);
   Kind find_kind(PyTypeObject* type);
   void look_at(PyObject* object);
+  bool has_plain_attributes(PyTypeObject* type) const;
+  void add_attributes(PyObject* object);
   void add_module(PyObject* module);
   void add_tensor(PyObject* object);
   void add_tensor(PyObject* object, at::TensorImpl& tensor, TensorRow::Role role);
@@ -69,6 +73,7 @@ class ModelState {
 
   PyTypeObject* const module_class_;
   const std::vector<PyTypeObject*> others_;
+  PyObject* const is_plain_;  // an owned reference
   std::unordered_map<PyTypeObject*, Kind> kinds_;
   std::array<std::pair<PyTypeObject*, Kind>, 256> recent_kinds_{};  // by the hash of the type
   PointerSet seen_;                                                 // objects, and tensors that have none
@@ -76,6 +81,7 @@ class ModelState {
   std::vector<PyObject*> kept_;  // owned references
   std::vector<PyObject*> found_others_;
   ContainerStates containers_;
+  SlotStates slots_;
   MemoryGuard guard_;
   std::vector<size_t> buffers_;  // rows of the guard
   bool is_compiled_ = false;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <unordered_set>
+#include <utility>
 
 #include "record/find_tensors.h"
+#include "record/pause.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
@@ -16,6 +18,8 @@ ternaryfunc original_call = nullptr;
 PyTypeObject* module_type = nullptr;  // torch.nn.Module
 ModuleObserver* observer = nullptr;   // the one that exists
 uint64_t compiled_outside = 0;        // see compiled_outside_calls()
+std::vector<PyObject*> evaluators;    // Dynamo's callbacks that were seen, owned references
+PyObject* evaluator_listener = nullptr;
 std::atomic<ModuleObserver::Listener> listener{nullptr};
 
 bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
@@ -75,6 +79,9 @@ void notify_listener(const Found& found) {
 
 // Returns the generation in which the call was opened; 0: it is not recorded.
 uint64_t begin_call(PyObject* module, bool by_slot, const Found& inputs) {
+  if (is_paused()) {
+    return 0;
+  }
   uint64_t generation = 0;
   {
     const LogWriter writer;
@@ -167,6 +174,17 @@ PyObject* observed_function(PyObject* function, PyObject* const* args, size_t co
       args[0], false, [&] { return find_arguments(args + 1, static_cast<size_t>(all - 1), is_inside_a_call()); }, call);
 }
 
+void note_evaluator(PyObject* callback) noexcept {
+  if (callback == Py_None || evaluator_listener == nullptr ||
+      std::find(evaluators.begin(), evaluators.end(), callback) != evaluators.end()) {
+    return;
+  }
+  Py_INCREF(callback);
+  evaluators.push_back(callback);
+  Py_XDECREF(PyObject_CallOneArg(evaluator_listener, callback));
+  PyErr_Clear();
+}
+
 // Dynamo sets its callback where compiled code begins, and None where it ends. Code inside that is not to be compiled runs between None
 // and the callback of before: that is no beginning.
 void evaluator_changed(PyObject* callback, PyObject* before) noexcept {
@@ -238,13 +256,15 @@ std::vector<std::string> classes(PyTypeObject* module_class, Condition condition
 
 void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
 
-ModuleObserver::ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch)
+ModuleObserver::ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch, PyObject* on_evaluator)
     : module_class_(module_class),
-      switch_(evaluator_switch, evaluator_changed),
+      switch_(evaluator_switch, evaluator_changed, note_evaluator),
       function_(function_of(module_class), observed_function, switch_.is_observed()) {
   module_type = module_class;
   observer = this;
   compiled_outside = 0;
+  Py_XINCREF(on_evaluator);
+  evaluator_listener = on_evaluator;
   original_call = module_class->tp_call;
   walk(module_class, false);
 }
@@ -284,6 +304,10 @@ std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_c
 
 ModuleObserver::~ModuleObserver() {
   observer = nullptr;
+  Py_CLEAR(evaluator_listener);
+  for (PyObject* const evaluator : std::exchange(evaluators, {})) {
+    Py_DECREF(evaluator);
+  }
   for (PyTypeObject* const type : observed_) {
     // Assigning __call__ to a class sets its slot to another function, which stays.
     if (type->tp_call == observed_call) {

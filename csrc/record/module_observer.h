@@ -33,8 +33,8 @@ class ModuleObserver {
   static void set_listener(Listener listener) noexcept;
 
   // `module_class`: torch.nn.Module. `evaluator_switch`: what Dynamo calls when it enters compiled code, see EvaluatorSwitch; may be
-  // nullptr.
-  ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch);
+  // nullptr. `on_evaluator`: called with every callback of Dynamo's once, when it is first seen; may be nullptr.
+  ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch, PyObject* on_evaluator);
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;

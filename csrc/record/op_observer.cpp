@@ -26,9 +26,11 @@ Context begin(const at::RecordFunction& function) {
     return nullptr;
   }
   try {
+    const bool is_inside_kernel = kShapes && log->are_tangents_around() && is_below_autograd();
     if (Op* const op = log->open_op(&function)) {
       identify(*log, *op, function);
       if constexpr (kShapes) {
+        op->flags |= is_inside_kernel ? kBelowAutograd : 0;
         const auto arguments = arguments_of(function);
         note_storages(*log, arguments);
         add_inputs(*log, *op, arguments);

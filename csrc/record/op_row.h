@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "record/arguments.h"
+#include "record/tangents.h"
 #include "record/tensor_reader.h"
 #include "trace/thread_log.h"
 
@@ -24,6 +25,9 @@ inline void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> 
   }
   if (log.keeps_arguments(op.signature)) {
     log.add_arguments(arguments_text(arguments.data(), arguments.size()));
+  }
+  if (log.has_formula(op.signature) && have_tangents(arguments) && !is_below_autograd()) {
+    log.mark_tangents(op);
   }
 }
 

@@ -101,7 +101,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     counted_ops_.emplace(options.flop_outputs);
   }
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, options.evaluator_switch);
+    modules_.emplace(options.module_class, options.evaluator_switch, options.on_evaluator);
   }
   if (options.ops && options.loader_iter != nullptr) {
     loaders_.emplace(options.loader_iter, modules_.has_value() && modules_->sees_evaluators());
@@ -244,8 +244,8 @@ void start(PyObject* owner, const Options& options) {
   if (is_recording() || now.starting == getpid()) {
     throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
   }
-  discard(now);     // in a fork it is the parent's
-  pause_depth = 0;  // an interrupt may have left recording paused
+  discard(now);    // in a fork it is the parent's
+  reset_pauses();
   const Starting starting(now);
   std::unique_ptr<DeviceRecorder> device;
   {

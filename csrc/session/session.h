@@ -37,6 +37,7 @@ struct Options {
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;      // nullptr: module calls are not recorded
   PyObject* evaluator_switch = nullptr;      // see ModuleObserver; borrowed
+  PyObject* on_evaluator = nullptr;          // the same
   std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
   PyObject* loader_iter = nullptr;           // see LoaderObserver; borrowed
   bool flops = false;                        // without `ops`: record those that a count of FLOPs needs

@@ -22,6 +22,10 @@ inline constexpr uint8_t kTruncated = 2;   // some of its tensors did not fit th
 inline constexpr uint8_t kWrapper = 4;     // an op inside it did the work, so its bytes are not counted again
 inline constexpr uint8_t kNested = 8;      // its FLOPs are not counted: an op around it, or inside it, has them already
 inline constexpr uint8_t kPhaseShift = 4;  // the upper four bits are its Phase
+// The same bits while recording, until mark_nested() sets them. Of an op that has a formula and was given tensors with tangents, of
+// forward-mode AD: what runs inside it above the kernels computes the tangents, and counts beside it.
+inline constexpr uint8_t kHasTangents = 4;
+inline constexpr uint8_t kBelowAutograd = 8;  // of an op inside such an one: it does the work of that op
 
 // What a training step was doing.
 enum class Phase : uint8_t {
@@ -54,6 +58,7 @@ inline constexpr uint16_t kReadByForward = 32;     // an input of a forward op
 inline constexpr uint16_t kReadByBackward = 64;    // an input of a backward or recomputed op
 inline constexpr uint16_t kReadByOptimizer = 128;  // an input of an op of an optimizer
 inline constexpr uint16_t kHeldAfterCall = 256;    // not freed when the outermost call or op that allocated it had ended
+inline constexpr uint16_t kSharded = 512;          // of the model, and every rank holds a part of it
 
 // MemoryEvent::bytes of a free
 inline constexpr int64_t kUnknownFree = INT64_MIN;

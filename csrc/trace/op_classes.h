@@ -14,7 +14,7 @@ enum class OpClass : uint8_t {
   kUnknown,   // in no table: counted by what is inside it
   kFree,      // no FLOPs of its own
   kCounted,   // a formula stands for all of it
-  kCompiled,  // code that torch.compile wrote, in which ops may be seen or not
+  kCompiled,  // code that torch.compile wrote: ops that are seen in it are counted, and others may be in it that are not seen
 };
 
 class OpClasses {

@@ -30,6 +30,7 @@ class ThreadLog {
     Arguments* arguments = nullptr;  // nullptr: they are not kept
     bool counted = false;  // it, or an op around it, is counted by a formula; set by CountedOpObserver only, as is the next
     bool unknown = false;  // it, or an op around it, is unknown
+    bool has_tangents = false;
   };
 
   ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpClasses& classes = none(), uint64_t posix_id = 0)
@@ -108,12 +109,9 @@ class ThreadLog {
     return op != nullptr ? std::string_view(strings[op->signature]) : std::string_view();
   }
 
-  bool keeps_arguments(uint32_t name) {
-    for (uint32_t id = static_cast<uint32_t>(keeps_arguments_.size()); id <= name; ++id) {
-      keeps_arguments_.push_back(classes_.needs_arguments(strings[id]));
-    }
-    return keeps_arguments_[name];
-  }
+  // Whether the arguments of an op are kept, and whether it has a formula, by row of strings.
+  bool keeps_arguments(uint32_t name) { return facts_of(name).keeps_arguments; }
+  bool has_formula(uint32_t name) { return facts_of(name).has_formula; }
 
   // The class of an op. The name of an operator stays at one address while it is registered, so that is remembered.
   OpClass class_of(const char* name, bool of_dispatcher) {
@@ -135,11 +133,17 @@ class ThreadLog {
   }
   bool is_counted_around() const { return !open_ops_.empty() && open_ops_.back().counted; }
   bool is_unknown_around() const { return !open_ops_.empty() && open_ops_.back().unknown; }
+  // The op that was opened last was given tensors with tangents.
+  void mark_tangents(Op& op) {
+    op.flags |= kHasTangents;
+    open_ops_.back().has_tangents = true;
+  }
+  bool are_tangents_around() const { return !open_ops_.empty() && open_ops_.back().has_tangents; }
   void set_class_of_open_op(OpClass kind, bool plain) {
     OpenOp& open = open_ops_.back();
     open.counted = kind == OpClass::kCounted && plain;
-    open.unknown =
-        !open.counted && (kind != OpClass::kFree || (open_ops_.size() > 1 && open_ops_[open_ops_.size() - 2].unknown));
+    open.unknown = !open.counted && (kind == OpClass::kUnknown || kind == OpClass::kCounted ||
+                                     (open_ops_.size() > 1 && open_ops_[open_ops_.size() - 2].unknown));
   }
 
   // Adds the inputs of the op that was opened last. Its outputs are filled in at its end.
@@ -289,11 +293,23 @@ class ThreadLog {
     const std::pair<const std::string, OpClass>* row = nullptr;
   };
 
+  struct NameFacts {
+    bool keeps_arguments = false;
+    bool has_formula = false;
+  };
+  const NameFacts& facts_of(uint32_t name) {
+    for (uint32_t id = static_cast<uint32_t>(name_facts_.size()); id <= name; ++id) {
+      const std::string& text = strings[id];
+      name_facts_.push_back({classes_.needs_arguments(text), classes_.of(text, true) == OpClass::kCounted});
+    }
+    return name_facts_[name];
+  }
+
   const uint16_t thread_;
   TensorTable tensor_table_;
   const OpClasses& classes_;
   std::array<RecentClass, 256> recent_classes_{};  // by address of the name
-  std::vector<bool> keeps_arguments_;              // by row of strings
+  std::vector<NameFacts> name_facts_;              // by row of strings
   std::vector<OpenOp> open_ops_;
   std::vector<OpenCall> open_calls_;
   std::unordered_map<uint64_t, uint32_t> module_ids_;

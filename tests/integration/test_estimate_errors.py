@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import re
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 import torchprof
 from torchprof import AllocatorSettings, ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.fake.surroundings import FAKE_TENSOR_LOGGER
-from torchprof.estimation.rules import cpu_workspaces
+from torchprof.estimation.rules import cpu_workspaces, real_runs
 from torchprof.estimation.torch_private import FEATURES
 
 NET = nn.Sequential(nn.Linear(4, 4))
@@ -124,7 +125,9 @@ def snapshot(entry: object, **parts: Any) -> object:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_sparse_tensors_that_a_model_makes_are_an_error_and_not_nothing(device: str) -> None:
     model = Applies(lambda y: y.to_sparse().to_dense())
-    with pytest.raises(EstimateError, match=r"aten::\w+ in the root module \(Applies\).*layout torch.sparse_coo"):
+    with pytest.raises(
+        EstimateError, match=r"aten::_to_sparse in the root module \(Applies\).*allow_real=\('aten::_to_sparse',"
+    ):
         torchprof.estimate(model, (4, 4), device=device)
 
 
@@ -148,7 +151,7 @@ def test_a_kernel_that_refuses_stand_ins_is_an_error_and_not_nothing(monkeypatch
     def refuse(fake: Tensor, integers: int = 0) -> Tensor:
         raise ValueError("no such pivots")
 
-    monkeypatch.setattr(cpu_workspaces, "stand_in", refuse)
+    monkeypatch.setattr(real_runs, "stand_in", refuse)
     with pytest.raises(EstimateError, match=r"memory of aten::sort in the root module \(Applies\).*no such pivots.*step="):
         torchprof.estimate(Applies(lambda y: y.sort()[0]), (4, 4), device="cpu")
 
@@ -160,10 +163,22 @@ def test_pivots_count_from_one_and_are_measured_all_the_same() -> None:
 
 def test_kernels_too_large_to_be_run_are_named_with_what_they_may_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_workspaces, "LARGEST", 2**10)
-    model = Applies(lambda y: y.sort()[0])
-    notes = torchprof.estimate(model, (64, 4), device="cpu").notes
-    assert "aten::sort (4.0 KiB)" in notes[0]
-    assert "as much again" in notes[0]
+    monkeypatch.setattr(cpu_workspaces, "SMALL", 2**10)
+    model = Applies(lambda y: y.view(1, -1).sort()[0])  # a batch of one has no parts
+    found = torchprof.estimate(model, (64, 4), device="cpu")
+    assert "aten::sort (4.0 KiB)" in found.notes[0]
+    assert "at most 4.0 KiB" in found.notes[0]
+    assert found.unmeasured == 64 * 4 * (4 + 4 + 8)  # what is sorted, what is returned, indices
+
+
+def test_what_cannot_be_measured_may_decide_whether_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_workspaces, "LARGEST", 2**10)
+    monkeypatch.setattr(cpu_workspaces, "SMALL", 2**10)
+    found = torchprof.estimate(Applies(lambda y: y.view(1, -1).sort()[0]), (64, 4), device="cpu")
+    needed, missing = found.device_memory, found.unmeasured
+    assert [found.fits(needed - 1), found.fits(needed), found.fits(needed + missing - 1)] == [False, None, None]
+    assert found.fits(needed + missing) is True
+    assert "UNKNOWN, up to 4.0 KiB more are needed" in str(dataclasses.replace(found, capacity=needed))
 
 
 # Private names of PyTorch.

@@ -12,6 +12,7 @@ from test_estimate import measured
 from torch import Tensor, linalg, nn
 
 import torchprof
+from torchprof.estimation.rules import cpu_workspaces
 
 
 class Around(nn.Module):
@@ -75,3 +76,43 @@ def test_a_formula_that_fails_leaves_the_recorder_as_it_was() -> None:
     with torchprof.profile() as prof:
         torch.ones(1000) + 1
     assert len(prof.trace.ops) > 0
+
+
+# Calls that are too large to be run as a whole.
+
+LARGE: list[tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = [
+    ("a large weight", lambda: nn.Sequential(nn.Conv2d(64, 1024, 7), nn.Flatten()), (4, 64, 7, 7)),
+    ("many images", lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)), (64, 3, 40, 40)),
+    ("groups", lambda: nn.Conv2d(32, 32, 3, groups=32), (64, 32, 32, 32)),
+    ("transposed", lambda: nn.ConvTranspose2d(16, 16, 3, stride=2), (64, 16, 24, 24)),
+    ("one dimension", lambda: nn.Conv1d(64, 64, 9), (128, 64, 256)),
+    ("group norm", lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16)), (64, 3, 40, 40)),
+    ("sort", lambda: Around(lambda y: y.sort(-1)[0], ROWS), (2048, 64)),
+    ("bicubic", lambda: Around(lambda y: F.interpolate(y, scale_factor=2, mode="bicubic"), IMAGES), (1024, 64)),
+    ("solve", lambda: Around(lambda y: linalg.solve(y, y.mT), MATRICES), (2048, 64)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), [case[1:] for case in LARGE], ids=[case[0] for case in LARGE])
+def test_large_calls_need_what_parts_of_them_do(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_workspaces, "LARGEST", 2**22)
+    monkeypatch.setattr(cpu_workspaces, "SMALL", 2**21)
+    torch.manual_seed(0)
+    model, x = make(), torch.rand(shape)
+    found = torchprof.estimate(model, x, optimizer=torch.optim.SGD, loss=loss_of, device="cpu")
+    assert found.unmeasured == 0
+    name = "x" if isinstance(model, Around) else "input"
+    assert found.max_allocated == pytest.approx(measured(model, {name: x}, torch.optim.SGD), rel=0.005)
+
+
+def test_the_layouts_of_a_convolution_of_400_megabytes_are_counted() -> None:
+    weight = 4096 * 512 * 49 * 4
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(512, 4096, 7), nn.Flatten())
+
+    found = torchprof.estimate(build, (4, 512, 7, 7), device="cpu")
+    # The weight, its gradient, and both in a layout of oneDNN's, as a real run takes.
+    assert found.max_allocated == pytest.approx(4 * weight, rel=0.001)

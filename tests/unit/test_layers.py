@@ -55,9 +55,14 @@ ROOMS: Final[dict[str, Room]] = {
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables",
         torch=True,
     ),
+    "raised": Room(
+        "Adds to an exception of a model where it was raised, and the table up to there.",
+        "errors terminal trace record analysis tables",
+        torch=True,
+    ),
     "summarize": Room(
         "Runs a model once and shows what it consists of.",
-        "errors arguments terminal trace _native record analysis rendering tables estimation",
+        "errors arguments terminal trace _native record analysis rendering tables estimation raised",
         torch=True,
     ),
     "torchsummary": Room("The functions of the torchsummary package.", "rendering summarize", torch=True),

@@ -16,9 +16,10 @@ from torchprof.analysis.records import Record
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.gpus import GPUS, capacity_of
+from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import Overhead, with_overheads
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.rendering.grid import Parts
@@ -45,6 +46,7 @@ class Estimate(Printed):
         replay: what CUDA's caching allocator reserves for it; None on the CPU.
         overheads: memory that is not the program's own, each with its source.
         capacity: bytes the device has, or None.
+        unmeasured: bytes that may be missing, at most: workspaces of ops that are too large to be measured.
         notes: what is not in the estimate.
     """
 
@@ -54,6 +56,7 @@ class Estimate(Printed):
     replay: Replay | None
     overheads: tuple[Overhead, ...]
     capacity: int | None
+    unmeasured: int
     notes: tuple[str, ...]
 
     @property
@@ -97,10 +100,11 @@ class Estimate(Printed):
     def _outermost(self) -> list[Record]:
         return [row for row in by_module(self.trace).rows if row["depth"] == 0]
 
-    def fits(self, capacity: int | str | None = None) -> bool:
+    def fits(self, capacity: int | str | None = None) -> bool | None:
         """Whether the step runs on a device with so many bytes, or on this GPU of ``GPUS``; by default, in ``capacity``.
 
-        The allocator frees what it has cached before it raises out of memory, so less than ``max_reserved`` can be enough.
+        None: it is not known, because what is ``unmeasured`` decides. The allocator frees what it has cached before it raises
+        out of memory, so less than ``max_reserved`` can be enough.
 
         Raises:
             ArgumentError: no capacity is known, or the GPU is not.
@@ -110,6 +114,8 @@ class Estimate(Printed):
             raise ArgumentError("capacity is needed: bytes, or one of " + ", ".join(map(repr, GPUS)))
         others = sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
         if self.replay is None:
+            if self.device_memory <= limit < self.device_memory + self.unmeasured:
+                return None
             return self.device_memory <= limit
         if limit <= others:
             return False
@@ -138,8 +144,12 @@ class Estimate(Printed):
         yield f"FLOPs of a step: {'unknown' if flops is None else least + format_flops(flops)}"
         yield from unknown_flops(unknown)
         if self.capacity is not None:
-            verdict = "fits" if self.fits() else "DOES NOT FIT"
-            yield f"Capacity: {format_bytes(self.capacity)}: {verdict}"
+            verdicts = {
+                True: "fits",
+                False: "DOES NOT FIT",
+                None: f"UNKNOWN, up to {format_bytes(self.unmeasured)} more are needed",
+            }
+            yield f"Capacity: {format_bytes(self.capacity)}: {verdicts[self.fits()]}"
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
         for note in self.notes:
@@ -215,7 +225,13 @@ def estimate(
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
     target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile)
-    needed = {ESTIMATE: True, DISPATCHER_RULES: device == "cuda", AUTOCAST_RULE: device == "cuda" and amp, COMPILE: compile}
+    needed = {
+        ESTIMATE: True,
+        STANCE: True,
+        DISPATCHER_RULES: device == "cuda",
+        AUTOCAST_RULE: device == "cuda" and amp,
+        COMPILE: compile,
+    }
     for feature, is_needed in needed.items():
         if is_needed:
             feature.require()
@@ -242,6 +258,7 @@ def _estimated(
     from torchprof.estimation.fake.mode import EstimateMode
     from torchprof.estimation.fake.model import built, fake_model
     from torchprof.estimation.fake.real_ops import RealOps
+    from torchprof.estimation.fake.stance import never_compiling
     from torchprof.estimation.fake.surroundings import undisturbed
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
@@ -254,9 +271,11 @@ def _estimated(
     states = random_states()
     with ExitStack() as stack:
         stack.callback(mode.backward_nodes.close)
+        stack.callback(mode.outside.put_back)
         for restore, state in states:
             stack.callback(restore, state)
         stack.enter_context(undisturbed())
+        stack.enter_context(never_compiling())
         stack.enter_context(rules.installed())
         source = built(model)
         try:
@@ -271,6 +290,11 @@ def _estimated(
                         run.run()
                         recording.step()
                     del run, arguments
+            if around := mode.outside.parameters_of(source):
+                raise EstimateError(
+                    f"the program uses {in_short(around)} of the model itself, not of the fake copy that stands for it: use "
+                    "the model that step= is called with, or pass a function that builds it with all that refers to it"
+                )
         except TorchprofError:
             raise
         except Exception as error:
@@ -281,11 +305,9 @@ def _estimated(
             raise
     trace = recording.trace
     account = Memory.of(trace, "meta")
-    ran = sorted(real_ops.ran)
-    notes = [f"what other values would change: {', '.join(ran)} worked on stand-ins"] if ran else []
-    notes += rules.notes(trace)
+    notes = (*notes_of(source, real_ops.ran, compiled=target.compiled), *rules.notes(trace), *mode.outside.notes())
     if target.device == "cpu":
-        return Estimate(trace, target.device, account, None, (), limit, tuple(notes))
+        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes)
     overheads = rules.overheads(trace)
     played = replay(with_overheads(trace, account.allocations, overheads), settings)
-    return Estimate(trace, target.device, account, played, overheads, limit, tuple(notes))
+    return Estimate(trace, target.device, account, played, overheads, limit, rules.unknown(), notes)

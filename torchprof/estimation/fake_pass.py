@@ -21,6 +21,7 @@ from torchprof.estimation.fake.mode import DEVICE, EstimateMode
 from torchprof.estimation.fake.model import CPU, Faking
 from torchprof.estimation.fake.overrides import Overrides
 from torchprof.estimation.fake.real_ops import RealOps
+from torchprof.estimation.fake.stance import never_compiling
 from torchprof.estimation.fake.substitutes import substituted
 from torchprof.estimation.fake.surroundings import undisturbed
 from torchprof.estimation.reasons import place_of_error
@@ -30,6 +31,7 @@ from torchprof.estimation.target import Device, Target
 from torchprof.estimation.torch_private import DISPATCHER_RULES, ESTIMATE
 from torchprof.record.inputs import Inputs
 from torchprof.record.modules import describe, is_lazy, walk
+from torchprof.record.opaque import opaque_because
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import facts_of, recording_of, run_pass
@@ -37,6 +39,11 @@ from torchprof.trace.trace import Trace
 
 __all__ = ["record_fake_pass"]
 
+UNCOUNTED: Final = {
+    "compiled": "torchprof.estimate(..., compile=True) predicts what that needs",
+    "TorchScript": "no fake parameters can take the place of its own. Pass the module that it was made from",
+}
+"""By why nothing inside a module is seen: what to do instead."""
 KNOWN_VALUES: Final = 1024
 """Elements up to which the values of a tensor that forward makes are kept, for forward may read them."""
 
@@ -71,10 +78,9 @@ def record_fake_pass(
     try:
         with preserved(model):
             places = walk(model)
-            if compiled := [place.path or "the model" for place in places if _is_compiled(place.module)]:
-                raise EstimateError(
-                    f"{compiled[0]} is compiled: torchprof.estimate(..., compile=True) predicts what that needs"
-                )
+            for place in places:
+                if (because := opaque_because(place.module)) in UNCOUNTED:
+                    raise EstimateError(f"{place.path or 'the model'} is {because}: {UNCOUNTED[because]}")
             if is_lazy(places):
                 model(*inputs.args, **inputs.kwargs)  # gives it its parameters
             modules = [place.module for place in places if place.same_as < 0]
@@ -107,8 +113,9 @@ def _recorded(
         stack.enter_context(rules.installed())
         stack.enter_context(_without_fused_layers())
         stack.enter_context(_autocast_as_on(device))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # functions that forward has compiled
+        stack.enter_context(never_compiling())
         stack.callback(mode.backward_nodes.close)
+        stack.callback(mode.outside.put_back)
         with profile(ops=False, shapes=False, modules=False, gpu="off"):  # what is made here was there before the pass
             stack.enter_context(substituted(modules, mode.faking))
             given = Inputs(mode.faking.values(inputs.args), mode.faking.values(inputs.kwargs))
@@ -162,10 +169,6 @@ def _without_fused_layers() -> Iterator[None]:
 
 def _is_strided(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.strided
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
 
 
 def _in_short(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -18,6 +18,9 @@ from torchprof.terminal import is_terminal
 
 __all__ = ["compare", "max_batch_size"]
 
+LARGEST: Final = 2**40
+"""Where a search without an end is given up: no device has memory for it."""
+
 
 def max_batch_size(
     model: nn.Module | Callable[[], nn.Module],
@@ -25,27 +28,28 @@ def max_batch_size(
     capacity: int | str,
     *,
     at_least: int = 1,
-    at_most: int = 4096,
-    progress: Callable[[int, Estimate, bool], object] | None = None,
+    at_most: int | None = None,
+    progress: Callable[[int, Estimate, bool | None], object] | None = None,
     **options: Any,
 ) -> int:
     """The largest batch with which a training step fits, found by estimating it for one batch size after the other.
 
     Args:
         model: as for `estimate`.
-        inputs: makes the inputs of a batch, given its size.
+        inputs: makes the inputs of a batch, given its size: sizes, or tensors, on ``meta`` best, where they take no memory.
         capacity: bytes, or the name of a GPU of ``torchprof.GPUS``.
         at_least: the smallest batch to consider; a BatchNorm may need 2.
-        at_most: the largest batch to consider.
-        progress: called after each estimate with the batch size, the estimate, and whether it fits; by default a line is
+        at_most: the largest batch to consider; None: as large as fits.
+        progress: called after each estimate with the batch size, the estimate, and what its ``fits`` says; by default a line is
             printed to standard error where that is a terminal.
         options: further arguments of `estimate`.
 
     Returns:
-        The batch size; 0 when not even ``at_least`` fits.
+        The batch size; 0 when not even ``at_least`` fits. Where it is not known whether a batch fits, it is taken not to.
 
     Raises:
-        ArgumentError, ModuleTypeError, EstimateError: as for `estimate`; or ``at_least`` and ``at_most`` are no batch sizes.
+        ArgumentError, ModuleTypeError, EstimateError: as for `estimate`; or ``at_least`` and ``at_most`` are no batch sizes;
+            or without ``at_most``, every batch fits.
 
     Example:
         >>> torchprof.max_batch_size(model, lambda n: (n, 3, 224, 224), "A100-40GB", optimizer=torch.optim.SGD)
@@ -54,9 +58,10 @@ def max_batch_size(
     for name, value in (("inputs", inputs), ("progress", progress)):
         if not callable(value) and (name == "inputs" or value is not None):
             raise ModuleTypeError(f"{name} must be a function, such as lambda batch: (batch, 3, 224, 224), not {value!r:.80}")
-    for name, size in (("at_least", at_least), ("at_most", at_most)):
-        check_int(name, size, 1)
-    if at_most < at_least:
+    check_int("at_least", at_least, 1)
+    if at_most is not None:
+        check_int("at_most", at_most, 1)
+    if at_most is not None and at_most < at_least:
         raise ArgumentError(f"at_most={at_most} is less than at_least={at_least}: there is no batch size between them")
     if progress is None and is_terminal(sys.stderr):
         progress = _print_progress
@@ -66,20 +71,27 @@ def max_batch_size(
         verdict = found.fits(limit)
         if progress is not None:
             progress(batch, found, verdict)
-        return verdict
+        return bool(verdict)
 
+    last = at_most if at_most is not None else max(LARGEST, at_least)
     good, bad = 0, at_least
-    while bad <= at_most and fits(bad):
+    while bad <= last and fits(bad):
         good, bad = bad, bad * 2
-    bad = min(bad, at_most + 1)
+    if bad > last and at_most is None:
+        raise ArgumentError(
+            f"inputs={inputs!r:.80} of a batch of {good} fit in {format_bytes(limit)}: does their size depend on the batch? "
+            "Give at_most= if it is to end there"
+        )
+    bad = min(bad, last + 1)
     while good and bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good
 
 
-def _print_progress(batch: int, found: Estimate, fits: bool) -> None:
-    print(f"batch {batch}: {format_bytes(found.device_memory)}, {'fits' if fits else 'does not fit'}", file=sys.stderr)
+def _print_progress(batch: int, found: Estimate, fits: bool | None) -> None:
+    verdict = "may not fit" if fits is None else "fits" if fits else "does not fit"
+    print(f"batch {batch}: {format_bytes(found.device_memory)}, {verdict}", file=sys.stderr)
 
 
 def compare(variants: Mapping[str, Estimate]) -> Table:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from torchprof.analysis.model.layer_calls import raising_call
-from torchprof.estimation.fake.real_ops import READS_VALUES, UnmeasuredError, has_no_fake_kernel, needs_values
+from torchprof.estimation.fake.real_ops import READS_VALUES, SparseError, UnmeasuredError, has_no_fake_kernel, needs_values
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.profile import profile
 from torchprof.terminal import printable
@@ -21,6 +21,11 @@ def reason_of(error: Exception, place: str) -> str:
         return (
             f"the memory of {name} in {place} is not known: {error}. Leave the part out with a step= of your own, or, where it "
             "is only the kernel of the CPU, estimate it for device='cuda'"
+        )
+    if isinstance(error, SparseError):
+        return (
+            f"{name} in {place} works on sparse tensors, or returns one, and how many elements it has is not known: pass "
+            f"allow_real={(name,)!r} to run it for real on stand-ins, or leave the part out with a step= of your own"
         )
     if has_no_fake_kernel(error):
         allowed = repr((name,)) if name else "True"

@@ -21,7 +21,7 @@ import torch
 
 from torchprof.errors import EstimateError
 
-__all__ = ["AUTOCAST_RULE", "COMPILE", "DISPATCHER_RULES", "ESTIMATE", "FEATURES", "GROUPED_MM_RULE", "Feature"]
+__all__ = ["AUTOCAST_RULE", "COMPILE", "DISPATCHER_RULES", "ESTIMATE", "FEATURES", "GROUPED_MM_RULE", "STANCE", "Feature"]
 
 
 class Feature:
@@ -119,6 +119,14 @@ ESTIMATE: Final = Feature(
 )
 """Fake tensors, and ops that run for real."""
 
+STANCE: Final = Feature(
+    "torchprof.estimate",
+    "Recordings, summaries, saved traces and replays of allocations work all the same",
+    names={"DynamoStance": "torch._dynamo.eval_frame.DynamoStance", "eval_frame": "torch._dynamo.eval_frame"},
+    methods=("torch._dynamo.eval_frame._stance",),
+)
+"""Running compiled functions as they were written: `torchprof.estimation.fake.stance`."""
+
 DISPATCHER_RULES: Final = Feature(
     "estimate(device='cuda')",
     "estimate(device='cpu') works all the same",
@@ -183,4 +191,4 @@ COMPILE: Final = Feature(
 )
 """Dynamo, AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`."""
 
-FEATURES: Final = (ESTIMATE, DISPATCHER_RULES, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)
+FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -49,16 +50,28 @@ class TrainingStep:
         if self.own_step is not None:
             self.own_step(self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
             return
+        if self.optimizer is not None and _needs_closure(self.optimizer):
+            self.optimizer.step(cast(Callable[[], float], self._closure))
+        else:
+            self._forward_and_backward()
+            if self.optimizer is not None:
+                self.optimizer.step()
+        self.model.zero_grad()
+
+    def _closure(self) -> torch.Tensor:
+        self.model.zero_grad()
+        return self._forward_and_backward()
+
+    def _forward_and_backward(self) -> torch.Tensor:
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
             returned = self.model(*self.inputs.args, **self.inputs.kwargs)
             value = self.loss(returned)
         if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
             what = f"{type(value).__name__} {value!s:.80}"
             raise ArgumentError(f"loss must return one number to differentiate, a tensor that requires a gradient, not {what}")
+        del returned
         value.backward()  # type: ignore[no-untyped-call]
-        if self.optimizer is not None:
-            self.optimizer.step()
-        self.model.zero_grad()
+        return value
 
 
 def _made(optimizer: Callable[..., torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:
@@ -69,6 +82,12 @@ def _made(optimizer: Callable[..., torch.optim.Optimizer], model: nn.Module) -> 
     if not callable(getattr(made, "step", None)):
         raise ArgumentError(f"optimizer must return an optimizer such as torch.optim.AdamW, not {type(made).__name__}")
     return made
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``step`` wants a function that computes the loss, as that of LBFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _default_loss(returned: Any) -> torch.Tensor:

@@ -49,10 +49,11 @@ def export_chrome(trace: Trace, path: str | os.PathLike[str]) -> None:
     """Write the timeline of a trace as Chrome trace event JSON, for https://ui.perfetto.dev or ``chrome://tracing``.
 
     Every recorded thread is a track, on which module calls and ops nest. User ranges that do not, because one of them ended
-    while a later one went on, are on a further track of the thread. Steps and phases have tracks of their own, the bytes held on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the autograd node
-    that differentiates it. Every device is a process with a track for each stream. Calls of its runtime are on the threads that
-    made them, and an arrow leads from each launch to its kernel. An op whose end was not recorded is drawn to the end of what
-    it ran in, or of the trace; a kernel without valid times is drawn at its start, with no duration.
+    while a later one went on, are on a further track of the thread. Steps and phases have tracks of their own, the bytes held
+    on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the autograd node that
+    differentiates it. Every device is a process with a track for each stream. Calls of its runtime are on the threads that made
+    them, and an arrow leads from each launch to its kernel. An op whose end was not recorded is drawn to the end of what it ran
+    in, or of the trace; a kernel without valid times is drawn at its start, with no duration.
 
     Args:
         trace: what `torchprof.profile` recorded.

@@ -25,11 +25,13 @@ class Counted(NamedTuple):
         device: whose kernels are counted: ``"cuda"`` or ``"cpu"``.
         inputs_on: where to put the inputs; None to leave them where they are.
         otherwise_on: the same, if the pass turns out not to run on fake tensors and is run as it is.
+        tensors: what has no memory.
     """
 
     device: Literal["cuda", "cpu"]
     inputs_on: str | None
     otherwise_on: str | None
+    tensors: Literal["meta", "fake"] = "meta"
 
 
 def counted_as(model: nn.Module, input_data: Any, device: Any) -> Counted | None:
@@ -65,7 +67,8 @@ def counted_as(model: nn.Module, input_data: Any, device: Any) -> Counted | None
     left = input_data is not None and (is_fake or all(tensor.is_meta for tensor in given))
     inputs_on = None if left else "meta"
     made_there = own is not None and own.is_meta and input_data is None  # where the model is
-    return Counted("cpu" if named == "cpu" else "cuda", inputs_on, None if is_fake or made_there else inputs_on)
+    otherwise_on = None if is_fake or made_there else inputs_on
+    return Counted("cpu" if named == "cpu" else "cuda", inputs_on, otherwise_on, "fake" if is_fake else "meta")
 
 
 def _is_on_meta(model: nn.Module, own: torch.Tensor | None, given: list[torch.Tensor], named: str | None) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 from torchprof import _native
 from torchprof.record.modules import Models, has_no_shape, tensors_of, walk
 from torchprof.record.packed import is_packing, packed_parameters
+from torchprof.record.shards import sharded
 from torchprof.trace.schema import Use
 
 __all__ = ["Held", "held_by"]
@@ -51,8 +52,9 @@ def held_by(models: Models, *, at_end: bool, follow: bool = True) -> list[Held]:
         if tensor is None or id(tensor) in seen or has_no_shape(tensor):
             return
         seen.add(id(tensor))
+        how, type_name = int(use | sharded(tensor)), type(module).__name__
         for address, count, device_type, device_index in _native.storages(tensor, follow=follow and not at_end):
-            held.append(Held(address, count, id(module), type(module).__name__, int(use), device_type, device_index, at_end))
+            held.append(Held(address, count, id(module), type_name, how, device_type, device_index, at_end))
 
     for place in walk(models):
         if place.same_as < 0:

@@ -12,7 +12,7 @@ from torch import nn
 from torchprof.arguments import is_integral
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.record.changed_copies import moved
-from torchprof.record.nested import find_tensors
+from torchprof.record.nested import find_tensors, tensors_in
 
 __all__ = ["Inputs", "make_inputs"]
 
@@ -27,6 +27,10 @@ class Inputs:
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor among the arguments, inside containers too."""
         return [*find_tensors(self.args), *find_tensors(self.kwargs)]
+
+    def has_arrays(self) -> bool:
+        """Whether there are arrays of numpy among them, whose bytes are not known here."""
+        return any("numpy.ndarray" in tensors_in(given).unread for given in (self.args, self.kwargs))
 
 
 def make_inputs(
@@ -96,6 +100,11 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
         raise ArgumentError(
             f"input_size must be a tuple of ints such as (3, 224, 224), or a list of such tuples for a model with several "
             f"inputs, not {input_size!r}"
+        )
+    if isinstance(input_size, list) and not input_size:
+        raise ArgumentError(
+            "input_size=[] has no size in it: give one such as (3, 224, 224), [()] for one number, or input_data=() for a "
+            "model that is called without inputs"
         )
     nested = [is_size(item) for item in input_size]
     if any(nested) and not all(nested):

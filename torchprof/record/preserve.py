@@ -5,11 +5,16 @@ attributes; and everything that a module holds:
 
 - attributes, such as train/eval mode, registered modules, hooks and the class of the module, which lazy modules change;
 - parameters, buffers and other tensors: elements, shape, dtype, ``data``, ``requires_grad``, gradient, hooks, version counter;
-- Python's own lists, dicts, sets and deques, also inside each other, with the tensors and modules in them.
+- lists, dicts, sets and deques, of Python's own and of derived classes, also inside each other, with what is in them;
+- attributes of other objects, such as dataclasses, caches and optimizers; those of Python's standard library and of PyTorch's
+  internals are not looked at;
+- arrays of numpy, ``bytearray`` and ``array.array``;
+
+and the modes of `torchprof.record.modes`.
 
 Nothing is copied that is not written: the memory of a tensor is copied just before the first op that writes to it
 (``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, as kernels that no dispatcher
-knows may write to them. What could not be put back is named in a warning. What objects of other classes hold is not looked at.
+knows may write to them; so are arrays of up to 64 MiB. What could not be put back is named in a warning.
 """
 
 from __future__ import annotations
@@ -20,14 +25,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from torchprof import _native
+from torchprof.record.arrays import ArrayState, array_kinds
+from torchprof.record.modes import modes
 
 __all__ = ["preserved", "preserved_random_states", "random_states"]
+
+MACHINERY: Final = sys.stdlib_module_names - {"argparse", "collections", "types"} | {"torchprof"}
+TORCH_OBJECTS: Final = ("torch.nn.", "torch.optim.")
 
 State = tuple[Callable[[Any], Any], Any]
 """A function, and what to call it with to put something back."""
@@ -40,23 +50,42 @@ def preserved(model: nn.Module, *inputs: Any) -> Iterator[list[type[nn.Module]]]
     What it gives is the classes of the modules that it met.
     """
     states = random_states()
-    generators = _generators()
-    before = _native.ModelState(model, nn.Module, (*generators, torch.jit.ScriptModule))
+    set_modes_back = modes()
+    others = {**_generators(), **array_kinds()}
+    before = _native.ModelState(model, nn.Module, (*others, torch.jit.ScriptModule), _is_plain)
     before.add(inputs)
+    arrays: list[ArrayState] = []
     for found in before.found_others():
         if isinstance(found, torch.jit.ScriptModule):
             states += _add_script(before, found)
-        else:
-            with suppress(NotImplementedError):  # random.SystemRandom has no state
-                states.append(next(generators[kind] for kind in generators if isinstance(found, kind))(found))
+            continue
+        with suppress(NotImplementedError):  # random.SystemRandom has no state
+            state = next(others[kind] for kind in others if isinstance(found, kind))(found)
+            if isinstance(state, ArrayState):
+                arrays.append(state)
+            else:
+                states.append(state)
     before.start()
     try:
         yield before.module_classes()
     finally:
         for restore, state in states:
             restore(state)
-        if failures := before.restore():
+        for set_back in set_modes_back:
+            set_back()
+        failures = before.restore()
+        failures += [(None, False, name) for array in arrays if (name := array.restore())]
+        if failures:
             _warn(model, failures)
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether the attributes of objects of this class are the program's, and not part of a machinery that forward may start."""
+    module = getattr(kind, "__module__", None)
+    if not isinstance(module, str):
+        return False
+    package = module.partition(".")[0]
+    return module.startswith(TORCH_OBJECTS) if package == "torch" else package not in MACHINERY
 
 
 def _add_script(before: _native.ModelState, script: torch.jit.ScriptModule) -> list[State]:
@@ -104,9 +133,9 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield below + name, tensor
 
 
-def _generators() -> dict[type, Callable[[Any], State]]:
+def _generators() -> dict[type, Callable[[Any], Any]]:
     """The types of random number generators, and what reads the state of one and gives the function that sets it."""
-    known: dict[type, Callable[[Any], State]] = {
+    known: dict[type, Callable[[Any], Any]] = {
         torch.Generator: lambda generator: (generator.set_state, generator.get_state()),
         random.Random: lambda generator: (generator.setstate, generator.getstate()),
     }

@@ -45,7 +45,8 @@ class profile(ContextDecorator):
             recorded too.
         ops: record the ops of the dispatcher. Without them, module calls and memory only.
         shapes: record the shape, dtype, device and storage of the tensors that every op takes and returns.
-        memory: record every allocation of this thread, and of the autograd threads that run its backward passes.
+        memory: record every allocation and free: of the CPU on all threads; of other devices on this thread, and on the
+            autograd threads that run its backward passes.
         modules: record the calls of ``nn.Module``s.
         gpu: how to record GPUs:
 

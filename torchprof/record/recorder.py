@@ -16,6 +16,7 @@ from torchprof import _native
 from torchprof.analysis.time.totals import step_totals
 from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
+from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import Held, held_by
 from torchprof.record.modules import Models, WalkedModule, describe, walk
@@ -72,6 +73,7 @@ class Recorder:
         self.block = _native.Block()
         self._options = options
         self._backend = GpuBackend("off", "")
+        self._compiled_code = CompiledCode()
         self._has_merged = False
 
     @property
@@ -93,6 +95,7 @@ class Recorder:
         options = self._options
         if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
             self.counted_ops = "outputs"
+        self._compiled_code = CompiledCode()
         backends = gpu_backends(options.gpu)
         refusals = ""
         for backend in backends:
@@ -113,6 +116,7 @@ class Recorder:
                     evaluator_switch=_evaluator_switch() if options.modules else None,
                     profiler_switches=_profiler_switches() if options.memory else [],
                     loader_iter=DataLoader.__iter__,
+                    on_evaluator=self._compiled_code,
                 )
                 break
             except _native.DeviceRecorderError as error:
@@ -123,6 +127,7 @@ class Recorder:
                 raise RecordingError(str(error)) from None
         self._backend = GpuBackend(backend.name, backend.note + refusals)
         self._has_merged = False
+        self._compiled_code.start()
 
     def begin_step(self, number: int, *, warmup: bool) -> None:
         """A step of the loop begins."""
@@ -145,7 +150,7 @@ class Recorder:
 
     def _flops(self, tables: Tables, strings: list[str]) -> flops.Flops:
         outputs = self._options.reads_tensors or self.counted_ops == "outputs"
-        return flops.evaluate(tables, strings, Dtypes(_dtypes()), outputs=outputs)
+        return flops.evaluate(tables, strings, Dtypes(_dtypes()), outputs=outputs, hidden=self._compiled_code.hides_ops)
 
     def _trace(
         self, tables: Tables, strings: list[str], facts: dict[str, Any], counted: flops.Flops, model: Model | None = None
@@ -181,6 +186,8 @@ class Recorder:
                 )
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
+            finally:
+                self._compiled_code.stop()
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models, places) if self.models is not None else None
         counted = self._flops(tables, strings)

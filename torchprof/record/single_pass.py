@@ -13,6 +13,7 @@ from torchprof._native import require_extension
 from torchprof.errors import ArgumentError
 from torchprof.record.backward import differentiate
 from torchprof.record.inputs import Inputs
+from torchprof.record.kept_results import names_of_kept, saved_bytes, take_kept
 from torchprof.record.nested import tensor_bytes, tensor_sizes, tensors_in
 from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
@@ -95,11 +96,12 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
     then of the graph.
     """
     tensors = _distinct(inputs.tensors())
-    held = [_native.use_counts(tensor) for tensor in tensors]
     graph = _native.GraphWatch()
+    torch.clear_autocast_cache()  # so that it is this pass that casts
     mark("forward")
     outputs = model(*inputs.args, **inputs.kwargs)
     mark("forward done")
+    torch.clear_autocast_cache()
     found = tensors_in(outputs)
     with torch._C.DisableTorchFunctionSubclass():  # a subclass may see that its attributes are read
         roots, others = (
@@ -114,12 +116,7 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
     unread = found.unread
     del outputs, found, roots, others
     mark("outputs released")
-    kept = [
-        tensor
-        for tensor, before in zip(tensors, held, strict=True)
-        if any(now > then for now, then in zip(_native.use_counts(tensor), before, strict=True))
-    ]
-    sizes = [storage_bytes(tensor) for tensor in kept]
+    held = [_native.use_counts(tensor) for tensor in tensors]
     if backward:
         leaves: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         leaves += [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
@@ -135,15 +132,24 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
         del gradients, seeds
     del edges
     graph.let_go()
+    taken = take_kept(model) if graph.lives_on() and not backward else []
     mark("graph released")
     del make_seeds  # some hold a seed, which is not what autograd keeps
+    kept = [  # by the graph: what else holds one, such as the module, still does
+        tensor
+        for tensor, before in zip(tensors, held, strict=True)
+        if any(now < then for now, then in zip(_native.use_counts(tensor), before, strict=True))
+    ]
+    sizes = [storage_bytes(tensor) for tensor in kept]
+    sizes.append(saved_bytes(taken))
     reason = ""
     if unread and torch.is_grad_enabled():
         reason = f"the result has a {unread[0]} in it, which cannot be looked into"
     elif graph.is_alive():
-        reason = "something still refers to the result"
+        names = names_of_kept(model)
+        reason = f"the model keeps a result in {', '.join(names[:3])}" if names else "something still refers to the result"
     elif None in sizes:
-        reason = "the size of an input is unknown"
+        reason = "the size of a tensor is unknown"
     return Saved(_sum(sizes) or 0, reason)
 
 
@@ -152,7 +158,7 @@ def facts_of(inputs: Inputs, saved: Saved) -> dict[str, Any]:
     tensors = inputs.tensors()
     facts = {
         "saved_input_bytes": saved.input_bytes,
-        "input_bytes": bytes_of(tensors),
+        "input_bytes": bytes_of(tensors) if not inputs.has_arrays() else None,
         "input_sizes": [list(shape_of(tensor_sizes(tensor))) for tensor in tensors],
         "inputs_on_meta": all(tensor.device.type == "meta" for tensor in tensors),
     }

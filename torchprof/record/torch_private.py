@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torchprof._torch_private import private
 from torchprof.errors import UnsupportedTorchError
 
 __all__ = [
+    "compile_callbacks",
     "evaluator_switch",
     "is_fake_mode_active",
     "is_in_bad_fork",
@@ -96,6 +98,19 @@ def is_torch_profiler_active() -> bool:
         UnsupportedTorchError: a name is missing.
     """
     return bool(private("torch.autograd.profiler._is_profiler_enabled", CUPTI))
+
+
+def compile_callbacks() -> Any:
+    """What runs ``with install_callbacks(trigger, id):`` around everything that Dynamo compiles; None: Dynamo is not loaded.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    if "torch._dynamo.callback" not in sys.modules:
+        return None
+    handler = private("torch._dynamo.callback.callback_handler", COMPILED)
+    private("torch._dynamo.callback.CompilationCallbackHandler.install_callbacks", COMPILED)
+    return handler
 
 
 def evaluator_switch() -> Any:

@@ -27,8 +27,8 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
 
     Self times of everything below a module add up to its total. What belongs to no module has rows of its own: *outside
     modules* (the loss, optimizers that update all parameters at once), *data* (waiting for a ``DataLoader``), and *other*, what
-    is left of the step. So all rows add up to the step, unless threads worked at the same time. Where a device worked, its time stands
-    beside the host's; ``device_forward``, ``device_backward``, ... are columns to choose.
+    is left of the step. So all rows add up to the step, unless threads worked at the same time. Where a device worked, its time
+    stands beside the host's; ``device_forward``, ``device_backward``, ... are columns to choose.
 
     Args:
         trace: of `torchprof.profile`, recorded with ``ops`` and ``modules``; with the model it knows paths.
@@ -90,7 +90,7 @@ def _add_saved(trace: Trace, records: list[Record]) -> None:
         record["saved"] = 0
         del ancestors[record["depth"] :]
         ancestors.append(record)
-        is_of_step = record["name"] in (DATA, OTHER)
+        is_of_step = not record["path"] and record["name"] in (DATA, OTHER)
         own = 0 if is_of_step else saved[NO_MODULE if record["name"] == OUTSIDE else record["path"]]
         for above in ancestors:
             above["saved"] += own

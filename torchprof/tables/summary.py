@@ -271,8 +271,9 @@ def _total_lines(totals: Totals) -> Iterator[str]:
     if totals.failure:
         yield f"INCOMPLETE: {totals.failure}; figures are of what ran until then"
     by_dtype = ", ".join(f"{format_bytes(count)} {dtype}" for dtype, count in totals.param_bytes_by_dtype.items())
-    yield f"Params: {totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen)"
-    yield f"Size of params: {by_dtype or '0 B'}; of buffers: {format_bytes(totals.buffer_bytes)}"
+    least = "at least " if totals.params_unknown else ""
+    yield f"Params: {least}{totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen)"
+    yield f"Size of params: {least}{by_dtype or '0 B'}; of buffers: {format_bytes(totals.buffer_bytes)}"
     if len(totals.param_bytes_by_device) > 1:
         by_device = ", ".join(f"{format_bytes(count)} on {device}" for device, count in totals.param_bytes_by_device.items())
         yield f"Params by device: {by_device}"
@@ -286,7 +287,7 @@ def _total_lines(totals: Totals) -> Iterator[str]:
         if totals.memory != "none":
             how = {
                 "measured": "measured",
-                "meta": f"counted as on {totals.counted_as}, on meta tensors: nothing was allocated",
+                "meta": f"counted as on {totals.counted_as}, on {totals.counted_on} tensors: nothing was allocated",
                 "unknown": f"nothing was allocated, and it cannot be counted: {totals.unknown_because}",
             }[totals.memory]
             both = f", with backward {_known_bytes(totals.peak_with_backward)}" if totals.peak_with_backward != 0 else ""

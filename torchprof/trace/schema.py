@@ -320,6 +320,7 @@ class Use(IntFlag):
     READ_BY_BACKWARD = 64
     READ_BY_OPTIMIZER = 128
     HELD_AFTER_CALL = 256  # still allocated when the outermost module call or op that it was made in had ended
+    SHARDED = 512  # a parameter, buffer or gradient of which every rank holds a part
 
 
 class Phase(IntEnum):

@@ -4,7 +4,11 @@ An allocation has the same category for the whole of its life. It follows from t
 freed, and from how it was used in between (``trace.allocations["uses"]``). The first that applies:
 
     parameters, buffers   held by the model when the recording started or ended
-    gradients             accumulated by autograd and held since, or stored in ``.grad``
+    sharded parameters    the same, of which every rank holds a part: of FSDP, of tensor parallel (DTensor)
+    unsharded parameters  gathered by FSDP from all ranks, for as long as a layer needs them
+    gradients             accumulated by autograd and held since, or stored in ``.grad``; or made by backward and read by an
+                          optimizer. With FSDP those of unsharded parameters, until they are reduced
+    sharded gradients     the same of sharded parameters
     optimizer state       allocated by an optimizer's step and held after it; or allocated before the recording, and read by an
                           optimizer
     inputs                read by modules, by forward ops such as the loss, or by backward ops, and allocated by none of these:
@@ -12,6 +16,8 @@ freed, and from how it was used in between (``trace.allocations["uses"]``). The 
     activations           allocated by forward and kept for backward: read by backward, freed in backward, or held after forward
                           without being returned where autograd built a graph. None under ``torch.no_grad``
     outputs               allocated by forward and held after it by the program: what the model returned or keeps, the loss
+    communication buffers made for a collective, such as an all-gather, or given to one, and none of the above: the buckets of
+                          DistributedDataParallel
     temporaries           all else that forward, backward or the optimizer allocated; and what was allocated outside of them and
                           freed before the op that allocated it had ended
     other                 none of these: what the program holds for reasons of its own
@@ -19,9 +25,10 @@ freed, and from how it was used in between (``trace.allocations["uses"]``). The 
                           recording that it never saw in use, and blocks of threads that it does not record. A block from before
                           the recording is known by the size of its tensor; what its block has beyond that is untracked too
 
-Blocks are counted as PyTorch reports them: a storage that several tensors share (views) is one block. A block from before the
-recording is known if a recorded op used it or the model holds it. It counts from the start of the recording, and to its end
-unless its free was recorded. With *untracked*, the bytes held on a device are at every moment what its allocator reports.
+Blocks are counted as they are allocated: a storage that several tensors share (views) is one block. A block from before the
+recording is known if a recorded op used it or the model holds it. It counts from the start of the recording until it is
+freed. What nobody reports (an array of NumPy, a mapped file) counts from its first use. With *untracked*, the bytes held on a
+device are at every moment what its allocator reports.
 """
 
 from __future__ import annotations
@@ -32,26 +39,29 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.memory.graphs import built_graph
+from torchprof.analysis.memory.parallel import as_sharded_parameters, parallel_memory
 from torchprof.trace.schema import Phase, Rows, Use, phases
 from torchprof.trace.trace import Trace
 
-__all__ = ["CATEGORIES", "MEANT_TO_STAY", "UNTRACKED", "categories", "phase_at"]
+__all__ = ["CATEGORIES", "UNTRACKED", "categories", "phase_at"]
 
 CATEGORIES: Final = (
     "parameters",
     "buffers",
+    "sharded parameters",
+    "unsharded parameters",
     "gradients",
+    "sharded gradients",
     "optimizer state",
     "inputs",
     "activations",
     "outputs",
+    "communication buffers",
     "temporaries",
     "other",
     "untracked",
 )
 UNTRACKED: Final = CATEGORIES[-1]
-MEANT_TO_STAY: Final = CATEGORIES[:4]
-"""Categories that a training loop holds from step to step: no leaks."""
 
 
 def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
@@ -71,16 +81,26 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
     in_graph = np.zeros(len(allocations), dtype=np.bool_)
     in_graph[unclear] = built_graph(trace, allocations[unclear])
     read = uses & (Use.MODULE_INPUT | Use.READ_BY_FORWARD | Use.READ_BY_BACKWARD) != 0
+    parallel = parallel_memory(trace, allocations)
+    sharded = as_sharded_parameters(allocations) & (not parallel.uses_fsdp)
+    in_optimizer = uses & Use.READ_BY_OPTIMIZER != 0
+    gradients = (uses & Use.GRADIENT != 0) | (in_optimizer & ((~before & (allocated_in == Phase.BACKWARD)) | parallel.buckets))
     rules = [
+        ("sharded parameters", (uses & Use.PARAMETER != 0) & (uses & Use.SHARDED != 0)),
         ("parameters", uses & Use.PARAMETER != 0),
         ("buffers", uses & Use.BUFFER != 0),
-        ("gradients", uses & Use.GRADIENT != 0),
+        ("unsharded parameters", parallel.unsharded_parameters),
+        ("sharded gradients", parallel.sharded_gradients | (gradients & sharded)),
+        ("gradients", gradients),
+        ("communication buffers", parallel.sent),
         ("optimizer state", ~before & held_after & (allocated_in == Phase.OPTIMIZER)),
-        ("optimizer state", before & (uses & Use.READ_BY_OPTIMIZER != 0)),
+        ("communication buffers", parallel.buckets | (parallel.given & ~by_forward & (uses & Use.MODULE_INPUT == 0))),
+        ("optimizer state", before & in_optimizer),
         ("inputs", (before | by_others) & read),
         ("activations", by_forward & held_after & (for_backward | in_graph)),
         ("activations", by_forward & for_backward & (allocated_in == Phase.FORWARD)),
         ("outputs", by_forward & held_after),
+        ("communication buffers", parallel.given),
         ("temporaries", by_forward | by_backward_or_optimizer),
         ("temporaries", by_others & ~held_after),
     ]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.memory.parallel import parallel_memory
 from torchprof.analysis.model.module_tree import paths
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
@@ -22,7 +23,7 @@ NO_MODULE: Final = "(no module)"
 class AllocationModules:
     """Paths of modules, and for every allocation which of them is its own.
 
-    An allocation belongs to the module that holds it (a parameter) or, otherwise, to the module call that made it.
+    An allocation belongs to the module that holds it (a parameter), for which FSDP made it, or whose call made it.
     """
 
     def __init__(self, names: list[str], path: npt.NDArray[np.int64]) -> None:
@@ -36,7 +37,12 @@ class AllocationModules:
         by_call = call >= 0
         by_call[by_call] = trace.module_calls["module"][call[by_call]] == module[by_call]
         path = np.where(by_call, 1 + len(trace.modules) + call, 1 + module)
-        return cls([NO_MODULE, *of_modules, *of_calls], path)
+        names = [NO_MODULE, *of_modules, *of_calls]
+        of_fsdp = np.array(parallel_memory(trace, allocations).modules, dtype=np.str_)
+        for name in np.unique(of_fsdp[of_fsdp != ""]).tolist():
+            path[of_fsdp == name] = len(names)
+            names.append(name)
+        return cls(names, path)
 
     def path(self, allocation: int) -> str:
         """The path of the module of this allocation: empty for the root, `NO_MODULE` for none."""

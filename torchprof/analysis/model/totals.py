@@ -14,6 +14,7 @@ from torchprof.analysis.memory.changes import memory_between
 from torchprof.analysis.memory.devices import real_and_meta
 from torchprof.analysis.model.flops import counts_flops, pass_flops
 from torchprof.analysis.time.calls import CallCosts
+from torchprof.trace.model import UNKNOWN
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
@@ -28,6 +29,7 @@ class Totals:
 
     Attributes:
         params, trainable, frozen: elements, each shared parameter once.
+        params_unknown: how many objects have parameters in them that cannot be read: with some, the figures are lower bounds.
         param_bytes_by_dtype, param_bytes_by_device: bytes of parameters by real dtype, and by device.
         buffer_bytes: bytes of buffers, each once.
         input_bytes: bytes of the input tensors; None where they are unknown.
@@ -48,6 +50,7 @@ class Totals:
         memory: where these four figures come from: ``"measured"``; ``"meta"``: what the run would have taken, counted on
             tensors without memory; ``"unknown"``: it cannot be counted, and they are None; ``"none"``: nothing ran.
         counted_as: the device whose kernels were counted, if ``memory`` is ``"meta"``: ``"cuda"`` or ``"cpu"``.
+        counted_on: what had no memory there: ``"meta"`` or ``"fake"`` tensors.
         unknown_because: why memory cannot be counted, if it cannot.
         losses: rows the recording had no room for, by table.
         batch: where shapes show -1 for a batch of 2, how it was found: ``"compared"`` with another batch, or taken to be the
@@ -59,6 +62,7 @@ class Totals:
     params: int = 0
     trainable: int = 0
     frozen: int = 0
+    params_unknown: int = 0
     param_bytes_by_dtype: dict[str, int] = field(default_factory=dict)
     param_bytes_by_device: dict[str, int] = field(default_factory=dict)
     buffer_bytes: int = 0
@@ -82,6 +86,7 @@ class Totals:
     saved_unknown_because: str = ""
     memory: str = "none"
     counted_as: str = ""
+    counted_on: str = ""
     unknown_because: str = ""
     losses: dict[str, int] = field(default_factory=dict)
     batch: str = ""
@@ -99,7 +104,11 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     by_dtype: dict[str, int] = defaultdict(int)
     by_device: dict[str, int] = defaultdict(int)
     params = trainable = 0
+    unknown = 0
     for parameter in trace.model.parameters():
+        if parameter.dtype == UNKNOWN:
+            unknown += 1
+            continue
         params += parameter.numel
         trainable += parameter.numel if parameter.trainable else 0
         by_dtype[parameter.dtype] += parameter.bytes
@@ -108,6 +117,7 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         params=params,
         trainable=trainable,
         frozen=params - trainable,
+        params_unknown=unknown,
         param_bytes_by_dtype=dict(by_dtype),
         param_bytes_by_device=dict(by_device),
         buffer_bytes=sum(buffer.bytes for buffer in trace.model.buffers()),
@@ -150,7 +160,7 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         return replace(totals, memory="unknown", unknown_because=because)
     rows = meta if counted_as else real
     run = memory_between(rows, start, end)
-    unknown: str = trace.facts.get("saved_unknown_because", "")
+    saved_unknown: str = trace.facts.get("saved_unknown_because", "")
     saved = trace.facts.get("saved_input_bytes", 0)
     if released is not None and freed is not None:
         saved += max(0, -memory_between(rows, released, freed).kept)
@@ -159,10 +169,11 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
         allocated=run.allocated,
         peak=run.peak,
         peak_with_backward=memory_between(rows, start, backward_done).peak if backward_done is not None else 0,
-        saved=saved if not unknown else None,
-        saved_unknown_because=unknown,
+        saved=saved if not saved_unknown else None,
+        saved_unknown_because=saved_unknown,
         memory="meta" if counted_as else "measured",
         counted_as=counted_as,
+        counted_on=trace.facts.get("counted_on", "meta") if counted_as else "",
     )
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.errors import EstimateError
+from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.torch_private import COMPILE, ESTIMATE
 
 __all__ = ["as_compiled"]
@@ -58,6 +59,7 @@ def as_compiled(model: nn.Module) -> Iterator[nn.Module]:
         stack.callback(callback_handler.remove_end_callback, _resume)
         stack.callback(_forget, seen, backend)
         stack.callback(_set_shapes, copy.deepcopy(COMPILE.get_code_state()))
+        stack.enter_context(compiling_with(backend))
         compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
         yield compiled
 

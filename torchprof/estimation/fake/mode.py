@@ -14,8 +14,10 @@ import torch
 from torchprof import _native
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import MISS, FakeOpCache
-from torchprof.estimation.fake.overrides import Overrides
-from torchprof.estimation.fake.real_ops import RealOps, UnmeasuredError, is_kept
+from torchprof.estimation.fake.outside import Outside
+from torchprof.estimation.fake.overrides import OpRule, Overrides
+from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
+from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -41,6 +43,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         self.real_ops = real_ops
         self.backward_nodes = BackwardNodes(rules.backward_nodes)
         self._cache = FakeOpCache(self)
+        self.outside = Outside()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -69,45 +72,63 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             rule = self._rules.get(func, self._others)
         results: list[torch.Tensor] = []
         workspace = 0
+        # Indices and values that the op may put others in place of are freed after these are made.
+        replaced = parts_of(args[0]) if rule.sparse_kernel is not None and is_sparse(args[0]) else None
         try:
             _native.pause_recording()
-            returned: Any = self._returned(rule.fake_kernel, func, types, args, kwargs)
+            returned: Any = self._returned(rule, func, types, args, kwargs)
             if rule.result is not None:
                 with self:
                     returned = rule.result(func, args, kwargs, returned)
-            results = list(find_tensors(returned))
-            for result in results:
-                if result.layout is not torch.strided:
-                    results = []
-                    raise UnmeasuredError(func, f"it returns a tensor of layout {result.layout}, whose memory is not counted")
+            results = with_strides(find_tensors(returned))
             if rule.workspace is not None:
                 workspace = rule.workspace(func, args, kwargs, results)
             return returned
+        except LayoutError as error:
+            raise UnmeasuredError(func, str(error)) from error
         finally:
             _native.resume_recording(results, workspace)
+            del replaced
 
-    def _returned(self, fake_kernel: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if fake_kernel is not None:
+    def _returned(self, rule: OpRule, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if rule.fake_kernel is not None:
             with self:
-                return fake_kernel(*args, **kwargs)
+                return rule.fake_kernel(*args, **kwargs)
         if not self.real_ops:
             key = self._cache.key(func, args, kwargs)
             if key is None:
-                return self._uncached(func, types, args, kwargs)
+                return self._anew(rule, func, types, args, kwargs)
             returned = self._cache.find(key, args)
             if returned is MISS:
-                returned = self._uncached(func, types, args, kwargs)
+                returned = self._anew(rule, func, types, args, kwargs)
                 self._cache.keep(key, func, args, returned)
             return returned
         if self.real_ops.name(func):
             return self.real_ops.run(self, func, args, kwargs)
         try:
-            returned = super().__torch_dispatch__(func, types, args, kwargs)
+            returned = self._anew(rule, func, types, args, kwargs)
         except Exception as error:
             if self.real_ops.allow(error):
                 return self.real_ops.run(self, func, args, kwargs)
             raise
         self.real_ops.note_truth(func, args, kwargs, returned)
+        return returned
+
+    def _anew(self, rule: OpRule, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What an op returns for any arguments: sparse ones, say, or real ones."""
+        self.outside.meet(func, (args, kwargs))
+        given_sparse = has_sparse((args, kwargs))
+        if given_sparse and rule.sparse_kernel is not None:
+            with self:
+                returned = rule.sparse_kernel(func, *args, **kwargs)
+            if returned is not NotImplemented:
+                return returned
+        known = returns_known(func)
+        if given_sparse and not known:
+            raise SparseError(func)
+        returned = self._uncached(func, types, args, kwargs)
+        if not known and has_sparse(returned):
+            raise SparseError(func)
         return returned
 
     def _uncached(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:

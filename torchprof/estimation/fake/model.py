@@ -9,10 +9,12 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError
+from torchprof.estimation.fake.closures import rebind
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.changed_copies import with_tensors
 from torchprof.record.modules import is_lazy, walk
+from torchprof.record.opaque import opaque_because
 
 __all__ = ["Faking", "built", "fake_model"]
 
@@ -45,6 +47,7 @@ def fake_model(model: nn.Module, mode: Any) -> nn.Module:
 
     Raises:
         ArgumentError: the model is lazy: its parameters have no shape yet; or it cannot be copied.
+        EstimateError: a module is TorchScript.
     """
     if type(model).__name__ == "OptimizedModule":
         model = model._orig_mod  # type: ignore[assignment]  # a compiler would keep examples of its own
@@ -53,11 +56,20 @@ def fake_model(model: nn.Module, mode: Any) -> nn.Module:
         raise ArgumentError(
             "model is lazy: its parameters have no shape before a first call. Run it once, on meta tensors for example"
         )
+    if scripted := [place for place in places if opaque_because(place.module) == "TorchScript"]:
+        raise EstimateError(
+            f"{scripted[0].path or 'the model'} is TorchScript: no fake parameters can take the place of its own. Pass the "
+            "module that it was made from"
+        )
     faking = Faking(mode)
-    kept = [value for place in places for value in vars(place.module).values() if isinstance(value, torch.Tensor)]
-    memo: dict[int, Any] = {id(tensor): faking.tensor(tensor) for tensor in (*model.parameters(), *model.buffers(), *kept)}
+    kept = [value for place in places for value in vars(place.module).values()]
+    tensors = [*model.parameters(), *model.buffers(), *(value for value in kept if isinstance(value, torch.Tensor))]
+    memo: dict[int, Any] = {id(tensor): faking.tensor(tensor) for tensor in tensors}
+    memo.update({id(value): value for value in kept if isinstance(value, torch.jit.ScriptFunction)})
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
+        rebind(copied.modules(), memo)
+        return copied
     except Exception as error:
         raise ArgumentError(
             f"model cannot be copied ({type(error).__name__}: {error}): pass a function that builds it instead"

@@ -18,12 +18,14 @@ class OpRule:
     Attributes:
         in_place: chooses another op to run.
         fake_kernel: what the op returns.
+        sparse_kernel: what the op returns where an argument is sparse.
         result: changes what PyTorch's fake kernel returned.
         workspace: bytes that the kernel needs beside its results.
     """
 
     in_place: Callable[..., Any] | None = None
     fake_kernel: Callable[..., Any] | None = None
+    sparse_kernel: Callable[..., Any] | None = None
     result: Callable[..., Any] | None = None
     workspace: Callable[..., int] | None = None
 

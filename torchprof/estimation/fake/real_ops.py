@@ -17,9 +17,19 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from torchprof.errors import ArgumentError
+from torchprof.estimation.fake.sparse import is_sparse, made_of, parts_of, sparse_stand_in
 from torchprof.estimation.torch_private import ESTIMATE
 
-__all__ = ["READS_VALUES", "RealOps", "UnmeasuredError", "has_no_fake_kernel", "is_kept", "needs_values", "stand_in"]
+__all__ = [
+    "READS_VALUES",
+    "RealOps",
+    "SparseError",
+    "UnmeasuredError",
+    "has_no_fake_kernel",
+    "is_kept",
+    "needs_values",
+    "stand_in",
+]
 
 FakeTensor = ESTIMATE.FakeTensor
 disable_modes = ESTIMATE.disable_modes
@@ -42,6 +52,18 @@ class UnmeasuredError(Exception):
 
     def __init__(self, op: Any, reason: str) -> None:
         super().__init__(reason)
+        self.op = op
+
+
+class SparseError(Exception):
+    """How many elements a sparse tensor has that an op returns, or that it is given, is not known.
+
+    Attributes:
+        op: the op.
+    """
+
+    def __init__(self, op: Any) -> None:
+        super().__init__("sparse tensors")
         self.op = op
 
 
@@ -112,7 +134,7 @@ class RealOps:
         """Whether this is an error of an op that may run for real here. Backward belongs to whichever module was named."""
         in_backward = bool(self._modules) and ESTIMATE.current_autograd_node() is not None
         here = self._everywhere or self._running or in_backward
-        return bool(here) and (needs_values(error) or has_no_fake_kernel(error))
+        return bool(here) and (needs_values(error) or has_no_fake_kernel(error) or isinstance(error, SparseError))
 
     @contextmanager
     def allowing_value_reads(self) -> Iterator[None]:
@@ -144,6 +166,10 @@ class RealOps:
         def fake(real: torch.Tensor) -> Any:
             if id(real) in fakes:
                 return fakes[id(real)]
+            if real.layout is torch.sparse_coo:
+                indices, values = (fake(part) for part in parts_of(real))
+                with mode:
+                    return made_of(indices, values, real, real.is_coalesced())
             return mode.fake_tensor_converter.from_real_tensor(mode, real, make_constant=is_kept(real))
 
         with disable_modes():
@@ -167,6 +193,8 @@ def stand_in(fake: Any, integers: int = 0) -> torch.Tensor:
     """A real tensor on the CPU in place of a fake one, whose integers are these."""
     if not isinstance(fake, FakeTensor):
         return fake  # type: ignore[no-any-return]
+    if is_sparse(fake):
+        return sparse_stand_in(fake)
     if isinstance(fake.constant, torch.Tensor):
         constant: torch.Tensor = fake.constant
         return constant.clone()

@@ -41,11 +41,17 @@ class AppliedRules:
         workspaces = {op: made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) for op in rule.ops()}
         of_any_op = next((made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects), None)
         in_place, fake_kernels = self._by_op(Kind.IN_PLACE), self._by_op(Kind.FAKE_KERNEL)
-        results = self._by_op(Kind.RESULT)
+        sparse_kernels, results = self._by_op(Kind.SPARSE_KERNEL), self._by_op(Kind.RESULT)
         self.overrides = Overrides(
             {
-                op: OpRule(in_place.get(op), fake_kernels.get(op), results.get(op), workspaces.get(op, of_any_op))
-                for op in {**in_place, **fake_kernels, **results, **workspaces}
+                op: OpRule(
+                    in_place=in_place.get(op),
+                    fake_kernel=fake_kernels.get(op),
+                    sparse_kernel=sparse_kernels.get(op),
+                    result=results.get(op),
+                    workspace=workspaces.get(op, of_any_op),
+                )
+                for op in {**in_place, **fake_kernels, **sparse_kernels, **results, **workspaces}
             },
             OpRule(workspace=of_any_op),
             {name: rule.function for rule in self._of(Kind.BACKWARD_NODE) for name in rule.subjects},
@@ -71,6 +77,10 @@ class AppliedRules:
         """Memory that is not the program's own."""
         found = [rule.function(trace, self._target) for rule in self._of(Kind.OVERHEAD)]
         return tuple(overhead for overhead in found if overhead is not None)
+
+    def unknown(self) -> int:
+        """Bytes of workspaces that may be missing, at most."""
+        return max((workspaces.unknown for workspaces in self._workspaces), default=0)
 
     def notes(self, trace: Trace) -> list[str]:
         """What is not in the estimate."""

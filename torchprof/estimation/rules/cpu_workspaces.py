@@ -7,13 +7,16 @@ stand-ins (`torchprof.estimation.fake.real_ops`), what PyTorch allocates while t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import cache
+from itertools import product
 from typing import Any, Final
 
 import torch
 
-from torchprof import _native
-from torchprof.estimation.fake.real_ops import UnmeasuredError, stand_in
+from torchprof.estimation.fake.real_ops import UnmeasuredError
+from torchprof.estimation.fake.sparse import has_sparse, is_sparse, parts_of, returns_known, with_strides
+from torchprof.estimation.rules.partial_calls import Part, parts_of_call
+from torchprof.estimation.rules.real_runs import run_for_real
 from torchprof.estimation.rules.registry import Kind, Workspaces, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import ESTIMATE
@@ -30,6 +33,9 @@ NO_WORKSPACE: Final = frozenset(
     _log_softmax_backward_data""".split()
 )
 """Ops that need nothing, or next to it; besides them views, and what works element by element."""
+IN_FLOAT32_ONLY: Final = frozenset("mm addmm bmm baddbmm mv dot mean".split())
+"""Of these, those that make copies in float32 or in a layout of oneDNN's in 16 bits."""
+HALF: Final = frozenset({torch.float16, torch.bfloat16})
 ATTENTION: Final = frozenset(
     {
         aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -37,9 +43,9 @@ ATTENTION: Final = frozenset(
     }
 )
 SMALL: Final = 2**24
-"""Bytes of inputs and results above which attention is run for one head only."""
+"""Bytes of inputs and results above which attention is run for one head only; and up to which others are, in part."""
 LARGEST: Final = 2**28
-"""Bytes of inputs and results above which an op is not run for real: it would take too long."""
+"""Bytes of inputs and results above which an op is not run for real, but in part: it would take too long."""
 
 
 @rule(
@@ -60,7 +66,7 @@ class cpu_workspaces(Workspaces):
             if _size(args, results) > SMALL:
                 args, kwargs = ESTIMATE.tree_map(_one_head, (args, kwargs))
                 results = [_one_head(result) for result in results]
-        elif _needs_nothing(op) and not (_is_pointwise(op) and _mixes_dtypes(args)):
+        elif _needs_nothing(op, args):
             return 0
         elif op.namespace != "aten" and not _is_pointwise(op):
             return 0  # a custom op: running it could do anything
@@ -73,49 +79,65 @@ class cpu_workspaces(Workspaces):
         if self._too_large:
             largest = ", ".join(f"{name} ({format_bytes(size)})" for name, size in sorted(self._too_large.items()))
             yield (
-                f"workspaces of ops whose tensors take more than {format_bytes(LARGEST)}, too large to be run for real: "
-                f"{largest}; each may need as much again while it runs"
+                f"workspaces of ops whose tensors take more than {format_bytes(LARGEST)}, too large to be run for real, and "
+                f"which cannot be run in part: {largest}; each may need as much again while it runs, at most "
+                f"{format_bytes(self.unknown)}"
             )
+
+    @property
+    def unknown(self) -> int:
+        return max(self._too_large.values(), default=0)  # one op runs at a time
 
     def _measure(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
         size = _size(args, results)
         if size > LARGEST:
-            name = op._schema.name
-            self._too_large[name] = max(size, self._too_large.get(name, 0))
-            return 0
-        given = {tensor.untyped_storage()._cdata for tensor in find_tensors((args, list(kwargs.values())))}
+            in_part = _measured_in_part(op, args, kwargs, results, size)
+            if in_part is None:
+                name = op._schema.name
+                self._too_large[name] = max(size, self._too_large.get(name, 0))
+            return in_part or 0
+        given = {tensor.untyped_storage()._cdata for tensor in with_strides(find_tensors((args, kwargs)))}
         made = [result for result in results if result.untyped_storage()._cdata not in given]
-        return max(0, _peak_of(op, args, kwargs) - _size((), made))
+        return max(0, run_for_real(op, args, kwargs).peak - _size((), made))
 
 
-def _peak_of(op: Any, args: Any, kwargs: Any) -> int:
-    """The most that PyTorch allocates while an op runs.
+def _measured_in_part(op: Any, args: Any, kwargs: Any, results: list[torch.Tensor], size: int) -> int | None:
+    """What a call needs, by what it needs for part of its tensors; None where that cannot be told."""
+    for part, largest in product(parts_of_call(op, args), (SMALL, LARGEST)):
 
-    Raises:
-        UnmeasuredError: it does not work on stand-ins.
-    """
-    refused: list[str] = []  # not the errors, which would keep the tensors of their frames
-    for integers in (0, 1):  # such as pivots, which count from 1
-        make = partial(stand_in, integers=integers)
+        def needed(count: int, part: Part = part) -> int:
+            run = run_for_real(op, part.cut(args, count), {name: part.cut(value, count) for name, value in kwargs.items()})
+            if run.shapes != [part.cut(result, count).shape for result in results]:
+                raise UnmeasuredError(op, "part of its tensors give no part of its results")
+            return max(0, run.peak - run.made)
+
         try:
-            with ESTIMATE.disable_modes(), torch.enable_grad():
-                real_args, real_kwargs = ESTIMATE.tree_map_only(torch.Tensor, make, (args, kwargs))
-                _native.real_peak()  # forgets what making the arguments took
-                returned = op(*real_args, **real_kwargs)
-                peak: int = _native.real_peak()
-        except Exception as error:
-            refused.append(f"{type(error).__name__}: {error}")
-        else:
-            del returned
-            return peak
-    reason = f"it was run on tensors of ones to see what it needs beside its results, and failed ({refused[0]})"
-    raise UnmeasuredError(op, reason)
+            found = part.extrapolated(largest / size, needed)
+        except UnmeasuredError:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _needs_nothing(op: Any, args: Any) -> bool:
+    """Whether a call needs nothing, or next to it, beside its results."""
+    if _is_known_in_float32_only(op) and any(isinstance(arg, torch.Tensor) and arg.dtype in HALF for arg in args):
+        return False
+    if _is_known_to_need_nothing(op) and (not _is_pointwise(op) or _are_of_one_kind(args)):
+        return True
+    return has_sparse(args) and (returns_known(op) or _replaces_sparse(op, args))
 
 
 @cache
-def _needs_nothing(op: Any) -> bool:
+def _is_known_to_need_nothing(op: Any) -> bool:
     name = op._schema.name.removeprefix("aten::")
     return name in NO_WORKSPACE or name.startswith("_foreach") or op.is_view or _is_pointwise(op)
+
+
+@cache
+def _is_known_in_float32_only(op: Any) -> bool:
+    return op._schema.name.removeprefix("aten::") in IN_FLOAT32_ONLY
 
 
 @cache
@@ -123,10 +145,15 @@ def _is_pointwise(op: Any) -> bool:
     return torch.Tag.pointwise in op.tags
 
 
-def _mixes_dtypes(args: Any) -> bool:
-    """Whether the kernel first makes copies of one dtype. A tensor without dimensions is read as a number."""
-    dtypes = {arg.dtype for arg in args if isinstance(arg, torch.Tensor) and arg.dim()}
-    return len(dtypes) > 1
+def _are_of_one_kind(args: Any) -> bool:
+    """Whether all are of one dtype, of which the kernel else makes copies, and dense. What has no dimensions is a number."""
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.dim()]
+    return len({(tensor.dtype, is_sparse(tensor)) for tensor in tensors}) < 2 and not (tensors and is_sparse(tensors[0]))
+
+
+def _replaces_sparse(op: Any, args: Any) -> bool:
+    """Whether it writes to a sparse tensor or copies it, which needs nothing but the new indices and values."""
+    return (op._schema.is_mutable or op is aten.clone.default) and is_sparse(args[0])
 
 
 def _one_head(value: Any) -> Any:
@@ -134,11 +161,13 @@ def _one_head(value: Any) -> Any:
 
 
 def _size(args: Any, results: list[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.itemsize for tensor in [*find_tensors(args), *results])
+    return sum(tensor.numel() * tensor.itemsize for tensor in [*with_strides(find_tensors(args)), *results])
 
 
 def _shown(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
+        if is_sparse(value):
+            return tuple(value.shape), value.layout, tuple(map(_shown, parts_of(value)))
         return tuple(value.shape), value.stride(), value.dtype
     if isinstance(value, list | tuple):
         return tuple(map(_shown, value))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from torchprof.estimation.rules.registry import Kind, rule
 
 
@@ -17,3 +19,20 @@ from torchprof.estimation.rules.registry import Kind, rule
 )
 def contiguous_layer_norm_gradients(op: Any, args: Any, kwargs: Any, returned: Any) -> Any:
     return tuple(item if item is None else item.contiguous() for item in returned)
+
+
+@rule(
+    Kind.RESULT,
+    "aten::native_layer_norm",
+    "aten::native_group_norm",
+    "aten::native_batch_norm",
+    on="cpu",
+    when="an input of 16 bits with a weight of 32, as under autocast: statistics have the dtype of the weight",
+    source="param_scalar_type in aten/src/ATen/native/cpu/mixed_data_type.h, used by layer_norm.cpp, group_norm.cpp and "
+    "Normalization.cpp beside it",
+)
+def norm_statistics(op: Any, args: Any, kwargs: Any, returned: Any) -> Any:
+    weight = args[2 if op is torch.ops.aten.native_layer_norm.default else 1]
+    if weight is None or weight.dtype == args[0].dtype:
+        return returned
+    return (returned[0], *(item.to(weight.dtype) for item in returned[1:]))

@@ -23,6 +23,7 @@ class Kind(Enum):
     KERNEL = "the kernel that the dispatcher runs for an op: (op, *args, **kwargs) -> what the op returns"
     AUTOCAST = "the same under autocast, for ops that autocast of the CPU leaves alone: (op, *args, **kwargs) -> result"
     FAKE_KERNEL = "what an op returns, in place of PyTorch's fake kernel: (*args, **kwargs) -> result"
+    SPARSE_KERNEL = "the same, where an argument is sparse: (op, *args, **kwargs) -> result, or NotImplemented"
     RESULT = "what PyTorch's fake kernel returned: (op, args, kwargs, returned) -> result"
     IN_PLACE = "the op: (op, args) -> the op that writes to its first argument instead, or None to leave it"
     WORKSPACE = "what kernels need beside their results: a class of `Workspaces`, made once for an estimate from its target"
@@ -46,6 +47,11 @@ class Workspaces:
     def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
         """What the kernel of an op needs."""
         raise NotImplementedError
+
+    @property
+    def unknown(self) -> int:
+        """Bytes that may be needed beyond what `bytes` says, at most."""
+        return 0
 
     def notes(self) -> Iterable[str]:
         """What of it is not known, for the notes of the estimate."""

@@ -1,0 +1,45 @@
+// Forward-mode AD: whether tensors have tangents, and whether an op computes with them. The autograd kernel of an op runs first the op
+// itself, with autograd excluded, and then the ops that compute the tangents of its result.
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include "record/tensor_reader.h"
+
+namespace torchprof {
+
+inline bool has_tangent(const c10::TensorImpl& tensor) {
+  const auto* const meta = static_cast<const torch::autograd::AutogradMeta*>(tensor.autograd_meta());
+  return meta != nullptr && meta->fw_grad_ != nullptr && !meta->fw_grad_->empty();
+}
+
+// Whether any tensor among boxed values has one.
+template <typename IValues>
+bool have_tangents(const IValues& values) {
+  const auto has = [](const c10::IValue& value) {
+    const c10::TensorImpl* const tensor = value.unsafeToTensorImpl();
+    return is_readable(tensor) && has_tangent(*tensor);
+  };
+  for (const c10::IValue& value : values) {
+    if (value.isTensor()) {
+      if (has(value)) {
+        return true;
+      }
+    } else if (value.isTensorList()) {
+      for (const c10::IValue& element : value.toListRef()) {
+        if (has(element)) {
+          return true;
+        }
+      }
+    }
+  }
+  return false;
+}
+
+inline bool is_below_autograd() {
+  return c10::impl::tls_local_dispatch_key_set().excluded_.has(c10::DispatchKey::AutogradFunctionality);
+}
+
+}  // namespace torchprof

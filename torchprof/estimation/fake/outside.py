@@ -1,0 +1,53 @@
+"""Real tensors that a program reaches around the fake ones: through a closure, a global, an object that nobody looked into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from torchprof.estimation.torch_private import ESTIMATE
+from torchprof.record.nested import find_tensors
+from torchprof.rendering.units import format_bytes
+
+__all__ = ["Outside"]
+
+FakeTensor = ESTIMATE.FakeTensor
+LIFTS: Final = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default})
+"""Ops that are given the constants of the program, such as ``torch.tensor(3)``."""
+
+
+class Outside:
+    """The real tensors that were met."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, int] = {}  # of storages
+        self._gradients: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}  # of tensors that backward may give one
+
+    def meet(self, func: Any, values: Any) -> None:
+        """To be called with the arguments of an op."""
+        for tensor in find_tensors(values):
+            if isinstance(tensor, FakeTensor) or func in LIFTS:
+                continue
+            if tensor.layout is torch.strided and tensor.dim():
+                storage = tensor.untyped_storage()
+                self._sizes[storage._cdata] = storage.nbytes()
+            if tensor.requires_grad and tensor.is_leaf and id(tensor) not in self._gradients:
+                self._gradients[id(tensor)] = tensor, tensor.grad
+
+    def put_back(self) -> None:
+        """Backward has given them fake gradients."""
+        for tensor, gradient in self._gradients.values():
+            if tensor.grad is not gradient:
+                tensor.grad = gradient
+
+    def parameters_of(self, model: nn.Module) -> list[str]:
+        """Those of a model, by name."""
+        return [name for name, parameter in model.named_parameters() if id(parameter) in self._gradients]
+
+    def notes(self) -> Iterable[str]:
+        if self._sizes:
+            size = format_bytes(sum(self._sizes.values()))
+            yield f"{len(self._sizes)} tensors that the program holds beside model and inputs: {size}"

@@ -93,12 +93,12 @@ py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& 
   for_each_loss(recorded.tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
   const py::list strings = py::cast(recorded.tables.strings);
   py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
-                       "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
-                       "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
-                       "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
-                       "unobserved_classes"_a = recorded.unobserved_classes,
-                       "compiled_outside_calls"_a = recorded.compiled_outside_calls,
-                       "unread_modules"_a = unread_modules(recorded.storages_read, places));
+                 "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
+                 "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
+                 "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
+                 "unobserved_classes"_a = recorded.unobserved_classes,
+                 "compiled_outside_calls"_a = recorded.compiled_outside_calls,
+                 "unread_modules"_a = unread_modules(recorded.storages_read, places));
   if (!stepped) {
     facts["phase_ns"] = recorded.phase_times;
   }

@@ -57,8 +57,8 @@ struct Recorded {
   int64_t origin_unix_ns = 0;                  // wall clock at time 0 of the trace
   std::array<int64_t, kPhases> phase_times{};  // nanoseconds by Phase, of a recording without steps
   std::string device_failure;                  // after which the device was not recorded; empty: none
-  size_t shapes_kept = 0;        // of each op in each module, if it aggregates
-  bool beside_profiler = false;  // a profiler of PyTorch's took reports of memory meanwhile
+  size_t shapes_kept = 0;                      // of each op in each module, if it aggregates
+  bool beside_profiler = false;                // a profiler of PyTorch's took reports of memory meanwhile
 };
 
 class Session {

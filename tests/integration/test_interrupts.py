@@ -103,23 +103,24 @@ def is_inside(frame: FrameType | None, function: Callable[..., object]) -> bool:
 
 @pytest.fixture
 def storm() -> Iterator[Callable[[float, int], None]]:
-    """Sends SIGINT after some seconds, then every 20 microseconds; as many as are wanted raise KeyboardInterrupt in `steps`."""
+    """Raises so many KeyboardInterrupts in `steps`, by a signal: the first after some seconds, the others just after it."""
     left = 0
 
     def raise_interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal left
         if left and is_inside(frame, steps):
             left -= 1
+            begin(20e-6, left)
             raise KeyboardInterrupt
 
     def begin(delay: float, interrupts: int) -> None:
         nonlocal left
         left = interrupts
-        signal.setitimer(signal.ITIMER_REAL, delay, 20e-6)
+        signal.setitimer(signal.ITIMER_REAL, delay if interrupts else 0)
 
     before = signal.signal(signal.SIGALRM, raise_interrupt)
     yield begin
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    begin(0, 0)
     signal.signal(signal.SIGALRM, before)
 
 
@@ -137,7 +138,7 @@ def test_several_interrupts_at_random_moments_leave_nothing_behind(
                 steps(model)
             except KeyboardInterrupt:
                 pass
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        storm(0, 0)
         assert _C.installed(nn.Module) == before, trial
         assert records()
 

@@ -17,6 +17,7 @@ prof.trace.save("steps.torchprof")
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any, Final
 
 from torchprof._version import __version__ as __version__
@@ -109,10 +110,10 @@ _MODULES: Final = {
 }
 """The public names and the module of each, imported on first use: reading a trace imports no PyTorch."""
 
-__all__ = list(_MODULES)
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return _all()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -127,5 +128,21 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+def _all() -> list[str]:
+    """What ``from torchprof import *`` gives: without PyTorch, the names that work without it."""
+    if importlib.util.find_spec("torch") is not None:
+        return list(_MODULES)
+    from torchprof.errors import ExtensionError
+
+    names = []
+    for name in _MODULES:
+        try:
+            __getattr__(name)
+        except ExtensionError:
+            continue
+        names.append(name)
+    return names
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted(_MODULES.keys() | {name for name in globals() if name.startswith("__") and name.endswith("__")})

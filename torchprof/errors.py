@@ -19,7 +19,7 @@ class ModuleTypeError(TorchprofError, TypeError):
 
 
 class RecordingError(TorchprofError, RuntimeError):
-    """A recording cannot start or stop, such as where another profiler is active; or there is no recording to read or mark."""
+    """A recording cannot start or stop, such as where another one is running; or there is no recording to read or mark."""
 
 
 class EstimateError(TorchprofError, RuntimeError):

@@ -83,7 +83,7 @@ def summary(
 
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.
-        RecordingError: a recording is running already, or another profiler is active.
+        RecordingError: a recording is running already.
         Exception: whatever the model raises comes out unchanged, with a note that names the module it came from. The table up
             to there, with the row of that module marked, is printed before; with ``verbose=0`` it is the exception's attribute
             ``torchprof_summary``.

@@ -13,14 +13,12 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import nn
 
-from torchprof.analysis.model.rows import Row
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError
 from torchprof.record.inputs import Inputs, make_inputs
@@ -28,7 +26,7 @@ from torchprof.record.mode import in_mode
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.working_call import Sizes, names_working_call
 from torchprof.summarize import summary as summary_of
-from torchprof.tables.summary import Summary
+from torchprof.tables.model_statistics import ModelStatistics
 
 __all__ = ["ModelStatistics", "summary"]
 
@@ -48,88 +46,6 @@ MODES: Final = {"train": True, "eval": False, "same": None}
 ROW_SETTINGS: Final = ("depth", "var_names", "ascii_only", "hide_recursive_layers")
 
 COL_WIDTH: Final = 25
-
-ASCII: Final = str.maketrans({"├": "+", "└": "+", "│": "|", "─": "-", "…": "~"})
-
-
-@dataclass(frozen=True)
-class ModelStatistics(Summary):
-    """A `Summary` with the attributes of what torchinfo returns.
-
-    Attributes:
-        ascii_only, hide_recursive_layers: as in ``row_settings``.
-    """
-
-    ascii_only: bool = False
-    hide_recursive_layers: bool = False
-
-    @property
-    def rows(self) -> list[Row]:
-        """As of `Summary`."""
-        if not self.hide_recursive_layers or self.trace.model is None:
-            return super().rows
-        elsewhere = {info.path for info in self.trace.model.modules if info.same_as >= 0}
-        return [row for row in super().rows if row.path not in elsewhere]
-
-    def print(self, *, width: int | None = None) -> None:
-        """As `Summary.print`, in full and without color where ``ascii_only`` is set."""
-        if self.ascii_only:
-            print(self.to_text(width))
-        else:
-            super().print(width=width)
-
-    def to_text(self, width: int | None = None) -> str:
-        """As `Summary.to_text`."""
-        text = super().to_text(width)
-        return text.translate(ASCII) if self.ascii_only else text
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __getattr__(self, name: str) -> Any:
-        ways_out = {"summary_list": "use rows", "formatting": "use select() and with_columns()"}
-        way_out = f": {ways_out[name]}" if name in ways_out else ""
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{way_out}")
-
-    @property
-    def total_params(self) -> int:
-        """Elements of all parameters, each once."""
-        return self.totals.params
-
-    @property
-    def trainable_params(self) -> int:
-        """Elements of those that require a gradient."""
-        return self.totals.trainable
-
-    @property
-    def total_mult_adds(self) -> int | None:
-        """Half the FLOPs of forward, at least: see the footer; None where they were not counted."""
-        flops = self.totals.flops
-        return flops // 2 if flops is not None else None
-
-    @property
-    def total_param_bytes(self) -> int:
-        """Bytes of all parameters."""
-        return self.totals.param_bytes
-
-    @property
-    def total_input(self) -> int | None:
-        """Bytes of the inputs; None where they are not known."""
-        return self.totals.input_bytes
-
-    @property
-    def total_output_bytes(self) -> int | None:
-        """Twice the bytes that modules with parameters and without children return; None where some are not known."""
-        rows = self._found[0]
-        depths = [row.depth for row in rows[1:]] + [0]
-        leaves = [row for row, following in zip(rows, depths, strict=True) if row.params and following <= row.depth]
-        sizes = [row.output_bytes for row in leaves]
-        return None if None in sizes else 2 * sum(size for size in sizes if size is not None)
-
-    @property
-    def input_size(self) -> list[list[int]]:
-        """The shape of every input."""
-        return list(self.trace.facts.get("input_sizes", []))
 
 
 def summary(
@@ -196,6 +112,7 @@ def summary(
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
     _check_device(model, device)
     _name_what_has_no_meaning(cache_forward_pass, col_width, batch_dim, input_size, input_data, kwargs)
+    given = _sizes(input_size, input_data)
     if isinstance(input_size, Sequence) and batch_dim is not None:
         input_size = [_with_batch(size, batch_dim) for size in Sizes(input_size).each()]
     asked = Sizes(input_size, None, dtypes, device)
@@ -216,6 +133,7 @@ def summary(
         list_parameters=verbose == 2,
         ascii_only="ascii_only" in settings,
         hide_recursive_layers="hide_recursive_layers" in settings,
+        input_size=given,
     )
     if verbose:
         result.print()
@@ -270,6 +188,23 @@ def _name_what_has_no_meaning(
         warn(f"batch_dim={batch_dim!r} has no effect with input_data: shapes are shown as they are")
     if kwargs and input_size is None and input_data is None:
         warn(f"{', '.join(kwargs)}: not used, because nothing is run without input_size or input_data")
+
+
+def _sizes(input_size: Any, input_data: Any) -> Any:
+    """What torchinfo keeps of the inputs: sizes as a list of tuples, and data with the size of each tensor in its place."""
+    if input_size is None:
+        return _sizes_of(input_data) if input_data is not None else []
+    return list(Sizes(input_size).each()) if isinstance(input_size, Sequence) else input_size
+
+
+def _sizes_of(data: Any) -> Any:
+    if isinstance(data, torch.Tensor):
+        return data.size()
+    if isinstance(data, np.ndarray):
+        return torch.Size(data.shape)
+    if isinstance(data, Mapping):
+        return {name: _sizes_of(value) for name, value in data.items()}
+    return [_sizes_of(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _with_batch(size: tuple[int, ...], dimension: Any, batch: int = 1) -> tuple[int, ...]:

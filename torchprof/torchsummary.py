@@ -10,6 +10,7 @@ What is printed is the text of torchsummary 1.5.1 to the character. The package 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -64,7 +65,8 @@ def summary(
         >>> total, trainable = summary(model, (3, 112, 112))
     """
     text, counts = summary_string(model, input_size, batch_size, device, dtypes)
-    print(text)
+    with suppress(BrokenPipeError):  # as Printed.print
+        print(text)
     return counts
 
 

@@ -8,6 +8,7 @@ namespace torchprof::bindings {
 
 void register_rows();
 void define_recording(pybind11::module_& module);
+void define_block(pybind11::module_& module);
 void define_graph(pybind11::module_& module);
 void define_tensors(pybind11::module_& module);
 void define_model(pybind11::module_& module);

@@ -4,6 +4,7 @@ PYBIND11_MODULE(_C, module) {
   using namespace torchprof::bindings;
   register_rows();
   define_recording(module);
+  define_block(module);
   define_graph(module);
   define_tensors(module);
   define_model(module);

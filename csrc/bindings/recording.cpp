@@ -2,6 +2,8 @@
 #include <ATen/record_function.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -31,9 +33,10 @@ std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
   return items;
 }
 
-void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, const py::object& module_class, bool flops,
-                     bool flop_outputs, bool aggregate, const std::string& gpu, int8_t device_type,
-                     const std::vector<HeldTuple>& held, const py::object& evaluator_switch, const py::object& on_evaluator,
+void start_recording(const py::object& owner, bool ops, bool shapes, bool memory, int64_t budget_bytes,
+                     const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
+                     int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
+                     const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
                      const py::object& loader_iter) {
   Options options;
   options.ops = ops;
@@ -42,6 +45,9 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   options.budget_bytes = budget_bytes;
   options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
   options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
+  for (const py::object& each : profiler_switches) {
+    options.profiler_switches.push_back(each.ptr());
+  }
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
   options.on_evaluator = on_evaluator.is_none() ? nullptr : on_evaluator.ptr();
   options.flops = flops;
@@ -50,24 +56,49 @@ void start_recording(bool ops, bool shapes, bool memory, int64_t budget_bytes, c
   options.device_recorder = gpu;
   options.device_type = device_type;
   options.held = held_from_python(held);
-  start(options);
+  start(owner.ptr(), options);
+}
+
+py::dict to_arrays(Tables& tables) {
+  py::dict arrays;
+  for_each_table(tables, [&](const char* name, auto& rows) { arrays[name] = to_array(std::move(rows)); });
+  return arrays;
+}
+
+bool is_merge_due() {
+  const std::optional<Totals>& totals = current().totals();
+  return totals && totals->is_merge_due();
+}
+
+// The sums so far: tables by name, and strings.
+py::tuple sums() {
+  Tables tables = current().totals().value().copy();
+  return py::make_tuple(to_arrays(tables), tables.strings);
+}
+
+void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::vector<uint8_t> unknown) {
+  Totals& totals = current().totals().value();
+  if (flops.size() != moved.size() || flops.size() != unknown.size() || flops.size() != totals.op_rows()) {
+    throw std::invalid_argument("merge_shapes takes figures of every row of op_totals");
+  }
+  totals.merge_shapes({std::move(flops), std::move(moved), std::move(unknown)});
 }
 
 // The tables by name, the strings that they refer to, and what else is known about the recording.
-py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
-  Recorded recorded = stop(held_from_python(held), may_wait);
+py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
+  Recorded recorded = stop(owner.ptr(), held_from_python(held), may_wait);
   const bool stepped = !recorded.tables.steps.empty();
-  py::dict tables;
-  for_each_table(recorded.tables, [&](const char* name, auto& rows) { tables[name] = to_array(std::move(rows)); });
+  const py::dict tables = to_arrays(recorded.tables);
   py::dict losses;
   for_each_loss(recorded.tables.losses, [&](const char* name, uint64_t count) { losses[name] = count; });
   const py::list strings = py::cast(recorded.tables.strings);
   py::dict facts("duration_ns"_a = recorded.duration_ns, "origin_unix_ns"_a = recorded.origin_unix_ns,
-                 "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
-                 "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
-                 "unobserved_classes"_a = recorded.unobserved_classes,
-                 "compiled_outside_calls"_a = recorded.compiled_outside_calls,
-                 "unread_modules"_a = unread_modules(recorded.storages_read, places));
+                       "gpu_clock_error_ns"_a = recorded.tables.device_clock_error, "gpu_failure"_a = recorded.device_failure,
+                       "gpu_interrupted"_a = recorded.tables.devices_interrupted, "losses"_a = losses,
+                       "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
+                       "unobserved_classes"_a = recorded.unobserved_classes,
+                       "compiled_outside_calls"_a = recorded.compiled_outside_calls,
+                       "unread_modules"_a = unread_modules(recorded.storages_read, places));
   if (!stepped) {
     facts["phase_ns"] = recorded.phase_times;
   }
@@ -78,7 +109,7 @@ py::tuple stop_recording(const std::vector<HeldTuple>& held, bool may_wait, cons
 // part of a library that is built for tests.
 py::dict installed(const py::object& module_class) {
   return py::dict("recording"_a = is_recording(), "callbacks"_a = at::hasCallbacks(),
-                  "profiler_slot"_a = MemoryObserver::slot_is_taken(),
+                  "profiler_slot"_a = ProfilerSlot::is_taken(), "profiler_switches"_a = ProfilerSlot::exists(),
                   "cpu_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::CPU)),
                   "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
                   "function_hook"_a = FunctionHook::exists(),
@@ -89,16 +120,22 @@ py::dict installed(const py::object& module_class) {
 
 void define_recording(py::module_& module) {
   py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
-  module.def("start", &start_recording, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
-             "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a, "evaluator_switch"_a = py::none(),
-             "on_evaluator"_a = py::none(), "loader_iter"_a = py::none());
-  module.def("stop", &stop_recording, "held"_a, "may_wait"_a = true, "places"_a = py::list());
+  module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
+             "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
+             "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
+             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none());
+  module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
   module.def("end_step", [](bool may_wait) { current().end_step(may_wait); }, "may_wait"_a = true);
+  module.def("is_merge_due", &is_merge_due);
+  module.def("sums", &sums);
+  module.def("merge_shapes", &merge_shapes, "flops"_a, "moved"_a, "unknown"_a, py::pos_only());
   module.def("bytes", [] { return current().bytes(); });
   module.def("observe_new_classes", [] { current().observe_new_classes(); });
-  module.def("is_recording", &is_recording);
+  module.def(
+      "is_recording", [](const py::object& owner) { return owner.is_none() ? is_recording() : is_recording(owner.ptr()); },
+      "owner"_a = py::none());
   module.def("installed", &installed, "module_class"_a, py::pos_only());
 }
 

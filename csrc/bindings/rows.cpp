@@ -22,8 +22,8 @@ void register_rows() {
   PYBIND11_NUMPY_DTYPE(RuntimeCall, start, end, name, op, module_call, correlation, thread, kind, phase);
   PYBIND11_NUMPY_DTYPE(Step, start, end, allocated, peak, held, busy, forward, recompute, backward, optimizer, data, number,
                        kernels, warmup);
-  PYBIND11_NUMPY_DTYPE(OpTotal, count, time, self_time, min, max, allocated, device_time, device_self, kernels, signature,
-                       module, phase, nested, wrapper);
+  PYBIND11_NUMPY_DTYPE(OpTotal, count, time, self_time, min, max, allocated, device_time, device_self, kernels, flops,
+                       moved, merged, signature, module, phase, nested, wrapper, unknown);
   PYBIND11_NUMPY_DTYPE(KernelTotal, count, time, min, max, bytes, name, op, module, device_type, device_index, kind, direction,
                        phase, in_graph);
   PYBIND11_NUMPY_DTYPE(CallTotal, count, time, self_time, min, max, module, caller, phase);

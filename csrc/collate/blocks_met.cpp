@@ -1,25 +1,28 @@
 #include "collate/blocks_met.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
+#include "collate/block_key.h"
+
 namespace torchprof {
 namespace {
-
-constexpr int8_t kCpu = 0;  // c10::DeviceType::CPU, where all of this is
 
 class Blocks {
  public:
   explicit Blocks(size_t events) { events_.reserve(events); }
 
-  void add(uint64_t address, int64_t bytes) { open_[address] = {address + static_cast<uint64_t>(bytes), 1}; }
+  void add(uint64_t address, int64_t bytes, int8_t device_type) {
+    open_[address] = {address + static_cast<uint64_t>(bytes), 1, device_type};
+  }
 
   void follow(const MemoryEvent& event) {
-    if (event.device_type != kCpu) {
+    if (event.device_type == kMetaDevice) {  // has no memory
       events_.push_back(event);
     } else if (event.bytes > 0) {
       free_below(event);
-      add(event.address, event.bytes);
+      add(event.address, event.bytes, event.device_type);
       events_.push_back(event);
     } else {
       free(event);
@@ -27,16 +30,20 @@ class Blocks {
   }
 
   void meet(const BlockMet& met) {
-    const uint64_t end = met.address + static_cast<uint64_t>(met.bytes);
+    const uint64_t end = met.address + std::max<uint64_t>(static_cast<uint64_t>(met.bytes), 1);
     auto found = open_.upper_bound(met.address);
     if (found != open_.begin() && (--found)->second.end >= end) {
       found->second.users += met.reports_free;
-      if (found->first != met.address) {
-        around_[met.address] = found->first;
+      if (found->first != met.address || found->second.device_type != kCpuDevice) {
+        around_[met.address] = {found->first, found->second.device_type};
       }
       return;
     }
-    follow({met.time, met.address, met.bytes, met.op, met.module_call, met.thread, kCpu, -1});
+    if (met.bytes == 0) {
+      around_[met.address] = {kNothing, kCpuDevice};
+      return;
+    }
+    follow({met.time, met.address, met.bytes, met.op, met.module_call, met.thread, kCpuDevice, -1});
   }
 
   std::vector<MemoryEvent> take_events() { return std::move(events_); }
@@ -46,6 +53,7 @@ class Blocks {
   struct Block {
     uint64_t end;
     uint32_t users;  // how many will report a free
+    int8_t device_type;
   };
 
   // What lies where a new block is was freed, and nobody said so.
@@ -55,9 +63,9 @@ class Blocks {
       --block;
     }
     while (block != open_.end() && block->first < event.address + static_cast<uint64_t>(event.bytes)) {
-      if (block->first != event.address) {
+      if (block->first != event.address || block->second.device_type != event.device_type) {
         const auto bytes = static_cast<int64_t>(block->second.end - block->first);
-        events_.push_back({event.time, block->first, -bytes, kNoRow, kNoRow, event.thread, kCpu, -1});
+        events_.push_back({event.time, block->first, -bytes, kNoRow, kNoRow, event.thread, block->second.device_type, -1});
       }
       block = open_.erase(block);
     }
@@ -66,13 +74,14 @@ class Blocks {
   void free(MemoryEvent event) {
     auto block = open_.find(event.address);
     if (const auto outer = around_.find(event.address); block == open_.end() && outer != around_.end()) {
-      block = open_.find(outer->second);
+      block = open_.find(outer->second.address);
     }
     if (block != open_.end()) {
       if (event.bytes == kUnknownFree && --block->second.users != 0) {
         return;
       }
       event.address = block->first;
+      event.device_type = block->second.device_type;
       open_.erase(block);
     }
     events_.push_back(event);
@@ -92,12 +101,14 @@ BlocksAround add_blocks_met(std::vector<MemoryEvent>& events, const std::vector<
   }
   Blocks blocks(events.size() + met.size());
   for (const Held& block : held) {
-    if (!block.at_end && block.bytes != 0 && block.device_type == kCpu) {
-      blocks.add(block.address, block.bytes);
+    if (!block.at_end && block.bytes != 0 && block.device_type != kMetaDevice) {
+      blocks.add(block.address, block.bytes, block.device_type);
     }
   }
-  for (const auto& [address, bytes] : outstanding.blocks()) {
-    blocks.add(address, bytes);
+  for (const auto& [key, bytes] : outstanding.blocks()) {
+    if (device_type_of(key) != kMetaDevice) {
+      blocks.add(address_of(key), bytes, device_type_of(key));
+    }
   }
   auto next = met.begin();
   for (const MemoryEvent& event : events) {

@@ -14,7 +14,13 @@
 
 namespace torchprof {
 
-using BlocksAround = std::unordered_map<uint64_t, uint64_t>;
+inline constexpr uint64_t kNothing = 0;
+
+struct Around {
+  uint64_t address;    // kNothing: it belongs to no tensor, and counts as no memory
+  int8_t device_type;  // which may be another one: memory of a device that the host can use
+};
+using BlocksAround = std::unordered_map<uint64_t, Around>;  // by address of the one inside, which is the CPU's
 
 // Brings `events` up to date, of which and of `met` each is in order of time. `outstanding`: the blocks that were allocated before;
 // `held`: those from before the recording. Returns the block around each that lies in another one.

@@ -194,7 +194,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   tables.losses.kernels += devices.lost;
   tables.devices_interrupted = devices.interrupted;
   const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
-  interner.move_into(tables);
+  interner.copy_into(tables);
 
   memory.held = context.held;
   memory.end = clock.ns(context.end);

@@ -3,6 +3,10 @@
 namespace torchprof {
 
 uint32_t Interner::module(Module module) {
+  if (!has_room_) {
+    const auto known = module_ids_.find(module);
+    return known != module_ids_.end() ? known->second : kNoName;
+  }
   const auto [found, added] = module_ids_.try_emplace(module, static_cast<uint32_t>(modules_.size()));
   if (added) {
     modules_.push_back(module);
@@ -10,13 +14,13 @@ uint32_t Interner::module(Module module) {
   return found->second;
 }
 
-void Interner::move_into(Tables& tables) {
+void Interner::copy_into(Tables& tables) const {
   for (uint32_t id = 0; id < strings_.size(); ++id) {
     tables.strings.push_back(strings_[id]);
   }
   tables.shapes = shapes_.lists();
   tables.dims = shapes_.values();
-  tables.modules = std::move(modules_);
+  tables.modules = modules_;
 }
 
 }  // namespace torchprof

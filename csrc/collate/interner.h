@@ -13,15 +13,22 @@
 
 namespace torchprof {
 
-// Each function returns the row of what it is given, which is added if it is new.
+// Each function returns the row of what it is given, which is added if it is new; kNoName: it is new, and there is no room.
 class Interner {
  public:
-  uint32_t string(const std::string& text) { return strings_.id(text); }
-  uint32_t shape(const int64_t* dims, size_t ndim) { return shapes_.id(dims, ndim); }
+  void set_room(bool has_room) { has_room_ = has_room; }
+  uint32_t string(const std::string& text) { return has_room_ ? strings_.id(text) : strings_.find(text, kNoName); }
+  uint32_t shape(const int64_t* dims, size_t ndim) {
+    return has_room_ ? shapes_.id(dims, ndim) : shapes_.find(dims, ndim, kNoName);
+  }
   uint32_t module(Module module);
-  void move_into(Tables& tables);
+  void copy_into(Tables& tables) const;
+  size_t strings() const { return strings_.size(); }
+  size_t shapes() const { return shapes_.lists().size(); }
+  size_t modules() const { return modules_.size(); }
 
  private:
+  bool has_room_ = true;
   StringTable strings_;
   ListTable shapes_;
   std::vector<Module> modules_;

@@ -7,6 +7,7 @@
 
 #include "collate/allocation_index.h"
 #include "collate/attribution.h"
+#include "collate/block_key.h"
 #include "collate/state_owners.h"
 
 namespace torchprof {
@@ -35,7 +36,8 @@ class Lifetimes {
     open.reserve(1024);
     auto& allocations = tables_.allocations;
     for (const MemoryEvent& event : reports_.events) {
-      const auto found = open.find(event.address);
+      const uint64_t key = block_key(event.address, event.device_type);
+      const auto found = open.find(key);
       if (event.bytes > 0) {
         const auto row = static_cast<int32_t>(allocations.size());
         if (found != open.end()) {
@@ -43,7 +45,7 @@ class Lifetimes {
           allocations[found->second].end = event.time;
           found->second = row;
         } else {
-          open.emplace(event.address, row);
+          open.emplace(key, row);
         }
         const int32_t call = call_of(event);
         allocations.push_back({event.time, kNever, event.address, event.bytes, event.op, kNoRow, call, module_of(call),
@@ -53,7 +55,7 @@ class Lifetimes {
         allocations[found->second].free_op = event.op;
         open.erase(found);
       } else if (event.bytes == kUnknownFree) {
-        frees_from_before_[event.address].push_back({event.time, event.op});
+        frees_from_before_[key].push_back({event.time, event.op});
       } else {
         allocations.push_back({kNever, event.time, event.address, -event.bytes, kNoRow, event.op, kNoRow, kNoRow, event.thread,
                                event.device_type, event.device_index, 0, 0});
@@ -74,14 +76,19 @@ class Lifetimes {
     if (tensor.storage_bytes == 0 || tensor.storage == 0) {
       return kNoRow;
     }
-    if (const int32_t found = index_->find(tensor.storage, time); found != kNoRow) {
+    if (const int32_t found = index_->find(tensor.storage, tensor.device_type, time); found != kNoRow) {
       return found;
     }
-    if (const auto outer = reports_.around.find(tensor.storage); outer != reports_.around.end()) {
-      if (const int32_t found = index_->find(outer->second, time); found != kNoRow) {
+    if (const auto outer = reports_.around.find(tensor.storage);
+        tensor.device_type == kCpuDevice && outer != reports_.around.end()) {
+      const Around& around = outer->second;
+      if (around.address == kNothing) {
+        return kNoRow;
+      }
+      if (const int32_t found = index_->find(around.address, around.device_type, time); found != kNoRow) {
         return found;
       }
-      if (const auto found = before_.find(outer->second); found != before_.end()) {
+      if (const auto found = before_.find(block_key(around.address, around.device_type)); found != before_.end()) {
         return found->second;
       }
     }
@@ -91,20 +98,22 @@ class Lifetimes {
   // A block that was in use at a time, though nobody reported its allocation: it is from before the recording, unless another one was
   // there before it.
   int32_t unreported(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index, int64_t time) {
-    const auto [found, is_new] = before_.try_emplace(address, static_cast<int32_t>(tables_.allocations.size()));
+    const auto [found, is_new] =
+        before_.try_emplace(block_key(address, device_type), static_cast<int32_t>(tables_.allocations.size()));
     if (!is_new && index_->is_allocated(found->second, time)) {
       return found->second;
     }
     found->second = static_cast<int32_t>(tables_.allocations.size());
     Allocation block{is_new ? kNever : time, kNever, address, bytes, kNoRow, kNoRow, kNoRow, kNoRow, 0, device_type,
-                     device_index, 0, 0};
-    if (const auto frees = frees_from_before_.find(address); frees != frees_from_before_.end()) {
+                     device_index,           0,      0};
+    if (const auto frees = frees_from_before_.find(block_key(address, device_type)); frees != frees_from_before_.end()) {
       const auto free = std::lower_bound(frees->second.begin(), frees->second.end(), Free{time, INT32_MIN});
       if (free != frees->second.end()) {
         std::tie(block.end, block.free_op) = *free;
       }
     }
-    if (const int64_t reused = index_->next_start(address, time); reused != kNever && (block.end == kNever || reused < block.end)) {
+    if (const int64_t reused = index_->next_start(address, device_type, time);
+        reused != kNever && (block.end == kNever || reused < block.end)) {
       block.end = reused;  // nobody reported its free either
       block.free_op = kNoRow;
     }
@@ -244,7 +253,7 @@ class Lifetimes {
         tables_.modules.push_back({held.module, string(held.type), 0});
       }
       const int64_t time = held.at_end ? reports_.end : 0;
-      int32_t row = index_->find(held.address, time);
+      int32_t row = index_->find(held.address, held.device_type, time);
       if (row == kNoRow) {
         row = unreported(held.address, held.bytes, held.device_type, held.device_index, time);
       }
@@ -269,10 +278,10 @@ class Lifetimes {
   const MemoryReports& reports_;
   const std::vector<Role> roles_;
   const AllocationIndex* index_ = nullptr;
-  size_t paired_ = 0;                   // rows from here on are from before the recording
-  std::vector<int32_t> read_;           // of the inputs of the op at hand
-  std::vector<int32_t> row_of_tensor_;  // of each tensor, the allocation it was last found in
-  using Free = std::pair<int64_t, int32_t>;     // its time and op
+  size_t paired_ = 0;                                                  // rows from here on are from before the recording
+  std::vector<int32_t> read_;                                          // of the inputs of the op at hand
+  std::vector<int32_t> row_of_tensor_;                                 // of each tensor, the allocation it was last found in
+  using Free = std::pair<int64_t, int32_t>;                            // its time and op
   std::unordered_map<uint64_t, std::vector<Free>> frees_from_before_;  // by address
   std::unordered_map<uint64_t, int32_t> before_;                       // the latest unreported block at an address
 };

@@ -15,12 +15,21 @@ class SignatureTable {
   // `name`, `arguments` and `results` are rows of strings, and `kinds` are from add_kinds(). Ids are consecutive, so a new one equals
   // the number of signatures so far.
   uint32_t id(const Signature& signature, const std::vector<int64_t>& kinds) {
-    words_.assign({signature.name, signature.arguments, signature.results, signature.n_inputs});
-    words_.insert(words_.end(), kinds.begin(), kinds.end());
+    set_words(signature, kinds);
     return table_.id(words_.data(), words_.size());
+  }
+  // kNoName: it is not known.
+  uint32_t find(const Signature& signature, const std::vector<int64_t>& kinds) {
+    set_words(signature, kinds);
+    return table_.find(words_.data(), words_.size(), kNoName);
   }
 
  private:
+  void set_words(const Signature& signature, const std::vector<int64_t>& kinds) {
+    words_.assign({signature.name, signature.arguments, signature.results, signature.n_inputs});
+    words_.insert(words_.end(), kinds.begin(), kinds.end());
+  }
+
   ListTable table_;
   std::vector<int64_t> words_;
 };

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 
+#include "collate/block_key.h"
+
 namespace torchprof {
 
 void Outstanding::follow(const MemoryEvent& event) {
-  const auto [block, added] = blocks_.try_emplace(event.address, 0);
+  const auto [block, added] = blocks_.try_emplace(block_key(event.address, event.device_type), 0);
   bytes_ -= block->second;  // not 0 if its free was not reported
   if (event.bytes > 0) {
     bytes_ += block->second = event.bytes;

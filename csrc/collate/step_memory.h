@@ -17,7 +17,7 @@ class Outstanding {
   const std::unordered_map<uint64_t, int64_t>& blocks() const { return blocks_; }
 
  private:
-  std::unordered_map<uint64_t, int64_t> blocks_;  // address -> bytes
+  std::unordered_map<uint64_t, int64_t> blocks_;  // block_key() -> bytes
   int64_t bytes_ = 0;
 };
 

@@ -30,6 +30,7 @@ void count(Total& total, int64_t time, int64_t self_time) {
 
 void Totals::add(const Tables& step, const PhaseTimes& times) {
   std::vector<uint32_t> strings, shapes, modules, signatures;
+  interner_.set_room(has_room());
   for (const std::string& text : step.strings) {
     strings.push_back(interner_.string(text));
   }
@@ -55,19 +56,19 @@ void Totals::add(const Tables& step, const PhaseTimes& times) {
     const Op& op = step.ops[row];
     const int32_t module =
         op.module_call == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[op.module_call].module]);
-    const auto flags = static_cast<uint8_t>(op.flags & ~(kAttributed | kTruncated));
-    const uint64_t key = uint64_t{signatures[op.signature]} << 32 | static_cast<uint64_t>(module + 1) << 8 | flags;
-    const auto [found, added] = op_rows_.try_emplace(key, tables_.op_totals.size());
-    if (added) {
-      OpTotal total{};
-      total.signature = signatures[op.signature];
-      total.module = module;
-      total.phase = static_cast<uint8_t>(phase(op));
-      total.nested = (op.flags & kNested) != 0 ? 1 : 0;
-      total.wrapper = (op.flags & kWrapper) != 0 ? 1 : 0;
-      tables_.op_totals.push_back(total);
+    OpTotal key{};
+    key.signature = signatures[op.signature];
+    key.module = module;
+    key.phase = static_cast<uint8_t>(phase(op));
+    key.nested = (op.flags & kNested) != 0 ? 1 : 0;
+    key.wrapper = (op.flags & kWrapper) != 0 ? 1 : 0;
+    const bool is_known = key.signature != kNoName && (op.module_call == kNoRow || static_cast<uint32_t>(module) != kNoName);
+    const size_t found = is_known ? row_of(key) : kNoRoom;
+    if (found == kNoRoom) {
+      ++losses_.ops;
+      continue;
     }
-    OpTotal& total = tables_.op_totals[found->second];
+    OpTotal& total = tables_.op_totals[found];
     count(total, op_times[row], times.op_self[row]);
     total.time += op_times[row];
     total.allocated += allocated[row];
@@ -80,15 +81,22 @@ void Totals::add(const Tables& step, const PhaseTimes& times) {
   const std::vector<int64_t> call_times = durations(step.module_calls);
   for (size_t row = 0; row < step.module_calls.size(); ++row) {
     const ModuleCall& call = step.module_calls[row];
-    const auto in_phase = static_cast<uint8_t>(phase(call));
-    const auto [found, added] =
-        call_rows_.try_emplace(uint64_t{modules[call.module]} << 8 | in_phase, tables_.call_totals.size());
+    CallTotal key{};
+    key.module = modules[call.module];
+    if (key.module == kNoName) {
+      ++losses_.module_calls;
+      continue;
+    }
+    key.phase = static_cast<uint8_t>(phase(call));
+    const auto [found, added] = call_rows_.try_emplace(key_of(key), tables_.call_totals.size());
+    if (added && !has_room()) {
+      call_rows_.erase(found);
+      ++losses_.module_calls;
+      continue;
+    }
     if (added) {
-      CallTotal total{};
-      total.module = modules[call.module];
-      total.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
-      total.phase = in_phase;
-      tables_.call_totals.push_back(total);
+      key.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
+      tables_.call_totals.push_back(key);
     }
     CallTotal& total = tables_.call_totals[found->second];
     count(total, call_times[row], times.call_self[row]);
@@ -103,6 +111,10 @@ void Totals::add(const Tables& step, const PhaseTimes& times) {
 void Totals::add_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules) {
   for (const Kernel& kernel : step.kernels) {
     KernelTotal total{};
+    if (strings[kernel.name] == kNoName) {
+      ++losses_.kernels;
+      continue;
+    }
     total.name = strings[kernel.name];
     total.op = kernel.op == kNoRow ? kNoName : strings[step.signatures[step.ops[kernel.op].signature].name];
     total.module =
@@ -113,9 +125,12 @@ void Totals::add_kernels(const Tables& step, const std::vector<uint32_t>& string
     total.direction = kernel.direction;
     total.phase = kernel.phase;
     total.in_graph = kernel.graph != 0 ? 1 : 0;
-    const auto key = std::tuple(total.name, total.op, total.module, total.device_type, total.device_index, total.kind,
-                                total.direction, total.phase, total.in_graph);
-    const auto [found, added] = kernel_rows_.try_emplace(key, tables_.kernel_totals.size());
+    const auto [found, added] = kernel_rows_.try_emplace(key_of(total), tables_.kernel_totals.size());
+    if (added && !has_room()) {
+      kernel_rows_.erase(found);
+      ++losses_.kernels;
+      continue;
+    }
     if (added) {
       tables_.kernel_totals.push_back(total);
     }
@@ -151,7 +166,13 @@ uint32_t Totals::add_signature(const Signature& signature, const Tables& step, c
   read(signature.inputs, signature.n_inputs);
   read(signature.outputs, signature.n_outputs);
   add_kinds(tensors.data(), signature.n_inputs, signature.n_outputs, kinds);
-  const uint32_t id = known_.id(added, kinds);
+  const bool names_known = added.name != kNoName && (signature.arguments == kNoName || added.arguments != kNoName);
+  const bool shapes_known =
+      std::none_of(tensors.begin(), tensors.end(), [](const Tensor& each) { return each.shape == kNoName; });
+  if (!names_known || !shapes_known) {
+    return kNoName;
+  }
+  const uint32_t id = has_room() ? known_.id(added, kinds) : known_.find(added, kinds);
   if (id == tables_.signatures.size()) {
     added.inputs = static_cast<uint32_t>(tables_.operands.size());
     added.outputs = added.inputs + added.n_inputs;
@@ -164,9 +185,35 @@ uint32_t Totals::add_signature(const Signature& signature, const Tables& step, c
   return id;
 }
 
-Tables Totals::take() {
-  interner_.move_into(tables_);
-  return std::move(tables_);
+size_t Totals::row_of(const OpTotal& key) {
+  const uint64_t word = uint64_t{key.signature} << 32 | static_cast<uint64_t>(key.module + 1) << 8 |
+                        static_cast<uint64_t>(key.phase) << 4 | static_cast<uint64_t>(key.nested) << 1 | key.wrapper;
+  const auto [found, added] = op_rows_.try_emplace(word, tables_.op_totals.size());
+  if (added && !has_room()) {
+    op_rows_.erase(found);
+    return kNoRoom;
+  }
+  if (added) {
+    tables_.op_totals.push_back(key);
+  }
+  return found->second;
+}
+
+Tables Totals::copy() const {
+  Tables tables = tables_;
+  interner_.copy_into(tables);
+  return tables;
+}
+
+int64_t Totals::bytes() const {
+  constexpr size_t kNode = 48;  // of a hash table
+  const size_t rows = tables_.op_totals.size() * (sizeof(OpTotal) + kNode) +
+                      tables_.call_totals.size() * (sizeof(CallTotal) + kNode) +
+                      tables_.kernel_totals.size() * (sizeof(KernelTotal) + 2 * kNode);
+  const size_t named = tables_.signatures.size() * (sizeof(Signature) + 2 * kNode) +
+                       tables_.tensors.size() * (sizeof(Tensor) + 3 * sizeof(int64_t)) + interner_.strings() * 2 * kNode +
+                       interner_.shapes() * 2 * kNode + interner_.modules() * 2 * kNode;
+  return static_cast<int64_t>(rows + named);
 }
 
 }  // namespace torchprof

@@ -1,8 +1,12 @@
 // Sums steps up, so that a recording of any length takes constant memory: see OpTotal, CallTotal and KernelTotal.
 //
 //   tables of a step ──add──► op_totals, call_totals, kernel_totals  ──take──► tables without rows per event
+//                                  ▲      │ FLOPs and bytes of each, which Python knows
+//                                  └merge_shapes: one row for all but the first shapes of an op in a module
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <tuple>
 #include <unordered_map>
@@ -15,24 +19,64 @@
 
 namespace torchprof {
 
+// Figures of every row of op_totals, for all its ops together.
+struct OpFigures {
+  std::vector<int64_t> flops;
+  std::vector<double> moved;
+  std::vector<uint8_t> unknown;  // as in OpTotal
+};
+
 class Totals {
  public:
+  // The sums take about half of these bytes at most. What has no room is counted in losses().
+  explicit Totals(int64_t budget_bytes) : budget_(budget_bytes) {}
+
   void add(const Tables& step, const PhaseTimes& times);
-  // The sums, with the strings, shapes, signatures and modules that they refer to. Nothing may be added afterwards.
-  Tables take();
+
+  // Whether so many rows were added that merge_shapes() is worth its time. Its figures are those of the rows of copy().
+  bool is_merge_due() const;
+  void merge_shapes(const OpFigures& figures);
+  size_t op_rows() const { return tables_.op_totals.size(); }
+  size_t shapes_kept() const { return shapes_kept_; }  // of each op in each module
+
+  // The sums, with the strings, shapes, signatures and modules that they refer to.
+  Tables copy() const;
+  const Losses& losses() const { return losses_; }
+  int64_t bytes() const;  // about
 
  private:
+  class Translation;
+  // Name, name of the op, module, device, kind, direction, phase, and whether in a graph.
+  using KernelKey = std::tuple<uint32_t, uint32_t, int32_t, int8_t, int8_t, uint8_t, uint8_t, uint8_t, uint8_t>;
+
+  static uint64_t key_of(const CallTotal& total) { return uint64_t{total.module} << 8 | total.phase; }
+  static KernelKey key_of(const KernelTotal& total) {
+    return {total.name, total.op,        total.module, total.device_type, total.device_index,
+            total.kind, total.direction, total.phase,  total.in_graph};
+  }
+
+  bool has_room() const { return bytes() < budget_ / 2; }
+  void keep_first_shapes(const Tables& before, const OpFigures& figures);
+  size_t row_of(const OpTotal& key);  // added if it is new; kNoRoom: it is, and has no room
+
   uint32_t add_signature(const Signature& signature, const Tables& step, const std::vector<uint32_t>& strings,
                          const std::vector<uint32_t>& shapes);
   void add_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules);
 
+  static constexpr size_t kNoRoom = SIZE_MAX;
+  static constexpr size_t kMostShapes = 16;
+  static constexpr size_t kMostNewRows = 4096;
+
+  int64_t budget_;
+  size_t shapes_kept_ = kMostShapes;
+  size_t rows_merged_ = 0;  // that were there after the latest merge
+  Losses losses_;
   Interner interner_;
   SignatureTable known_;
   Tables tables_;
   std::unordered_map<uint64_t, size_t> op_rows_;    // by signature, module, phase and nesting
   std::unordered_map<uint64_t, size_t> call_rows_;  // by module and phase
-  // By name, name of the op, module, device, kind, direction, phase, and whether in a graph.
-  std::map<std::tuple<uint32_t, uint32_t, int32_t, int8_t, int8_t, uint8_t, uint8_t, uint8_t, uint8_t>, size_t> kernel_rows_;
+  std::map<KernelKey, size_t> kernel_rows_;
 };
 
 }  // namespace torchprof

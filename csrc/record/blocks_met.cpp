@@ -93,7 +93,8 @@ void meet_block(ThreadLog& log, c10::StorageImpl& storage) {
   }
   const bool reports_free = deleter == function_deleter();
   if (!reports_free || follow(*static_cast<InefficientStdFunctionContext*>(data.get_context()), data.get())) {
-    log.block_met(ticks(), address, bytes.as_int_unchecked(), reports_free);
+    const bool owned = data.get_context() != nullptr;  // not by a tensor that was made with at::from_blob() and no deleter
+    log.block_met(ticks(), address, owned ? bytes.as_int_unchecked() : 0, reports_free);
   }
 }
 

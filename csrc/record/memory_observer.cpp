@@ -6,7 +6,6 @@
 #include <torch/csrc/profiler/orchestration/observer.h>
 
 #include <atomic>
-#include <stdexcept>
 #include <utility>
 
 #include "record/allocator_statistics.h"
@@ -82,33 +81,23 @@ void expect_unknown_frees() {
 
 }  // namespace
 
-bool MemoryObserver::slot_is_taken() { return ThreadLocalDebugInfo::get(DebugInfoKind::PROFILER_STATE) != nullptr; }
-
 bool MemoryObserver::has_slot() {
   const void* const ours = state_in_slot.load(std::memory_order_relaxed);
   return ours != nullptr && ThreadLocalDebugInfo::get(DebugInfoKind::PROFILER_STATE) == ours;
 }
 
-MemoryObserver::MemoryObserver() {
-  if (slot_is_taken()) {
-    throw std::runtime_error("PyTorch's profiler slot of this thread is taken");
+MemoryObserver::MemoryObserver(const std::vector<PyObject*>& profiler_switches)
+    : slot_(std::make_shared<Reports>(), profiler_switches) {
+  state_in_slot.store(slot_.state(), std::memory_order_relaxed);
+  if (slot_.is_held()) {
+    expect_unknown_frees();
   }
-  const auto state = std::make_shared<Reports>();
-  ThreadLocalDebugInfo::_push(DebugInfoKind::PROFILER_STATE, state);
-  state_in_slot.store(static_cast<const c10::DebugInfoBase*>(state.get()), std::memory_order_relaxed);
-  expect_unknown_frees();
   cpu_.emplace();
 }
 
 MemoryObserver::~MemoryObserver() {
   cpu_.reset();
   state_in_slot.store(nullptr, std::memory_order_relaxed);
-  try {
-    ThreadLocalDebugInfo::_pop(DebugInfoKind::PROFILER_STATE);
-  } catch (...) {
-    // The program pushed another state on top and did not pop it. This state stays below it and does nothing, as no recording is
-    // open.
-  }
 }
 
 }  // namespace torchprof

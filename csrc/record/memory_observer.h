@@ -3,23 +3,29 @@
 // devices, memory that is mapped, and the few blocks of the CPU that go past CpuAllocator, such as those of torch.UntypedStorage(n).
 #pragma once
 
+#include <Python.h>
+
 #include <optional>
+#include <vector>
 
 #include "record/cpu_allocator.h"
+#include "record/profiler_slot.h"
 
 namespace torchprof {
 
 class MemoryObserver {
  public:
-  MemoryObserver();   // throws std::runtime_error if another profiler holds the slot
-  ~MemoryObserver();  // on the thread that constructed it
+  explicit MemoryObserver(const std::vector<PyObject*>& profiler_switches);  // see ProfilerSlot
+  ~MemoryObserver();
   MemoryObserver(const MemoryObserver&) = delete;
   MemoryObserver& operator=(const MemoryObserver&) = delete;
 
-  static bool slot_is_taken();
   static bool has_slot();  // whether the slot of this thread is that of a recording
+  // Whether a profiler of PyTorch's ran on this thread meanwhile: what PyTorch reports went to it alone.
+  bool was_shared() const { return slot_.was_shared(); }
 
  private:
+  ProfilerSlot slot_;
   std::optional<CpuAllocator> cpu_;
 };
 

@@ -16,7 +16,9 @@ namespace {
 
 struct Running {
   std::unique_ptr<Session> session;
+  PyObject* owner = nullptr;
   std::thread::id thread;
+  uint64_t python_thread = 0;
   pid_t process = 0;
   pid_t starting = 0;  // the process in which start() is running; 0: none
 };
@@ -50,6 +52,26 @@ struct Starting {
   Running& running_;
 };
 
+uint64_t python_thread_id() { return PyThreadState_GetID(PyThreadState_Get()); }
+
+// Whether Python still knows a thread. Its ids are never used again, as those of the system are.
+bool is_alive(uint64_t python_thread) {
+  PyThreadState* state = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+  while (state != nullptr && PyThreadState_GetID(state) != python_thread) {
+    state = PyThreadState_Next(state);
+  }
+  return state != nullptr;
+}
+
+// Whether this thread may end the session.
+bool may_end(const Running& now) { return now.thread == std::this_thread::get_id() || !is_alive(now.python_thread); }
+
+// Destroys the session, which removes the observers.
+void discard(Running& now) noexcept {
+  now.session.reset();
+  Py_CLEAR(now.owner);
+}
+
 int64_t unix_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -66,11 +88,11 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       logs_(options.budget_bytes, classes_),
       device_(std::move(device)) {
   if (options.memory) {
-    memory_.emplace();
+    memory_.emplace(options.profiler_switches);
     meta_.emplace();
   }
   if (options.aggregate) {
-    totals_.emplace();
+    totals_.emplace(options.budget_bytes);
   }
   logs_.open();
   if (options.ops) {
@@ -172,6 +194,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.unobserved_classes = modules_->unobserved_classes();
     recorded.compiled_outside_calls = modules_->compiled_outside_calls();
   }
+  recorded.beside_profiler = memory_ && memory_->was_shared();
   loaders_.reset();
   modules_.reset();
   ops_.reset();
@@ -191,10 +214,12 @@ Recorded Session::stop(const std::vector<Held>& held) {
       totals_->add(rest, times);  // no step was marked: the whole recording is one
     }
     recorded.phase_times = times.whole;
-    recorded.tables = totals_->take();
+    recorded.tables = totals_->copy();
+    recorded.shapes_kept = totals_->shapes_kept();
     recorded.tables.steps = std::move(aggregated_steps_);
     recorded.tables.losses = losses_;
     recorded.tables.losses += rest.losses;
+    recorded.tables.losses += totals_->losses();
     recorded.tables.device_clock_error = std::max(device_clock_error_, rest.device_clock_error);
     recorded.tables.devices_interrupted = devices_interrupted_ || rest.devices_interrupted;
   } else {
@@ -211,17 +236,15 @@ Recorded Session::stop(const std::vector<Held>& held) {
 
 void set_op_classes(OpClasses classes) { op_classes() = std::make_shared<const OpClasses>(std::move(classes)); }
 
-void start(const Options& options) {
+void start(PyObject* owner, const Options& options) {
   Running& now = running();
+  if (is_recording() && Py_REFCNT(now.owner) == 1 && may_end(now)) {
+    discard(now);
+  }
   if (is_recording() || now.starting == getpid()) {
     throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
   }
-  now.session.reset();  // in a fork it is the parent's: this removes the observers
-  if (options.memory && MemoryObserver::slot_is_taken()) {
-    throw std::runtime_error(
-        "another profiler (torch.profiler?) is active on this thread and holds the slot that PyTorch reports memory to: "
-        "end it first, or record with memory=False");
-  }
+  discard(now);    // in a fork it is the parent's
   reset_pauses();
   const Starting starting(now);
   std::unique_ptr<DeviceRecorder> device;
@@ -230,7 +253,9 @@ void start(const Options& options) {
     device = make_device_recorder(options.device_recorder, options.device_type);
   }
   now.session = std::make_unique<Session>(options, std::move(device));
+  now.owner = Py_NewRef(owner);
   now.thread = std::this_thread::get_id();
+  now.python_thread = python_thread_id();
   now.process = getpid();
 }
 
@@ -241,16 +266,32 @@ Session& current() {
   return *running().session;
 }
 
-Recorded stop(const std::vector<Held>& held, bool may_wait) {
-  Session& session = current();
-  if (running().thread != std::this_thread::get_id()) {
+Recorded stop(PyObject* owner, const std::vector<Held>& held, bool may_wait) {
+  if (!is_recording(owner)) {
+    throw std::runtime_error("torchprof is not recording");
+  }
+  Running& now = running();
+  if (!may_end(now)) {
     throw std::runtime_error("a torchprof recording must be stopped on the thread that started it");
   }
-  session.stop_device(may_wait);
-  const std::unique_ptr<Session> ending = std::move(running().session);
-  return session.stop(held);
+  now.session->stop_device(may_wait);
+  const std::unique_ptr<Session> ending = std::move(now.session);
+  Py_CLEAR(now.owner);
+  return ending->stop(held);
+}
+
+bool abandon(PyObject* owner) noexcept {
+  Running& now = running();
+  if (is_recording(owner)) {
+    if (!may_end(now)) {
+      return false;
+    }
+    discard(now);
+  }
+  return true;
 }
 
 bool is_recording() { return running().session != nullptr && running().process == getpid(); }
+bool is_recording(PyObject* owner) { return is_recording() && running().owner == owner; }
 
 }  // namespace torchprof

@@ -35,14 +35,15 @@ struct Options {
   bool shapes = true;
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
-  PyTypeObject* module_class = nullptr;  // nullptr: module calls are not recorded
-  PyObject* evaluator_switch = nullptr;  // see ModuleObserver; borrowed
-  PyObject* loader_iter = nullptr;       // see LoaderObserver; borrowed
-  PyObject* on_evaluator = nullptr;      // see ModuleObserver; borrowed
-  bool flops = false;                    // without `ops`: record those that a count of FLOPs needs
-  bool flop_outputs = false;             // of these, also what they returned
-  bool aggregate = false;                // keep sums over steps instead of rows per event
-  std::string device_recorder = "off";   // see make_device_recorder()
+  PyTypeObject* module_class = nullptr;      // nullptr: module calls are not recorded
+  PyObject* evaluator_switch = nullptr;      // see ModuleObserver; borrowed
+  PyObject* on_evaluator = nullptr;          // the same
+  std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
+  PyObject* loader_iter = nullptr;           // see LoaderObserver; borrowed
+  bool flops = false;                        // without `ops`: record those that a count of FLOPs needs
+  bool flop_outputs = false;                 // of these, also what they returned
+  bool aggregate = false;                    // keep sums over steps instead of rows per event
+  std::string device_recorder = "off";       // see make_device_recorder()
   int8_t device_type = 0;
   std::vector<Held> held;  // by the model, now
 };
@@ -56,6 +57,8 @@ struct Recorded {
   int64_t origin_unix_ns = 0;                  // wall clock at time 0 of the trace
   std::array<int64_t, kPhases> phase_times{};  // nanoseconds by Phase, of a recording without steps
   std::string device_failure;                  // after which the device was not recorded; empty: none
+  size_t shapes_kept = 0;        // of each op in each module, if it aggregates
+  bool beside_profiler = false;  // a profiler of PyTorch's took reports of memory meanwhile
 };
 
 class Session {
@@ -68,7 +71,8 @@ class Session {
   void begin_step(int32_t number, bool warmup);
   void end_step(bool may_wait);
   void observe_new_classes();
-  int64_t bytes() const { return logs_.bytes(); }  // allocated for what was recorded so far
+  int64_t bytes() const { return logs_.bytes() + (totals_ ? totals_->bytes() : 0); }  // taken by what was recorded so far
+  std::optional<Totals>& totals() { return totals_; }
 
   // These release the GIL while they wait for the device: `may_wait` is that of DeviceRecorder.
   void settle_device(bool may_wait);
@@ -109,11 +113,17 @@ class Session {
 // What ops are to recordings that start from now on.
 void set_op_classes(OpClasses classes);
 
-// The process has at most one session, and the thread that started it ends it. These throw std::runtime_error with what is wrong and
-// what to do about it. start() also throws DeviceRecorderError.
-void start(const Options& options);
+// The process has at most one session. `owner` is an object that stands for whoever began it, which the session keeps alive: where
+// nobody else does, nobody is left who could end it, and the next start() takes its place. The thread that started a session ends it,
+// or any thread when that one is gone. These throw std::runtime_error with what is wrong and what to do about it. start() also throws
+// DeviceRecorderError.
+void start(PyObject* owner, const Options& options);
 Session& current();
-Recorded stop(const std::vector<Held>& held, bool may_wait);
-bool is_recording();  // false in a fork of a process that is recording
+Recorded stop(PyObject* owner, const std::vector<Held>& held, bool may_wait);
+// Ends the session of this owner without its tables, if there is one. False: another thread has to.
+bool abandon(PyObject* owner) noexcept;
+// False in a fork of a process that is recording.
+bool is_recording();
+bool is_recording(PyObject* owner);
 
 }  // namespace torchprof

@@ -25,6 +25,15 @@ class ListTable {
     return id;
   }
 
+  // The id of a list that is known, else `otherwise`.
+  uint32_t find(const int64_t* values, size_t count, uint32_t otherwise) const {
+    auto [candidate, last] = ids_.equal_range(hash_of(values, count));
+    while (candidate != last && !equal(candidate->second, values, count)) {
+      ++candidate;
+    }
+    return candidate != last ? candidate->second : otherwise;
+  }
+
   const std::vector<Shape>& lists() const { return lists_; }
   const std::vector<int64_t>& values() const { return values_; }
 

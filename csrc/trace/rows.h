@@ -205,7 +205,8 @@ struct Step {
 };
 
 // Sums over the ops with the same signature, module, phase and nesting. A recording that aggregates its steps keeps these instead of
-// the ops. Warm-up steps are left out.
+// the ops. Warm-up steps are left out. Where a module runs an op with many shapes, one row stands for all but the first ones
+// (`merged` is not 0): its signature has the name alone, and FLOPs and bytes are sums, too.
 struct OpTotal {
   int64_t count;
   int64_t time;       // nanoseconds, including the ops inside
@@ -216,12 +217,15 @@ struct OpTotal {
   int64_t device_time;  // of the kernels that it and the ops inside it launched
   int64_t device_self;  // of the kernels that it launched itself
   int64_t kernels;      // how many it launched itself
+  int64_t flops;        // where rows were merged: of all its ops
+  double moved;         // the same: bytes read and written; NaN: not known
+  uint32_t merged;      // how many rows with a signature of their own were added to it
   uint32_t signature;   // row of signatures
   int32_t module;       // row of modules
   uint8_t phase;
   uint8_t nested;   // not 0: kNested
   uint8_t wrapper;  // not 0: kWrapper
-  uint8_t reserved[5];
+  uint8_t unknown;  // not 0: rows were merged, of which some have FLOPs that nobody knows
 };
 
 // The same for the calls of a module in one phase. A call inside another call of the same module adds to `count` but not to `time`.
@@ -270,7 +274,7 @@ struct Thread {
 static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 32 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
 static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(BlockMet) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
-static_assert(sizeof(Step) == 104 && sizeof(OpTotal) == 88 && sizeof(CallTotal) == 56);
+static_assert(sizeof(Step) == 104 && sizeof(OpTotal) == 104 && sizeof(CallTotal) == 56);
 static_assert(sizeof(AllocatorTotal) == 40);
 static_assert(sizeof(Kernel) == 80 && sizeof(RuntimeCall) == 40 && sizeof(KernelTotal) == 64);
 

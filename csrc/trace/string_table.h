@@ -41,6 +41,12 @@ class StringTable {
     return id;
   }
 
+  // The id of a name that is known, else `otherwise`.
+  uint32_t find(std::string_view name, uint32_t otherwise) const {
+    const auto found = ids_.find(name);
+    return found != ids_.end() ? found->second : otherwise;
+  }
+
   const std::string& operator[](uint32_t id) const { return strings_[id]; }
   uint32_t size() const { return static_cast<uint32_t>(strings_.size()); }
 

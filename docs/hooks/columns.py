@@ -51,7 +51,16 @@ OF_ALL = "of all together"
 HEADERS = ("enums.h", "rows.h")
 PADDING = ("reserved", "padding")
 ENUMS = (schema.Activity, schema.Direction, schema.Phase, schema.RuntimeCallKind)
-TYPES = {"u8": "uint64", "i8": "int64", "u4": "uint32", "i4": "int32", "u2": "uint16", "u1": "uint8", "i1": "int8"}
+TYPES = {
+    "u8": "uint64",
+    "i8": "int64",
+    "u4": "uint32",
+    "i4": "int32",
+    "u2": "uint16",
+    "u1": "uint8",
+    "i1": "int8",
+    "f8": "float64",
+}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -274,3 +274,58 @@ def test_rows_kept_and_rows_lost_add_up_to_what_happened(count: int, budget: int
     # a block that is never freed was one event of 40 bytes and is one row of 56
     assert sum(table.nbytes for table in tables.values()) <= budget * 56 / 40 + 1024
     assert losses["unmatched_ends"] == 0
+
+
+# Blocks whose allocation nobody reported
+
+
+def blocks(*events: Event) -> list[tuple[int, int, int, int]]:
+    """Start, end, address and bytes of the blocks that come of these events."""
+    tables, _, _ = collate_events([list(events)], 10**9)
+    return [tuple(int(row[name]) for name in ("start", "end", "address", "bytes")) for row in tables["allocations"]]  # type: ignore[misc]
+
+
+def reads(time: int, address: int) -> tuple[Event, ...]:
+    """An op that reads a tensor."""
+    return ("op", time, time, "aten::sum", -1, 0, FUNCTION), ("tensor", [1], address), ("end", time, time)
+
+
+def test_a_block_that_is_met_begins_there_and_ends_where_it_is_freed() -> None:
+    assert blocks(("met", 5, 4096, 100, True), ("memory", 9, 4096, None)) == [(5, 9, 4096, 100)]
+    assert blocks(("met", 5, 4096, 100, False), *reads(6, 4096)) == [(5, -1, 4096, 100)]
+
+
+def test_a_block_that_several_share_ends_with_the_last() -> None:
+    met = [("met", 5, 4096, 100, True), ("met", 6, 4096, 100, True), ("met", 7, 4100, 50, True)]
+    frees = [("memory", 10, 4096, None), ("memory", 11, 4100, None), ("memory", 12, 4096, None)]
+    assert blocks(*met, *frees[:2]) == [(5, -1, 4096, 100)]
+    assert blocks(*met, *frees) == [(5, 12, 4096, 100)]
+
+
+def test_a_block_in_another_one_is_no_memory_of_its_own() -> None:
+    mapped = ("memory", 1, 4096, 1000)
+    weights = [("met", 2, 4196, 100, False), *reads(3, 4196), ("met", 4, 4296, 800, False), *reads(5, 4296)]
+    assert blocks(mapped, *weights, ("memory", 9, 4096, -1000)) == [(1, 9, 4096, 1000)]
+    beyond = [("met", 2, 5096, 100, False), *reads(3, 5096)]
+    assert blocks(mapped, *beyond) == [(1, -1, 4096, 1000), (2, -1, 5096, 100)]
+
+
+def test_memory_that_no_tensor_owns_is_none() -> None:
+    assert blocks(("met", 2, 4096, 0, False), *reads(3, 4096)) == []
+    assert blocks(("memory", 1, 4096, 64), ("met", 2, 4100, 0, False), *reads(3, 4100)) == [(1, -1, 4096, 64)]
+
+
+def test_a_block_that_is_met_where_another_was_ends_that_one() -> None:
+    met = [("met", 1, 4096, 1000, False), ("memory", 5, 4500, 100)]
+    assert blocks(*met) == [(1, 5, 4096, 1000), (5, -1, 4500, 100)]
+
+
+def test_a_block_from_before_ends_where_it_is_freed_or_its_address_is_used_again() -> None:
+    assert blocks(*reads(3, 4096), ("memory", 7, 4096, None)) == [(-1, 7, 4096, 4)]
+    assert blocks(*reads(3, 4096), ("memory", 7, 4096, 64)) == [(7, -1, 4096, 64), (-1, 7, 4096, 4)]
+    assert blocks(("memory", 1, 4096, None), *reads(3, 4096)) == [(-1, -1, 4096, 4)]  # an earlier one was freed
+
+
+def test_a_second_unreported_block_at_an_address_is_not_from_before() -> None:
+    found = blocks(*reads(3, 4096), ("memory", 7, 4096, None), *reads(9, 4096))
+    assert found == [(-1, 7, 4096, 4), (9, -1, 4096, 4)]

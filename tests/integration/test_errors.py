@@ -93,12 +93,6 @@ def test_backward_without_anything_to_differentiate_is_refused() -> None:
         torchprof.summary(NET, input_size=(1, 4), backward=True)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_another_profiler_on_this_thread_is_named() -> None:
-    with torch.profiler.profile(), pytest.raises(torchprof.RecordingError, match=r"torch\.profiler.*memory=False"):
-        torchprof.summary(NET, input_size=(1, 4))
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -51,7 +51,7 @@ def with_closure(model: nn.Module, optimizer: Any, x: Tensor) -> None:
     def closure() -> Tensor:
         model.zero_grad()
         loss: Tensor = model(x).square().mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)
@@ -144,9 +144,19 @@ def test_a_model_may_print_tensors_and_what_reads_them_is_named() -> None:
             return y
 
     assert torchprof.estimate(Prints(), (2, 4), device="cpu").max_allocated > 0
-    reads = [lambda y: float(y.detach().sum()), lambda y: f"{y.sum():.3f}", lambda y: y.sum().tolist(), lambda y: y[y > 0]]
+    reads: list[Callable[[Tensor], Any]] = [
+        lambda y: float(y.detach().sum()),
+        lambda y: f"{y.sum():.3f}",
+        lambda y: y.sum().tolist(),
+        lambda y: y[y > 0],
+    ]
     for read in reads:
+
+        def loss(y: Tensor, read: Callable[[Tensor], Any] = read) -> Tensor:
+            read(y)
+            return y.sum()
+
         with pytest.raises(EstimateError, match=r"allow_real="):
-            torchprof.estimate(nn.Linear(4, 4), (2, 4), loss=lambda y, read=read: (read(y), y.sum())[1], device="cpu")
+            torchprof.estimate(nn.Linear(4, 4), (2, 4), loss=loss, device="cpu")
         options: dict[str, Any] = {"device": "cpu", "allow_real": True}
-        assert torchprof.estimate(nn.Linear(4, 4), (2, 4), loss=lambda y, read=read: (read(y), y.sum())[1], **options).notes
+        assert torchprof.estimate(nn.Linear(4, 4), (2, 4), loss=loss, **options).notes

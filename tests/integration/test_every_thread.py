@@ -42,6 +42,12 @@ def on_a_thread(function: Callable[[], object]) -> None:
     assert not failed, failed
 
 
+def time_of(prof: Any, mark: str) -> int:
+    time = prof.trace.mark(mark)
+    assert time is not None
+    return int(time)
+
+
 def held(prof: Any) -> list[int]:
     return prof.trace.steps["held"].tolist()
 
@@ -135,8 +141,7 @@ def test_what_is_held_at_any_moment_is_what_the_program_holds(seed: int) -> None
     rows = torchprof.memory(prof.trace).allocations
     found = []
     for number in range(5, 105):
-        time = prof.trace.mark(f"{number}")
-        assert time is not None
+        time = time_of(prof, f"{number}")
         alive = (rows["start"] <= time) & ((rows["end"] < 0) | (rows["end"] > time))
         found.append(int(rows["bytes"][alive].sum()))
     assert found == expected
@@ -193,8 +198,7 @@ def test_what_was_there_before_and_another_thread_frees_is_gone() -> None:
     account = torchprof.memory(prof.trace)
     (row,) = (row for row in account.allocations if row["bytes"] == MIB)
     assert row["start"] == -1
-    used, freed = prof.trace.mark("used"), prof.trace.mark("freed")
-    assert used is not None and freed is not None and used < row["end"] < freed
+    assert time_of(prof, "used") < row["end"] < time_of(prof, "freed")
     assert account.peak.bytes == 2 * MIB
     del kept
 
@@ -208,8 +212,8 @@ def test_gradients_and_parameters_from_before_are_gone_when_another_thread_frees
         block = torch.ones(ELEMENTS)
     account = torchprof.memory(prof.trace)
     (gradient,) = (row for row in account.allocations if row["uses"] & Use.GRADIENT)
-    time = prof.trace.mark("without")
-    assert time is not None and gradient["start"] == -1 and 0 <= gradient["end"] < time
+    assert gradient["start"] == -1
+    assert 0 <= gradient["end"] < time_of(prof, "without")
     assert account.peak.bytes == 2 * MIB  # the weight and its gradient
     del block
 
@@ -229,8 +233,7 @@ def test_blocks_outlive_the_recording_on_any_thread_and_the_next_one_sees_their_
         prof.mark("freed")
         box[0].sum()
     rows = [row for row in torchprof.memory(prof.trace).allocations if row["start"] == -1 and row["bytes"] == MIB]
-    used, freed = prof.trace.mark("used"), prof.trace.mark("freed")
-    assert used is not None and freed is not None
+    used, freed = time_of(prof, "used"), time_of(prof, "freed")
     assert sorted(int(row["end"]) == -1 for row in rows) == [False, True]
     assert sum(used < row["end"] < freed for row in rows) == 1
 
@@ -260,11 +263,11 @@ def test_a_storage_that_was_recorded_can_do_all_that_a_storage_can(made: str) ->
         shared = values.clone().share_memory_()
         prof.step()
     assert (int(total), int(again.sum()), int(lazy[0]), int(values[0])) == (499500, 499500, 5, 0)
-    assert shared.is_shared() and not values.is_shared()
+    assert (shared.is_shared(), values.is_shared()) == (True, False)
     assert torch.equal(pickle.loads(pickle.dumps(values)), values)
     del array, again, lazy
     values.share_memory_()
-    assert values.is_shared() and int(values.sum()) == 499500
+    assert (values.is_shared(), int(values.sum())) == (True, 499500)
 
 
 def test_a_profiler_of_the_program_on_another_thread_still_gets_its_reports() -> None:
@@ -328,7 +331,7 @@ FORK = """child = os.fork()
 
 
 @pytest.mark.parametrize("fork", ["pass", FORK], ids=["alone", "fork"])
-@pytest.mark.parametrize("end", ["", "import sys; sys.exit(0)", "prof = torchprof.profile(); prof.__enter__(); x = torch.ones(9)"])
+@pytest.mark.parametrize("end", ["", "import sys; sys.exit(0)", "torchprof.profile().__enter__(); x = torch.ones(9)"])
 def test_a_process_ends_with_blocks_alive(fork: str, end: str) -> None:
     script = SCRIPT.format(fork=fork, end=end)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,23 +97,6 @@ def test_one_recording_after_another_starts_anew() -> None:
             for _ in range(count):
                 torch.ones(1)
         assert len(rows_named(prof.trace, "aten::ones")) == count
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_torch_profiler_works_beside_a_recording_without_memory() -> None:
-    with torch.profiler.profile() as theirs, torchprof.profile(memory=False) as ours:
-        torch.ones(3)
-    assert "aten::ones" in op_names(ours.trace)
-    assert any(event.key == "aten::ones" for event in theirs.key_averages())
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_torch_profiler_started_inside_a_recording_says_so_itself() -> None:
-    with torchprof.profile() as prof:
-        with pytest.raises(RuntimeError, match="rofiler"), torch.profiler.profile():
-            pass
-        torch.ones(2)
-    assert "aten::ones" in op_names(prof.trace)
 
 
 def test_what_to_record_can_be_chosen() -> None:
@@ -231,17 +213,6 @@ def test_many_short_threads_come_and_go() -> None:
     assert len(prof.trace.threads) == 200
 
 
-def test_a_fork_records_nothing_and_the_parent_goes_on() -> None:
-    with torchprof.profile() as prof:
-        child = os.fork()
-        if child == 0:
-            torch.ones(5)
-            os._exit(1 if _C.is_recording() else 0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        torch.ones(5)
-    assert len(rows_named(prof.trace, "aten::ones")) == 1
-
-
 def test_what_does_not_fit_the_budget_is_counted_and_not_stored() -> None:
     def work() -> None:
         for size in range(1, 15_000):
@@ -260,27 +231,6 @@ def test_what_does_not_fit_the_budget_is_counted_and_not_stored() -> None:
 
 def memory_events(trace: torchprof.Trace) -> int:
     return int((trace.allocations["start"] >= 0).sum() + (trace.allocations["end"] >= 0).sum())
-
-
-def test_a_fork_of_a_recording_can_record_for_itself() -> None:
-    model, x = nn.Sequential(nn.Linear(3, 3)), torch.ones(2, 3)
-
-    def records() -> bool:
-        with torchprof.profile(model, memory=False) as own:
-            model(x)
-        return len(own.trace.module_calls) == 2 and len(rows_named(own.trace, "aten::linear")) == 1
-
-    with torchprof.profile(model) as prof:
-        child = os.fork()
-        if child == 0:
-            found = [records()]
-            thread = threading.Thread(target=lambda: found.append(records()))
-            thread.start()
-            thread.join()
-            os._exit(0 if found == [True, True] else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        model(x)
-    assert len(prof.trace.module_calls) == 2
 
 
 def test_a_mark_in_a_step_that_is_not_recorded_does_nothing_and_one_outside_is_refused() -> None:

@@ -76,6 +76,100 @@ def test_totals_differ_where_the_guide_says_so() -> None:
     assert torchinfo.summary(pruned, (2, 4), device="cpu", verbose=0).total_params == 10
 
 
+class Own(nn.Module):
+    """Has a parameter beside a child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4))
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.layer(x if y is None else x + y) * self.scale
+
+
+class Leaf(nn.Module):
+    """Returns more than one tensor."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.rand(4, 4))
+        self.result = result
+
+    def forward(self, x: Tensor) -> Any:
+        return self.result(x @ self.matrix, x[:1])
+
+
+ATTRIBUTES = "total_input total_output_bytes total_param_bytes total_params trainable_params total_mult_adds input_size".split()
+A_STORAGE = 64
+"""Bytes of the object in Python that torchinfo counts with the memory of each input."""
+
+COMPARED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    # a model, sizes of its inputs, and what differs, with torchinfo's figure: see the guide
+    "without bias": (lambda: nn.Sequential(nn.Linear(4, 8, bias=False)), (2, 4), {}),
+    "no parameters": (lambda: nn.Sequential(nn.ReLU()), (2, 4), {}),
+    "one layer": (lambda: nn.Linear(4, 8), (2, 4), {"total_mult_adds": 2 * (4 + 1) * 8}),
+    "norm": (lambda: nn.Sequential(nn.BatchNorm1d(4)), (2, 4), {"total_mult_adds": 2 * 2 * 4}),
+    "convolution": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, bias=False)), (2, 3, 8, 8), {}),
+    "transposed": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, bias=False)),
+        (2, 3, 8, 8),
+        {"total_mult_adds": 2 * 10 * 10 * 3 * 4 * 9},
+    ),
+    "LSTM": (lambda: nn.LSTM(4, 8, 2, batch_first=True, bias=False), (2, 5, 4), {}),
+    "GRU": (lambda: nn.Sequential(nn.GRU(4, 8, bias=False)), (5, 2, 4), {}),
+    "LSTM with bias": (lambda: nn.LSTM(4, 8), (5, 2, 4), {"total_mult_adds": 5 * 2 * (4 + 8 + 1 + 1) * 4 * 8}),
+    "several tensors": (lambda: nn.Sequential(Leaf(lambda *found: found)), (2, 4), {"total_mult_adds": 0}),
+    "nested tensors": (lambda: nn.Sequential(Leaf(lambda *found: [[*found], found])), (2, 4), {"total_mult_adds": 0}),
+    "a dict": (
+        lambda: nn.Sequential(Leaf(lambda a, b: {"a": a, "b": b})),
+        (2, 4),
+        {"total_mult_adds": 0, "total_output_bytes": 2 * 16},
+    ),
+    "beside a child": (Own, (2, 4), {"total_mult_adds": 2 * 5 * 4, "total_param_bytes": 80}),
+    "two inputs": (Own, [(2, 4), (2, 4)], {"total_mult_adds": 2 * 5 * 4, "total_param_bytes": 80}),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(4, bias=False)), (2, 4), {}),
+    "frozen": (
+        lambda: nn.Sequential(nn.Linear(4, 4, bias=False).requires_grad_(False), nn.Linear(4, 4, bias=False)),
+        (2, 4),
+        {},
+    ),
+    "shared": (Tied, (2, 4), {"total_mult_adds": 80, "total_params": 40, "trainable_params": 40, "total_param_bytes": 160}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("given", ["input_size", "input_data"])
+@pytest.mark.parametrize("name", COMPARED)
+def test_every_attribute_is_torchinfos_but_for_those_that_the_guide_lists(name: str, given: str) -> None:
+    make, size, differs = COMPARED[name]
+    inputs = [torch.rand(each) for each in size] if isinstance(size, list) else torch.rand(size)
+    arguments = {given: size if given == "input_size" else inputs}
+    theirs = torchinfo.summary(make(), device="cpu", verbose=0, **arguments)
+    ours = summary(make(), verbose=0, **arguments)
+    count = len(size) if isinstance(size, list) else 1
+    found = {key: getattr(theirs, key) for key in ATTRIBUTES if getattr(theirs, key) != getattr(ours, key)}
+    assert found.pop("total_input") == ours.total_input + A_STORAGE * count
+    assert found == differs
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_data_the_attributes_are_torchinfos_too() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    theirs, ours = torchinfo.summary(model, verbose=0), summary(model, verbose=0)
+    assert [getattr(ours, key) for key in ATTRIBUTES] == [getattr(theirs, key) for key in ATTRIBUTES]
+
+
+def test_data_in_containers_has_its_sizes_in_place() -> None:
+    class Takes(nn.Module):
+        def forward(self, x: Tensor, more: Any) -> Tensor:
+            return x + more["y"][0]
+
+    data = {"x": torch.rand(2, 3), "more": {"y": [torch.rand(3)]}}
+    theirs, ours = torchinfo.summary(Takes(), input_data=data, verbose=0), summary(Takes(), input_data=data, verbose=0)
+    assert ours.input_size == theirs.input_size == {"x": (2, 3), "more": {"y": [(3,)]}}
+
+
 def test_the_signature_is_that_of_torchinfo() -> None:
     theirs, ours = (inspect.signature(function).parameters for function in (torchinfo.summary, summary))
     assert list(ours) == list(theirs)
@@ -338,7 +432,7 @@ def test_what_torchinfo_has_and_this_has_not_is_named() -> None:
     with pytest.raises(AttributeError, match="'ModelStatistics' object has no attribute 'summary_list': use rows"):
         found.summary_list  # noqa: B018
     assert not hasattr(found, "formatting")
-    assert found.input_size == [[2, 3]]
+    assert found.input_size == [(2, 3)]
     assert found.total_input == 24
 
 

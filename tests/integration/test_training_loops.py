@@ -43,7 +43,7 @@ def test_the_phases_of_a_step_partition_its_time(make: Callable[[], Loop]) -> No
     for step in steps:
         assert sum(step[part] for part in PARTS) == step["time"]
         assert all(step[part] >= 0 for part in PARTS)
-        assert step["forward"] > 0 and step["backward"] > 0 and step["optimizer"] > 0
+        assert min(step["forward"], step["backward"], step["optimizer"]) > 0
 
 
 def test_every_call_of_the_models_is_counted(make: Callable[[], Loop]) -> None:
@@ -74,7 +74,7 @@ def test_flops_are_those_that_pytorch_counts(make: Callable[[], Loop]) -> None:
 
 
 def test_half_of_the_work_of_backward_is_that_of_forward(make: Callable[[], Loop]) -> None:
-    loop, trace = recorded(make)
+    _, trace = recorded(make)
     rows = {part: torchprof.by_op(trace, phase=part).rows for part in ("forward", "backward")}
     flops = {part: sum(row["flops"] or 0 for row in rows[part]) for part in rows}
     assert flops["forward"] > 0

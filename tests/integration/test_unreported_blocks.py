@@ -1,4 +1,4 @@
-"""Blocks whose allocation nobody reports: memory of others, mapped and shared memory, storages without data, resized storages."""
+"""Blocks whose allocation nobody reports: memory of others, mapped and shared memory, storages without data."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ ELEMENTS = MIB // 4
 
 def held(prof: Any) -> list[int]:
     return prof.trace.steps["held"].tolist()
+
+
+def time_of(prof: Any, mark: str) -> int:
+    time = prof.trace.mark(mark)
+    assert time is not None
+    return int(time)
 
 
 def from_before(account: Memory) -> list[int]:
@@ -193,8 +199,7 @@ def test_a_storage_that_is_resized_is_followed(made: str) -> None:
     account = torchprof.memory(prof.trace)
     found = []
     for name in ("full", "empty", "again", "twice"):
-        time = prof.trace.mark(name)
-        assert time is not None
+        time = time_of(prof, name)
         rows = account.allocations
         alive = (rows["start"] <= time) & ((rows["end"] < 0) | (rows["end"] > time))
         found.append(int(rows["bytes"][alive].sum()))
@@ -271,9 +276,7 @@ def test_what_existed_before_and_is_freed_inside_is_not_held_from_then_on() -> N
     account = torchprof.memory(prof.trace)
     assert 3 * MIB <= account.peak.bytes < 3 * MIB + 100
     ends = {int(row["bytes"]): int(row["end"]) for row in account.allocations if row["start"] == -1}
-    one, none = prof.trace.mark("one"), prof.trace.mark("none")
-    assert one is not None and none is not None
-    assert 0 < ends[MIB] < one < ends[2 * MIB] < none
+    assert 0 < ends[MIB] < time_of(prof, "one") < ends[2 * MIB] < time_of(prof, "none")
 
 
 # Sharded
@@ -301,13 +304,14 @@ SHARDED = textwrap.dedent("""
             prof.mark(f"{step}")
             update.zero_grad()
             prof.step()
-    account = torchprof.memory(prof.trace, device="cpu")
+    account = torchprof.memory(prof.trace)
     rows = account.allocations
     for step in range(6):
         time = prof.trace.mark(f"{step}")
         alive = (rows["start"] <= time) & ((rows["end"] < 0) | (rows["end"] > time)) & (rows["bytes"] > 8)
         held = {name: rows["bytes"][alive & (account.category == index)] for index, name in enumerate(torchprof.CATEGORIES)}
-        print(int(held["parameters"].sum()), int(held["optimizer state"].sum()), int(rows["bytes"][alive].sum()))
+        parameters = held["parameters"].sum() + held["sharded parameters"].sum()
+        print(int(parameters), int(held["optimizer state"].sum()), int(rows["bytes"][alive].sum()))
     print([leak for leak in account.leaks if leak.bytes > 1000])
     dist.destroy_process_group()
 """)

@@ -63,7 +63,9 @@ class Events {
         ++op_->n_inputs;
       }
     } else if (kind == "memory") {
-      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1);
+      log_.memory_event(integer(1), event[2].cast<uint64_t>(), event[3].is_none() ? kUnknownFree : integer(3), 0, -1);
+    } else if (kind == "met") {
+      log_.block_met(integer(1), event[2].cast<uint64_t>(), integer(3), event[4].cast<bool>());
     } else if (kind == "launch") {
       RuntimeCall call{};
       call.start = call.end = integer(1);
@@ -96,7 +98,9 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 //   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time)
 //   ("call", time, address, type)                                    ("return", time)
 //   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
-//   ("launch", time, correlation)
+//   ("launch", time, correlation)                               ("met", time, address, bytes, reports_free)
+//
+// A free whose size is not known has None for bytes.
 //
 // Kernels are (correlation, start, end, name), steps (start, end). The first thread is the one that records. Returns the tables by name,
 // their strings, the losses, and the self times of ops and of calls.

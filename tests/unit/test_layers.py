@@ -39,14 +39,14 @@ ROOMS: Final[dict[str, Room]] = {
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
     "_torch_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
     "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version"),
+    "analysis": Room("Computes figures from a trace.", "errors trace"),
     "importers": Room("Reads what other tools recorded into a trace.", "errors arguments trace"),
     "record": Room(
-        "Runs a recording and makes the trace.", "errors terminal arguments trace _native _torch_private", torch=True
+        "Runs a recording and makes the trace.", "errors terminal arguments trace analysis _native _torch_private", torch=True
     ),
     "allocator": Room(
         "The simulated CUDA allocator: settings, replay.", "errors arguments trace importers _native", torch=True
     ),
-    "analysis": Room("Computes figures from a trace.", "errors trace"),
     "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis"),
     "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis"),
     "tables": Room("Figures as tables, with one set of columns.", "errors arguments trace analysis rendering"),

@@ -187,3 +187,12 @@ def test_the_command_line_takes_a_width_and_escapes_what_a_file_says(tmp_path: A
     assert ESCAPED in capsys.readouterr().out
     assert main(["show", str(tmp_path / "no\x1b.torchprof")]) == 1
     assert capsys.readouterr().err.removesuffix("\n").isprintable()
+
+
+def test_a_reader_that_has_seen_enough_does_not_end_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    torchprof.by_op(loop_trace()).print()

@@ -45,6 +45,23 @@ def test_everything_can_be_imported_at_once() -> None:
     assert python("from torchprof import *; print(profile.__name__, load.__name__)").split() == ["profile", "load"]
 
 
+def test_without_pytorch_everything_that_works_can_be_imported_at_once() -> None:
+    script = """
+import sys
+sys.modules["torch"] = None
+from torchprof import *
+print(sorted(name for name in dir() if not name.startswith("_")))
+"""
+    imported = set(ast.literal_eval(python(script)))
+    assert set(READING) <= imported
+    assert not set(NEEDS_TORCH) & imported
+
+
+def test_dir_has_the_public_names_and_no_others() -> None:
+    assert [name for name in dir(torchprof) if not name.startswith("__")] == sorted(torchprof.__all__)
+    assert {"__version__", "__doc__", "__name__"} <= set(dir(torchprof))
+
+
 def test_importing_torchprof_imports_neither_pytorch_nor_the_extension() -> None:
     script = "import sys, torchprof; print({'torch', 'numpy', 'rich', 'torchprof._C'} & sys.modules.keys())"
     assert python(script).strip() == "set()"

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class TrainingStep:
             self.own_step(self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
             return
         if self.optimizer is not None and _needs_closure(self.optimizer):
-            self.optimizer.step(self._closure)
+            self.optimizer.step(cast(Callable[[], float], self._closure))
         else:
             held = self._forward_and_backward()  # what was returned is there until the step ends, as in most programs
             if self.optimizer is not None:

@@ -52,9 +52,12 @@ class CompiledCode:
         except UnsupportedTorchError:
             return  # FLOPs of ops on fake tensors are left out all the same
         if handler is not None:
-            self._own = _without_recording(handler.install_callbacks)
+            # In this order: an interrupt at any moment leaves what stop() takes back.
+            self._handler, self._own = handler, _without_recording(handler.install_callbacks)
             handler.install_callbacks = self._own
-            self._handler = handler
+
+    def __del__(self) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """Leave Dynamo as it was."""

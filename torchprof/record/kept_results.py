@@ -33,7 +33,7 @@ def take_kept(model: nn.Module) -> list[Taken]:
         for _, attributes, name, value in _attributes(model):
             if type(value) is torch.Tensor and value.grad_fn is not None:
                 held, held_elements = _native.use_counts(value)[:2]
-                attributes[name] = value.detach()
+                attributes[name] = value.detach().requires_grad_(value.requires_grad)
                 taken.append(Taken(attributes[name], held, held_elements))
     return taken
 

@@ -27,6 +27,7 @@ from torchprof.record.modules import check_models
 from torchprof.record.progress import Progress
 from torchprof.record.recorder import Options, Recorder
 from torchprof.record.schedule import Schedule, State
+from torchprof.record.whole import whole
 from torchprof.trace.trace import Trace
 
 __all__ = ["profile"]
@@ -44,7 +45,8 @@ class profile(ContextDecorator):
             recorded too.
         ops: record the ops of the dispatcher. Without them, module calls and memory only.
         shapes: record the shape, dtype, device and storage of the tensors that every op takes and returns.
-        memory: record every allocation of this thread, and of the autograd threads that run its backward passes.
+        memory: record every allocation and free: of the CPU on all threads; of other devices on this thread, and on the
+            autograd threads that run its backward passes.
         modules: record the calls of ``nn.Module``s.
         gpu: how to record GPUs:
 
@@ -58,21 +60,26 @@ class profile(ContextDecorator):
             ``trace.facts["gpu"]`` and ``trace.facts["gpu_note"]`` say which it was. The recording waits for the GPU at its
             end; with ``aggregate=True`` after every step; with events also at its beginning.
         schedule: which steps to record: see `torchprof.schedule`. By default all.
-        aggregate: add every finished step to sums, so that a run of any length takes constant memory. The tables by module,
-            op and step remain; rows of single ops, module calls and allocations do not. Needs ``step()``.
-        budget: bytes that the recording may take; the trace is about as large. What does not fit is counted in
-            ``trace.losses`` and not stored.
-        on_trace_ready: called with this object at the end of every cycle of the schedule; ``trace`` is that of the cycle.
+        aggregate: add every finished step to sums, so that a run of any length takes constant memory, but for 104 bytes per
+            step. The tables by module, op and step remain; rows of single ops, module calls and allocations do not. Where a
+            module runs an op with many shapes, the first 16 have sums of their own, fewer if the budget is small; the others
+            are merged into "other shapes", whose FLOPs and bytes are exact. Needs ``step()``.
+        budget: bytes that the recording may take, half of them for the sums of ``aggregate``; the trace is about as large.
+            What does not fit is counted in ``trace.losses`` and not stored.
+        on_trace_ready: called with this object at the end of every cycle of the schedule, while nothing is recorded; ``trace``
+            is that of the cycle. What it raises comes out of ``step()``, and the next cycle is recorded all the same. It is
+            also called where an exception ends the block, with what was recorded up to there: then what it raises is a warning.
         progress: whether to show the progress in a line on standard error. By default if that is a terminal and the recording
             takes longer than two seconds.
 
     Attributes:
-        trace: the latest `Trace`, after the block or after a cycle of the schedule; also where the block raised an exception.
-        traces: the traces of all cycles.
+        trace: the latest `Trace`, after the block or after a cycle of the schedule; also where the block raised an exception,
+            whose class is ``trace.facts["ended_by"]`` then.
+        traces: the traces of all cycles, the last of which may have fewer steps. Where cycles go on for ever,
+            ``on_trace_ready`` may clear the list.
 
     Raises:
-        RecordingError: a recording is running already; or ``memory=True`` and another profiler, such as torch.profiler, is
-            active on this thread; or ``gpu="cupti"`` or ``gpu="events"`` is not possible.
+        RecordingError: a recording is running already; or ``gpu="cupti"`` or ``gpu="events"`` is not possible.
         ModuleTypeError, ArgumentError: an argument has the wrong type or value.
         ExtensionError: the compiled recorder is missing or was built for another PyTorch.
 
@@ -107,14 +114,15 @@ class profile(ContextDecorator):
             )
         if on_trace_ready is not None and not callable(on_trace_ready):
             raise ArgumentError(f"on_trace_ready must be a function of one argument or None, not {on_trace_ready!r:.80}")
+        require_extension()
         options = Options(bool(ops), bool(shapes), bool(memory), bool(modules), check_backend(gpu), bool(aggregate), budget)
         self._recorder = Recorder(options, check_models(model))
         self._budget = budget
         self._schedule = schedule if schedule is not None else Schedule.always()
         self._on_trace_ready = on_trace_ready
         self._progress = Progress(progress)
-        self._inside = False
         self._number = 0
+        self._cycles = 0
         self.traces: list[Trace] = []
 
     def __call__(self, function: Any) -> Any:
@@ -139,14 +147,22 @@ class profile(ContextDecorator):
         return super().__call__(function)
 
     @property
+    def _block(self) -> _native.Block:
+        return self._recorder.block
+
+    @property
     def trace(self) -> Trace:
         if self.traces:
             return self.traces[-1]
-        if not self._inside and self._number and not self._recorder.is_recording:
+        if self._block.is_of_parent:
+            raise RecordingError(
+                "this process was forked inside the recording, which is that of its parent: it has no trace here"
+            )
+        if not self._block.is_inside and self._number and not self._recorder.is_recording:
             raise RecordingError(
                 f"nothing was recorded: {self._number} calls of step() did not reach an active step of {self._schedule}"
             )
-        state = "it is still running" if self._inside else "it has not run"
+        state = "it is still running" if self._block.is_inside else "it has not run, or was interrupted when it began or ended"
         raise RecordingError(f"the recording has no trace yet: {state}; read .trace after the `with` block")
 
     def _count_flops(self, *, outputs: bool) -> None:
@@ -162,7 +178,9 @@ class profile(ContextDecorator):
         """
         if not isinstance(name, str):
             raise ArgumentError(f"mark(name) takes a str, not {name!r:.80}")
-        if not self._inside:
+        if self._block.is_of_parent:
+            return
+        if not self._block.is_inside:
             raise RecordingError(f"mark({name!r}) was called outside the recording: call it inside the `with` block")
         if self._recorder.is_recording:
             _native.mark(name)
@@ -181,29 +199,33 @@ class profile(ContextDecorator):
         Raises:
             RecordingError: outside the ``with`` block.
         """
-        if not self._inside:
+        if self._block.is_of_parent:
+            return  # a fork inside the recording is not recorded
+        if not self._block.is_inside:
             raise RecordingError("step() was called outside the recording: call it inside the `with` block, after each step")
         if self._recorder.is_recording:
             self._recorder.end_step()
-        ended = self._schedule.state(self._number)
+        ended = self._number
         self._number += 1
         coming = self._schedule.state(self._number)
-        if self._recorder.is_recording and (coming is State.OFF or (ended is State.ACTIVE and coming is State.WARMUP)):
-            self._stop()
-            if self._on_trace_ready is not None:
-                self._on_trace_ready(self)
-        self._begin(coming)
+        try:
+            if self._recorder.is_recording and self._schedule.ends_cycle(ended):
+                self._keep(self._recorder.stop())
+        finally:  # also where on_trace_ready raises
+            self._begin(coming)
         self._progress.show(self._number, coming, self._recorder.bytes, self._budget)
 
+    @whole
     def __enter__(self) -> profile:
-        require_extension()
+        if self._block.is_inside:
+            raise RecordingError("this recording is running already: one `with` block at a time")
         self.traces = []
-        self._number = 0
+        self._number = self._cycles = 0
         self._begin(self._schedule.state(0))
-        self._inside = True
         self._progress.start()
         return self
 
+    @whole
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -212,11 +234,20 @@ class profile(ContextDecorator):
     ) -> Literal[False]:
         try:
             if self._recorder.is_recording:
-                self._stop()
-                if self._on_trace_ready is not None and kind is None:
-                    self._on_trace_ready(self)
+                trace = self._recorder.stop()
+                if kind is not None:
+                    trace.facts["ended_by"] = kind.__name__
+                if self._is_worth_keeping(trace):
+                    self._keep(trace)
+        except Exception as failure:
+            if kind is None:
+                raise
+            warnings.warn(
+                f"the recording could not be ended as it should: {type(failure).__name__}: {failure}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         finally:
-            self._inside = False
             self._progress.clear()
         return False
 
@@ -227,8 +258,17 @@ class profile(ContextDecorator):
                 self._recorder.start()
             self._recorder.begin_step(self._number, warmup=state is State.WARMUP)
 
-    def _stop(self) -> None:
-        trace = self._recorder.stop()
+    def _keep(self, trace: Trace) -> None:
         self.traces.append(trace)
+        self._cycles += 1
+        if self._on_trace_ready is not None:
+            self._on_trace_ready(self)
         if "flops_note" in trace.facts:
             warnings.warn(trace.facts["flops_note"], RuntimeWarning, stacklevel=3)
+
+    def _is_worth_keeping(self, trace: Trace) -> bool:
+        """Whether the block did not end just after a cycle did."""
+        if not self._cycles or (trace.steps["warmup"] == 0).any():
+            return True
+        ran = len(trace.ops) or len(trace.module_calls) or (trace.allocations["start"] >= 0).any()
+        return "ended_by" in trace.facts and bool(ran)

@@ -13,21 +13,30 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from torchprof import _native
+from torchprof.analysis.time.totals import step_totals
 from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
 from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import Held, held_by
 from torchprof.record.modules import Models, WalkedModule, describe, walk
+from torchprof.trace.model import Model
+from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
 __all__ = ["CountedOps", "Options", "Recorder"]
 
+Tables = dict[str, Rows]
 CountedOps = Literal["none", "inputs", "outputs"]
 
 FIRST_STEPS: Final = 3
 """Steps before which module classes are looked for that were created meanwhile. The search takes a third of a millisecond."""
+
+BESIDE_PROFILER: Final = (
+    "torch.profiler ran on the thread of the recording, and PyTorch reports to one of them: what other devices than the CPU "
+    "allocated meanwhile was not seen"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +64,22 @@ class Recorder:
         models: the model, or models, whose names the trace should know; or None.
         counted_ops: without ``ops``, which of them are recorded: none, those that a count of FLOPs needs with what they were
             given, or also with what they returned.
-        is_recording: whether it was started and not stopped.
+        block: the `with` block that the recording belongs to: what it began ends with the block.
     """
 
     def __init__(self, options: Options, models: Models | None) -> None:
         self.models = models
         self.counted_ops: CountedOps = "none"
-        self.is_recording = False
+        self.block = _native.Block()
         self._options = options
         self._backend = GpuBackend("off", "")
         self._compiled_code = CompiledCode()
+        self._has_merged = False
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it was started and not stopped; False in a fork of the process that started it."""
+        return _native.is_recording(self.block)
 
     @property
     def bytes(self) -> int:
@@ -75,8 +90,7 @@ class Recorder:
         """Start to record.
 
         Raises:
-            RecordingError: a recording is running already, another profiler has what it needs, or the GPU cannot be recorded
-                in the way that ``gpu`` names.
+            RecordingError: a recording is running already, or the GPU cannot be recorded in the way that ``gpu`` names.
         """
         options = self._options
         if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
@@ -87,6 +101,7 @@ class Recorder:
         for backend in backends:
             try:
                 _native.start(
+                    self.block,
                     ops=options.ops,
                     shapes=options.shapes,
                     memory=options.memory,
@@ -99,6 +114,7 @@ class Recorder:
                     device_type=backend.device_type,
                     held=self._held(at_end=False),
                     evaluator_switch=_evaluator_switch() if options.modules else None,
+                    profiler_switches=_profiler_switches() if options.memory else [],
                     loader_iter=DataLoader.__iter__,
                     on_evaluator=self._compiled_code,
                 )
@@ -110,7 +126,7 @@ class Recorder:
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
         self._backend = GpuBackend(backend.name, backend.note + refusals)
-        self.is_recording = True
+        self._has_merged = False
         self._compiled_code.start()
 
     def begin_step(self, number: int, *, warmup: bool) -> None:
@@ -122,6 +138,32 @@ class Recorder:
     def end_step(self) -> None:
         """A step of the loop has ended."""
         _native.end_step(may_wait(self._backend))
+        if _native.is_merge_due():
+            self._merge_shapes()
+
+    def _merge_shapes(self) -> None:
+        """Make one row of the sums of all but the first shapes of an op, with the FLOPs and bytes that each of them has."""
+        tables, strings = _native.sums()
+        totals = step_totals(self._trace(tables, strings, {"aggregate": True}, self._flops(tables, strings)))
+        _native.merge_shapes(totals.op_flops.tolist(), totals.op_bytes.tolist(), totals.op_unknown.tolist())
+        self._has_merged = True
+
+    def _flops(self, tables: Tables, strings: list[str]) -> flops.Flops:
+        outputs = self._options.reads_tensors or self.counted_ops == "outputs"
+        return flops.evaluate(tables, strings, Dtypes(_dtypes()), outputs=outputs, hidden=self._compiled_code.hides_ops)
+
+    def _trace(
+        self, tables: Tables, strings: list[str], facts: dict[str, Any], counted: flops.Flops, model: Model | None = None
+    ) -> Trace:
+        return Trace(
+            **tables,
+            strings=strings,
+            facts=facts,
+            model=model,
+            dtypes=Dtypes(_dtypes()),
+            device_types=DeviceTypes(_native.device_types()),
+            signature_flops=counted.of_signatures,
+        )
 
     def stop(self) -> Trace:
         """Stop recording.
@@ -133,32 +175,23 @@ class Recorder:
         held: list[Held] = []
         places: list[WalkedModule] = []
         try:
+            if self._has_merged:
+                self._merge_shapes()
             held = self._held(at_end=True)
             places = walk(self.models) if self.models is not None else []
         finally:  # also where reading the model fails
             try:
                 tables, strings, facts = _native.stop(
-                    held, may_wait(self._backend), places if not self._options.aggregate else []
+                    self.block, held, may_wait(self._backend), places if not self._options.aggregate else []
                 )
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
             finally:
                 self._compiled_code.stop()
-            self.is_recording = False
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models, places) if self.models is not None else None
-        dtypes = Dtypes(_dtypes())
-        outputs = self._options.reads_tensors or self.counted_ops == "outputs"
-        counted = flops.evaluate(tables, strings, dtypes, outputs=outputs, hidden=self._compiled_code.hides_ops)
-        return Trace(
-            **tables,
-            strings=strings,
-            facts=self._facts(facts, counted.problems),
-            model=model,
-            dtypes=dtypes,
-            device_types=DeviceTypes(_native.device_types()),
-            signature_flops=counted.of_signatures,
-        )
+        counted = self._flops(tables, strings)
+        return self._trace(tables, strings, self._facts(facts, counted.problems), counted, model)
 
     def _held(self, *, at_end: bool) -> list[Held]:
         if self.models is None or not self._options.reads_tensors:
@@ -170,6 +203,10 @@ class Recorder:
         note = self._backend.note + (INTERRUPTED if facts.pop("gpu_interrupted") else "")
         if failure := facts.pop("gpu_failure"):
             note += f"; INCOMPLETE, it failed: {failure}"
+        if not self._options.aggregate:
+            del facts["shapes_kept"]
+        if facts.pop("beside_profiler"):
+            facts["memory_note"] = BESIDE_PROFILER
         if flop_problems:
             facts["flops_note"] = "; ".join(flop_problems)
         return {
@@ -197,3 +234,13 @@ def _evaluator_switch() -> Any:
     except UnsupportedTorchError as error:
         warnings.warn(str(error), RuntimeWarning, stacklevel=4)
         return None
+
+
+@functools.cache
+def _profiler_switches() -> list[Any]:
+    """The functions by which PyTorch starts and ends its own profilers; none where one is missing, which is said once."""
+    try:
+        return torch_private.profiler_switches()
+    except UnsupportedTorchError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+        return []

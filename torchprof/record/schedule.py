@@ -43,6 +43,11 @@ class Schedule:
         place = step % cycle
         return State.OFF if place < self.wait else State.WARMUP if place < self.wait + self.warmup else State.ACTIVE
 
+    def ends_cycle(self, step: int) -> bool:
+        """Whether the step with this number is the last one of a cycle."""
+        cycle = self.wait + self.warmup + self.active
+        return cycle != 0 and (step + 1) % cycle == 0 and self.state(step) is State.ACTIVE
+
 
 def schedule(*, active: int, wait: int = 0, warmup: int = 0, repeat: int = 1) -> Schedule:
     """A schedule for `torchprof.profile`: which steps of a loop to record.
@@ -52,7 +57,8 @@ def schedule(*, active: int, wait: int = 0, warmup: int = 0, repeat: int = 1) ->
         wait: steps at the start of each cycle that are not recorded. Nothing is installed, so they cost nothing.
         warmup: steps that are recorded and left out of every table, because first steps are slower. Their allocations count
             as memory that is held.
-        repeat: number of cycles, each with a trace of its own; 0 repeats them as long as the loop runs.
+        repeat: number of cycles, each with a trace of its own; 0 repeats them as long as the loop runs: ``on_trace_ready``
+            takes each trace when its cycle ends.
 
     Raises:
         ArgumentError: a number is negative or not an int, or nothing is ever active.

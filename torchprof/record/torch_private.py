@@ -18,6 +18,7 @@ __all__ = [
     "is_fake_mode_active",
     "is_in_bad_fork",
     "is_torch_profiler_active",
+    "profiler_switches",
     "run_backward",
     "without_fake_mode",
     "without_modes",
@@ -28,6 +29,7 @@ BACKWARD = "a backward pass from an output that is nested"
 FAKE_TENSORS = "telling fake tensors from others"
 COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled code"
 CUPTI = "recording GPUs with CUPTI"
+PROFILERS = "recording memory beside torch.profiler"
 
 
 @contextmanager
@@ -118,3 +120,13 @@ def evaluator_switch() -> Any:
         UnsupportedTorchError: a name is missing.
     """
     return private("torch._C._dynamo.eval_frame.set_eval_frame", COMPILED)
+
+
+def profiler_switches() -> list[Any]:
+    """The functions by which PyTorch starts and ends its own profilers.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    names = ("_enable_profiler", "_disable_profiler", "_enable_profiler_legacy", "_disable_profiler_legacy")
+    return [private(f"torch._C._autograd.{name}", PROFILERS) for name in names]

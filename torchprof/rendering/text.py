@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from operator import itemgetter
@@ -154,7 +155,8 @@ def print_lines(lines: Iterable[Line]) -> None:
     """Print to standard output: in color where it is a terminal, otherwise as plain text in whatever encoding it has."""
     text = _styled(lines) if is_terminal(sys.stdout) else as_text(lines)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, errors="replace").decode(encoding))
+    with suppress(BrokenPipeError):  # the reader, such as `head`, has seen enough: no reason to end somebody's program
+        print(text.encode(encoding, errors="replace").decode(encoding))
 
 
 def _styled(lines: Iterable[Line]) -> str:

@@ -134,7 +134,7 @@ FLOPS: Final = Quantity(_flops, "FLOPs")
 FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
 SHARE: Final = Quantity(lambda value: f"{100 * value:.1f}%", "fraction")
 RATIO: Final = Quantity(lambda value: f"{value:,.1f}x", "ratio")
-SHAPES: Final = Quantity(all_shapes, left=True)
+SHAPES: Final = Quantity(all_shapes, left=True, missing="other shapes")
 SHAPES_OF_CALLS: Final = Quantity(lambda value: shapes_of_calls(*value))
 DTYPES: Final = Quantity(lambda names: ", ".join(dict.fromkeys(names)), left=True)
 
@@ -295,7 +295,12 @@ _COLUMNS: Final = (
     Column(
         "launched_by", "Launched by", Quantity(_first, left=True), "the op that launched most of it, and how many others did"
     ),
-    Column("shapes", "Input shapes", SHAPES, "of the tensors it was given"),
+    Column(
+        "shapes",
+        "Input shapes",
+        SHAPES,
+        "of the tensors it was given; an aggregated recording merges other shapes than the first",
+    ),
     Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
     *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
 )

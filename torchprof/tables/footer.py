@@ -10,7 +10,7 @@ from torchprof.analysis.steps import step_times
 from torchprof.rendering.units import format_ns
 from torchprof.trace.trace import Trace
 
-__all__ = ["coverage", "footer", "incomplete", "of_what", "unknown_flops"]
+__all__ = ["coverage", "footer", "incomplete", "of_what", "remarks", "unknown_flops"]
 
 MOST_NAMED: Final = 6
 ROUNDED: Final = 0.0005
@@ -29,7 +29,31 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
         lines.append("Devices were recorded, and did nothing")
     if backend == "events" and trace.facts.get("gpu_note"):
         lines.append(f"Devices were recorded with events: {trace.facts['gpu_note']}")
-    return (*lines, *incomplete(trace.losses))
+    return (*lines, *merged_shapes(trace), *remarks(trace))
+
+
+def remarks(trace: Trace) -> list[str]:
+    """What must be said of a recording that does not have everything: below every table and account."""
+    note = trace.facts.get("memory_note")
+    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *incomplete(trace.losses)]
+
+
+def merged_shapes(trace: Trace) -> list[str]:
+    """What must be said where ops ran with so many shapes that their sums were merged."""
+    merged = trace.op_totals[trace.op_totals["merged"] != 0]
+    if not len(merged):
+        return []
+    count, ops = int(merged["count"].sum()), int(trace.op_totals["count"].sum())
+    kept = trace.facts.get("shapes_kept", 0)
+    beyond = f"further shapes than the first {kept} of an op in a module" if kept > 1 else "many shapes"
+    return [f"Other shapes: {count:,} of {ops:,} ops ran with {beyond}, and are summed up together"]
+
+
+def ended_early(trace: Trace) -> list[str]:
+    """What must be said where an exception ended the recording."""
+    if not (name := trace.facts.get("ended_by")):
+        return []
+    return [f"{name} ended the recording" + ("; the step that it broke off is left out" if len(trace.steps) else "")]
 
 
 def of_what(device: str | None) -> str:

@@ -12,7 +12,7 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import incomplete, of_what
+from torchprof.tables.footer import of_what, remarks
 from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
 
@@ -110,7 +110,7 @@ class Memory(MemoryAccount, Printed):
         else:
             yield "Leaks: these held more and more at the ends of steps"
             yield from self.leak_table.head(SHOWN).parts()
-        yield from incomplete(self.trace.losses)
+        yield from remarks(self.trace)
 
     def _held_at_ends(self) -> str:
         """The bytes held at the ends of steps, of many steps those of some."""

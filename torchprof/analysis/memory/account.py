@@ -50,7 +50,7 @@ class MemoryAccount:
         Args:
             trace: recorded with ``memory=True`` and, for categories and modules, with ops, shapes and the model.
             device: such as ``"cpu"``, ``"cuda:1"`` or ``"meta"`` (what meta tensors stand for), or ``"cuda"`` where there is
-                only one; by default the device with the most allocated bytes.
+                only one; by default the one that holds parameters, or else the one with the most allocated bytes.
 
         Raises:
             ArgumentError: nothing was recorded on that device, there are several of that type, the trace holds sums only, or it

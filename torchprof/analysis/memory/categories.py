@@ -25,9 +25,10 @@ freed, and from how it was used in between (``trace.allocations["uses"]``). The 
                           recording that it never saw in use, and blocks of threads that it does not record. A block from before
                           the recording is known by the size of its tensor; what its block has beyond that is untracked too
 
-Blocks are counted as PyTorch reports them: a storage that several tensors share (views) is one block. A block from before the
-recording is known if a recorded op used it or the model holds it. It counts from the start of the recording, and to its end
-unless its free was recorded. With *untracked*, the bytes held on a device are at every moment what its allocator reports.
+Blocks are counted as they are allocated: a storage that several tensors share (views) is one block. A block from before the
+recording is known if a recorded op used it or the model holds it. It counts from the start of the recording until it is
+freed. What nobody reports (an array of NumPy, a mapped file) counts from its first use. With *untracked*, the bytes held on a
+device are at every moment what its allocator reports.
 """
 
 from __future__ import annotations

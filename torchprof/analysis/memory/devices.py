@@ -6,17 +6,22 @@ import numpy as np
 
 from torchprof.analysis.device_names import devices_of
 from torchprof.errors import ArgumentError
-from torchprof.trace.schema import Rows
+from torchprof.trace.schema import Rows, Use
 from torchprof.trace.trace import Trace
 
 __all__ = ["devices_by_memory", "real_and_meta", "resolve_device"]
 
 
 def devices_by_memory(trace: Trace) -> list[str]:
-    """The devices on which memory was allocated, the one with the most allocated bytes first."""
+    """The devices on which memory was allocated: those that hold parameters first, then those with the most allocated bytes.
+
+    PyTorch computes shapes on ``meta``, for a ``DTensor`` in every op, which can add up to more bytes than the
+    model's device has.
+    """
     names, device = devices_of(trace, trace.allocations)
     allocated = np.bincount(device, weights=trace.allocations["bytes"], minlength=len(names))
-    return [names[row] for row in np.argsort(-allocated, kind="stable").tolist() if allocated[row]]
+    holds = np.bincount(device, weights=trace.allocations["uses"] & Use.PARAMETER != 0, minlength=len(names)) > 0
+    return [names[row] for row in np.lexsort((-allocated, ~holds)).tolist() if allocated[row]]
 
 
 def resolve_device(trace: Trace, device: str | None) -> str:
@@ -24,7 +29,7 @@ def resolve_device(trace: Trace, device: str | None) -> str:
 
     Args:
         device: a device such as ``"cuda:1"``; a type such as ``"cuda"``, if the trace has one device of it; or None, for the
-            device with the most allocated bytes.
+            device that holds parameters, or else the one with the most allocated bytes.
 
     Raises:
         ArgumentError: no memory was recorded on this device, or there are several of this type.

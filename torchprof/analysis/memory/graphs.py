@@ -40,7 +40,8 @@ def _trains(trace: Trace) -> bool:
 def built_graph(trace: Trace, allocations: Rows) -> npt.NDArray[np.bool_]:
     """For which of these allocations of forward a node was created meanwhile, or may have been where the call is not known.
 
-    Meanwhile is from the outermost op around the allocation to the end of the outermost module call or, without one, of that op.
+    Meanwhile is from the outermost op around the allocation to the end of the outermost module call or, without one, of that
+    op.
     """
     calls, ops = trace.module_calls, trace.ops
     known = allocations["module_call"] < len(calls)

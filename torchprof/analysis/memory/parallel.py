@@ -4,9 +4,9 @@ It is told by the ranges that PyTorch opens itself, by the collectives among the
 
     FSDP::all_gather (layer)            its buffers are sent
     FSDP::all_gather_copy_out (layer)   what is still held after it are the unsharded parameters
-    FSDP::post_backward_reduce (layer)  what an optimizer reads later, or .grad holds, are the sharded gradients; the rest is sent
-    c10d::allreduce_, gloo:all_reduce   what they take, return and allocate is sent: the buckets of DistributedDataParallel; where
-                                        an optimizer reads these (gradient_as_bucket_view=True) they are its gradients
+    FSDP::post_backward_reduce (layer)  what an optimizer reads later, or .grad holds, are the sharded gradients
+    c10d::allreduce_, gloo:all_reduce   what they take, return and allocate is sent: the buckets of DistributedDataParallel;
+                                        those that an optimizer reads (gradient_as_bucket_view=True) are its gradients
 
 What FSDP gathers or reduces belongs to the module that the range names: it may run while another module does.
 """

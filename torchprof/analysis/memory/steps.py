@@ -51,7 +51,7 @@ def memory_is_known(trace: Trace) -> bool:
 
 
 def memory_of_steps(trace: Trace, device: str | None = None) -> StepMemory:
-    """The memory of the steps of a trace on one device, by default on the one with the most allocated bytes."""
+    """The memory of the steps of a trace on one device, by default that of `resolve_device`."""
     device = resolve_device(trace, device)
     changes = Changes(trace.allocations[on_device(trace, trace.allocations, device)])
     totals = trace.allocator_totals[on_device(trace, trace.allocator_totals, device)]

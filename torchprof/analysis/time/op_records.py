@@ -28,7 +28,8 @@ Floats = npt.NDArray[np.float64]
 def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None, module: str | None = None) -> list[Record]:
     """One record per op name, or per name and shapes.
 
-    Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``); ``calls``; ``time self mean min max`` in
+    Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``; None: of many shapes,
+    merged while they were recorded); ``calls``; ``time self mean min max`` in
     nanoseconds, the last three of one call, and self without the ops and module calls inside; ``spread`` (standard deviation of
     self time over steps); ``share`` of the self time of these records; ``flops bytes``; ``flops_unknown``: its name, if its
     FLOPs are unknown; ``intensity`` (FLOPs per byte), ``flop_rate`` and ``byte_rate`` (per second); ``allocated``.
@@ -95,7 +96,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             record |= {name: float(values[row]) for name, values in device.items()}
             record["device_share"] = record["device_self"] / float(all_device_self) if all_device_self else 0.0
         if shapes:
-            record["shapes"], record["dtypes"] = _inputs(trace, signature)
+            record["shapes"], record["dtypes"] = (None, None) if ops["merged"][first] else _inputs(trace, signature)
         records.append(record)
     return records
 

@@ -23,9 +23,9 @@ def step_records(trace: Trace) -> list[Record]:
     Keys: ``step warmup``; ``time`` and, of it, ``forward recompute backward optimizer data other`` in nanoseconds, which add up
     to it; ``ops``; ``flops``, and ``flops_unknown``, the ops whose FLOPs are unknown; ``allocated peak held`` in bytes:
     allocated during the step, the most held, and held at its end, on the device of the account of memory and as defined there;
-    in an aggregated trace of what was allocated while recording, on all devices. ``ops`` and ``flops`` are None in an aggregated
-    trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in which any device
-    worked for the step, and ``kernels``, the number that the step launched.
+    in an aggregated trace of what was allocated while recording, on all devices. ``ops`` and ``flops`` are None in an
+    aggregated trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in
+    which any device worked for the step, and ``kernels``, the number that the step launched.
     """
     steps = trace.steps
     times = step_times(trace, steps)

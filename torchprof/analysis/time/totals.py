@@ -45,6 +45,10 @@ OPS = np.dtype(
         ("device_time", "i8"),  # of the kernels that the op, or an op inside it, launched
         ("device_self", "i8"),  # of the kernels that the op launched itself
         ("kernels", "i8"),  # the number of these
+        ("merged", "i8"),  # not 0: many shapes in one row, as in an op total; so are the next three
+        ("flops", "i8"),
+        ("moved", "f8"),
+        ("unknown", "i8"),
     ]
 )
 CALLS = np.dtype([("module", "i8"), ("phase", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")])
@@ -74,19 +78,21 @@ class StepTotals:
     def op_flops(self) -> Ints:
         """FLOPs of every row of ``ops``."""
         flops: Ints = counted_flops(self.trace, self.ops["signature"], self.ops["nested"] != 0) * self.ops["count"]
-        return flops
+        return np.where(self.ops["merged"] != 0, self.ops["flops"], flops)
 
     @cached_property
     def op_unknown(self) -> npt.NDArray[np.bool_]:
         """Of every row of ``ops``, whether it has FLOPs of which nobody knows how many."""
-        return is_unknown(self.trace, self.ops["signature"], self.ops["nested"] != 0)
+        unknown: npt.NDArray[np.bool_] = is_unknown(self.trace, self.ops["signature"], self.ops["nested"] != 0)
+        unknown |= self.ops["unknown"] != 0
+        return unknown
 
     @cached_property
     def op_bytes(self) -> npt.NDArray[np.float64]:
         """Bytes read and written by every row of ``ops``. 0 for an op that leaves the work to ops inside it; NaN: unknown."""
         nested, wrapper = self.ops["nested"] != 0, self.ops["wrapper"] != 0
         moved: npt.NDArray[np.float64] = counted_bytes(self.trace, self.ops["signature"], nested, wrapper) * self.ops["count"]
-        return moved
+        return np.where(self.ops["merged"] != 0, self.ops["moved"], moved)
 
     def sums(self, key: npt.ArrayLike, groups: int, values: npt.ArrayLike, steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """``values`` summed by key and step: ``[groups, steps]``, or ``[groups, 1]`` without ``by_step``."""

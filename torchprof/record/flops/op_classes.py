@@ -100,9 +100,9 @@ def op_classes_of(names: Iterable[str]) -> OpClasses:
         if is_pytorchs(name) and name not in classes.free and name not in classes.counted and name not in _unknown
     }
     if new:
-        _unknown.update(new)
         _free.cache_clear()
         _latest = None
+        _unknown.update(new)  # last: where an interrupt comes before, they are looked for again
     return op_classes()
 
 

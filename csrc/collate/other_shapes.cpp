@@ -1,0 +1,167 @@
+// Totals::merge_shapes(). A program whose shapes change at every step makes new rows at every step. All but the first of an op in a
+// module become one row:
+//
+//   addmm  (8, 16) (16, 4)   in `head`, forward        addmm  (8, 16) (16, 4)   in `head`, forward
+//   addmm  (9, 16) (16, 4)   in `head`, forward   ──►  addmm  other shapes      in `head`, forward: sums, also of FLOPs and bytes
+//   addmm  (7, 16) (16, 4)   in `head`, forward
+#include <algorithm>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "collate/totals.h"
+
+namespace torchprof {
+namespace {
+
+constexpr int64_t kOtherShapes = -(int64_t{1} << 62);  // no kind of a tensor: see add_kinds()
+
+void add_sums(OpTotal& total, const OpTotal& more) {
+  total.min = total.count == 0 ? more.min : std::min(total.min, more.min);
+  total.max = std::max(total.max, more.max);
+  total.count += more.count;
+  total.time += more.time;
+  total.self_time += more.self_time;
+  total.allocated += more.allocated;
+  total.device_time += more.device_time;
+  total.device_self += more.device_self;
+  total.kernels += more.kernels;
+}
+
+}  // namespace
+
+// Rows of strings, shapes and modules in the sums of before -> rows of those that are made: only of what is still in use.
+class Totals::Translation {
+ public:
+  Translation(const Tables& before, Totals& made)
+      : before_(before),
+        made_(made),
+        strings_(before.strings.size(), kNoName),
+        shapes_(before.shapes.size(), kNoName),
+        modules_(before.modules.size(), kNoName) {}
+
+  uint32_t string(uint32_t row) {
+    if (row != kNoName && strings_[row] == kNoName) {
+      strings_[row] = made_.interner_.string(before_.strings[row]);
+    }
+    return row == kNoName ? kNoName : strings_[row];
+  }
+
+  int32_t module(int32_t row) {
+    if (row == kNoRow) {
+      return kNoRow;
+    }
+    if (modules_[row] == kNoName) {
+      const Module& module = before_.modules[row];
+      modules_[row] = made_.interner_.module({module.address, string(module.type), 0});
+    }
+    return static_cast<int32_t>(modules_[row]);
+  }
+
+  uint32_t signature(const Signature& signature) {
+    for (const uint32_t row : {signature.name, signature.arguments, signature.results}) {
+      string(row);
+    }
+    shapes(signature.inputs, signature.n_inputs);
+    shapes(signature.outputs, signature.n_outputs);
+    return made_.add_signature(signature, before_, strings_, shapes_);
+  }
+
+  // That of all the shapes of an op that are merged.
+  uint32_t other_shapes(uint32_t name) {
+    Signature signature{};
+    signature.name = string(name);
+    signature.arguments = signature.results = kNoName;
+    const uint32_t id = made_.known_.id(signature, {kOtherShapes});
+    if (id == made_.tables_.signatures.size()) {
+      signature.inputs = signature.outputs = static_cast<uint32_t>(made_.tables_.operands.size());
+      made_.tables_.signatures.push_back(signature);
+    }
+    return id;
+  }
+
+ private:
+  void shapes(uint32_t first, uint32_t count) {
+    for (uint32_t i = first; i < first + count; ++i) {
+      const uint32_t row = before_.tensors[before_.operands[i]].shape;
+      if (shapes_[row] == kNoName) {
+        const Shape& shape = before_.shapes[row];
+        shapes_[row] = made_.interner_.shape(before_.dims.data() + shape.first, shape.ndim);
+      }
+    }
+  }
+
+  const Tables& before_;
+  Totals& made_;
+  std::vector<uint32_t> strings_;
+  std::vector<uint32_t> shapes_;
+  std::vector<uint32_t> modules_;
+};
+
+bool Totals::is_merge_due() const {
+  const size_t added = tables_.op_totals.size() - rows_merged_;
+  return added > std::max(kMostNewRows, rows_merged_ / 2) || (added != 0 && bytes() > budget_ / 8 * 3);
+}
+
+void Totals::merge_shapes(const OpFigures& figures) {
+  const Tables before = copy();
+  for (;; shapes_kept_ /= 4) {
+    Totals made(budget_);
+    made.shapes_kept_ = shapes_kept_;
+    made.losses_ = losses_;
+    made.keep_first_shapes(before, figures);
+    made.rows_merged_ = made.tables_.op_totals.size();
+    if (shapes_kept_ == 0 || made.bytes() < budget_ / 4) {
+      *this = std::move(made);
+      return;
+    }
+  }
+}
+
+void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
+  Translation translate(before, *this);
+  std::map<std::tuple<uint32_t, int32_t, uint8_t, uint8_t, uint8_t>, size_t> kept;
+  for (size_t row = 0; row < before.op_totals.size(); ++row) {
+    const OpTotal& total = before.op_totals[row];
+    const Signature& signature = before.signatures[total.signature];
+    OpTotal key{};
+    key.module = translate.module(total.module);
+    key.phase = total.phase;
+    key.nested = total.nested;
+    key.wrapper = total.wrapper;
+    size_t& count = kept[{signature.name, total.module, total.phase, total.nested, total.wrapper}];
+    const bool is_kept = total.merged == 0 && count < shapes_kept_;
+    count += is_kept ? 1 : 0;
+    key.signature = is_kept ? translate.signature(signature) : translate.other_shapes(signature.name);
+    const size_t found = row_of(key);
+    if (found == kNoRoom) {
+      losses_.ops += static_cast<uint64_t>(total.count);
+      continue;
+    }
+    OpTotal& sum = tables_.op_totals[found];
+    add_sums(sum, total);
+    if (!is_kept) {
+      sum.merged += std::max<uint32_t>(total.merged, 1);
+      sum.flops += figures.flops[row];
+      sum.moved += figures.moved[row];
+      sum.unknown |= figures.unknown[row];
+    }
+  }
+  for (const CallTotal& total : before.call_totals) {
+    CallTotal moved = total;
+    moved.module = static_cast<uint32_t>(translate.module(static_cast<int32_t>(total.module)));
+    moved.caller = translate.module(total.caller);
+    call_rows_.emplace(key_of(moved), tables_.call_totals.size());
+    tables_.call_totals.push_back(moved);
+  }
+  for (const KernelTotal& total : before.kernel_totals) {
+    KernelTotal moved = total;
+    moved.name = translate.string(total.name);
+    moved.op = translate.string(total.op);
+    moved.module = translate.module(total.module);
+    kernel_rows_.emplace(key_of(moved), tables_.kernel_totals.size());
+    tables_.kernel_totals.push_back(moved);
+  }
+}
+
+}  // namespace torchprof

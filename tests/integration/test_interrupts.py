@@ -1,0 +1,188 @@
+"""Ctrl-C at any moment of a recording: it ends the recording and nothing else, and the next one works."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from reading import op_names
+from torch import nn
+
+import torchprof
+from torchprof import _C
+
+PACKAGE = str(Path(torchprof.__file__).parent)
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt just before the instruction of torchprof's own Python code with this number, as Ctrl-C may."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+    def run(self, program: Callable[[], object]) -> bool:
+        """Whether the program came to its end before the interrupt."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            program()
+        except KeyboardInterrupt:
+            return False
+        finally:
+            sys.settrace(before)
+        return True
+
+
+def plain(model: nn.Module) -> None:
+    with torchprof.profile(model):
+        model(torch.ones(1, 2))
+
+
+def steps(model: nn.Module) -> None:
+    with torchprof.profile(model, aggregate=True) as prof:
+        for _ in range(2):
+            model(torch.ones(1, 2))
+            prof.step()
+
+
+def cycles(model: nn.Module) -> None:
+    plan = torchprof.schedule(wait=1, active=1, repeat=2)
+    with torchprof.profile(model, schedule=plan, on_trace_ready=lambda prof: None) as prof:
+        for _ in range(4):
+            prof.step()
+
+
+def without_memory(model: nn.Module) -> None:
+    with torchprof.profile(model, ops=False, memory=False):
+        model(torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("program", [plain, steps, cycles, without_memory], ids=lambda program: program.__name__)
+def test_an_interrupt_before_any_instruction_leaves_nothing_behind(program: Callable[[nn.Module], None]) -> None:
+    model = nn.Linear(2, 2)
+    program(model)  # what is made once is made
+    before = _C.installed(nn.Module)
+    number, done = 0, False
+    while not done:
+        number += 1
+        done = Interrupter(number).run(lambda: program(model))
+        assert _C.installed(nn.Module) == before, number
+        if number % 50 == 0 or done:
+            assert records(), number
+    assert number > 200
+
+
+def records() -> bool:
+    with torchprof.profile() as prof:
+        torch.ones(2)
+    return "aten::ones" in op_names(prof.trace)
+
+
+def is_inside(frame: FrameType | None, function: Callable[..., object]) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+@pytest.fixture
+def storm() -> Iterator[Callable[[float, int], None]]:
+    """Sends SIGINT after some seconds, then every 20 microseconds; as many as are wanted raise KeyboardInterrupt in `steps`."""
+    left = 0
+
+    def raise_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal left
+        if left and is_inside(frame, steps):
+            left -= 1
+            raise KeyboardInterrupt
+
+    def begin(delay: float, interrupts: int) -> None:
+        nonlocal left
+        left = interrupts
+        signal.setitimer(signal.ITIMER_REAL, delay, 20e-6)
+
+    before = signal.signal(signal.SIGALRM, raise_interrupt)
+    yield begin
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("interrupts", [1, 2, 3])
+def test_several_interrupts_at_random_moments_leave_nothing_behind(
+    storm: Callable[[float, int], None], interrupts: int
+) -> None:
+    model = nn.Linear(2, 2)
+    steps(model)
+    before = _C.installed(nn.Module)
+    for trial in range(100):
+        for _ in range(2):
+            try:
+                storm(1e-5 * (trial + 1), interrupts)
+                steps(model)
+            except KeyboardInterrupt:
+                pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert _C.installed(nn.Module) == before, trial
+        assert records()
+
+
+def test_an_interrupted_block_has_the_trace_of_what_ran() -> None:
+    def work() -> None:
+        torch.ones(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), torchprof.profile() as prof:
+        work()
+    assert "aten::ones" in op_names(prof.trace)
+    assert prof.trace.facts["ended_by"] == "KeyboardInterrupt"
+    assert "KeyboardInterrupt ended the recording" in str(torchprof.by_op(prof.trace))
+
+
+def test_a_recording_whose_thread_is_gone_is_ended_by_another() -> None:
+    prof = torchprof.profile()
+
+    def begin() -> None:
+        prof.__enter__()
+        torch.ones(3)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    with pytest.raises(torchprof.RecordingError, match="already recording"), torchprof.profile():
+        pass
+    prof.__exit__(None, None, None)
+    assert "aten::ones" in op_names(prof.trace)
+    assert not _C.is_recording()
+
+
+def test_a_recording_that_nobody_can_end_any_more_makes_room() -> None:
+    before = _C.installed(nn.Module)
+    torchprof.profile().__enter__()  # nothing refers to it
+    assert _C.is_recording()
+    assert records()
+    assert _C.installed(nn.Module) == before
+
+
+def test_entering_a_recording_again_is_refused_and_it_goes_on() -> None:
+    with torchprof.profile() as prof:
+        torch.ones(3)
+        with pytest.raises(torchprof.RecordingError, match="running already"), prof:
+            pass
+        torch.zeros(3)
+    assert {"aten::ones", "aten::zeros"} <= set(op_names(prof.trace))

@@ -32,7 +32,7 @@ def counted_peak(run: Callable[[], object], before: Iterable[torch.Tensor]) -> i
         for child in event.children:
             find(child)
 
-    for root in profiled.profiler.kineto_results.experimental_event_tree():  # type: ignore[union-attr]
+    for root in profiled.profiler.kineto_results.experimental_event_tree():
         find(root)
     for _, size in sorted(events, key=lambda event: event[0]):
         now += size

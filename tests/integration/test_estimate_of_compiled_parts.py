@@ -149,7 +149,8 @@ def calls(function: Callable[[Tensor], Tensor]) -> nn.Module:
 
 
 def test_compiled_modules_are_said_to_be_run_as_they_were_written() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), torch.compile(nn.Linear(8, 8), backend="eager"))
+    compiled: Any = torch.compile(nn.Linear(8, 8), backend="eager")
+    model = nn.Sequential(nn.Linear(8, 8), compiled)
     notes = torchprof.estimate(model, (4, 8), device="cpu").notes
     assert notes == ("what torch.compile saves and fuses in 1: compile=True predicts it for the whole model",)
 
@@ -221,17 +222,17 @@ def wrapped(module: nn.Module) -> nn.Module:
         result: Tensor = forward(x).sin()
         return result
 
-    module.forward = sine  # type: ignore[method-assign]
+    module.forward = sine
     return module
 
 
 def hooked(module: nn.Module) -> nn.Module:
-    module.register_forward_hook(lambda _, __, y: y * module.bias)  # type: ignore[operator]
+    module.register_forward_hook(lambda _, __, y: y * module.bias)
     return module
 
 
 def by_partial(module: nn.Module) -> nn.Module:
-    module.forward = functools.partial(lambda model, x: nn.Linear.forward(model, x), module)  # type: ignore[method-assign]
+    module.forward = functools.partial(lambda model, x: nn.Linear.forward(model, x), module)
     return module
 
 

@@ -128,7 +128,8 @@ def test_a_sparse_op_that_depends_on_values_is_named_with_the_way_out() -> None:
             self.linear = nn.Linear(8, 8)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.linear(x).to_sparse().to_dense()
+            found: Tensor = self.linear(x).to_sparse().to_dense()
+            return found
 
     with pytest.raises(EstimateError, match=r"aten::_to_sparse in the root module .*allow_real=\('aten::_to_sparse',\)"):
         torchprof.estimate(Sparsifies(), (4, 8), device="cpu")

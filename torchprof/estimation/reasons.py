@@ -6,7 +6,14 @@ import re
 from typing import Any
 
 from torchprof.analysis.model.layer_calls import raising_call
-from torchprof.estimation.fake.real_ops import READS_VALUES, SparseError, UnmeasuredError, has_no_fake_kernel, needs_values
+from torchprof.estimation.fake.real_ops import (
+    KNOWS_NO_FORMAT,
+    READS_VALUES,
+    SparseError,
+    UnmeasuredError,
+    has_no_fake_kernel,
+    needs_values,
+)
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.profile import profile
 from torchprof.terminal import printable
@@ -35,9 +42,10 @@ def reason_of(error: Exception, place: str) -> str:
             "with a step= of your own"
         )
     if needs_values(error):
+        reader = "Tensor.__format__" if KNOWS_NO_FORMAT in str(error) else "Tensor.numpy"
         to_allow = READS_VALUES if name in ("", "aten::_local_scalar_dense") else name
         return (
-            f"{name or 'Tensor.numpy'} in {place} reads the values of a tensor (.item(), bool(tensor), nonzero, numpy()), and "
+            f"{name or reader} in {place} reads the values of a tensor (.item(), bool(tensor), nonzero, numpy()), and "
             f"there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, make the branch depend on shapes, "
             "switch it off in the model's configuration, or leave it out with a step= of your own"
         )

@@ -53,25 +53,25 @@ class TrainingStep:
         if self.optimizer is not None and _needs_closure(self.optimizer):
             self.optimizer.step(cast(Callable[[], float], self._closure))
         else:
-            self._forward_and_backward()
+            held = self._forward_and_backward()  # what was returned is there until the step ends, as in most programs
             if self.optimizer is not None:
                 self.optimizer.step()
+            del held
         self.model.zero_grad()
 
     def _closure(self) -> torch.Tensor:
         self.model.zero_grad()
-        return self._forward_and_backward()
+        return self._forward_and_backward()[1]
 
-    def _forward_and_backward(self) -> torch.Tensor:
+    def _forward_and_backward(self) -> tuple[Any, torch.Tensor]:
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
             returned = self.model(*self.inputs.args, **self.inputs.kwargs)
             value = self.loss(returned)
         if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
             what = f"{type(value).__name__} {value!s:.80}"
             raise ArgumentError(f"loss must return one number to differentiate, a tensor that requires a gradient, not {what}")
-        del returned
         value.backward()  # type: ignore[no-untyped-call]
-        return value
+        return returned, value
 
 
 def _made(optimizer: Callable[..., torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:

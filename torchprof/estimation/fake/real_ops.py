@@ -39,6 +39,7 @@ READS_VALUES = "aten::item"
 """What ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()`` go by in ``allow_real``."""
 
 KNOWS_NO_NUMPY = ".numpy() is not supported for tensor subclasses"
+KNOWS_NO_FORMAT = "unsupported format string passed to FakeTensor.__format__"
 TRUTH = "_torchprof_truth"
 """An attribute of fake tensors of booleans: what all of their elements are when computed from stand-ins."""
 
@@ -70,7 +71,7 @@ class SparseError(Exception):
 def needs_values(error: Exception) -> bool:
     """Whether a fake tensor cannot do something because it depends on values."""
     kinds = (ESTIMATE.DataDependentOutputException, ESTIMATE.DynamicOutputShapeException)
-    return isinstance(error, kinds) or KNOWS_NO_NUMPY in str(error)
+    return isinstance(error, kinds) or any(text in str(error) for text in (KNOWS_NO_NUMPY, KNOWS_NO_FORMAT))
 
 
 def has_no_fake_kernel(error: Exception) -> bool:
@@ -226,6 +227,10 @@ class _Numpy(TorchFunctionMode):
         self._real_ops = real_ops
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__format__ and isinstance(args[0], FakeTensor) and self._real_ops.allow_numpy():
+            self._real_ops.ran.add("Tensor.__format__")
+            with disable_modes(), ESTIMATE.DisableTorchFunction():
+                return format(stand_in(args[0].detach()), args[1])
         to_numpy = func in (torch.Tensor.numpy, torch.Tensor.__array__)
         if not to_numpy or not isinstance(args[0], FakeTensor) or not self._real_ops.allow_numpy():
             return func(*args, **(kwargs or {}))

@@ -8,7 +8,7 @@ from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_path, check_trace, phase_named
 from torchprof.tables.footer import coverage, footer
-from torchprof.tables.table import Table, worth_showing
+from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
@@ -41,7 +41,10 @@ def by_kernel(trace: Trace, *, phase: str | Phase | None = None, module: str | N
     columns = ["count", "device", "device_share", "mean", "min", "max", "bytes", "byte_rate", "launched_by"]
     shown = worth_showing(records, columns, optional=("bytes", "byte_rate"))
     time = sum(record["device"] for record in records)
-    below = (*footer(trace, "device time"), coverage(trace, "Dev share", "the device time of these kernels", time))
+    below: tuple[str | About, ...] = (
+        *footer(trace, "device time"),
+        coverage(trace, "device_share", "the device time of these kernels", time),
+    )
     if unseen := unseen_launches(trace):
         below = (*below, f"{unseen:,} launches were not seen: what they ran belongs to no op and no module")
     return Table("Kernel", records, shown, below).sort("device")

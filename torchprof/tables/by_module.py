@@ -15,7 +15,7 @@ from torchprof.analysis.time.module_records import DATA, OTHER, module_records
 from torchprof.arguments import check_int
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import coverage, footer, unknown_flops
-from torchprof.tables.table import Table, worth_showing
+from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
 
@@ -60,14 +60,14 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     return Table("Module", records, shown, below, is_tree=True)
 
 
-def _shares(trace: Trace, records: list[Record]) -> Iterator[str]:
+def _shares(trace: Trace, records: list[Record]) -> Iterator[str | About]:
     """What the shares are of, and what of a step the rows cover."""
     roots = [record for record in records if not record["depth"]]
     if not roots:
         return
-    yield coverage(trace, "Share", "the time of all rows", sum(record["time"] for record in roots), of_step=True)
+    yield coverage(trace, "share", "the time of all rows", sum(record["time"] for record in roots), of_step=True)
     if has_kernels(trace):
-        yield coverage(trace, "Dev share", "the device time of all rows", sum(record["device"] for record in roots))
+        yield coverage(trace, "device_share", "the device time of all rows", sum(record["device"] for record in roots))
     if trace.facts.get("ops") is False:
         yield "Ops were not recorded: backward, optimizer and waiting for data are in the row other"
 

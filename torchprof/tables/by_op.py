@@ -7,7 +7,7 @@ from torchprof.analysis.time.op_records import op_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_ceilings, check_path, check_trace, phase_named
 from torchprof.tables.footer import coverage, footer, unknown_flops
-from torchprof.tables.table import Table
+from torchprof.tables.table import About, Table
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
@@ -56,12 +56,14 @@ def by_op(
         for record in records:
             record["roofline"] = ceilings.reached(record["flop_rate"], record["byte_rate"], record["intensity"])
         columns.append("roofline")
-    below = ("Rates are against device time; ops that launched nothing on a device have none",) if on_device else ()
+    below: tuple[str | About, ...] = (
+        ("Rates are against device time; ops that launched nothing on a device have none",) if on_device else ()
+    )
     unknown = {name for record in records for name in record["flops_unknown"]}
     if not records:
         below = (*below, _why_empty(trace, phase))
     else:
-        below = (coverage(trace, "Share", "the self time of these ops", sum(record["self"] for record in records)), *below)
+        below = (coverage(trace, "share", "the self time of these ops", sum(record["self"] for record in records)), *below)
     table = Table("Op", records, tuple(columns), (*footer(trace), *below, *unknown_flops(unknown)))
     if not records:
         return table

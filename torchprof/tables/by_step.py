@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torchprof.analysis.memory.devices import resolve_device
 from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.time.step_records import step_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import footer, of_what, unknown_flops
-from torchprof.tables.table import Table, worth_showing
+from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.trace import Trace
 
 __all__ = ["by_step"]
@@ -36,14 +34,12 @@ def by_step(trace: Trace) -> Table:
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]
     unknown = {name for record in records for name in record["flops_unknown"] or ()}
-    below = (*_of_memory(trace, shown), *footer(trace, of="Each row is one step"), *unknown_flops(unknown))
+    below: tuple[str | About, ...] = (_of_memory(trace), *footer(trace, of="Each row is one step"), *unknown_flops(unknown))
     return Table("Step", rows, shown, below, is_dim=_is_warmup)
 
 
-def _of_memory(trace: Trace, shown: Sequence[str]) -> list[str]:
-    if not {"peak", "held"} & set(shown):
-        return []
-    return [of_what(resolve_device(trace, None) if memory_is_known(trace) else None)]
+def _of_memory(trace: Trace) -> About:
+    return About(("peak", "held"), of_what(resolve_device(trace, None) if memory_is_known(trace) else None))
 
 
 def _is_warmup(row: dict[str, object]) -> bool:

@@ -8,6 +8,8 @@ from typing import Final
 from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
 from torchprof.analysis.steps import step_times
 from torchprof.rendering.units import format_ns
+from torchprof.tables.columns import COLUMNS
+from torchprof.tables.table import About
 from torchprof.trace.trace import Trace
 
 __all__ = ["coverage", "footer", "incomplete", "of_what", "remarks", "unknown_flops"]
@@ -63,25 +65,26 @@ def of_what(device: str | None) -> str:
     return f"Peak and held: of all memory on {device}, also what was there before the recording"
 
 
-def coverage(trace: Trace, header: str, of: str, time: float, *, of_step: bool = False) -> str:
+def coverage(trace: Trace, column: str, of: str, time: float, *, of_step: bool = False) -> About:
     """What shares are of, and how much of a step the rows of a table cover.
 
     Args:
-        header: of the column of shares.
+        column: the one with the shares.
         of: what all rows together are.
         time: nanoseconds of all rows.
         of_step: whether shares are of the step, not of all rows.
     """
+    header = COLUMNS[column].header
     times = step_times(trace)
     whole = float(times.time.mean()) if times is not None and len(times.time) else 0.0
     if times is None or not whole:
-        return f"{header}: of {of}"
+        return About((column,), f"{header}: of {of}")
     step = "a step" if len(times.time) > 1 else "the step" if times.is_step else "the recording"
     covered = f"{100 * time / whole:.1f}%"
     if not of_step:
-        return f"{header}: of {of}, {covered} of {step}"
+        return About((column,), f"{header}: of {of}, {covered} of {step}")
     more = ": threads worked at the same time" if time > (1 + ROUNDED) * whole else ""
-    return f"{header}: of {step}, {format_ns(round(whole))}, of which the rows are {covered}{more}"
+    return About((column,), f"{header}: of {step}, {format_ns(round(whole))}, of which the rows are {covered}{more}")
 
 
 def unknown_flops(names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchprof.analysis.records import Record
 from torchprof.arguments import check_int
@@ -21,13 +21,20 @@ from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Table", "data_frame", "label_of", "worth_showing"]
+__all__ = ["About", "Table", "data_frame", "label_of", "worth_showing"]
 
 
 def label_of(row: Record) -> str:
     """The name of a row and, of a module, its class: ``fc (Linear)``, but ``Linear`` where both are the same."""
     name, type = str(row["name"]), row.get("type")
     return f"{name} ({type})" if type and name not in (type, f"<{type}>") else name
+
+
+class About(NamedTuple):
+    """A line below a table that is printed only where one of these columns is."""
+
+    columns: tuple[str, ...]
+    line: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Table(Printed):
         rows: one dict per row, with every figure by name, printed or not: nanoseconds, bytes, elements, fractions. None is a
             figure that is not known. A ``note`` is printed behind its row.
         columns: names of the columns that are printed: keys of ``torchprof.tables.columns.COLUMNS``.
-        footer: lines below.
+        footer: lines below, some of them about a column.
         is_tree: whether rows have a ``depth`` and are drawn as a tree.
         headers: of columns that this table calls otherwise, by name.
         blank: names of columns in which nothing is printed for 0.
@@ -54,7 +61,7 @@ class Table(Printed):
     title: str
     rows: list[Record]
     columns: tuple[str, ...]
-    footer: tuple[str, ...] = ()
+    footer: tuple[str | About, ...] = ()
     is_tree: bool = False
     _: KW_ONLY
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -88,9 +95,17 @@ class Table(Printed):
             ],
             [self._kind(row) for row in self.rows],
             [row.get("note", "") for row in self.rows],
-            self.footer,
+            self._below(),
             [row["depth"] for row in self.rows] if self.is_tree else None,
             [self.details(row) for row in self.rows] if self.details is not None else None,
+        )
+
+    def _below(self) -> tuple[str, ...]:
+        shown = set(self.columns)
+        return tuple(
+            each if isinstance(each, str) else each.line
+            for each in self.footer
+            if isinstance(each, str) or not shown.isdisjoint(each.columns)
         )
 
     def _kind(self, row: Record) -> Kind:

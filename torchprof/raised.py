@@ -27,8 +27,6 @@ OF_INPUTS: Final = re.compile(
 )
 """What errors say that other sizes or dtypes may mend."""
 
-OF_PROFILERS: Final = "Profiler is already enabled"
-
 
 @contextmanager
 def explains_recordings() -> Iterator[None]:
@@ -88,8 +86,6 @@ def _place(
         is_of_inputs = not mismatch and not isinstance(error, NotImplementedError) and OF_INPUTS.search(message) is not None
         check = ": check these and dtypes, or pass your own as input_data" if is_of_inputs else ""
         lines.append(f"the inputs were made from {made_from}{check}")
-    if OF_PROFILERS in message:
-        lines.append("PyTorch has one profiler for each thread, and this recording has its place: run forward without its own")
     if isinstance(error, TypeError) and "argument" in message:
         lines.append(
             "the items of input_data were given by name: a dict that is one argument stands in a tuple, input_data=({...},)"

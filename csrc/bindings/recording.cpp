@@ -126,6 +126,12 @@ void define_recording(py::module_& module) {
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
+  module.def(
+      "replace_attribute",
+      [](const py::object& object, const py::str& name, const py::object& value) {
+        current().replace(object.ptr(), name.ptr(), value.ptr());
+      },
+      "object"_a, "name"_a, "value"_a, py::pos_only());
   module.def("begin_step", [](int32_t number, bool warmup) { current().begin_step(number, warmup); }, "number"_a, "warmup"_a);
   module.def("end_step", [](bool may_wait) { current().end_step(may_wait); }, "may_wait"_a = true);
   module.def("is_merge_due", &is_merge_due);

@@ -79,7 +79,8 @@ void wait_for_writers() {
     {
       const std::lock_guard lock(all.mutex);
       std::erase_if(writers, [&all](const ThreadSlot* writer) {
-        const auto slot = std::find_if(all.slots.begin(), all.slots.end(), [&](const auto& each) { return each.get() == writer; });
+        const auto slot =
+            std::find_if(all.slots.begin(), all.slots.end(), [&](const auto& each) { return each.get() == writer; });
         return slot == all.slots.end() || !writer->writing.load(std::memory_order_acquire);
       });
     }

@@ -244,7 +244,7 @@ void start(PyObject* owner, const Options& options) {
   if (is_recording() || now.starting == getpid()) {
     throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
   }
-  discard(now);    // in a fork it is the parent's
+  discard(now);  // in a fork it is the parent's
   reset_pauses();
   const Starting starting(now);
   std::unique_ptr<DeviceRecorder> device;

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,7 @@
 #include "record/meta_allocator.h"
 #include "record/module_observer.h"
 #include "record/op_observer.h"
+#include "record/replaced_attribute.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 #include "trace/device_log.h"
@@ -71,6 +73,8 @@ class Session {
   void begin_step(int32_t number, bool warmup);
   void end_step(bool may_wait);
   void observe_new_classes();
+  // The object has this attribute until the recording ends.
+  void replace(PyObject* object, PyObject* name, PyObject* value) { replaced_.emplace_back(object, name, value); }
   int64_t bytes() const { return logs_.bytes() + (totals_ ? totals_->bytes() : 0); }  // taken by what was recorded so far
   std::optional<Totals>& totals() { return totals_; }
 
@@ -106,6 +110,7 @@ class Session {
   std::optional<CountedOpObserver> counted_ops_;
   std::optional<ModuleObserver> modules_;
   std::optional<LoaderObserver> loaders_;
+  std::list<ReplacedAttribute> replaced_;
   std::optional<DeviceLog> device_log_;
   std::unique_ptr<DeviceRecorder> device_;
 };

@@ -103,7 +103,7 @@ struct BlockMet {
   int64_t time;
   uint64_t address;
   int64_t bytes;
-  int32_t op;           // as in MemoryEvent
+  int32_t op;  // as in MemoryEvent
   int32_t module_call;
   uint16_t thread;
   uint8_t reports_free;  // not 0: its free will be a MemoryEvent
@@ -198,9 +198,9 @@ struct Step {
   int64_t backward;   // nanoseconds in backward
   int64_t optimizer;  // nanoseconds in optimizers
   int64_t data;       // nanoseconds in which the loop waited for data
-  int32_t number;    // counted from 0, steps that were not recorded included
-  uint32_t kernels;  // how many rows of kernels it launched
-  uint8_t warmup;    // not 0: left out of averages
+  int32_t number;     // counted from 0, steps that were not recorded included
+  uint32_t kernels;   // how many rows of kernels it launched
+  uint8_t warmup;     // not 0: left out of averages
   uint8_t reserved[7];
 };
 
@@ -272,7 +272,8 @@ struct Thread {
 };
 
 static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 32 && sizeof(ModuleCall) == 48 && sizeof(Signature) == 24);
-static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(BlockMet) == 40 && sizeof(Allocation) == 56 && sizeof(Mark) == 16);
+static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(BlockMet) == 40 && sizeof(Allocation) == 56 &&
+              sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
 static_assert(sizeof(Step) == 104 && sizeof(OpTotal) == 104 && sizeof(CallTotal) == 56);
 static_assert(sizeof(AllocatorTotal) == 40);

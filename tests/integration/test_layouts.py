@@ -12,7 +12,9 @@ from torchprof.trace.schema import LAYOUTS
 
 
 def test_every_table_has_the_layout_of_its_struct() -> None:
+    owner = object()
     _C.start(
+        owner,
         ops=True,
         shapes=True,
         memory=True,
@@ -25,7 +27,7 @@ def test_every_table_has_the_layout_of_its_struct() -> None:
         device_type=0,
         held=[],
     )
-    tables, _, _ = _C.stop([])
+    tables, _, _ = _C.stop(owner, [])
     assert tables.keys() == LAYOUTS.keys()
     for name, layout in LAYOUTS.items():
         assert tables[name].dtype == layout, name

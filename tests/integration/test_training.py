@@ -94,8 +94,8 @@ def path_of_op(trace: Trace, row: int) -> str | None:
     return paths_of_modules(trace)[int(trace.module_calls["module"][call])] if call >= 0 else None
 
 
-def assert_sums_hold(trace: Trace) -> None:
-    """What is below a module, and itself, add up to it; and the roots to all that was recorded."""
+def assert_sums_hold(trace: Trace, *, threads: bool = False) -> None:
+    """What is below a module, and itself, add up to it; and the roots to the step, or to more where threads worked at once."""
     rows = torchprof.by_module(trace).rows
     for at, row in enumerate(rows):
         below = [row]
@@ -106,7 +106,8 @@ def assert_sums_hold(trace: Trace) -> None:
         assert sum(each["self"] for each in below) == pytest.approx(row["time"], rel=1e-9)
         for part in PARTS:
             assert sum(each[f"{part}_self"] for each in below) == pytest.approx(row[part], rel=1e-9)
-    assert sum(row["share"] for row in rows if row["depth"] == 0) == pytest.approx(1)
+    shares = sum(row["share"] for row in rows if row["depth"] == 0)
+    assert shares > 1 if threads else shares == pytest.approx(1)
 
 
 def test_a_step_has_a_forward_a_backward_and_an_update_and_each_op_is_in_one() -> None:
@@ -444,7 +445,7 @@ def test_backward_on_several_threads_is_attributed_to_the_forward_of_each_thread
         found = Counter(path_of_op(trace, row) for row in rows_named(trace, name))
         layers = {"TanhBackward0": {"1": 10}, "AddmmBackward0": {"0": 10, "2": 10}}.get(name, {"0": 20, "2": 20})
         assert found == {f"{index}.{layer}": count for index in range(4) for layer, count in layers.items()}, name
-    assert_sums_hold(trace)
+    assert_sums_hold(trace, threads=True)
 
 
 def test_backward_on_another_thread_than_forward_is_attributed() -> None:
@@ -586,7 +587,7 @@ def test_an_exception_in_the_loop_leaves_the_steps_before_it() -> None:
         loop(prof)
     assert numbers(prof.trace) == [(0, False), (1, False)]
     assert row_at(prof.trace, "")["calls"] == 1
-    assert called == []
+    assert called == [prof]
     assert not _C.is_recording()
 
 

@@ -39,11 +39,6 @@ from torchprof.trace.trace import Trace
 
 __all__ = ["record_fake_pass"]
 
-UNCOUNTED: Final = {
-    "compiled": "torchprof.estimate(..., compile=True) predicts what that needs",
-    "TorchScript": "no fake parameters can take the place of its own. Pass the module that it was made from",
-}
-"""By why nothing inside a module is seen: what to do instead."""
 KNOWN_VALUES: Final = 1024
 """Elements up to which the values of a tensor that forward makes are kept, for forward may read them."""
 
@@ -79,8 +74,9 @@ def record_fake_pass(
         with preserved(model):
             places = walk(model)
             for place in places:
-                if (because := opaque_because(place.module)) in UNCOUNTED:
-                    raise EstimateError(f"{place.path or 'the model'} is {because}: {UNCOUNTED[because]}")
+                if opaque_because(place.module) == "compiled":
+                    where = place.path or "the model"
+                    raise EstimateError(f"{where} is compiled: torchprof.estimate(..., compile=True) predicts what that needs")
             if is_lazy(places):
                 model(*inputs.args, **inputs.kwargs)  # gives it its parameters
             modules = [place.module for place in places if place.same_as < 0]

@@ -29,8 +29,7 @@ class CompiledCode:
 
     def __init__(self) -> None:
         self._evaluators: list[Any] = []
-        self._handler: Any = None
-        self._own: Any = None
+        self._is_started = False
 
     def __call__(self, evaluator: Any) -> None:
         self._evaluators.append(evaluator)
@@ -44,26 +43,16 @@ class CompiledCode:
         return not all(map(_shows_ops, self._evaluators))
 
     def start(self) -> None:
-        """Leave out what Dynamo compiles from now on, if it is loaded."""
-        if self._handler is not None:
+        """Leave out what Dynamo compiles until the recording ends, if it is loaded."""
+        if self._is_started:
             return
         try:
             handler = torch_private.compile_callbacks()
         except UnsupportedTorchError:
             return  # FLOPs of ops on fake tensors are left out all the same
         if handler is not None:
-            # In this order: an interrupt at any moment leaves what stop() takes back.
-            self._handler, self._own = handler, _without_recording(handler.install_callbacks)
-            handler.install_callbacks = self._own
-
-    def __del__(self) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Leave Dynamo as it was."""
-        if self._handler is not None and vars(self._handler).get("install_callbacks") is self._own:
-            del self._handler.install_callbacks
-        self._handler = self._own = None
+            _native.replace_attribute(handler, "install_callbacks", _without_recording(handler.install_callbacks))
+            self._is_started = True
 
 
 def _without_recording(install_callbacks: Any) -> Any:

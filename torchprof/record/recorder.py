@@ -186,8 +186,6 @@ class Recorder:
                 )
             except RuntimeError as error:
                 raise RecordingError(str(error)) from None
-            finally:
-                self._compiled_code.stop()
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models, places) if self.models is not None else None
         counted = self._flops(tables, strings)

@@ -89,15 +89,15 @@ class cpu_workspaces(Workspaces):
         return max(self._too_large.values(), default=0)  # one op runs at a time
 
     def _measure(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
-        size = _size(args, results)
+        given = {tensor.untyped_storage()._cdata for tensor in with_strides(find_tensors((args, kwargs)))}
+        made = [result for result in results if result.untyped_storage()._cdata not in given]
+        size = _size(args, made)
         if size > LARGEST:
             in_part = _measured_in_part(op, args, kwargs, results, size)
             if in_part is None:
                 name = op._schema.name
                 self._too_large[name] = max(size, self._too_large.get(name, 0))
             return in_part or 0
-        given = {tensor.untyped_storage()._cdata for tensor in with_strides(find_tensors((args, kwargs)))}
-        made = [result for result in results if result.untyped_storage()._cdata not in given]
         return max(0, run_for_real(op, args, kwargs).peak - _size((), made))
 
 

@@ -148,7 +148,7 @@ def test_forward_may_have_a_profiler_of_its_own() -> None:
 
     found = torchprof.summary(Profiles(), (3, 4), verbose=0)
     assert "[3, 4]" in str(found)
-    assert found.totals.allocated == 48  # and what it returned
+    assert found.totals.memory == "measured"
 
 
 def test_a_summary_inside_another_recording_says_what_it_needs() -> None:

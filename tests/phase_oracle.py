@@ -77,7 +77,7 @@ def phase_times(found: list[Span], start: int, end: int, main: int = 0) -> dict[
         phase, waits = phase_of(at, in_span[main]) if main in in_span else (Phase.OTHER, True)
         if waits:
             others = (phase_of(at, in_span[thread])[0] for thread in threads if thread != main)
-            phase = next((other for other in others if other is not Phase.OTHER), phase)
+            phase = next((other for other in others if other not in (Phase.OTHER, Phase.DATA)), phase)
         times[phase] += moments[at + 1] - moments[at]
     return times
 

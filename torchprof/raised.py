@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any
 
 from torchprof.analysis.model.failure import failure
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.errors import RecordingError, TorchprofError
 from torchprof.record.inputs import Inputs
-from torchprof.record.mismatch import mismatch_note
+from torchprof.record.mismatch import is_of_inputs, message_of, mismatch_note
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import bytes_of
 from torchprof.tables.summary import Summary
@@ -19,13 +18,6 @@ from torchprof.terminal import printable
 from torchprof.trace.trace import Trace
 
 __all__ = ["explain_error", "explains_recordings", "made_from"]
-
-OF_INPUTS: Final = re.compile(
-    r"shape|size|\bdim|\b\dD\b|dtype|\btypes?\b|channel|expect|match|broadcast|\bind(ex|ices)\b|out of range|elements"
-    r"|\bmat[12]\b|stride|length|batch|argument|unpack|not implemented for '",
-    re.IGNORECASE,
-)
-"""What errors say that other sizes or dtypes may mend."""
 
 
 @contextmanager
@@ -78,25 +70,16 @@ def _place(
 ) -> str:
     where = f"module {path!r} ({printable(type_name)})" if path else f"the root module ({printable(type_name)})"
     lines = [f"torchprof.summary: raised in {where}, called with {', '.join(given) or 'no tensors'}"]
-    message = _message(error)
     mismatch = mismatch_note(error, trace, path, given, inputs, made=bool(made_from))
     if mismatch:
         lines.append(mismatch)
     if made_from:
-        is_of_inputs = not mismatch and not isinstance(error, NotImplementedError) and OF_INPUTS.search(message) is not None
-        check = ": check these and dtypes, or pass your own as input_data" if is_of_inputs else ""
+        check = ": check these and dtypes, or pass your own as input_data" if not mismatch and is_of_inputs(error) else ""
         lines.append(f"the inputs were made from {made_from}{check}")
-    if isinstance(error, TypeError) and "argument" in message:
+    if isinstance(error, TypeError) and "argument" in message_of(error):
         lines.append(
             "the items of input_data were given by name: a dict that is one argument stands in a tuple, input_data=({...},)"
             if inputs.kwargs
             else "forward's arguments can be given by name: input_data={'name': tensor, ...}"
         )
     return "\n".join(lines)
-
-
-def _message(error: Exception) -> str:
-    try:
-        return str(error)
-    except Exception:  # the message is code of the program
-        return ""

@@ -47,6 +47,9 @@ class OpClasses {
     if (name.starts_with("Torch-Compiled Region")) {
       return OpClass::kCompiled;
     }
+    if (name.starts_with("torch::distributed::")) {
+      return OpClass::kFree;  // ranges around the copies of DistributedDataParallel, which look like ops
+    }
     return of_dispatcher && name.find("::") != std::string_view::npos ? OpClass::kUnknown : OpClass::kFree;
   }
 

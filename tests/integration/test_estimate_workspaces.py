@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from architectures import loss_of
+from counting import counted_peak
 from test_estimate import measured
 from torch import Tensor, linalg, nn
 
@@ -116,3 +118,35 @@ def test_the_layouts_of_a_convolution_of_400_megabytes_are_counted() -> None:
     found = torchprof.estimate(build, (4, 512, 7, 7), device="cpu")
     # The weight, its gradient, and both in a layout of oneDNN's, as a real run takes.
     assert found.max_allocated == pytest.approx(4 * weight, rel=0.001)
+
+
+class FromExpanded(nn.Module):
+    """Multiplies what is one row, expanded to many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.ones(1, 256))
+        self.last = nn.Linear(256, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.row.expand(len(x), 256)) + x
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "loss"),
+    [
+        (lambda: nn.Linear(32, 64, bias=False), (4096, 32), None),  # the gradient of a sum is expanded
+        (lambda: nn.Sequential(nn.Linear(32, 64), nn.GELU()), (4096, 32), None),
+        (lambda: nn.Sequential(nn.Linear(32, 64), nn.Softmax(-1)), (4096, 32), None),
+        (lambda: FromExpanded(), (4096, 4), lambda out: out.pow(2).sum()),
+    ],
+)
+def test_copies_of_what_is_expanded_count(build: Any, size: tuple[int, ...], loss: Any) -> None:
+    found = torchprof.estimate(build, size, device="cpu", **({"loss": loss} if loss else {}))
+    model, x = build(), torch.rand(size)
+
+    def step() -> None:
+        out = model(x)
+        (loss(out) if loss else out.sum()).backward()
+
+    assert found.max_allocated == pytest.approx(counted_peak(step, [*model.parameters(), x]), rel=0.01)

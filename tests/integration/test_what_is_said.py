@@ -96,6 +96,36 @@ def test_they_are_not_where_it_is_not(error: Exception) -> None:
     assert "the inputs were made from input_size=(3, 4)" in note_of(Raises(error))
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("f"), ZeroDivisionError(), KeyError("a"), RuntimeError("out of memory")])
+@pytest.mark.parametrize("given", [{"input_size": (3, 4)}, {"input_data": torch.rand(3, 4)}])
+def test_forward_does_not_run_again_where_the_inputs_are_not_to_blame(error: Exception, given: dict[str, Any]) -> None:
+    calls = []
+
+    class Counts(Raises):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x.shape)
+            return super().forward(x)
+
+    with pytest.raises(type(error)):
+        torchprof.summary(Counts(error), **given, verbose=0)
+    assert calls == [(3, 4)]
+
+
+def test_a_model_without_tensors_is_not_on_meta() -> None:
+    class Makes(nn.Module):
+        def forward(self, n: int) -> Tensor:
+            return torch.rand(n)
+
+    totals = torchprof.summary(Makes(), input_data=(3,), verbose=0).totals
+    assert (totals.allocated, totals.memory) == (12, "measured")
+
+
+def test_an_array_among_what_a_module_was_given_is_named_by_its_class() -> None:
+    with pytest.raises(TypeError) as raised:
+        torchprof.summary(nn.Embedding(5, 3), input_data=[np.zeros((4, 7), dtype=int)], verbose=0)
+    assert "called with numpy.ndarray" in "\n".join(raised.value.__notes__)
+
+
 def test_an_error_whose_message_raises_is_explained_all_the_same() -> None:
     class Broken(Exception):
         def __str__(self) -> str:
@@ -116,8 +146,9 @@ def test_forward_may_have_a_profiler_of_its_own() -> None:
             with torch.profiler.profile():
                 return x + 1
 
-    (row,) = torchprof.summary(Profiles(), (3, 4), verbose=0).rows
-    assert row["output_shape"] == [3, 4]
+    found = torchprof.summary(Profiles(), (3, 4), verbose=0)
+    assert "[3, 4]" in str(found)
+    assert found.totals.memory == "measured"
 
 
 def test_a_summary_inside_another_recording_says_what_it_needs() -> None:

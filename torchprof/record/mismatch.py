@@ -15,12 +15,35 @@ from torchprof.trace.schema import CALL_RAISED
 from torchprof.trace.shapes import shape_of, shape_text
 from torchprof.trace.trace import Trace
 
-__all__ = ["mismatch_note"]
+__all__ = ["is_of_inputs", "message_of", "mismatch_note"]
 
 OF_DEVICES: Final = re.compile(r"\bdevices?\b|torch\.(cuda|xpu|mps|hpu)\.\w+Tensor")
 OF_INDICES: Final = re.compile(r"indices|\bind(ex|ices)\b|Long, Int|LongTensor|int32/int64|\bLong or Byte\b", re.IGNORECASE)
 OF_DTYPES: Final = re.compile(r"dtype|\btypes?\b|[Tt]ype promot|not implemented for '")
 """What PyTorch's messages say. Whether it is true of the inputs is looked up; the words only tell what the error is about."""
+OF_INPUTS: Final = re.compile(
+    r"shape|size|\bdim|\b\dD\b|dtype|\btypes?\b|channel|expect|match|broadcast|\bind(ex|ices)\b|out of range|elements"
+    r"|\bmat[12]\b|stride|length|batch|argument|unpack|not implemented for '",
+    re.IGNORECASE,
+)
+"""What errors say that other sizes or dtypes may mend."""
+
+
+def is_of_inputs(error: BaseException) -> bool:
+    """Whether other sizes or dtypes may mend an error: of its message, but for assertions, which need not have any."""
+    if isinstance(error, AssertionError) and not message_of(error):
+        return True
+    if not isinstance(error, RuntimeError | ValueError | TypeError | IndexError | AssertionError):
+        return False
+    return not isinstance(error, NotImplementedError) and OF_INPUTS.search(message_of(error)) is not None
+
+
+def message_of(error: BaseException) -> str:
+    """Its message, which is code of the program and may raise itself; empty then."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def mismatch_note(error: BaseException, trace: Trace, path: str, given: Sequence[str], inputs: Inputs, *, made: bool) -> str:
@@ -34,10 +57,7 @@ def mismatch_note(error: BaseException, trace: Trace, path: str, given: Sequence
         inputs: what the model was called with.
         made: whether these were made from sizes, or are the caller's own.
     """
-    try:
-        message = str(error)
-    except Exception:  # the message is code of the program
-        return ""
+    message = message_of(error)
     tensors = inputs.tensors()
     parameters = list(_parameters(trace, path))
     if not tensors or trace.model is None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from torchprof.errors import TorchprofError
 from torchprof.record.inputs import Inputs, make_inputs
+from torchprof.record.mismatch import is_of_inputs
 from torchprof.record.opaque import opaque_because
 from torchprof.record.preserve import preserved_random_states
 from torchprof.record.single_pass import record_single_pass
@@ -73,7 +74,8 @@ def names_working_call(
 ) -> Iterator[None]:
     """Add to an exception of the model a note that names a call that works, if one is found.
 
-    Every attempt is a run of the model that leaves it as it was, and whose exceptions are caught.
+    It is looked for where the exception seems to be about the inputs. Every attempt is a run of the model that leaves it as it
+    was, and whose exceptions are caught.
 
     Args:
         model: the model that runs inside the block.
@@ -89,7 +91,7 @@ def names_working_call(
         with suppress(Exception):  # which must not hide that of the model
             attempts = _other_sizes(model, error, sizes, write) if sizes.input_size is not None else _other_data(input_data)
             fails_again: bool | None = None  # it may have failed for once, or in backward
-            for why, call, make in attempts if not _is_compiled(model) else ():
+            for why, call, make in attempts if is_of_inputs(error) and not _is_compiled(model) else ():
                 if _runs(model, make):
                     if fails_again is None:
                         fails_again = not _runs(model, _inputs_of(model, sizes, input_data))

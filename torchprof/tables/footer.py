@@ -102,7 +102,7 @@ def coverage(trace: Trace, column: str, of: str, time: float, *, of_step: bool =
     covered = f"{100 * time / whole:.1f}%"
     if not of_step:
         return About((column,), f"{header}: of {of}, {covered} of {step}")
-    more = ": threads worked at the same time" if time > (1 + ROUNDED) * whole else ""
+    more = ": threads worked at the same time, or calls went on when a step ended" if time > (1 + ROUNDED) * whole else ""
     return About((column,), f"{header}: of {step}, {format_ns(round(whole))}, of which the rows are {covered}{more}")
 
 

@@ -82,11 +82,14 @@ def raising_call(trace: Trace, error: BaseException | None = None) -> tuple[str,
     type_row = int(trace.modules["type"][int(call["module"])])
     path = paths(trace)[1][row]
     first = int(call["inputs"])
-    inputs = tuple(
-        f"{trace.dtypes[int(trace.tensors['dtype'][tensor])].name}{shape_text(tensor_shape(trace, int(tensor)))}"
-        for tensor in trace.operands[first : first + int(call["n_inputs"])]
-    )
+    inputs = tuple(_shown(trace, int(tensor)) for tensor in trace.operands[first : first + int(call["n_inputs"])])
     return path, trace.strings[type_row], inputs
+
+
+def _shown(trace: Trace, tensor: int) -> str:
+    """``float32[2, 3]``; of an object that is no tensor, its class."""
+    dtype, shape = int(trace.tensors["dtype"][tensor]), shape_text(tensor_shape(trace, tensor))
+    return f"{trace.dtypes[dtype].name}{shape}" if dtype >= 0 else shape
 
 
 def _objects_in_frames(error: BaseException) -> set[int]:

@@ -179,7 +179,8 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
 
 def _unknown_because(trace: Trace, devices: Collection[str]) -> str:
     """Why there is no memory to measure in a run that was not counted either; empty where there is."""
-    on_meta = set(devices) <= {"meta"} and trace.facts.get("inputs_on_meta", False)
+    has_inputs = bool(trace.facts.get("input_sizes"))
+    on_meta = set(devices) <= {"meta"} and bool(trace.facts.get("inputs_on_meta", False) if has_inputs else devices)
     known: str = trace.facts.get("memory_unknown_because", META_KERNELS if on_meta else "")
     return known
 

@@ -35,6 +35,10 @@ NO_WORKSPACE: Final = frozenset(
 """Ops that need nothing, or next to it; besides them views, and what works element by element."""
 IN_FLOAT32_ONLY: Final = frozenset("mm addmm bmm baddbmm mv dot mean".split())
 """Of these, those that make copies in float32 or in a layout of oneDNN's in 16 bits."""
+PRODUCTS: Final = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2), "mv": (0, 1), "dot": (0, 1)}
+"""Products, and which of their arguments are copied where BLAS cannot read them as they lie, as those that are expanded."""
+IN_ORDER: Final = frozenset("native_layer_norm _softmax _log_softmax _softmax_backward_data _log_softmax_backward_data".split())
+"""Ops that copy what is not contiguous."""
 HALF: Final = frozenset({torch.float16, torch.bfloat16})
 ATTENTION: Final = frozenset(
     {
@@ -124,9 +128,37 @@ def _needs_nothing(op: Any, args: Any) -> bool:
     """Whether a call needs nothing, or next to it, beside its results."""
     if _is_known_in_float32_only(op) and any(isinstance(arg, torch.Tensor) and arg.dtype in HALF for arg in args):
         return False
+    if not _are_read_as_they_lie(op, args):
+        return False
     if _is_known_to_need_nothing(op) and (not _is_pointwise(op) or _are_of_one_kind(args)):
         return True
     return has_sparse(args) and (returns_known(op) or _replaces_sparse(op, args))
+
+
+def _are_read_as_they_lie(op: Any, args: Any) -> bool:
+    """Whether the kernel makes no copies of its arguments."""
+    name = op._schema.name.removeprefix("aten::")
+    if name in PRODUCTS:
+        return all(_suits_blas(args[place]) for place in PRODUCTS[name] if place < len(args))
+    if name in IN_ORDER:
+        return all(arg.is_contiguous() for arg in args if isinstance(arg, torch.Tensor) and not is_sparse(arg))
+    return not _is_pointwise(op) or not any(map(_is_expanded, args))
+
+
+def _is_expanded(value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or is_sparse(value):
+        return False
+    return any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True))
+
+
+def _suits_blas(operand: Any) -> bool:
+    """Whether it is a vector or a matrix, or many, whose rows or columns lie one after the other."""
+    if not isinstance(operand, torch.Tensor) or is_sparse(operand) or operand.numel() < 2:
+        return True
+    if operand.dim() == 1:
+        return operand.stride(0) > 0
+    (rows, columns), (of_row, of_column) = operand.shape[-2:], operand.stride()[-2:]
+    return (of_column == 1 and of_row >= max(1, columns)) or (of_row == 1 and of_column >= max(1, rows))
 
 
 @cache

@@ -116,7 +116,7 @@ FREE_OTHERS: Final = frozenset(
 
 FREE_NAMESPACES: Final = frozenset(
     """
-    _c10d_functional _c10d_functional_autograd _dtensor c10d debug_mode_ops debugprims export prim profiler quantization
+    _c10d_functional _c10d_functional_autograd _dtensor c10d debug_mode_ops debugprims export fsdp prim profiler quantization
     rngprims static_runtime
     """.split()
 )

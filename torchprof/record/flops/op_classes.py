@@ -30,7 +30,7 @@ PYTORCHS: Final = frozenset(
     """
     aten prim prims quantized _quantized quantization mkldnn mkldnn_prepacked mkl onednn sparse inductor inductor_prims
     static_runtime symm_mem c10d _c10d_functional _c10d_functional_autograd _dtensor profiler export rngprims debugprims
-    debug_mode_ops higher_order torch_attn _native
+    debug_mode_ops fsdp higher_order torch_attn _native
     """.split()
 )
 """The namespaces of PyTorch's own ops."""

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from handwritten import module, trace
 
-from torchprof import ArgumentError, by_step, memory
+from torchprof import ArgumentError, by_module, by_step, memory
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.trace.model import Model
-from torchprof.trace.schema import Phase, Use
+from torchprof.trace.schema import CALL_LOADED_DATA, Phase, Use
 from torchprof.trace.trace import Trace
 
-FORWARD, RECOMPUTATION, BACKWARD, OPTIMIZER, OTHER = range(5)
-PHASES = [Phase.FORWARD, Phase.RECOMPUTATION, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER]
+FORWARD, RECOMPUTATION, BACKWARD, OPTIMIZER, OTHER, DATA = range(6)
+PHASES = [Phase.FORWARD, Phase.RECOMPUTATION, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER, Phase.DATA]
 
 
-def recorded(*allocations: dict[str, int], **tables: list[dict[str, int]]) -> Trace:
+def recorded(*allocations: dict[str, int], **tables: Any) -> Trace:
     """One op per phase, in the rows above; modules ``Net`` (row 0) and ``fc`` (row 1)."""
     ops = [{"name": row, "start": 0, "end": 1, "flags": int(phase) << 4} for row, phase in enumerate(PHASES)]
     model = Model((module("", "Net", -1, 100), module("fc", "Linear", 0, 101)))
     return trace(
         model=model,
-        strings=["aten::f", "aten::r", "aten::b", "aten::o", "aten::x"],
+        strings=["aten::f", "aten::r", "aten::b", "aten::o", "aten::x", "aten::d"],
         modules=[{"address": 100}, {"address": 101}],
         ops=ops,
         allocations=list(allocations),
@@ -39,8 +41,16 @@ def recorded(*allocations: dict[str, int], **tables: list[dict[str, int]]) -> Tr
         ("gradients", {"start": -1, "uses": Use.GRADIENT}),
         ("optimizer state", {"op": OPTIMIZER, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_OPTIMIZER}),
         ("optimizer state", {"start": -1, "uses": Use.READ_BY_OPTIMIZER}),
+        ("parameters", {"start": -1, "uses": Use.READ_BY_OPTIMIZER | Use.READ_BY_FORWARD}),  # of another model
+        ("parameters", {"op": OTHER, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_OPTIMIZER | Use.READ_BY_FORWARD}),
+        ("gradients", {"start": -1, "uses": Use.GRADIENT | Use.READ_BY_OPTIMIZER | Use.READ_BY_FORWARD}),
         ("inputs", {"op": OTHER, "uses": Use.HELD_AFTER_CALL | Use.MODULE_INPUT}),
         ("inputs", {"start": -1, "uses": Use.READ_BY_FORWARD}),
+        ("inputs", {"op": OTHER, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_FORWARD}),  # a target
+        ("inputs", {"op": DATA, "uses": Use.HELD_AFTER_CALL | Use.MODULE_INPUT | Use.READ_BY_FORWARD}),
+        ("inputs", {"op": DATA, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_FORWARD | Use.READ_BY_BACKWARD, "end": 9}),
+        ("temporaries", {"op": DATA, "end": 9}),
+        ("other", {"op": DATA, "uses": Use.HELD_AFTER_CALL}),
         ("activations", {"op": FORWARD, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD, "free_op": BACKWARD, "end": 9}),
         ("activations", {"op": FORWARD, "uses": Use.HELD_AFTER_CALL, "free_op": BACKWARD, "end": 9}),
         ("activations", {"op": FORWARD, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_BACKWARD | Use.MODULE_OUTPUT}),
@@ -60,6 +70,14 @@ def recorded(*allocations: dict[str, int], **tables: list[dict[str, int]]) -> Tr
 def test_the_category_of_an_allocation_follows_from_its_phases_and_uses(category: str, allocation: dict[str, int]) -> None:
     account = MemoryAccount.of(recorded({"bytes": 8, **{name: int(value) for name, value in allocation.items()}}))
     assert CATEGORIES[account.category[0]] == category
+
+
+def test_what_a_transform_of_data_made_without_an_op_is_an_input() -> None:
+    calls = [{"end": 1}, {"end": 1, "flags": CALL_LOADED_DATA}]
+    read = int(Use.HELD_AFTER_CALL | Use.READ_BY_FORWARD)
+    made = [{"module_call": call, "uses": read, "bytes": 8} for call in (1, 0)]
+    account = MemoryAccount.of(recorded(*made, module_calls=calls))
+    assert [CATEGORIES[category] for category in account.category.tolist()] == ["inputs", "outputs"]
 
 
 def four_blocks() -> Trace:
@@ -221,9 +239,32 @@ def test_a_trace_that_was_recorded_without_memory_has_no_account() -> None:
         memory(trace(facts={"memory": False}))
 
 
-def test_an_account_says_what_it_cannot_tell_without_shapes() -> None:
-    rows = [{"start": 1, "bytes": 8}]
-    assert "Recorded with shapes=False" in str(memory(trace(allocations=rows, facts={"ops": True, "shapes": False})))
+@pytest.mark.parametrize("missing", ["ops", "shapes"])
+def test_an_account_says_what_it_cannot_tell_without_ops_or_shapes(missing: str) -> None:
+    kept = {"op": FORWARD, "uses": int(Use.HELD_AFTER_CALL), "free_op": BACKWARD, "module": 1}
+    without = recorded(
+        {**kept, "start": 1, "end": 9, "bytes": 8},
+        steps=[{"start": 0, "end": 10}],
+        facts={"ops": True, "shapes": True, "memory": True, missing: False},
+    )
+    text = str(memory(without))
+    assert f"Recorded with {missing}=False" in text
+    assert f"Kept for backward: unknown, because {missing} were not recorded" in text
+    assert [(row["name"], row["saved"]) for row in memory(without).modules.rows] == [("fc", None)]
+    said = (
+        "Peak and held: of what was allocated on cpu since the recording began; of what was there before, of inputs of "
+        "modules only"
+    )
+    for table in (text, str(by_step(without))):
+        assert said in table
+        assert "also what was there before" not in table
+    assert all("saved" not in row for row in by_module(without).rows)
+
+
+def test_with_an_allocators_totals_all_memory_is_known_also_without_ops() -> None:
+    on_gpu = on_a_gpu({"time": 10, "allocated": 230, "reserved": 512, "unreported": 200})
+    on_gpu.facts["ops"] = False
+    assert "Peak and held: of all memory on cuda:0, also what was there before the recording" in str(memory(on_gpu))
 
 
 def test_a_trace_without_memory_has_an_empty_account() -> None:

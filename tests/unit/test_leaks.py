@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from handwritten import module, trace
 
-from torchprof import memory
-from torchprof.analysis.memory.leaks import FEWEST_STEPS, Leak, keeps_growing
+from torchprof import memory, profile
+from torchprof.analysis.memory.leaks import FEWEST_STEPS, Leak, keeps_growing, may_grow
 from torchprof.trace.model import Model
 from torchprof.trace.schema import Phase, Use
 from torchprof.trace.trace import Trace
@@ -85,6 +86,8 @@ def test_a_leak_among_blocks_that_come_and_go_at_the_same_place_is_found() -> No
         [1, 2, 3, 4, 5],
         [1, 2, 3, 4, 5, 6],
         [0, 1, 1, 2, 2, 3],  # in every other step
+        [0, 2, 3, 4, 5],  # nothing was made in the first step
+        [0, 0, 0, 0, 2, 3, 4, 5],
         [1, 1, 2, 2, 3, 3, 4],
         [0, 0, 1, 1, 1, 2, 2, 2, 3],
         [5, 6, 4, 7, 9, 8, 10, 12, 11, 14, 13, 15],  # something else comes and goes at the same place
@@ -104,7 +107,9 @@ def test_what_grows_in_every_third_of_the_steps_leaks(held: list[int]) -> None:
         [0, 8, 8, 8],
         [0, 8, 8, 8, 8, 8],  # one-off
         [0, 0, 0, 0, 0, 8],
-        [0, 0, 0, 8, 8, 16],  # nothing in the first third
+        [0, 0, 0, 8, 8, 16],  # held for too few steps
+        [0, 1, 2, 3],
+        [0, 0, 0, 0, 1, 2, 3, 3],
         [1, 2, 3, 3, 3],  # a cache that fills
         [1, 2, 3, 4, 5, 6, 6, 6],
         [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4],  # emptied in every third
@@ -115,6 +120,59 @@ def test_what_grows_in_every_third_of_the_steps_leaks(held: list[int]) -> None:
 )
 def test_what_does_not_grow_in_every_third_of_the_steps_is_no_leak(held: list[int]) -> None:
     assert not keeps_growing(np.array(held))
+
+
+@pytest.mark.parametrize(
+    ("held", "unclear"),
+    [
+        ([0, 1, 2, 3], True),
+        ([0, 0, 0, 0, 5, 7], True),
+        ([0, 0, 0, 0, 0, 5], False),  # made once
+        ([0, 0, 0, 8, 8, 16], False),
+        ([0, 0, 0, 3, 2, 1], False),
+        ([0, 0, 0, 8, 8, 8], False),
+        ([0, 1, 2, 3, 4], False),  # it is a leak
+        ([0, 0, 0, 0], False),
+    ],
+)
+def test_what_grew_in_each_of_too_few_steps_may_be_a_leak(held: list[int], unclear: bool) -> None:
+    assert may_grow(np.array(held)) == unclear
+
+
+def test_one_tensor_that_grows_from_the_second_step_on_is_a_leak() -> None:
+    cat = [block(step, step + 1 if step < 5 else None, size=8 * (step + 1), op=IN_FORWARD) for step in range(1, 6)]
+    (leak,) = memory(recorded(block(0, 1), *cat)).leaks
+    assert (leak.op, leak.bytes, leak.growth, leak.steps) == ("aten::clone", 48, 8.0, 5)
+
+
+@pytest.mark.parametrize("count", [4, 5, 6])
+def test_a_live_tensor_that_is_concatenated_in_every_step_grows_by_what_is_added(count: int) -> None:
+    held = None
+    with profile() as prof:
+        for _ in range(count):
+            y = torch.zeros(1024)
+            held = y if held is None else torch.cat([held, y])
+            prof.step()
+    found = memory(prof.trace)
+    if count == 4:
+        assert found.leaks == []
+        assert found.leaks_unknown is not None
+        assert "aten::cat held nothing at first, and more in each step since, of which 4 are needed" in found.leaks_unknown
+        assert f"Leaks: unknown, because {found.leaks_unknown}" in str(found)
+        assert "nothing held more and more" not in str(found)
+    else:
+        assert [(leak.op, leak.bytes, leak.growth) for leak in found.leaks] == [("aten::cat", 4096 * count, 4096.0)]
+        assert found.leaks_unknown is None
+
+
+def test_a_leak_that_is_clear_stands_beside_one_that_is_not() -> None:
+    late = [block(step, op=INSIDE_IT, module=1) for step in (4, 5)]
+    text = str(memory(recorded(*(block(step) for step in range(6)), *late)))
+    assert "Leaks: these held more and more at the ends of steps" in text
+    assert (
+        "Further leaks: unknown, because too few steps to tell: aten::clone in fc held nothing at first, and more in each step "
+        "since, of which 4 are needed"
+    ) in text
 
 
 def test_memory_whose_size_varies_at_random_is_hardly_ever_called_a_leak() -> None:

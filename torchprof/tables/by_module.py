@@ -9,12 +9,13 @@ from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.devices import devices_by_memory
 from torchprof.analysis.memory.modules import NO_MODULE
+from torchprof.analysis.memory.steps import memory_is_known, not_recorded
 from torchprof.analysis.model.module_tree import OUTSIDE
 from torchprof.analysis.records import Record
 from torchprof.analysis.time.module_records import DATA, OTHER, module_records
 from torchprof.arguments import check_int
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import coverage, footer, unknown_flops
+from torchprof.tables.footer import coverage, footer, ops_not_recorded, unknown_flops
 from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
@@ -49,7 +50,7 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
         columns.insert(-2, "data")
     if has_kernels(trace):
         columns[3:3] = ["device", "device_share"]
-    if not trace.facts.get("aggregate") and trace.facts.get("memory") and trace.facts.get("shapes"):
+    if memory_is_known(trace) and trace.facts.get("memory") and not not_recorded(trace):
         _add_saved(trace, records)
         columns.insert(-1, "saved")
     shown = worth_showing(records, columns, optional=("recompute", "optimizer", "flops", "spread", "saved"))
@@ -68,8 +69,9 @@ def _shares(trace: Trace, records: list[Record]) -> Iterator[str | About]:
     yield coverage(trace, "share", "the time of all rows", sum(record["time"] for record in roots), of_step=True)
     if has_kernels(trace):
         yield coverage(trace, "device_share", "the device time of all rows", sum(record["device"] for record in roots))
-    if trace.facts.get("ops") is False:
-        yield "Ops were not recorded: backward, optimizer and waiting for data are in the row other"
+    yield from ops_not_recorded(trace, "row other")
+    if trace.facts.get("modules") is False:
+        yield "Modules were not recorded: what they cost is in the row outside modules"
 
 
 def _unseen(trace: Trace) -> list[str]:

@@ -7,7 +7,7 @@ from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.time.step_records import step_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_trace
-from torchprof.tables.footer import footer, of_what, unknown_flops
+from torchprof.tables.footer import footer, of_what, ops_not_recorded, unknown_flops
 from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.trace import Trace
 
@@ -16,6 +16,8 @@ __all__ = ["by_step"]
 
 def by_step(trace: Trace) -> Table:
     """What every step took, by phase, and its memory. The phases add up to the step. Warm-up steps are shown, and marked.
+
+    Where rows did not fit the budget, what they would tell of a step is unknown, ``?``.
 
     Args:
         trace: of `torchprof.profile`, recorded with ``prof.step()`` at the end of every step.
@@ -34,12 +36,13 @@ def by_step(trace: Trace) -> Table:
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]
     unknown = {name for record in records for name in record["flops_unknown"] or ()}
-    below: tuple[str | About, ...] = (_of_memory(trace), *footer(trace, of="Each row is one step"), *unknown_flops(unknown))
-    return Table("Step", rows, shown, below, is_dim=_is_warmup)
+    lines = (*footer(trace, of="Each row is one step"), *ops_not_recorded(trace, "column Other"), *unknown_flops(unknown))
+    below: tuple[str | About, ...] = (_of_memory(trace), *lines)
+    return Table("Step", rows, shown, below, is_dim=_is_warmup, unknown="?")
 
 
 def _of_memory(trace: Trace) -> About:
-    return About(("peak", "held"), of_what(resolve_device(trace, None) if memory_is_known(trace) else None))
+    return About(("peak", "held"), of_what(trace, resolve_device(trace, None) if memory_is_known(trace) else None))
 
 
 def _is_warmup(row: dict[str, object]) -> bool:

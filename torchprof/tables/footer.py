@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from torchprof.analysis.device_names import on_device
 from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
+from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.steps import step_times
 from torchprof.rendering.units import format_ns
 from torchprof.tables.columns import COLUMNS
 from torchprof.tables.table import About
 from torchprof.trace.trace import Trace
 
-__all__ = ["coverage", "footer", "incomplete", "of_what", "remarks", "unknown_flops"]
+__all__ = ["coverage", "footer", "incomplete", "of_what", "ops_not_recorded", "remarks", "unknown_flops"]
 
 MOST_NAMED: Final = 6
 ROUNDED: Final = 0.0005
@@ -22,7 +24,8 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
     """The lines below a table of this trace: what its figures are, by default means over steps; and of which time."""
     if of is None:
         active = int((trace.steps["warmup"] == 0).sum())
-        of = f"Mean of {active:,} steps" if active > 1 else "One step" if active else "The whole recording"
+        whole = "No step but warm-up, which is left out" if len(trace.steps) else "The whole recording"
+        of = f"Mean of {active:,} steps" if active > 1 else "One step" if active else whole
     backend = gpu_backend(trace)
     if has_kernels(trace) and times == "host time":
         times = "host time, but for Device and Dev columns: time of kernels"
@@ -58,11 +61,27 @@ def ended_early(trace: Trace) -> list[str]:
     return [f"{name} ended the recording" + ("; the step that it broke off is left out" if len(trace.steps) else "")]
 
 
-def of_what(device: str | None) -> str:
-    """What the bytes held by a program are of: all on this device or, for None, what an aggregated recording knows."""
+def of_what(trace: Trace, device: str | None) -> str:
+    """What the bytes held by a program are of: all on this device or, for None, what an aggregated recording knows.
+
+    Blocks from before the recording are known by the ops that use them, or by the totals of the allocator of a device.
+    """
     if device is None:
         return "Peak and held: of what was allocated since the recording began, on all devices"
+    if not_recorded(trace) and not on_device(trace, trace.allocator_totals, device).any():
+        allocated = f"of what was allocated on {device} since the recording began"
+        return f"Peak and held: {allocated}; of what was there before, of inputs of modules only"
     return f"Peak and held: of all memory on {device}, also what was there before the recording"
+
+
+def ops_not_recorded(trace: Trace, rest: str) -> list[str]:
+    """What must be said where ops, and so phases other than forward, were not recorded.
+
+    Args:
+        rest: where their time is.
+    """
+    missing = trace.facts.get("ops") is False
+    return [f"Ops were not recorded: backward, optimizer and waiting for data are in the {rest}"] if missing else []
 
 
 def coverage(trace: Trace, column: str, of: str, time: float, *, of_step: bool = False) -> About:

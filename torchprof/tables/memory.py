@@ -7,6 +7,7 @@ from functools import cached_property
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.modules import NO_MODULE, module_label
+from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.records import Record
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
@@ -50,11 +51,12 @@ class Memory(MemoryAccount, Printed):
             row = {
                 "name": module_label(self.trace, path),
                 "at_peak": sum(held.values()),
-                "saved": self.saved_by_module.get(path, 0),
+                "saved": self.saved_by_module.get(path, 0) if self.saved_unknown is None else None,
             }
             rows.append({**row, **{column: held.get(category, 0) for category, column in columns.items()}})
         shown = [column for column in columns.values() if any(row[column] for row in rows)]
-        return Table("Module", rows, ("at_peak", "saved", *shown)).sort("at_peak")
+        saved = ("saved",) if self.saved_unknown is None else ()
+        return Table("Module", rows, ("at_peak", *saved, *shown)).sort("at_peak")
 
     @cached_property
     def leak_table(self) -> Table:
@@ -97,19 +99,22 @@ class Memory(MemoryAccount, Printed):
                 f"{format_bytes(self.untracked - self.untracked_at_start)} of threads that do not report to it"
             )
         yield from self.modules.head(SHOWN).parts()
-        yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))} (Saved: then, by module)"
-        if missing := [option for option in ("ops", "shapes") if self.trace.facts.get(option) is False]:
+        if self.saved_unknown is not None:
+            yield f"Kept for backward: unknown, because {self.saved_unknown}"
+        else:
+            yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))} (Saved: then, by module)"
+        if missing := not_recorded(self.trace):
             yield f"Recorded with {missing[0]}=False: little of the memory can be told apart by category or module"
         if len(self.trace.steps):
             yield self._held_at_ends()
-        yield of_what(self.device)
-        if self.leaks_unknown is not None:
-            yield f"Leaks: unknown, because {self.leaks_unknown}"
-        elif not self.leaks:
-            yield "Leaks: nothing held more and more at the ends of steps"
-        else:
+        yield of_what(self.trace, self.device)
+        if self.leaks:
             yield "Leaks: these held more and more at the ends of steps"
             yield from self.leak_table.head(SHOWN).parts()
+        if self.leaks_unknown is not None:
+            yield f"{'Further leaks' if self.leaks else 'Leaks'}: unknown, because {self.leaks_unknown}"
+        elif not self.leaks:
+            yield "Leaks: nothing held more and more at the ends of steps"
         yield from remarks(self.trace)
 
     def _held_at_ends(self) -> str:

@@ -50,6 +50,7 @@ class Table(Printed):
         is_tree: whether rows have a ``depth`` and are drawn as a tree.
         headers: of columns that this table calls otherwise, by name.
         blank: names of columns in which nothing is printed for 0.
+        unknown: what is printed for None; by default what the column says.
         label: what is printed as the name of a row.
         is_dim: which rows are printed dim on a terminal.
         details: further lines below a row, each a text and a note.
@@ -66,6 +67,7 @@ class Table(Printed):
     _: KW_ONLY
     headers: Mapping[str, str] = field(default_factory=dict)
     blank: frozenset[str] = frozenset()
+    unknown: str | None = None
     label: Callable[[Record], str] = label_of
     is_dim: Callable[[Record], bool] | None = None
     details: Callable[[Record], Sequence[tuple[str, str]]] | None = None
@@ -116,7 +118,8 @@ class Table(Printed):
         return "dim" if self.is_dim is not None and self.is_dim(row) else "row"
 
     def _cells(self, column: Column) -> list[str]:
-        write, missing = column.quantity.write, column.quantity.missing
+        write = column.quantity.write
+        missing = column.quantity.missing if self.unknown is None else self.unknown
         values = column.values(self.rows)
         if column.name in self.blank:
             return [write(value) if value else "" for value in values]

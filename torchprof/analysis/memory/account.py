@@ -14,10 +14,10 @@ from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED, categories
 from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.devices import resolve_device
-from torchprof.analysis.memory.leaks import Leak, find_leaks, why_unknown
+from torchprof.analysis.memory.leaks import Leak, find_leaks, too_few_steps, why_unknown
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
 from torchprof.analysis.memory.peak import Peak, peak_after, peak_change
-from torchprof.analysis.memory.steps import StepMemory, step_memory
+from torchprof.analysis.memory.steps import StepMemory, not_recorded, step_memory
 from torchprof.analysis.memory.timeline import held_over_time
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import Rows
@@ -140,9 +140,20 @@ class MemoryAccount:
 
     @cached_property
     def saved_by_module(self) -> dict[str, int]:
-        """Bytes of activations kept for backward, by path of the module that allocated them, when the most were kept."""
+        """Bytes of activations kept for backward, by path of the module that allocated them, when the most were kept.
+
+        Empty where it is unknown: see ``saved_unknown``.
+        """
+        if self.saved_unknown is not None:
+            return {}
         sums = self._modules.sums(self.category, self.allocations["bytes"], self.saved)
         return {path: sum(held.values()) for path, held in sums.items()}
+
+    @property
+    def saved_unknown(self) -> str | None:
+        """Why it is not known what was kept for backward: ops or shapes were not recorded. None where it is."""
+        missing = not_recorded(self.trace)
+        return f"{missing[0]} were not recorded" if missing else None
 
     def timeline(self, points: int = 1000) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Bytes by category over time.
@@ -160,19 +171,26 @@ class MemoryAccount:
     def leaks(self) -> list[Leak]:
         """The ops in modules that hold more and more at the ends of steps, the most growth first.
 
-        Empty also where it cannot be told: see ``leaks_unknown``.
+        It may not have all where that cannot be told: see ``leaks_unknown``.
         """
-        return find_leaks(self.trace, self.allocations, self.category, self._modules)
+        return self._growing[0]
 
     @property
     def leaks_unknown(self) -> str | None:
-        """Why it cannot be told what leaks: rows were lost, or there are too few steps. None where it can."""
-        return why_unknown(self.trace)
+        """Why it cannot be told what leaks, or what leaks beside ``leaks``. None where it can.
+
+        Rows were lost, or there are too few steps: of the recording, or since an op first held anything that grew since.
+        """
+        return why_unknown(self.trace) or too_few_steps(self._growing[1])
 
     @cached_property
     def steps(self) -> StepMemory:
         """What was allocated in every step, the most held during it and what was held at its end, in bytes, ``[steps]``."""
         return step_memory(self.trace.steps, self._changes, self._allocator)
+
+    @cached_property
+    def _growing(self) -> tuple[list[Leak], list[Leak]]:
+        return find_leaks(self.trace, self.allocations, self.category, self._modules)
 
     @cached_property
     def _changes(self) -> Changes:

@@ -3,16 +3,17 @@
 An allocation has the same category for the whole of its life. It follows from the phases in which it was allocated and
 freed, and from how it was used in between (``trace.allocations["uses"]``). The first that applies:
 
-    parameters, buffers   held by the model when the recording started or ended
+    parameters, buffers   held by the model when the recording started or ended; parameters of other models too: made outside of
+                          forward, backward and the optimizer, and used by forward as well as by an optimizer
     sharded parameters    the same, of which every rank holds a part: of FSDP, of tensor parallel (DTensor)
     unsharded parameters  gathered by FSDP from all ranks, for as long as a layer needs them
     gradients             accumulated by autograd and held since, or stored in ``.grad``; or made by backward and read by an
                           optimizer. With FSDP those of unsharded parameters, until they are reduced
     sharded gradients     the same of sharded parameters
     optimizer state       allocated by an optimizer's step and held after it; or allocated before the recording, and read by an
-                          optimizer
+                          optimizer and never by forward
     inputs                read by modules, by forward ops such as the loss, or by backward ops, and allocated by none of these:
-                          batches, the gradient that a backward pass starts from
+                          batches, also of a ``DataLoader``, targets, the gradient that a backward pass starts from
     activations           allocated by forward and kept for backward: read by backward, freed in backward, or held after forward
                           without being returned where autograd built a graph. None under ``torch.no_grad``
     outputs               allocated by forward and held after it by the program: what the model returned or keeps, the loss
@@ -40,7 +41,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.memory.graphs import built_graph
 from torchprof.analysis.memory.parallel import as_sharded_parameters, parallel_memory
-from torchprof.trace.schema import Phase, Rows, Use, phases
+from torchprof.trace.schema import CALL_LOADED_DATA, Phase, Rows, Use, phases
 from torchprof.trace.trace import Trace
 
 __all__ = ["CATEGORIES", "UNTRACKED", "categories", "phase_at"]
@@ -72,7 +73,7 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
     before = allocations["start"] < 0
     by_forward = ~before & ((allocated_in == Phase.FORWARD) | (allocated_in == Phase.RECOMPUTATION))
     by_backward_or_optimizer = ~before & np.isin(allocated_in, [Phase.BACKWARD, Phase.OPTIMIZER])
-    by_others = ~before & (allocated_in == Phase.OTHER)
+    by_others = ~before & np.isin(allocated_in, [Phase.OTHER, Phase.DATA])
     held_after = uses & Use.HELD_AFTER_CALL != 0
     freed_in_backward = np.isin(freed_in, [Phase.BACKWARD, Phase.RECOMPUTATION])
     for_backward = (uses & Use.READ_BY_BACKWARD != 0) | (freed_in_backward & (allocated_in == Phase.FORWARD))
@@ -95,6 +96,7 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
         ("communication buffers", parallel.sent),
         ("optimizer state", ~before & held_after & (allocated_in == Phase.OPTIMIZER)),
         ("communication buffers", parallel.buckets | (parallel.given & ~by_forward & (uses & Use.MODULE_INPUT == 0))),
+        ("parameters", (before | by_others) & in_optimizer & (uses & Use.READ_BY_FORWARD != 0)),
         ("optimizer state", before & in_optimizer),
         ("inputs", (before | by_others) & read),
         ("activations", by_forward & held_after & (for_backward | in_graph)),
@@ -109,7 +111,13 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
 
 
 def phase_at(trace: Trace, op: Rows, module_call: Rows) -> npt.NDArray[np.int64]:
-    """The phase of the op or, without one, forward inside a module call, and other outside of all calls."""
-    without_op = np.where(module_call >= 0, int(Phase.FORWARD), int(Phase.OTHER))
+    """The phase of the op or, without one, forward inside a module call, and other outside of all calls.
+
+    A module that transforms data is no part of forward.
+    """
+    calls = trace.module_calls
+    loads = (module_call >= 0) & (module_call < len(calls))
+    loads[loads] = calls["flags"][module_call[loads]] & CALL_LOADED_DATA != 0
+    without_op = np.where(loads, int(Phase.DATA), np.where(module_call >= 0, int(Phase.FORWARD), int(Phase.OTHER)))
     of_ops = np.concatenate([phases(trace.ops), [0]]).astype(np.int64)
     return np.where(op >= 0, of_ops[op], without_op)

@@ -14,7 +14,7 @@ from torchprof.analysis.memory.devices import resolve_device
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["StepMemory", "held_at_ends", "memory_is_known", "memory_of_steps", "step_memory"]
+__all__ = ["StepMemory", "held_at_ends", "memory_is_known", "memory_of_steps", "not_recorded", "step_memory"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -22,6 +22,8 @@ Ints = npt.NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class StepMemory:
     """The memory of the steps on one device, in bytes, ``[steps]``. What was there before the recording is held too.
+
+    Where ops or shapes were not recorded, of what was there before only inputs of modules are known.
 
     Attributes:
         allocated: allocated during the step, freed since or not.
@@ -48,6 +50,11 @@ def step_memory(steps: Rows, changes: Changes, totals: AllocatorTotals) -> StepM
 def memory_is_known(trace: Trace) -> bool:
     """Whether the trace has single allocations: an aggregated one has the sums of steps only."""
     return trace.facts.get("memory") is not False and not trace.facts.get("aggregate")
+
+
+def not_recorded(trace: Trace) -> list[str]:
+    """What was not recorded of ``ops`` and ``shapes``: without them it is not known what used a block."""
+    return [option for option in ("ops", "shapes") if trace.facts.get(option) is False]
 
 
 def memory_of_steps(trace: Trace, device: str | None = None) -> StepMemory:

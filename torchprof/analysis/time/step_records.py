@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -11,10 +12,18 @@ from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import PHASE_COLUMNS, step_times
 from torchprof.analysis.time.totals import step_totals
-from torchprof.trace.schema import Phase
+from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
 __all__ = ["step_records"]
+
+OF_PHASES: Final = (*PHASE_COLUMNS, "other")
+OF_TABLE: Final = {
+    "ops": (*OF_PHASES, "ops", "flops"),
+    "module_calls": OF_PHASES,
+    "allocations": ("allocated", "peak", "held"),
+}
+"""What of a step is told by which table."""
 
 
 def step_records(trace: Trace) -> list[Record]:
@@ -24,7 +33,8 @@ def step_records(trace: Trace) -> list[Record]:
     up to it; ``ops``; ``flops``, and ``flops_unknown``, the ops whose FLOPs are unknown; ``allocated peak held`` in bytes:
     allocated during the step, the most held, and held at its end, on the device of the account of memory and as defined there;
     in an aggregated trace of what was allocated while recording, on all devices. ``ops`` and ``flops`` are None in an
-    aggregated trace, which keeps their sums over all steps only. Where kernels were recorded, also ``device``, the time in
+    aggregated trace, which keeps their sums over all steps only. What is of steps in which rows may have been lost is None, but
+    for their time. Where kernels were recorded, also ``device``, the time in
     which any device worked for the step, and ``kernels``, the number that the step launched.
     """
     steps = trace.steps
@@ -53,6 +63,13 @@ def step_records(trace: Trace) -> list[Record]:
             record |= {"device": int(step["busy"]), "kernels": int(step["kernels"])}
     if trace.facts.get("aggregate") or not records:
         return records
+    _add_ops(trace, records)
+    _forget_lost(trace, records)
+    return records
+
+
+def _add_ops(trace: Trace, records: list[Record]) -> None:
+    steps = trace.steps
     all_active = steps.copy()
     all_active["warmup"] = 0
     totals = step_totals(replace(trace, steps=all_active))
@@ -65,4 +82,19 @@ def step_records(trace: Trace) -> list[Record]:
         unknown = {unknown_op(trace, int(each)) for each in ops["signature"][totals.op_unknown & (ops["step"] == row)]}
         record["flops"] = at_least(int(flops[row]), unknown) if counts_flops(trace) else None
         record["ops"], record["flops_unknown"] = int(counts[row]), sorted(unknown)
-    return records
+
+
+def _forget_lost(trace: Trace, records: list[Record]) -> None:
+    """Make unknown what is of rows that were lost: from the step on in which the last of their table was recorded."""
+    for table, columns in OF_TABLE.items():
+        if trace.losses.get(table):
+            for row in np.flatnonzero(trace.steps["end"] > _last_recorded(getattr(trace, table))).tolist():
+                records[row] |= dict.fromkeys(columns)
+
+
+def _last_recorded(rows: Rows) -> int:
+    """When the last of these rows began, of the thread with the most: it is the first that finds no room. -1 for none."""
+    rows = rows[rows["start"] >= 0]
+    if not len(rows):
+        return -1
+    return int(rows["start"][rows["thread"] == np.bincount(rows["thread"]).argmax()].max())

@@ -34,7 +34,7 @@ def test_a_table_has_the_texts_that_are_printed() -> None:
     assert shown.headers == re.split("  +", lines[1])
     assert [row.cells[0].strip("\u2003") for row in shown.tbody] == ["Net", "fc (Linear)", "act (ReLU)", "unused (Linear)"]
     assert shown.tbody[1].cells[1:] == re.split("  +", lines[4].partition("fc (Linear)")[2].strip())
-    assert shown.tfoot[0].cells == ["\n".join(map(str, table.footer))]
+    assert shown.tfoot[0].cells == ["\n".join(each if isinstance(each, str) else each.line for each in table.footer)]
 
 
 def test_figures_are_on_the_right_and_names_on_the_left() -> None:

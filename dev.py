@@ -31,7 +31,9 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 BUILD = HERE / "build"
 INTEGRATION = ["tests/integration"]
-PYTHON_ONLY = "estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops".split()
+PYTHON_ONLY = (
+    "estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said".split()
+)
 """Integration tests of Python code. Of the extension they use what others do, and sanitized they would take half an hour."""
 
 Variables = Mapping[str, str]

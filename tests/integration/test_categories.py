@@ -62,6 +62,19 @@ def test_without_a_model_the_state_of_an_optimizer_from_before_is_state(how: Any
     assert [size for size in sizes["inputs"] if size > 4] == [32, 128]
 
 
+def test_without_a_model_gradients_from_before_that_backward_adds_to_are_gradients() -> None:
+    layer = torch.nn.Linear(8, 2)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.randn(4, 8)).sum().backward()
+    optimizer.step()
+    with profile() as prof:
+        layer(torch.randn(4, 8)).sum().backward()
+        optimizer.step()
+    sizes = bytes_by_category(memory(prof.trace))
+    assert (sizes["parameters"], sizes["gradients"]) == ([8, 64], [8, 64])
+    assert [size for size in sizes["optimizer state"] if size > 4] == [8, 8, 64, 64]
+
+
 def test_a_target_that_only_the_loss_reads_is_an_input() -> None:
     layer = torch.nn.Linear(8, 2)
     with profile(layer) as prof:

@@ -39,6 +39,7 @@ def recorded(*allocations: dict[str, int], **tables: Any) -> Trace:
         ("buffers", {"start": -1, "uses": Use.BUFFER | Use.READ_BY_FORWARD}),
         ("gradients", {"op": BACKWARD, "uses": Use.GRADIENT | Use.READ_BY_OPTIMIZER | Use.HELD_AFTER_CALL}),
         ("gradients", {"start": -1, "uses": Use.GRADIENT}),
+        ("gradients", {"start": -1, "uses": Use.READ_BY_BACKWARD | Use.READ_BY_OPTIMIZER}),  # of another model
         ("optimizer state", {"op": OPTIMIZER, "uses": Use.HELD_AFTER_CALL | Use.READ_BY_OPTIMIZER}),
         ("optimizer state", {"start": -1, "uses": Use.READ_BY_OPTIMIZER}),
         ("parameters", {"start": -1, "uses": Use.READ_BY_OPTIMIZER | Use.READ_BY_FORWARD}),  # of another model

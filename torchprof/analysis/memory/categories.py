@@ -11,7 +11,7 @@ freed, and from how it was used in between (``trace.allocations["uses"]``). The 
                           optimizer. With FSDP those of unsharded parameters, until they are reduced
     sharded gradients     the same of sharded parameters
     optimizer state       allocated by an optimizer's step and held after it; or allocated before the recording, and read by an
-                          optimizer and never by forward
+                          optimizer and never by forward or backward
     inputs                read by modules, by forward ops such as the loss, or by backward ops, and allocated by none of these:
                           batches, also of a ``DataLoader``, targets, the gradient that a backward pass starts from
     activations           allocated by forward and kept for backward: read by backward, freed in backward, or held after forward
@@ -97,6 +97,7 @@ def categories(trace: Trace, allocations: Rows) -> npt.NDArray[np.int64]:
         ("optimizer state", ~before & held_after & (allocated_in == Phase.OPTIMIZER)),
         ("communication buffers", parallel.buckets | (parallel.given & ~by_forward & (uses & Use.MODULE_INPUT == 0))),
         ("parameters", (before | by_others) & in_optimizer & (uses & Use.READ_BY_FORWARD != 0)),
+        ("gradients", before & in_optimizer & (uses & Use.READ_BY_BACKWARD != 0)),  # where no model is known
         ("optimizer state", before & in_optimizer),
         ("inputs", (before | by_others) & read),
         ("activations", by_forward & held_after & (for_backward | in_graph)),

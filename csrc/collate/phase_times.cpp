@@ -182,8 +182,8 @@ PhaseTimes find_phase_times(Tables& tables, const std::vector<FirstRows>& thread
       of_main = found;
     } else {
       // A thread of its own that waits for data, to have them ready, is nothing the step waits for.
-      const Segments works = only(
-          found, [](const Segment& segment) { return segment.phase != Phase::kOther && segment.phase != Phase::kData; });
+      const Segments works =
+          only(found, [](const Segment& segment) { return segment.phase != Phase::kOther && segment.phase != Phase::kData; });
       of_others = merged(of_others, without(works, of_others));
     }
   }

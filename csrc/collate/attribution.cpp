@@ -4,6 +4,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "collate/optimizer.h"
+
 namespace torchprof {
 namespace {
 
@@ -235,9 +237,10 @@ std::vector<Role> roles(const Tables& tables) {
   return found;
 }
 
-Attributed attribute(Tables& tables, const std::vector<Held>& held) {
+std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held) {
   std::vector<int32_t> ran_in = Attribution(tables).run();
-  return {std::move(ran_in), attribute_optimizer(tables, held)};
+  attribute_optimizer(tables, held);
+  return ran_in;
 }
 
 }  // namespace torchprof

@@ -1,124 +1,127 @@
 #include "collate/optimizer.h"
 
 #include <algorithm>
-#include <optional>
 #include <unordered_map>
 #include <utility>
 
 #include "collate/attribution.h"
-#include "collate/update_graph.h"
 
 namespace torchprof {
 namespace {
 
-// Only gradients are remembered from one step to the next. Addresses are reused, and the result for a step must not depend on what was
-// recorded before it.
+// Nothing says to which parameter a tensor of the optimizer's state belongs, so it is learned: what an op reads beside a parameter or
+// its gradient belongs to that parameter, and so does what it returns. Only gradients are remembered from one step to the next.
+// Addresses are reused, and the result for a step must not depend on what was recorded before it.
 class OptimizerAttribution {
  public:
   OptimizerAttribution(Tables& tables, const std::vector<Held>& held) : tables_(tables) {
     std::unordered_map<uint64_t, int32_t> modules;
-    for (const Module& module : tables.modules) {
-      modules.try_emplace(module.address, static_cast<int32_t>(modules_.size()));
-      modules_.push_back(module.address);
+    calls_.resize(tables.modules.size());
+    for (size_t row = 0; row < tables.modules.size(); ++row) {
+      modules[tables.modules[row].address] = static_cast<int32_t>(row);
     }
-    for (const Held& item : held) {
-      if ((item.uses & kParameter) != 0 && item.bytes != 0) {
-        const auto [module, is_new] = modules.try_emplace(item.module, static_cast<int32_t>(modules_.size()));
-        if (is_new) {
-          modules_.push_back(item.module);  // it was not called
-        }
-        if (known_.parameters.try_emplace(item.address, static_cast<int32_t>(known_.modules.size())).second) {
-          known_.modules.push_back(module->second);
-        }
-      }
-    }
-    known_.first_gradient = known_.modules.size();
-    calls_.resize(modules_.size());
     for (size_t row = 0; row < tables.module_calls.size(); ++row) {
       calls_[tables.module_calls[row].module].push_back(static_cast<int32_t>(row));
+    }
+    for (const Held& item : held) {
+      const auto module = modules.find(item.module);
+      if ((item.uses & kParameter) != 0 && module != modules.end()) {
+        parameters_.try_emplace(item.address, module->second);
+      }
     }
   }
 
   // rows: of the ops that accumulate gradients and of those of optimizers, in order of their start.
-  StateOwners run(const std::vector<int32_t>& rows) {
+  void run(const std::vector<int32_t>& rows) {
     for (const int32_t row : rows) {
       const Op& op = tables_.ops[row];
-      const bool is_inside = op.parent != kNoRow && phase(tables_.ops[op.parent]) == Phase::kOptimizer;
       if (phase(op) != Phase::kOptimizer) {
         learn_gradients(op);
-      } else if (op.scope == kUserScope) {
-        if (!is_inside) {
-          finish_step();
-          step_.emplace(tables_, known_);
-        }
-      } else if (is_inside && tables_.ops[op.parent].scope != kUserScope) {
-        nested_.push_back(row);
-      } else if (step_.has_value()) {
-        step_->add(row);
+        forget_latest();  // in a closure, backward runs between the updates
+      } else if (op.scope != kUserScope) {
+        follow(row);
+      } else if (op.parent == kNoRow || phase(tables_.ops[op.parent]) != Phase::kOptimizer) {
+        learned_.clear();
+        forget_latest();
       }
     }
-    finish_step();
-    return std::move(owners_);
   }
 
  private:
   void learn_gradients(const Op& op) {
-    if (op.module_call == kNoRow) {
-      return;
+    for (uint32_t i = 0; i < op.n_inputs && op.module_call != kNoRow; ++i) {
+      gradients_[storage(op.inputs + i)] = static_cast<int32_t>(tables_.module_calls[op.module_call].module);
     }
-    const auto module = static_cast<int32_t>(tables_.module_calls[op.module_call].module);
-    const auto learn = [&](uint32_t first, uint32_t count) {
-      for (uint32_t i = first; i < first + count; ++i) {
-        const uint64_t storage = tables_.tensors[tables_.operands[i]].storage;
-        known_.gradients[storage] = static_cast<int32_t>(known_.modules.size());
-        known_.modules.push_back(module);
-        if (step_.has_value()) {
-          step_->forget(storage);
-        }
-      }
-    };
-    learn(op.inputs, op.n_inputs);
-    learn(op.outputs, op.n_outputs);
   }
 
-  // Ops that read only numbers, such as the count of steps, prepare what comes next and get the module of the next op that has one.
-  void finish_step() {
-    if (!step_.has_value()) {
+  // Attributes an op whose inputs are not known to the module of the op before it: it scales the state, for example. Ops that read
+  // only numbers, such as the count of steps, prepare what comes next and get the module of the next op that has one.
+  void follow(int32_t row) {
+    const Op& op = tables_.ops[row];
+    const auto [module, tensors] = owner_of(op);
+    if (module != kNoRow) {
+      latest_ = module;
+      for (const int32_t before : numbers_) {
+        assign(before, module);
+      }
+      numbers_.clear();
+    } else if (tensors > 1) {
+      forget_latest();  // it reads tensors of several modules
+    } else if (tensors == 0) {
+      numbers_.push_back(row);
       return;
     }
-    step_->find_owners();
-    std::vector<int32_t> numbers;
-    for (size_t i = 0; i < step_->rows().size(); ++i) {
-      const int32_t module = step_->module_of(i);
-      if (module >= 0) {
-        numbers.push_back(step_->rows()[i]);
-        for (const int32_t row : numbers) {
-          assign(row, module);
-        }
-      }
-      if (module == kUnknownOwner && step_->reads_only_numbers(i)) {
-        numbers.push_back(step_->rows()[i]);
-      } else {
-        numbers.clear();
-      }
+    if (latest_ != kNoRow) {
+      assign(row, latest_);
     }
-    for (const int32_t row : nested_) {
-      Op& op = tables_.ops[row];
-      if ((tables_.ops[op.parent].flags & kAttributed) != 0) {
-        op.module_call = tables_.ops[op.parent].module_call;
-        op.flags |= kAttributed;
-      }
-    }
-    nested_.clear();
-    step_->for_each_state([&](uint32_t operand, int32_t module) { owners_[operand] = modules_[module]; });
-    step_.reset();
+  }
+
+  void forget_latest() {
+    latest_ = kNoRow;
+    numbers_.clear();
   }
 
   void assign(int32_t row, int32_t module) {
     Op& op = tables_.ops[row];
+    learn(op.inputs, op.n_inputs, module);
+    learn(op.outputs, op.n_outputs, module);
     if (const int32_t call = latest_call(module, op.start); call != kNoRow) {
       op.module_call = call;
       op.flags |= kAttributed;
+    }
+  }
+
+  // The module, if there is one, and how many inputs are more than a number. Parameters come first, as they are certain; what was
+  // learned is not.
+  std::pair<int32_t, size_t> owner_of(const Op& op) const {
+    size_t tensors = 0;
+    for (uint32_t i = 0; i < op.n_inputs; ++i) {
+      tensors += is_number(op.inputs + i) ? 0 : 1;
+    }
+    for (const auto* known : {&parameters_, &learned_, &gradients_}) {
+      int32_t module = kNoRow;
+      for (uint32_t i = 0; i < op.n_inputs; ++i) {
+        const auto found = known->find(storage(op.inputs + i));
+        if (found == known->end() || (known != &parameters_ && is_number(op.inputs + i))) {
+          continue;
+        }
+        if (module != kNoRow && found->second != module) {
+          return {kNoRow, tensors};
+        }
+        module = found->second;
+      }
+      if (module != kNoRow) {
+        return {module, tensors};
+      }
+    }
+    return {kNoRow, tensors};
+  }
+
+  void learn(uint32_t first, uint32_t count, int32_t module) {
+    for (uint32_t i = first; i < first + count; ++i) {
+      if (!is_number(i)) {  // all parameters share a learning rate
+        learned_[storage(i)] = module;
+      }
     }
   }
 
@@ -132,13 +135,19 @@ class OptimizerAttribution {
     return latest;
   }
 
+  uint64_t storage(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]].storage; }
+
+  bool is_number(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]].storage_bytes <= kNumber; }
+
+  static constexpr int64_t kNumber = 8;
+
   Tables& tables_;
-  std::vector<uint64_t> modules_;            // their addresses: those of the trace, then others that hold parameters
-  std::vector<std::vector<int32_t>> calls_;  // by module
-  KnownOwners known_;
-  std::optional<UpdateGraph> step_;
-  std::vector<int32_t> nested_;  // ops of the step that are inside another one
-  StateOwners owners_;
+  std::vector<std::vector<int32_t>> calls_;           // by module
+  std::unordered_map<uint64_t, int32_t> parameters_;  // storage -> module
+  std::unordered_map<uint64_t, int32_t> gradients_;
+  std::unordered_map<uint64_t, int32_t> learned_;
+  int32_t latest_ = kNoRow;       // the module of the latest op that had one
+  std::vector<int32_t> numbers_;  // ops since then that read only numbers
 };
 
 // Gradients are accumulated on one thread and used on another, so these are sorted by their start.
@@ -158,9 +167,10 @@ std::vector<int32_t> rows_of_interest(const Tables& tables) {
 
 }  // namespace
 
-StateOwners attribute_optimizer(Tables& tables, const std::vector<Held>& held) {
-  const std::vector<int32_t> rows = rows_of_interest(tables);
-  return rows.empty() ? StateOwners{} : OptimizerAttribution(tables, held).run(rows);
+void attribute_optimizer(Tables& tables, const std::vector<Held>& held) {
+  if (const std::vector<int32_t> rows = rows_of_interest(tables); !rows.empty()) {
+    OptimizerAttribution(tables, held).run(rows);
+  }
 }
 
 }  // namespace torchprof

@@ -37,12 +37,12 @@ class OptimizerAttribution {
       const Op& op = tables_.ops[row];
       if (phase(op) != Phase::kOptimizer) {
         learn_gradients(op);
-        forget_latest();  // in a closure, backward runs between the updates
+        waiting_.clear();  // in a closure, backward runs between the updates
       } else if (op.scope != kUserScope) {
         follow(row);
       } else if (op.parent == kNoRow || phase(tables_.ops[op.parent]) != Phase::kOptimizer) {
         learned_.clear();
-        forget_latest();
+        waiting_.clear();
       }
     }
   }
@@ -54,31 +54,22 @@ class OptimizerAttribution {
     }
   }
 
-  // Attributes an op whose inputs are not known to the module of the op before it: it scales the state, for example. Ops that read
-  // only numbers, such as the count of steps, prepare what comes next and get the module of the next op that has one.
+  // An op whose inputs are not known prepares what comes next, and gets the module of the next op that has one: it scales state from
+  // before the recording, or reads only numbers, such as the count of steps.
   void follow(int32_t row) {
     const Op& op = tables_.ops[row];
     const auto [module, tensors] = owner_of(op);
     if (module != kNoRow) {
-      latest_ = module;
-      for (const int32_t before : numbers_) {
+      for (const int32_t before : waiting_) {
         assign(before, module);
       }
-      numbers_.clear();
+      waiting_.clear();
+      assign(row, module);
     } else if (tensors > 1) {
-      forget_latest();  // it reads tensors of several modules
-    } else if (tensors == 0) {
-      numbers_.push_back(row);
-      return;
+      waiting_.clear();  // it reads tensors of several modules
+    } else {
+      waiting_.push_back(row);
     }
-    if (latest_ != kNoRow) {
-      assign(row, latest_);
-    }
-  }
-
-  void forget_latest() {
-    latest_ = kNoRow;
-    numbers_.clear();
   }
 
   void assign(int32_t row, int32_t module) {
@@ -146,8 +137,7 @@ class OptimizerAttribution {
   std::unordered_map<uint64_t, int32_t> parameters_;  // storage -> module
   std::unordered_map<uint64_t, int32_t> gradients_;
   std::unordered_map<uint64_t, int32_t> learned_;
-  int32_t latest_ = kNoRow;       // the module of the latest op that had one
-  std::vector<int32_t> numbers_;  // ops since then that read only numbers
+  std::vector<int32_t> waiting_;  // ops since the latest one that had a module
 };
 
 // Gradients are accumulated on one thread and used on another, so these are sorted by their start.

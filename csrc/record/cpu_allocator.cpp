@@ -4,10 +4,8 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <c10/util/Exception.h>
 
-#include "record/compilers_memory.h"
 #include "record/memory_observer.h"
-#include "record/pause.h"
-#include "record/real_memory.h"
+#include "record/memory_reports.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 
@@ -15,14 +13,7 @@ namespace torchprof {
 namespace {
 
 void record(const void* data, int64_t bytes) {
-  if (CpuAllocator::recording() == 0) {
-    return;
-  }
-  if (is_of_compiler(data, bytes)) {
-    return;
-  }
-  if (is_paused() && !is_compiling()) {
-    report_real_memory(data, bytes);
+  if (CpuAllocator::recording() == 0 || !is_of_program(data, bytes)) {
     return;
   }
   const LogWriter writer;

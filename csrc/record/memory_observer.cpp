@@ -10,9 +10,7 @@
 
 #include "record/allocator_statistics.h"
 #include "record/blocks_met.h"
-#include "record/compilers_memory.h"
-#include "record/pause.h"
-#include "record/real_memory.h"
+#include "record/memory_reports.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 
@@ -36,11 +34,7 @@ class Reports final : public ProfilerStateBase {
   ActiveProfilerType profilerType() override { return ActiveProfilerType::NONE; }
 
   void reportMemoryUsage(void* address, int64_t bytes, size_t allocated, size_t reserved, c10::Device device) override {
-    if (is_of_compiler(address, bytes)) {
-      return;
-    }
-    if (is_paused() && !is_compiling()) {
-      report_real_memory(address, bytes);
+    if (!is_of_program(address, bytes)) {
       return;
     }
     if (bytes < 0) {

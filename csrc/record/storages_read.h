@@ -18,20 +18,10 @@ inline uint64_t storage_identity(const c10::TensorImpl& tensor) {
 // Of every tensor among boxed values, including those in lists of tensors.
 template <typename IValues>
 void note_storages(ThreadLog& log, const IValues& values) {
-  const auto note = [&log](const c10::IValue& value) {
-    if (const c10::TensorImpl* const tensor = value.unsafeToTensorImpl(); is_readable(tensor)) {
-      log.storages_read.insert(storage_identity(*tensor));
-    }
-  };
-  for (const c10::IValue& value : values) {
-    if (value.isTensor()) {
-      note(value);
-    } else if (value.isTensorList()) {
-      for (const c10::IValue& element : value.toListRef()) {
-        note(element);
-      }
-    }
-  }
+  any_tensor(values, [&log](const c10::TensorImpl& tensor) {
+    log.storages_read.insert(storage_identity(tensor));
+    return false;  // none is the last
+  });
 }
 
 }  // namespace torchprof

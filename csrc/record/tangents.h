@@ -18,24 +18,7 @@ inline bool has_tangent(const c10::TensorImpl& tensor) {
 // Whether any tensor among boxed values has one.
 template <typename IValues>
 bool have_tangents(const IValues& values) {
-  const auto has = [](const c10::IValue& value) {
-    const c10::TensorImpl* const tensor = value.unsafeToTensorImpl();
-    return is_readable(tensor) && has_tangent(*tensor);
-  };
-  for (const c10::IValue& value : values) {
-    if (value.isTensor()) {
-      if (has(value)) {
-        return true;
-      }
-    } else if (value.isTensorList()) {
-      for (const c10::IValue& element : value.toListRef()) {
-        if (has(element)) {
-          return true;
-        }
-      }
-    }
-  }
-  return false;
+  return any_tensor(values, has_tangent);
 }
 
 inline bool is_below_autograd() {

@@ -115,27 +115,33 @@ inline bool is_plain(const c10::TensorImpl& tensor) {
          storage->device().is_meta();
 }
 
-// Whether every tensor among boxed values is plain.
-template <typename IValues>
-bool are_plain(const IValues& values) {
-  const auto is_plain_value = [](const c10::IValue& value) {
+// Whether this holds for a tensor among boxed values, or in a list of tensors among them. No more are looked at then.
+template <typename IValues, typename Condition>
+bool any_tensor(const IValues& values, Condition condition) {
+  const auto holds = [&condition](const c10::IValue& value) {
     const c10::TensorImpl* const tensor = value.unsafeToTensorImpl();
-    return !is_readable(tensor) || is_plain(*tensor);
+    return is_readable(tensor) && condition(*tensor);
   };
   for (const c10::IValue& value : values) {
     if (value.isTensor()) {
-      if (!is_plain_value(value)) {
-        return false;
+      if (holds(value)) {
+        return true;
       }
     } else if (value.isTensorList()) {
       for (const c10::IValue& element : value.toListRef()) {
-        if (!is_plain_value(element)) {
-          return false;
+        if (holds(element)) {
+          return true;
         }
       }
     }
   }
-  return true;
+  return false;
+}
+
+// Whether every tensor among boxed values is plain.
+template <typename IValues>
+bool are_plain(const IValues& values) {
+  return !any_tensor(values, [](const c10::TensorImpl& tensor) { return !is_plain(tensor); });
 }
 
 }  // namespace torchprof

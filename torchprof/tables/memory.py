@@ -133,7 +133,7 @@ def memory(trace: Trace, device: str | None = None) -> Memory:
     Args:
         trace: of `torchprof.profile`, recorded with memory, ops and shapes; with the model it knows parameters and paths.
         device: such as ``"cpu"``, ``"cuda:1"`` or ``"meta"`` (what meta tensors stand for), or ``"cuda"`` where there is only
-            one; by default the one that holds the most.
+            one; by default the one that holds parameters, or else the one with the most allocated bytes.
 
     On a device with an allocator that keeps totals, as CUDA's, the peak is the allocator's own, to the byte: the most since the
     recording began, as ``torch.cuda.max_memory_allocated`` says where its peak was reset then.

@@ -117,7 +117,7 @@ def _named(leak: Leak) -> str:
 def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: AllocationModules) -> tuple[list[Leak], list[Leak]]:
     """The leaks among these rows of ``trace.allocations``, and what `may_grow`, the most growth first.
 
-    None where it cannot be told.
+    Both are empty where it cannot be told: see `why_unknown`.
     """
     if why_unknown(trace) is not None:
         return [], []

@@ -235,9 +235,9 @@ std::vector<Role> roles(const Tables& tables) {
   return found;
 }
 
-Attributed attribute(Tables& tables, const ModelMemory& memory) {
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors) {
   std::vector<int32_t> ran_in = Attribution(tables).run();
-  return {std::move(ran_in), attribute_optimizer(tables, memory)};
+  return {std::move(ran_in), attribute_optimizer(tables, events, tensors)};
 }
 
 }  // namespace torchprof

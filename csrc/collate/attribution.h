@@ -27,7 +27,7 @@ struct Attributed {
 };
 
 // Fills in the phases, and attributes backward ops, the accumulation of gradients and the updates of parameters to module calls of
-// the forward pass. `memory` says which module has which parameter.
-Attributed attribute(Tables& tables, const ModelMemory& memory);
+// the forward pass: see attribute_optimizer().
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors);
 
 }  // namespace torchprof

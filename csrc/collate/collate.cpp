@@ -134,7 +134,7 @@ void translate(DeviceReport& devices, Interner& interner, const TickConverter& c
 }  // namespace
 
 Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-                 Outstanding& outstanding) {
+                 Carried& carried) {
   const TickConverter& clock = context.clock;
   Tables tables;
   Interner interner;
@@ -180,7 +180,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   std::stable_sort(memory.events.begin(), memory.events.end(), earlier);
   std::stable_sort(met.begin(), met.end(), earlier);
   std::stable_sort(totals.begin(), totals.end(), earlier);
-  memory.around = add_blocks_met(memory.events, met, context.held, outstanding);
+  memory.around = add_blocks_met(memory.events, met, context.held, carried.outstanding);
   for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});
   }
@@ -198,7 +198,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
 
   memory.held = context.held;
   memory.end = clock.ns(context.end);
-  memory.attributed = attribute(tables, {context.held, memory.events, outstanding});
+  memory.attributed = attribute(tables, context.memory ? &memory.events : nullptr, carried.tensors);
   tables.device_clock_error =
       std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
   PhaseTimes times = find_phase_times(tables, first_rows, context.main_thread, memory.end);
@@ -208,7 +208,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
     tables.allocator_totals = find_unreported(totals, memory.events);
   }
   if (!tables.steps.empty()) {
-    account_steps(tables.steps, memory.events, outstanding);
+    account_steps(tables.steps, memory.events, carried.outstanding);
   }
   assign_signatures(tables, arguments);
   return {std::move(tables), std::move(times)};

@@ -11,9 +11,12 @@
 namespace torchprof {
 namespace {
 
+constexpr uint64_t kShared = 0;
+
 class OptimizerAttribution {
  public:
-  OptimizerAttribution(Tables& tables, const ModelMemory& memory) : tables_(tables), events_(memory.events) {
+  OptimizerAttribution(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors)
+      : tables_(tables), events_(events), tensors_(tensors) {
     std::unordered_map<uint64_t, int32_t> modules;
     const auto row_of = [&](uint64_t module) {
       const auto [row, is_new] = modules.try_emplace(module, static_cast<int32_t>(modules_.size()));
@@ -25,17 +28,8 @@ class OptimizerAttribution {
     for (const Module& module : tables.modules) {
       row_of(module.address);
     }
-    for (const Held& item : memory.held) {
-      const uint64_t key = block_key(item.address, item.device_type);
-      if ((item.uses & (kParameter | kGradient)) == 0 || item.at_end || item.bytes == 0 ||
-          memory.outstanding.blocks().count(key) != 0) {  // another one is there now
-        continue;
-      }
-      const HeldTensor held{row_of(item.module), (item.uses & kParameter) != 0};
-      const auto [known, is_new] = held_.try_emplace(key, held);
-      if (!is_new && known->second.module != held.module) {
-        known->second.module = kNoOwner;
-      }
+    for (const auto& [key, tensor] : tensors) {
+      held_[key] = {tensor.module == kShared ? kNoOwner : row_of(tensor.module), tensor.is_parameter};
     }
     calls_.resize(modules_.size());
     for (size_t row = 0; row < tables.module_calls.size(); ++row) {
@@ -67,6 +61,11 @@ class OptimizerAttribution {
       follow(moment);
     }
     finish_window();
+    follow_memory({INT64_MAX, kNoRow, false});
+    tensors_.clear();
+    for (const auto& [key, held] : held_) {
+      tensors_[key] = {held.module == kNoOwner ? kShared : modules_[held.module], held.is_parameter};
+    }
     return std::move(owners_);
   }
 
@@ -81,12 +80,12 @@ class OptimizerAttribution {
   void begin_window() {
     window_start_ = window_end_;
     window_end_ = next_step_ < tables_.steps.size() ? tables_.steps[next_step_++].end : INT64_MAX;
-    graph_.emplace(tables_, held_, !events_.empty());
+    graph_.emplace(tables_, held_, events_ != nullptr);
   }
 
   void follow_memory(const Moment& moment) {
-    for (; next_event_ < events_.size(); ++next_event_) {
-      const MemoryEvent& event = events_[next_event_];
+    for (; events_ != nullptr && next_event_ < events_->size(); ++next_event_) {
+      const MemoryEvent& event = (*events_)[next_event_];
       if (moment.is_end ? event.time >= moment.time : event.time > moment.time) {
         break;
       }
@@ -160,7 +159,8 @@ class OptimizerAttribution {
   }
 
   Tables& tables_;
-  const std::vector<MemoryEvent>& events_;
+  const std::vector<MemoryEvent>* events_;  // null: not recorded
+  ModelTensors& tensors_;
   std::vector<uint64_t> modules_;                                // their addresses: those of the trace, then others of the model
   std::vector<std::vector<std::pair<int64_t, int32_t>>> calls_;  // by module: start, row
   HeldTensors held_;
@@ -176,23 +176,35 @@ std::vector<int32_t> rows_of_interest(const Tables& tables) {
   const std::vector<Role> role = roles(tables);
   const auto accumulates = [&](int32_t row) { return row != kNoRow && role[tables.ops[row].signature] == Role::kAccumulation; };
   std::vector<int32_t> rows;
-  bool has_updates = false;
   for (size_t row = 0; row < tables.ops.size(); ++row) {
     const Op& op = tables.ops[row];
-    const bool updates = phase(op) == Phase::kOptimizer;
-    has_updates = has_updates || updates;
-    if (updates || accumulates(static_cast<int32_t>(row)) || accumulates(op.parent)) {
+    if (phase(op) == Phase::kOptimizer || accumulates(static_cast<int32_t>(row)) || accumulates(op.parent)) {
       rows.push_back(static_cast<int32_t>(row));
     }
   }
-  return has_updates ? rows : std::vector<int32_t>{};
+  return rows;
 }
 
 }  // namespace
 
-StateOwners attribute_optimizer(Tables& tables, const ModelMemory& memory) {
+ModelTensors held_at_start(const std::vector<Held>& held) {
+  ModelTensors tensors;
+  for (const Held& item : held) {
+    if ((item.uses & (kParameter | kGradient)) == 0 || item.at_end || item.bytes == 0) {
+      continue;
+    }
+    const ModelTensor tensor{item.module, (item.uses & kParameter) != 0};
+    const auto [known, is_new] = tensors.try_emplace(block_key(item.address, item.device_type), tensor);
+    if (!is_new && known->second.module != item.module) {
+      known->second.module = kShared;
+    }
+  }
+  return tensors;
+}
+
+StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors) {
   const std::vector<int32_t> rows = rows_of_interest(tables);
-  return rows.empty() ? StateOwners{} : OptimizerAttribution(tables, memory).run(rows);
+  return tensors.empty() && rows.empty() ? StateOwners{} : OptimizerAttribution(tables, events, tensors).run(rows);
 }
 
 }  // namespace torchprof

@@ -5,24 +5,26 @@
 #include <unordered_map>
 #include <vector>
 
-#include "collate/step_memory.h"
 #include "trace/tables.h"
 
 namespace torchprof {
 
 using StateOwners = std::unordered_map<uint32_t, uint64_t>;  // row of operands -> address of the module, as in Module
 
-// What tells the tensors of a model apart from others that have their addresses later.
-struct ModelMemory {
-  const std::vector<Held>& held;
-  const std::vector<MemoryEvent>& events;  // in order of time
-  const Outstanding& outstanding;          // what was allocated before the first event, and since the recording began
+// The parameters and gradients of a model: their modules, until they are freed.
+struct ModelTensor {
+  uint64_t module;  // its address, as in Module; 0: several modules share it
+  bool is_parameter;
 };
+using ModelTensors = std::unordered_map<uint64_t, ModelTensor>;  // by block_key() of the storage
+
+ModelTensors held_at_start(const std::vector<Held>& held);
 
 // Attributes each op inside an optimizer's step to a call of the module whose parameter it updates, in the same step of the loop: the
 // latest one before it, or else the next one. An op for the parameters of several modules at once (foreach, fused) is attributed to
-// none. Returns the modules of what the ops read, each where it is read first. What was recorded before a step of the loop does not
-// count, so that sums of steps are those of the whole recording.
-StateOwners attribute_optimizer(Tables& tables, const ModelMemory& memory);
+// none. Returns the modules of what the ops read, each where it is read first. `events` are null where memory was not recorded:
+// then an address may be that of another tensor by now. `tensors` are those before the first event, and afterwards those after the last. Nothing else from before a step of the loop counts, so that the sums of
+// steps are those of the whole recording.
+StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors);
 
 }  // namespace torchprof

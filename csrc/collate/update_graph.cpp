@@ -103,14 +103,19 @@ void UpdateGraph::end(int32_t row) {
 }
 
 void UpdateGraph::accumulate(uint32_t operand, int32_t module, bool is_new) {
+  const uint64_t key = block_key(tensor(operand).storage, tensor(operand).device_type);
   if (is_new && !knows_frees_) {
-    current_.erase(block_key(tensor(operand).storage, tensor(operand).device_type));
+    current_.erase(key);
   }
   const int32_t row = node_of(operand);
-  if (row != kNoRow && nodes_[row].kind != Kind::kParameter) {
-    Node& node = nodes_[row];
-    node.kind = Kind::kGradient;
-    node.gradient_of = std::max(combined(node.gradient_of, module), kNoOwner);
+  if (row == kNoRow || nodes_[row].kind == Kind::kParameter) {
+    return;
+  }
+  Node& node = nodes_[row];
+  node.kind = Kind::kGradient;
+  node.gradient_of = std::max(combined(node.gradient_of, module), kNoOwner);
+  if (knows_frees_ && node.gradient_of != kUnknownOwner) {
+    held_[key] = {node.gradient_of, false};
   }
 }
 

@@ -22,7 +22,7 @@ namespace torchprof {
 inline constexpr int32_t kUnknownOwner = -1;
 inline constexpr int32_t kNoOwner = -2;  // it is of several modules
 
-// A parameter or gradient that the model held when the recording began.
+// A parameter or a gradient, which may be from an earlier step.
 struct HeldTensor {
   int32_t module;
   bool is_parameter;

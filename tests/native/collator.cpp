@@ -129,7 +129,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
       events.apply(event.cast<py::tuple>());
     }
   }
-  Outstanding outstanding;
+  Carried carried;
   Moments moments;
   for (const auto& [start, end] : steps) {
     Step step{};
@@ -139,7 +139,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   }
   const std::vector<Held> held;
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
-  auto [tables, times] = collate(logs, std::move(devices), context, outstanding);
+  auto [tables, times] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;
   for_each_table(tables, [&](const char* name, const auto& rows) { arrays[name] = to_bytes(rows); });
   py::dict losses;

@@ -156,8 +156,9 @@ class Lifetimes {
   // What an optimizer reads and no op or module says the owner of: its state from before the recording, for example.
   void own_state(Allocation& state, uint32_t operand) const {
     const StateOwners& owners = reports_.attributed.state_owners;
-    if (const auto found = owners.find(operand); found != owners.end() && state.module == kNoRow) {
-      state.module = modules_.at(found->second);
+    if (const auto owner = owners.find(operand); owner != owners.end() && state.module == kNoRow) {
+      const auto module = modules_.find(owner->second);
+      state.module = module != modules_.end() ? module->second : kNoRow;  // it was called in an earlier step, which is summed up
     }
   }
 

@@ -25,8 +25,9 @@ class OptimizerAttribution {
       }
       return row->second;
     };
-    for (const Module& module : tables.modules) {
-      row_of(module.address);
+    for (const Module& module : tables.modules) {  // two may have had the same address
+      modules.try_emplace(module.address, static_cast<int32_t>(modules_.size()));
+      modules_.push_back(module.address);
     }
     for (const auto& [key, tensor] : tensors) {
       held_[key] = {tensor.module == kShared ? kNoOwner : row_of(tensor.module), tensor.is_parameter};

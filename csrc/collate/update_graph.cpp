@@ -46,10 +46,12 @@ int32_t UpdateGraph::new_node(uint32_t operand) {
 
 int32_t UpdateGraph::node_of(uint32_t operand) {
   const Tensor& used = tensor(operand);
-  if (used.storage == 0 || used.storage_bytes == 0) {
+  const uint64_t key = block_key(used.storage, used.device_type);
+  const bool is_passing = used.storage_bytes <= kNumber && !knows_frees_ && held_.count(key) == 0;  // its address is soon another's
+  if (used.storage == 0 || used.storage_bytes == 0 || is_passing) {
     return kNoRow;
   }
-  const auto found = current_.find(block_key(used.storage, used.device_type));
+  const auto found = current_.find(key);
   return found != current_.end() ? found->second : new_node(operand);
 }
 

@@ -53,7 +53,6 @@ struct Carried {
 };
 
 // Empties the logs.
-Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-                 Carried& carried);
+Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Carried& carried);
 
 }  // namespace torchprof

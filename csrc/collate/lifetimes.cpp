@@ -158,7 +158,8 @@ class Lifetimes {
     const StateOwners& owners = reports_.attributed.state_owners;
     if (const auto owner = owners.find(operand); owner != owners.end() && state.module == kNoRow) {
       const auto module = modules_.find(owner->second);
-      state.module = module != modules_.end() ? module->second : kNoRow;  // it was called in an earlier step, which is summed up
+      state.module =
+          module != modules_.end() ? module->second : kNoRow;  // it was called in an earlier step, which is summed up
     }
   }
 

@@ -162,7 +162,7 @@ class OptimizerAttribution {
   Tables& tables_;
   const std::vector<MemoryEvent>* events_;  // null: not recorded
   ModelTensors& tensors_;
-  std::vector<uint64_t> modules_;                                // their addresses: those of the trace, then others of the model
+  std::vector<uint64_t> modules_;  // their addresses: those of the trace, then others of the model
   std::vector<std::vector<std::pair<int64_t, int32_t>>> calls_;  // by module: start, row
   HeldTensors held_;
   std::optional<UpdateGraph> graph_;

@@ -15,12 +15,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "collate/updates.h"
 #include "trace/tables.h"
 
 namespace torchprof {
-
-inline constexpr int32_t kUnknownOwner = -1;
-inline constexpr int32_t kNoOwner = -2;  // it is of several modules
 
 // A parameter or a gradient, which may be from an earlier step.
 struct HeldTensor {
@@ -39,7 +37,7 @@ class UpdateGraph {
   void begin(int32_t row);
   void end(int32_t row);
   void accumulate(uint32_t operand, int32_t module, bool is_new);  // a gradient of the module, or of kUnknownOwner
-  void forget(uint64_t key);                     // another tensor is there from now on, if any
+  void forget(uint64_t key);                                       // another tensor is there from now on, if any
 
   void find_owners();
 
@@ -53,7 +51,7 @@ class UpdateGraph {
   // Calls f(operand, module) for each tensor that an optimizer reads and that belongs to a module, where it is read first.
   template <typename Function>
   void for_each_tensor(Function f) const {
-    for (const Node& node : nodes_) {
+    for (const UsedTensor& node : tensors_) {
       if (node.read_by != kNotRead && node.owner >= 0) {
         f(node.read_by, node.owner);
       }
@@ -61,34 +59,9 @@ class UpdateGraph {
   }
 
  private:
-  static constexpr uint32_t kNotRead = UINT32_MAX;
-  enum class Kind : uint8_t { kParameter, kTensor, kGradient, kNumber };  // what says most about an op comes first
-
-  struct Node {  // a tensor and its views
-    Kind kind = Kind::kTensor;
-    bool is_number = false;  // parameters may share a learning rate
-    int32_t owner = kUnknownOwner;
-    int32_t gradient_of = kUnknownOwner;
-    uint32_t read_by = kNotRead;  // the operand where an optimizer read it first
-    size_t made_by = 0;           // how many updates had begun
-    size_t list_length = 0;       // of the lists that it is in; 0: not known
-    std::vector<uint32_t> updates;
-  };
-  struct Update {  // an op of an optimizer
-    int32_t row;
-    std::vector<int32_t> nodes;  // of its inputs, then of its outputs; kNoRow: it has no memory
-    size_t list_length = 1;      // 0: not known
-    bool takes_lists = false;
-    bool has_ops_inside = false;
-  };
-
   int32_t node_of(uint32_t operand);
   int32_t new_node(uint32_t operand);
   int32_t result_of(size_t place, uint32_t operand);
-  void find_list_lengths();
-  size_t certain_length(const Update& update) const;
-  size_t length_if_half_is(const Update& update, Kind kind) const;
-  size_t length_as_elsewhere(const Update& update, bool may_be_new = false) const;
   void spread(std::vector<uint32_t> updates);
   void vote(const Update& update);
   int32_t owner_at(const Update& update, size_t in_list, size_t length) const;  // of all operands at one place of each list
@@ -99,26 +72,23 @@ class UpdateGraph {
     const Op& op = tables_.ops[update.row];
     return tensor(static_cast<uint32_t>(place < op.n_inputs ? op.inputs + place : op.outputs + (place - op.n_inputs))).shape;
   }
-  bool is_of(const Update& update, size_t place, Kind kind) const {
-    return place < update.nodes.size() && update.nodes[place] != kNoRow && nodes_[update.nodes[place]].kind == kind;
-  }
   // Calls f(place) for the operands at one place of each list of inputs, and of outputs.
   template <typename Function>
   void for_each_place(const Update& update, size_t in_list, size_t length, Function f) const {
-    const size_t inputs = std::min<size_t>(tables_.ops[update.row].n_inputs, update.nodes.size());
+    const size_t inputs = std::min<size_t>(tables_.ops[update.row].n_inputs, update.tensors.size());
     for (size_t place = in_list; place < inputs; place += length) {
       f(place);
     }
-    for (size_t place = inputs + in_list; place < update.nodes.size(); place += length) {
+    for (size_t place = inputs + in_list; place < update.tensors.size(); place += length) {
       f(place);
     }
   }
-  bool is_known(int32_t node) const { return node != kNoRow && nodes_[node].owner != kUnknownOwner; }
+  bool is_known(int32_t node) const { return node != kNoRow && tensors_[node].owner != kUnknownOwner; }
 
   const Tables& tables_;
   HeldTensors& held_;
   const bool knows_frees_;
-  std::vector<Node> nodes_;
+  std::vector<UsedTensor> tensors_;
   std::vector<Update> updates_;
   std::unordered_map<uint64_t, int32_t> current_;  // block_key() -> the node of the tensor that is there now
   std::unordered_map<int32_t, size_t> open_;       // row of ops -> its update, until it ends

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from test_collator import Event, collator
 
 from torchprof.trace.schema import LAYOUTS, SCOPE_BACKWARD, SCOPE_USER
 
-WEIGHTS, GRADIENTS, STATES, MORE_STATES, OTHERS, MADE = 1000, 2000, 3000, 4000, 5000, 6000
+WEIGHTS, GRADIENTS, STATES, MORE_STATES, MADE = 1000, 2000, 3000, 4000, 5000
 """Tensor i of a list is at the address of the list + 100 i."""
 
 Place = tuple[int, int]
@@ -19,11 +18,10 @@ Place = tuple[int, int]
 class Step:
     """A forward and backward pass of modules with one weight each, and then an optimizer."""
 
-    def __init__(self, sizes: list[int], *, of_the_model: int | None = None) -> None:
+    def __init__(self, sizes: list[int]) -> None:
         self.sizes = sizes
         self.events: list[Event] = []
         self.clock = 0
-        self.model = len(sizes) if of_the_model is None else of_the_model
         for module in range(len(sizes)):
             self.events.append(("call", self.tick(), 10 + module, "M"))
             self.op("aten::mm", [], sequence=module)
@@ -33,8 +31,8 @@ class Step:
             self.op("torch::autograd::AccumulateGrad", [gradient], scope=SCOPE_BACKWARD)
         self.op("Optimizer.step#SGD.step", [], scope=SCOPE_USER, ends=False)
 
-    def all(self, address: int, first: int = 0) -> list[Place]:
-        return [(address + 100 * at, size) for at, size in enumerate(self.sizes)][first:]
+    def all(self, address: int) -> list[Place]:
+        return [(address + 100 * at, size) for at, size in enumerate(self.sizes)]
 
     def tick(self) -> int:
         self.clock += 1
@@ -59,7 +57,7 @@ class Step:
 
     def owners(self) -> dict[int, int | None]:
         """The number of the module of every block, by its address; None: it is known of none."""
-        held = [(address, 4 * size, 10 + at) for at, (address, size) in enumerate(self.all(WEIGHTS)[: self.model])]
+        held = [(address, 4 * size, 10 + at) for at, (address, size) in enumerate(self.all(WEIGHTS))]
         end = ("end", next(event[1] for event in self.events if event[3:4] == ("Optimizer.step#SGD.step",)), self.tick())
         raw = collator().collate_events([[*self.events, end]], 2**30, parameters=held)[0]
         tables: dict[str, Any] = {name: rows.view(LAYOUTS[name]) for name, rows in raw.items()}
@@ -106,19 +104,18 @@ def test_fused_lists_with_numbers_behind_them() -> None:
 
 
 def test_one_list_is_not_taken_for_two() -> None:
-    """Of four weights, the model has two: the other two are not paired with these."""
-    step = Step([8, 8, 8, 8], of_the_model=2)
-    step.events = [event for event in step.events if event[3:4] != ("torch::autograd::AccumulateGrad",)]
-    step = Step([8, 8], of_the_model=2)
-    others = [(OTHERS, 8), (OTHERS + 100, 8)]
-    states = [*step.all(STATES), (STATES + 200, 8), (STATES + 300, 8)]
-    gradients = [*step.all(GRADIENTS), (GRADIENTS + 200, 8), (GRADIENTS + 300, 8)]
-    step.op("aten::_foreach_mul_", step.all(WEIGHTS) + others)
-    step.op("aten::_foreach_addcmul_", states + gradients + gradients)
-    step.op("aten::_foreach_addcdiv_", step.all(WEIGHTS) + others + states + gradients)
+    """Half of the weights are not of the model."""
+    step = Step([8, 8])
+
+    def twice(address: int) -> list[Place]:
+        return [*step.all(address), *[(place + 200, size) for place, size in step.all(address)]]
+
+    step.op("aten::_foreach_mul_", twice(WEIGHTS))
+    step.op("aten::_foreach_addcmul_", twice(STATES) + 2 * twice(GRADIENTS))
+    step.op("aten::_foreach_addcdiv_", twice(WEIGHTS) + twice(STATES) + twice(GRADIENTS))
     owners = step.owners()
-    assert [owners[place] for place, _ in states] == [0, 1, None, None]
-    assert [owners[place] for place, _ in others] == [None, None]
+    assert [owners[place] for place, _ in twice(WEIGHTS)] == [0, 1, None, None]
+    assert [owners[place] for place, _ in twice(STATES)] == [0, 1, None, None]
 
 
 def test_a_list_that_is_only_scaled_belongs_to_nobody() -> None:
@@ -128,16 +125,11 @@ def test_a_list_that_is_only_scaled_belongs_to_nobody() -> None:
 
 
 def test_an_address_that_is_used_again_is_another_tensor() -> None:
-    """The buffer of the first weight was at the address where a result for the second one is later, in the same step."""
+    """What is made of a weight is freed, and what is made of the other is at its address."""
     step = Step([8, 8])
-    (first, _), (_, second) = ((WEIGHTS, 8), (WEIGHTS + 100, 8)), ((STATES, 8), (STATES + 100, 8))
-    made = (MADE, 8)
-    step.events.append(("memory", step.tick(), MADE, 32))
-    step.op("aten::add", [first, (STATES, 8)], [made])
-    step.events.append(("memory", step.tick(), MADE, -32))
-    step.events.append(("memory", step.tick(), MADE, 32))
-    step.op("aten::add", [(WEIGHTS + 100, 8), second], [made])
-    step.op("aten::mul_", [made, (MORE_STATES, 8)])
-    owners = step.owners()
-    assert Counter([owners[STATES], owners[STATES + 100], owners[MORE_STATES]]) == Counter({0: 1, 1: 2})
-    assert owners[MORE_STATES] == 1
+    for weight, state in zip(step.all(WEIGHTS), step.all(STATES), strict=True):
+        step.events.append(("memory", step.tick(), MADE, 32))
+        step.op("aten::neg", [weight], [(MADE, 8)])
+        step.op("aten::add_", [state, (MADE, 8)])
+        step.events.append(("memory", step.tick(), MADE, -32))
+    assert step.of(STATES) == [0, 1]

@@ -45,6 +45,7 @@ class OptimizerAttribution {
   // rows: of the ops that accumulate gradients and of those of optimizers.
   StateOwners run(const std::vector<int32_t>& rows) {
     std::vector<Moment> moments;
+    moments.reserve(2 * rows.size());
     for (const int32_t row : rows) {
       moments.push_back({tables_.ops[row].start, row, false});
       if (tables_.ops[row].end != kNever) {

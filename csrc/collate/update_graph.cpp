@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 
 #include "collate/block_key.h"
 #include "collate/list_lengths.h"
@@ -69,11 +70,12 @@ int32_t UpdateGraph::result_of(size_t place, uint32_t operand) {
 void UpdateGraph::begin(int32_t row) {
   const Op& op = tables_.ops[row];
   const size_t place = updates_.size();
-  if (const auto around = open_.find(op.parent); around != open_.end()) {
-    updates_[around->second].has_ops_inside = true;
+  for (const size_t around : open_) {
+    updates_[around].has_ops_inside = updates_[around].has_ops_inside || updates_[around].row == op.parent;
   }
-  open_[row] = place;
+  open_.push_back(place);
   Update update{row, {}, 1, takes_lists(tables_.strings[op.signature]), false};
+  update.tensors.reserve(op.n_inputs + op.n_outputs);
   for (uint32_t i = op.inputs; i < op.inputs + op.n_inputs; ++i) {
     update.tensors.push_back(node_of(i));
     if (const int32_t node = update.tensors.back(); node != kNoRow) {
@@ -85,12 +87,12 @@ void UpdateGraph::begin(int32_t row) {
 }
 
 void UpdateGraph::end(int32_t row) {
-  const auto open = open_.find(row);
-  if (open == open_.end()) {
-    return;
+  const auto open = std::find_if(open_.rbegin(), open_.rend(), [&](size_t place) { return updates_[place].row == row; });
+  if (open == open_.rend()) {
+    return;  // it began in an earlier step
   }
-  const size_t place = open->second;
-  open_.erase(open);
+  const size_t place = *open;
+  open_.erase(std::prev(open.base()));
   const Op& op = tables_.ops[row];
   for (uint32_t i = op.outputs; i < op.outputs + op.n_outputs; ++i) {
     const int32_t node = result_of(place, i);

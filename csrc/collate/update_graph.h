@@ -91,7 +91,7 @@ class UpdateGraph {
   std::vector<UsedTensor> tensors_;
   std::vector<Update> updates_;
   std::unordered_map<uint64_t, int32_t> current_;  // block_key() -> the node of the tensor that is there now
-  std::unordered_map<int32_t, size_t> open_;       // row of ops -> its update, until it ends
+  std::vector<size_t> open_;                       // updates that have not ended, the innermost one last
   std::unordered_map<int32_t, int32_t> votes_;     // node -> owner
 };
 

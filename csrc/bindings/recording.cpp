@@ -11,6 +11,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/block.h"
 #include "bindings/unread.h"
 #include "session/session.h"
 
@@ -84,8 +85,9 @@ void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::ve
   totals.merge_shapes({std::move(flops), std::move(moved), std::move(unknown)});
 }
 
-// The tables by name, the strings that they refer to, and what else is known about the recording.
-py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
+// What was recorded becomes that of the block: the tables by name, the strings that they refer to, and what else is known.
+void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
+  auto& block = owner.cast<Block&>();
   Recorded recorded = stop(owner.ptr(), held_from_python(held), may_wait);
   const bool stepped = !recorded.tables.steps.empty();
   const py::dict tables = to_arrays(recorded.tables);
@@ -102,7 +104,7 @@ py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& 
   if (!stepped) {
     facts["phase_ns"] = recorded.phase_times;
   }
-  return py::make_tuple(tables, strings, facts);
+  block.recorded = py::make_tuple(tables, strings, facts);
 }
 
 // What a recording installs in this process. Tests compare it before and after. It reads the globals of this library, so it cannot be

@@ -114,6 +114,9 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
 void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(), name}); }
 
 void Session::begin_step(int32_t number, bool warmup) {
+  if (!moments_.steps.empty() && moments_.steps.back().end == kNever && moments_.steps.back().number == number) {
+    return;  // it has begun, and an interrupt kept Python from hearing of it
+  }
   end_step(true);
   if (modules_) {
     modules_->observe_again();

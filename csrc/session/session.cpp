@@ -100,11 +100,15 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   } else if (options.flops) {
     counted_ops_.emplace(options.flop_outputs);
   }
+  if (options.evaluator_switch != nullptr) {
+    compiled_code_.emplace(options.evaluator_switch, options.on_evaluator);
+  }
+  const bool sees_evaluators = compiled_code_.has_value() && compiled_code_->sees_evaluators();
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, options.evaluator_switch, options.on_evaluator);
+    modules_.emplace(options.module_class, sees_evaluators);
   }
   if (options.ops && options.loader_iter != nullptr) {
-    loaders_.emplace(options.loader_iter, modules_.has_value() && modules_->sees_evaluators());
+    loaders_.emplace(options.loader_iter, sees_evaluators);
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
@@ -195,11 +199,12 @@ Recorded Session::stop(const std::vector<Held>& held) {
   Recorded recorded;
   if (modules_) {
     recorded.unobserved_classes = modules_->unobserved_classes();
-    recorded.compiled_outside_calls = modules_->compiled_outside_calls();
+    recorded.compiled_outside_calls = CompiledCodeObserver::outside_calls();
   }
   recorded.beside_profiler = memory_ && memory_->was_shared();
   loaders_.reset();
   modules_.reset();
+  compiled_code_.reset();
   ops_.reset();
   counted_ops_.reset();
   meta_.reset();

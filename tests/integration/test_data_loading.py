@@ -197,3 +197,31 @@ def test_without_steps_the_recording_divides_into_phases() -> None:
     rows = torchprof.by_module(prof.trace).rows
     assert data_row(prof.trace)["time"] >= 2 * SLOW * 1e9
     assert sum(row["time"] for row in rows if row["depth"] == 0) == pytest.approx(prof.trace.facts["duration_ns"], rel=1e-6)
+
+
+@pytest.mark.parametrize("aggregate", [False, True])
+def test_waiting_for_data_is_seen_where_modules_are_not_recorded(aggregate: bool) -> None:
+    kind = type(DataLoader.__iter__)
+    trace = train(DataLoader(Slow(2)), modules=False, aggregate=aggregate)
+    names = {row["name"]: row["calls"] for row in torchprof.by_op(trace, phase="data").rows}
+    assert names["iter(DataLoader)"] == 1 / 2
+    assert names["enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"] == 2 / 2, "the third is in no step"
+    assert type(DataLoader.__iter__) is kind
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+@pytest.mark.parametrize("modules", [True, False])
+def test_compiled_code_between_batches_and_around_a_loader_is_as_without(modules: bool) -> None:
+    loader = DataLoader(Slow(2))
+    step = torch.compile(lambda x: (x + 1).sum(), backend="eager")
+
+    @torch.compile(backend="eager")
+    def epoch() -> list[Tensor]:
+        return [x.sin() for x in loader]
+
+    with torchprof.profile(modules=modules) as prof:
+        sums = [step(x) for x in loader]
+        found = epoch()
+    assert [float(each) for each in sums] == [8, 16]
+    assert [float(x[0, 0]) for x in found] == pytest.approx([0, float(torch.ones(()).sin())])
+    assert phases_of(prof.trace, "iter(DataLoader)") == {Phase.DATA: 2}

@@ -119,7 +119,7 @@ class Recorder:
                     gpu=backend.name,
                     device_type=backend.device_type,
                     held=self._held(at_end=False),
-                    evaluator_switch=_evaluator_switch() if options.modules else None,
+                    evaluator_switch=_evaluator_switch() if options.modules or options.ops else None,
                     profiler_switches=_profiler_switches() if options.memory else [],
                     loader_iter=DataLoader.__iter__,
                     on_evaluator=self._compiled_code,

@@ -236,9 +236,10 @@ std::vector<Role> roles(const Tables& tables) {
   return found;
 }
 
-Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors) {
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                     ModelTensors& tensors) {
   std::vector<int32_t> ran_in = Attribution(tables).run();
-  return {std::move(ran_in), attribute_optimizer(tables, events, tensors)};
+  return {std::move(ran_in), attribute_optimizer(tables, events, held, tensors)};
 }
 
 }  // namespace torchprof

@@ -28,6 +28,7 @@ struct Attributed {
 
 // Fills in the phases, and attributes backward ops, the accumulation of gradients and the updates of parameters to module calls of
 // the forward pass: see attribute_optimizer().
-Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors);
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                     ModelTensors& tensors);
 
 }  // namespace torchprof

@@ -15,7 +15,8 @@ constexpr uint64_t kShared = 0;
 
 class OptimizerAttribution {
  public:
-  OptimizerAttribution(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors)
+  OptimizerAttribution(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                       ModelTensors& tensors)
       : tables_(tables), events_(events), tensors_(tensors) {
     std::unordered_map<uint64_t, int32_t> modules;
     const auto row_of = [&](uint64_t module) {
@@ -31,6 +32,17 @@ class OptimizerAttribution {
     }
     for (const auto& [key, tensor] : tensors) {
       held_[key] = {tensor.module == kShared ? kNoOwner : row_of(tensor.module), tensor.is_parameter};
+    }
+    for (const auto& [key, tensor] : held_by_model(true, held)) {
+      if (tensor.is_parameter && tensor.module != kShared) {
+        made_.emplace(key, Made{row_of(tensor.module), SIZE_MAX});
+      }
+    }
+    for (size_t at = 0; events != nullptr && !made_.empty() && at < events->size(); ++at) {
+      const MemoryEvent& event = (*events)[at];
+      if (const auto made = made_.find(block_key(event.address, event.device_type)); made != made_.end() && event.bytes > 0) {
+        made->second.event = at;
+      }
     }
     calls_.resize(modules_.size());
     for (size_t row = 0; row < tables.module_calls.size(); ++row) {
@@ -91,7 +103,11 @@ class OptimizerAttribution {
       if (moment.is_end ? event.time >= moment.time : event.time > moment.time) {
         break;
       }
-      graph_->forget(block_key(event.address, event.device_type));
+      const uint64_t key = block_key(event.address, event.device_type);
+      graph_->forget(key);
+      if (const auto made = made_.find(key); made != made_.end() && made->second.event == next_event_) {
+        held_[key] = {made->second.module, true};
+      }
     }
   }
 
@@ -166,6 +182,11 @@ class OptimizerAttribution {
   std::vector<uint64_t> modules_;  // their addresses: those of the trace, then others of the model
   std::vector<std::vector<std::pair<int64_t, int32_t>>> calls_;  // by module: start, row
   HeldTensors held_;
+  struct Made {
+    int32_t module;
+    size_t event;  // the one that allocated it
+  };
+  std::unordered_map<uint64_t, Made> made_;  // parameters that the model has at the end
   std::optional<UpdateGraph> graph_;
   int64_t window_start_ = INT64_MIN;
   int64_t window_end_ = INT64_MIN;
@@ -189,10 +210,10 @@ std::vector<int32_t> rows_of_interest(const Tables& tables) {
 
 }  // namespace
 
-ModelTensors held_at_start(const std::vector<Held>& held) {
+ModelTensors held_by_model(bool at_end, const std::vector<Held>& held) {
   ModelTensors tensors;
   for (const Held& item : held) {
-    if ((item.uses & (kParameter | kGradient)) == 0 || item.at_end || item.bytes == 0) {
+    if ((item.uses & (kParameter | kGradient)) == 0 || item.at_end != at_end || item.bytes == 0) {
       continue;
     }
     const ModelTensor tensor{item.module, (item.uses & kParameter) != 0};
@@ -204,9 +225,10 @@ ModelTensors held_at_start(const std::vector<Held>& held) {
   return tensors;
 }
 
-StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors) {
+StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                                ModelTensors& tensors) {
   const std::vector<int32_t> rows = rows_of_interest(tables);
-  return tensors.empty() && rows.empty() ? StateOwners{} : OptimizerAttribution(tables, events, tensors).run(rows);
+  return tensors.empty() && rows.empty() ? StateOwners{} : OptimizerAttribution(tables, events, held, tensors).run(rows);
 }
 
 }  // namespace torchprof

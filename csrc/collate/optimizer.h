@@ -18,13 +18,15 @@ struct ModelTensor {
 };
 using ModelTensors = std::unordered_map<uint64_t, ModelTensor>;  // by block_key() of the storage
 
-ModelTensors held_at_start(const std::vector<Held>& held);
+ModelTensors held_by_model(bool at_end, const std::vector<Held>& held);
 
 // Attributes each op inside an optimizer's step to a call of the module whose parameter it updates, in the same step of the loop: the
 // latest one before it, or else the next one. An op for the parameters of several modules at once (foreach, fused) is attributed to
 // none. Returns the modules of what the ops read, each where it is read first. `events` are null where memory was not recorded:
 // then an address may be that of another tensor by now. `tensors` are those before the first event, and afterwards those after the last. Nothing else from before a step of the loop counts, so that the sums of
 // steps are those of the whole recording.
-StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, ModelTensors& tensors);
+// `held`: of that, parameters that were made meanwhile count, from their allocation on.
+StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                                ModelTensors& tensors);
 
 }  // namespace torchprof

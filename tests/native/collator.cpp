@@ -152,7 +152,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   for (const auto& [address, bytes, module] : parameters) {
     held.push_back({address, bytes, module, "M", kParameter, 0, -1, false});
   }
-  Carried carried{{}, held_at_start(held)};
+  Carried carried{{}, held_by_model(false, held)};
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
   auto [tables, times] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;

@@ -26,9 +26,8 @@ class OptimizerAttribution {
       }
       return row->second;
     };
-    for (const Module& module : tables.modules) {  // two may have had the same address
-      modules.try_emplace(module.address, static_cast<int32_t>(modules_.size()));
-      modules_.push_back(module.address);
+    for (const Module& module : tables.modules) {
+      rows_.push_back(row_of(module.address));
     }
     for (const auto& [key, tensor] : tensors) {
       held_[key] = {tensor.module == kShared ? kNoOwner : row_of(tensor.module), tensor.is_parameter};
@@ -47,7 +46,7 @@ class OptimizerAttribution {
     calls_.resize(modules_.size());
     for (size_t row = 0; row < tables.module_calls.size(); ++row) {
       const ModuleCall& call = tables.module_calls[row];
-      calls_[call.module].emplace_back(call.start, static_cast<int32_t>(row));
+      calls_[rows_[call.module]].emplace_back(call.start, static_cast<int32_t>(row));
     }
     for (auto& calls : calls_) {
       std::sort(calls.begin(), calls.end());
@@ -119,7 +118,7 @@ class OptimizerAttribution {
       }
     } else {
       const auto& calls = tables_.module_calls;
-      const int32_t module = op.module_call == kNoRow ? kUnknownOwner : static_cast<int32_t>(calls[op.module_call].module);
+      const int32_t module = op.module_call == kNoRow ? kUnknownOwner : rows_[calls[op.module_call].module];
       const uint32_t first = moment.is_end ? op.outputs : op.inputs;
       for (uint32_t i = first; i < first + (moment.is_end ? op.n_outputs : op.n_inputs); ++i) {
         graph_->accumulate(i, module, !moment.is_end && op.scope == kBackwardScope);
@@ -181,6 +180,7 @@ class OptimizerAttribution {
   ModelTensors& tensors_;
   std::vector<uint64_t> modules_;  // their addresses: those of the trace, then others of the model
   std::vector<std::vector<std::pair<int64_t, int32_t>>> calls_;  // by module: start, row
+  std::vector<int32_t> rows_;  // by module of the trace, in modules_: a lazy module is there twice, as its class changes
   HeldTensors held_;
   struct Made {
     int32_t module;

@@ -298,6 +298,14 @@ std::vector<std::string> ModuleObserver::unobserved_classes() const {
 
 uint64_t ModuleObserver::compiled_outside_calls() noexcept { return compiled_outside; }
 
+void ModuleObserver::note_compiled() noexcept {
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  if (log != nullptr && !log->mark_compiled()) {
+    ++compiled_outside;
+  }
+}
+
 std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) {
   return classes(module_class, [](PyTypeObject* type) { return type->tp_call == observed_call; });
 }

@@ -53,6 +53,8 @@ class ModuleObserver {
 
   // How often compiled code was entered outside of all module calls. Inside one, the call is marked: see kCompiled.
   static uint64_t compiled_outside_calls() noexcept;
+  // Compiled code begins now, on this thread.
+  static void note_compiled() noexcept;
 
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
 

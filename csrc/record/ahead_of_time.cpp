@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "record/module_observer.h"
+#include "record/compiled_code_observer.h"
 
 namespace torchprof {
 namespace {
@@ -13,7 +13,7 @@ namespace {
 thread_local std::vector<std::unique_ptr<at::RecordFunction>>* ranges = nullptr;  // those that are open
 
 void begin_run() noexcept {
-  ModuleObserver::note_compiled();
+  CompiledCodeObserver::note();
   try {
     if (ranges == nullptr) {
       ranges = new std::vector<std::unique_ptr<at::RecordFunction>>;

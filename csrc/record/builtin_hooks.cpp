@@ -51,7 +51,8 @@ PyCFunction instead(size_t place, bool takes_vector, std::index_sequence<kPlace.
 
 BuiltinHooks::BuiltinHooks(const std::vector<PyObject*>& functions, Callback before, Callback after) {
   for (PyObject* const function : functions) {
-    PyMethodDef* const method = PyCFunction_CheckExact(function) ? reinterpret_cast<PyCFunctionObject*>(function)->m_ml : nullptr;
+    PyMethodDef* const method =
+        PyCFunction_CheckExact(function) ? reinterpret_cast<PyCFunctionObject*>(function)->m_ml : nullptr;
     const auto free = std::find_if(hooked.begin(), hooked.end(), [](const Hooked& hook) { return hook.method == nullptr; });
     if (method == nullptr || free == hooked.end()) {
       continue;

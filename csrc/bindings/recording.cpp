@@ -38,7 +38,8 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
                      int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
-                     const py::object& loader_iter, const std::vector<py::object>& ahead_of_time) {
+                     const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
+                     const std::string& thread_name) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -57,6 +58,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   options.flops = flops;
   options.flop_outputs = flop_outputs;
   options.aggregate = aggregate;
+  options.thread_name = thread_name;
   options.device_recorder = gpu;
   options.device_type = device_type;
   options.held = held_from_python(held);
@@ -129,7 +131,7 @@ void define_recording(py::module_& module) {
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
-             "ahead_of_time"_a = std::vector<py::object>());
+             "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "");
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

@@ -21,8 +21,8 @@ Role role(std::string_view name) {
     return Role::kOptimizer;
   }
   // The first two are ranges of PyTorch, around next(); then that of LoaderObserver, and of torchprof.data.
-  const bool loads = starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange ||
-                     starts("torchprof.data(");
+  const bool loads =
+      starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange || starts("torchprof.data(");
   return loads ? Role::kLoader : Role::kPlain;
 }
 

@@ -19,6 +19,7 @@ struct Running {
   PyObject* owner = nullptr;
   std::thread::id thread;
   uint64_t python_thread = 0;
+  std::string thread_name;
   pid_t process = 0;
   pid_t starting = 0;  // the process in which start() is running; 0: none
 };
@@ -251,8 +252,14 @@ void start(PyObject* owner, const Options& options) {
   if (is_recording() && Py_REFCNT(now.owner) == 1 && may_end(now)) {
     discard(now);
   }
-  if (is_recording() || now.starting == getpid()) {
-    throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
+  if (is_recording()) {
+    const std::string thread = now.thread_name.empty() ? "a thread without a name" : "thread '" + now.thread_name + "'";
+    throw std::runtime_error("torchprof is already recording, on " + thread +
+                             (is_alive(now.python_thread) ? "" : ", which has ended") +
+                             ": one recording at a time; end that one first");
+  }
+  if (now.starting == getpid()) {
+    throw std::runtime_error("torchprof is already recording: another thread begins to, and there is one recording at a time");
   }
   discard(now);  // in a fork it is the parent's
   reset_pauses();
@@ -266,6 +273,7 @@ void start(PyObject* owner, const Options& options) {
   now.owner = Py_NewRef(owner);
   now.thread = std::this_thread::get_id();
   now.python_thread = python_thread_id();
+  now.thread_name = options.thread_name;
   now.process = getpid();
 }
 

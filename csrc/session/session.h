@@ -47,6 +47,7 @@ struct Options {
   PyObject* loader_iter = nullptr;           // see LoaderObserver; borrowed
   bool flops = false;                        // without `ops`: record those that a count of FLOPs needs
   bool flop_outputs = false;                 // of these, also what they returned
+  std::string thread_name;                   // of this thread, for those who ask for another recording
   bool aggregate = false;                    // keep sums over steps instead of rows per event
   std::string device_recorder = "off";       // see make_device_recorder()
   int8_t device_type = 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -117,6 +118,7 @@ class Recorder:
                     flop_outputs=self.counted_ops == "outputs",
                     aggregate=options.aggregate,
                     gpu=backend.name,
+                    thread_name=_thread_name(),
                     device_type=backend.device_type,
                     held=self._held(at_end=False),
                     evaluator_switch=_evaluator_switch() if options.modules or options.ops else None,
@@ -227,9 +229,15 @@ class Recorder:
             "python": sys.version.split()[0],
             **asdict(self._options),
             "counts_flops": self._options.reads_tensors or self.counted_ops != "none",
+            "compiled": self._compiled_code.compiled,
             "gpu": self._backend.name,
             "gpu_note": note,
         }
+
+
+def _thread_name() -> str:
+    """The name of this thread; empty where Python did not start it."""
+    return next((thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()), "")
 
 
 @functools.cache

@@ -32,6 +32,7 @@ def start(
     profiler_switches: Sequence[object] = ...,
     loader_iter: object = ...,
     on_evaluator: object = ...,
+    ahead_of_time: Sequence[object] = ...,
     thread_name: str = ...,
 ) -> None: ...
 def stop(owner: Block, held: Sequence[Held], may_wait: bool = ..., places: Sequence[Any] = ...) -> None: ...

@@ -38,7 +38,8 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
                      int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
-                     const py::object& loader_iter, const std::string& thread_name) {
+                     const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
+                     const std::string& thread_name) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -48,6 +49,9 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
   for (const py::object& each : profiler_switches) {
     options.profiler_switches.push_back(each.ptr());
+  }
+  for (const py::object& each : ahead_of_time) {
+    options.ahead_of_time.push_back(each.ptr());
   }
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
   options.on_evaluator = on_evaluator.is_none() ? nullptr : on_evaluator.ptr();
@@ -126,7 +130,8 @@ void define_recording(py::module_& module) {
   module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
-             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(), "thread_name"_a = "");
+             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
+             "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "");
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

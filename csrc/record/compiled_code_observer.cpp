@@ -56,6 +56,14 @@ CompiledCodeObserver::CompiledCodeObserver(PyObject* evaluator_switch, PyObject*
 
 uint64_t CompiledCodeObserver::outside_calls() noexcept { return outside; }
 
+void CompiledCodeObserver::note() noexcept {
+  const LogWriter writer;
+  ThreadLog* const log = writer.log();
+  if (log != nullptr && !log->mark_compiled()) {
+    ++outside;
+  }
+}
+
 CompiledCodeObserver::~CompiledCodeObserver() {
   Py_CLEAR(evaluator_listener);
   for (PyObject* const evaluator : std::exchange(evaluators, {})) {

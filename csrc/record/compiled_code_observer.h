@@ -26,6 +26,9 @@ class CompiledCodeObserver {
   // How often compiled code was entered outside of all module calls. Inside one, the call is marked: see kCompiled.
   static uint64_t outside_calls() noexcept;
 
+  // Compiled code begins now, on this thread.
+  static void note() noexcept;
+
  private:
   EvaluatorSwitch switch_;
 };

@@ -104,6 +104,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   }
   if (options.evaluator_switch != nullptr) {
     compiled_code_.emplace(options.evaluator_switch, options.on_evaluator);
+    ahead_of_time_.emplace(options.ahead_of_time);
   }
   const bool sees_evaluators = compiled_code_.has_value() && compiled_code_->sees_evaluators();
   if (options.module_class != nullptr) {
@@ -206,6 +207,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
   recorded.beside_profiler = memory_ && memory_->was_shared();
   loaders_.reset();
   modules_.reset();
+  ahead_of_time_.reset();
   compiled_code_.reset();
   ops_.reset();
   counted_ops_.reset();

@@ -19,6 +19,7 @@
 #include "collate/collate.h"
 #include "collate/totals.h"
 #include "device/recorder.h"
+#include "record/ahead_of_time.h"
 #include "record/compiled_code_observer.h"
 #include "record/counted_op_observer.h"
 #include "record/loader_observer.h"
@@ -41,6 +42,7 @@ struct Options {
   PyTypeObject* module_class = nullptr;      // nullptr: module calls are not recorded
   PyObject* evaluator_switch = nullptr;      // see CompiledCodeObserver; borrowed
   PyObject* on_evaluator = nullptr;          // the same
+  std::vector<PyObject*> ahead_of_time;      // see AheadOfTimeObserver; borrowed
   std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
   PyObject* loader_iter = nullptr;           // see LoaderObserver; borrowed
   bool flops = false;                        // without `ops`: record those that a count of FLOPs needs
@@ -111,6 +113,7 @@ class Session {
   std::optional<OpObserver> ops_;
   std::optional<CountedOpObserver> counted_ops_;
   std::optional<CompiledCodeObserver> compiled_code_;
+  std::optional<AheadOfTimeObserver> ahead_of_time_;
   std::optional<ModuleObserver> modules_;
   std::optional<LoaderObserver> loaders_;
   std::list<ReplacedAttribute> replaced_;

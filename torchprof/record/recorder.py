@@ -122,6 +122,7 @@ class Recorder:
                     device_type=backend.device_type,
                     held=self._held(at_end=False),
                     evaluator_switch=_evaluator_switch() if options.modules or options.ops else None,
+                    ahead_of_time=_ahead_of_time_runs(),
                     profiler_switches=_profiler_switches() if options.memory else [],
                     loader_iter=DataLoader.__iter__,
                     on_evaluator=self._compiled_code,
@@ -253,6 +254,11 @@ def _evaluator_switch() -> Any:
     except UnsupportedTorchError as error:
         warnings.warn(str(error), RuntimeWarning, stacklevel=4)
         return None
+
+
+@functools.cache
+def _ahead_of_time_runs() -> list[Any]:
+    return torch_private.ahead_of_time_runs()
 
 
 @functools.cache

@@ -229,6 +229,17 @@ bool CachingAllocator::map(Block* block, int64_t size) {
   return true;
 }
 
+bool CachingAllocator::map_at(int64_t address) {
+  for (Pool* const pool : {&blocks_.small, &blocks_.large}) {
+    const auto found = std::find_if(pool->unmapped.begin(), pool->unmapped.end(),
+                                    [&](const Block* block) { return block->address == address; });
+    if (found != pool->unmapped.end()) {
+      return map(*found, (*found)->range->page);
+    }
+  }
+  return false;
+}
+
 void CachingAllocator::reserve(int64_t bytes) {
   stats_.reserved += bytes;
   stats_.reserved_peak = std::max(stats_.reserved_peak, stats_.reserved);

@@ -67,6 +67,9 @@ class CachingAllocator {
   void empty_cache();
   // Releases the segment, or the whole pages, of the free block around an address. False if there is none.
   bool release_at(int64_t address);
+  // Maps the page at an address, as an allocation does that then finds no room for its other pages. False if no hole of an expandable
+  // segment begins there.
+  bool map_at(int64_t address);
   void place_next_segment(int64_t address) { blocks_.place_next_segment(address); }
 
   // Starts from a state that is not empty. Throws std::invalid_argument if rows overlap or leave gaps.

@@ -23,6 +23,8 @@ int64_t replay(CachingAllocator& allocator, const AllocatorEvent* events, size_t
         allocator.release_at(event.id);
       } else if (event.stream == kNextSegmentAt) {
         allocator.place_next_segment(event.id);
+      } else if (event.stream == kMapAt) {
+        allocator.map_at(event.id);
       } else {
         allocator.free(event.id);
       }

@@ -19,7 +19,8 @@ inline constexpr int64_t kFreeRequested = -1;  // `id` is freed, but another str
 inline constexpr int64_t kEmptyCache = -2;     // torch.cuda.empty_cache()
 inline constexpr int64_t kReleaseAt = -3;      // the free block around the address `id` is released to the device
 inline constexpr int64_t kNextSegmentAt =
-    -4;  // the next allocation reserves memory of the device; a new segment begins at `id`
+    -4;                                // the next allocation reserves memory of the device; a new segment begins at `id`
+inline constexpr int64_t kMapAt = -5;  // the page of an expandable segment at the address `id` is mapped, for no allocation
 
 // After each event.
 struct AllocatorTimeline {

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from oracle_allocator import Oracle
 
 from torchprof import _C
+from torchprof.allocator.history import EMPTY_CACHE, FREE_REQUESTED
 from torchprof.allocator.replay import NO_BLOCKS, replay
 from torchprof.allocator.settings import AllocatorSettings
-from torchprof.allocator.snapshot import EMPTY_CACHE, FREE_REQUESTED, replay_snapshot
+from torchprof.allocator.snapshot import replay_snapshot
 from torchprof.errors import ArgumentError
 
 MIB = 2**20
@@ -473,17 +474,68 @@ def test_blocks_that_become_free_while_memory_is_released_are_not_used() -> None
 def test_a_history_that_begins_later_is_followed_from_what_was_there(
     events: list[Event], text: str, seed: int, data: st.DataObject
 ) -> None:
+    """Entries are dropped one by one where a history has as many as it may: it begins anywhere, also inside one call."""
     oracle = Oracle(AllocatorSettings.parse(text), None, shuffled(seed))
     run(oracle, events)
-    first = data.draw(st.integers(0, len(oracle.history)))
-    # A recording begins between two calls of the allocator.
-    while first < len(oracle.history) and oracle.history[first]["action"] not in ("free_requested", "snapshot"):
-        first += 1
-    if first >= len(oracle.history):
+    if not oracle.history:
         return
+    first = data.draw(st.integers(0, len(oracle.history) - 1))
     found = replay_snapshot(oracle.snapshot(oracle.history[first:]))
     assert (found.misplaced, found.reserved, found.allocated) == (0, oracle.reserved, oracle.allocated)
     assert found.max_reserved == found.recorded_max_reserved
+
+
+def test_a_block_that_cannot_grow_as_far_as_a_free_one_is_preferred_to_it() -> None:
+    """The range of addresses ends with the device, of which a snapshot says nothing: here the replay must find that out."""
+    oracle = Oracle(AllocatorSettings.parse(GROWS), 137363456, shuffled(0))
+    events = [alloc(0, 10 * MIB), alloc(1, 60 * MIB), free(0), alloc(2, 20 * MIB), free(1), alloc(3, MIB + 1)]
+    assert run(oracle, events)[2] == -1
+    # 70 MiB are free before the last but one block. Behind it are 10, which can grow by 60 up to the end of 160.
+    assert oracle.held[3].begin - oracle.segments[0].begin == 90 * MIB
+    found = replay_snapshot(oracle.snapshot(oracle.history))
+    assert (found.complete, found.misplaced, found.capacity) == (True, 0, None)
+
+
+def test_pages_mapped_for_an_allocation_that_then_finds_no_more_stay_mapped() -> None:
+    """Of 60 MiB, 20 more can be had after the first hole; then memory ran out, and the page is reserved all the same."""
+    history = [
+        {"action": "segment_map", "addr": 2**41, "size": 20 * MIB, "stream": 0},
+        {"action": "alloc", "addr": 2**41, "size": 20 * MIB, "stream": 0},
+        {"action": "segment_map", "addr": 2**41 + 20 * MIB, "size": 20 * MIB, "stream": 0},
+        {"action": "oom", "device_free": 0, "size": 60 * MIB, "stream": 0},
+    ]
+    blocks = [{"size": 20 * MIB, "state": "active_allocated"}, {"size": 20 * MIB, "state": "inactive"}]
+    segment = {"address": 2**41, "total_size": 40 * MIB, "segment_type": "large", "is_expandable": True, "blocks": blocks}
+    found = replay_snapshot(
+        {"segments": [segment], "device_traces": [history], "allocator_settings": {"expandable_segments": True}}
+    )
+    assert (found.misplaced, found.reserved, found.max_reserved, found.recorded_max_reserved) == (0, *[40 * MIB] * 3)
+
+
+def test_a_block_from_before_the_history_reaches_to_where_the_next_allocation_begins() -> None:
+    """Of 20 MiB, 4 + 0.5 were allocated for 4 before the history: the 512 KiB were too little to split off."""
+    begin = 2**41
+    end = begin + 4 * MIB + MIB // 2
+    history = [
+        {"action": "alloc", "addr": end, "size": 3 * MIB, "stream": 0},
+        {"action": "free_requested", "addr": begin, "size": 4 * MIB, "stream": 0},
+        {"action": "free_completed", "addr": begin, "size": 4 * MIB, "stream": 0},
+        {"action": "alloc", "addr": begin, "size": 4 * MIB + MIB // 4, "stream": 0},
+    ]
+    sizes = [(4 * MIB + MIB // 2, "active_allocated"), (3 * MIB, "active_allocated"), (25 * MIB // 2, "inactive")]
+    blocks = [{"size": size, "state": state} for size, state in sizes]
+    segment = {"address": begin, "total_size": 20 * MIB, "segment_type": "large", "blocks": blocks}
+    found = replay_snapshot({"segments": [segment], "device_traces": [history]})
+    assert (found.misplaced, found.allocated) == (0, 15 * MIB // 2)
+    assert found.allocated_after.tolist() == [size * MIB // 2 for size in (15, 6, 6, 15)]
+
+
+def test_a_history_that_begins_after_its_segment_was_reserved_uses_that_segment() -> None:
+    """With ``max_split_size``, a cached segment of 20 MiB would not serve 3; one that was reserved for them does."""
+    oracle = Oracle(AllocatorSettings.parse("max_split_size_mb:20"), None, shuffled(0))
+    run(oracle, [alloc(0, 3 * MIB)])
+    found = replay_snapshot(oracle.snapshot(oracle.history[1:]))
+    assert (found.misplaced, found.complete, found.reserved, found.max_reserved) == (0, False, 20 * MIB, 20 * MIB)
 
 
 def test_other_settings_say_what_would_have_been_reserved_instead() -> None:

@@ -122,6 +122,12 @@ class AllocatorSettings:
             return -(-size // step) * step
         return -(-size // MIN_BLOCK) * MIN_BLOCK
 
+    def segment_size(self, block: int) -> int:
+        """Of a segment that is reserved for a block of this size, in bytes; not of an expandable one."""
+        if block <= MIB:
+            return 2 * MIB
+        return self.large_segment_size if block < 10 * MIB else -(-block // (2 * MIB)) * 2 * MIB
+
 
 def _options(text: str) -> Iterable[tuple[str, str]]:
     """``a:1,b:[2:3,4:5]`` as pairs; spaces mean nothing."""

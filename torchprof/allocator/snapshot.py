@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +40,7 @@ class SnapshotReplay(Replay):
 
 
 def replay_snapshot(
-    snapshot: Mapping[str, Any],
+    snapshot: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | os.PathLike[str],
     settings: AllocatorSettings | None = None,
     capacity: int | None = None,
     *,
@@ -53,14 +54,16 @@ def replay_snapshot(
     of memory.
 
     Args:
-        snapshot: of ``torch.cuda.memory._snapshot()`` after ``torch.cuda.memory._record_memory_history()``.
+        snapshot: of ``torch.cuda.memory._snapshot()`` after ``torch.cuda.memory._record_memory_history()``, or the path of the
+            file that ``torch.cuda.memory._dump_snapshot`` wrote, plain or in gzip.
         settings: None: those of the snapshot.
         capacity: bytes of the device that PyTorch can have; None: without end.
         device: which one of the snapshot.
 
     Raises:
         ArgumentError: the snapshot has no history of that device or cannot be read, or the capacity is not positive.
-        ModuleTypeError: the snapshot is no dict, or the settings are no `AllocatorSettings`.
+        TraceFileError: the file is no snapshot, is damaged, or asks to import something.
+        ModuleTypeError: the snapshot is neither, or the settings are no `AllocatorSettings`.
         ExtensionError: the compiled recorder is missing.
 
     Example:

@@ -4,22 +4,27 @@
     segments            [{device, address, total_size, stream, segment_type, blocks: [{size, state}]}], reserved at the end
     device_traces       [[{action, addr, size, stream}]], the history of each device
 
-Newer versions of PyTorch add to it: ``is_expandable``, ``segment_pool_id`` and ``pool_id``, ``requested_size``, ``frames``.
+``torch.cuda.memory_snapshot()`` returns the list of segments alone. Newer versions of PyTorch add to it: ``is_expandable``, ``segment_pool_id`` and ``pool_id``, ``requested_size``, ``frames``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.importers.snapshot_file import read_snapshot
 
-__all__ = ["CudaSnapshot", "SnapshotBlock", "SnapshotEvent", "SnapshotSegment", "StreamId"]
+__all__ = ["CudaSnapshot", "SnapshotBlock", "SnapshotEvent", "SnapshotSegment", "Stack", "StreamId"]
 
 StreamId = tuple[int, tuple[int, int]]
 """A stream, and the private pool of a CUDA graph: (0, 0) for none. Memory is never shared between two of these."""
+
+Stack = tuple[str, ...]
+"""Lines of Python as ``"train.py:12 step"``, the innermost first; empty where none was recorded."""
 
 NO_POOL = (0, 0)
 
@@ -32,7 +37,7 @@ class SnapshotEvent(NamedTuple):
     Attributes:
         action: ``"alloc"``, ``"free_requested"``, ``"free_completed"``, ``"segment_alloc"``, ``"segment_free"``,
             ``"segment_map"``, ``"segment_unmap"``, ``"oom"`` or ``"snapshot"``.
-        address, size: of the block or segment; bytes.
+        address, size: of the block or segment; bytes. Of ``"oom"``, what the device had free, and the block that was needed.
         stream: whose memory it is.
     """
 
@@ -48,10 +53,12 @@ class SnapshotBlock(NamedTuple):
     Attributes:
         size: bytes.
         state: ``"active_allocated"``, ``"active_pending_free"`` (only another stream still uses it) or ``"inactive"``.
+        stack: which allocated it.
     """
 
     size: int
     state: str
+    stack: Stack = ()
 
 
 class SnapshotSegment(NamedTuple):
@@ -87,15 +94,20 @@ class CudaSnapshot:
 
     @classmethod
     def of(cls, snapshot: Any) -> CudaSnapshot:
-        """Take what ``torch.cuda.memory._snapshot()`` returned, or the same from a file.
+        """Take what ``torch.cuda.memory._snapshot()`` or ``torch.cuda.memory_snapshot()`` returned, or the path of a file of it.
 
         Raises:
-            ModuleTypeError: it is not a dict.
+            ModuleTypeError: it is none of these.
             ArgumentError: a part that every snapshot has is missing.
+            TraceFileError, OSError: the file cannot be read.
         """
+        if isinstance(snapshot, str | os.PathLike):
+            snapshot = read_snapshot(snapshot)
+        if isinstance(snapshot, list | tuple):
+            snapshot = {"segments": snapshot}
         if not isinstance(snapshot, Mapping):
             raise ModuleTypeError(
-                f"snapshot must be a dict as torch.cuda.memory._snapshot() returns it, not {type(snapshot).__name__}"
+                f"snapshot must be what torch.cuda.memory._snapshot() returns, or the path of its file, not {type(snapshot).__name__}"
             )
         settings = snapshot.get("allocator_settings", {})
         segments, histories = snapshot.get("segments"), snapshot.get("device_traces", ())
@@ -125,10 +137,35 @@ class CudaSnapshot:
         events: list[SnapshotEvent] = []
         try:
             for entry in entries:
-                events.append(SnapshotEvent(entry["action"], _int(entry.get("addr", 0)), _int(entry["size"]), _stream(entry)))
+                events.append(
+                    SnapshotEvent(
+                        entry["action"],
+                        _int(entry.get("addr", entry.get("device_free", 0))),
+                        _int(entry["size"]),
+                        _stream(entry),
+                    )
+                )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(f"device_traces[{device}][{len(events)}]", error) from error
         return events
+
+    def stack(self, device: int, row: int) -> Stack:
+        """Where an entry of a history comes from."""
+        return _stack(self._histories[device][row].get("frames"))
+
+    def times(self, device: int) -> list[int] | None:
+        """Microseconds of each entry of a history; None where they were not recorded."""
+        times = [entry.get("time_us") for entry in self._histories[device]]
+        return None if None in times else [int(time) for time in times if time is not None]
+
+    @property
+    def devices(self) -> list[int]:
+        """Those with memory or a history."""
+        reserved = {segment.get("device", 0) for segment in self._segments if isinstance(segment, Mapping)}
+        return sorted(reserved | {number for number, history in enumerate(self._histories) if history})
+
+    def has_history(self, device: int) -> bool:
+        return device < len(self._histories) and bool(self._histories[device])
 
     def segments(self, device: int) -> list[SnapshotSegment]:
         """What is reserved on a device when the history ends.
@@ -153,8 +190,23 @@ def _segment(segment: Mapping[str, Any]) -> SnapshotSegment:
         _stream(segment),
         segment["segment_type"] == "small",
         bool(segment.get("is_expandable", False)),
-        tuple(SnapshotBlock(_int(block["size"]), block["state"]) for block in segment["blocks"]),
+        tuple(SnapshotBlock(_int(block["size"]), block["state"], _stack(_frames(block))) for block in segment["blocks"]),
     )
+
+
+def _frames(block: Mapping[str, Any]) -> Any:
+    """Of a block; older versions of PyTorch have them in its history."""
+    history = block.get("history")
+    return history[-1].get("frames") if history else block.get("frames")
+
+
+def _stack(frames: Any) -> Stack:
+    """The frames of Python, or all where there are none."""
+    if not isinstance(frames, Sequence) or isinstance(frames, str):
+        return ()
+    known = [frame for frame in frames if isinstance(frame, Mapping)]
+    python = [frame for frame in known if str(frame.get("filename", "")).endswith((".py", ">"))] or known
+    return tuple(f"{frame.get('filename', '?')}:{frame.get('line', 0)} {frame.get('name', '?')}" for frame in python)
 
 
 def _int(value: Any) -> int:

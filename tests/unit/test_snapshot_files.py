@@ -1,0 +1,127 @@
+"""Files of CUDA memory snapshots: what is read, and what is refused. Without the extension."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchprof.errors import ArgumentError, ModuleTypeError, TraceFileError
+from torchprof.importers import snapshot_file
+from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotBlock, SnapshotEvent, SnapshotSegment
+from torchprof.importers.snapshot_file import read_snapshot
+
+FRAMES = [
+    {"filename": "??", "line": 0, "name": "at::empty"},
+    {"filename": "model.py", "line": 7, "name": "forward"},
+    {"filename": "train.py", "line": 3, "name": "step"},
+]
+SEGMENT: dict[str, Any] = {
+    "device": 0,
+    "address": 4096,
+    "total_size": 2048,
+    "segment_type": "small",
+    "blocks": [{"size": 512, "state": "active_allocated", "frames": FRAMES}, {"size": 1536, "state": "inactive"}],
+}
+SNAPSHOT = {"segments": [SEGMENT], "device_traces": [[{"action": "alloc", "addr": 4096, "size": 5, "frames": FRAMES}]]}
+
+
+class Code:
+    """A pickle of it calls a function when it is read."""
+
+    def __init__(self, ran: Path) -> None:
+        self.ran = ran
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.ran),)
+
+
+@pytest.mark.parametrize("write", [lambda data: data, gzip.compress])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_snapshot_is_read_plain_or_in_gzip_whatever_its_name(
+    tmp_path: Path, write: Callable[[bytes], bytes], protocol: int
+) -> None:
+    path = tmp_path / "memory"
+    path.write_bytes(write(pickle.dumps(SNAPSHOT, protocol)))
+    assert read_snapshot(path) == SNAPSHOT
+    snapshot = CudaSnapshot.of(path)
+    stack = ("model.py:7 forward", "train.py:3 step")
+    blocks = (SnapshotBlock(512, "active_allocated", stack), SnapshotBlock(1536, "inactive"))
+    assert snapshot.segments(0) == [SnapshotSegment(4096, 2048, (0, (0, 0)), True, False, blocks)]
+    assert snapshot.history(0) == [SnapshotEvent("alloc", 4096, 5, (0, (0, 0)))]
+    assert snapshot.stack(0, 0) == stack
+
+
+def test_the_list_of_segments_alone_is_a_snapshot_without_history() -> None:
+    snapshot = CudaSnapshot.of([SEGMENT])
+    assert (len(snapshot.segments(0)), snapshot.has_history(0), snapshot.devices) == (1, False, [0])
+
+
+def test_what_would_import_is_refused_before_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pickle"
+    path.write_bytes(pickle.dumps({"segments": [Code(tmp_path / "ran")]}))
+    with pytest.raises(TraceFileError, match=r"asks to import posix\.mkdir"):
+        read_snapshot(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("wrap", [lambda data: data, gzip.compress])
+def test_a_file_that_was_cut_anywhere_is_said_to_be(tmp_path: Path, wrap: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "cut.pickle"
+    data = wrap(pickle.dumps(SNAPSHOT))
+    for size in range(1, len(data) - 8):
+        path.write_bytes(data[:size])
+        with pytest.raises(TraceFileError, match=r"cut\.pickle: "):
+            read_snapshot(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "but empty"),
+        (b"hello", "but no pickle"),
+        (b'{"traceEvents": []}', "but JSON"),
+        (b"<!DOCTYPE html>", "but a page"),
+        (b"PK\x03\x04..", r"but a zip archive.*torchprof\.load"),
+        (pickle.dumps(3), "a pickle, but of int"),
+        (b"\x80\x04\x95" + b"\xff" * 8, "damaged or cut short"),
+        (b"\x80\x02r\xff\xff\xff\x7f.", "damaged"),
+        (gzip.compress(b"text"), "but no pickle"),
+    ],
+)
+def test_other_files_are_named(tmp_path: Path, data: bytes, says: str) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(data)
+    with pytest.raises(TraceFileError, match=says):
+        read_snapshot(path)
+
+
+def test_what_gzip_makes_too_large_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_file, "LARGEST", 2**21)
+    path = tmp_path / "large.pickle.gz"
+    path.write_bytes(gzip.compress(pickle.dumps({"segments": "a" * 2**22})))
+    with pytest.raises(TraceFileError, match="record fewer entries"):
+        read_snapshot(path)
+
+
+def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_snapshot(tmp_path / "none.pickle")
+    with pytest.raises(IsADirectoryError):
+        read_snapshot(tmp_path)
+    with pytest.raises(ArgumentError, match="is not a path"):
+        read_snapshot("\0")
+
+
+def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModuleTypeError, match="not int"):
+        CudaSnapshot.of(3)
+    with pytest.raises(ArgumentError, match=r"snapshot\['segments'\] is None"):
+        CudaSnapshot.of({"weights": []})
+    with pytest.raises(ArgumentError, match="number 0 of the segments"):
+        CudaSnapshot.of(["text"]).segments(0)

@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.gpu import gpu as gpu
     from torchprof.tables.memory import Memory as Memory
     from torchprof.tables.memory import memory as memory
+    from torchprof.tables.snapshot_memory import SnapshotMemory as SnapshotMemory
     from torchprof.tables.summary import Summary as Summary
     from torchprof.tables.table import Table as Table
     from torchprof.trace.ceilings import Ceilings as Ceilings
@@ -82,6 +83,7 @@ _MODULES: Final = {
     "RecordingError": "torchprof.errors",
     "Replay": "torchprof.allocator.replay",
     "Schedule": "torchprof.record.schedule",
+    "SnapshotMemory": "torchprof.tables.snapshot_memory",
     "SnapshotReplay": "torchprof.allocator.snapshot",
     "Summary": "torchprof.tables.summary",
     "Table": "torchprof.tables.table",

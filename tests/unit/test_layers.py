@@ -49,7 +49,9 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis"),
     "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis"),
-    "tables": Room("Figures as tables, with one set of columns.", "errors arguments trace analysis rendering"),
+    "tables": Room(
+        "Figures as tables, with one set of columns.", "errors arguments trace importers allocator analysis rendering"
+    ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables",

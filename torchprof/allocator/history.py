@@ -57,6 +57,11 @@ class History:
             del self._reserved[entries[0].address]
         self._ids: dict[int, int] = {}
         self.blocks = self._lay_out()
+        held = self.blocks[:, 3] >= 0
+        self.held_before = {
+            address: size for address, size in self.blocks[held][:, 1:3].tolist() if address not in self._pending
+        }
+        """Bytes of the blocks that were allocated when the history begins, by address."""
         self.complete = not len(self.blocks) and not self._begun
 
     def _number(self, stream: StreamId) -> int:

@@ -17,7 +17,7 @@ from torchprof.allocator.settings import AllocatorSettings
 from torchprof.errors import ArgumentError
 from torchprof.importers.cuda_snapshot import CudaSnapshot
 
-__all__ = ["SnapshotReplay", "replay_snapshot"]
+__all__ = ["SnapshotReplay", "recorded_settings", "replay_snapshot", "replayed"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,12 +71,18 @@ def replay_snapshot(
         True
     """
     check(settings, capacity)
-    recorded = CudaSnapshot.of(snapshot)
+    return replayed(CudaSnapshot.of(snapshot), settings, capacity, device)[0]
+
+
+def replayed(
+    recorded: CudaSnapshot, settings: AllocatorSettings | None, capacity: int | None, device: int
+) -> tuple[SnapshotReplay, History]:
+    """As `replay_snapshot`, and the history."""
     entries = recorded.history(device)
     follow = settings is None and capacity is None
-    recorded_settings = _recorded_settings(recorded.settings)
-    used = settings or recorded_settings
-    history = History(entries, recorded.segments(device), recorded_settings)
+    own_settings = recorded_settings(recorded.settings)
+    used = settings or own_settings
+    history = History(entries, recorded.segments(device), own_settings)
     events, rows = history.events(follow, under_capacity=capacity is not None)
     misplaced: int | None = None
     if follow:
@@ -84,12 +90,13 @@ def replay_snapshot(
         results, rows, misplaced = _follow(events, rows, addresses, used, history.blocks)
     else:
         results = simulate(events, used, capacity, history.blocks)
-    return SnapshotReplay(
+    found = SnapshotReplay(
         **figures(results, used, capacity, rows),
         recorded_max_reserved=history.max_reserved,
         complete=history.complete,
         misplaced=misplaced,
     )
+    return found, history
 
 
 def _follow(
@@ -129,7 +136,7 @@ def _follow(
             return best
 
 
-def _recorded_settings(recorded: Mapping[str, Any]) -> AllocatorSettings:
+def recorded_settings(recorded: Mapping[str, Any]) -> AllocatorSettings:
     """The settings of a snapshot. What it has as a number counts; other options are in the text they were set with."""
     text = next((str(recorded[key]) for key in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") if recorded.get(key)), "")
     settings = AllocatorSettings.parse(text)

@@ -4,7 +4,9 @@
     segments            [{device, address, total_size, stream, segment_type, blocks: [{size, state}]}], reserved at the end
     device_traces       [[{action, addr, size, stream}]], the history of each device
 
-``torch.cuda.memory_snapshot()`` returns the list of segments alone. Newer versions of PyTorch add to it: ``is_expandable``, ``segment_pool_id`` and ``pool_id``, ``requested_size``, ``frames``.
+``torch.cuda.memory_snapshot()`` returns the list of segments alone.
+
+Newer versions of PyTorch add to it: ``is_expandable``, ``segment_pool_id`` and ``pool_id``, ``requested_size``, ``frames``.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class CudaSnapshot:
 
     @classmethod
     def of(cls, snapshot: Any) -> CudaSnapshot:
-        """Take what ``torch.cuda.memory._snapshot()`` or ``torch.cuda.memory_snapshot()`` returned, or the path of a file of it.
+        """Take what ``torch.cuda.memory._snapshot()`` or ``torch.cuda.memory_snapshot()`` returned, or the path of a file.
 
         Raises:
             ModuleTypeError: it is none of these.
@@ -107,7 +109,8 @@ class CudaSnapshot:
             snapshot = {"segments": snapshot}
         if not isinstance(snapshot, Mapping):
             raise ModuleTypeError(
-                f"snapshot must be what torch.cuda.memory._snapshot() returns, or the path of its file, not {type(snapshot).__name__}"
+                "snapshot must be what torch.cuda.memory._snapshot() returns, or the path of its file, "
+                f"not {type(snapshot).__name__}"
             )
         settings = snapshot.get("allocator_settings", {})
         segments, histories = snapshot.get("segments"), snapshot.get("device_traces", ())

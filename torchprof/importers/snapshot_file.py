@@ -74,8 +74,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str, /) -> NoReturn:
         raise TraceFileError(
-            f"{self._shown}: asks to import {module}.{name}, and importing can run any code: no memory snapshot needs that, so the "
-            f"file is not read. {WAY_OUT}"
+            f"{self._shown}: asks to import {module}.{name}, and importing can run any code: no memory snapshot needs that, so "
+            f"the file is not read. {WAY_OUT}"
         )
 
 

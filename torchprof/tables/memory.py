@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any, overload
 
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
@@ -14,6 +17,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import of_what, remarks
+from torchprof.tables.snapshot_memory import SnapshotMemory, snapshot_memory
 from torchprof.tables.table import About, Table
 from torchprof.trace.trace import Trace
 
@@ -128,11 +132,18 @@ class Memory(MemoryAccount, Printed):
         return f"Held at the end of step {listed}"
 
 
-def memory(trace: Trace, device: str | None = None) -> Memory:
+@overload
+def memory(trace: Trace, device: str | None = None) -> Memory: ...
+@overload
+def memory(trace: str | os.PathLike[str] | Mapping[str, Any] | list[Any], device: str | None = None) -> SnapshotMemory: ...
+def memory(trace: Any, device: str | None = None) -> Memory | SnapshotMemory:
     """Account for the memory of a trace: every byte has one category, and belongs to one module or to none.
 
     Args:
-        trace: of `torchprof.profile`, recorded with memory, ops and shapes; with the model it knows parameters and paths.
+        trace: of `torchprof.profile`, recorded with memory, ops and shapes; with the model it knows parameters and paths. Or a
+            CUDA memory snapshot: the path of what ``torch.cuda.memory._dump_snapshot`` wrote (also in gzip), or what
+            ``torch.cuda.memory._snapshot()`` or ``torch.cuda.memory_snapshot()`` returned; then this returns a
+            `SnapshotMemory`.
         device: such as ``"cpu"``, ``"cuda:1"`` or ``"meta"`` (what meta tensors stand for), or ``"cuda"`` where there is only
             one; by default the one that holds parameters, or else the one with the most allocated bytes.
 
@@ -141,11 +152,15 @@ def memory(trace: Trace, device: str | None = None) -> Memory:
 
     Raises:
         ArgumentError: nothing was recorded on that device, there are several of that kind, or the trace keeps sums only
-            (``aggregate=True``), or it was recorded with ``memory=False``.
+            (``aggregate=True``), or it was recorded with ``memory=False``; or the snapshot cannot be read.
+        TraceFileError: the file is no snapshot, is damaged, or asks to import something.
+        ExtensionError: a snapshot has a history, which the compiled recorder replays, and that is missing.
 
     Example:
         >>> print(torchprof.memory(prof.trace))
         >>> torchprof.memory(prof.trace).by_category["activations"]
     """
+    if isinstance(trace, str | os.PathLike | Mapping | list):
+        return snapshot_memory(trace, device)
     check_trace(trace)
     return Memory.of(trace, device)

@@ -1,0 +1,138 @@
+"""The account of a CUDA memory snapshot, on histories written by hand: 20 MiB of one segment, and what a program did there."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import torchprof
+from torchprof.allocator.account import BEFORE, NO_STACK, Held, SegmentUse
+from torchprof.errors import ArgumentError
+
+MIB = 2**20
+BEGIN = 2**41
+
+FORWARD = (
+    {"filename": "/lib/torch/nn/functional.py", "line": 9, "name": "linear"},
+    {"filename": "/a/model.py", "line": 7, "name": "forward"},
+)
+STEP = ({"filename": "/a/train.py", "line": 3, "name": "step"},)
+
+
+def entry(action: str, at: float, size: float, *frames: Any, **more: Any) -> dict[str, Any]:
+    return {"action": action, "addr": BEGIN + round(at * MIB), "size": round(size * MIB), "frames": [*frames], **more}
+
+
+def freed(at: float, size: float) -> list[dict[str, Any]]:
+    return [entry("free_requested", at, size), entry("free_completed", at, size)]
+
+
+def snapshot() -> dict[str, Any]:
+    """5 MiB are held all the time, 3 from before the history are freed; 4 and 6 are allocated, of which 4 remain."""
+    history = [
+        entry("alloc", 8, 4, *FORWARD, *STEP),
+        entry("alloc", 12, 6, *STEP),
+        *freed(12, 6),
+        *freed(5, 3),
+    ]
+    for number, each in enumerate(history):
+        each["time_us"] = 1_000_000 + number
+    blocks = [
+        {"size": 5 * MIB, "state": "active_allocated", "frames": [*STEP]},
+        {"size": 3 * MIB, "state": "inactive"},
+        {"size": 4 * MIB, "state": "active_allocated", "frames": [*FORWARD, *STEP]},
+        {"size": 8 * MIB, "state": "inactive"},
+    ]
+    segments = [
+        {"device": 0, "address": BEGIN, "total_size": 20 * MIB, "segment_type": "large", "blocks": blocks},
+        {
+            **{"device": 0, "address": BEGIN + 100 * MIB, "total_size": 2 * MIB, "segment_type": "small"},
+            "blocks": [{"size": 2 * MIB, "state": "inactive"}],
+        },
+    ]
+    return {"segments": segments, "device_traces": [history]}
+
+
+STEP_STACK = ("/a/train.py:3 step",)
+FORWARD_STACK = ("/lib/torch/nn/functional.py:9 linear", "/a/model.py:7 forward", "/a/train.py:3 step")
+
+
+def test_the_peak_and_who_allocated_what_was_there_then() -> None:
+    memory = torchprof.memory(snapshot())
+    assert (memory.device, memory.peak, memory.reserved_at_peak, memory.max_reserved) == (
+        "cuda:0",
+        18 * MIB,
+        22 * MIB,
+        22 * MIB,
+    )
+    assert memory.at_peak == [Held(STEP_STACK, 11 * MIB, 2), Held(FORWARD_STACK, 4 * MIB, 1), Held(BEFORE, 3 * MIB, 1)]
+
+
+def test_what_was_allocated_and_reserved_over_time() -> None:
+    timeline = torchprof.memory(snapshot()).timeline()
+    assert timeline["entry"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert timeline["time"].tolist() == [0, 1000, 2000, 3000, 4000, 5000]
+    assert (timeline["allocated"] // MIB).tolist() == [12, 18, 12, 12, 9, 9]
+    assert (timeline["reserved"] // MIB).tolist() == [22] * 6
+
+
+def test_what_is_still_held_at_the_end_by_stack() -> None:
+    memory = torchprof.memory(snapshot())
+    assert (memory.allocated, memory.reserved) == (9 * MIB, 22 * MIB)
+    assert memory.at_end == [Held(STEP_STACK, 5 * MIB, 1), Held(FORWARD_STACK, 4 * MIB, 1)]
+
+
+def test_fragmentation_is_what_is_free_in_segments_in_use() -> None:
+    memory = torchprof.memory(snapshot())
+    assert memory.fragmentation == 11 * MIB
+    assert memory.segments == [
+        SegmentUse(BEGIN, 20 * MIB, 9 * MIB, 11 * MIB, 8 * MIB, 2, 0, False, False),
+        SegmentUse(BEGIN + 100 * MIB, 2 * MIB, 0, 2 * MIB, 2 * MIB, 1, 0, True, False),
+    ]
+
+
+def test_a_row_is_named_by_the_innermost_line_that_is_not_pytorchs_own() -> None:
+    rows = torchprof.memory(snapshot()).peak_table.to_dict()
+    assert [row["name"] for row in rows] == ["train.py:3 step", "model.py:7 forward", "(before the history)"]
+    assert [row["at_peak"] // MIB for row in rows] == [11, 4, 3]
+    assert rows[1]["stack"] == list(FORWARD_STACK)
+
+
+def test_it_prints_as_tables() -> None:
+    text = str(torchprof.memory(snapshot()))
+    assert "Peak on cuda:0: 18.0 MiB allocated, 22.0 MiB reserved then" in text
+    assert "At the end on cuda:0: 22.0 MiB reserved, 9,216.0 KiB allocated; of the other 13.0 MiB, 11.0 MiB in segments" in text
+    assert "from train.py:3 step" in text
+
+
+def test_without_history_the_end_is_all_that_is_known() -> None:
+    memory = torchprof.memory(snapshot()["segments"])
+    assert (memory.replay, memory.peak, memory.max_reserved, len(memory.timeline())) == (None, 9 * MIB, 22 * MIB, 0)
+    assert memory.at_peak == memory.at_end
+    assert "No history was recorded" in str(memory)
+
+
+def test_without_frames_rows_say_so() -> None:
+    segments = snapshot()["segments"]
+    for block in segments[0]["blocks"]:
+        block.pop("frames", None)
+    assert torchprof.memory(segments).at_end == [Held(NO_STACK, 9 * MIB, 2)]
+
+
+def test_a_file_is_accounted_for_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "memory.pickle"
+    path.write_bytes(pickle.dumps(snapshot()))
+    assert torchprof.memory(path).peak == torchprof.memory(str(path)).peak == 18 * MIB
+
+
+def test_the_device_with_the_most_reserved_is_meant_and_others_are_named() -> None:
+    segments = [*snapshot()["segments"], {**snapshot()["segments"][1], "device": 3}]
+    assert torchprof.memory(segments).device == "cuda:0"
+    assert torchprof.memory(segments, "cuda:3").reserved == 2 * MIB
+    with pytest.raises(ArgumentError, match="the snapshot has cuda:0, cuda:3"):
+        torchprof.memory(segments, "cuda:1")
+    with pytest.raises(ArgumentError, match="nothing was allocated"):
+        torchprof.memory([])

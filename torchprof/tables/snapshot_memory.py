@@ -1,0 +1,148 @@
+"""`torchprof.memory` of a CUDA memory snapshot, to print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Final
+
+from torchprof.allocator.account import Held, SnapshotAccount
+from torchprof.analysis.records import Record
+from torchprof.errors import ArgumentError
+from torchprof.importers.cuda_snapshot import CudaSnapshot, Stack
+from torchprof.rendering.grid import Parts
+from torchprof.rendering.printed import Printed
+from torchprof.rendering.units import format_bytes
+from torchprof.tables.table import About, Table
+
+__all__ = ["SnapshotMemory", "device_number", "line_of", "snapshot_memory"]
+
+SHOWN: Final = 10
+CALLERS: Final = 3
+"""Lines of a stack that are printed below its own."""
+OF_PYTORCH: Final = ("/torch/", "\\torch\\")
+
+
+class SnapshotMemory(SnapshotAccount, Printed):
+    """What a CUDA memory snapshot says of one device. ``str()`` is the printed text.
+
+    Beside the figures of `SnapshotAccount` (``peak``, ``max_reserved``, ``allocated``, ``reserved``, ``fragmentation``,
+    ``timeline()``, ``at_peak``, ``at_end``, ``segments``) it has tables of them, to sort, select and export: ``peak_table``,
+    ``end_table`` and ``segment_table``.
+    """
+
+    @cached_property
+    def peak_table(self) -> Table:
+        """What was allocated when the most was, by stack; the rows add up to the peak."""
+        shares = About(("share",), f"Share: of the peak, {format_bytes(self.peak)}")
+        return _table("Allocated at the peak by", self.at_peak, "at_peak", self.peak, (shares,))
+
+    @cached_property
+    def end_table(self) -> Table:
+        """What was still allocated when the snapshot was taken, by stack."""
+        shares = About(("share",), f"Share: of what was allocated then, {format_bytes(self.allocated)}")
+        return _table("Still allocated at the end by", self.at_end, "held", self.allocated, (shares,))
+
+    @cached_property
+    def segment_table(self) -> Table:
+        """How segments were used when the snapshot was taken; those in use with the most free bytes first."""
+        rows: list[Record] = [
+            {
+                "name": f"{use.address:#x}",
+                "category": f"{'small' if use.small else 'large'}{', expandable' if use.expandable else ''}",
+                "total": use.size,
+                "allocated": use.allocated,
+                "free": use.free,
+                "largest_free": use.largest_free,
+                "count": use.pieces,
+                "stream": use.stream,
+            }
+            for use in self.segments
+        ]
+        shown = ("category", "total", "allocated", "free", "largest_free", "count")
+        headers = {"category": "Pool", "total": "Reserved", "count": "Free pieces"}
+        return Table("Segment", rows, shown, headers=headers)
+
+    def __repr__(self) -> str:
+        return f"<SnapshotMemory: peak {format_bytes(self.peak)} on {self.device}>"
+
+    def parts(self) -> Parts:
+        replay = self.replay
+        if replay:
+            then = format_bytes(self.reserved_at_peak)
+            yield f"Peak on {self.device}: {format_bytes(self.peak)} allocated, {then} reserved then"
+            yield f"Reserved at most: {format_bytes(self.max_reserved)}"
+            if not replay.complete:
+                yield "The history begins later: what was there is known from where it was freed, or from the end"
+            if replay.misplaced:
+                yield (
+                    f"INEXACT: {replay.misplaced:,} allocations could not be followed; sizes of blocks may be off, what was "
+                    "reserved is as recorded"
+                )
+            yield from self.peak_table.head(SHOWN).parts()
+        else:
+            yield "No history was recorded: torch.cuda.memory._record_memory_history() before the program keeps one"
+        cached = self.reserved - self.allocated
+        yield (
+            f"At the end on {self.device}: {format_bytes(self.reserved)} reserved, {format_bytes(self.allocated)} allocated; "
+            f"of the other {format_bytes(cached)}, {format_bytes(self.fragmentation)} in segments in use"
+        )
+        if self.at_end:
+            yield from self.end_table.head(SHOWN).parts()
+        if self.segments:
+            yield from self.segment_table.head(SHOWN).parts()
+
+
+def line_of(stack: Stack) -> str:
+    """The innermost line that is not PyTorch's own, without its folders."""
+    line = next((line for line in stack if not any(folder in line for folder in OF_PYTORCH)), stack[0])
+    return _short(line)
+
+
+def _short(line: str) -> str:
+    place, _, name = line.partition(" ")
+    return f"{place.replace(chr(92), '/').rpartition('/')[2]} {name}".strip() if not line.startswith("(") else line
+
+
+def _table(title: str, held: Sequence[Held], column: str, whole: int, footer: tuple[About, ...]) -> Table:
+    rows: list[Record] = [
+        {
+            "name": line_of(each.stack),
+            column: each.bytes,
+            "share": each.bytes / whole if whole else 0.0,
+            "count": each.blocks,
+            "stack": list(each.stack),
+        }
+        for each in held
+    ]
+    return Table(title, rows, (column, "share", "count"), footer, headers={"count": "Blocks"}, details=_callers)
+
+
+def _callers(row: Record) -> Sequence[tuple[str, str]]:
+    """The lines that called the one of the row."""
+    lines = [_short(line) for line in row["stack"]]
+    after = lines[lines.index(row["name"]) + 1 :] if row["name"] in lines else []
+    return [(f"from {line}", "") for line in after[:CALLERS]]
+
+
+def device_number(snapshot: CudaSnapshot, device: Any) -> int:
+    """The number of a device such as ``"cuda:1"``; by default, of the one with the most reserved.
+
+    Raises:
+        ArgumentError: the snapshot has nothing of it.
+    """
+    numbers = snapshot.devices
+    if device is None or device == "cuda":
+        if not numbers:
+            raise ArgumentError("snapshot has no segments and no history: nothing was allocated on a GPU")
+        return max(numbers, key=lambda number: (sum(segment.size for segment in snapshot.segments(number)), -number))
+    named = {f"cuda:{number}": number for number in numbers}
+    if not isinstance(device, str) or device not in named:
+        raise ArgumentError(f"device={device!r}: the snapshot has {', '.join(named) or 'no device'}")
+    return named[device]
+
+
+def snapshot_memory(snapshot: Any, device: str | None) -> SnapshotMemory:
+    """Account for a snapshot, or the path of its file."""
+    found = CudaSnapshot.of(snapshot)
+    return SnapshotMemory(found, device_number(found, device))

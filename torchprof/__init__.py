@@ -59,6 +59,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.gpu import gpu as gpu
     from torchprof.tables.memory import Memory as Memory
     from torchprof.tables.memory import memory as memory
+    from torchprof.tables.out_of_memory import OutOfMemory as OutOfMemory
+    from torchprof.tables.out_of_memory import explain_oom as explain_oom
     from torchprof.tables.snapshot_memory import SnapshotMemory as SnapshotMemory
     from torchprof.tables.summary import Summary as Summary
     from torchprof.tables.table import Table as Table
@@ -79,6 +81,7 @@ _MODULES: Final = {
     "Gpu": "torchprof.tables.gpu",
     "Memory": "torchprof.tables.memory",
     "ModuleTypeError": "torchprof.errors",
+    "OutOfMemory": "torchprof.tables.out_of_memory",
     "Phase": "torchprof.trace.schema",
     "RecordingError": "torchprof.errors",
     "Replay": "torchprof.allocator.replay",
@@ -99,6 +102,7 @@ _MODULES: Final = {
     "compare": "torchprof.estimation.planning",
     "data": "torchprof.record.data",
     "estimate": "torchprof.estimation.estimate",
+    "explain_oom": "torchprof.tables.out_of_memory",
     "export_chrome": "torchprof.exporters.chrome",
     "export_folded": "torchprof.exporters.flame_graphs",
     "export_speedscope": "torchprof.exporters.flame_graphs",

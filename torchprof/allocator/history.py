@@ -51,7 +51,9 @@ class History:
             self._end_with(segment)
         reserved_changes = self._undo()
         before = sum(end - address for address, (end, _) in self._reserved.items())
-        self.max_reserved = before + int(np.cumsum(reserved_changes, dtype=np.int64).max(initial=0))
+        self.reserved_after = before + np.cumsum(reserved_changes, dtype=np.int64)
+        """Bytes after each entry."""
+        self.max_reserved = int(self.reserved_after.max(initial=before))
         self._begun = self._begins_inside_an_allocation()
         if self._begun:
             del self._reserved[entries[0].address]
@@ -64,13 +66,13 @@ class History:
         """Bytes of the blocks that were allocated when the history begins, by address."""
         self.complete = not len(self.blocks) and not self._begun
 
-    def _number(self, stream: StreamId) -> int:
+    def number(self, stream: StreamId) -> int:
         """A number for each stream, and for each stream in each private pool."""
         return self._streams.setdefault(stream, len(self._streams))
 
     def _end_with(self, segment: SnapshotSegment) -> None:
         address = segment.address
-        self._reserved[address] = address + segment.size, (self._number(segment.stream), segment.small, segment.expandable)
+        self._reserved[address] = address + segment.size, (self.number(segment.stream), segment.small, segment.expandable)
         for block in segment.blocks:
             if block.state != "inactive":
                 self._held[address] = block.size
@@ -94,7 +96,7 @@ class History:
                 change = size
                 self._cut(address, address + size)
                 if action == "segment_map":
-                    place = self._number(stream), size == SMALL_SEGMENT, True
+                    place = self.number(stream), size == SMALL_SEGMENT, True
                     if any(other == place for _, other in self._reserved.values()):
                         self._mapped_later.setdefault(place, set()).add(address)
                     else:  # with this, a segment began: what came later was in it
@@ -103,7 +105,7 @@ class History:
                 change = -size
                 unmapped = action == "segment_unmap"  # several pages at once; their number says of which pool, nearly always
                 small = size % self.settings.large_segment_size != 0 if unmapped else size == SMALL_SEGMENT
-                self._reserved[address] = address + size, (self._number(stream), small, unmapped)
+                self._reserved[address] = address + size, (self.number(stream), small, unmapped)
             changes.append(change)
         return changes[::-1]
 
@@ -199,8 +201,11 @@ class History:
         unsplit = not splits_all and (room - size <= MAX_SMALL or size >= self.settings.max_split_size)
         return room if unsplit else size
 
-    def events(self, follow: bool, under_capacity: bool) -> tuple[Ints, Ints]:
-        """Rows of AllocatorEvent in csrc/allocator/replay.h, and the entry that each comes from."""
+    def events(self, follow: bool, under_capacity: bool, failed: int | None = None) -> tuple[Ints, Ints]:
+        """Rows of AllocatorEvent in csrc/allocator/replay.h, and the entry that each comes from.
+
+        With ``failed``, the row of a request that ran out of memory, they end with an allocation of it.
+        """
         events: list[tuple[int, int, int]] = []
         rows: list[int] = []
         ids, next_id = dict(self._ids), len(self._ids)
@@ -221,11 +226,13 @@ class History:
                 released = False
                 if not (reserves and under_capacity):
                     add(row, 0, 0, EMPTY_CACHE)
-            if action == "alloc":
+            if action == "alloc" or row == failed:
                 located = False
                 ids[address] = next_id
-                add(row, next_id, max(size, 1), self._number(stream))
+                add(row, next_id, max(size, 1), self.number(stream))
                 next_id += 1
+                if row == failed:
+                    break
             elif action == "free_requested" and address in ids:
                 add(row, ids[address], 0, FREE_REQUESTED)
             elif action == "free_completed" and address in ids:

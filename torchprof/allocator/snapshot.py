@@ -75,15 +75,19 @@ def replay_snapshot(
 
 
 def replayed(
-    recorded: CudaSnapshot, settings: AllocatorSettings | None, capacity: int | None, device: int
+    recorded: CudaSnapshot,
+    settings: AllocatorSettings | None,
+    capacity: int | None,
+    device: int,
+    failed: int | None = None,
 ) -> tuple[SnapshotReplay, History]:
-    """As `replay_snapshot`, and the history."""
+    """As `replay_snapshot`, and the history. With ``failed``, up to the request that ran out of memory there, and with it."""
     entries = recorded.history(device)
     follow = settings is None and capacity is None
     own_settings = recorded_settings(recorded.settings)
     used = settings or own_settings
     history = History(entries, recorded.segments(device), own_settings)
-    events, rows = history.events(follow, under_capacity=capacity is not None)
+    events, rows = history.events(follow, under_capacity=capacity is not None, failed=failed)
     misplaced: int | None = None
     if follow:
         addresses = np.array([entry.address for entry in entries], dtype=np.int64)

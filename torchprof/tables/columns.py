@@ -263,6 +263,7 @@ _COLUMNS: Final = (
     Column("count", "Count", EXACT_COUNT, "how many"),
     Column("free", "Free", BYTES, "of a segment, not allocated"),
     Column("largest_free", "Largest free", BYTES, "the largest free piece of a segment"),
+    Column("outcome", "Outcome", TEXT, "whether all fits, or how far it comes"),
     Column("stream", "Stream", NUMBER, "which may use the memory"),
     Column("steps", "Steps", NUMBER, "in how many steps"),
     Column("total", "Bytes", BYTES, "all together"),

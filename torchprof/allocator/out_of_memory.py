@@ -1,0 +1,212 @@
+"""Why a request failed, as a memory snapshot recorded it, and whether other settings of the allocator would have served it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from torchprof.allocator.history import MAX_SMALL, SMALL_POOL, History
+from torchprof.allocator.replay import simulate
+from torchprof.allocator.settings import AllocatorSettings
+from torchprof.allocator.snapshot import recorded_settings, replayed
+from torchprof.errors import ArgumentError
+from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotEvent, Stack
+
+__all__ = ["AS_RECORDED", "ATTEMPTS", "Attempt", "OutOfMemoryAccount"]
+
+AS_RECORDED: Final = "(as recorded)"
+ATTEMPTS: Final = (
+    "expandable_segments:True",
+    *(f"max_split_size_mb:{size}" for size in (32, 64, 128, 256, 512)),
+    *(f"roundup_power2_divisions:{count}" for count in (4, 8)),
+)
+"""Settings that are tried, each instead of what was recorded of the same option."""
+
+
+class Attempt(NamedTuple):
+    """The history and the failed request, replayed with other settings.
+
+    Attributes:
+        text: the settings, as ``PYTORCH_ALLOC_CONF`` has them.
+        fits: whether all was served.
+        max_reserved: bytes, the most at any time.
+        served, allocations: how many allocations were served, of how many.
+    """
+
+    text: str
+    fits: bool
+    max_reserved: int
+    served: int
+    allocations: int
+
+
+class _Free(NamedTuple):
+    bytes: int
+    largest: int
+    pieces: int
+
+
+@dataclass(frozen=True)
+class OutOfMemoryAccount:
+    """The last request of a history that failed. Sizes in bytes.
+
+    Attributes:
+        snapshot, number: the snapshot, and the number of the device.
+        given_capacity: bytes that PyTorch could have; None: found out from the snapshot.
+    """
+
+    snapshot: CudaSnapshot
+    number: int
+    given_capacity: int | None = None
+
+    @property
+    def device(self) -> str:
+        """Such as ``"cuda:0"``."""
+        return f"cuda:{self.number}"
+
+    @cached_property
+    def _entries(self) -> list[SnapshotEvent]:
+        return self.snapshot.history(self.number)
+
+    @cached_property
+    def entry(self) -> int:
+        """Which entry of the history it is.
+
+        Raises:
+            ArgumentError: no request failed.
+        """
+        failed = [row for row, entry in enumerate(self._entries) if entry.action == "oom"]
+        if not failed:
+            raise ArgumentError(
+                f"snapshot: no request failed in the history of device {self.number}: take the snapshot after the "
+                "torch.OutOfMemoryError, with torch.cuda.memory._record_memory_history() before it"
+            )
+        return failed[-1]
+
+    @property
+    def earlier(self) -> int:
+        """How many requests failed before, after which the program went on."""
+        return sum(entry.action == "oom" for entry in self._entries[: self.entry])
+
+    @property
+    def requested(self) -> int:
+        """Of the block that was needed."""
+        return self._entries[self.entry].size
+
+    @property
+    def device_free(self) -> int:
+        """What the device had free, as it said itself."""
+        return self._entries[self.entry].address
+
+    @property
+    def stack(self) -> Stack:
+        """Lines of Python that requested it, the innermost first; empty where none was recorded."""
+        return self.snapshot.stack(self.number, self.entry)
+
+    @cached_property
+    def settings(self) -> AllocatorSettings:
+        """As recorded."""
+        return recorded_settings(self.snapshot.settings)
+
+    @cached_property
+    def _history(self) -> History:
+        return History(self._entries, self.snapshot.segments(self.number), self.settings)
+
+    @property
+    def before(self) -> int:
+        """Allocated before the history: it stays where it was in every attempt."""
+        return sum(self._history.held_before.values())
+
+    @property
+    def reserved(self) -> int:
+        """When the request failed."""
+        return int(self._history.reserved_after[self.entry])
+
+    @property
+    def limited(self) -> bool:
+        """Whether the device had room for the request all the same: then PyTorch was not allowed to take more."""
+        return self.settings.segment_size(self.requested) <= self.device_free
+
+    @property
+    def capacity(self) -> int:
+        """What PyTorch could have of the device."""
+        if self.given_capacity is not None:
+            return self.given_capacity
+        return self.reserved + (0 if self.limited else self.device_free)
+
+    @property
+    def allocated(self) -> int:
+        """When the request failed, also what only another stream still used."""
+        return self.reserved - self._free.bytes
+
+    @property
+    def free(self) -> int:
+        """Of what was reserved when the request failed: free, in pieces or for others."""
+        return self._free.bytes
+
+    @property
+    def largest_free(self) -> int:
+        """The largest free piece that the request could have had: of its stream and its pool."""
+        return self._free.largest
+
+    @property
+    def pieces(self) -> int:
+        """How many free pieces."""
+        return self._free.pieces
+
+    @property
+    def missing(self) -> int:
+        """How much more is needed even if nothing is fragmented; 0: no more is."""
+        return max(self.allocated + self.requested - self.capacity, 0)
+
+    @cached_property
+    def _free(self) -> _Free:
+        events, rows = self._history.events(follow=True, under_capacity=False)
+        before = events[rows < self.entry]
+        blocks = simulate(before, replace(self.settings, per_process_memory_fraction=1.0), None, self._history.blocks)["blocks"]
+        free = blocks[blocks[:, 3] < 0]
+        stream = self._history.number(self._entries[self.entry].stream)
+        is_small = (free[:, 5] & SMALL_POOL) != 0
+        fits = (free[:, 4] == stream) & (is_small == (self.requested <= MAX_SMALL))
+        return _Free(int(free[:, 2].sum()), int(np.max(free[fits, 2], initial=0)), len(free))
+
+    @cached_property
+    def attempts(self) -> list[Attempt]:
+        """The run with the failed request, with the recorded settings and with others; what cannot be set is left out."""
+        found = [self._attempt(AS_RECORDED, self.settings)]
+        for text in ATTEMPTS:
+            wanted = AllocatorSettings.parse(text)
+            default = AllocatorSettings()
+            changed = {
+                field.name: getattr(wanted, field.name)
+                for field in fields(wanted)
+                if getattr(wanted, field.name) != getattr(default, field.name)
+            }
+            try:
+                settings = replace(self.settings, **changed)
+            except ArgumentError:  # smaller than the segments that were set
+                continue
+            if settings != self.settings:
+                found.append(self._attempt(text, settings))
+        return found
+
+    @property
+    def saved_by(self) -> list[str]:
+        """The settings with which all would have fit."""
+        return [attempt.text for attempt in self.attempts[1:] if attempt.fits]
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the replay with the recorded settings runs out of memory at this request, as the program did."""
+        first = self.attempts[0]
+        return not first.fits and first.served == first.allocations - 1
+
+    def _attempt(self, text: str, settings: AllocatorSettings) -> Attempt:
+        replay, _ = replayed(self.snapshot, settings, self.capacity, self.number, self.entry)
+        end = replay.out_of_memory
+        served = sum(entry.action == "alloc" for entry in self._entries[: self.entry if end is None else end])
+        allocations = sum(entry.action == "alloc" for entry in self._entries[: self.entry]) + 1
+        return Attempt(text, end is None, replay.max_reserved, served + (end is None), allocations)

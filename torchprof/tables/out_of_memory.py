@@ -1,0 +1,112 @@
+"""`torchprof.explain_oom`: why a program ran out of memory, and what would have saved it, to print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from torchprof.allocator.out_of_memory import OutOfMemoryAccount
+from torchprof.allocator.replay import check
+from torchprof.errors import ArgumentError
+from torchprof.importers.cuda_snapshot import CudaSnapshot
+from torchprof.rendering.grid import Parts
+from torchprof.rendering.printed import Printed
+from torchprof.rendering.units import format_bytes
+from torchprof.tables.snapshot_memory import device_number, line_of
+from torchprof.tables.table import Table
+
+__all__ = ["OutOfMemory", "explain_oom"]
+
+
+class OutOfMemory(OutOfMemoryAccount, Printed):
+    """Which request failed, how much was free but fragmented, and what would have saved the run. ``str()`` is the printed text.
+
+    Beside the figures of `OutOfMemoryAccount` (``requested``, ``allocated``, ``reserved``, ``capacity``, ``free``,
+    ``largest_free``, ``missing``, ``attempts``, ``saved_by``) it has a table of them: ``attempt_table``.
+    """
+
+    @cached_property
+    def attempt_table(self) -> Table:
+        """The run with other settings."""
+        rows = [
+            {
+                "name": attempt.text,
+                "max_reserved": attempt.max_reserved,
+                "outcome": "fits"
+                if attempt.fits
+                else f"out of memory after {attempt.served:,} of {attempt.allocations:,} allocations",
+                "fits": attempt.fits,
+                "served": attempt.served,
+            }
+            for attempt in self.attempts
+        ]
+        return Table("PYTORCH_ALLOC_CONF", rows, ("max_reserved", "outcome"))
+
+    def __repr__(self) -> str:
+        return f"<OutOfMemory: {format_bytes(self.requested)} on {self.device}>"
+
+    def parts(self) -> Parts:
+        where = f" in {line_of(self.stack)}" if self.stack else ""
+        yield f"Out of memory on {self.device}: {format_bytes(self.requested)} were needed{where}"
+        yield (
+            f"Of {format_bytes(self.capacity)} that PyTorch could have, {format_bytes(self.allocated)} were allocated; "
+            f"{format_bytes(self.free)} were reserved and free, in {self.pieces:,} pieces"
+        )
+        yield (
+            f"The largest piece for this request: {format_bytes(self.largest_free)}; "
+            f"free on the device: {format_bytes(self.device_free)}"
+        )
+        if self.limited and self.given_capacity is None:
+            yield "The device had room: a limit such as torch.cuda.set_per_process_memory_fraction must have ended it"
+        if self.earlier:
+            yield f"Earlier requests that failed, after which the program went on: {self.earlier:,}"
+        yield from self.attempt_table.parts()
+        if not self.reproduced:
+            yield "INEXACT: replayed with its own settings, the run does not fail there: take the others with a grain of salt"
+        if self.before:
+            yield f"Allocated before the history, and not moved by other settings: {format_bytes(self.before)}"
+        yield self._verdict()
+
+    def _verdict(self) -> str:
+        if self.saved_by:
+            return f"PYTORCH_ALLOC_CONF={self.saved_by[0]} would have saved the run"
+        if self.missing:
+            more = format_bytes(self.missing)
+            return f"No setting would have saved the run: {more} more are needed even with nothing fragmented"
+        return "None of these settings would have saved the run, though enough was free in pieces"
+
+
+def explain_oom(
+    snapshot: Mapping[str, Any] | str | os.PathLike[str], device: str | None = None, *, capacity: int | None = None
+) -> OutOfMemory:
+    """Explain the last ``torch.OutOfMemoryError`` of a recorded memory history, and replay it with other settings.
+
+    Args:
+        snapshot: the path of what ``torch.cuda.memory._dump_snapshot`` wrote after the error, or what
+            ``torch.cuda.memory._snapshot()`` returned; with ``torch.cuda.memory._record_memory_history()`` before.
+        device: such as ``"cuda:1"``; by default the one whose request failed, if it is one.
+        capacity: bytes of the device that PyTorch could have; None: what it had reserved, and what the device had free.
+
+    Raises:
+        ArgumentError: no request failed in the history, or on several devices; or the snapshot cannot be read.
+        TraceFileError: the file is no snapshot, is damaged, or asks to import something.
+        ExtensionError: the compiled recorder is missing.
+
+    Example:
+        >>> print(torchprof.explain_oom("oom.pickle"))  # doctest: +SKIP
+    """
+    check(None, capacity)
+    found = CudaSnapshot.of(snapshot)
+    failed = [number for number in found.devices if found.has_history(number) and _failed(found, number)]
+    if device is None and len(failed) > 1:
+        raise ArgumentError(f"requests failed on {', '.join(f'cuda:{number}' for number in failed)}: name the device")
+    number = failed[0] if device is None and failed else device_number(found, device)
+    explained = OutOfMemory(found, number, capacity)
+    _ = explained.entry  # says so if there is none
+    return explained
+
+
+def _failed(snapshot: CudaSnapshot, number: int) -> bool:
+    return any(entry.action == "oom" for entry in snapshot.history(number))

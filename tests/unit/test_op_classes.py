@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 from torchprof import _native
-from torchprof.record.flops.formulas import FORMULAS
-from torchprof.record.flops.op_classes import is_pytorchs, op_classes, op_classes_of
+from torchprof.flops.classes import is_pytorchs
+from torchprof.flops.formulas import FORMULAS
+from torchprof.record.flops.op_classes import op_classes, op_classes_of
 
 UNKNOWN: Final = frozenset(
     """

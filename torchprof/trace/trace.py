@@ -24,7 +24,7 @@ from torchprof.trace.schema import LAYOUTS, Rows
 from torchprof.trace.shapes import Shape, shape_of
 from torchprof.trace.type_names import DeviceTypes, Dtypes
 
-__all__ = ["Trace", "load"]
+__all__ = ["Trace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,18 +135,3 @@ class Trace:
             >>> prof.trace.save("step.torchprof")
         """
         file.write(path, {item.name: getattr(self, item.name) for item in fields(self)})
-
-
-def load(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace that ``Trace.save`` wrote. Needs neither PyTorch, the compiled recorder nor the model.
-
-    Raises:
-        TraceFileError: the file is not a trace, is damaged or cut short, or was written by an older or a newer torchprof.
-        OSError: the file cannot be opened.
-        ArgumentError: the path is not a path.
-
-    Example:
-        >>> trace = torchprof.load("step.torchprof")
-        >>> print(torchprof.by_module(trace))
-    """
-    return Trace(**file.read(path))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.importers.kineto.columns import Ints
-from torchprof.importers.kineto.nesting import Nesting, levels
+from torchprof.importers.kineto.nesting import Nesting
 from torchprof.trace.schema import (
     CALL_LOADED_DATA,
     CALL_RECOMPUTED,
@@ -48,7 +48,7 @@ def attribute(ops: Rows, calls: Rows, nesting: Nesting, names: list[str], name_o
     phase = found.phases()
     nodes = found.attribute_backward(torch_ids)
     found.mark_forward_outside_modules(phase, nodes)
-    ops["flags"] |= (phase << PHASE_SHIFT).astype(np.uint8)
+    ops["flags"] |= phase << PHASE_SHIFT
     around = nesting.call_op
     phase_around = np.append(phase, Phase.OTHER)[around]
     in_backward = (around >= 0) & _is_backward(phase_around)
@@ -65,7 +65,7 @@ class _Attribution:
     def __init__(self, ops: Rows, nesting: Nesting, names: list[str], name_of_op: Rows) -> None:
         self.ops, self.nesting = ops, nesting
         self.parent = nesting.op_parent
-        self.levels = levels(self.parent)
+        self.levels = nesting.levels
         self.is_user = ops["scope"] == SCOPE_USER
 
         def named(matches: list[bool]) -> Flags:
@@ -88,7 +88,7 @@ class _Attribution:
         runs_without_grad[parent[in_node & (ops["sequence_nr"] < 0)]] = True
         builds_again = in_node & (ops["sequence_nr"] >= 0) & (ops["forward_thread"] == 0) & runs_without_grad[parent]
         alone = np.where(ran_in >= 0, int(Phase.FORWARD), int(Phase.OTHER))
-        phase = np.zeros(len(ops) + 1, dtype=np.int64)
+        phase = np.zeros(len(ops) + 1, dtype=np.uint8)
         for rows in self.levels:
             around = phase[parent[rows]]
             again = called_here[rows] | builds_again[rows]

@@ -7,13 +7,13 @@ All columns of one kind of event are in the order of the file.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Columns", "Ints", "Numbered"]
+__all__ = ["Columns", "Ints", "Numbered", "field"]
 
 Ints = npt.NDArray[Any]
 """Whole numbers, of whatever size."""
@@ -69,3 +69,10 @@ class Columns:
         }
         self._columns, self._appends = [array("q") for _ in self._names], []
         return found
+
+
+def field(kinds: Sequence[tuple[Any, ...]], layout: Sequence[str], name: str) -> Ints:
+    """One value of every kind."""
+    at = layout.index(name)
+    width = np.shape(kinds[0][at]) if kinds else ()
+    return np.array([kind[at] for kind in kinds], dtype=np.int64).reshape(len(kinds), *width)

@@ -12,7 +12,7 @@ from torchprof.flops.evaluate import evaluate
 from torchprof.flops.formulas import FORMULAS
 from torchprof.flops.views import moves_nothing
 from torchprof.importers.kineto.columns import Ints
-from torchprof.importers.kineto.nesting import levels
+from torchprof.importers.kineto.nesting import Nesting
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, TENSOR_SYMBOLIC, UNKNOWN_FLOPS, Rows
 from torchprof.trace.type_names import Dtypes
 
@@ -22,11 +22,12 @@ FREE, UNKNOWN, COUNTED, COMPILED = range(4)
 FUNCTION: Final = 0
 
 
-def mark_nested(ops: Rows, parent: Ints, tables: Mapping[str, Rows], names: list[str]) -> None:
+def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: list[str]) -> None:
     """Set ``OP_NESTED`` and ``OP_WRAPPER``, as the recorder does: an op that has a formula counts for all inside it.
 
     Without outputs, an op is a wrapper if one inside it may have moved bytes.
     """
+    parent = nesting.op_parent
     name_of_op = tables["signatures"]["name"][ops["signature"]]
     is_function = ops["scope"] == FUNCTION
     classes = classes_by_name(names)
@@ -36,15 +37,15 @@ def mark_nested(ops: Rows, parent: Ints, tables: Mapping[str, Rows], names: list
     by_formula = (kind == COUNTED) & ~_has_unknown_sizes(tables)[ops["signature"]]
     hides = np.zeros(len(ops) + 1, dtype=np.bool_)
     nested = np.zeros(len(ops), dtype=np.bool_)
-    for rows in levels(parent):
+    for rows in nesting.levels:
         nested[rows] = hides[parent[rows]]
         hides[rows] = nested[rows] | by_formula[rows]
     counts = ~nested & (kind != FREE)
     by_inner = counts & ((kind == UNKNOWN) | ((kind == COUNTED) & ~by_formula))
-    above = parent[counts & (kind != COMPILED)].astype(np.int64)
+    above = parent[counts & (kind != COMPILED)]
     while len(above := np.unique(above[above >= 0])):
         nested[above[by_inner[above]]] = True
-        above = parent[above].astype(np.int64)
+        above = parent[above]
     moves = is_function & np.array(["::" in name and not moves_nothing(name) for name in names] or [False])[name_of_op]
     wrapper = np.zeros(len(ops), dtype=np.bool_)
     wrapper[parent[moves & (parent >= 0)]] = True

@@ -25,7 +25,7 @@ __all__ = ["GZIP", "Document", "is_json"]
 
 GZIP: Final = b"\x1f\x8b"
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-PIECE: Final = 4 * 2**20
+PIECE: Final = 2**20
 """Bytes of a list of events."""
 MOST_CUTS_TRIED: Final = 4
 MOST_BEFORE_EVENTS: Final = 256 * 2**20

@@ -61,22 +61,22 @@ class MalformedError(Exception):
 class PlainArgs:
     """``args`` of an event: what `ARGUMENTS` lists; None where it is missing, and no text."""
 
+    __slots__ = ("_given",)
+
     def __init__(self, given: Any) -> None:
-        given = given if isinstance(given, dict) else {}
-        for name, key in ARGUMENTS.items():
-            value = given.get(key)
-            if name in _TEXTS:
-                value = b"" if value is None else json.dumps(value).encode()
-            setattr(self, name, value)
+        self._given = given if isinstance(given, dict) else {}
 
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
+    def __getattr__(self, name: str) -> Any:
+        value = self._given.get(ARGUMENTS[name])
+        if name in _TEXTS:
+            return b"" if value is None else json.dumps(value).encode()
+        return value
 
 
 class PlainEvent:
     """An event: its phase, category, name, process, thread, and its time and duration in us."""
 
+    __slots__ = ("args", "cat", "dur", "name", "ph", "pid", "tid", "ts")
     ph: Any
     cat: Any
     name: Any
@@ -84,13 +84,12 @@ class PlainEvent:
     tid: Any
     ts: Any
     dur: Any
-    args: PlainArgs | None
 
     def __init__(self, given: Any) -> None:
-        given = given if isinstance(given, dict) else {}
-        for name in _FIELDS:
-            setattr(self, name, given.get(name))
-        self.args = PlainArgs(given["args"]) if "args" in given else None
+        get = given.get if isinstance(given, dict) else {}.get
+        self.ph, self.cat, self.name, self.pid, self.tid, self.ts, self.dur = map(get, _FIELDS)
+        args = get("args")
+        self.args = PlainArgs(args) if args is not None else None
 
 
 def parse(text: bytes | str) -> Any:

@@ -13,8 +13,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.importers.kineto.columns import Ints
+from torchprof.importers.kineto.columns import Ints, field
 from torchprof.importers.kineto.nesting import Nesting, open_at
+from torchprof.importers.kineto.numbers import NONE
+from torchprof.importers.kineto.read_events import CALL_KIND, KERNEL_KIND, Kind
 from torchprof.trace.schema import (
     LAYOUTS,
     NO_THREAD,
@@ -27,7 +29,9 @@ from torchprof.trace.schema import (
     phases_of_calls,
 )
 
-__all__ = ["CUDA", "Launches", "kernels_of"]
+__all__ = ["CUDA", "Launches", "clock_error", "find_by_id", "kernels_of"]
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 CUDA: Final = 1
 """The number of the device type of GPUs, which PyTorch calls CUDA on ROCm too."""
@@ -77,30 +81,33 @@ class Launches:
 
     Attributes:
         calls: the table of runtime calls.
-        launch: for each, the row of the list of grids, blocks, shared memory and bytes that the file has beside it.
-        kinds: of calls by row of the names.
+        kind: for each, the row of the list of kinds.
+        kinds: that list.
     """
 
-    def __init__(self, columns: dict[str, npt.NDArray[Any]], names: list[str], launching: Ints) -> None:
+    def __init__(self, columns: Arrays, kinds: list[Kind], names: list[str], launching: Ints) -> None:
         """
         Args:
-            columns: of all calls in the file. Those are kept that launch, copy, fill, wait or manage memory.
+            columns: of calls, which are taken over. Those are kept that launch, copy, fill, wait or manage memory.
             launching: the correlations of all kernels: a call with one of these launched it, whatever its name.
         """
-        kinds = np.array([kind_of(name) for name in names], dtype=np.uint8)
-        kind = kinds[columns["name"]]
+        self.kinds = kinds
+        of_names = np.array([kind_of(names[name]) for name in field(kinds, CALL_KIND, "name").tolist()], dtype=np.uint8)
+        does = of_names[columns["kind"]] if kinds else np.zeros(0, dtype=np.uint8)
         launches = np.isin(columns["correlation"], launching) & (columns["correlation"] > 0)
-        kind = np.where((kind == NOT_RECORDED) & launches, np.uint8(RuntimeCallKind.LAUNCH), kind)
-        kept = np.flatnonzero(kind != NOT_RECORDED)
+        does = np.where((does == NOT_RECORDED) & launches, np.uint8(RuntimeCallKind.LAUNCH), does)
+        kept = np.flatnonzero(does != NOT_RECORDED)
         kept = kept[np.lexsort((kept, -columns["end"][kept], columns["start"][kept]))]
-        kept = kept[~_repeated(columns, kept)]
-        self.launch = columns["launch"][kept]
-        self.correlation = columns["correlation"][kept]
-        self.thread = columns["thread"][kept]
+        self.kind, self.correlation = columns.pop("kind")[kept], columns.pop("correlation")[kept]
+        self.thread = field(kinds, CALL_KIND, "thread")[self.kind]
+        inner = _inside_others(self.correlation, self.thread, columns["end"][kept])
+        kept, self.kind, self.correlation, self.thread = (
+            values[~inner] for values in (kept, self.kind, self.correlation, self.thread)
+        )
         calls = self.calls = np.zeros(len(kept), dtype=LAYOUTS["runtime_calls"])
-        calls["start"], calls["end"], calls["name"] = (columns[name][kept] for name in ("start", "end", "name"))
+        calls["start"], calls["end"], calls["kind"] = columns.pop("start")[kept], columns.pop("end")[kept], does[kept]
+        calls["name"] = field(kinds, CALL_KIND, "name")[self.kind]
         calls["correlation"] = self.correlation & 0xFFFFFFFF
-        calls["kind"] = kind[kept]
         calls["op"] = calls["module_call"] = -1
         calls["thread"] = NO_THREAD
 
@@ -142,59 +149,87 @@ class Launches:
         return np.where(first < last, launches[at], -1)
 
 
-def _repeated(columns: dict[str, npt.NDArray[Any]], rows: Ints) -> npt.NDArray[np.bool_]:
-    """Which calls are of the driver inside one of the runtime with the same number: both may report a launch."""
-    correlation, thread, end = (columns[name][rows] for name in ("correlation", "thread", "end"))
-    order = np.lexsort((np.arange(len(rows)), thread, correlation))
-    found = np.zeros(len(rows), dtype=np.bool_)
+def _inside_others(correlation: Ints, thread: Ints, end: Ints) -> Ints:
+    """Which calls, in order of start, are of the driver inside one of the runtime: both may report a launch, by one number."""
+    order = np.lexsort((np.arange(len(end)), thread, correlation))
+    found = np.zeros(len(end), dtype=np.bool_)
     same = (np.diff(correlation[order]) == 0) & (np.diff(thread[order]) == 0) & (correlation[order][1:] > 0)
     found[order[1:]] = same & (end[order][1:] <= end[order][:-1])
     return found
 
 
-def kernels_of(
-    columns: dict[str, npt.NDArray[Any]], names: list[str], launches: Launches, shapes: list[tuple[Any, ...]], by_id: Ints
-) -> tuple[Rows, Ints]:
-    """The table of kernels, in order of their start, and for each its row in the file.
+def kernels_of(columns: Arrays, kinds: list[Kind], names: list[str], launches: Launches) -> tuple[Rows, Ints, Ints]:
+    """The table of kernels, in order of their start; for each the ``External id`` of its op, and its row in the file.
 
     Args:
-        shapes: what HIP says of launches: grid, block, shared memory, bytes.
-        by_id: for every kernel in the file the op that its ``External id`` names; -1: none.
+        columns: which are taken over.
     """
-    order = np.argsort(columns["start"], kind="stable")
+    order = np.argsort(columns["start"], kind="stable").astype(np.int32)
     kernels = np.zeros(len(order), dtype=LAYOUTS["kernels"])
-    for name in ("start", "end", "name", "stream", "kind", "registers", "shared_memory", "graph"):
-        kernels[name] = columns[name][order]
-    kernels["bytes"] = np.maximum(columns["bytes"][order], 0)
-    kernels["device_type"], kernels["device_index"] = CUDA, columns["device"][order]
-    for axis, letter in enumerate("xyz"):
-        kernels["grid"][:, axis] = columns[f"grid_{letter}"][order]
-        kernels["block"][:, axis] = columns[f"block_{letter}"][order]
-    directions = np.array([direction_of(name) for name in names] or [0], dtype=np.uint8)
-    kernels["direction"] = np.where(kernels["kind"] == Activity.COPY, directions[kernels["name"]], 0)
-    call = launches.of(columns["correlation"][order], kernels["start"])
-    kernels["runtime_call"] = call
-    for name in ("op", "module_call", "phase"):
-        kernels[name] = np.append(launches.calls[name], np.zeros(1, launches.calls[name].dtype) - (name != "phase"))[call]
-    kernels["op"] = np.where((call < 0) & (by_id[order] >= 0), by_id[order], kernels["op"])
-    kind = np.append(launches.calls["kind"], NOT_RECORDED)[call]
-    in_graph = (kind == RuntimeCallKind.GRAPH_LAUNCH) & (kernels["graph"] == 0)
-    kernels["graph"] = np.where(in_graph, UNKNOWN_GRAPH, kernels["graph"])
-    _fill_from_launches(kernels, launches, call, shapes)
-    return kernels, order
+    kernels["start"], kernels["end"] = columns.pop("start")[order], columns.pop("end")[order]
+    kind = columns.pop("kind")[order]
+    of_kinds = {name: field(kinds, KERNEL_KIND, name) for name in KERNEL_KIND}
+    of_kinds |= {"device_index": of_kinds.pop("device"), "bytes": np.maximum(of_kinds["bytes"], 0)}
+    is_copy = of_kinds["kind"] == Activity.COPY
+    directions = [direction_of(names[name]) for name in of_kinds["name"].tolist()]
+    of_kinds["direction"] = np.where(is_copy, np.array(directions, dtype=np.int64), 0)
+    if kinds:
+        for name, of_kind in of_kinds.items():
+            kernels[name] = of_kind.astype(kernels[name].dtype)[kind]
+    kernels["device_type"] = CUDA
+    correlation, external = columns.pop("correlation")[order], columns.pop("external_id")[order]
+    call = kernels["runtime_call"] = launches.of(correlation, kernels["start"])
+    for name in ("op", "module_call"):
+        kernels[name] = np.append(launches.calls[name], -1)[call]
+    kernels["phase"] = np.append(launches.calls["phase"], 0)[call]
+    does = np.append(launches.calls["kind"], NOT_RECORDED)[call]
+    kernels["graph"][(does == RuntimeCallKind.GRAPH_LAUNCH) & (kernels["graph"] == 0)] = UNKNOWN_GRAPH
+    _fill_from_launches(kernels, launches, call)
+    if np.array_equal(external, correlation):  # until PyTorch 1.13 it is no more than that
+        external[:] = NONE
+    return kernels, external, order
 
 
-def _fill_from_launches(kernels: Rows, launches: Launches, call: Ints, shapes: list[tuple[Any, ...]]) -> None:
+def _fill_from_launches(kernels: Rows, launches: Launches, call: Ints) -> None:
     """Take what the file has only beside the launch, as that of HIP."""
-    if not shapes:
+    if not launches.kinds:
         return
-    row = np.append(launches.launch, 0)[call]
+    kind = np.append(launches.kind, 0)[call]
     plain = (call >= 0) & (kernels["graph"] == 0)
-    grids, blocks = np.array([shape[0] for shape in shapes]), np.array([shape[1] for shape in shapes])
-    shared, moved = np.array([max(0, shape[2]) for shape in shapes]), np.array([max(0, shape[3]) for shape in shapes])
-    lacks = plain & (kernels["kind"] == Activity.KERNEL) & ~kernels["grid"].any(axis=1)
-    kernels["grid"] = np.where(lacks[:, np.newaxis], grids[row], kernels["grid"])
-    kernels["block"] = np.where(lacks[:, np.newaxis], blocks[row], kernels["block"])
-    kernels["shared_memory"] = np.where(lacks, np.minimum(shared[row], 2**32 - 1), kernels["shared_memory"])
-    lacks = plain & (kernels["kind"] != Activity.KERNEL) & (kernels["bytes"] == 0)
-    kernels["bytes"] = np.where(lacks, moved[row], kernels["bytes"])
+    lacks = np.flatnonzero(plain & (kernels["kind"] == Activity.KERNEL) & ~kernels["grid"].any(axis=1))
+    for name in ("grid", "block", "shared_memory"):
+        kernels[name][lacks] = field(launches.kinds, CALL_KIND, name)[kind[lacks]]
+    lacks = np.flatnonzero(plain & (kernels["kind"] != Activity.KERNEL) & (kernels["bytes"] == 0))
+    kernels["bytes"][lacks] = np.maximum(field(launches.kinds, CALL_KIND, "bytes"), 0)[kind[lacks]]
+
+
+def find_by_id(kernels: Rows, external: Ints, ops: Rows, external_id: Ints) -> int:
+    """Give kernels without a launch the op that their ``External id`` names, and its module call and phase.
+
+    Args:
+        external: the id of every kernel.
+        external_id: of every op.
+
+    Returns:
+        How many ops have the id of another one: of these, kernels belong to the first.
+    """
+    rows = np.flatnonzero((kernels["runtime_call"] < 0) & (external >= 0))
+    wanted = np.unique(external[rows])
+    if len(wanted):
+        at = np.minimum(np.searchsorted(wanted, external_id), len(wanted) - 1)
+        named = np.flatnonzero(wanted[at] == external_id)[::-1]
+        first = np.full(len(wanted), -1, dtype=np.int64)
+        first[at[named]] = named  # of several, the first is the last that is written
+        op = first[np.searchsorted(wanted, external[rows])]
+        rows, op = rows[op >= 0], op[op >= 0]
+        kernels["op"][rows], kernels["module_call"][rows] = op, ops["module_call"][op]
+        kernels["phase"][rows] = phases(ops)[op]
+    ids = np.sort(external_id)
+    return int(((np.diff(ids) == 0) & (ids[1:] >= 0)).sum())
+
+
+def clock_error(kernels: Rows, runtime_calls: Rows) -> int:
+    """The longest time by which a kernel seems to begin before its launch: the clocks are off by at least as much."""
+    launched = np.flatnonzero(kernels["runtime_call"] >= 0)
+    called = runtime_calls["start"][kernels["runtime_call"][launched]]
+    return max(0, int((called - kernels["start"][launched]).max(initial=0)))

@@ -10,7 +10,7 @@ import numpy as np
 from torchprof.importers.kineto.columns import Ints
 from torchprof.trace.schema import Rows
 
-__all__ = ["Nesting", "levels", "nest", "open_at", "order_of"]
+__all__ = ["Nesting", "nest", "open_at", "order_of", "together"]
 
 AT_ONCE: Final = 2**16
 """Rows that are lists of Python at one time."""
@@ -24,6 +24,7 @@ class Nesting:
         op_parent, op_call: for every op, the op and the call around it.
         call_parent, call_op: for every call, the call and the op around it.
         order: rows of ops and calls together, parents first: below the number of ops one of these, above it a call.
+        levels: the rows of ops by the number of ops around them, outermost first.
     """
 
     op_parent: Ints
@@ -31,6 +32,7 @@ class Nesting:
     call_parent: Ints
     call_op: Ints
     order: Ints
+    levels: list[Ints]
 
 
 def order_of(thread: Rows, start: Rows, end: Rows) -> Ints:
@@ -44,22 +46,18 @@ def nest(ops: Rows, calls: Rows) -> Nesting:
 
     A range may end after what is around it: until then it is the innermost, as the recorder has it.
     """
-    n_ops = len(ops)
-    both = [np.concatenate([ops[name], calls[name]]) for name in ("thread", "start", "end")]
-    thread, start, end = both
-    is_op = np.arange(len(start)) < n_ops
-    order = np.lexsort((is_op, -end, start, thread))
-    around_op, around_call = np.empty(len(start), dtype=np.int32), np.empty(len(start), dtype=np.int32)
+    n_ops, count = len(ops), len(ops) + len(calls)
+    order = _merged(ops, calls)
+    around_op, around_call = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
     # What is open, outermost first: when it ends; the innermost op there and when that ends; and the innermost call.
     stack: list[tuple[int, int, int, int, int]] = []
     of_thread = -1
-    for first in range(0, len(order), AT_ONCE):
+    for first in range(0, count, AT_ONCE):
         rows = order[first : first + AT_ONCE]
+        columns = (together(ops, calls, rows, name).tolist() for name in ("thread", "start", "end"))
         ops_around: list[int] = []
         calls_around: list[int] = []
-        for row, on, begins, ends in zip(
-            *(values.tolist() for values in (rows, thread[rows], start[rows], end[rows])), strict=True
-        ):
+        for row, on, begins, ends in zip(rows.tolist(), *columns, strict=True):
             if on != of_thread:
                 of_thread = on
                 stack.clear()
@@ -79,17 +77,43 @@ def nest(ops: Rows, calls: Rows) -> Nesting:
             else:
                 stack.append((ends, op, op_end, row - n_ops, ends))
         around_op[rows], around_call[rows] = ops_around, calls_around
-    return Nesting(around_op[:n_ops], around_call[:n_ops], around_call[n_ops:], around_op[n_ops:], order)
+    op_parent = around_op[:n_ops]
+    return Nesting(op_parent, around_call[:n_ops], around_call[n_ops:], around_op[n_ops:], order, _levels(op_parent))
 
 
-def levels(parent: Rows) -> list[Ints]:
+def together(ops: Rows, calls: Rows, rows: Ints, column: str) -> Ints:
+    """A column of these rows of ops and calls together."""
+    is_op = rows < len(ops)
+    found = np.empty(len(rows), dtype=ops[column].dtype)
+    found[is_op], found[~is_op] = ops[column][rows[is_op]], calls[column][rows[~is_op] - len(ops)]
+    return found
+
+
+def _merged(ops: Rows, calls: Rows) -> Ints:
+    """The order of ops and calls together. Of those that start at one time the longest comes first, and a call before an op."""
+    at = np.empty(len(calls), dtype=np.int64)
+    for thread in np.unique(calls["thread"]).tolist():
+        first, last = np.searchsorted(ops["thread"], [thread, thread + 1])
+        mine = calls["thread"] == thread
+        at[mine] = first + np.searchsorted(ops["start"][first:last], calls["start"][mine])
+    while len(ops):
+        op = np.minimum(at, len(ops) - 1)
+        later = (at < len(ops)) & (ops["thread"][op] == calls["thread"]) & (ops["start"][op] == calls["start"])
+        later &= ops["end"][op] > calls["end"]
+        if not later.any():
+            break
+        at += later
+    return np.insert(np.arange(len(ops), dtype=np.int32), at, len(ops) + np.arange(len(calls), dtype=np.int32))
+
+
+def _levels(parent: Rows) -> list[Ints]:
     """The rows by the number of rows around them, outermost first."""
-    depth = np.zeros(len(parent), dtype=np.int32)
+    depth = np.zeros(len(parent), dtype=np.int16)
     above = parent.copy()
     while (is_inside := above >= 0).any():
         depth += is_inside
         above = np.where(is_inside, parent[above], -1)
-    rows = np.argsort(depth, kind="stable")
+    rows = np.argsort(depth, kind="stable").astype(np.int32)
     return np.split(rows, np.cumsum(np.bincount(depth))[:-1]) if len(rows) else []
 
 

@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.importers.kineto.columns import Ints
-from torchprof.importers.kineto.nesting import AT_ONCE, Nesting
+from torchprof.importers.kineto.nesting import AT_ONCE, Nesting, together
 from torchprof.trace.schema import SCOPE_USER, Phase, Rows, phases, phases_of_calls
 
 __all__ = ["fill_steps", "phase_segments", "times_within"]
 
 WAITS: Final = 16
 """Flag of a segment in which the main thread is between ops, beside its phase."""
+PHASE: Final = 15
+"""The part of a kind that is its phase."""
 COLUMNS: Final = {
     "forward": Phase.FORWARD,
     "recompute": Phase.RECOMPUTATION,
@@ -41,7 +43,7 @@ def phase_segments(ops: Rows, calls: Rows, nesting: Nesting, end: int, main: int
         main: the row of the thread that runs the loop.
     """
     of_main, of_others = _none(), _none()
-    thread = np.concatenate([ops["thread"], calls["thread"]])[nesting.order]
+    thread = together(ops, calls, nesting.order, "thread")
     bounds = [0, *(np.flatnonzero(np.diff(thread)) + 1).tolist(), len(thread)]
     for first, last in pairwise(bounds):
         if first == last:
@@ -50,7 +52,7 @@ def phase_segments(ops: Rows, calls: Rows, nesting: Nesting, end: int, main: int
         if thread[first] == main:
             of_main = found
         else:
-            phase = found[2] & ~WAITS
+            phase = found[2] & PHASE
             works = _only(found, (phase != Phase.OTHER) & (phase != Phase.DATA))
             of_others = _merged(of_others, _without(works, of_others))
     waits = of_main[2] & WAITS != 0
@@ -65,7 +67,7 @@ def times_within(segments: Segments, start: int, end: int) -> Ints:
     first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
     part = slice(int(first), max(int(first), int(last)))
     time = np.minimum(ends[part], end) - np.maximum(starts[part], start)
-    found = np.bincount(kinds[part] & ~WAITS, weights=time, minlength=len(Phase)).astype(np.int64)
+    found = np.bincount(kinds[part] & PHASE, weights=time, minlength=len(Phase)).astype(np.int64)
     found[Phase.OTHER] = 0
     found[Phase.OTHER] = end - start - found.sum()
     return found
@@ -81,8 +83,7 @@ def fill_steps(steps: Rows, segments: Segments) -> None:
 
 def _of_thread(ops: Rows, calls: Rows, order: Ints, end: int) -> Segments:
     """What one thread was in, moment by moment."""
-    columns = array("q"), array("q"), array("q")
-    starts, ends, kinds = columns
+    starts, ends, kinds = array("q"), array("q"), array("B")
 
     def add(start: int, until: int, kind: int) -> None:
         if ends and ends[-1] == start and kinds[-1] == kind:
@@ -111,15 +112,17 @@ def _of_thread(ops: Rows, calls: Rows, order: Ints, end: int) -> Segments:
                 return
             stack.pop()
             if stack:
-                stack[-1][2] = kind & ~WAITS
+                stack[-1][2] = kind & PHASE
         now = max(now, time)
 
     for first in range(0, len(order), AT_ONCE):
         for begins, until, kind in zip(*_spans(ops, calls, order[first : first + AT_ONCE]), strict=True):
-            advance(begins, kind & ~WAITS)
+            advance(begins, kind & PHASE)
             stack.append([until, kind, int(Phase.OPTIMIZER)])
     advance(end, int(Phase.OTHER))
-    return tuple(np.frombuffer(column, dtype=np.int64) if len(column) else np.zeros(0, np.int64) for column in columns)  # type: ignore[return-value]
+    if not len(starts):
+        return _none()
+    return np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64), np.frombuffer(kinds, np.uint8)
 
 
 def _spans(ops: Rows, calls: Rows, rows: Ints) -> tuple[list[int], list[int], list[int]]:
@@ -143,7 +146,7 @@ def _spans(ops: Rows, calls: Rows, rows: Ints) -> tuple[list[int], list[int], li
 
 
 def _none() -> Segments:
-    return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8)
 
 
 def _only(segments: Segments, mask: npt.NDArray[np.bool_]) -> Segments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,7 +12,7 @@ from torchprof.importers.kineto.event import NO_ARGS, Event, EventArgs
 from torchprof.importers.kineto.numbers import integer, integers, nanoseconds
 from torchprof.trace.schema import Activity
 
-__all__ = ["CATEGORIES", "MODULE", "STEP", "Events", "OpArguments"]
+__all__ = ["CALL_KIND", "CATEGORIES", "KERNEL_KIND", "OP_KIND", "Events", "Kind", "OpArguments"]
 
 STEP: Final = "ProfilerStep#"
 MODULE: Final = "nn.Module: "
@@ -21,6 +22,16 @@ CATEGORIES: Final = {"cpu_op": 0, "user_annotation": 1, "Operator": 2}
 
 OpArguments = tuple[bytes, bytes, bytes]
 """``Input Dims``, ``Input type`` and ``Concrete Inputs``, as JSON."""
+Kind = tuple[Any, ...]
+Record = dict[str, Any]
+OP_KIND: Final = ("name", "thread", "forward_thread", "arguments", "category")
+KERNEL_KIND: Final = ("name", "kind", "device", "stream", "bytes", "grid", "block", "registers", "shared_memory", "graph")
+CALL_KIND: Final = ("name", "thread", "grid", "block", "shared_memory", "bytes")
+
+_ASKS: Final = re.compile(
+    r"(?<!Graph)(?:Get|Set|Query|Peek|Create|Destroy|Occupancy|IsCapturing|Capture|Attribute|WaitEvent|EventRecord|Property)"
+)
+"""Calls that neither launch, copy, fill, wait nor manage memory: most of a file."""
 
 _IGNORED: Final = frozenset(
     {None, "", "ac2g", "async_cpu_to_gpu", "async", "async_gpu", "fwdbwd", "forward_backward", "Trace", "gpu_user_annotation"}
@@ -29,13 +40,16 @@ _IGNORED: Final = frozenset(
 
 
 class Events:
-    """What was read of a file, by kind.
+    """What was read of a file, by kind of event.
+
+    What many events have in common, such as the name, is kept once: their column ``kind`` has the row of it in a list.
 
     Attributes:
-        ops, calls, kernels, runtime_calls, memory: columns.
+        ops, kernels, runtime_calls: columns, each with the list of their kinds: `OP_KIND`, `KERNEL_KIND`, `CALL_KIND`.
+        calls, memory: columns.
         steps: ``(number, start, end, thread)`` of each.
-        names, arguments, threads: what columns refer to; a thread is its process and its own number.
-        collectives: metadata of collectives, by ``("ops" or "kernels", row)``.
+        names, arguments, threads: what is referred to by its row; a thread is its process and its own number.
+        collectives: metadata of collectives, by table and row in the file.
         left_out: events of other kinds, by category.
         unreadable: events without a time or a name.
         backwards: events that end before they begin.
@@ -43,38 +57,23 @@ class Events:
     """
 
     def __init__(self) -> None:
-        common = {"start": "i8", "end": "i8", "name": "i4", "thread": "i4"}
-        self.ops = Columns(**common, external_id="i8", sequence_nr="i8", forward_thread="i8", arguments="i4", category="u1")
-        self.calls = Columns(**common)
-        self.runtime_calls = Columns(**common, correlation="i8", launch="i4")
-        sizes = {"grid_x": "i8", "grid_y": "i8", "grid_z": "i8", "block_x": "i4", "block_y": "i4", "block_z": "i4"}
-        self.kernels = Columns(
-            start="i8",
-            end="i8",
-            name="i4",
-            kind="u1",
-            device="i4",
-            stream="i8",
-            correlation="i8",
-            external_id="i8",
-            bytes="i8",
-            **sizes,
-            registers="i4",
-            shared_memory="i8",
-            graph="i8",
-        )
+        self.ops = Columns(start="i8", end="i8", external_id="i8", sequence_nr="i8", kind="i4")
+        self.kernels = Columns(start="i8", end="i8", correlation="i8", external_id="i8", kind="i4")
+        self.runtime_calls = Columns(start="i8", end="i8", correlation="i8", kind="i4")
+        self.calls = Columns(start="i8", end="i8", name="i4", thread="i4")
         self.memory = Columns(
             time="i8", thread="i4", address="i8", bytes="i8", allocated="i8", reserved="i8", device_type="i4", device_index="i4"
         )
+        self.op_kinds, self.kernel_kinds, self.call_kinds = Numbered[Kind](), Numbered[Kind](), Numbered[Kind]()
         self.steps: list[tuple[int, int, int, int]] = []
-        self.names: Numbered[str] = Numbered()
-        self.arguments: Numbered[OpArguments] = Numbered()
-        self.launches: Numbered[tuple[Any, ...]] = Numbered()
-        self.threads: Numbered[tuple[int, int]] = Numbered()
-        self.collectives: dict[tuple[str, int], dict[str, Any]] = {}
+        self.names = Numbered[str]()
+        self.arguments = Numbered[OpArguments]()
+        self.threads = Numbered[tuple[int, int]]()
+        self.collectives: dict[str, dict[int, Record]] = {"ops": {}, "kernels": {}}
         self.left_out: Counter[str] = Counter()
         self.unreadable = self.backwards = self.python_frames = 0
         self._threads: dict[Any, int] = {}
+        self._does_nothing: dict[str, bool] = {}
         self._handlers: dict[Any, Callable[[Event], None]] = {
             **dict.fromkeys(("cpu_op", "Operator", "user_annotation"), self._op),
             **dict.fromkeys(("cpu_instant_event", None, ""), self._instant),
@@ -135,17 +134,11 @@ class Events:
             self.steps.append((integer(event.name[len(STEP) :], 0), *span, thread))
             return
         if args.collective is not None:
-            self.collectives["ops", len(self.ops)] = _collective(args)
-        self.ops.append(
-            *span,
-            self.names.row(event.name),
-            thread,
-            integer(args.external_id),
-            integer(args.sequence_nr),
-            integer(args.forward_thread, 0),
-            self.arguments.row((bytes(args.dims), bytes(args.types), bytes(args.values))),
-            CATEGORIES[event.cat],
-        )
+            self.collectives["ops"][len(self.ops)] = _collective(args)
+        arguments = self.arguments.row((bytes(args.dims), bytes(args.types), bytes(args.values)))
+        forward_thread = integer(args.forward_thread, 0)
+        kind = self.op_kinds.row((self.names.row(event.name), thread, forward_thread, arguments, CATEGORIES[event.cat]))
+        self.ops.append(*span, integer(args.external_id), integer(args.sequence_nr), kind)
 
     def _python(self, event: Event) -> None:
         if type(event.name) is not str or not event.name.startswith(MODULE):
@@ -153,46 +146,44 @@ class Events:
         elif (span := self._span(event)) is not None:
             self.calls.append(*span, self.names.row(event.name[len(MODULE) :]), self.thread(event.pid, event.tid))
 
-    def _kernel(self, event: Event, kind: Activity) -> None:
+    def _kernel(self, event: Event, activity: Activity) -> None:
         if (span := self._span(event)) is None:
             return
         args = event.args or NO_ARGS
         external = args.external_id if args.external_id is not None else args.old_external_id
         if args.collective is not None:
-            self.collectives["kernels", len(self.kernels)] = _collective(args)
-        self.kernels.append(
-            *span,
+            self.collectives["kernels"][len(self.kernels)] = _collective(args)
+        kind = (
             self.names.row(event.name),
-            kind,
+            int(activity),
             integer(args.device, max(0, integer(event.pid, 0))) & 0x7F,
             integer(args.stream, max(0, integer(event.tid, 0))) & 0xFFFFFFFF,
-            integer(args.correlation),
-            integer(external),
             integer(args.bytes, integer(args.size)),
-            *integers(args.grid, 3, 2**32 - 1),
-            *integers(args.block, 3, 2**16 - 1),
+            integers(args.grid, 3, 2**32 - 1),
+            integers(args.block, 3, 2**16 - 1),
             min(max(integer(args.registers, 0), 0), 2**16 - 1),
             min(max(integer(args.shared_memory, 0), 0), 2**32 - 1),
             max(integer(args.graph, 0), 0) & 0xFFFFFFFF,
         )
+        self.kernels.append(*span, integer(args.correlation), integer(external), self.kernel_kinds.row(kind))
 
     def _runtime_call(self, event: Event) -> None:
-        if (span := self._span(event)) is None:
+        name = event.name
+        does_nothing = self._does_nothing.get(name) if type(name) is str else None
+        if does_nothing is None:
+            does_nothing = self._does_nothing[str(name)] = bool(_ASKS.search(str(name)))
+        if does_nothing or (span := self._span(event)) is None:
             return
         args = event.args or NO_ARGS
-        launch = (
-            integers(args.grid, 3, 2**32 - 1),
-            integers(args.block, 3, 2**16 - 1),
-            integer(args.shared_memory, 0),
-            integer(args.bytes, integer(args.size)),
-        )  # HIP has here what CUDA has at the kernel
-        self.runtime_calls.append(
-            *span,
-            self.names.row(event.name),
+        kind = (
+            self.names.row(name),
             self.thread(event.pid, event.tid),
-            integer(args.correlation),
-            self.launches.row(launch),
+            integers(args.grid, 3, 2**32 - 1),  # HIP has here what CUDA has at the kernel
+            integers(args.block, 3, 2**16 - 1),
+            min(max(integer(args.shared_memory, 0), 0), 2**32 - 1),
+            integer(args.bytes, integer(args.size)),
         )
+        self.runtime_calls.append(*span, integer(args.correlation), self.call_kinds.row(kind))
 
     def _instant(self, event: Event) -> None:
         if event.name != MEMORY or event.ph != "i":
@@ -218,7 +209,7 @@ def _is_ignored(category: Any) -> bool:
     return type(category) is str and category in _IGNORED
 
 
-def _collective(args: EventArgs) -> dict[str, Any]:
+def _collective(args: EventArgs) -> Record:
     """What the file says of a collective, as far as it does."""
     found = {
         "name": args.collective,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from torchprof.importers.kineto.columns import Ints
 from torchprof.importers.kineto.read_events import Events
@@ -32,7 +31,7 @@ class Threads:
     rows: dict[int, int]
     main: int
 
-    def row_of(self, of_file: npt.NDArray[Any]) -> Ints:
+    def row_of(self, of_file: Ints) -> Ints:
         """The row of every thread; ``NO_THREAD`` of one that ran nothing."""
         rows = np.full(max([*self.rows, int(of_file.max(initial=0))], default=0) + 1, NO_THREAD, dtype=np.int64)
         for number, row in self.rows.items():
@@ -41,11 +40,11 @@ class Threads:
         return found
 
 
-def threads_of(columns: list[dict[str, npt.NDArray[Any]]], events: Events) -> Threads:
-    """The threads of these columns. That with the steps comes first, or else the first thread of a process, or the busiest."""
+def threads_of(columns: list[Ints], events: Events) -> Threads:
+    """The threads in these columns. That with the steps comes first, or else the first thread of a process, or the busiest."""
     counts = np.zeros(len(events.threads.rows), dtype=np.int64)
     for each in columns:
-        counts += np.bincount(each["thread"], minlength=len(counts))
+        counts += np.bincount(each, minlength=len(counts))
     listed = events.threads.list()
     used = np.flatnonzero(counts).tolist()
     with_steps = {thread for _, _, _, thread in events.steps}

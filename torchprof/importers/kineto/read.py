@@ -10,6 +10,7 @@ from torchprof.importers.kineto.assemble import Assembled, assemble
 from torchprof.importers.kineto.document import Document
 from torchprof.importers.kineto.numbers import integer
 from torchprof.importers.kineto.read_events import Events
+from torchprof.trace.schema import Activity
 from torchprof.trace.trace import Trace
 
 __all__ = ["SOURCE", "read_kineto"]
@@ -74,6 +75,8 @@ def _notes(document: Document, events: Events, found: Assembled) -> Iterator[str
         yield f"{events.backwards:,} events end before they begin: they count as 0 ns"
     if found.same_ids:
         yield f"{found.same_ids:,} ops have the External id of another one: kernels belong to the first"
+    if unsized := int(((found.trace.kernels["kind"] != Activity.KERNEL) & (found.trace.kernels["bytes"] == 0)).sum()):
+        yield f"{unsized:,} {'copy has' if unsized == 1 else 'copies and fills have'} no size: in sums of bytes they are missing"
     if found.unfinished:
         yield "its last step is left out, in which nothing ran: torch.profiler begins one more than there are"
     if document.repaired:

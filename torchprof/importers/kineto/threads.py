@@ -41,13 +41,13 @@ class Threads:
 
 
 def threads_of(columns: list[Ints], events: Events) -> Threads:
-    """The threads in these columns. That with the steps comes first, or else the first thread of a process, or the busiest."""
+    """The threads in these columns, and those with steps. That with the steps comes first, or else the first thread of a process, or the busiest."""
     counts = np.zeros(len(events.threads.rows), dtype=np.int64)
     for each in columns:
         counts += np.bincount(each, minlength=len(counts))
     listed = events.threads.list()
-    used = np.flatnonzero(counts).tolist()
     with_steps = {thread for _, _, _, thread in events.steps}
+    used = sorted({*np.flatnonzero(counts).tolist(), *with_steps})
     used.sort(key=lambda number: (number not in with_steps, listed[number][0] != listed[number][1], -counts[number]))
     used = used[:NO_THREAD]
     table = np.zeros(len(used), dtype=LAYOUTS["threads"])

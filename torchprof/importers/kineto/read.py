@@ -76,7 +76,8 @@ def _notes(document: Document, events: Events, found: Assembled) -> Iterator[str
     if found.same_ids:
         yield f"{found.same_ids:,} ops have the External id of another one: kernels belong to the first"
     if unsized := int(((found.trace.kernels["kind"] != Activity.KERNEL) & (found.trace.kernels["bytes"] == 0)).sum()):
-        yield f"{unsized:,} {'copy has' if unsized == 1 else 'copies and fills have'} no size: in sums of bytes they are missing"
+        which = "1 copy has" if unsized == 1 else f"{unsized:,} copies and fills have"
+        yield f"{which} no size: they are missing in sums of bytes"
     if found.unfinished:
         yield "its last step is left out, in which nothing ran: torch.profiler begins one more than there are"
     if document.repaired:

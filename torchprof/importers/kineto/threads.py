@@ -41,7 +41,10 @@ class Threads:
 
 
 def threads_of(columns: list[Ints], events: Events) -> Threads:
-    """The threads in these columns, and those with steps. That with the steps comes first, or else the first thread of a process, or the busiest."""
+    """The threads in these columns, and those with steps.
+
+    That with the steps comes first, or else the first thread of a process, or the busiest.
+    """
     counts = np.zeros(len(events.threads.rows), dtype=np.int64)
     for each in columns:
         counts += np.bincount(each, minlength=len(counts))

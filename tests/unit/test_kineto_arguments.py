@@ -64,7 +64,7 @@ def test_lists_of_tensors_are_kept_by_name(tmp_path: Path) -> None:
     trace = read(
         tmp_path,
         op("aten::cat", 0, 5, dims=[[[2, 3], [4, 3]], []], types=["TensorList", "Scalar"]),
-        op("aten::stack", 10, 5, dims=[[], []], types=["TensorList", "Scalar"]),  # until PyTorch 2.1 without sizes
+        op("aten::stack", 10, 5, dims=[[], []], types=["TensorList", "Scalar"]),  # in older files without sizes
     )
     assert (row_of(trace, "aten::cat")["shapes"], row_of(trace, "aten::cat")["dtypes"]) == (
         [[2, 3], [4, 3]],

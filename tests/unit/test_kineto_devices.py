@@ -86,7 +86,7 @@ def test_an_external_id_that_repeats_the_correlation_says_nothing(tmp_path: Path
     assert ops_of_kernels(read(tmp_path, op("aten::mm", 0, 5, id=1), op("aten::add", 6, 5, id=2), *kernels)) == ["", ""]
 
 
-def test_files_until_2021_call_all_things_otherwise(tmp_path: Path) -> None:
+def test_files_of_2021_call_all_things_otherwise(tmp_path: Path) -> None:
     old = {"device": 0, "stream": 7, "correlation": 5, "external id": 23, "grid": [13, 1, 1]}
     trace = read(
         tmp_path,

@@ -13,6 +13,7 @@ import pytest
 from kineto_files import document, event, kernel, launch, module, names, op, read, step
 
 import torchprof
+from torchprof.importers import load as of_load
 from torchprof.importers.kineto import document as of_document
 from torchprof.importers.kineto import event as of_event
 from torchprof.importers.kineto.numbers import integer, integers, nanoseconds
@@ -261,3 +262,17 @@ def test_the_command_line_reads_it_without_pytorch(tmp_path: Path) -> None:
         assert (ran.returncode, ran.stderr) == (0, "")
         assert says in ran.stdout
         assert ran.stdout.endswith("False\n")
+
+
+def test_a_long_file_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trace.json.gz"
+    path.write_bytes(gzip.compress(document(EVENTS).encode()))
+    told: list[int] = []
+    monkeypatch.setattr(of_load, "LONG", 0)
+    monkeypatch.setattr(of_load, "is_terminal", lambda stream: True)
+    monkeypatch.setattr("rich.progress.Progress.advance", lambda bar, task, read: told.append(read))
+    assert len(torchprof.load(path).ops) == 50
+    assert sum(told) == path.stat().st_size
+    assert capsys.readouterr().out == ""

@@ -105,7 +105,7 @@ def test_events_without_addresses_are_no_allocations(tmp_path: Path) -> None:
     old = {"ph": "i", "s": "t", "name": "[memory]", "pid": 1, "tid": 1, "ts": 5}
     trace = read(tmp_path, op("aten::mm", 0, 50), {**old, "args": {"Device Type": 0, "Device Id": -1, "Bytes": 4}})
     assert not len(trace.allocations)
-    with pytest.raises(torchprof.ArgumentError, match=r"memory events have no addresses, as of PyTorch before 1\.11"):
+    with pytest.raises(torchprof.ArgumentError, match="memory events have no addresses, as in files of 2021"):
         torchprof.memory(trace)
 
 

@@ -207,7 +207,7 @@ def test_modules_that_call_each_other_are_all_in_the_tree(tmp_path: Path) -> Non
 def test_ranges_of_files_with_one_category_are_told_by_their_names(tmp_path: Path) -> None:
     events = (
         op("Optimizer.step#SGD.step", 0, 50, category="Operator"),
-        op("aten::add_", 10, 5, category="Operator", tid=str(MAIN)),  # until PyTorch 1.9 threads were in quotes
+        op("aten::add_", 10, 5, category="Operator", tid=str(MAIN)),  # in files of 2021, threads are in quotes
         op("ReluBackward0", 60, 5, category="Operator", seq=3, fwd=1),
         op("ProfilerStep#16", 0, 100, category="Operator"),
     )

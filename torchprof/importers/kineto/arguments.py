@@ -2,7 +2,7 @@
 
 "Input Dims": [[4, 3, 224, 224], [768, 3, 16, 16], [768], []]            tensors: their sizes; [] of other arguments
 "Input type": ["c10::BFloat16", "c10::BFloat16", "float", "ScalarList"]  "" of None; TensorList of several
-"Concrete Inputs": ["", "", "", "[16, 16]"]                              values, since PyTorch 2.1
+"Concrete Inputs": ["", "", "", "[16, 16]"]                              values, in files since 2023
 """
 
 from __future__ import annotations

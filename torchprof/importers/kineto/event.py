@@ -15,7 +15,7 @@ __all__ = ["ARGUMENTS", "NO_ARGS", "Event", "EventArgs", "MalformedError", "deco
 
 ARGUMENTS: Final = {
     "external_id": "External id",
-    "old_external_id": "external id",  # of devices, until PyTorch 1.10
+    "old_external_id": "external id",  # of devices, in files of 2021
     "sequence_nr": "Sequence number",
     "forward_thread": "Fwd thread id",
     "dims": "Input Dims",

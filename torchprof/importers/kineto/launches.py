@@ -185,7 +185,7 @@ def kernels_of(columns: Arrays, kinds: list[Kind], names: list[str], launches: L
     does = np.append(launches.calls["kind"], NOT_RECORDED)[call]
     kernels["graph"][(does == RuntimeCallKind.GRAPH_LAUNCH) & (kernels["graph"] == 0)] = UNKNOWN_GRAPH
     _fill_from_launches(kernels, launches, call)
-    if np.array_equal(external, correlation):  # until PyTorch 1.13 it is no more than that
+    if np.array_equal(external, correlation):  # in files of 2022 it is no more than that
         external[:] = NONE
     return kernels, external, order
 

@@ -56,7 +56,7 @@ def _facts(metadata: dict[str, Any], found: Assembled) -> dict[str, Any]:
         facts["devices"] = [str(each.get("name", "")) for each in devices if isinstance(each, dict)]
     if not trace.facts["memory"]:
         facts["memory_missing"] = (
-            "its memory events have no addresses, as of PyTorch before 1.11"
+            "its memory events have no addresses, as in files of 2021"
             if found.has_memory
             else "it was recorded with profile_memory=False"
         )

@@ -18,7 +18,7 @@ STEP: Final = "ProfilerStep#"
 MODULE: Final = "nn.Module: "
 MEMORY: Final = "[memory]"
 CATEGORIES: Final = {"cpu_op": 0, "user_annotation": 1, "Operator": 2}
-"""Of ops. Until PyTorch 1.10 there was one for all, which says nothing."""
+"""Of ops. In files of 2021 there is one for all, which says nothing."""
 
 OpArguments = tuple[bytes, bytes, bytes]
 """``Input Dims``, ``Input type`` and ``Concrete Inputs``, as JSON."""

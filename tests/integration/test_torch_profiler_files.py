@@ -94,7 +94,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     request.param(model, lambda: None)  # what is made once
     model.zero_grad()
     path = tmp_path_factory.mktemp("both") / "trace.json"
-    options = {"record_shapes": True, "profile_memory": True, "with_stack": True, "with_modules": True}
+    options = {"record_shapes": True, "profile_memory": True, "with_stack": True}
     in_all = schedule(wait=0, warmup=1, active=100)
     with torchprof.profile(model) as prof:
         with torch_profile(activities=[ProfilerActivity.CPU], schedule=in_all, **options) as peer:  # type: ignore[arg-type]

@@ -143,6 +143,29 @@ def test_a_number_that_was_used_again_is_that_of_the_latest_launch(tmp_path: Pat
     assert trace.kernels["runtime_call"].tolist() == [0, 1]
 
 
+def test_many_launches_with_one_number_are_no_trouble(tmp_path: Path) -> None:
+    many = 3_000
+    events = [event for n in range(many) for event in (launch(4 * n, 1, 5), kernel("k", 4 * n + 2, 1, 5))]
+    assert read(tmp_path, *events).kernels["runtime_call"].tolist() == list(range(many))
+
+
+def test_a_kernel_that_seems_to_begin_before_its_launch_is_still_of_it(tmp_path: Path) -> None:
+    trace = read(tmp_path, launch(10, 2, 4), kernel("a", 8, 1, 4), launch(30, 2, 5), kernel("b", 35, 1, 5))
+    assert trace.kernels["runtime_call"].tolist() == [0, 1]
+    assert trace.facts["gpu_clock_error_ns"] == 2_000
+
+
+def test_nodes_of_a_graph_with_unknown_numbers_are_of_its_latest_launch(tmp_path: Path) -> None:
+    nodes = [kernel(f"node {ts}", ts, 2, 900 + ts, **{"graph id": 3, "graph node id": ts}) for ts in (10, 15, 60)]
+    launches = [launch(ts, 2, ts + 1, "cudaGraphLaunch") for ts in (5, 50)]
+    assert read(tmp_path, *nodes, *launches).kernels["runtime_call"].tolist() == [0, 0, 1]
+
+
+def test_a_launch_on_an_unknown_thread_leaves_the_op_to_the_external_id(tmp_path: Path) -> None:
+    trace = read(tmp_path, op("aten::mm", 0, 5, id=11), launch(1, 2, 4, tid=-5), kernel("k", 20, 5, 4, **{"External id": 11}))
+    assert (trace.kernels["runtime_call"].tolist(), ops_of_kernels(trace)) == ([0], ["aten::mm"])
+
+
 def test_calls_that_do_nothing_are_left_out_unless_they_launched(tmp_path: Path) -> None:
     trace = read(
         tmp_path,

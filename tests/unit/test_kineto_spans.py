@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kineto_files import AUTOGRAD, MAIN, event, kernel, launch, module, names, op, read, step, user_range
+from phase_oracle import COLUMNS, fill_phases
 
 import torchprof
 from torchprof.analysis.autograd import forward_and_backward_ops
-from torchprof.trace.schema import CALL_RECOMPUTED, OP_ATTRIBUTED, SCOPE_BACKWARD, SCOPE_USER, Phase, phases
+from torchprof.trace.schema import CALL_COMPILED, CALL_RECOMPUTED, OP_ATTRIBUTED, SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 
 
 def of_modules(trace: torchprof.Trace) -> list[str]:
@@ -240,3 +244,53 @@ def test_a_file_of_one_event_is_a_trace(tmp_path: Path, kind: Any) -> None:
     trace = read(tmp_path, kind("aten::add", 1_712_867_402_348_256, 3))
     assert trace.facts["duration_ns"] == 3_000
     assert trace.facts["origin_unix_ns"] == 1_712_867_402_348_256_000
+
+
+def test_compiled_code_is_said_to_hide_calls(tmp_path: Path) -> None:
+    region = "Torch-Compiled Region: 0/0"
+    trace = read(tmp_path, module("Net_0", 0, 50), op(region, 10, 20), op("aten::mm", 12, 5), op(region, 60, 5))
+    assert "Compiled code ran: calls of modules inside it are not seen" in str(torchprof.by_module(trace))
+    assert (trace.module_calls["flags"][0] & CALL_COMPILED, trace.facts["compiled_outside_calls"]) == (CALL_COMPILED, 1)
+
+
+NAMES = ("aten::mm", "ReluBackward0", "range", "enumerate(DataLoader)#next", "Net_0")
+SPANS = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.integers(0, 60), st.integers(1, 40), st.sampled_from([MAIN, AUTOGRAD])),
+    min_size=1,
+    max_size=14,
+    unique_by=lambda span: span[1],
+)
+
+
+def events_of(spans: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    for name, ts, dur, tid in spans:
+        if name == "Net_0":
+            made.append(module(name, ts, dur, tid=tid))
+        elif name.endswith("Backward0"):
+            made.append(op(name, ts, dur, tid=tid, seq=1, fwd=1))
+        elif "::" in name:
+            made.append(op(name, ts, dur, tid=tid, seq=1, fwd=0))
+        else:
+            made.append(user_range(name, ts, dur, tid=tid))
+    return [step(0, 0, 50), *made, step(1, 50, 60), op("aten::last", 105, 3, seq=9, fwd=0), module("Net_0", 104, 5)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(SPANS)
+def test_any_spans_nest_and_divide_steps_as_found_plainly(tmp_path_factory: pytest.TempPathFactory, spans: Any) -> None:
+    trace = read(tmp_path_factory.mktemp("any"), *events_of(spans))
+    ops, calls = trace.ops, trace.module_calls
+    for row, each in enumerate(ops):
+        parent = int(each["parent"])
+        if parent >= 0:
+            around = ops[parent]
+            assert (parent < row, around["thread"]) == (True, each["thread"])
+            assert around["start"] <= each["start"] < around["end"]
+        later = parent + 1 if parent >= 0 else int(np.flatnonzero(ops["thread"] == each["thread"])[0])
+        # Of what began before it on its thread and after its parent, nothing is open.
+        assert not (ops["end"][later:row] > each["start"]).any()
+    steps = trace.steps.copy()
+    fill_phases(steps, ops, calls, trace.facts["duration_ns"])
+    for column in COLUMNS.values():
+        assert steps[column].tolist() == trace.steps[column].tolist()

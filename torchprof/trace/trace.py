@@ -41,11 +41,12 @@ class Trace:
             compiled code began outside of all module calls), the version of ``torch``, the options of `torchprof.profile`,
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"``, ``"torch.profiler"`` or ``"off"``), ``gpu_note`` (what
             that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
-            ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace ``shapes_kept``, how many shapes of an op in
-            a module have sums of their own. Of a file of another tool: ``source``, which; ``notes``, sentences that say what is
-            not in the trace; False under ``outputs``, ``addresses`` and ``parameters``, which it does not know; why it has no
-            allocations under ``memory_missing``; ``devices``, their names; ``distributed`` and ``collectives``, what it says
-            of ranks and of every collective, with ``table`` and ``row``.
+            ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
+            ``shapes_kept``, how many shapes of an op in a module have sums of their own. Of a file of another tool: ``source``,
+            which; ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and
+            ``parameters``, which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their
+            names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with ``table`` and
+            ``row``.
         model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.importers.kineto import memory as of_memory
-from torchprof.importers.kineto.attribution import attribute
+from torchprof.importers.kineto.attribution import attribute, mark_compiled
 from torchprof.importers.kineto.columns import Ints, Numbered, field
 from torchprof.importers.kineto.counting import flops_of, mark_nested
 from torchprof.importers.kineto.launches import CUDA, Launches, clock_error, find_by_id, kernels_of
@@ -82,6 +82,7 @@ def assemble(events: Events) -> Assembled:
     threads.table["torch_id"] = torch_ids_of(ops, len(threads.table))
     name_of_op = field(op_kinds, OP_KIND, "name").astype(np.int32)[kind]
     attribute(ops, calls, nesting, names, name_of_op, threads.table["torch_id"])
+    compiled_outside = mark_compiled(calls, nesting, names, name_of_op)
     del name_of_op
 
     launches = Launches(runtime_read, events.call_kinds.list(), names, kernels_read["correlation"])
@@ -130,6 +131,7 @@ def assemble(events: Events) -> Assembled:
             "shapes": signatures.given,
             "modules": len(calls) > 0,
             "memory": has_addresses,
+            "compiled_outside_calls": compiled_outside,
             "parameters": False,
             "outputs": False,
             "addresses": False,

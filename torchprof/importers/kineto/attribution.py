@@ -11,9 +11,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.flops.classes import COMPILED_REGION
 from torchprof.importers.kineto.columns import Ints
 from torchprof.importers.kineto.nesting import Nesting
 from torchprof.trace.schema import (
+    CALL_COMPILED,
     CALL_LOADED_DATA,
     CALL_RECOMPUTED,
     OP_ATTRIBUTED,
@@ -23,7 +25,7 @@ from torchprof.trace.schema import (
     Rows,
 )
 
-__all__ = ["ENGINE", "attribute"]
+__all__ = ["ACCUMULATION", "ENGINE", "attribute", "mark_compiled"]
 
 ENGINE: Final = "autograd::engine::evaluate_function"
 ACCUMULATION: Final = "torch::autograd::AccumulateGrad"
@@ -54,6 +56,14 @@ def attribute(ops: Rows, calls: Rows, nesting: Nesting, names: list[str], name_o
     in_backward = (around >= 0) & _is_backward(phase_around)
     calls["flags"] |= np.where(in_backward, CALL_RECOMPUTED, 0).astype(np.uint8)
     calls["flags"] |= np.where((around >= 0) & (phase_around == Phase.DATA), CALL_LOADED_DATA, 0).astype(np.uint8)
+
+
+def mark_compiled(calls: Rows, nesting: Nesting, names: list[str], name_of_op: Rows) -> int:
+    """Flag the calls that compiled code began in, and return how often it began outside of all."""
+    is_region = np.array([name.startswith(COMPILED_REGION) for name in names] or [False])[name_of_op]
+    began_in = nesting.op_call[is_region]
+    calls["flags"][began_in[began_in >= 0]] |= CALL_COMPILED
+    return int((began_in < 0).sum())
 
 
 def _is_backward(phase: Ints) -> Flags:

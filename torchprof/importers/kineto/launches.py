@@ -131,22 +131,42 @@ class Launches:
         calls["phase"] = np.where(by_op, of_op, of_call)
         calls["module_call"] = np.where(by_op, np.append(ops["module_call"], -1)[op], call)
 
-    def of(self, correlation: Ints, start: Ints) -> Ints:
+    def of(self, correlation: Ints, start: Ints, in_graph: Ints) -> Ints:
         """The call that launched kernels with these correlations and starts; -1: none is in the file.
 
-        A number that was used again stands for the latest call before the kernel.
+        A number that was used again stands for the latest call before the kernel. A node of a graph whose number is not known
+        is of the latest launch of a graph before it: some versions of CUDA number these wrongly.
         """
-        launches = np.flatnonzero(~np.isin(self.calls["kind"], [RuntimeCallKind.SYNCHRONIZE, RuntimeCallKind.MEMORY]))
+        kind, launched_at = self.calls["kind"], self.calls["start"]
+        launches = np.flatnonzero((kind != RuntimeCallKind.SYNCHRONIZE) & (kind != RuntimeCallKind.MEMORY))
         launches = launches[self.correlation[launches] > 0]
         launches = launches[np.argsort(self.correlation[launches], kind="stable")]  # of one number, by start
-        numbers = self.correlation[launches]
-        if not len(numbers):
-            return np.full(len(correlation), -1, dtype=np.int64)
-        first, last = np.searchsorted(numbers, correlation, side="left"), np.searchsorted(numbers, correlation, side="right")
-        at = last - 1
-        while (later := (at > first) & (self.calls["start"][launches[at]] > start)).any():
-            at = np.where(later, at - 1, at)
-        return np.where(first < last, launches[at], -1)
+        found = _latest(self.correlation[launches], launched_at[launches], correlation, start)
+        found = np.append(launches, -1)[found]
+        graphs = np.flatnonzero(kind == RuntimeCallKind.GRAPH_LAUNCH)
+        lost = np.flatnonzero((found < 0) & in_graph)
+        at = np.searchsorted(launched_at[graphs], start[lost], side="right") - 1
+        found[lost] = np.where(at >= 0, np.append(graphs, -1)[at], -1)
+        return found
+
+
+def _latest(numbers: Ints, times: Ints, wanted: Ints, before: Ints) -> Ints:
+    """The last row with each of these numbers whose time is not later, or else its first; -1 where there is none.
+
+    Args:
+        numbers, times: in order of number and time.
+    """
+    if not len(numbers):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    # All together in order of number and time: a row is found among those that stand before what looks for it.
+    order = np.lexsort((np.arange(len(numbers) + len(wanted)), np.append(times, before), np.append(numbers, wanted)))
+    last = np.maximum.accumulate(np.where(order < len(numbers), order, -1))
+    found = np.empty(len(numbers) + len(wanted), dtype=np.int64)
+    found[order] = last
+    found = found[len(numbers) :]
+    first = np.searchsorted(numbers, wanted)
+    known = numbers[np.minimum(first, len(numbers) - 1)] == wanted
+    return np.where(known, np.maximum(found, first), -1)
 
 
 def _inside_others(correlation: Ints, thread: Ints, end: Ints) -> Ints:
@@ -178,7 +198,7 @@ def kernels_of(columns: Arrays, kinds: list[Kind], names: list[str], launches: L
             kernels[name] = of_kind.astype(kernels[name].dtype)[kind]
     kernels["device_type"] = CUDA
     correlation, external = columns.pop("correlation")[order], columns.pop("external_id")[order]
-    call = kernels["runtime_call"] = launches.of(correlation, kernels["start"])
+    call = kernels["runtime_call"] = launches.of(correlation, kernels["start"], kernels["graph"] != 0)
     for name in ("op", "module_call"):
         kernels[name] = np.append(launches.calls[name], -1)[call]
     kernels["phase"] = np.append(launches.calls["phase"], 0)[call]
@@ -204,7 +224,7 @@ def _fill_from_launches(kernels: Rows, launches: Launches, call: Ints) -> None:
 
 
 def find_by_id(kernels: Rows, external: Ints, ops: Rows, external_id: Ints) -> int:
-    """Give kernels without a launch the op that their ``External id`` names, and its module call and phase.
+    """Give kernels whose launch tells no op the one that their ``External id`` names, and its module call and phase.
 
     Args:
         external: the id of every kernel.
@@ -213,7 +233,7 @@ def find_by_id(kernels: Rows, external: Ints, ops: Rows, external_id: Ints) -> i
     Returns:
         How many ops have the id of another one: of these, kernels belong to the first.
     """
-    rows = np.flatnonzero((kernels["runtime_call"] < 0) & (external >= 0))
+    rows = np.flatnonzero((kernels["op"] < 0) & (external >= 0))
     wanted = np.unique(external[rows])
     if len(wanted):
         at = np.minimum(np.searchsorted(wanted, external_id), len(wanted) - 1)

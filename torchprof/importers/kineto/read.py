@@ -83,5 +83,5 @@ def _notes(document: Document, events: Events, found: Assembled) -> Iterator[str
     if document.repaired:
         yield f"{document.repaired:,} pieces of the file were no valid JSON, and were read as what they must have been"
     if not found.trace.facts["modules"]:
-        yield "it names no modules: record with with_stack=True and with_modules=True to have them"
+        yield "it names no modules: record with with_stack=True to have them"
     yield from found.problems

@@ -17,6 +17,7 @@ __all__ = ["CALL_KIND", "CATEGORIES", "KERNEL_KIND", "OP_KIND", "Events", "Kind"
 STEP: Final = "ProfilerStep#"
 MODULE: Final = "nn.Module: "
 MEMORY: Final = "[memory]"
+MOST_SHOWN: Final = 40
 CATEGORIES: Final = {"cpu_op": 0, "user_annotation": 1, "Operator": 2}
 """Of ops. In files of 2021 there is one for all, which says nothing."""
 
@@ -102,7 +103,7 @@ class Events:
             if handler is not None:
                 handler(event)
             elif not _is_ignored(event.cat):
-                self.left_out[str(event.cat)[:40]] += 1
+                self.left_out[str(event.cat)[:MOST_SHOWN]] += 1
 
     def _span(self, event: Event) -> tuple[int, int] | None:
         """Start and end; None where the event has none, or no name."""
@@ -187,6 +188,8 @@ class Events:
 
     def _instant(self, event: Event) -> None:
         if event.name != MEMORY or event.ph != "i":
+            if event.cat:
+                self.left_out[str(event.name)[:MOST_SHOWN]] += 1  # such as [OutOfMemory]
             return
         args = event.args or NO_ARGS
         time, count = nanoseconds(event.ts), integer(args.memory_bytes, 0)

@@ -28,6 +28,8 @@ __all__ = ["Flops", "Registered", "evaluate", "filled"]
 
 Registered = Callable[[Any, list[Operand], list[Operand], tuple[str, ...]], int]
 """Calls a formula of a user's with inputs, outputs, and arguments and results as JSON where they were kept."""
+AHEAD_OF_TIME: Final = "Torch-Compiled Region: AOTInductor"
+"""What AOTInductor compiled is never run op by op. The name is that of ``csrc/record/ahead_of_time.h``."""
 MOST_REMEMBERED: Final = 10_000
 SHAPELESS: Final = TENSOR_NOT_DENSE | TENSOR_WRAPPER | TENSOR_SYMBOLIC
 """Flags of tensors whose shape does not say what is computed."""
@@ -83,7 +85,7 @@ def evaluate(
         name = strings[names[row]]
         of_one: int | None = 0
         if row in counted and name.startswith(COMPILED_REGION):
-            of_one = None if hidden else NO_FLOPS
+            of_one = None if hidden or name == AHEAD_OF_TIME else NO_FLOPS
         elif row in counted:
             signature = signatures[row].item()
             returned = signature[5] and (signature[6] or not outputs)

@@ -30,7 +30,7 @@ __all__ = ["ACCUMULATION", "ENGINE", "attribute", "mark_compiled"]
 ENGINE: Final = "autograd::engine::evaluate_function"
 ACCUMULATION: Final = "torch::autograd::AccumulateGrad"
 OPTIMIZERS: Final = ("Optimizer.step#", "Optimizer.zero_grad#")
-LOADERS: Final = ("enumerate(DataLoader)", "enumerate(DataPipe)")
+LOADERS: Final = ("enumerate(DataLoader)", "enumerate(DataPipe)", "iter(DataLoader)", "torchprof.data(")
 PHASE_SHIFT: Final = 4
 MOST_ORDERS: Final = 8
 """Of derivatives: ops of a backward pass that are differentiated in turn."""

@@ -78,7 +78,7 @@ def evaluate(
     candidates = [row for row, name in enumerate(names) if name in worth]
     if not candidates:
         return found
-    counted = set(_counted_signatures(tables).tolist())
+    counted = set(np.unique(_counted_signatures(tables)).tolist())
     reader = _Reader(tables, strings, dtypes, registered)
     failed: dict[str, str] = {}
     for row in candidates:

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Columns", "Ints", "Numbered", "field"]
+__all__ = ["Columns", "Ints", "Numbered", "field", "small"]
 
 Ints = npt.NDArray[Any]
 """Whole numbers, of whatever size."""
@@ -76,3 +76,8 @@ def field(kinds: Sequence[tuple[Any, ...]], layout: Sequence[str], name: str) ->
     at = layout.index(name)
     width = np.shape(kinds[0][at]) if kinds else ()
     return np.array([kind[at] for kind in kinds], dtype=np.int64).reshape(len(kinds), *width)
+
+
+def small(values: Ints) -> Ints:
+    """The same numbers in 32 bits, if they fit."""
+    return values.astype(np.int32) if np.abs(values).max(initial=0) < 2**31 else values

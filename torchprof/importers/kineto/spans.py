@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.importers.kineto.attribution import ACCUMULATION, ENGINE
-from torchprof.importers.kineto.columns import Ints, Numbered, field
+from torchprof.importers.kineto.columns import Ints, Numbered, field, small
 from torchprof.importers.kineto.nesting import order_of
 from torchprof.importers.kineto.read_events import CATEGORIES, OP_KIND, Kind
 from torchprof.importers.kineto.threads import Threads
@@ -49,7 +49,7 @@ def ops_of(columns: Arrays, kinds: list[Kind], names: list[str], threads: Thread
         table[name] = of_kind[kind]
     # A range has no number, and the engine's op carries that of the node inside it.
     table["sequence_nr"][_has_no_number(kinds, names, of_kinds["scope"])[kind]] = -1
-    return Ops(table, kind, columns.pop("external_id")[order], order)
+    return Ops(table, kind, small(columns.pop("external_id"))[order], order)
 
 
 def calls_of(columns: Arrays, names: list[str], threads: Threads, modules: Numbered[str]) -> Rows:

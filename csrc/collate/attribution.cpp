@@ -4,8 +4,6 @@
 #include <unordered_map>
 #include <utility>
 
-#include "collate/optimizer.h"
-
 namespace torchprof {
 namespace {
 
@@ -238,10 +236,10 @@ std::vector<Role> roles(const Tables& tables) {
   return found;
 }
 
-std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held) {
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                     ModelTensors& tensors) {
   std::vector<int32_t> ran_in = Attribution(tables).run();
-  attribute_optimizer(tables, held);
-  return ran_in;
+  return {std::move(ran_in), attribute_optimizer(tables, events, held, tensors)};
 }
 
 }  // namespace torchprof

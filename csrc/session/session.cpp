@@ -87,6 +87,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       memory_requested_(options.memory),
       held_(options.held),
       logs_(options.budget_bytes, classes_),
+      carried_{{}, held_by_model(false, held_)},
       device_(std::move(device)) {
   if (options.memory) {
     memory_.emplace(options.profiler_switches);
@@ -187,7 +188,7 @@ Collated Session::collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const 
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
   const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks, main_thread_};
-  return collate(logs, std::move(report), context, outstanding_);
+  return collate(logs, std::move(report), context, carried_);
 }
 
 void Session::observe_new_classes() {

@@ -101,7 +101,7 @@ class Session {
   std::vector<Held> held_;
   Moments moments_;
   ThreadLogs logs_;
-  Outstanding outstanding_;
+  Carried carried_;
   std::optional<Totals> totals_;  // with `aggregate`: of the steps so far, as are the next four
   std::vector<Step> aggregated_steps_;
   Losses losses_;

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
+from torchprof.importers.kineto.beginning import may_be_kineto
 from torchprof.terminal import is_terminal
 from torchprof.trace import file
 from torchprof.trace.trace import Trace
 
 __all__ = ["load"]
 
-GZIP: Final = b"\x1f\x8b"
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+LONGEST_BEGINNING: Final = 2**12
 LONG: Final = 32 * 2**20
 """Bytes of a file that takes long enough to read to show how far it is."""
 
@@ -38,9 +38,9 @@ def load(path: str | os.PathLike[str]) -> Trace:
         >>> print(torchprof.by_module(trace))
     """
     with file.opened(path, "rb") as stream:  # what is wrong with the path itself is an OSError
-        begins = stream.read(2**12)
+        begins = stream.read(LONGEST_BEGINNING)
         stream.seek(0)
-        if begins.startswith(GZIP) or begins.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"["):
+        if may_be_kineto(begins):
             from torchprof.importers.kineto.read import read_kineto
 
             with _progress(stream) as advance:

@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 from torchprof.errors import TraceFileError
+from torchprof.importers.kineto.beginning import BYTE_ORDER_MARK, GZIP, is_json
 from torchprof.importers.kineto.event import Event, MalformedError, decode, decode_repaired, parse
 
-__all__ = ["GZIP", "Document", "is_json"]
+__all__ = ["Document"]
 
-GZIP: Final = b"\x1f\x8b"
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 PIECE: Final = 2**20
 """Bytes of a list of events."""
 MOST_CUTS_TRIED: Final = 4
@@ -33,11 +32,6 @@ MOST_BEFORE_EVENTS: Final = 256 * 2**20
 _EVENTS: Final = re.compile(rb'(?<!\\)"traceEvents"\s*:\s*\[')
 _BETWEEN: Final = re.compile(rb'\}(\s*,\s*)\{\s*"(?:ph|cat|name|pid|tid|ts|dur|id|args|s|bp)"\s*:')
 _NO_TRACE: Final = "neither a trace of torchprof nor a file of torch.profiler"
-
-
-def is_json(begins: bytes) -> bool:
-    """Whether what begins with these bytes may be JSON."""
-    return begins.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"[")
 
 
 class Document:

@@ -1,6 +1,7 @@
 // Starting, stepping and stopping a recording.
 #include <ATen/record_function.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Storage.h>
 
 #include <optional>
 #include <stdexcept>
@@ -37,7 +38,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
                      int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
-                     const py::object& loader_iter) {
+                     const py::object& loader_iter, const py::object& run_backward, const py::object& slice) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -49,6 +50,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
     options.profiler_switches.push_back(each.ptr());
   }
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
+  options.run_backward = run_backward.is_none() ? nullptr : run_backward.ptr();
   options.on_evaluator = on_evaluator.is_none() ? nullptr : on_evaluator.ptr();
   options.flops = flops;
   options.flop_outputs = flop_outputs;
@@ -56,6 +58,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   options.device_recorder = gpu;
   options.device_type = device_type;
   options.held = held_from_python(held);
+  options.slice = THPStorage_Check(slice.ptr()) ? THPStorage_Unpack(slice.ptr()).unsafeGetStorageImpl() : nullptr;
   start(owner.ptr(), options);
 }
 
@@ -123,7 +126,8 @@ void define_recording(py::module_& module) {
   module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
-             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none());
+             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(), "run_backward"_a = py::none(),
+             "slice"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

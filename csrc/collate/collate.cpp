@@ -134,7 +134,7 @@ void translate(DeviceReport& devices, Interner& interner, const TickConverter& c
 }  // namespace
 
 Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-                 Outstanding& outstanding) {
+                 Carried& carried) {
   const TickConverter& clock = context.clock;
   Tables tables;
   Interner interner;
@@ -180,7 +180,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   std::stable_sort(memory.events.begin(), memory.events.end(), earlier);
   std::stable_sort(met.begin(), met.end(), earlier);
   std::stable_sort(totals.begin(), totals.end(), earlier);
-  memory.around = add_blocks_met(memory.events, met, context.held, outstanding);
+  memory.around = carried.blocks.add_to(memory.events, met, context.held, carried.outstanding);
   for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});
   }
@@ -208,7 +208,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
     tables.allocator_totals = find_unreported(totals, memory.events);
   }
   if (!tables.steps.empty()) {
-    account_steps(tables.steps, memory.events, outstanding);
+    account_steps(tables.steps, memory.events, carried.outstanding);
   }
   assign_signatures(tables, arguments);
   return {std::move(tables), std::move(times)};

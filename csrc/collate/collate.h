@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "collate/blocks_met.h"
 #include "collate/phase_times.h"
 #include "collate/step_memory.h"
 #include "trace/clock.h"
@@ -45,8 +46,13 @@ struct Collated {
   PhaseTimes times;
 };
 
-// Empties the logs. `outstanding` is the memory that was allocated and not freed before the logs began; it is brought up to date.
-Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-                 Outstanding& outstanding);
+// What one collation leaves for the next: the memory that was allocated and not freed before its logs began.
+struct Carried {
+  Outstanding outstanding;
+  BlocksMet blocks;
+};
+
+// Empties the logs, and brings `carried` up to date.
+Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Carried& carried);
 
 }  // namespace torchprof

@@ -9,7 +9,9 @@
 #include <thread>
 #include <utility>
 
+#include "record/blocks_met.h"
 #include "record/pause.h"
+#include "record/watched_storages.h"
 
 namespace torchprof {
 namespace {
@@ -88,6 +90,9 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       logs_(options.budget_bytes, classes_),
       device_(std::move(device)) {
   if (options.memory) {
+    if (options.slice != nullptr) {
+      know_slices(*options.slice);
+    }
     memory_.emplace(options.profiler_switches);
     meta_.emplace();
   }
@@ -103,15 +108,18 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   if (options.module_class != nullptr) {
     modules_.emplace(options.module_class, options.evaluator_switch, options.on_evaluator);
   }
-  if (options.ops && options.loader_iter != nullptr) {
-    loaders_.emplace(options.loader_iter, modules_.has_value() && modules_->sees_evaluators());
+  if (options.ops) {
+    functions_.emplace(options.loader_iter, options.run_backward, modules_.has_value() && modules_->sees_evaluators());
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
   }
 }
 
-void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(), name}); }
+void Session::mark(const std::string& name) {
+  watched_storages().note_ended();
+  moments_.marks.push_back({ticks(), name});
+}
 
 void Session::begin_step(int32_t number, bool warmup) {
   end_step(true);
@@ -133,6 +141,7 @@ void Session::end_step(bool may_wait) {
   if (moments_.steps.empty() || moments_.steps.back().end != kNever) {
     return;
   }
+  watched_storages().note_ended();
   moments_.steps.back().end = ticks();
   if (totals_) {
     settle_device(may_wait);
@@ -178,7 +187,7 @@ Collated Session::collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const 
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
   const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks, main_thread_};
-  return collate(logs, std::move(report), context, outstanding_);
+  return collate(logs, std::move(report), context, carried_);
 }
 
 void Session::observe_new_classes() {
@@ -188,6 +197,7 @@ void Session::observe_new_classes() {
 }
 
 Recorded Session::stop(const std::vector<Held>& held) {
+  watched_storages().note_ended();
   const ClockReading end = ClockReading::now();
   Recorded recorded;
   if (modules_) {
@@ -195,7 +205,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.compiled_outside_calls = modules_->compiled_outside_calls();
   }
   recorded.beside_profiler = memory_ && memory_->was_shared();
-  loaders_.reset();
+  functions_.reset();
   modules_.reset();
   ops_.reset();
   counted_ops_.reset();

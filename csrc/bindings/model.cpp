@@ -21,9 +21,27 @@ namespace {
 namespace py = pybind11;
 using namespace py::literals;
 
+// The dictionary of an object; null where it has none.
+py::object attributes_of(PyObject* object) {
+  PyObject* const dict = Py_TYPE(object)->tp_dictoffset != 0 ? PyObject_GenericGetDict(object, nullptr) : nullptr;
+  if (dict == nullptr) {
+    PyErr_Clear();
+  }
+  return py::reinterpret_steal<py::object>(dict);
+}
+
+// A borrowed reference; null where there is no such name.
+PyObject* look_up(const py::object& attributes, PyObject* name) {
+  PyObject* const found = attributes ? PyDict_GetItemWithError(attributes.ptr(), name) : nullptr;
+  if (found == nullptr && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+  }
+  return found;
+}
+
 // An attribute of the module's own, or what its class makes of the name: a ScriptModule has objects of other types.
-py::object value_of(PyObject* module, PyObject* name) {
-  if (PyObject* const found = attribute(module, name)) {
+py::object value_of(PyObject* module, const py::object& attributes, PyObject* name) {
+  if (PyObject* const found = look_up(attributes, name)) {
     return py::reinterpret_borrow<py::object>(found);
   }
   PyObject* const found = PyObject_GetAttr(module, name);
@@ -107,14 +125,15 @@ class Walk {
       return;
     }
     const Recursion recursion;
-    const py::object children = value_of(module.ptr(), modules_name_.ptr());
+    const py::object children = value_of(module.ptr(), attributes_of(module.ptr()), modules_name_.ptr());
     const bool has_path = py::len(path) != 0;
+    py::object prefix;  // made for the first child
     const auto each = [&](const py::object& child_name, const py::object& child) {
       if (!child.is_none()) {
-        const py::object below =
-            has_path ? py::reinterpret_steal<py::object>(PyUnicode_FromFormat("%U.%U", path.ptr(), child_name.ptr()))
-                     : child_name;
-        visit(child, below, child_name, row, depth + 1);
+        if (has_path && !prefix) {
+          prefix = joined(path, dot_);
+        }
+        visit(child, has_path ? joined(prefix, child_name) : child_name, child_name, row, depth + 1);
       }
     };
     if (PyDict_Check(children.ptr())) {
@@ -134,8 +153,16 @@ class Walk {
   py::list places() { return std::move(places_); }
 
  private:
+  static py::object joined(const py::object& left, const py::object& right) {
+    PyObject* const text = PyUnicode_Concat(left.ptr(), right.ptr());
+    if (text == nullptr) {
+      throw py::error_already_set();
+    }
+    return py::reinterpret_steal<py::object>(text);
+  }
+
   const py::type place_;
-  const py::str modules_name_;
+  const py::str modules_name_, dot_{"."};
   py::list places_;
   std::unordered_map<PyObject*, Py_ssize_t> first_place_;
 };
@@ -177,25 +204,26 @@ class Describe {
     const py::object module = place[0], path = place[1], name = place[2];
     const py::tuple kind = class_of(module);
     const bool is_first = place[5].cast<Py_ssize_t>() < 0;
+    const py::object attributes = attributes_of(module.ptr());
     py::object type_name = kind[0], container = kind[1], opaque = empty_, parameters = none_, buffers = none_;
     if (!is_first) {
       container = py::bool_(false);
-    } else if (kind[2].cast<bool>() || is_special(module.ptr())) {
+    } else if (kind[2].ptr() == Py_True || is_special(attributes)) {
       const py::tuple read = read_module_(path, module);
       type_name = read[0];
       opaque = read[1];
       parameters = read[2];
       buffers = read[3];
     } else {
-      parameters = tensors(path, value_of(module.ptr(), parameters_name_.ptr()));
-      buffers = tensors(path, value_of(module.ptr(), buffers_name_.ptr()));
+      parameters = tensors(path, value_of(module.ptr(), attributes, parameters_name_.ptr()));
+      buffers = tensors(path, value_of(module.ptr(), attributes, buffers_name_.ptr()));
     }
     const py::object shown_name = is_first && py::len(name) == 0 ? type_name : name;
     const py::int_ id(reinterpret_cast<uintptr_t>(module.ptr()));
     const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, place[3], place[4], id,
                                         place[5], container, opaque, parameters, buffers);
     for (size_t at = 0; at < attributes_.size(); ++at) {
-      PyObject* const value = is_first ? attribute(module.ptr(), attributes_[at].ptr()) : nullptr;
+      PyObject* const value = is_first ? look_up(attributes, attributes_[at].ptr()) : nullptr;
       PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());
     }
     return untracked(info);
@@ -211,9 +239,9 @@ class Describe {
     return found->second;
   }
 
-  bool is_special(PyObject* module) const {
-    return std::any_of(special_.begin(), special_.end(), [module](const py::handle& name) {
-      const PyObject* const value = attribute(module, name.ptr());
+  bool is_special(const py::object& attributes) const {
+    return std::any_of(special_.begin(), special_.end(), [&attributes](const py::handle& name) {
+      const PyObject* const value = look_up(attributes, name.ptr());
       return value != nullptr && value != Py_None;
     });
   }

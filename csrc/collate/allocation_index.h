@@ -13,21 +13,27 @@
 namespace torchprof {
 
 class AllocationIndex {
+  struct Range {
+    uint32_t first = 0, last = 0;
+  };
+
  public:
-  explicit AllocationIndex(const std::vector<Allocation>& allocations) : allocations_(allocations) {
-    for (size_t row = 0; row < allocations.size(); ++row) {
-      rows_.push_back(static_cast<int32_t>(row));
+  explicit AllocationIndex(const std::vector<Allocation>& allocations) : allocations_(allocations), rows_(allocations.size()) {
+    std::vector<Range*> ranges;  // of every row: the map never moves them
+    ranges.reserve(allocations.size());
+    ranges_.reserve(std::min<size_t>(allocations.size(), 1024));
+    for (const Allocation& allocation : allocations) {
+      ranges.push_back(&ranges_[key(allocation)]);
+      ++ranges.back()->last;
     }
-    std::stable_sort(rows_.begin(), rows_.end(), [&](int32_t a, int32_t b) {
-      return key(allocations[a]) < key(allocations[b]);  // stable: by start within an address
-    });
-    for (size_t i = 0; i < rows_.size();) {
-      const uint64_t block = key(allocations[rows_[i]]);
-      const size_t first = i;
-      while (i < rows_.size() && key(allocations[rows_[i]]) == block) {
-        ++i;
-      }
-      ranges_.emplace(block, std::pair{static_cast<uint32_t>(first), static_cast<uint32_t>(i)});
+    uint32_t first = 0;
+    for (auto& [block, range] : ranges_) {
+      const uint32_t count = range.last;
+      range = {first, first};
+      first += count;
+    }
+    for (size_t row = 0; row < rows_.size(); ++row) {
+      rows_[ranges[row]->last++] = static_cast<int32_t>(row);
     }
   }
 
@@ -38,7 +44,7 @@ class AllocationIndex {
       return kNoRow;
     }
     const auto first = rows_.begin() + found->second.first;
-    const auto last = rows_.begin() + found->second.second;
+    const auto last = rows_.begin() + found->second.last;
     const auto after =
         std::upper_bound(first, last, time, [&](int64_t at, int32_t row) { return at < allocations_[row].start; });
     return after != first && is_allocated(*std::prev(after), time) ? *std::prev(after) : kNoRow;
@@ -47,8 +53,7 @@ class AllocationIndex {
   // When the next block was allocated at this address after a time; kNever if there is none.
   int64_t next_start(uint64_t address, int8_t device_type, int64_t time) const {
     const auto found = ranges_.find(block_key(address, device_type));
-    for (uint32_t i = found == ranges_.end() ? 0 : found->second.first; found != ranges_.end() && i < found->second.second;
-         ++i) {
+    for (uint32_t i = found == ranges_.end() ? 0 : found->second.first; found != ranges_.end() && i < found->second.last; ++i) {
       if (const int64_t start = allocations_[rows_[i]].start; start > time) {
         return start;
       }
@@ -65,8 +70,8 @@ class AllocationIndex {
   static uint64_t key(const Allocation& allocation) { return block_key(allocation.address, allocation.device_type); }
 
   const std::vector<Allocation>& allocations_;
-  std::vector<int32_t> rows_;  // by address and device, then start
-  std::unordered_map<uint64_t, std::pair<uint32_t, uint32_t>> ranges_;
+  std::vector<int32_t> rows_;                   // by address and device, then start
+  std::unordered_map<uint64_t, Range> ranges_;  // of rows_
 };
 
 }  // namespace torchprof

@@ -104,6 +104,15 @@ void move_rows(AppendLog<Row>& log, const Translation& translate, std::vector<Ro
   });
 }
 
+// The rows of one thread are in order, and so are all if there is only one.
+template <typename Row>
+void sort_by_time(std::vector<Row>& rows) {
+  const auto earlier = [](const Row& a, const Row& b) { return a.time < b.time; };
+  if (!std::is_sorted(rows.begin(), rows.end(), earlier)) {
+    std::stable_sort(rows.begin(), rows.end(), earlier);
+  }
+}
+
 std::string demangled(const std::string& name) {
   int status = 0;
   char* const text = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
@@ -176,10 +185,9 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
     move_rows(log->blocks_met, translate, met);
     move_rows(log->allocator_totals, translate, totals);
   }
-  const auto earlier = [](const auto& a, const auto& b) { return a.time < b.time; };
-  std::stable_sort(memory.events.begin(), memory.events.end(), earlier);
-  std::stable_sort(met.begin(), met.end(), earlier);
-  std::stable_sort(totals.begin(), totals.end(), earlier);
+  sort_by_time(memory.events);
+  sort_by_time(met);
+  sort_by_time(totals);
   memory.around = carried.blocks.add_to(memory.events, met, context.held, carried.outstanding);
   for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});

@@ -35,6 +35,7 @@ class Lifetimes {
     std::unordered_map<uint64_t, int32_t> open;
     open.reserve(1024);
     auto& allocations = tables_.allocations;
+    allocations.reserve(reports_.events.size() / 2);  // most are freed again
     for (const MemoryEvent& event : reports_.events) {
       const uint64_t key = block_key(event.address, event.device_type);
       const auto found = open.find(key);

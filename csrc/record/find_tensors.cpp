@@ -4,9 +4,10 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
-#include <unordered_set>
 
+#include "record/pointer_set.h"
 #include "record/tensor_reader.h"
 
 namespace torchprof {
@@ -23,10 +24,11 @@ struct Classes {
   PyTypeObject* module = loaded_class("torch.nn.modules.module", "Module");
   PyTypeObject* deque = loaded_class("collections", "deque");
   PyTypeObject* user_dict = loaded_class("collections", "UserDict");
-  PyTypeObject* sym_int = loaded_class("torch", "SymInt");
-  PyTypeObject* sym_float = loaded_class("torch", "SymFloat");
-  PyTypeObject* sym_bool = loaded_class("torch", "SymBool");
   PyTypeObject* user_list = loaded_class("collections", "UserList");
+  std::array<PyTypeObject*, 8> values{loaded_class("torch", "dtype"),    loaded_class("torch", "device"),
+                                      loaded_class("torch", "layout"),   loaded_class("torch", "memory_format"),
+                                      loaded_class("torch", "qscheme"),  loaded_class("torch", "SymInt"),
+                                      loaded_class("torch", "SymFloat"), loaded_class("torch", "SymBool")};
   PyObject* fields = PyUnicode_InternFromString("__dataclass_fields__");
 };
 
@@ -53,23 +55,24 @@ bool is_array_of_numpy(PyObject* object) {
 }
 
 // dtypes, devices, symbolic numbers.
-bool is_value_of_torch(PyTypeObject* type) {
-  const auto names = {"torch.dtype", "torch.device", "torch.layout", "torch.memory_format", "torch.qscheme"};
-  const Classes& known = classes();
-  return type == known.sym_int || type == known.sym_float || type == known.sym_bool ||
-         ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 && std::find_if(names.begin(), names.end(), [&](const char* name) {
-                                                           return std::strcmp(type->tp_name, name) == 0;
-                                                         }) != names.end());
+bool is_value_of_torch(const PyTypeObject* type) {
+  const auto& values = classes().values;
+  return std::find(values.begin(), values.end(), type) != values.end();
+}
+
+// The most usual of them, told by flags: no class of tensors can be derived from these.
+bool is_none_int_or_text(PyObject* object) {
+  constexpr unsigned long kPlain =
+      Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS | Py_TPFLAGS_TYPE_SUBCLASS;
+  return object == Py_None || (Py_TYPE(object)->tp_flags & kPlain) != 0;
 }
 
 // Values that hold no tensor, whatever their contents.
 bool is_plain_value(PyObject* object) {
-  constexpr unsigned long kPlain =
-      Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS | Py_TPFLAGS_TYPE_SUBCLASS;
   PyTypeObject* const type = Py_TYPE(object);
-  return object == Py_None || (type->tp_flags & kPlain) != 0 || PyFloat_Check(object) || PyComplex_Check(object) ||
-         PyByteArray_Check(object) || type == &PyRange_Type || type == &PySlice_Type || type == &PyEllipsis_Type ||
-         object == Py_NotImplemented || is_value_of_torch(type);
+  return is_none_int_or_text(object) || PyFloat_Check(object) || PyComplex_Check(object) || PyByteArray_Check(object) ||
+         type == &PyRange_Type || type == &PySlice_Type || type == &PyEllipsis_Type || object == Py_NotImplemented ||
+         is_value_of_torch(type);
 }
 
 // Containers of C whose contents tp_traverse visits in order: nothing else reaches them without running code.
@@ -134,7 +137,10 @@ class Search {
     if (is_exceeded_) {
       return;
     }
-    if (is_tensor(object)) {  // first what is usual: this runs twice for every call of a module
+    if (is_none_int_or_text(object)) {  // first what is usual: this runs twice for every call of a module
+      return;
+    }
+    if (is_tensor(object)) {
       add(object);
     } else if (PyTuple_Check(object)) {
       enter(object, [&] {
@@ -174,7 +180,9 @@ class Search {
     found.in_containers = found.tensors.size();
     is_in_object_ = true;
     if (!later_.empty()) {
-      known_.insert(found.tensors.begin(), found.tensors.end());
+      for (const c10::TensorImpl* const tensor : found.tensors) {
+        known_.insert(tensor);
+      }
     }
     for (PyObject* const object : later_) {
       read_attributes(object);
@@ -203,7 +211,7 @@ class Search {
 
   void add(PyObject* object) {
     const c10::TensorImpl* const tensor = THPVariable_Unpack(object).unsafeGetTensorImpl();
-    if (!is_readable(tensor) || (is_in_object_ && !known_.insert(tensor).second) || is_repeated(tensor)) {
+    if (!is_readable(tensor) || (is_in_object_ && !known_.insert(tensor)) || is_repeated(tensor)) {
       return;
     }
     if (found.tensors.size() >= kMaxTensors ||
@@ -244,7 +252,7 @@ class Search {
   }
 
   void read_attributes(PyObject* object) {
-    if (is_inner_ || !read_.insert(object).second) {
+    if (is_inner_ || !read_.insert(object)) {
       return;
     }
     if (read_.size() > kMaxObjects || path_.size() >= kMaxDepth) {
@@ -305,8 +313,8 @@ class Search {
   Found found;
   c10::SmallVector<PyObject*, 16> path_;  // the containers and objects that are open
   c10::SmallVector<PyObject*, 4> later_;
-  std::unordered_set<PyObject*> read_;
-  std::unordered_set<const c10::TensorImpl*> known_;
+  PointerSet read_;   // objects
+  PointerSet known_;  // tensors
   size_t no_repeats_from_ = SIZE_MAX;
   const bool lists_unread_;
   const size_t most_in_objects_;
@@ -363,7 +371,8 @@ Found find_inner_tensors(PyObject* tensor) { return Search(false).finish_inner(t
 
 bool is_tensor(PyObject* object) {
   auto* const type = reinterpret_cast<PyTypeObject*>(THPVariableClass);
-  return Py_TYPE(object) == type || PyType_IsSubtype(Py_TYPE(object), type);
+  constexpr unsigned long kNone = Py_TPFLAGS_TUPLE_SUBCLASS | Py_TPFLAGS_LIST_SUBCLASS | Py_TPFLAGS_DICT_SUBCLASS;
+  return Py_TYPE(object) == type || ((Py_TYPE(object)->tp_flags & kNone) == 0 && PyType_IsSubtype(Py_TYPE(object), type));
 }
 
 PyTypeObject* loaded_class(const char* module, const char* name) {
@@ -380,7 +389,10 @@ PyObject* attribute(PyObject* object, PyObject* name) {
     PyErr_Clear();
     return nullptr;
   }
-  PyObject* const value = PyDict_GetItem(dict, name);
+  PyObject* const value = PyDict_GetItemWithError(dict, name);
+  if (value == nullptr) {
+    PyErr_Clear();
+  }
   Py_DECREF(dict);  // the object still holds it
   return value;
 }

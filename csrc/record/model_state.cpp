@@ -133,11 +133,17 @@ void ModelState::keep(PyObject* object) {
 }
 
 void ModelState::look_at(PyObject* object) {
-  if (object == Py_None || object == Py_True || object == Py_False) {
+  PyTypeObject* const type = Py_TYPE(object);
+  if (object == Py_None || type == &PyUnicode_Type || type == &PyBool_Type || type == &PyLong_Type) {
+    return;  // most are
+  }
+  const Kind kind = kind_of(type);
+  if (kind == Kind::kNothing || !seen_.insert(object)) {
     return;
   }
-  const Kind kind = kind_of(Py_TYPE(object));
-  if (kind != Kind::kNothing && seen_.insert(object)) {
+  if (type == &PyODict_Type && PyDict_GET_SIZE(object) == 0) {
+    containers_.add(object, ContainerKind::kOrderedDict);  // a module has ten of these, which add no items
+  } else {
     pending_.push_back(object);
   }
 }

@@ -28,6 +28,8 @@ class PointerSet {
     return true;
   }
 
+  size_t size() const { return count_; }
+
  private:
   static const void*& find(std::vector<const void*>& slots, const void* pointer) {
     size_t at = hash_of(pointer);
@@ -38,7 +40,7 @@ class PointerSet {
   }
 
   void grow() {
-    std::vector<const void*> larger(slots_.size() * 4);
+    std::vector<const void*> larger(slots_.empty() ? 64 : slots_.size() * 4);
     for (const void* const pointer : slots_) {
       if (pointer != nullptr) {
         find(larger, pointer) = pointer;
@@ -47,7 +49,7 @@ class PointerSet {
     slots_ = std::move(larger);
   }
 
-  std::vector<const void*> slots_ = std::vector<const void*>(1024);
+  std::vector<const void*> slots_;  // a power of two
   size_t count_ = 0;
 };
 

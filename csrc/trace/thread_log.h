@@ -115,7 +115,7 @@ class ThreadLog {
 
   // The class of an op. The name of an operator stays at one address while it is registered, so that is remembered.
   OpClass class_of(const char* name, bool of_dispatcher) {
-    auto& recent = recent_classes_[(reinterpret_cast<uintptr_t>(name) >> 4) % recent_classes_.size()];
+    auto& recent = recent_classes_[reinterpret_cast<uint64_t>(name) * 0x9E3779B97F4A7C15U >> 55];
     if (recent.address == name && std::strcmp(recent.row->first.c_str(), name) == 0) {
       return recent.row->second;
     }
@@ -313,7 +313,7 @@ class ThreadLog {
   const uint16_t thread_;
   TensorTable tensor_table_;
   const OpClasses& classes_;
-  std::array<RecentClass, 256> recent_classes_{};  // by address of the name
+  std::array<RecentClass, 512> recent_classes_{};  // by a hash of 9 bits of the address of the name
   std::vector<NameFacts> name_facts_;              // by row of strings
   std::vector<OpenOp> open_ops_;
   std::vector<OpenCall> open_calls_;

@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.exporters.flame_graphs import export_folded as export_folded
     from torchprof.exporters.flame_graphs import export_speedscope as export_speedscope
     from torchprof.record.ceilings import ceilings as ceilings
+    from torchprof.record.data import data as data
     from torchprof.record.profile import profile as profile
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
@@ -94,6 +95,7 @@ _MODULES: Final = {
     "by_step": "torchprof.tables.by_step",
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",
+    "data": "torchprof.record.data",
     "estimate": "torchprof.estimation.estimate",
     "export_chrome": "torchprof.exporters.chrome",
     "export_folded": "torchprof.exporters.flame_graphs",

@@ -24,8 +24,9 @@ Role role(std::string_view name) {
   if (starts("Optimizer.step#") || starts("Optimizer.zero_grad#")) {
     return Role::kOptimizer;
   }
-  // The first two are ranges of PyTorch, around next(); the last is that of FunctionRanges.
-  const bool loads = starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange;
+  // The first two are ranges of PyTorch, around next(); then that of FunctionRanges, and of torchprof.data.
+  const bool loads =
+      starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange || starts("torchprof.data(");
   return loads ? Role::kLoader : Role::kPlain;
 }
 

@@ -21,6 +21,7 @@ struct Running {
   PyObject* owner = nullptr;
   std::thread::id thread;
   uint64_t python_thread = 0;
+  std::string thread_name;
   pid_t process = 0;
   pid_t starting = 0;  // the process in which start() is running; 0: none
 };
@@ -105,11 +106,16 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   } else if (options.flops) {
     counted_ops_.emplace(options.flop_outputs);
   }
+  if (options.evaluator_switch != nullptr) {
+    compiled_code_.emplace(options.evaluator_switch, options.on_evaluator);
+    ahead_of_time_.emplace(options.ahead_of_time);
+  }
+  const bool sees_evaluators = compiled_code_.has_value() && compiled_code_->sees_evaluators();
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, options.evaluator_switch, options.on_evaluator);
+    modules_.emplace(options.module_class, sees_evaluators);
   }
   if (options.ops) {
-    functions_.emplace(options.loader_iter, options.run_backward, modules_.has_value() && modules_->sees_evaluators());
+    functions_.emplace(options.loader_iter, options.run_backward, sees_evaluators);
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
@@ -122,6 +128,9 @@ void Session::mark(const std::string& name) {
 }
 
 void Session::begin_step(int32_t number, bool warmup) {
+  if (!moments_.steps.empty() && moments_.steps.back().end == kNever && moments_.steps.back().number == number) {
+    return;  // it has begun, and an interrupt kept Python from hearing of it
+  }
   end_step(true);
   if (modules_) {
     modules_->observe_again();
@@ -202,11 +211,13 @@ Recorded Session::stop(const std::vector<Held>& held) {
   Recorded recorded;
   if (modules_) {
     recorded.unobserved_classes = modules_->unobserved_classes();
-    recorded.compiled_outside_calls = modules_->compiled_outside_calls();
+    recorded.compiled_outside_calls = CompiledCodeObserver::outside_calls();
   }
   recorded.beside_profiler = memory_ && memory_->was_shared();
   functions_.reset();
   modules_.reset();
+  ahead_of_time_.reset();
+  compiled_code_.reset();
   ops_.reset();
   counted_ops_.reset();
   meta_.reset();
@@ -251,8 +262,14 @@ void start(PyObject* owner, const Options& options) {
   if (is_recording() && Py_REFCNT(now.owner) == 1 && may_end(now)) {
     discard(now);
   }
-  if (is_recording() || now.starting == getpid()) {
-    throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
+  if (is_recording()) {
+    const std::string thread = now.thread_name.empty() ? "a thread without a name" : "thread '" + now.thread_name + "'";
+    throw std::runtime_error("torchprof is already recording, on " + thread +
+                             (is_alive(now.python_thread) ? "" : ", which has ended") +
+                             ": one recording at a time; end that one first");
+  }
+  if (now.starting == getpid()) {
+    throw std::runtime_error("torchprof is already recording: another thread begins to, and there is one recording at a time");
   }
   discard(now);  // in a fork it is the parent's
   reset_pauses();
@@ -266,6 +283,7 @@ void start(PyObject* owner, const Options& options) {
   now.owner = Py_NewRef(owner);
   now.thread = std::this_thread::get_id();
   now.python_thread = python_thread_id();
+  now.thread_name = options.thread_name;
   now.process = getpid();
 }
 

@@ -19,6 +19,8 @@
 #include "collate/collate.h"
 #include "collate/totals.h"
 #include "device/recorder.h"
+#include "record/ahead_of_time.h"
+#include "record/compiled_code_observer.h"
 #include "record/counted_op_observer.h"
 #include "record/function_ranges.h"
 #include "record/memory_observer.h"
@@ -38,13 +40,15 @@ struct Options {
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;      // nullptr: module calls are not recorded
-  PyObject* evaluator_switch = nullptr;      // see ModuleObserver; borrowed
+  PyObject* evaluator_switch = nullptr;      // see CompiledCodeObserver; borrowed
   PyObject* on_evaluator = nullptr;          // the same
+  std::vector<PyObject*> ahead_of_time;      // see AheadOfTimeObserver; borrowed
   std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
   PyObject* loader_iter = nullptr;           // see FunctionRanges; borrowed, as the next
   PyObject* run_backward = nullptr;
   bool flops = false;                   // without `ops`: record those that a count of FLOPs needs
   bool flop_outputs = false;            // of these, also what they returned
+  std::string thread_name;              // of this thread, for those who ask for another recording
   bool aggregate = false;               // keep sums over steps instead of rows per event
   std::string device_recorder = "off";  // see make_device_recorder()
   int8_t device_type = 0;
@@ -110,6 +114,8 @@ class Session {
   std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;
   std::optional<CountedOpObserver> counted_ops_;
+  std::optional<CompiledCodeObserver> compiled_code_;
+  std::optional<AheadOfTimeObserver> ahead_of_time_;
   std::optional<ModuleObserver> modules_;
   std::optional<FunctionRanges> functions_;
   std::list<ReplacedAttribute> replaced_;

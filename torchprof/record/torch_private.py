@@ -13,6 +13,7 @@ from torchprof._torch_private import private
 from torchprof.errors import UnsupportedTorchError
 
 __all__ = [
+    "ahead_of_time_runs",
     "compile_callbacks",
     "engine",
     "evaluator_switch",
@@ -131,6 +132,13 @@ def evaluator_switch() -> Any:
         UnsupportedTorchError: a name is missing.
     """
     return private("torch._C._dynamo.eval_frame.set_eval_frame", COMPILED)
+
+
+def ahead_of_time_runs() -> list[Any]:
+    """The functions that run what AOTInductor compiled; none where this PyTorch is built without it."""
+    kinds = [kind for kind in vars(getattr(torch._C, "_aoti", object)).values() if isinstance(kind, type)]
+    methods = [getattr(kind, name) for kind in kinds for name in ("run", "boxed_run") if hasattr(kind, name)]
+    return [getattr(method, "__func__", method) for method in methods]
 
 
 def profiler_switches() -> list[Any]:

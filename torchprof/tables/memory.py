@@ -14,7 +14,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import of_what, remarks
-from torchprof.tables.table import Table
+from torchprof.tables.table import About, Table
 from torchprof.trace.trace import Trace
 
 __all__ = ["Memory", "memory"]
@@ -39,7 +39,8 @@ class Memory(MemoryAccount, Printed):
             for name, count in self.by_category.items()
             if count
         ]
-        return Table("Held at the peak", rows, ("at_peak", "share"))
+        shares = About(("share",), f"Share: of the peak, {format_bytes(whole)}")
+        return Table("Held at the peak", rows, ("at_peak", "share"), (shares,))
 
     @cached_property
     def modules(self) -> Table:

@@ -37,7 +37,8 @@ class Trace:
         strings: names, which the tables refer to by row.
         facts: about the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that did not fit the
             budget, by table), ``unobserved_classes`` (of modules whose calls may have been missed), ``unread_modules`` (rows of
-            ``model.modules`` with parameters of which no op read any; None: not known), ``compiled_outside_calls`` (how often
+            ``model.modules`` with parameters of which no op read any; None: not known), ``compiled``
+            (whether ``torch.compile`` compiled anything meanwhile), ``compiled_outside_calls`` (how often
             compiled code began outside of all module calls), the version of ``torch``, the options of `torchprof.profile`,
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"`` or ``"off"``), ``gpu_note`` (what that means); where some
             FLOPs could not be counted ``flops_note``, where some memory could not be seen ``memory_note``; where an exception

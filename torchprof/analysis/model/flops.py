@@ -45,7 +45,7 @@ OVERWRITES = frozenset({f"aten::{name}_" for name in "copy fill zero normal unif
 """Ops that write to their first input and do not read it."""
 
 NOT_DENSE = " (sparse, nested or wrapped tensors)"
-COMPILED = "code of torch.compile"
+COMPILED = "compiled code"
 
 
 def counts_flops(trace: Trace) -> bool:

@@ -29,6 +29,8 @@ from torchprof.trace.type_names import Dtypes
 __all__ = ["Flops", "evaluate"]
 
 COMPILED_REGION: Final = "Torch-Compiled Region"
+AHEAD_OF_TIME: Final = "Torch-Compiled Region: AOTInductor"
+"""What AOTInductor compiled is never run op by op. The name is that of ``csrc/record/ahead_of_time.h``."""
 MOST_REMEMBERED: Final = 10_000
 SHAPELESS: Final = TENSOR_NOT_DENSE | TENSOR_WRAPPER | TENSOR_SYMBOLIC
 """Flags of tensors whose shape does not say what is computed."""
@@ -76,7 +78,7 @@ def evaluate(
         name = strings[names[row]]
         of_one: int | None = 0
         if row in counted and name.startswith(COMPILED_REGION):
-            of_one = None if hidden else NO_FLOPS
+            of_one = None if hidden or name == AHEAD_OF_TIME else NO_FLOPS
         elif row in counted:
             signature = signatures[row].item()
             returned = signature[5] and (signature[6] or not outputs)

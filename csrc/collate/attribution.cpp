@@ -4,7 +4,6 @@
 #include <unordered_map>
 #include <utility>
 
-#include "collate/optimizer.h"
 #include "trace/range_names.h"
 
 namespace torchprof {
@@ -242,10 +241,10 @@ std::vector<Role> roles(const Tables& tables) {
   return found;
 }
 
-std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held) {
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                     ModelTensors& tensors) {
   std::vector<int32_t> ran_in = Attribution(tables).run();
-  attribute_optimizer(tables, held);
-  return ran_in;
+  return {std::move(ran_in), attribute_optimizer(tables, events, held, tensors)};
 }
 
 }  // namespace torchprof

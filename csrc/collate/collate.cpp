@@ -206,7 +206,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
 
   memory.held = context.held;
   memory.end = clock.ns(context.end);
-  memory.ran_in = attribute(tables, context.held);
+  memory.attributed = attribute(tables, context.memory ? &memory.events : nullptr, context.held, carried.tensors);
   tables.device_clock_error =
       std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
   PhaseTimes times = find_phase_times(tables, first_rows, context.main_thread, memory.end);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "collate/blocks_met.h"
+#include "collate/optimizer.h"
 #include "collate/phase_times.h"
 #include "collate/step_memory.h"
 #include "trace/clock.h"
@@ -46,13 +47,14 @@ struct Collated {
   PhaseTimes times;
 };
 
-// What one collation leaves for the next: the memory that was allocated and not freed before its logs began.
+// What logs need to know of those before them; it is brought up to date.
 struct Carried {
   Outstanding outstanding;
   BlocksMet blocks;
+  ModelTensors tensors;
 };
 
-// Empties the logs, and brings `carried` up to date.
+// Empties the logs.
 Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Carried& carried);
 
 }  // namespace torchprof

@@ -89,6 +89,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       memory_requested_(options.memory),
       held_(options.held),
       logs_(options.budget_bytes, classes_),
+      carried_{{}, {}, held_by_model(false, held_)},
       device_(std::move(device)) {
   if (options.memory) {
     if (options.slice != nullptr) {

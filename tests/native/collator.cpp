@@ -45,6 +45,10 @@ class Events {
     } else if (kind == "end") {
       if (Op* const op = log_.close_op(reinterpret_cast<const void*>(integer(1))).op) {
         op->end = integer(2);
+        op->outputs = log_.operands.size();
+        for (const py::handle& output : py::list(event.size() > 3 ? event[3] : py::list())) {
+          op->n_outputs += add_tensor(output.cast<py::tuple>()) ? 1 : 0;
+        }
       }
     } else if (kind == "call") {
       if (ModuleCall* const call = log_.open_call(event[2].cast<uint64_t>(), event[3].cast<std::string>().c_str())) {
@@ -55,11 +59,7 @@ class Events {
         call->end = integer(1);
       }
     } else if (kind == "tensor") {
-      const auto dims = event[1].cast<std::vector<int64_t>>();
-      Tensor tensor{};
-      tensor.storage = event[2].cast<uint64_t>();
-      tensor.storage_bytes = 4;
-      if (op_ != nullptr && log_.add_operand(tensor, dims.data(), dims.size())) {
+      if (op_ != nullptr && add_tensor(event)) {
         ++op_->n_inputs;
       }
     } else if (kind == "memory") {
@@ -84,6 +84,17 @@ class Events {
   }
 
  private:
+  bool add_tensor(const py::tuple& event) {
+    const auto dims = event[1].cast<std::vector<int64_t>>();
+    Tensor tensor{};
+    tensor.storage = event[2].cast<uint64_t>();
+    tensor.storage_bytes = 4;
+    for (const int64_t size : dims) {
+      tensor.storage_bytes *= size;
+    }
+    return log_.add_operand(tensor, dims.data(), dims.size());
+  }
+
   ThreadLog& log_;
   DeviceReport& devices_;
   Op* op_ = nullptr;  // the one that began last
@@ -100,7 +111,7 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 
 // One ThreadLog per list of events, whose times are ticks of one nanosecond:
 //
-//   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time)
+//   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time[, outputs: each as an input])
 //   ("call", time, address, type)                                    ("return", time)
 //   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
 //   ("launch", time, correlation)                               ("reported", time, address, bytes)
@@ -108,11 +119,12 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 //
 // A free whose size is not known has None for bytes.
 //
-// Kernels are (correlation, start, end, name), steps (start, end). The first thread is the one that records. Returns the tables by name,
+// Kernels are (correlation, start, end, name), steps (start, end), what the model holds (address, bytes, module). The first thread is the one that records. Returns the tables by name,
 // their strings, the losses, and the self times of ops and of calls.
 py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes,
                          const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels,
-                         const std::vector<std::pair<int64_t, int64_t>>& steps, int64_t recording_ends) {
+                         const std::vector<std::pair<int64_t, int64_t>>& steps, int64_t recording_ends,
+                         const std::vector<std::tuple<uint64_t, int64_t, uint64_t>>& parameters) {
   Budget budget(budget_bytes);
   std::vector<std::unique_ptr<ThreadLog>> logs;
   const OpClasses none;
@@ -135,7 +147,6 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
       events.apply(event.cast<py::tuple>());
     }
   }
-  Carried carried;
   Moments moments;
   for (const auto& [start, end] : steps) {
     Step step{};
@@ -143,7 +154,11 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
     step.end = end;
     moments.steps.push_back(step);
   }
-  const std::vector<Held> held;
+  std::vector<Held> held;
+  for (const auto& [address, bytes, module] : parameters) {
+    held.push_back({address, bytes, module, "M", kParameter, 0, -1, false});
+  }
+  Carried carried{{}, {}, held_by_model(false, held)};
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
   auto [tables, times] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;
@@ -157,5 +172,5 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
 
 PYBIND11_MODULE(collator, m) {
   m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list(), "steps"_a = py::list(),
-        "recording_ends"_a = INT32_MAX);
+        "recording_ends"_a = INT32_MAX, "parameters"_a = py::list());
 }

@@ -105,8 +105,10 @@ def _of_thread(ops: Rows, calls: Rows, order: Ints, end: int) -> Segments:
             reached = min(time, until)
             if reached > now:
                 # Around forward and backward in the step of an optimizer is the Python of its closure.
-                in_closure = inside != Phase.OPTIMIZER or (not over and follows != Phase.OPTIMIZER)
-                add(now, reached, WAITS if kind & WAITS and in_closure else kind)
+                in_closure = kind == WAITS | Phase.OPTIMIZER and (
+                    inside != Phase.OPTIMIZER or (not over and follows != Phase.OPTIMIZER)
+                )
+                add(now, reached, WAITS if in_closure else kind)
                 now = reached
             if not over:
                 return
@@ -131,7 +133,7 @@ def _spans(ops: Rows, calls: Rows, rows: Ints) -> tuple[list[int], list[int], li
     is_op = rows < n_ops
     op, call = ops[rows[is_op]], calls[rows[~is_op] - n_ops]
     phase = phases(op).astype(np.int64)
-    waits = (op["scope"] == SCOPE_USER) & ((phase == Phase.OTHER) | (phase == Phase.OPTIMIZER))
+    waits = (op["scope"] == SCOPE_USER) & np.isin(phase, (Phase.OTHER, Phase.OPTIMIZER, Phase.BACKWARD))
 
     def together(of_ops: npt.NDArray[np.int64], of_calls: npt.NDArray[np.int64]) -> list[int]:
         found = np.empty(len(rows), dtype=np.int64)

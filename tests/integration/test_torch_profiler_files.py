@@ -109,6 +109,9 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Both(prof.trace, torchprof.load(path))
 
 
+ENGINE = "run_backward(autograd)"
+
+
 class Op(NamedTuple):
     name: str
     inside: str
@@ -119,14 +122,17 @@ class Op(NamedTuple):
 
 
 def ops_of(trace: torchprof.Trace) -> list[Op]:
-    """Every op but the ranges of steps and what ran in ``iter()`` of a loader, which torch.profiler does not see; and where."""
+    """Every op, and where, without the ranges of steps, of the engine and of ``iter()``, which torch.profiler does not see."""
     names = [trace.strings[name] for name in trace.op_names]
+    around = trace.ops["parent"].tolist()
     found = []
     begin = next((row for row, name in enumerate(names) if name.startswith("enumerate(DataLoader)")), 0)
     for row, name, phase in zip(trace.ops[begin:], names[begin:], phases(trace.ops)[begin:].tolist(), strict=True):
-        if name.startswith("ProfilerStep"):
+        if name.startswith("ProfilerStep") or name == ENGINE:
             continue
-        inside = names[row["parent"]] if row["parent"] >= 0 else ""
+        parent = int(row["parent"])
+        parent = around[parent] if parent >= 0 and names[parent] == ENGINE else parent
+        inside = names[parent] if parent >= 0 else ""
         call = int(row["module_call"])
         module = trace.strings[int(trace.modules["type"][trace.module_calls["module"][call]])] if call >= 0 else ""
         inputs = trace.tensors["shape"][trace.operands[row["inputs"] : row["inputs"] + row["n_inputs"]]]

@@ -31,6 +31,8 @@ def start(
     evaluator_switch: object = ...,
     profiler_switches: Sequence[object] = ...,
     loader_iter: object = ...,
+    run_backward: object = ...,
+    slice: object = ...,
     on_evaluator: object = ...,
     ahead_of_time: Sequence[object] = ...,
     thread_name: str = ...,

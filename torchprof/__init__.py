@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.exporters.chrome import export_chrome as export_chrome
     from torchprof.exporters.flame_graphs import export_folded as export_folded
     from torchprof.exporters.flame_graphs import export_speedscope as export_speedscope
+    from torchprof.importers.load import load as load
     from torchprof.record.ceilings import ceilings as ceilings
     from torchprof.record.data import data as data
     from torchprof.record.profile import profile as profile
@@ -67,7 +68,6 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.trace.ceilings import Ceilings as Ceilings
     from torchprof.trace.schema import Phase as Phase
     from torchprof.trace.trace import Trace as Trace
-    from torchprof.trace.trace import load as load
 
 _MODULES: Final = {
     "CATEGORIES": "torchprof.analysis.memory.categories",
@@ -107,7 +107,7 @@ _MODULES: Final = {
     "export_folded": "torchprof.exporters.flame_graphs",
     "export_speedscope": "torchprof.exporters.flame_graphs",
     "gpu": "torchprof.tables.gpu",
-    "load": "torchprof.trace.trace",
+    "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",
     "memory": "torchprof.tables.memory",
     "profile": "torchprof.record.profile",

@@ -1,6 +1,7 @@
 // Starting, stepping and stopping a recording.
 #include <ATen/record_function.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Storage.h>
 
 #include <optional>
 #include <stdexcept>
@@ -39,7 +40,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
                      const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
-                     const std::string& thread_name) {
+                     const std::string& thread_name, const py::object& run_backward, const py::object& slice) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -54,6 +55,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
     options.ahead_of_time.push_back(each.ptr());
   }
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
+  options.run_backward = run_backward.is_none() ? nullptr : run_backward.ptr();
   options.on_evaluator = on_evaluator.is_none() ? nullptr : on_evaluator.ptr();
   options.flops = flops;
   options.flop_outputs = flop_outputs;
@@ -62,6 +64,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   options.device_recorder = gpu;
   options.device_type = device_type;
   options.held = held_from_python(held);
+  options.slice = THPStorage_Check(slice.ptr()) ? THPStorage_Unpack(slice.ptr()).unsafeGetStorageImpl() : nullptr;
   start(owner.ptr(), options);
 }
 
@@ -131,7 +134,8 @@ void define_recording(py::module_& module) {
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
-             "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "");
+             "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
+             "slice"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

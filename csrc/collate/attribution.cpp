@@ -4,6 +4,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "trace/range_names.h"
+
 namespace torchprof {
 namespace {
 
@@ -12,13 +14,16 @@ Role role(std::string_view name) {
   if (starts("autograd::engine::evaluate_function")) {
     return Role::kEngine;
   }
+  if (name == kBackwardRange) {
+    return Role::kRun;
+  }
   if (name == "torch::autograd::AccumulateGrad") {
     return Role::kAccumulation;
   }
   if (starts("Optimizer.step#") || starts("Optimizer.zero_grad#")) {
     return Role::kOptimizer;
   }
-  // The first two are ranges of PyTorch, around next(); then that of LoaderObserver, and of torchprof.data.
+  // The first two are ranges of PyTorch, around next(); then that of FunctionRanges, and of torchprof.data.
   const bool loads =
       starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange || starts("torchprof.data(");
   return loads ? Role::kLoader : Role::kPlain;
@@ -106,7 +111,7 @@ class Attribution {
     if ((parent != nullptr && phase(*parent) == Phase::kData) || (role_of(op) == Role::kLoader && op.scope == kUserScope)) {
       return Phase::kData;
     }
-    if (role_of(op) == Role::kEngine) {
+    if (role_of(op) == Role::kEngine || (role_of(op) == Role::kRun && op.scope == kUserScope)) {
       return Phase::kBackward;
     }
     if (role_of(op) == Role::kOptimizer && op.scope == kUserScope) {

@@ -10,7 +10,7 @@
 namespace torchprof {
 
 // What the name of an op says about it.
-enum class Role : uint8_t { kPlain, kEngine, kAccumulation, kOptimizer, kLoader };
+enum class Role : uint8_t { kPlain, kEngine, kRun, kAccumulation, kOptimizer, kLoader };
 
 std::vector<Role> roles(const Tables& tables);  // by row of strings
 

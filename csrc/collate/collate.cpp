@@ -188,7 +188,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   sort_by_time(memory.events);
   sort_by_time(met);
   sort_by_time(totals);
-  memory.around = add_blocks_met(memory.events, met, context.held, carried.outstanding);
+  memory.around = carried.blocks.add_to(memory.events, met, context.held, carried.outstanding);
   for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});
   }

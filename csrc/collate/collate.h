@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "collate/blocks_met.h"
 #include "collate/optimizer.h"
 #include "collate/phase_times.h"
 #include "collate/step_memory.h"
@@ -49,6 +50,7 @@ struct Collated {
 // What logs need to know of those before them; it is brought up to date.
 struct Carried {
   Outstanding outstanding;
+  BlocksMet blocks;
   ModelTensors tensors;
 };
 

@@ -75,11 +75,14 @@ class Lifetimes {
     if (tensor.storage_bytes == 0 || tensor.storage == 0) {
       return kNoRow;
     }
-    if (const int32_t found = index_->find(tensor.storage, tensor.device_type, time); found != kNoRow) {
+    return allocation_at(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index, time);
+  }
+
+  int32_t allocation_at(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index, int64_t time) {
+    if (const int32_t found = index_->find(address, device_type, time); found != kNoRow) {
       return found;
     }
-    if (const auto outer = reports_.around.find(tensor.storage);
-        tensor.device_type == kCpuDevice && outer != reports_.around.end()) {
+    if (const auto outer = reports_.around.find(address); device_type == kCpuDevice && outer != reports_.around.end()) {
       const Around& around = outer->second;
       if (around.address == kNothing) {
         return kNoRow;
@@ -91,7 +94,7 @@ class Lifetimes {
         return found->second;
       }
     }
-    return unreported(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index, time);
+    return unreported(address, bytes, device_type, device_index, time);
   }
 
   // A block that was in use at a time, though nobody reported its allocation: it is from before the recording, unless another one was
@@ -260,9 +263,9 @@ class Lifetimes {
         tables_.modules.push_back({held.module, string(held.type), 0});
       }
       const int64_t time = held.at_end ? reports_.end : 0;
-      int32_t row = index_->find(held.address, held.device_type, time);
+      const int32_t row = allocation_at(held.address, held.bytes, held.device_type, held.device_index, time);
       if (row == kNoRow) {
-        row = unreported(held.address, held.bytes, held.device_type, held.device_index, time);
+        continue;
       }
       Allocation& allocation = tables_.allocations[row];
       if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // if modules share it, it belongs to the first

@@ -9,7 +9,9 @@
 #include <thread>
 #include <utility>
 
+#include "record/blocks_met.h"
 #include "record/pause.h"
+#include "record/watched_storages.h"
 
 namespace torchprof {
 namespace {
@@ -87,9 +89,12 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       memory_requested_(options.memory),
       held_(options.held),
       logs_(options.budget_bytes, classes_),
-      carried_{{}, held_by_model(false, held_)},
+      carried_{{}, {}, held_by_model(false, held_)},
       device_(std::move(device)) {
   if (options.memory) {
+    if (options.slice != nullptr) {
+      know_slices(*options.slice);
+    }
     memory_.emplace(options.profiler_switches);
     meta_.emplace();
   }
@@ -110,15 +115,18 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   if (options.module_class != nullptr) {
     modules_.emplace(options.module_class, sees_evaluators);
   }
-  if (options.ops && options.loader_iter != nullptr) {
-    loaders_.emplace(options.loader_iter, sees_evaluators);
+  if (options.ops) {
+    functions_.emplace(options.loader_iter, options.run_backward, sees_evaluators);
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
   }
 }
 
-void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(), name}); }
+void Session::mark(const std::string& name) {
+  watched_storages().note_ended();
+  moments_.marks.push_back({ticks(), name});
+}
 
 void Session::begin_step(int32_t number, bool warmup) {
   if (!moments_.steps.empty() && moments_.steps.back().end == kNever && moments_.steps.back().number == number) {
@@ -143,6 +151,7 @@ void Session::end_step(bool may_wait) {
   if (moments_.steps.empty() || moments_.steps.back().end != kNever) {
     return;
   }
+  watched_storages().note_ended();
   moments_.steps.back().end = ticks();
   if (totals_) {
     settle_device(may_wait);
@@ -198,6 +207,7 @@ void Session::observe_new_classes() {
 }
 
 Recorded Session::stop(const std::vector<Held>& held) {
+  watched_storages().note_ended();
   const ClockReading end = ClockReading::now();
   Recorded recorded;
   if (modules_) {
@@ -205,7 +215,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.compiled_outside_calls = CompiledCodeObserver::outside_calls();
   }
   recorded.beside_profiler = memory_ && memory_->was_shared();
-  loaders_.reset();
+  functions_.reset();
   modules_.reset();
   ahead_of_time_.reset();
   compiled_code_.reset();

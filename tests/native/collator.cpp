@@ -64,8 +64,13 @@ class Events {
       }
     } else if (kind == "memory") {
       log_.memory_event(integer(1), event[2].cast<uint64_t>(), event[3].is_none() ? kUnknownFree : integer(3), 0, -1);
+    } else if (kind == "reported") {
+      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1, false, true);
     } else if (kind == "met") {
-      log_.block_met(integer(1), event[2].cast<uint64_t>(), integer(3), event[4].cast<bool>());
+      log_.block_met(integer(1), event[2].cast<uint64_t>(), integer(3), event[4].cast<uint32_t>(),
+                     static_cast<Ends>(integer(5)));
+    } else if (kind == "gone") {
+      log_.storage_ended(integer(1), event[2].cast<uint32_t>(), true, static_cast<Ends>(integer(3)));
     } else if (kind == "launch") {
       RuntimeCall call{};
       call.start = call.end = integer(1);
@@ -109,7 +114,8 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 //   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time[, outputs: each as an input])
 //   ("call", time, address, type)                                    ("return", time)
 //   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
-//   ("launch", time, correlation)                               ("met", time, address, bytes, reports_free)
+//   ("launch", time, correlation)                               ("reported", time, address, bytes)
+//   ("met", time, address, bytes, storage, ends)                     ("gone", time, storage, ends)
 //
 // A free whose size is not known has None for bytes.
 //
@@ -152,7 +158,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   for (const auto& [address, bytes, module] : parameters) {
     held.push_back({address, bytes, module, "M", kParameter, 0, -1, false});
   }
-  Carried carried{{}, held_by_model(false, held)};
+  Carried carried{{}, {}, held_by_model(false, held)};
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
   auto [tables, times] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;

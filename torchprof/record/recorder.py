@@ -125,6 +125,8 @@ class Recorder:
                     ahead_of_time=_ahead_of_time_runs(),
                     profiler_switches=_profiler_switches() if options.memory else [],
                     loader_iter=DataLoader.__iter__,
+                    run_backward=_engine(),
+                    slice=_slice_of_storage() if options.memory else None,
                     on_evaluator=self._compiled_code,
                 )
                 break
@@ -241,6 +243,12 @@ def _thread_name() -> str:
 
 
 @functools.cache
+def _slice_of_storage() -> torch.UntypedStorage:
+    """Such as the weights of a mapped file are."""
+    return torch.UntypedStorage(2)[:1]  # type: ignore[no-untyped-call, no-any-return]
+
+
+@functools.cache
 def _dtypes() -> Dtypes:
     """The dtypes of this PyTorch, by number."""
     return Dtypes({number: Dtype(*known) for number, known in _native.dtypes().items()})
@@ -251,6 +259,16 @@ def _evaluator_switch() -> Any:
     """What Dynamo calls around compiled code; None where it is missing, which is said once."""
     try:
         return torch_private.evaluator_switch()
+    except UnsupportedTorchError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+        return None
+
+
+@functools.cache
+def _engine() -> Any:
+    """What runs the autograd engine; None where it is missing, which is said once."""
+    try:
+        return torch_private.engine()
     except UnsupportedTorchError as error:
         warnings.warn(str(error), RuntimeWarning, stacklevel=4)
         return None

@@ -15,6 +15,7 @@ from torchprof.errors import UnsupportedTorchError
 __all__ = [
     "ahead_of_time_runs",
     "compile_callbacks",
+    "engine",
     "evaluator_switch",
     "is_fake_mode_active",
     "is_in_bad_fork",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 FLOPS = "formulas of FLOPs of the user's own"
+ENGINE = "telling what the autograd engine waits for from other time"
 BACKWARD = "a backward pass from an output that is nested"
 FAKE_TENSORS = "telling fake tensors from others"
 COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled code"
@@ -46,6 +48,15 @@ def without_modes() -> Iterator[None]:
             yield
     finally:
         del disabled  # the guard ends with the object
+
+
+def engine() -> Any:
+    """The function by which ``backward()`` and ``autograd.grad`` run the engine.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    return private("torch.autograd.graph._engine_run_backward", ENGINE)
 
 
 def run_backward(

@@ -83,6 +83,6 @@ def _shares(trace: Trace, records: list[Record]) -> Iterator[About]:
 def _why_empty(trace: Trace, phase: str | Phase | None) -> str:
     """What must be said of a table without rows."""
     if trace.facts.get("ops") is False:
-        return "Ops were not recorded: record with ops=True"
+        return f"Ops were not recorded: record with {'ProfilerActivity.CPU' if 'source' in trace.facts else 'ops=True'}"
     found = phase_named(phase)
     return "No ops were recorded" if found is None else f"No ops ran in the phase {found.name.lower()!r}"

@@ -40,7 +40,8 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
 def remarks(trace: Trace) -> list[str]:
     """What must be said of a recording that does not have everything: below every table and account."""
     note = trace.facts.get("memory_note")
-    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *incomplete(trace.losses)]
+    of_file = [f"Read from {trace.facts.get('source', 'a file')}: {each}" for each in trace.facts.get("notes", ())]
+    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *of_file, *incomplete(trace.losses)]
 
 
 def merged_shapes(trace: Trace) -> list[str]:

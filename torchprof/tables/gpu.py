@@ -120,7 +120,7 @@ class Gpu(GpuAccount, Printed):
                 "count": copies.count,
                 "total": copies.bytes,
                 "took": copies.time,
-                "byte_rate": copies.bytes / copies.time * 1e9 if copies.time else None,
+                "byte_rate": copies.bytes / copies.time * 1e9 if copies.time and copies.bytes is not None else None,
             }
             for copies in self.copies
         ]
@@ -167,7 +167,8 @@ class Gpu(GpuAccount, Printed):
 
     def _headline(self) -> str:
         facts = self.trace.facts
-        how = {"cupti": "seen by CUPTI", "events": "timed by events"}.get(gpu_backend(self.trace), gpu_backend(self.trace))
+        backend = gpu_backend(self.trace)
+        how = {"cupti": "seen by CUPTI", "events": "timed by events"}.get(backend, f"recorded by {backend}")
         error = int(facts.get("gpu_clock_error_ns", 0))
         within = f", times within {format_ns(error)} of the host's" if error else ""
         steps = len(active_steps(self.trace))

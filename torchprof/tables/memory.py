@@ -109,7 +109,8 @@ class Memory(MemoryAccount, Printed):
         else:
             yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))} (Saved: then, by module)"
         if missing := not_recorded(self.trace):
-            yield f"Recorded with {missing[0]}=False: little of the memory can be told apart by category or module"
+            why = "The file has no addresses of tensors" if "addresses" in missing else f"Recorded with {missing[0]}=False"
+            yield f"{why}: little of the memory can be told apart by category or module"
         if len(self.trace.steps):
             yield self._held_at_ends()
         yield of_what(self.trace, self.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from torchprof.record.flops.formulas.formula import Shape, Sizes, formula
+from torchprof.flops.formulas.formula import Shape, Sizes, formula
 
 __all__: list[str] = []
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from math import prod
 
-from torchprof.record.flops.formulas.formula import Shape, formula
-from torchprof.record.flops.formulas.matmul import mm_flops
+from torchprof.flops.formulas.formula import Shape, formula
+from torchprof.flops.formulas.matmul import mm_flops
 
 __all__: list[str] = []
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from math import log2, prod
 from typing import Any
 
-from torchprof.record.flops.formulas.formula import Shape, formula
+from torchprof.flops.formulas.formula import Shape, formula
 
 __all__: list[str] = []
 

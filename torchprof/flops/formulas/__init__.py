@@ -6,8 +6,8 @@ alone do not say. A multiply-add is two FLOPs, of complex numbers as of real one
 
 from __future__ import annotations
 
-from torchprof.record.flops.formulas import attention, convolution, distance, fourier, linalg, matmul, quantized, recurrent
-from torchprof.record.flops.formulas.formula import FORMULAS, Formula, Operand
+from torchprof.flops.formulas import attention, convolution, distance, fourier, linalg, matmul, quantized, recurrent
+from torchprof.flops.formulas.formula import FORMULAS, Formula, Operand
 
 __all__ = [
     "FORMULAS",

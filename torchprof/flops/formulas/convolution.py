@@ -15,7 +15,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from torchprof.record.flops.formulas.formula import Operand, Shape, Sizes, formula
+from torchprof.flops.formulas.formula import Operand, Shape, Sizes, formula
 
 __all__: list[str] = []
 

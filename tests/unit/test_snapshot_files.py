@@ -14,6 +14,7 @@ import pytest
 from torchprof.errors import ArgumentError, ModuleTypeError, TraceFileError
 from torchprof.importers import snapshot_file
 from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotBlock, SnapshotEvent, SnapshotSegment
+from torchprof.importers.load import load
 from torchprof.importers.snapshot_file import read_snapshot
 
 FRAMES = [
@@ -107,6 +108,14 @@ def test_what_gzip_makes_too_large_is_not_read_to_its_end(tmp_path: Path, monkey
     path.write_bytes(gzip.compress(pickle.dumps({"segments": "a" * 2**22})))
     with pytest.raises(TraceFileError, match="record fewer entries"):
         read_snapshot(path)
+
+
+@pytest.mark.parametrize("write", [lambda data: data, gzip.compress])
+def test_load_names_the_function_that_reads_a_snapshot(tmp_path: Path, write: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "memory.pickle"
+    path.write_bytes(write(pickle.dumps(SNAPSHOT)))
+    with pytest.raises(TraceFileError, match=r"a memory snapshot of CUDA is read by torchprof\.memory\(path\)"):
+        load(path)
 
 
 def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_file_that_is_no_archive_is_refused_without_advice_about_pickles(tmp_p
     path.write_bytes(b"\x80\x04K\x01.")
     with pytest.raises(torchprof.TraceFileError) as refused:
         torchprof.load(path)
-    assert str(refused.value) == f"{path}: not a torchprof trace"
+    assert str(refused.value) == f"{path}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
 
 
 def test_a_saved_trace_is_read_back_as_it_was(saved: Path) -> None:

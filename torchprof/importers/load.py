@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
+from torchprof.errors import TraceFileError
 from torchprof.importers.kineto.beginning import may_be_kineto
+from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.terminal import is_terminal
 from torchprof.trace import file
 from torchprof.trace.trace import Trace
@@ -40,11 +42,15 @@ def load(path: str | os.PathLike[str]) -> Trace:
     with file.opened(path, "rb") as stream:  # what is wrong with the path itself is an OSError
         begins = stream.read(LONGEST_BEGINNING)
         stream.seek(0)
-        if may_be_kineto(begins):
+        if not is_snapshot(begins) and may_be_kineto(begins):
             from torchprof.importers.kineto.read import read_kineto
 
             with _progress(stream) as advance:
                 return read_kineto(os.fspath(path), stream, advance)
+    if is_snapshot(begins):
+        raise TraceFileError(
+            f"{os.fspath(path)}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
+        )
     return Trace(**file.read(path))
 
 

@@ -10,12 +10,13 @@ import gzip
 import io
 import os
 import pickle
+import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final, NoReturn
 
 from torchprof.errors import ArgumentError, TraceFileError
 
-__all__ = ["LARGEST", "read_snapshot"]
+__all__ = ["LARGEST", "is_snapshot", "read_snapshot"]
 
 PICKLE: Final = b"\x80"
 """How a pickle of protocol 2 and newer begins."""
@@ -29,6 +30,16 @@ OTHERS: Final = (
 LARGEST: Final = 16 * 2**30
 """Bytes of a pickle: a history of a million entries with their frames has less than 2 GiB."""
 WAY_OUT: Final = "torch.cuda.memory._dump_snapshot(path) writes what is needed"
+
+
+def is_snapshot(begins: bytes) -> bool:
+    """Whether a file that begins so is a pickle, also in gzip."""
+    if begins.startswith(GZIP):
+        try:
+            begins = zlib.decompressobj(31).decompress(begins, 2)  # 31: with the header of gzip
+        except zlib.error:
+            return False
+    return begins.startswith(PICKLE)
 
 
 def read_snapshot(path: str | os.PathLike[str]) -> Any:

@@ -136,3 +136,5 @@ def test_the_device_with_the_most_reserved_is_meant_and_others_are_named() -> No
         torchprof.memory(segments, "cuda:1")
     with pytest.raises(ArgumentError, match="nothing was allocated"):
         torchprof.memory([])
+    with pytest.raises(ArgumentError, match="number 0 of the segments of device 0 cannot be read"):
+        torchprof.memory([3])

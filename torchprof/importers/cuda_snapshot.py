@@ -164,7 +164,7 @@ class CudaSnapshot:
     @property
     def devices(self) -> list[int]:
         """Those with memory or a history."""
-        reserved = {segment.get("device", 0) for segment in self._segments if isinstance(segment, Mapping)}
+        reserved = {segment.get("device", 0) if isinstance(segment, Mapping) else 0 for segment in self._segments}
         return sorted(reserved | {number for number, history in enumerate(self._histories) if history})
 
     def has_history(self, device: int) -> bool:

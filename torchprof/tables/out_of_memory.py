@@ -95,7 +95,7 @@ def explain_oom(
         ExtensionError: the compiled recorder is missing.
 
     Example:
-        >>> print(torchprof.explain_oom("oom.pickle"))  # doctest: +SKIP
+        >>> print(torchprof.explain_oom(torch.cuda.memory._snapshot()))
     """
     check(None, capacity)
     found = CudaSnapshot.of(snapshot)

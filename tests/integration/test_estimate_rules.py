@@ -73,6 +73,11 @@ def attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(x, x, x)
 
 
+def untrained(model: nn.Module, optimizer: object, x: Tensor) -> None:
+    with torch.no_grad():
+        model(x)
+
+
 def norm_then_transposed(x: Tensor) -> Tensor:
     """The gradient of the norm's result is transposed. If that of its input were too, it would be copied to be reshaped."""
     y = F.layer_norm(x.reshape(8, 8, 64), (64,), torch.ones(64), torch.ones(64))
@@ -119,6 +124,9 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "attention": lambda: saved(of(attention, (2, 2, 64, 64))),
     "autocast_to_float32": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
     "capturable_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=capturable)),
+    "cudnn_log_sum_exp": lambda: (
+        of(attention, (2, 2, 64, 64), torch.bfloat16, capacity="H200", step=untrained).memory.peak.bytes
+    ),
     "contiguous_layer_norm_gradients": lambda: blocks(of(norm_then_transposed)),
     "cpu_workspaces": lambda: blocks(of(lambda x: x.sort(-1)[0], device="cpu")),
     "cublas_workspaces": lambda: of(lambda x: x @ x).max_reserved,
@@ -133,6 +141,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "custom_op_workspaces": lambda: notes(of(lambda x: unmeasured(x))),
     "dropout": lambda: saved(of(lambda x: F.dropout(x, 0.5))),
     "finite_gradients": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.SGD, step=scaled)),
+    "flash_gradients": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16)),
     "foreach_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "inductor_for_cuda": lambda: notes(of(torch.sin, compile=True)),
@@ -140,6 +149,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),
     "prod_backward_along_dimension": lambda: blocks(of(lambda x: x.prod(-1))),
+    "safe_softmax": lambda: blocks(of(attention, (2, 64, 64))),
     "saved_random_states": lambda: blocks(of(lambda x: checkpoint(torch.sin, x, use_reentrant=False), device="cpu")),
     "scattered_gradients": lambda: blocks(of(lambda x: x.max(-1).values)),
     "sparse_copy": lambda: blocks(of_embedding(lambda gradient: gradient.coalesce())),

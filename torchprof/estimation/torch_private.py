@@ -21,7 +21,17 @@ import torch
 
 from torchprof.errors import EstimateError
 
-__all__ = ["AUTOCAST_RULE", "COMPILE", "DISPATCHER_RULES", "ESTIMATE", "FEATURES", "GROUPED_MM_RULE", "STANCE", "Feature"]
+__all__ = [
+    "ATTENTION_RULE",
+    "AUTOCAST_RULE",
+    "COMPILE",
+    "DISPATCHER_RULES",
+    "ESTIMATE",
+    "FEATURES",
+    "GROUPED_MM_RULE",
+    "STANCE",
+    "Feature",
+]
 
 
 class Feature:
@@ -139,12 +149,20 @@ DISPATCHER_RULES: Final = Feature(
         "torch.library.Library._destroy",
         "torch.ops.aten._cudnn_rnn",
         "torch.ops.aten._scaled_dot_product_attention_math",
+        "torch.ops.aten._scaled_dot_product_cudnn_attention",
         "torch.ops.aten._scaled_dot_product_efficient_attention",
         "torch.ops.aten._scaled_dot_product_flash_attention",
         "torch.ops.aten.native_dropout",
     ),
 )
 """CUDA's choice of kernels in place of the CPU's: `torchprof.estimation.rules.applied`."""
+
+ATTENTION_RULE: Final = Feature(
+    "The estimate of a model that calls scaled_dot_product_attention, for CUDA,",
+    "Other models can be estimated, and this one for device='cpu'",
+    names={"priority_order": "torch._C._get_sdp_priority_order"},
+)
+"""The order in which attention kernels are tried: `torchprof.estimation.rules.attention_backends`."""
 
 AUTOCAST_RULE: Final = Feature(
     "estimate(device='cuda', amp=...)",
@@ -191,4 +209,4 @@ COMPILE: Final = Feature(
 )
 """Dynamo, AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`."""
 
-FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)
+FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, ATTENTION_RULE, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)

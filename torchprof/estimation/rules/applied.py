@@ -11,7 +11,7 @@ import torch
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.overheads import Overhead
-from torchprof.estimation.rules.registry import Kind, Rule, Workspaces, all_rules
+from torchprof.estimation.rules.registry import Kind, Rule, TargetKernel, Workspaces, all_rules
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import DISPATCHER_RULES, ESTIMATE
 from torchprof.trace.trace import Trace
@@ -38,6 +38,9 @@ class AppliedRules:
         self._rules = [rule for rule in all_rules() if target.device in rule.on and rule.kind not in without]
         made: dict[str, Workspaces] = {rule.name: rule.function(target) for rule in self._of(Kind.WORKSPACE)}
         self._workspaces = list(made.values())
+        kernels: dict[str, TargetKernel] = {rule.name: rule.function(target) for rule in self._of(Kind.TARGET_KERNEL)}
+        self._target_kernels = list(kernels.values())
+        self._kernels = {op: kernels[rule.name] for rule in self._of(Kind.TARGET_KERNEL) for op in rule.ops()}
         workspaces = {op: made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) for op in rule.ops()}
         of_any_op = next((made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects), None)
         in_place, fake_kernels = self._by_op(Kind.IN_PLACE), self._by_op(Kind.FAKE_KERNEL)
@@ -61,7 +64,8 @@ class AppliedRules:
     def installed(self) -> Iterator[None]:
         """Kernels and functions of other libraries are those of the rules, for fake tensors, until the block ends."""
         with ExitStack() as stack:
-            kernels, autocast = self._by_op(Kind.KERNEL), self._by_op(Kind.AUTOCAST)
+            kernels: dict[Any, Callable[..., Any]] = {**self._by_op(Kind.KERNEL), **self._kernels}
+            autocast = self._by_op(Kind.AUTOCAST)
             if kernels or autocast:
                 stack.enter_context(_kernels(kernels, autocast))
             for rule in self._of(Kind.PATCH):
@@ -85,7 +89,8 @@ class AppliedRules:
     def notes(self, trace: Trace) -> list[str]:
         """What is not in the estimate."""
         found = [rule.function(trace, self._target) for rule in self._of(Kind.NOTE)]
-        return [*(note for workspaces in self._workspaces for note in workspaces.notes()), *filter(None, found)]
+        noting: list[Workspaces | TargetKernel] = [*self._workspaces, *self._target_kernels]
+        return [*(note for noted in noting for note in noted.notes()), *filter(None, found)]
 
     def _of(self, kind: Kind) -> list[Rule]:
         return [rule for rule in self._rules if rule.kind is kind]

@@ -142,7 +142,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "dropout": lambda: saved(of(lambda x: F.dropout(x, 0.5))),
     "finite_gradients": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.SGD, step=scaled)),
     "flash_gradients": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16)),
-    "foreach_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
+    "foreach_kernels": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "inductor_for_cuda": lambda: notes(of(torch.sin, compile=True)),
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),

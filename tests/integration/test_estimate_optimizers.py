@@ -1,4 +1,4 @@
-"""How optimizers update parameters on CUDA, one by one or all at once: temporaries of one or of all, in bytes worked out by hand."""
+"""How optimizers update parameters on CUDA, one by one or all at once, with temporaries in bytes worked out by hand."""
 
 from __future__ import annotations
 

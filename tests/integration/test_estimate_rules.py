@@ -122,7 +122,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "all_iterations": lambda: blocks(torchprof.estimate(nn.Linear(8, 8), (1, 8), optimizer=torch.optim.LBFGS)),
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
     "attention": lambda: saved(of(attention, (2, 2, 64, 64))),
-    "autocast_to_float32": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
+    "autocast_of_cuda": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
     "capturable_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=capturable)),
     "cudnn_log_sum_exp": lambda: (
         of(attention, (2, 2, 64, 64), torch.bfloat16, capacity="H200", step=untrained).memory.peak.bytes

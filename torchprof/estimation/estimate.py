@@ -187,7 +187,8 @@ def estimate(
         steps: how many steps to run: an optimizer's state is there from the second on.
         device: ``"cuda"``, or ``"cpu"``.
         capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``.
-        amp: run forward and loss under autocast with this dtype.
+        amp: run forward and loss under autocast with this dtype. A ``step`` of your own says that itself, with
+            ``torch.autocast("cuda")``.
         allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.
         allow_real: names of ops that may run for real, on the CPU, to find out what they return, such as ``("aten::nonzero",
             "mylib::op")``; ``"aten::item"`` stands for ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()``. Also
@@ -222,6 +223,11 @@ def estimate(
     for name, function in (("optimizer", optimizer), ("loss", loss), ("step", step)):
         if function is not None and not callable(function):
             raise ModuleTypeError(f"{name} must be a function, or a class to call, not {type(function).__name__}")
+    if amp is not None and step is not None:
+        raise ArgumentError(
+            f"amp={amp} is for the step that torchprof makes, and step= is your own: say there what runs under autocast, "
+            f"with torch.autocast({device!r}, dtype={amp})"
+        )
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
     target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile)

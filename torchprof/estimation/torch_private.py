@@ -142,7 +142,6 @@ DISPATCHER_RULES: Final = Feature(
     "estimate(device='cpu') works all the same",
     names={
         "FunctionalTensor": "torch._subclasses.functional_tensor.FunctionalTensor",
-        "has_kernel": "torch._C._dispatch_has_kernel_for_dispatch_key",
     },
     methods=(
         "torch._ops.OpOverload.decompose",
@@ -165,14 +164,19 @@ ATTENTION_RULE: Final = Feature(
 """The order in which attention kernels are tried: `torchprof.estimation.rules.attention_backends`."""
 
 AUTOCAST_RULE: Final = Feature(
-    "estimate(device='cuda', amp=...)",
+    "Autocast in estimate(device='cuda')",
     "Estimates without amp, and those for device='cpu', work all the same",
     names={
         "DispatchKey": "torch._C.DispatchKey",
         "DispatchKeySet": "torch._C.DispatchKeySet",
         "ExcludeDispatchKeys": "torch._C._ExcludeDispatchKeyGuard",
+        "make_wrapper": "torch.Tensor._make_wrapper_subclass",
+        "keys_below": "torch._C._dispatch_keyset_full_after",
+        "registered_for": "torch._C._dispatch_get_registrations_for_dispatch_key",
     },
+    methods=("torch.library.get_kernel", "torch._ops.OpOverload.redispatch"),
 )
+"""What autocast casts on CUDA: `torchprof.estimation.rules.autocast`."""
 
 GROUPED_MM_RULE: Final = Feature(
     "The estimate of a model that calls torch._grouped_mm",

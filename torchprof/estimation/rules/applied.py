@@ -65,9 +65,8 @@ class AppliedRules:
         """Kernels and functions of other libraries are those of the rules, for fake tensors, until the block ends."""
         with ExitStack() as stack:
             kernels: dict[Any, Callable[..., Any]] = {**self._by_op(Kind.KERNEL), **self._kernels}
-            autocast = self._by_op(Kind.AUTOCAST)
-            if kernels or autocast:
-                stack.enter_context(_kernels(kernels, autocast))
+            if kernels:
+                stack.enter_context(_kernels(kernels))
             for rule in self._of(Kind.PATCH):
                 stack.enter_context(rule.function(self._target))
             yield
@@ -100,7 +99,7 @@ class AppliedRules:
 
 
 @contextmanager
-def _kernels(kernels: dict[Any, Callable[..., Any]], autocast: dict[Any, Callable[..., Any]]) -> Iterator[None]:
+def _kernels(kernels: dict[Any, Callable[..., Any]]) -> Iterator[None]:
     """Give ops other kernels. Real tensors, which other threads may work on meanwhile, go to those they always had."""
     fakes = (ESTIMATE.FakeTensor, DISPATCHER_RULES.FunctionalTensor)  # the latter while a compiler traces
 
@@ -112,22 +111,16 @@ def _kernels(kernels: dict[Any, Callable[..., Any]], autocast: dict[Any, Callabl
 
         return run
 
-    def with_op(op: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: kernel(op, *args, **kwargs)
-
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         for key in KERNEL_KEYS:
             for op, kernel in kernels.items():
                 library.impl(op, unless_real(op, kernel), key)  # type: ignore[no-untyped-call]
-        for op, kernel in autocast.items():
-            if not DISPATCHER_RULES.has_kernel(op.name(), "AutocastCPU"):
-                library.impl(op, with_op(op, kernel), "AutocastCPU")  # type: ignore[no-untyped-call]
-        _forget_kernels([*kernels, *autocast])
+        _forget_kernels([*kernels])
         yield
     finally:
         library._destroy()  # type: ignore[no-untyped-call]
-        _forget_kernels([*kernels, *autocast])
+        _forget_kernels([*kernels])
 
 
 def _forget_kernels(ops: list[Any]) -> None:

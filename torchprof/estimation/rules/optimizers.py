@@ -16,6 +16,8 @@ from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.torch_private import is_fake_mode_active
 
+HAVE_NAMES: Final = ("torch.optim", "torch.utils._foreach_utils")
+"""Modules that ask what foreach kernels take."""
 NEVER: Final = -2
 """A tolerance below which nothing gets."""
 
@@ -76,8 +78,8 @@ def _with_cpu(listed: Callable[..., list[str]]) -> Callable[..., list[str]]:
 
 def _modules_with(name: str) -> list[Any]:
     """The modules of PyTorch that have imported a name."""
-    own = (torch.utils._foreach_utils, *(module for key, module in list(sys.modules.items()) if key.startswith("torch.optim")))
-    return [module for module in own if name in vars(module)]
+    loaded = list(sys.modules.items())
+    return [module for key, module in loaded if key.startswith(HAVE_NAMES) and name in vars(module)]
 
 
 @rule(

@@ -24,7 +24,6 @@ class Kind(Enum):
     TARGET_KERNEL = (
         "the same, where it depends on the GPU: a class of `TargetKernel`, made once for an estimate from its target"
     )
-    AUTOCAST = "the same under autocast, for ops that autocast of the CPU leaves alone: (op, *args, **kwargs) -> result"
     FAKE_KERNEL = "what an op returns, in place of PyTorch's fake kernel: (*args, **kwargs) -> result"
     SPARSE_KERNEL = "the same, where an argument is sparse: (op, *args, **kwargs) -> result, or NotImplemented"
     RESULT = "what PyTorch's fake kernel returned: (op, args, kwargs, returned) -> result"

@@ -78,6 +78,15 @@ def untrained(model: nn.Module, optimizer: object, x: Tensor) -> None:
         model(x)
 
 
+def asking(model: nn.Module, optimizer: object, x: Tensor) -> None:
+    torch.zeros(1024 if torch.cuda.get_device_capability() == (8, 0) else 1)
+
+
+def emptying(x: Tensor) -> Tensor:
+    torch.cuda.empty_cache()
+    return x * 2
+
+
 def norm_then_transposed(x: Tensor) -> Tensor:
     """The gradient of the norm's result is transposed. If that of its input were too, it would be copied to be reshaped."""
     y = F.layer_norm(x.reshape(8, 8, 64), (64,), torch.ones(64), torch.ones(64))
@@ -132,6 +141,9 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "cublas_workspaces": lambda: of(lambda x: x @ x).max_reserved,
     "cuda_context": lambda: of(torch.sin).device_memory,
     "cuda_library_workspaces": lambda: notes(of(lambda x: torch.linalg.qr(x)[0])),
+    "cuda_devices": lambda: blocks(of(lambda x: x.to("cuda"))),
+    "cuda_queries": lambda: torchprof.estimate(nn.Linear(8, 8), (1, 8), step=asking, steps=1).memory.peak.bytes,
+    "cuda_reserved": lambda: notes(of(emptying)),
     "cudnn_convolution": lambda: of_images(torch.float16).memory.peak.bytes,
     "cudnn_plans": lambda: notes(of_images(torch.float16)),
     "cudnn_rnn": lambda: saved(recurrent()),

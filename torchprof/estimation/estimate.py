@@ -230,7 +230,7 @@ def estimate(
         )
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
-    target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile)
+    target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile, limit)
     needed = {
         ESTIMATE: True,
         STANCE: True,

@@ -23,11 +23,13 @@ class Target:
         device: ``"cpu"`` or ``"cuda"``.
         gpu: its name in ``torchprof.GPUS``, or None where only its memory is known, or nothing.
         compiled: whether ``torch.compile`` is predicted.
+        memory: bytes that it has, where they are known.
     """
 
     device: Device
     gpu: str | None = None
     compiled: bool = False
+    memory: int | None = None
 
     @property
     def capability(self) -> tuple[int, int]:

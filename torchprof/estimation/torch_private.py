@@ -25,6 +25,7 @@ __all__ = [
     "ATTENTION_RULE",
     "AUTOCAST_RULE",
     "COMPILE",
+    "CUDA_NAMES",
     "DISPATCHER_RULES",
     "ESTIMATE",
     "FEATURES",
@@ -213,4 +214,12 @@ COMPILE: Final = Feature(
 )
 """Dynamo, AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`."""
 
-FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, ATTENTION_RULE, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)
+CUDA_NAMES: Final = Feature(
+    "estimate(device='cuda')",
+    "estimate(device='cpu') works all the same",
+    names={"constructors": "torch.utils._device._device_constructors", "devices": "torch.utils._device"},
+    methods=("torch.utils._device.CURRENT_DEVICE", "torch.utils._device.DeviceContext"),
+)
+"""The functions that make tensors on a device that is named: `torchprof.estimation.rules.cuda_devices`."""
+
+FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, CUDA_NAMES, ATTENTION_RULE, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)

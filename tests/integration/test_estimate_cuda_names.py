@@ -103,7 +103,7 @@ def test_a_default_device_holds_for_the_estimate_and_stays() -> None:
     try:
         torch.set_default_device("cuda")
         found = torchprof.estimate(lambda: Net(lambda x: torch.zeros(64)), (4, 8), step=untrained, steps=1)
-        assert torch.utils._device.CURRENT_DEVICE == torch.device("cuda")
+        assert torch.device("cuda") == torch.utils._device.CURRENT_DEVICE
     finally:
         torch.set_default_device(None)
     assert found.memory.peak.bytes == of(lambda x: torch.zeros(64)).memory.peak.bytes

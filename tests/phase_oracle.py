@@ -57,7 +57,7 @@ def phase_of(at: int, found: list[Span | None]) -> tuple[Phase, bool]:
     span = found[at]
     if span is None:
         return Phase.OTHER, True
-    waits = span.is_range and span.phase in (Phase.OTHER, Phase.OPTIMIZER)
+    waits = span.is_range and span.phase in (Phase.OTHER, Phase.OPTIMIZER, Phase.BACKWARD)
     if waits and span.phase is Phase.OPTIMIZER:  # between forward and backward it is the Python of a closure
         before = next((each for each in reversed(found[:at]) if each is not span), None)
         after = next((each for each in found[at:] if each is not span), None)

@@ -45,7 +45,9 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.exporters.chrome import export_chrome as export_chrome
     from torchprof.exporters.flame_graphs import export_folded as export_folded
     from torchprof.exporters.flame_graphs import export_speedscope as export_speedscope
+    from torchprof.importers.load import load as load
     from torchprof.record.ceilings import ceilings as ceilings
+    from torchprof.record.data import data as data
     from torchprof.record.profile import profile as profile
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
@@ -63,7 +65,6 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.trace.ceilings import Ceilings as Ceilings
     from torchprof.trace.schema import Phase as Phase
     from torchprof.trace.trace import Trace as Trace
-    from torchprof.trace.trace import load as load
 
 _MODULES: Final = {
     "CATEGORIES": "torchprof.analysis.memory.categories",
@@ -94,12 +95,13 @@ _MODULES: Final = {
     "by_step": "torchprof.tables.by_step",
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",
+    "data": "torchprof.record.data",
     "estimate": "torchprof.estimation.estimate",
     "export_chrome": "torchprof.exporters.chrome",
     "export_folded": "torchprof.exporters.flame_graphs",
     "export_speedscope": "torchprof.exporters.flame_graphs",
     "gpu": "torchprof.tables.gpu",
-    "load": "torchprof.trace.trace",
+    "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",
     "memory": "torchprof.tables.memory",
     "profile": "torchprof.record.profile",

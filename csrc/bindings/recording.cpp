@@ -1,6 +1,7 @@
 // Starting, stepping and stopping a recording.
 #include <ATen/record_function.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Storage.h>
 
 #include <optional>
 #include <stdexcept>
@@ -11,6 +12,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/block.h"
 #include "bindings/unread.h"
 #include "session/session.h"
 
@@ -37,7 +39,8 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
                      int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
-                     const py::object& loader_iter) {
+                     const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
+                     const std::string& thread_name, const py::object& run_backward, const py::object& slice) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -48,14 +51,20 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   for (const py::object& each : profiler_switches) {
     options.profiler_switches.push_back(each.ptr());
   }
+  for (const py::object& each : ahead_of_time) {
+    options.ahead_of_time.push_back(each.ptr());
+  }
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
+  options.run_backward = run_backward.is_none() ? nullptr : run_backward.ptr();
   options.on_evaluator = on_evaluator.is_none() ? nullptr : on_evaluator.ptr();
   options.flops = flops;
   options.flop_outputs = flop_outputs;
   options.aggregate = aggregate;
+  options.thread_name = thread_name;
   options.device_recorder = gpu;
   options.device_type = device_type;
   options.held = held_from_python(held);
+  options.slice = THPStorage_Check(slice.ptr()) ? THPStorage_Unpack(slice.ptr()).unsafeGetStorageImpl() : nullptr;
   start(owner.ptr(), options);
 }
 
@@ -84,8 +93,9 @@ void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::ve
   totals.merge_shapes({std::move(flops), std::move(moved), std::move(unknown)});
 }
 
-// The tables by name, the strings that they refer to, and what else is known about the recording.
-py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
+// What was recorded becomes that of the block: the tables by name, the strings that they refer to, and what else is known.
+void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
+  auto& block = owner.cast<Block&>();
   Recorded recorded = stop(owner.ptr(), held_from_python(held), may_wait);
   const bool stepped = !recorded.tables.steps.empty();
   const py::dict tables = to_arrays(recorded.tables);
@@ -102,7 +112,7 @@ py::tuple stop_recording(const py::object& owner, const std::vector<HeldTuple>& 
   if (!stepped) {
     facts["phase_ns"] = recorded.phase_times;
   }
-  return py::make_tuple(tables, strings, facts);
+  block.recorded = py::make_tuple(tables, strings, facts);
 }
 
 // What a recording installs in this process. Tests compare it before and after. It reads the globals of this library, so it cannot be
@@ -123,7 +133,9 @@ void define_recording(py::module_& module) {
   module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
              "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
-             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none());
+             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
+             "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
+             "slice"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

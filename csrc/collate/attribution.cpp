@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "collate/optimizer.h"
+#include "trace/range_names.h"
 
 namespace torchprof {
 namespace {
@@ -14,14 +14,18 @@ Role role(std::string_view name) {
   if (starts("autograd::engine::evaluate_function")) {
     return Role::kEngine;
   }
+  if (name == kBackwardRange) {
+    return Role::kRun;
+  }
   if (name == "torch::autograd::AccumulateGrad") {
     return Role::kAccumulation;
   }
   if (starts("Optimizer.step#") || starts("Optimizer.zero_grad#")) {
     return Role::kOptimizer;
   }
-  // The first two are ranges of PyTorch, around next(); the last is that of LoaderObserver.
-  const bool loads = starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange;
+  // The first two are ranges of PyTorch, around next(); then that of FunctionRanges, and of torchprof.data.
+  const bool loads =
+      starts("enumerate(DataLoader)") || starts("enumerate(DataPipe)") || name == kLoaderRange || starts("torchprof.data(");
   return loads ? Role::kLoader : Role::kPlain;
 }
 
@@ -107,7 +111,7 @@ class Attribution {
     if ((parent != nullptr && phase(*parent) == Phase::kData) || (role_of(op) == Role::kLoader && op.scope == kUserScope)) {
       return Phase::kData;
     }
-    if (role_of(op) == Role::kEngine) {
+    if (role_of(op) == Role::kEngine || (role_of(op) == Role::kRun && op.scope == kUserScope)) {
       return Phase::kBackward;
     }
     if (role_of(op) == Role::kOptimizer && op.scope == kUserScope) {
@@ -237,10 +241,10 @@ std::vector<Role> roles(const Tables& tables) {
   return found;
 }
 
-std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held) {
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                     ModelTensors& tensors) {
   std::vector<int32_t> ran_in = Attribution(tables).run();
-  attribute_optimizer(tables, held);
-  return ran_in;
+  return {std::move(ran_in), attribute_optimizer(tables, events, held, tensors)};
 }
 
 }  // namespace torchprof

@@ -4,12 +4,13 @@
 #include <string_view>
 #include <vector>
 
+#include "collate/optimizer.h"
 #include "trace/tables.h"
 
 namespace torchprof {
 
 // What the name of an op says about it.
-enum class Role : uint8_t { kPlain, kEngine, kAccumulation, kOptimizer, kLoader };
+enum class Role : uint8_t { kPlain, kEngine, kRun, kAccumulation, kOptimizer, kLoader };
 
 std::vector<Role> roles(const Tables& tables);  // by row of strings
 
@@ -20,8 +21,14 @@ inline Phase phase(const ModuleCall& call) {
                                            : Phase::kForward;
 }
 
+struct Attributed {
+  std::vector<int32_t> ran_in;  // the call each op ran in, which may not be the call that it is attributed to
+  StateOwners state_owners;
+};
+
 // Fills in the phases, and attributes backward ops, the accumulation of gradients and the updates of parameters to module calls of
-// the forward pass. `held` says which module has which parameter. Returns the calls that the ops ran in.
-std::vector<int32_t> attribute(Tables& tables, const std::vector<Held>& held);
+// the forward pass: see attribute_optimizer().
+Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                     ModelTensors& tensors);
 
 }  // namespace torchprof

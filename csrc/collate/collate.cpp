@@ -143,7 +143,7 @@ void translate(DeviceReport& devices, Interner& interner, const TickConverter& c
 }  // namespace
 
 Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-                 Outstanding& outstanding) {
+                 Carried& carried) {
   const TickConverter& clock = context.clock;
   Tables tables;
   Interner interner;
@@ -188,7 +188,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   sort_by_time(memory.events);
   sort_by_time(met);
   sort_by_time(totals);
-  memory.around = add_blocks_met(memory.events, met, context.held, outstanding);
+  memory.around = carried.blocks.add_to(memory.events, met, context.held, carried.outstanding);
   for (const Moments::Named& mark : context.moments.marks) {
     tables.marks.push_back({clock.ns(mark.ticks), interner.string(mark.name), 0});
   }
@@ -206,7 +206,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
 
   memory.held = context.held;
   memory.end = clock.ns(context.end);
-  memory.ran_in = attribute(tables, context.held);
+  memory.attributed = attribute(tables, context.memory ? &memory.events : nullptr, context.held, carried.tensors);
   tables.device_clock_error =
       std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
   PhaseTimes times = find_phase_times(tables, first_rows, context.main_thread, memory.end);
@@ -216,7 +216,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
     tables.allocator_totals = find_unreported(totals, memory.events);
   }
   if (!tables.steps.empty()) {
-    account_steps(tables.steps, memory.events, outstanding);
+    account_steps(tables.steps, memory.events, carried.outstanding);
   }
   assign_signatures(tables, arguments);
   return {std::move(tables), std::move(times)};

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "collate/blocks_met.h"
+#include "collate/optimizer.h"
 #include "collate/phase_times.h"
 #include "collate/step_memory.h"
 #include "trace/clock.h"
@@ -45,8 +47,14 @@ struct Collated {
   PhaseTimes times;
 };
 
-// Empties the logs. `outstanding` is the memory that was allocated and not freed before the logs began; it is brought up to date.
-Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
-                 Outstanding& outstanding);
+// What logs need to know of those before them; it is brought up to date.
+struct Carried {
+  Outstanding outstanding;
+  BlocksMet blocks;
+  ModelTensors tensors;
+};
+
+// Empties the logs.
+Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Carried& carried);
 
 }  // namespace torchprof

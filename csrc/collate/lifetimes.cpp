@@ -6,9 +6,7 @@
 #include <utility>
 
 #include "collate/allocation_index.h"
-#include "collate/attribution.h"
 #include "collate/block_key.h"
-#include "collate/state_owners.h"
 
 namespace torchprof {
 namespace {
@@ -65,7 +63,7 @@ class Lifetimes {
   }
 
   int32_t call_of(const MemoryEvent& event) const {
-    const bool follows_op = event.op != kNoRow && reports_.ran_in[event.op] == event.module_call;
+    const bool follows_op = event.op != kNoRow && reports_.attributed.ran_in[event.op] == event.module_call;
     return follows_op ? tables_.ops[event.op].module_call : event.module_call;
   }
   int32_t module_of(int32_t call) const {
@@ -77,11 +75,14 @@ class Lifetimes {
     if (tensor.storage_bytes == 0 || tensor.storage == 0) {
       return kNoRow;
     }
-    if (const int32_t found = index_->find(tensor.storage, tensor.device_type, time); found != kNoRow) {
+    return allocation_at(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index, time);
+  }
+
+  int32_t allocation_at(uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index, int64_t time) {
+    if (const int32_t found = index_->find(address, device_type, time); found != kNoRow) {
       return found;
     }
-    if (const auto outer = reports_.around.find(tensor.storage);
-        tensor.device_type == kCpuDevice && outer != reports_.around.end()) {
+    if (const auto outer = reports_.around.find(address); device_type == kCpuDevice && outer != reports_.around.end()) {
       const Around& around = outer->second;
       if (around.address == kNothing) {
         return kNoRow;
@@ -93,7 +94,7 @@ class Lifetimes {
         return found->second;
       }
     }
-    return unreported(tensor.storage, tensor.storage_bytes, tensor.device_type, tensor.device_index, time);
+    return unreported(address, bytes, device_type, device_index, time);
   }
 
   // A block that was in use at a time, though nobody reported its allocation: it is from before the recording, unless another one was
@@ -140,13 +141,12 @@ class Lifetimes {
   void mark_operands() {
     for (const Op& op : tables_.ops) {
       const uint16_t how = how_it_reads(op);  // even if it is 0, the block is one of the program's
-      read_.clear();
       for (uint32_t i = 0; i < op.n_inputs; ++i) {
-        read_.push_back(allocation_of(tables_.operands[op.inputs + i], op.start));
-        use(read_.back(), how);
-      }
-      if (how == kReadByOptimizer) {
-        own_state(tables_, op, read_);
+        const int32_t row = allocation_of(tables_.operands[op.inputs + i], op.start);
+        use(row, how);
+        if (how == kReadByOptimizer && row != kNoRow) {
+          own_state(tables_.allocations[row], op.inputs + i);
+        }
       }
       if (roles_[op.signature] == Role::kAccumulation && op.n_inputs != 0) {
         const int32_t row = allocation_of(tables_.operands[op.inputs], op.start);
@@ -154,6 +154,16 @@ class Lifetimes {
           make_gradient(row, op);
         }
       }
+    }
+  }
+
+  // What an optimizer reads and no op or module says the owner of: its state from before the recording, for example.
+  void own_state(Allocation& state, uint32_t operand) const {
+    const StateOwners& owners = reports_.attributed.state_owners;
+    if (const auto owner = owners.find(operand); owner != owners.end() && state.module == kNoRow) {
+      const auto module = modules_.find(owner->second);
+      state.module =
+          module != modules_.end() ? module->second : kNoRow;  // it was called in an earlier step, which is summed up
     }
   }
 
@@ -222,7 +232,7 @@ class Lifetimes {
   // The end of the outermost call, or if there is none of the outermost op, or of the whole step of an optimizer.
   int64_t end_of_what_made(const Allocation& allocation) const {
     const int32_t op = allocation.op;
-    const int32_t call = op != kNoRow ? reports_.ran_in[op] : allocation.module_call;
+    const int32_t call = op != kNoRow ? reports_.attributed.ran_in[op] : allocation.module_call;
     if (call != kNoRow) {
       int32_t outermost = call;
       while (tables_.module_calls[outermost].parent != kNoRow) {
@@ -241,22 +251,21 @@ class Lifetimes {
   }
 
   void mark_held() {
-    std::unordered_map<uint64_t, int32_t> modules;
     for (size_t row = 0; row < tables_.modules.size(); ++row) {
-      modules[tables_.modules[row].address] = static_cast<int32_t>(row);
+      modules_[tables_.modules[row].address] = static_cast<int32_t>(row);
     }
     for (const Held& held : reports_.held) {
       if (held.bytes == 0) {
         continue;
       }
-      const auto [module, added] = modules.try_emplace(held.module, static_cast<int32_t>(tables_.modules.size()));
+      const auto [module, added] = modules_.try_emplace(held.module, static_cast<int32_t>(tables_.modules.size()));
       if (added) {
         tables_.modules.push_back({held.module, string(held.type), 0});
       }
       const int64_t time = held.at_end ? reports_.end : 0;
-      int32_t row = index_->find(held.address, held.device_type, time);
+      const int32_t row = allocation_at(held.address, held.bytes, held.device_type, held.device_index, time);
       if (row == kNoRow) {
-        row = unreported(held.address, held.bytes, held.device_type, held.device_index, time);
+        continue;
       }
       Allocation& allocation = tables_.allocations[row];
       if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // if modules share it, it belongs to the first
@@ -280,7 +289,7 @@ class Lifetimes {
   const std::vector<Role> roles_;
   const AllocationIndex* index_ = nullptr;
   size_t paired_ = 0;                                                  // rows from here on are from before the recording
-  std::vector<int32_t> read_;                                          // of the inputs of the op at hand
+  std::unordered_map<uint64_t, int32_t> modules_;                      // address -> row
   std::vector<int32_t> row_of_tensor_;                                 // of each tensor, the allocation it was last found in
   using Free = std::pair<int64_t, int32_t>;                            // its time and op
   std::unordered_map<uint64_t, std::vector<Free>> frees_from_before_;  // by address

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "collate/attribution.h"
 #include "collate/blocks_met.h"
 #include "trace/tables.h"
 
@@ -17,8 +18,8 @@ struct MemoryReports {
   std::vector<MemoryEvent> events;  // in order of time
   BlocksAround around;
   std::vector<Held> held;
-  std::vector<int32_t> ran_in;  // the call each op ran in, which may not be the call that it is attributed to
-  int64_t end = 0;              // of the recording
+  Attributed attributed;
+  int64_t end = 0;  // of the recording
 };
 
 // Fills in tables.allocations. Needs the phases and module calls of the ops.

@@ -1,146 +1,200 @@
 #include "collate/optimizer.h"
 
 #include <algorithm>
-#include <unordered_map>
+#include <optional>
 #include <utility>
 
 #include "collate/attribution.h"
+#include "collate/block_key.h"
+#include "collate/update_graph.h"
 
 namespace torchprof {
 namespace {
 
-// Nothing says to which parameter a tensor of the optimizer's state belongs, so it is learned: what an op reads beside a parameter or
-// its gradient belongs to that parameter, and so does what it returns. Only gradients are remembered from one step to the next.
-// Addresses are reused, and the result for a step must not depend on what was recorded before it.
+constexpr uint64_t kShared = 0;
+
 class OptimizerAttribution {
  public:
-  OptimizerAttribution(Tables& tables, const std::vector<Held>& held) : tables_(tables) {
+  OptimizerAttribution(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                       ModelTensors& tensors)
+      : tables_(tables), events_(events), tensors_(tensors) {
     std::unordered_map<uint64_t, int32_t> modules;
-    calls_.resize(tables.modules.size());
-    for (size_t row = 0; row < tables.modules.size(); ++row) {
-      modules[tables.modules[row].address] = static_cast<int32_t>(row);
-    }
-    for (size_t row = 0; row < tables.module_calls.size(); ++row) {
-      calls_[tables.module_calls[row].module].push_back(static_cast<int32_t>(row));
-    }
-    for (const Held& item : held) {
-      const auto module = modules.find(item.module);
-      if ((item.uses & kParameter) != 0 && module != modules.end()) {
-        parameters_.try_emplace(item.address, module->second);
+    const auto row_of = [&](uint64_t module) {
+      const auto [row, is_new] = modules.try_emplace(module, static_cast<int32_t>(modules_.size()));
+      if (is_new) {
+        modules_.push_back(module);
       }
+      return row->second;
+    };
+    for (const Module& module : tables.modules) {
+      rows_.push_back(row_of(module.address));
+    }
+    for (const auto& [key, tensor] : tensors) {
+      held_[key] = {tensor.module == kShared ? kNoOwner : row_of(tensor.module), tensor.is_parameter};
+    }
+    for (const auto& [key, tensor] : held_by_model(true, held)) {
+      if (tensor.is_parameter && tensor.module != kShared) {
+        made_.emplace(key, Made{row_of(tensor.module), SIZE_MAX});
+      }
+    }
+    for (size_t at = 0; events != nullptr && !made_.empty() && at < events->size(); ++at) {
+      const MemoryEvent& event = (*events)[at];
+      if (const auto made = made_.find(block_key(event.address, event.device_type)); made != made_.end() && event.bytes > 0) {
+        made->second.event = at;
+      }
+    }
+    calls_.resize(modules_.size());
+    for (size_t row = 0; row < tables.module_calls.size(); ++row) {
+      const ModuleCall& call = tables.module_calls[row];
+      calls_[rows_[call.module]].emplace_back(call.start, static_cast<int32_t>(row));
+    }
+    for (auto& calls : calls_) {
+      std::sort(calls.begin(), calls.end());
     }
   }
 
-  // rows: of the ops that accumulate gradients and of those of optimizers, in order of their start.
-  void run(const std::vector<int32_t>& rows) {
+  // rows: of the ops that accumulate gradients and of those of optimizers.
+  StateOwners run(const std::vector<int32_t>& rows) {
+    std::vector<Moment> moments;
+    moments.reserve(2 * rows.size());
     for (const int32_t row : rows) {
-      const Op& op = tables_.ops[row];
-      if (phase(op) != Phase::kOptimizer) {
-        learn_gradients(op);
-        waiting_.clear();  // in a closure, backward runs between the updates
-      } else if (op.scope != kUserScope) {
-        follow(row);
-      } else if (op.parent == kNoRow || phase(tables_.ops[op.parent]) != Phase::kOptimizer) {
-        learned_.clear();
-        waiting_.clear();
+      moments.push_back({tables_.ops[row].start, row, false});
+      if (tables_.ops[row].end != kNever) {
+        moments.push_back({tables_.ops[row].end, row, true});
       }
     }
+    std::stable_sort(moments.begin(), moments.end(), [](const Moment& a, const Moment& b) { return a.time < b.time; });
+    begin_window();
+    for (const Moment& moment : moments) {
+      while (moment.time > window_end_) {
+        finish_window();
+        begin_window();
+      }
+      follow_memory(moment);
+      follow(moment);
+    }
+    finish_window();
+    follow_memory({INT64_MAX, kNoRow, false});
+    tensors_.clear();
+    for (const auto& [key, held] : held_) {
+      tensors_[key] = {held.module == kNoOwner ? kShared : modules_[held.module], held.is_parameter};
+    }
+    return std::move(owners_);
   }
 
  private:
-  void learn_gradients(const Op& op) {
-    for (uint32_t i = 0; i < op.n_inputs && op.module_call != kNoRow; ++i) {
-      gradients_[storage(op.inputs + i)] = static_cast<int32_t>(tables_.module_calls[op.module_call].module);
+  struct Moment {
+    int64_t time;
+    int32_t row;
+    bool is_end;
+  };
+
+  // A window ends with a step of the loop.
+  void begin_window() {
+    window_start_ = window_end_;
+    window_end_ = next_step_ < tables_.steps.size() ? tables_.steps[next_step_++].end : INT64_MAX;
+    graph_.emplace(tables_, held_, events_ != nullptr);
+  }
+
+  void follow_memory(const Moment& moment) {
+    for (; events_ != nullptr && next_event_ < events_->size(); ++next_event_) {
+      const MemoryEvent& event = (*events_)[next_event_];
+      if (moment.is_end ? event.time >= moment.time : event.time > moment.time) {
+        break;
+      }
+      const uint64_t key = block_key(event.address, event.device_type);
+      graph_->forget(key);
+      if (const auto made = made_.find(key); made != made_.end() && made->second.event == next_event_) {
+        held_[key] = {made->second.module, true};
+      }
     }
   }
 
-  // An op whose inputs are not known prepares what comes next, and gets the module of the next op that has one: it scales state from
-  // before the recording, or reads only numbers, such as the count of steps.
-  void follow(int32_t row) {
-    const Op& op = tables_.ops[row];
-    const auto [module, tensors] = owner_of(op);
-    if (module != kNoRow) {
-      for (const int32_t before : waiting_) {
-        assign(before, module);
+  void follow(const Moment& moment) {
+    const Op& op = tables_.ops[moment.row];
+    if (phase(op) == Phase::kOptimizer) {
+      if (op.scope != kUserScope) {
+        moment.is_end ? graph_->end(moment.row) : graph_->begin(moment.row);
       }
-      waiting_.clear();
-      assign(row, module);
-    } else if (tensors > 1) {
-      waiting_.clear();  // it reads tensors of several modules
     } else {
-      waiting_.push_back(row);
+      const auto& calls = tables_.module_calls;
+      const int32_t module = op.module_call == kNoRow ? kUnknownOwner : rows_[calls[op.module_call].module];
+      const uint32_t first = moment.is_end ? op.outputs : op.inputs;
+      for (uint32_t i = first; i < first + (moment.is_end ? op.n_outputs : op.n_inputs); ++i) {
+        graph_->accumulate(i, module, !moment.is_end && op.scope == kBackwardScope);
+      }
     }
+  }
+
+  // Ops that read only numbers, such as the count of steps, prepare what comes next and get the module of the next op that has one.
+  // Ops inside another one follow it, unless that one is for several modules.
+  void finish_window() {
+    graph_->find_owners();
+    std::vector<int32_t> numbers;
+    std::vector<std::pair<int32_t, int32_t>> inner;  // row, module
+    graph_->for_each_op([&](int32_t row, int32_t module, bool uses_only_numbers) {
+      const int32_t parent = tables_.ops[row].parent;
+      if (parent != kNoRow && phase(tables_.ops[parent]) == Phase::kOptimizer && tables_.ops[parent].scope != kUserScope) {
+        inner.emplace_back(row, module);
+        return;
+      }
+      if (module == kUnknownOwner && uses_only_numbers) {
+        numbers.push_back(row);
+        return;
+      }
+      if (module >= 0) {
+        numbers.push_back(row);
+        for (const int32_t one : numbers) {
+          assign(one, module);
+        }
+      }
+      numbers.clear();
+    });
+    for (const auto& [row, module] : inner) {
+      Op& op = tables_.ops[row];
+      if ((tables_.ops[op.parent].flags & kAttributed) != 0) {
+        op.module_call = tables_.ops[op.parent].module_call;
+        op.flags |= kAttributed;
+      } else if (module >= 0) {
+        assign(row, module);
+      }
+    }
+    graph_->for_each_tensor([&](uint32_t operand, int32_t module) { owners_[operand] = modules_[module]; });
   }
 
   void assign(int32_t row, int32_t module) {
     Op& op = tables_.ops[row];
-    learn(op.inputs, op.n_inputs, module);
-    learn(op.outputs, op.n_outputs, module);
-    if (const int32_t call = latest_call(module, op.start); call != kNoRow) {
-      op.module_call = call;
+    const auto& calls = calls_[module];
+    const auto after = std::upper_bound(calls.begin(), calls.end(), std::pair{op.start, INT32_MAX});
+    if (after != calls.begin() && std::prev(after)->first > window_start_) {
+      op.module_call = std::prev(after)->second;
+      op.flags |= kAttributed;
+    } else if (after != calls.end() && after->first <= window_end_) {
+      op.module_call = after->second;
       op.flags |= kAttributed;
     }
   }
 
-  // The module, if there is one, and how many inputs are more than a number. Parameters come first, as they are certain; what was
-  // learned is not.
-  std::pair<int32_t, size_t> owner_of(const Op& op) const {
-    size_t tensors = 0;
-    for (uint32_t i = 0; i < op.n_inputs; ++i) {
-      tensors += is_number(op.inputs + i) ? 0 : 1;
-    }
-    for (const auto* known : {&parameters_, &learned_, &gradients_}) {
-      int32_t module = kNoRow;
-      for (uint32_t i = 0; i < op.n_inputs; ++i) {
-        const auto found = known->find(storage(op.inputs + i));
-        if (found == known->end() || (known != &parameters_ && is_number(op.inputs + i))) {
-          continue;
-        }
-        if (module != kNoRow && found->second != module) {
-          return {kNoRow, tensors};
-        }
-        module = found->second;
-      }
-      if (module != kNoRow) {
-        return {module, tensors};
-      }
-    }
-    return {kNoRow, tensors};
-  }
-
-  void learn(uint32_t first, uint32_t count, int32_t module) {
-    for (uint32_t i = first; i < first + count; ++i) {
-      if (!is_number(i)) {  // all parameters share a learning rate
-        learned_[storage(i)] = module;
-      }
-    }
-  }
-
-  int32_t latest_call(int32_t module, int64_t time) const {
-    int32_t latest = kNoRow;
-    for (auto call = calls_[module].rbegin(); call != calls_[module].rend() && latest == kNoRow; ++call) {
-      if (tables_.module_calls[*call].start <= time) {
-        latest = *call;
-      }
-    }
-    return latest;
-  }
-
-  uint64_t storage(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]].storage; }
-
-  bool is_number(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]].storage_bytes <= kNumber; }
-
-  static constexpr int64_t kNumber = 8;
-
   Tables& tables_;
-  std::vector<std::vector<int32_t>> calls_;           // by module
-  std::unordered_map<uint64_t, int32_t> parameters_;  // storage -> module
-  std::unordered_map<uint64_t, int32_t> gradients_;
-  std::unordered_map<uint64_t, int32_t> learned_;
-  std::vector<int32_t> waiting_;  // ops since the latest one that had a module
+  const std::vector<MemoryEvent>* events_;  // null: not recorded
+  ModelTensors& tensors_;
+  std::vector<uint64_t> modules_;  // their addresses: those of the trace, then others of the model
+  std::vector<std::vector<std::pair<int64_t, int32_t>>> calls_;  // by module: start, row
+  std::vector<int32_t> rows_;  // by module of the trace, in modules_: a lazy module is there twice, as its class changes
+  HeldTensors held_;
+  struct Made {
+    int32_t module;
+    size_t event;  // the one that allocated it
+  };
+  std::unordered_map<uint64_t, Made> made_;  // parameters that the model has at the end
+  std::optional<UpdateGraph> graph_;
+  int64_t window_start_ = INT64_MIN;
+  int64_t window_end_ = INT64_MIN;
+  size_t next_step_ = 0;
+  size_t next_event_ = 0;
+  StateOwners owners_;
 };
 
-// Gradients are accumulated on one thread and used on another, so these are sorted by their start.
 std::vector<int32_t> rows_of_interest(const Tables& tables) {
   const std::vector<Role> role = roles(tables);
   const auto accumulates = [&](int32_t row) { return row != kNoRow && role[tables.ops[row].signature] == Role::kAccumulation; };
@@ -151,16 +205,30 @@ std::vector<int32_t> rows_of_interest(const Tables& tables) {
       rows.push_back(static_cast<int32_t>(row));
     }
   }
-  std::stable_sort(rows.begin(), rows.end(), [&](int32_t a, int32_t b) { return tables.ops[a].start < tables.ops[b].start; });
   return rows;
 }
 
 }  // namespace
 
-void attribute_optimizer(Tables& tables, const std::vector<Held>& held) {
-  if (const std::vector<int32_t> rows = rows_of_interest(tables); !rows.empty()) {
-    OptimizerAttribution(tables, held).run(rows);
+ModelTensors held_by_model(bool at_end, const std::vector<Held>& held) {
+  ModelTensors tensors;
+  for (const Held& item : held) {
+    if ((item.uses & (kParameter | kGradient)) == 0 || item.at_end != at_end || item.bytes == 0) {
+      continue;
+    }
+    const ModelTensor tensor{item.module, (item.uses & kParameter) != 0};
+    const auto [known, is_new] = tensors.try_emplace(block_key(item.address, item.device_type), tensor);
+    if (!is_new && known->second.module != item.module) {
+      known->second.module = kShared;
+    }
   }
+  return tensors;
+}
+
+StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
+                                ModelTensors& tensors) {
+  const std::vector<int32_t> rows = rows_of_interest(tables);
+  return tensors.empty() && rows.empty() ? StateOwners{} : OptimizerAttribution(tables, events, held, tensors).run(rows);
 }
 
 }  // namespace torchprof

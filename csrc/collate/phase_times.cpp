@@ -36,7 +36,8 @@ class Timeline {
     while (row.op < last.op || row.module_call < last.module_call) {
       if (row.module_call == last.module_call || (row.op < last.op && is_op_first(row.op, row.module_call))) {
         const Op& op = tables_.ops[row.op];
-        const bool waits = op.scope == kUserScope && (phase(op) == Phase::kOther || phase(op) == Phase::kOptimizer);
+        const bool waits = op.scope == kUserScope &&
+                           (phase(op) == Phase::kOther || phase(op) == Phase::kOptimizer || phase(op) == Phase::kBackward);
         open(op.start, {closed_end(tables_.ops, row.op), &times_.op_self[row.op], phase(op), waits});
         ++row.op;
       } else {
@@ -89,8 +90,9 @@ class Timeline {
       if (until > now_) {
         *top.self += until - now_;
         // Around forward and backward in the step of an optimizer is the Python of its closure.
-        const bool in_closure = top.before != Phase::kOptimizer || (!ends && next != Phase::kOptimizer);
-        append(segments_, {now_, until, top.waits && in_closure ? Phase::kOther : top.phase, top.waits});
+        const bool in_closure = top.waits && top.phase == Phase::kOptimizer &&
+                                (top.before != Phase::kOptimizer || (!ends && next != Phase::kOptimizer));
+        append(segments_, {now_, until, in_closure ? Phase::kOther : top.phase, top.waits});
         now_ = until;
       }
       if (!ends) {

@@ -1,12 +1,15 @@
 #include "record/blocks_met.h"
 
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/COW.h>
 
 #include <atomic>
 #include <functional>
 #include <mutex>
 #include <utility>
 
+#include "record/thread_slot.h"
+#include "record/watched_storages.h"
 #include "trace/clock.h"
 
 namespace torchprof {
@@ -14,7 +17,8 @@ namespace {
 
 using c10::InefficientStdFunctionContext;
 
-std::atomic<uint64_t> version{1};  // of what threads know of blocks that they met
+std::atomic<uint64_t> version{1};  // of what threads know of storages that they met
+std::atomic<c10::DeleterFnPtr> slice_deleter{nullptr};
 
 c10::DeleterFnPtr default_deleter() {
   static const c10::DeleterFnPtr deleter = c10::GetDefaultCPUAllocator()->raw_deleter();
@@ -33,29 +37,69 @@ struct Followed {
   std::function<void(void*)> free;
   const void* address;
   uint64_t recording;  // the one that met it last
+  uint32_t storage;    // its number there
 
   void operator()(void* context) const {
     forget_blocks_met();
-    record_free(address);
+    if (const LogWriter writer; writer.log() != nullptr && CpuAllocator::recording() == recording) {
+      writer.log()->storage_ended(ticks(), storage, true);
+    } else {
+      record_free(address);
+    }
     if (free) {
       free(context);
     }
   }
 };
 
-// Whether this recording had not met the block.
-bool follow(InefficientStdFunctionContext& context, const void* address) {
-  static std::mutex mutex;
+// The number of a storage that this recording had not met.
+uint32_t follow(InefficientStdFunctionContext& context, const void* address) {
   const uint64_t recording = CpuAllocator::recording();
-  const std::lock_guard lock(mutex);
-  if (Followed* const known = context.deleter_.target<Followed>()) {
-    return std::exchange(known->recording, recording) != recording;
+  const std::lock_guard lock(watched_storages().mutex());
+  Followed* const known = context.deleter_.target<Followed>();
+  if (known != nullptr && known->recording == recording) {
+    return WatchedStorages::kKnown;
   }
-  context.deleter_ = Followed{std::move(context.deleter_), address, recording};
-  return true;
+  const uint32_t number = WatchedStorages::next_number();
+  if (known != nullptr) {
+    known->recording = recording;
+    known->storage = number;
+  } else {
+    context.deleter_ = Followed{std::move(context.deleter_), address, recording, number};
+  }
+  return number;
+}
+
+// Another storage with the same memory is another one, and so is a storage that exchanges its memory.
+uint64_t identity(const c10::StorageImpl& storage, uint64_t address) {
+  return reinterpret_cast<uint64_t>(&storage) * UINT64_C(0x9E3779B97F4A7C15) + address;
+}
+
+// The storage whose memory a slice is a part of; that storage itself, if it is no slice.
+c10::StorageImpl& whole(c10::StorageImpl& storage) {
+  const c10::DeleterFnPtr of_slices = slice_deleter.load(std::memory_order_relaxed);
+  c10::StorageImpl* found = &storage;
+  while (of_slices != nullptr && found->_mutable_data_ptr_no_checks().get_deleter() == of_slices) {
+    found = static_cast<c10::StorageImpl*>(found->_mutable_data_ptr_no_checks().get_context());
+  }
+  return *found;
+}
+
+Ends ends_with(c10::StorageImpl& storage) {
+  const c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
+  const c10::DeleterFnPtr deleter = data.get_deleter();
+  if (data.get_context() == nullptr || deleter == default_deleter() || deleter == &release_block ||
+      c10::impl::cow::is_cow_data_ptr(data)) {
+    return Ends::kNothing;
+  }
+  return deleter == function_deleter() ? Ends::kItself : Ends::kAround;
 }
 
 }  // namespace
+
+void know_slices(c10::StorageImpl& slice) {
+  slice_deleter.store(slice._mutable_data_ptr_no_checks().get_deleter(), std::memory_order_relaxed);
+}
 
 void follow_block(c10::StorageImpl& storage) {
   c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
@@ -83,18 +127,30 @@ void meet_block(ThreadLog& log, c10::StorageImpl& storage) {
     log.known_blocks = {};
     log.known_blocks_version = now;
   }
-  if (log.known_blocks.contains(address)) {
+  const uint64_t known = identity(storage, address);
+  if (log.known_blocks.contains(known)) {
     return;
   }
-  log.known_blocks.insert(address);
+  log.known_blocks.insert(known);
   const c10::SymInt bytes = storage.sym_nbytes();
   if (bytes.is_heap_allocated() || bytes.as_int_unchecked() == 0) {
     return;
   }
-  const bool reports_free = deleter == function_deleter();
-  if (!reports_free || follow(*static_cast<InefficientStdFunctionContext*>(data.get_context()), data.get())) {
-    const bool owned = data.get_context() != nullptr;  // not by a tensor that was made with at::from_blob() and no deleter
-    log.block_met(ticks(), address, owned ? bytes.as_int_unchecked() : 0, reports_free);
+  c10::StorageImpl& mapped = whole(storage);
+  Ends ends = ends_with(mapped);
+  if (&mapped != &storage && ends == Ends::kAround) {
+    if (const uint32_t number = watched_storages().watch(log, mapped, false); number != WatchedStorages::kKnown) {
+      log.block_met(ticks(), reinterpret_cast<uint64_t>(mapped._mutable_data_ptr_no_checks().get()), 0, number, ends);
+    }
+    ends = Ends::kItself;
+  }
+  const uint32_t number = deleter == function_deleter()
+                              ? follow(*static_cast<InefficientStdFunctionContext*>(data.get_context()), data.get())
+                              : watched_storages().watch(log, storage, true);
+  if (number != WatchedStorages::kKnown) {
+    // No memory is owned by a tensor that was made with at::from_blob() and no deleter.
+    const bool owned = mapped._mutable_data_ptr_no_checks().get_context() != nullptr;
+    log.block_met(ticks(), address, owned ? bytes.as_int_unchecked() : 0, number, ends);
   }
 }
 

@@ -2,8 +2,8 @@
 //
 //   who frees it           what it is                                              what happens
 //   PyTorch's allocator    from before the recording                               release_block() frees it, and records that
-//   a std::function        memory of others: an array of NumPy, a DLPack tensor    a BlockMet; the function records the free
-//   anything else          mapped or shared memory, a slice of either              a BlockMet; PyTorch may report the free
+//   a std::function        memory of others: an array of NumPy, a DLPack tensor    a BlockMet; the function records the end
+//   anything else          mapped or shared memory, a slice of either              a BlockMet; the storage is watched
 #pragma once
 
 #include <c10/core/StorageImpl.h>
@@ -29,7 +29,10 @@ inline void meet_block_of(ThreadLog& log, const c10::TensorImpl& tensor) {
 // to. Nothing else about the storage changes: the same memory is freed in the same way.
 void follow_block(c10::StorageImpl& storage);
 
-// The memory of some block may be that of another one from now on.
+// Lets slices of storages be told from other storages, by one of them.
+void know_slices(c10::StorageImpl& slice);
+
+// What stood for some storage may stand for another one from now on.
 void forget_blocks_met();
 
 }  // namespace torchprof

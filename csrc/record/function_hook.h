@@ -13,7 +13,7 @@
 
 namespace torchprof {
 
-// All of this needs the GIL. There is at most one hook of a function at a time, and two in all.
+// All of this needs the GIL. There is at most one hook of a function at a time, and three in all.
 class FunctionHook {
  public:
   // `instead` is given what the function is called with, and calls original() when it wants the function to run. A `callable` that is
@@ -33,8 +33,8 @@ class FunctionHook {
 
   // Also for a call that was on its way when the hook ended.
   static PyObject* original(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) {
-    const bool is_first = function == hooks_[0].function;
-    return hooks_[is_first ? 0 : 1].original(function, args, count, keywords);
+    const Hooked& hook = function == hooks_[0].function ? hooks_[0] : hooks_[function == hooks_[1].function ? 1 : 2];
+    return hook.original(function, args, count, keywords);
   }
 
  private:
@@ -43,7 +43,7 @@ class FunctionHook {
     vectorcallfunc original;
     bool exists;
   };
-  static inline Hooked hooks_[2] = {};
+  static inline Hooked hooks_[3] = {};
 
   Hooked* hooked_ = nullptr;
 };

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "record/allocator_statistics.h"
-#include "record/blocks_met.h"
 #include "record/memory_reports.h"
 #include "record/thread_slot.h"
+#include "record/watched_storages.h"
 #include "trace/clock.h"
 
 namespace torchprof {
@@ -37,16 +37,14 @@ class Reports final : public ProfilerStateBase {
     if (!is_of_program(address, bytes)) {
       return;
     }
-    if (bytes < 0) {
-      forget_blocks_met();
-    }
     const LogWriter writer;
     if (ThreadLog* const log = writer.log(); log != nullptr && bytes != 0) {
       try {
         const int64_t now = ticks();
         const auto type = static_cast<int8_t>(device.type());
         const auto index = static_cast<int8_t>(device.index());
-        const bool kept = log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index);
+        const bool kept =
+            log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index, false, device.is_cpu());
         if (!device.is_cpu()) {
           const AllocatorTotal total{now, static_cast<int64_t>(allocated), static_cast<int64_t>(reserved), 0, type, index, {}};
           if (statistics_.changed(total, kept ? bytes : 0)) {
@@ -91,6 +89,7 @@ MemoryObserver::MemoryObserver(const std::vector<PyObject*>& profiler_switches)
 
 MemoryObserver::~MemoryObserver() {
   cpu_.reset();
+  watched_storages().clear();
   state_in_slot.store(nullptr, std::memory_order_relaxed);
 }
 

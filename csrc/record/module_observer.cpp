@@ -17,9 +17,6 @@ namespace {
 ternaryfunc original_call = nullptr;
 PyTypeObject* module_type = nullptr;  // torch.nn.Module
 ModuleObserver* observer = nullptr;   // the one that exists
-uint64_t compiled_outside = 0;        // see compiled_outside_calls()
-std::vector<PyObject*> evaluators;    // Dynamo's callbacks that were seen, owned references
-PyObject* evaluator_listener = nullptr;
 std::atomic<ModuleObserver::Listener> listener{nullptr};
 
 bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
@@ -174,37 +171,6 @@ PyObject* observed_function(PyObject* function, PyObject* const* args, size_t co
       args[0], false, [&] { return find_arguments(args + 1, static_cast<size_t>(all - 1), is_inside_a_call()); }, call);
 }
 
-void note_evaluator(PyObject* callback) noexcept {
-  if (callback == Py_None || evaluator_listener == nullptr ||
-      std::find(evaluators.begin(), evaluators.end(), callback) != evaluators.end()) {
-    return;
-  }
-  Py_INCREF(callback);
-  evaluators.push_back(callback);
-  Py_XDECREF(PyObject_CallOneArg(evaluator_listener, callback));
-  PyErr_Clear();
-}
-
-// Dynamo sets its callback where compiled code begins, and None where it ends. Code inside that is not to be compiled runs between None
-// and the callback of before: that is no beginning.
-void evaluator_changed(PyObject* callback, PyObject* before) noexcept {
-  thread_local PyObject* suspended = nullptr;  // only compared
-  thread_local int32_t suspended_in = kNoRow;
-  FunctionHook::evaluator_changed();
-  const LogWriter writer;
-  ThreadLog* const log = writer.log();
-  if (log == nullptr) {
-    return;
-  }
-  if (callback == Py_None) {
-    suspended = before != Py_None ? before : nullptr;
-    suspended_in = log->innermost_call();
-  } else if (!PyBool_Check(callback) && (callback != suspended || suspended_in != log->innermost_call()) &&
-             !log->mark_compiled()) {
-    ++compiled_outside;
-  }
-}
-
 // What calling an instance runs, a borrowed reference.
 PyObject* function_of(PyTypeObject* type) {
   static PyObject* const name = PyUnicode_InternFromString("__call__");
@@ -256,15 +222,10 @@ std::vector<std::string> classes(PyTypeObject* module_class, Condition condition
 
 void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
 
-ModuleObserver::ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch, PyObject* on_evaluator)
-    : module_class_(module_class),
-      switch_(evaluator_switch, evaluator_changed, note_evaluator),
-      function_(function_of(module_class), observed_function, switch_.is_observed()) {
+ModuleObserver::ModuleObserver(PyTypeObject* module_class, bool sees_evaluators)
+    : module_class_(module_class), function_(function_of(module_class), observed_function, sees_evaluators) {
   module_type = module_class;
   observer = this;
-  compiled_outside = 0;
-  Py_XINCREF(on_evaluator);
-  evaluator_listener = on_evaluator;
   original_call = module_class->tp_call;
   walk(module_class, false);
 }
@@ -296,18 +257,12 @@ std::vector<std::string> ModuleObserver::unobserved_classes() const {
   });
 }
 
-uint64_t ModuleObserver::compiled_outside_calls() noexcept { return compiled_outside; }
-
 std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) {
   return classes(module_class, [](PyTypeObject* type) { return type->tp_call == observed_call; });
 }
 
 ModuleObserver::~ModuleObserver() {
   observer = nullptr;
-  Py_CLEAR(evaluator_listener);
-  for (PyObject* const evaluator : std::exchange(evaluators, {})) {
-    Py_DECREF(evaluator);
-  }
   for (PyTypeObject* const type : observed_) {
     // Assigning __call__ to a class sets its slot to another function, which stays.
     if (type->tp_call == observed_call) {

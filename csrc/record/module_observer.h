@@ -11,11 +11,9 @@
 #include <Python.h>
 
 #include <cstddef>
-#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "record/evaluator_switch.h"
 #include "record/function_hook.h"
 
 namespace c10 {
@@ -32,9 +30,8 @@ class ModuleObserver {
   // There is at most one, for calls on all threads. nullptr: none. It may still be called shortly after another one was set.
   static void set_listener(Listener listener) noexcept;
 
-  // `module_class`: torch.nn.Module. `evaluator_switch`: what Dynamo calls when it enters compiled code, see EvaluatorSwitch; may be
-  // nullptr. `on_evaluator`: called with every callback of Dynamo's once, when it is first seen; may be nullptr.
-  ModuleObserver(PyTypeObject* module_class, PyObject* evaluator_switch, PyObject* on_evaluator);
+  // `module_class`: torch.nn.Module. `sees_evaluators`: see FunctionHook.
+  ModuleObserver(PyTypeObject* module_class, bool sees_evaluators);
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;
@@ -48,19 +45,12 @@ class ModuleObserver {
   // their slot.
   std::vector<std::string> unobserved_classes() const;
 
-  // Whether it is told of evaluators of frames, which FunctionHook needs in Python 3.11.
-  bool sees_evaluators() const { return switch_.is_observed(); }
-
-  // How often compiled code was entered outside of all module calls. Inside one, the call is marked: see kCompiled.
-  static uint64_t compiled_outside_calls() noexcept;
-
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
 
  private:
   void walk(PyTypeObject* type, bool again);
 
   PyTypeObject* const module_class_;
-  EvaluatorSwitch switch_;
   FunctionHook function_;
   std::vector<PyTypeObject*> observed_;  // owned references
 };

@@ -6,8 +6,7 @@
 //   torch.profiler        ├─────────────┤           the reports of allocators go to it
 //   recording     ├───────┤             ├──────     the reports of allocators go to the recording
 //
-// All of them are started and ended by a few functions of torch._C, in whose place stands a C function while the slot exists. No
-// attribute is replaced: see EvaluatorSwitch. Everything here needs the GIL.
+// All of them are started and ended by a few functions of torch._C, see BuiltinHooks. Everything here needs the GIL.
 #pragma once
 
 #include <Python.h>
@@ -16,6 +15,8 @@
 #include <memory>
 #include <thread>
 #include <vector>
+
+#include "record/builtin_hooks.h"
 
 namespace torchprof {
 
@@ -43,6 +44,7 @@ class ProfilerSlot {
  private:
   const std::shared_ptr<c10::DebugInfoBase> state_;
   const std::thread::id thread_ = std::this_thread::get_id();
+  const BuiltinHooks switches_;
   bool was_shared_ = false;
 };
 

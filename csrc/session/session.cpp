@@ -9,7 +9,9 @@
 #include <thread>
 #include <utility>
 
+#include "record/blocks_met.h"
 #include "record/pause.h"
+#include "record/watched_storages.h"
 
 namespace torchprof {
 namespace {
@@ -19,6 +21,7 @@ struct Running {
   PyObject* owner = nullptr;
   std::thread::id thread;
   uint64_t python_thread = 0;
+  std::string thread_name;
   pid_t process = 0;
   pid_t starting = 0;  // the process in which start() is running; 0: none
 };
@@ -86,8 +89,12 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       memory_requested_(options.memory),
       held_(options.held),
       logs_(options.budget_bytes, classes_),
+      carried_{{}, {}, held_by_model(false, held_)},
       device_(std::move(device)) {
   if (options.memory) {
+    if (options.slice != nullptr) {
+      know_slices(*options.slice);
+    }
     memory_.emplace(options.profiler_switches);
     meta_.emplace();
   }
@@ -100,20 +107,31 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   } else if (options.flops) {
     counted_ops_.emplace(options.flop_outputs);
   }
-  if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, options.evaluator_switch, options.on_evaluator);
+  if (options.evaluator_switch != nullptr) {
+    compiled_code_.emplace(options.evaluator_switch, options.on_evaluator);
+    ahead_of_time_.emplace(options.ahead_of_time);
   }
-  if (options.ops && options.loader_iter != nullptr) {
-    loaders_.emplace(options.loader_iter, modules_.has_value() && modules_->sees_evaluators());
+  const bool sees_evaluators = compiled_code_.has_value() && compiled_code_->sees_evaluators();
+  if (options.module_class != nullptr) {
+    modules_.emplace(options.module_class, sees_evaluators);
+  }
+  if (options.ops) {
+    functions_.emplace(options.loader_iter, options.run_backward, sees_evaluators);
   }
   if (device_) {
     device_->record_into(device_log_.emplace(logs_.budget()), options.ops);
   }
 }
 
-void Session::mark(const std::string& name) { moments_.marks.push_back({ticks(), name}); }
+void Session::mark(const std::string& name) {
+  watched_storages().note_ended();
+  moments_.marks.push_back({ticks(), name});
+}
 
 void Session::begin_step(int32_t number, bool warmup) {
+  if (!moments_.steps.empty() && moments_.steps.back().end == kNever && moments_.steps.back().number == number) {
+    return;  // it has begun, and an interrupt kept Python from hearing of it
+  }
   end_step(true);
   if (modules_) {
     modules_->observe_again();
@@ -133,6 +151,7 @@ void Session::end_step(bool may_wait) {
   if (moments_.steps.empty() || moments_.steps.back().end != kNever) {
     return;
   }
+  watched_storages().note_ended();
   moments_.steps.back().end = ticks();
   if (totals_) {
     settle_device(may_wait);
@@ -178,7 +197,7 @@ Collated Session::collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const 
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
   const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks, main_thread_};
-  return collate(logs, std::move(report), context, outstanding_);
+  return collate(logs, std::move(report), context, carried_);
 }
 
 void Session::observe_new_classes() {
@@ -188,15 +207,18 @@ void Session::observe_new_classes() {
 }
 
 Recorded Session::stop(const std::vector<Held>& held) {
+  watched_storages().note_ended();
   const ClockReading end = ClockReading::now();
   Recorded recorded;
   if (modules_) {
     recorded.unobserved_classes = modules_->unobserved_classes();
-    recorded.compiled_outside_calls = modules_->compiled_outside_calls();
+    recorded.compiled_outside_calls = CompiledCodeObserver::outside_calls();
   }
   recorded.beside_profiler = memory_ && memory_->was_shared();
-  loaders_.reset();
+  functions_.reset();
   modules_.reset();
+  ahead_of_time_.reset();
+  compiled_code_.reset();
   ops_.reset();
   counted_ops_.reset();
   meta_.reset();
@@ -241,8 +263,14 @@ void start(PyObject* owner, const Options& options) {
   if (is_recording() && Py_REFCNT(now.owner) == 1 && may_end(now)) {
     discard(now);
   }
-  if (is_recording() || now.starting == getpid()) {
-    throw std::runtime_error("torchprof is already recording: one recording at a time; end that one first");
+  if (is_recording()) {
+    const std::string thread = now.thread_name.empty() ? "a thread without a name" : "thread '" + now.thread_name + "'";
+    throw std::runtime_error("torchprof is already recording, on " + thread +
+                             (is_alive(now.python_thread) ? "" : ", which has ended") +
+                             ": one recording at a time; end that one first");
+  }
+  if (now.starting == getpid()) {
+    throw std::runtime_error("torchprof is already recording: another thread begins to, and there is one recording at a time");
   }
   discard(now);  // in a fork it is the parent's
   reset_pauses();
@@ -256,6 +284,7 @@ void start(PyObject* owner, const Options& options) {
   now.owner = Py_NewRef(owner);
   now.thread = std::this_thread::get_id();
   now.python_thread = python_thread_id();
+  now.thread_name = options.thread_name;
   now.process = getpid();
 }
 

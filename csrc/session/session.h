@@ -19,8 +19,10 @@
 #include "collate/collate.h"
 #include "collate/totals.h"
 #include "device/recorder.h"
+#include "record/ahead_of_time.h"
+#include "record/compiled_code_observer.h"
 #include "record/counted_op_observer.h"
-#include "record/loader_observer.h"
+#include "record/function_ranges.h"
 #include "record/memory_observer.h"
 #include "record/meta_allocator.h"
 #include "record/module_observer.h"
@@ -38,16 +40,20 @@ struct Options {
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;      // nullptr: module calls are not recorded
-  PyObject* evaluator_switch = nullptr;      // see ModuleObserver; borrowed
+  PyObject* evaluator_switch = nullptr;      // see CompiledCodeObserver; borrowed
   PyObject* on_evaluator = nullptr;          // the same
+  std::vector<PyObject*> ahead_of_time;      // see AheadOfTimeObserver; borrowed
   std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
-  PyObject* loader_iter = nullptr;           // see LoaderObserver; borrowed
-  bool flops = false;                        // without `ops`: record those that a count of FLOPs needs
-  bool flop_outputs = false;                 // of these, also what they returned
-  bool aggregate = false;                    // keep sums over steps instead of rows per event
-  std::string device_recorder = "off";       // see make_device_recorder()
+  PyObject* loader_iter = nullptr;           // see FunctionRanges; borrowed, as the next
+  PyObject* run_backward = nullptr;
+  bool flops = false;                   // without `ops`: record those that a count of FLOPs needs
+  bool flop_outputs = false;            // of these, also what they returned
+  std::string thread_name;              // of this thread, for those who ask for another recording
+  bool aggregate = false;               // keep sums over steps instead of rows per event
+  std::string device_recorder = "off";  // see make_device_recorder()
   int8_t device_type = 0;
-  std::vector<Held> held;  // by the model, now
+  std::vector<Held> held;             // by the model, now
+  c10::StorageImpl* slice = nullptr;  // of a storage: see know_slices()
 };
 
 struct Recorded {
@@ -97,7 +103,7 @@ class Session {
   std::vector<Held> held_;
   Moments moments_;
   ThreadLogs logs_;
-  Outstanding outstanding_;
+  Carried carried_;
   std::optional<Totals> totals_;  // with `aggregate`: of the steps so far, as are the next four
   std::vector<Step> aggregated_steps_;
   Losses losses_;
@@ -108,8 +114,10 @@ class Session {
   std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;
   std::optional<CountedOpObserver> counted_ops_;
+  std::optional<CompiledCodeObserver> compiled_code_;
+  std::optional<AheadOfTimeObserver> ahead_of_time_;
   std::optional<ModuleObserver> modules_;
-  std::optional<LoaderObserver> loaders_;
+  std::optional<FunctionRanges> functions_;
   std::list<ReplacedAttribute> replaced_;
   std::optional<DeviceLog> device_log_;
   std::unique_ptr<DeviceRecorder> device_;

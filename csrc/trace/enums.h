@@ -38,8 +38,6 @@ enum class Phase : uint8_t {
 };
 inline constexpr size_t kPhases = 6;
 
-inline constexpr char kLoaderRange[] = "iter(DataLoader)";  // the name of the user range of LoaderObserver
-
 // ModuleCall::flags
 inline constexpr uint8_t kRaised = 1;       // forward raised an exception
 inline constexpr uint8_t kMoreTensors = 2;  // some tensors were not recorded: they exceeded the budget or the limit per call
@@ -62,6 +60,13 @@ inline constexpr uint16_t kSharded = 512;          // of the model, and every ra
 
 // MemoryEvent::bytes of a free
 inline constexpr int64_t kUnknownFree = INT64_MIN;
+
+// BlockMet::ends: the memory that is freed when the storage ends.
+enum class Ends : uint8_t {
+  kNothing = 0,  // that of others, who report it
+  kItself = 1,   // what was met with it, if no other storage was met there
+  kAround = 2,   // all that is mapped, and it may be a part of that
+};
 
 // Tensor::device_type
 inline constexpr int8_t kMetaDevice = 14;  // c10::DeviceType::Meta: of meta and of fake tensors

@@ -96,18 +96,21 @@ struct MemoryEvent {
   uint16_t thread;
   int8_t device_type;
   int8_t device_index;
+  uint8_t reported;  // not 0: by PyTorch, which may not report the free of this block, or the allocation of that one
+  uint8_t reserved[3];
 };
 
-// A block whose allocation nobody reports, such as an array of NumPy, where it was first used.
+// A storage whose memory nobody reports, such as that of an array of NumPy, where it was first used; or its end.
 struct BlockMet {
   int64_t time;
   uint64_t address;
-  int64_t bytes;
-  int32_t op;  // as in MemoryEvent
+  int64_t bytes;  // 0: it does not own its memory; kUnknownFree: it has ended
+  int32_t op;     // as in MemoryEvent
   int32_t module_call;
+  uint32_t storage;  // a number for it
   uint16_t thread;
-  uint8_t reports_free;  // not 0: its free will be a MemoryEvent
-  uint8_t reserved[5];
+  uint8_t ends;  // Ends
+  uint8_t reserved;
 };
 
 // One block of memory, from its allocation to its free. A block from before the recording is listed where the recording saw it: as

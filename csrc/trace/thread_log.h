@@ -60,7 +60,7 @@ class ThreadLog {
   AppendLog<BlockMet> blocks_met;
   AppendLog<AllocatorTotal> allocator_totals;
   AddressSet storages_read;  // see note_storages()
-  AddressSet known_blocks;   // see meet_block(), as the next
+  AddressSet known_blocks;   // see meet_block(), as the next; no addresses, but what stands for a storage with its memory
   uint64_t known_blocks_version = 0;
   std::vector<Module> modules;
   StringTable strings;
@@ -220,22 +220,27 @@ class ThreadLog {
   // False when the budget is spent. `from_kernel`: the memory belongs to the op around the innermost one, which is the op that
   // PyTorch runs to call a kernel written in Python.
   bool memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,
-                    bool from_kernel = false) {
+                    bool from_kernel = false, bool reported = false) {
     MemoryEvent* const row = memory_events.append();
     if (row != nullptr) {
       const int32_t op = from_kernel && open_ops_.size() > 1 ? open_ops_[open_ops_.size() - 2].row : current_op();
-      *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index};
+      *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index, static_cast<uint8_t>(reported), {}};
     }
     return row != nullptr;
   }
 
-  // False when the budget is spent.
-  bool block_met(int64_t time, uint64_t address, int64_t bytes, bool reports_free) {
-    BlockMet* const row = blocks_met.append();
-    if (row != nullptr) {
-      *row = {time, address, bytes, current_op(), current_call(), thread_, static_cast<uint8_t>(reports_free ? 1 : 0), {}};
+  void block_met(int64_t time, uint64_t address, int64_t bytes, uint32_t storage, Ends ends) {
+    if (BlockMet* const row = blocks_met.append()) {
+      *row = {time, address, bytes, current_op(), current_call(), storage, thread_, static_cast<uint8_t>(ends), 0};
     }
-    return row != nullptr;
+  }
+
+  // A storage that was met has ended: `now`, or some time ago. kNothing: its memory is that of another storage.
+  void storage_ended(int64_t time, uint32_t storage, bool now, Ends ends = Ends::kAround) {
+    if (BlockMet* const row = blocks_met.append()) {
+      const int32_t op = now ? current_op() : kNoRow, call = now ? current_call() : kNoRow;
+      *row = {time, 0, kUnknownFree, op, call, storage, thread_, static_cast<uint8_t>(ends), 0};
+    }
   }
 
   uint16_t thread() const { return thread_; }

@@ -278,6 +278,9 @@ def test_rows_kept_and_rows_lost_add_up_to_what_happened(count: int, budget: int
 
 # Blocks whose allocation nobody reported
 
+NOTHING, ITSELF, AROUND = 0, 1, 2
+"""What ends with a storage: ``Ends`` of csrc/trace/enums.h."""
+
 
 def blocks(*events: Event) -> list[tuple[int, int, int, int]]:
     """Start, end, address and bytes of the blocks that come of these events."""
@@ -291,33 +294,60 @@ def reads(time: int, address: int) -> tuple[Event, ...]:
 
 
 def test_a_block_that_is_met_begins_there_and_ends_where_it_is_freed() -> None:
-    assert blocks(("met", 5, 4096, 100, True), ("memory", 9, 4096, None)) == [(5, 9, 4096, 100)]
-    assert blocks(("met", 5, 4096, 100, False), *reads(6, 4096)) == [(5, -1, 4096, 100)]
+    assert blocks(("met", 5, 4096, 100, 1, ITSELF), ("gone", 9, 1, AROUND)) == [(5, 9, 4096, 100)]
+    assert blocks(("met", 5, 4096, 100, 1, ITSELF), *reads(6, 4096)) == [(5, -1, 4096, 100)]
 
 
 def test_a_block_that_several_share_ends_with_the_last() -> None:
-    met = [("met", 5, 4096, 100, True), ("met", 6, 4096, 100, True), ("met", 7, 4100, 50, True)]
-    frees = [("memory", 10, 4096, None), ("memory", 11, 4100, None), ("memory", 12, 4096, None)]
-    assert blocks(*met, *frees[:2]) == [(5, -1, 4096, 100)]
-    assert blocks(*met, *frees) == [(5, 12, 4096, 100)]
+    met = [("met", 5, 4096, 100, 1, ITSELF), ("met", 6, 4096, 100, 2, ITSELF), ("met", 7, 4100, 50, 3, ITSELF)]
+    ends = [("gone", 10, 2, AROUND), ("gone", 11, 3, AROUND), ("gone", 12, 1, AROUND)]
+    assert blocks(*met, *ends[:2]) == [(5, -1, 4096, 100)]
+    assert blocks(*met, *ends) == [(5, 12, 4096, 100)]
 
 
 def test_a_block_in_another_one_is_no_memory_of_its_own() -> None:
     mapped = ("memory", 1, 4096, 1000)
-    weights = [("met", 2, 4196, 100, False), *reads(3, 4196), ("met", 4, 4296, 800, False), *reads(5, 4296)]
+    weights = [("met", 2, 4196, 100, 1, ITSELF), *reads(3, 4196), ("met", 4, 4296, 800, 2, ITSELF), *reads(5, 4296)]
     assert blocks(mapped, *weights, ("memory", 9, 4096, -1000)) == [(1, 9, 4096, 1000)]
-    beyond = [("met", 2, 5096, 100, False), *reads(3, 5096)]
+    beyond = [("met", 2, 5096, 100, 1, ITSELF), *reads(3, 5096)]
     assert blocks(mapped, *beyond) == [(1, -1, 4096, 1000), (2, -1, 5096, 100)]
 
 
 def test_memory_that_no_tensor_owns_is_none() -> None:
-    assert blocks(("met", 2, 4096, 0, False), *reads(3, 4096)) == []
-    assert blocks(("memory", 1, 4096, 64), ("met", 2, 4100, 0, False), *reads(3, 4100)) == [(1, -1, 4096, 64)]
+    assert blocks(("met", 2, 4096, 0, 1, NOTHING), *reads(3, 4096)) == []
+    assert blocks(("memory", 1, 4096, 64), ("met", 2, 4100, 0, 1, NOTHING), *reads(3, 4100)) == [(1, -1, 4096, 64)]
 
 
 def test_a_block_that_is_met_where_another_was_ends_that_one() -> None:
-    met = [("met", 1, 4096, 1000, False), ("memory", 5, 4500, 100)]
+    met = [("met", 1, 4096, 1000, 1, ITSELF), ("memory", 5, 4500, 100)]
     assert blocks(*met) == [(1, 5, 4096, 1000), (5, -1, 4500, 100)]
+    assert blocks(*met, ("gone", 6, 1, AROUND)) == [(1, 5, 4096, 1000), (5, -1, 4500, 100)]  # which is seen later
+
+
+def test_a_mapped_block_ends_with_the_storage_of_all_of_it_where_nobody_reports_that() -> None:
+    mapped = [("reported", 1, 4096, 1000), ("met", 2, 4096, 0, 1, AROUND), ("met", 2, 4196, 100, 2, ITSELF)]
+    assert blocks(*mapped, ("gone", 5, 2, AROUND)) == [(1, -1, 4096, 1000)]
+    assert blocks(*mapped, ("gone", 5, 2, AROUND), ("gone", 6, 1, AROUND)) == [(1, 6, 4096, 1000)]
+    assert blocks(*mapped, ("reported", 5, 4096, -1000), ("gone", 6, 2, AROUND), ("gone", 6, 1, AROUND)) == [(1, 5, 4096, 1000)]
+    again = ("reported", 7, 4096, 500)
+    assert blocks(*mapped, again, ("gone", 8, 1, AROUND)) == [(1, 7, 4096, 1000), (7, -1, 4096, 500)]
+
+
+def test_what_ends_in_a_block_of_pytorch_does_not_end_that() -> None:
+    allocated = [("memory", 1, 4096, 1000), ("met", 2, 4096, 1000, 1, NOTHING), ("met", 2, 4196, 100, 2, AROUND)]
+    assert blocks(*allocated, ("gone", 5, 1, AROUND), ("gone", 5, 2, AROUND)) == [(1, -1, 4096, 1000)]
+
+
+def test_the_end_of_a_mapping_that_was_not_reported_is_that_of_what_was_met_in_it() -> None:
+    met = [("met", 2, 4196, 100, 1, ITSELF), ("met", 3, 4296, 100, 2, ITSELF), ("met", 3, 6000, 100, 3, ITSELF)]
+    ends = [(2, 9, 4196, 100), (3, 9, 4296, 100), (3, -1, 6000, 100)]
+    assert blocks(*met, ("reported", 9, 4096, -1000)) == ends
+
+
+def test_a_storage_of_which_a_slice_was_met_first_begins_where_it_is_met() -> None:
+    met = [("met", 2, 4096, 0, 1, AROUND), ("met", 2, 4196, 100, 2, ITSELF), ("met", 5, 4096, 1000, 1, AROUND)]
+    assert blocks(*met) == [(2, 5, 4196, 100), (5, -1, 4096, 1000)]
+    assert blocks(*met, ("gone", 7, 2, AROUND), ("gone", 8, 1, AROUND)) == [(2, 5, 4196, 100), (5, 8, 4096, 1000)]
 
 
 def test_a_block_from_before_ends_where_it_is_freed_or_its_address_is_used_again() -> None:

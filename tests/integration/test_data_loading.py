@@ -197,3 +197,120 @@ def test_without_steps_the_recording_divides_into_phases() -> None:
     rows = torchprof.by_module(prof.trace).rows
     assert data_row(prof.trace)["time"] >= 2 * SLOW * 1e9
     assert sum(row["time"] for row in rows if row["depth"] == 0) == pytest.approx(prof.trace.facts["duration_ns"], rel=1e-6)
+
+
+@pytest.mark.parametrize("aggregate", [False, True])
+def test_waiting_for_data_is_seen_where_modules_are_not_recorded(aggregate: bool) -> None:
+    kind = type(DataLoader.__iter__)
+    trace = train(DataLoader(Slow(2)), modules=False, aggregate=aggregate)
+    names = {row["name"]: row["calls"] for row in torchprof.by_op(trace, phase="data").rows}
+    assert names["iter(DataLoader)"] == 1 / 2
+    assert names["enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"] == 2 / 2, "the third is in no step"
+    assert type(DataLoader.__iter__) is kind
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+@pytest.mark.parametrize("modules", [True, False])
+def test_compiled_code_between_batches_and_around_a_loader_is_as_without(modules: bool) -> None:
+    loader = DataLoader(Slow(2))
+    step = torch.compile(lambda x: (x + 1).sum(), backend="eager")
+
+    @torch.compile(backend="eager")
+    def epoch() -> list[Tensor]:
+        return [x.sin() for x in loader]
+
+    with torchprof.profile(modules=modules) as prof:
+        sums = [step(x) for x in loader]
+        found = epoch()
+    assert [float(each) for each in sums] == [8, 16]
+    assert [float(x[0, 0]) for x in found] == pytest.approx([0, float(torch.ones(()).sin())])
+    assert phases_of(prof.trace, "iter(DataLoader)") == {Phase.DATA: 2}
+
+
+def slowly(count: int) -> Iterator[Tensor]:
+    for index in range(count):
+        time.sleep(SLOW)
+        yield torch.full((1, 8), float(index))
+
+
+class ByIndex:
+    """Can be iterated over by ``[]`` alone."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index == 3:
+            raise IndexError
+        time.sleep(SLOW)
+        return torch.full((1, 8), float(index))
+
+
+def mapped() -> Iterator[Tensor]:
+    return map(torch.clone, slowly(3))
+
+
+@pytest.mark.parametrize("make", [lambda: slowly(3), mapped, ByIndex], ids=["generator", "map", "by index"])
+@pytest.mark.parametrize("aggregate", [False, True])
+def test_what_is_said_to_be_data_is_of_the_phase(make: Any, aggregate: bool) -> None:
+    iterable = make()
+    trace = train(torchprof.data(iterable), aggregate=aggregate)
+    steps = torchprof.by_step(trace).rows
+    assert len(steps) == 3
+    assert all(step["data"] >= SLOW * 1e9 for step in steps)
+    assert data_row(trace)["share"] > 0.5
+    if not aggregate:
+        check_partition(trace)
+        name = f"torchprof.data({type(iterable).__name__})"
+        assert phases_of(trace, name) == {Phase.DATA: 1 + 3 + 1}, "iter(), each next(), and the one that finds the end"
+        assert phases_of(trace, "aten::full") == {Phase.DATA: 3}
+
+
+def test_what_is_not_said_to_be_data_is_other() -> None:
+    assert all(step["data"] == 0 and step["other"] >= SLOW * 1e9 for step in torchprof.by_step(train(slowly(2))).rows)
+
+
+def test_data_gives_what_the_iterable_gives_as_often_as_it_does() -> None:
+    batches = [torch.ones(1), torch.zeros(1)]
+    said = torchprof.data(batches)
+    assert len(said) == 2
+    assert [id(each) for _ in range(2) for each in said] == [id(each) for each in batches] * 2
+    assert list(torchprof.data(x for x in (1, None, 2))) == [1, None, 2]
+    with pytest.raises(TypeError, match="len"):
+        len(torchprof.data(iter(batches)))
+
+
+def test_a_loader_that_is_said_to_be_data_is_data_once() -> None:
+    trace = train(torchprof.data(DataLoader(Slow(2))))
+    check_partition(trace)
+    (first, second) = torchprof.by_step(trace).rows
+    assert first["data"] < first["time"]
+    assert second["data"] >= SLOW * 1e9
+
+
+def test_what_data_raises_is_what_the_iterable_raises() -> None:
+    def raises() -> Iterator[Tensor]:
+        yield torch.ones(8)
+        raise KeyError("no")
+
+    with torchprof.profile() as prof, pytest.raises(KeyError, match="no"):
+        list(torchprof.data(raises()))
+    assert phases_of(prof.trace, "torchprof.data(generator)") == {Phase.DATA: 3}
+
+
+def test_a_loop_that_breaks_off_closes_the_iterable() -> None:
+    closed = []
+
+    def closes() -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    for _ in torchprof.data(closes()):
+        break
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("iterable", [3, None, nn.Linear(2, 2)])
+def test_what_cannot_be_iterated_over_is_refused(iterable: Any) -> None:
+    with pytest.raises(torchprof.ModuleTypeError, match=rf"data\(iterable\) .* not {type(iterable).__name__}"):
+        torchprof.data(iterable)

@@ -460,6 +460,33 @@ def test_the_search_for_a_batch_can_begin_where_a_norm_can_be_computed() -> None
     assert torchprof.max_batch_size(model, lambda batch: (batch, 64), 2**30, at_least=2, at_most=16) == 16
 
 
+def test_the_search_begins_with_two_where_a_norm_refuses_one() -> None:
+    model, tried = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)), []
+
+    def search(capacity: int, **options: Any) -> int:
+        return torchprof.max_batch_size(
+            model, lambda batch: (batch, 64), capacity, progress=lambda batch, found, fits: tried.append(batch), **options
+        )
+
+    assert search(2**30, at_most=16) == 16
+    assert tried[0] == 2
+    assert search(1) == 0
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        search(2**30, at_most=1)
+    assert torchprof.max_batch_size(model.eval(), lambda batch: (batch, 64), 2**30, at_most=1) == 1
+
+
+def test_what_else_a_batch_of_one_raises_ends_the_search() -> None:
+    class Raises(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) == 1:
+                raise ValueError("no batch")
+            return x
+
+    with pytest.raises(ValueError, match="no batch"):
+        torchprof.max_batch_size(Raises(), lambda batch: (batch, 64), 2**30)
+
+
 def test_a_compiled_model_is_estimated_as_what_it_compiles() -> None:
     plain = torchprof.estimate(mlp(), (8, 256), device="cpu")
     assert (

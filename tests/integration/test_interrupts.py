@@ -162,10 +162,11 @@ def test_a_recording_whose_thread_is_gone_is_ended_by_another() -> None:
         prof.__enter__()
         torch.ones(3)
 
-    thread = threading.Thread(target=begin)
+    thread = threading.Thread(target=begin, name="worker")
     thread.start()
     thread.join()
-    with pytest.raises(torchprof.RecordingError, match="already recording"), torchprof.profile():
+    said = "already recording, on thread 'worker', which has ended: one recording at a time"
+    with pytest.raises(torchprof.RecordingError, match=said), torchprof.profile():
         pass
     prof.__exit__(None, None, None)
     assert "aten::ones" in op_names(prof.trace)

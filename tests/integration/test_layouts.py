@@ -12,7 +12,7 @@ from torchprof.trace.schema import LAYOUTS
 
 
 def test_every_table_has_the_layout_of_its_struct() -> None:
-    owner = object()
+    owner = _C.Block()
     _C.start(
         owner,
         ops=True,
@@ -27,7 +27,9 @@ def test_every_table_has_the_layout_of_its_struct() -> None:
         device_type=0,
         held=[],
     )
-    tables, _, _ = _C.stop(owner, [])
+    _C.stop(owner, [])
+    assert owner.recorded is not None
+    tables, _, _ = owner.recorded
     assert tables.keys() == LAYOUTS.keys()
     for name, layout in LAYOUTS.items():
         assert tables[name].dtype == layout, name

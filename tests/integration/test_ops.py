@@ -47,12 +47,15 @@ def seen_by_torchprof(run: Callable[[], None]) -> Counter[tuple[str, str]]:
     with torchprof.profile() as prof:
         run()
     names, parents = op_names(prof.trace), prof.trace.ops["parent"].tolist()
+    (engine,) = rows_named(prof.trace, "run_backward(autograd)")  # which is torchprof's own
+    assert parents[engine] == -1
+    parents = [-1 if parent == engine else parent for parent in parents]
     children = Counter(parents)
     return Counter(
         (names[parent] if parent >= 0 else "", name)
         for name, parent, thread in zip(names, parents, prof.trace.ops["thread"].tolist(), strict=True)
         # torch.profiler leaves out an op whose only child has its name, and names the child's children's parent alike
-        if thread == 0 and not (parent >= 0 and names[parent] == name and children[parent] == 1)
+        if thread == 0 and name != names[engine] and not (parent >= 0 and names[parent] == name and children[parent] == 1)
     )
 
 

@@ -20,6 +20,7 @@ SINGLE_OR_LISTS: list[tuple[Any, dict[str, Any]]] = [
     (OPTIM.SGD, {"momentum": 0.9, "nesterov": True, "maximize": True}),
     (OPTIM.RMSprop, {}),
     (OPTIM.RMSprop, {"momentum": 0.9, "centered": True}),
+    (OPTIM.Adadelta, {}),
     (OPTIM.Adagrad, {}),
     (OPTIM.Adam, {"amsgrad": True}),
     (OPTIM.AdamW, {}),
@@ -31,6 +32,7 @@ SINGLE_OR_LISTS: list[tuple[Any, dict[str, Any]]] = [
     (OPTIM.Adafactor, {}),
 ]
 FUSED: list[tuple[Any, dict[str, Any]]] = [
+    (OPTIM.SGD, {"momentum": 0.9}),
     (OPTIM.Adam, {"amsgrad": True}),
     (OPTIM.AdamW, {}),
     (OPTIM.Adagrad, {}),
@@ -106,7 +108,7 @@ def test_the_state_of_muon_belongs_to_the_module_of_its_parameter(wait: int) -> 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(OPTIM.SGD, {"momentum": 0.9}), (OPTIM.RMSprop, {}), (OPTIM.Adam, {})],
+    [(OPTIM.SGD, {"momentum": 0.9}), (OPTIM.RMSprop, {}), (OPTIM.Adadelta, {}), (OPTIM.Adam, {})],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @pytest.mark.parametrize("wait", [0, 1])
@@ -122,3 +124,27 @@ def test_every_module_has_the_ops_of_its_own_update(kind: Any, options: dict[str
     assert len(updates) == 3
     assert updates[0] == updates[1] == updates[2]
     assert not any("mul" in name or "add" in name for name in of_module.get(-1, Counter()))
+
+
+@pytest.mark.parametrize("options", [{}, {"line_search_fn": "strong_wolfe"}], ids=str)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_flat_vector_of_all_parameters_belongs_to_no_module(before: bool, options: dict[str, Any]) -> None:
+    model = nn.Sequential(*[nn.Linear(24, 24, bias=False) for _ in range(3)])
+    update = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=3, **options)
+    x = torch.randn(8, 24)
+
+    def closure() -> Tensor:
+        update.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    if before:
+        update.step(closure)
+    with torchprof.profile(model) as prof:
+        update.step(closure)
+    flat = 3 * 24 * 24 * 4
+    account = torchprof.memory(prof.trace)
+    rows = np.flatnonzero(account.allocations["bytes"] == flat).tolist()
+    assert rows
+    assert {account.module_path(row) for row in rows} == {"(no module)"}

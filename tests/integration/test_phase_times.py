@@ -16,7 +16,13 @@ from torchprof.trace.schema import LAYOUTS, SCOPE_BACKWARD, SCOPE_USER, Phase
 from torchprof.trace.trace import Trace
 
 Event = tuple[Any, ...]
-RANGES = ["train", "Optimizer.step#SGD.step", "enumerate(DataLoader)#Iter.__next__", "iter(DataLoader)"]
+RANGES = [
+    "train",
+    "Optimizer.step#SGD.step",
+    "enumerate(DataLoader)#Iter.__next__",
+    "iter(DataLoader)",
+    "run_backward(autograd)",
+]
 OPS = [("aten::a", 0), ("autograd::engine::evaluate_function: X", 0), ("XBackward0", SCOPE_BACKWARD)]
 END = 60
 

@@ -58,6 +58,7 @@ def lines_with(hidden: str) -> dict[str, list[str]]:
     ("hidden", "feature", "where"),
     [
         ("torch._C._DisableTorchDispatch", "formulas of FLOPs of the user's own", "warning"),
+        ("torch.autograd.graph._engine_run_backward", "telling what the autograd engine waits for from other time", "warning"),
         (
             "torch._C._dynamo.eval_frame.set_eval_frame",
             "recording calls by module.__call__ (Python 3.11) and of compiled code",
@@ -89,6 +90,7 @@ with torch_private.without_modes():
     pass
 assert torch_private.is_in_bad_fork() is False
 assert torch_private.evaluator_switch().__name__ == "set_eval_frame"
+assert torch_private.engine().__name__ == "_engine_run_backward"
 assert torch_private.is_torch_profiler_active() is False
 with torch.profiler.profile():
     assert torch_private.is_torch_profiler_active() is True

@@ -45,6 +45,10 @@ class Events {
     } else if (kind == "end") {
       if (Op* const op = log_.close_op(reinterpret_cast<const void*>(integer(1))).op) {
         op->end = integer(2);
+        op->outputs = log_.operands.size();
+        for (const py::handle& output : py::list(event.size() > 3 ? event[3] : py::list())) {
+          op->n_outputs += add_tensor(output.cast<py::tuple>()) ? 1 : 0;
+        }
       }
     } else if (kind == "call") {
       if (ModuleCall* const call = log_.open_call(event[2].cast<uint64_t>(), event[3].cast<std::string>().c_str())) {
@@ -55,17 +59,18 @@ class Events {
         call->end = integer(1);
       }
     } else if (kind == "tensor") {
-      const auto dims = event[1].cast<std::vector<int64_t>>();
-      Tensor tensor{};
-      tensor.storage = event[2].cast<uint64_t>();
-      tensor.storage_bytes = 4;
-      if (op_ != nullptr && log_.add_operand(tensor, dims.data(), dims.size())) {
+      if (op_ != nullptr && add_tensor(event)) {
         ++op_->n_inputs;
       }
     } else if (kind == "memory") {
       log_.memory_event(integer(1), event[2].cast<uint64_t>(), event[3].is_none() ? kUnknownFree : integer(3), 0, -1);
+    } else if (kind == "reported") {
+      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1, false, true);
     } else if (kind == "met") {
-      log_.block_met(integer(1), event[2].cast<uint64_t>(), integer(3), event[4].cast<bool>());
+      log_.block_met(integer(1), event[2].cast<uint64_t>(), integer(3), event[4].cast<uint32_t>(),
+                     static_cast<Ends>(integer(5)));
+    } else if (kind == "gone") {
+      log_.storage_ended(integer(1), event[2].cast<uint32_t>(), true, static_cast<Ends>(integer(3)));
     } else if (kind == "launch") {
       RuntimeCall call{};
       call.start = call.end = integer(1);
@@ -79,6 +84,17 @@ class Events {
   }
 
  private:
+  bool add_tensor(const py::tuple& event) {
+    const auto dims = event[1].cast<std::vector<int64_t>>();
+    Tensor tensor{};
+    tensor.storage = event[2].cast<uint64_t>();
+    tensor.storage_bytes = 4;
+    for (const int64_t size : dims) {
+      tensor.storage_bytes *= size;
+    }
+    return log_.add_operand(tensor, dims.data(), dims.size());
+  }
+
   ThreadLog& log_;
   DeviceReport& devices_;
   Op* op_ = nullptr;  // the one that began last
@@ -95,18 +111,20 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 
 // One ThreadLog per list of events, whose times are ticks of one nanosecond:
 //
-//   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time)
+//   ("op", key, time, name, sequence_nr, forward_thread, scope)      ("end", key, time[, outputs: each as an input])
 //   ("call", time, address, type)                                    ("return", time)
 //   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
-//   ("launch", time, correlation)                               ("met", time, address, bytes, reports_free)
+//   ("launch", time, correlation)                               ("reported", time, address, bytes)
+//   ("met", time, address, bytes, storage, ends)                     ("gone", time, storage, ends)
 //
 // A free whose size is not known has None for bytes.
 //
-// Kernels are (correlation, start, end, name), steps (start, end). The first thread is the one that records. Returns the tables by name,
+// Kernels are (correlation, start, end, name), steps (start, end), what the model holds (address, bytes, module). The first thread is the one that records. Returns the tables by name,
 // their strings, the losses, and the self times of ops and of calls.
 py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes,
                          const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels,
-                         const std::vector<std::pair<int64_t, int64_t>>& steps, int64_t recording_ends) {
+                         const std::vector<std::pair<int64_t, int64_t>>& steps, int64_t recording_ends,
+                         const std::vector<std::tuple<uint64_t, int64_t, uint64_t>>& parameters) {
   Budget budget(budget_bytes);
   std::vector<std::unique_ptr<ThreadLog>> logs;
   const OpClasses none;
@@ -129,7 +147,6 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
       events.apply(event.cast<py::tuple>());
     }
   }
-  Outstanding outstanding;
   Moments moments;
   for (const auto& [start, end] : steps) {
     Step step{};
@@ -137,9 +154,13 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
     step.end = end;
     moments.steps.push_back(step);
   }
-  const std::vector<Held> held;
+  std::vector<Held> held;
+  for (const auto& [address, bytes, module] : parameters) {
+    held.push_back({address, bytes, module, "M", kParameter, 0, -1, false});
+  }
+  Carried carried{{}, {}, held_by_model(false, held)};
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
-  auto [tables, times] = collate(logs, std::move(devices), context, outstanding);
+  auto [tables, times] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;
   for_each_table(tables, [&](const char* name, const auto& rows) { arrays[name] = to_bytes(rows); });
   py::dict losses;
@@ -151,5 +172,5 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
 
 PYBIND11_MODULE(collator, m) {
   m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list(), "steps"_a = py::list(),
-        "recording_ends"_a = INT32_MAX);
+        "recording_ends"_a = INT32_MAX, "parameters"_a = py::list());
 }

@@ -367,6 +367,11 @@ def test_an_empty_trace_is_an_empty_timeline(tmp_path: Path) -> None:
     assert folded(trace(), tmp_path) == {}
 
 
+def test_a_trace_of_one_op_that_took_no_time_is_a_timeline(tmp_path: Path) -> None:
+    made = trace(strings=["aten::mm"], ops=[{"name": 0, "start": 5, "end": 5, "flags": FORWARD}])
+    assert [event["dur"] for event in events(made, tmp_path, name="aten::mm")] == [0]
+
+
 def test_the_size_of_chunks_does_not_change_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = exported(training_step(), tmp_path), folded(training_step(), tmp_path)
     for part in (trace_events, stacks):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from torchprof.record.flops.formulas import FORMULAS, Operand
+from torchprof.flops.formulas import FORMULAS, Operand
 
 
 def flops(name: str, *arguments: Any, out: Any = None) -> int | None:

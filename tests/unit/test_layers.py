@@ -39,10 +39,13 @@ ROOMS: Final[dict[str, Room]] = {
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
     "_torch_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
     "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version"),
-    "analysis": Room("Computes figures from a trace.", "errors trace"),
-    "importers": Room("Reads what other tools recorded into a trace.", "errors arguments trace"),
+    "flops": Room("FLOPs of ops by formula.", "errors trace"),
+    "analysis": Room("Computes figures from a trace.", "errors trace flops"),
+    "importers": Room("Reads what other tools recorded into a trace.", "errors terminal arguments trace flops"),
     "record": Room(
-        "Runs a recording and makes the trace.", "errors terminal arguments trace analysis _native _torch_private", torch=True
+        "Runs a recording and makes the trace.",
+        "errors terminal arguments trace flops analysis _native _torch_private",
+        torch=True,
     ),
     "allocator": Room(
         "The simulated CUDA allocator: settings, replay.", "errors arguments trace importers _native", torch=True

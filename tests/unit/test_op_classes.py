@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 from torchprof import _native
-from torchprof.record.flops.formulas import FORMULAS
-from torchprof.record.flops.op_classes import is_pytorchs, op_classes, op_classes_of
+from torchprof.flops.classes import classes_by_name, is_pytorchs
+from torchprof.flops.formulas import FORMULAS
+from torchprof.record.flops.op_classes import op_classes, op_classes_of
 
 UNKNOWN: Final = frozenset(
     """
@@ -81,3 +82,15 @@ def test_arguments_are_kept_only_where_a_formula_needs_them() -> None:
     classes = op_classes()
     assert {"aten::convolution", "aten::_cudnn_rnn", "aten::_fft_c2c"} <= classes.with_arguments
     assert not {"aten::mm", "aten::_scaled_dot_product_flash_attention_for_cpu"} & classes.with_arguments
+
+
+def test_without_pytorch_ops_are_classed_by_their_names() -> None:
+    """As PyTorch says, except that ops which only call others may be unknown: what they call is then counted."""
+    names = {name for name in _native.op_names([])[0] if is_pytorchs(name)}
+    classes, by_name = op_classes(), classes_by_name(names)
+    assert by_name.counted == {name for name in classes.counted if name in FORMULAS}
+    for_tests = {name for name in names if name.startswith(("aten::_test", "aten::_foobar"))}
+    assert names - classes.free - classes.counted - for_tests <= names - by_name.free
+    assert len(classes.free & by_name.free) > 0.9 * len(classes.free & names)
+    for name in "relu_ silu_ sin softmax embedding native_layer_norm view rsqrt resolve_conj selu_ linalg_vector_norm".split():
+        assert f"aten::{name}" in by_name.free

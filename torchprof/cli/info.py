@@ -26,16 +26,17 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Print a line for each fact."""
     trace = torchprof.load(options.file)
-    facts = dict(_facts(trace, os.stat(options.file).st_size))
-    width = max(map(len, facts))
-    for name, value in facts.items():
+    facts = list(_facts(trace, os.stat(options.file).st_size))
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
         print(f"{name:<{width}}  {printable(value)}")
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     facts = trace.facts
     yield "File", f"{format_bytes(size)}, {format_bytes(trace.nbytes)} of rows"
-    yield "Recorded with", f"torch {facts.get('torch', 'unknown')}, Python {facts.get('python', 'unknown')}"
+    recorded_by = f"torch {facts.get('torch', 'unknown')}, Python {facts.get('python', 'unknown')}"
+    yield "Recorded with", str(facts.get("source", recorded_by))
     recorded = [name for name in ("ops", "shapes", "memory", "modules") if facts.get(name)]
     yield "Options", ", ".join([*recorded, *(["aggregate"] if facts.get("aggregate") else [])]) or "unknown"
     yield "GPU", ": ".join(text for text in (str(facts.get("gpu", "off")), str(facts.get("gpu_note", ""))) if text)
@@ -47,3 +48,5 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
         yield table.replace("_", " ").capitalize(), f"{len(getattr(trace, table)):,}"
     lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())
     yield "Lost", lost or "nothing"
+    for note in facts.get("notes", ()):
+        yield "Note", str(note)

@@ -28,7 +28,7 @@ from torchprof.rendering.units import format_bytes, format_flops
 from torchprof.tables.by_module import by_module
 from torchprof.tables.footer import unknown_flops
 from torchprof.tables.memory import Memory
-from torchprof.tables.table import Table
+from torchprof.tables.table import About, Table
 from torchprof.trace.trace import Trace
 
 __all__ = ["Estimate", "Overhead", "estimate"]
@@ -155,7 +155,8 @@ class Estimate(Printed):
             )
         whole = self.device_memory
         rows = [{"name": name, "at_peak": count, "share": count / whole} for name, count in self.by_category.items()]
-        yield from Table("At the peak", rows, ("at_peak", "share")).parts()
+        shares = About(("share",), f"Share: of what is needed, {format_bytes(whole)}")
+        yield from Table("At the peak", rows, ("at_peak", "share"), (shares,)).parts()
         yield from self.memory.modules.head(10).parts()
         flops, unknown = self.flops, self.flops_unknown
         least = "at least " if unknown else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -21,6 +22,9 @@ __all__ = ["compare", "max_batch_size"]
 LARGEST: Final = 2**40
 """Where a search without an end is given up: no device has memory for it."""
 
+REFUSES_ONE: Final = "Expected more than 1 value per channel"
+"""What ``torch.nn.functional.batch_norm`` says of a batch of one that it is to be trained with."""
+
 
 def max_batch_size(
     model: nn.Module | Callable[[], nn.Module],
@@ -38,7 +42,7 @@ def max_batch_size(
         model: as for `estimate`.
         inputs: makes the inputs of a batch, given its size: sizes, or tensors, on ``meta`` best, where they take no memory.
         capacity: bytes, or the name of a GPU of ``torchprof.GPUS``.
-        at_least: the smallest batch to consider; a BatchNorm may need 2.
+        at_least: the smallest batch to consider. Where that is 1, and a BatchNorm refuses a batch of one, it is 2.
         at_most: the largest batch to consider; None: as large as fits.
         progress: called after each estimate with the batch size, the estimate, and what its ``fits`` says; by default a line is
             printed to standard error where that is a terminal.
@@ -66,6 +70,7 @@ def max_batch_size(
     if progress is None and is_terminal(sys.stderr):
         progress = _print_progress
 
+    @functools.cache
     def fits(batch: int) -> bool:
         found = estimate(model, inputs(batch), capacity=capacity, **options)
         verdict = found.fits(limit)
@@ -75,6 +80,13 @@ def max_batch_size(
 
     last = at_most if at_most is not None else max(LARGEST, at_least)
     good, bad = 0, at_least
+    if bad == 1 < last:
+        try:
+            fits(bad)
+        except ValueError as error:
+            if REFUSES_ONE not in str(error):
+                raise
+            bad = 2
     while bad <= last and fits(bad):
         good, bad = bad, bad * 2
     if bad > last and at_most is None:

@@ -83,6 +83,8 @@ def _runs(times: Ints, states: Ints, weak: npt.NDArray[np.bool_]) -> list[tuple[
     """Runs of one state, from the state that each time begins. A weak one between two of the same phase is part of the run."""
     kept = np.append(np.diff(times) > 0, True)  # of one time, the last
     times, states, weak = times[kept], states[kept], weak[kept]
+    if len(times) < 2:  # ops that took no time
+        return []
     count = np.arange(len(times))
     before = np.maximum.accumulate(np.where(weak, -1, count))
     behind = np.minimum.accumulate(np.where(weak, len(times), count)[::-1])[::-1]

@@ -25,9 +25,13 @@ class CompiledCode:
     """Leaves out of a recording what runs while Dynamo compiles, and tells which backends compiled what ran.
 
     Called with every callback of Dynamo's when compiled code begins with it for the first time.
+
+    Attributes:
+        compiled: whether anything was compiled meanwhile.
     """
 
     def __init__(self) -> None:
+        self.compiled = False
         self._evaluators: list[Any] = []
         self._is_started = False
 
@@ -51,25 +55,25 @@ class CompiledCode:
         except UnsupportedTorchError:
             return  # FLOPs of ops on fake tensors are left out all the same
         if handler is not None:
-            _native.replace_attribute(handler, "install_callbacks", _without_recording(handler.install_callbacks))
+            _native.replace_attribute(handler, "install_callbacks", self._without_recording(handler.install_callbacks))
             self._is_started = True
 
+    def _without_recording(self, install_callbacks: Any) -> Any:
+        @contextmanager
+        def install(trigger: Any, compile_id: str) -> Iterator[None]:
+            if trigger.name not in COMPILES:
+                with install_callbacks(trigger, compile_id):
+                    yield
+                return
+            self.compiled = True
+            _native.begin_compiling()
+            try:
+                with install_callbacks(trigger, compile_id):
+                    yield
+            finally:
+                _native.end_compiling()
 
-def _without_recording(install_callbacks: Any) -> Any:
-    @contextmanager
-    def install(trigger: Any, compile_id: str) -> Iterator[None]:
-        if trigger.name not in COMPILES:
-            with install_callbacks(trigger, compile_id):
-                yield
-            return
-        _native.begin_compiling()
-        try:
-            with install_callbacks(trigger, compile_id):
-                yield
-        finally:
-            _native.end_compiling()
-
-    return install
+        return install
 
 
 def _shows_ops(evaluator: Any) -> bool:

@@ -14,6 +14,7 @@ import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ContextDecorator
+from functools import partial
 from typing import Any, Final, Literal
 
 from torch import nn
@@ -74,7 +75,7 @@ class profile(ContextDecorator):
 
     Attributes:
         trace: the latest `Trace`, after the block or after a cycle of the schedule; also where the block raised an exception,
-            whose class is ``trace.facts["ended_by"]`` then.
+            whose class is ``trace.facts["ended_by"]`` then; and where an interrupt (Ctrl-C) came while the recording ended.
         traces: the traces of all cycles, the last of which may have fewer steps. Where cycles go on for ever,
             ``on_trace_ready`` may clear the list.
 
@@ -122,7 +123,10 @@ class profile(ContextDecorator):
         self._on_trace_ready = on_trace_ready
         self._progress = Progress(progress)
         self._number = 0
-        self._cycles = 0
+        self._began = 0
+        self._ended_by = ""
+        self._made: Trace | None = None
+        self._ready: Trace | None = None
         self.traces: list[Trace] = []
 
     def __call__(self, function: Any) -> Any:
@@ -152,17 +156,20 @@ class profile(ContextDecorator):
 
     @property
     def trace(self) -> Trace:
+        if self._recorder.has_stopped:  # interrupts broke off the end again and again
+            self._finish()
         if self.traces:
             return self.traces[-1]
         if self._block.is_of_parent:
             raise RecordingError(
                 "this process was forked inside the recording, which is that of its parent: it has no trace here"
             )
-        if not self._block.is_inside and self._number and not self._recorder.is_recording:
+        if not self._block.is_inside and 0 < self._number < self._schedule.wait:
             raise RecordingError(
                 f"nothing was recorded: {self._number} calls of step() did not reach an active step of {self._schedule}"
             )
-        state = "it is still running" if self._block.is_inside else "it has not run, or was interrupted when it began or ended"
+        before = "it has not run, or was interrupted when it began, or again and again when it ended"
+        state = "it is still running" if self._block.is_inside else before
         raise RecordingError(f"the recording has no trace yet: {state}; read .trace after the `with` block")
 
     def _count_flops(self, *, outputs: bool) -> None:
@@ -203,25 +210,18 @@ class profile(ContextDecorator):
             return  # a fork inside the recording is not recorded
         if not self._block.is_inside:
             raise RecordingError("step() was called outside the recording: call it inside the `with` block, after each step")
-        if self._recorder.is_recording:
-            self._recorder.end_step()
-        ended = self._number
-        self._number += 1
-        coming = self._schedule.state(self._number)
-        try:
-            if self._recorder.is_recording and self._schedule.ends_cycle(ended):
-                self._keep(self._recorder.stop())
-        finally:  # also where on_trace_ready raises
-            self._begin(coming)
-        self._progress.show(self._number, coming, self._recorder.bytes, self._budget)
+        self._block.finish(partial(self._pass_to, self._number + 1))
+        self._progress.show(self._number, self._schedule.state(self._number), self._recorder.bytes, self._budget)
 
     @whole
     def __enter__(self) -> profile:
         if self._block.is_inside:
             raise RecordingError("this recording is running already: one `with` block at a time")
+        self._recorder.forget()
+        self._made = self._ready = None
         self.traces = []
-        self._number = self._cycles = 0
-        self._begin(self._schedule.state(0))
+        self._number, self._ended_by = 0, ""
+        self._begin()
         self._progress.start()
         return self
 
@@ -232,43 +232,72 @@ class profile(ContextDecorator):
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> Literal[False]:
+        self._ended_by = kind.__name__ if kind is not None else ""
         try:
-            if self._recorder.is_recording:
-                trace = self._recorder.stop()
-                if kind is not None:
-                    trace.facts["ended_by"] = kind.__name__
-                if self._is_worth_keeping(trace):
-                    self._keep(trace)
-        except Exception as failure:
-            if kind is None:
-                raise
-            warnings.warn(
-                f"the recording could not be ended as it should: {type(failure).__name__}: {failure}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._finish()
+            self._deliver(stacklevel=3)
         finally:
             self._progress.clear()
         return False
 
-    def _begin(self, state: State) -> None:
+    # An interrupt may break these off anywhere. They are called again then, and go on.
+
+    def _pass_to(self, number: int) -> None:
+        """End the running step, and the cycle if it was the last of one; begin the step with this number."""
+        if self._number < number:
+            if self._recorder.is_recording:
+                self._recorder.end_step()
+            self._number = number
+        if self._recorder.has_stopped or self._schedule.cycle(self._began) != self._schedule.cycle(number):
+            self._finish()
+        self._deliver(stacklevel=4)
+        self._begin()
+
+    def _begin(self) -> None:
         """Begin the step with the number ``self._number``."""
+        state = self._schedule.state(self._number)
         if state is not State.OFF:
             if not self._recorder.is_recording:
+                self._began = self._number
                 self._recorder.start()
             self._recorder.begin_step(self._number, warmup=state is State.WARMUP)
 
-    def _keep(self, trace: Trace) -> None:
-        self.traces.append(trace)
-        self._cycles += 1
+    def _finish(self) -> None:
+        """End the recording, if there is one, and keep its trace."""
+        if self._made is None:
+            if not (self._recorder.is_recording or self._recorder.has_stopped):
+                return
+            made = self._recorder.stop()
+            if self._ended_by:
+                made.facts["ended_by"] = self._ended_by
+            self._made = made
+        made = self._made
+        if self._is_worth_keeping(made):
+            self._ready = made
+            if not (self.traces and self.traces[-1] is made):
+                self.traces.append(made)
+        self._recorder.forget()
+        self._made = None
+
+    def _deliver(self, stacklevel: int) -> None:
+        """Call ``on_trace_ready`` once for the latest trace."""
+        ready, self._ready = self._ready, None
+        if ready is None:
+            return
         if self._on_trace_ready is not None:
-            self._on_trace_ready(self)
-        if "flops_note" in trace.facts:
-            warnings.warn(trace.facts["flops_note"], RuntimeWarning, stacklevel=3)
+            try:
+                self._on_trace_ready(self)
+            except Exception as failure:
+                if not self._ended_by:
+                    raise
+                said = f"on_trace_ready raised {type(failure).__name__}: {failure}"
+                warnings.warn(said, RuntimeWarning, stacklevel=stacklevel)
+        if "flops_note" in ready.facts:
+            warnings.warn(ready.facts["flops_note"], RuntimeWarning, stacklevel=stacklevel)
 
     def _is_worth_keeping(self, trace: Trace) -> bool:
         """Whether the block did not end just after a cycle did."""
-        if not self._cycles or (trace.steps["warmup"] == 0).any():
+        if not self._schedule.cycle(self._began) or (trace.steps["warmup"] == 0).any():
             return True
         ran = len(trace.ops) or len(trace.module_calls) or (trace.allocations["start"] >= 0).any()
         return "ended_by" in trace.facts and bool(ran)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -75,11 +76,17 @@ class Recorder:
         self._backend = GpuBackend("off", "")
         self._compiled_code = CompiledCode()
         self._has_merged = False
+        self._places: list[WalkedModule] = []
 
     @property
     def is_recording(self) -> bool:
         """Whether it was started and not stopped; False in a fork of the process that started it."""
         return _native.is_recording(self.block)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether there is what `stop` makes a trace of, though nothing is recorded any more."""
+        return self.block.recorded is not None
 
     @property
     def bytes(self) -> int:
@@ -111,11 +118,15 @@ class Recorder:
                     flop_outputs=self.counted_ops == "outputs",
                     aggregate=options.aggregate,
                     gpu=backend.name,
+                    thread_name=_thread_name(),
                     device_type=backend.device_type,
                     held=self._held(at_end=False),
-                    evaluator_switch=_evaluator_switch() if options.modules else None,
+                    evaluator_switch=_evaluator_switch() if options.modules or options.ops else None,
+                    ahead_of_time=_ahead_of_time_runs(),
                     profiler_switches=_profiler_switches() if options.memory else [],
                     loader_iter=DataLoader.__iter__,
+                    run_backward=_engine(),
+                    slice=_slice_of_storage() if options.memory else None,
                     on_evaluator=self._compiled_code,
                 )
                 break
@@ -145,8 +156,8 @@ class Recorder:
         """Make one row of the sums of all but the first shapes of an op, with the FLOPs and bytes that each of them has."""
         tables, strings = _native.sums()
         totals = step_totals(self._trace(tables, strings, {"aggregate": True}, self._flops(tables, strings)))
-        _native.merge_shapes(totals.op_flops.tolist(), totals.op_bytes.tolist(), totals.op_unknown.tolist())
         self._has_merged = True
+        _native.merge_shapes(totals.op_flops.tolist(), totals.op_bytes.tolist(), totals.op_unknown.tolist())
 
     def _flops(self, tables: Tables, strings: list[str]) -> flops.Flops:
         outputs = self._options.reads_tensors or self.counted_ops == "outputs"
@@ -166,30 +177,37 @@ class Recorder:
         )
 
     def stop(self) -> Trace:
-        """Stop recording.
+        """Stop recording. Where an interrupt came out of it, it goes on when it is called again, until `forget`.
 
         Raises:
             RecordingError: the recording was stopped by something else.
-            Exception: what the model raises while its parameters are read; the recording has ended then.
+            Exception: what the model raises while its parameters are read.
         """
-        held: list[Held] = []
-        places: list[WalkedModule] = []
-        try:
-            if self._has_merged:
-                self._merge_shapes()
-            held = self._held(at_end=True)
-            places = walk(self.models) if self.models is not None else []
-        finally:  # also where reading the model fails
-            try:
-                tables, strings, facts = _native.stop(
-                    self.block, held, may_wait(self._backend), places if not self._options.aggregate else []
-                )
-            except RuntimeError as error:
-                raise RecordingError(str(error)) from None
+        if self.block.recorded is None:
+            self._stop()
+        assert self.block.recorded is not None
+        tables, strings, facts = self.block.recorded
         # The model is described at the end: lazy modules have their parameters then.
-        model = describe(self.models, places) if self.models is not None else None
+        model = describe(self.models, self._places) if self.models is not None else None
         counted = self._flops(tables, strings)
-        return self._trace(tables, strings, self._facts(facts, counted.problems), counted, model)
+        return self._trace(tables, strings, self._facts(dict(facts), counted.problems), counted, model)
+
+    def _stop(self) -> None:
+        """Stop the compiled recorder, whose tables the block has then."""
+        if self._has_merged:
+            self._merge_shapes()
+        held = self._held(at_end=True)
+        self._places = walk(self.models) if self.models is not None else []
+        places = self._places if not self._options.aggregate else []
+        try:
+            _native.stop(self.block, held, may_wait(self._backend), places)
+        except RuntimeError as error:
+            raise RecordingError(str(error)) from None
+
+    def forget(self) -> None:
+        """Let go of what `stop` made its trace of."""
+        self.block.forget()
+        self._places = []
 
     def _held(self, *, at_end: bool) -> list[Held]:
         if self.models is None or not self._options.reads_tensors:
@@ -213,9 +231,21 @@ class Recorder:
             "python": sys.version.split()[0],
             **asdict(self._options),
             "counts_flops": self._options.reads_tensors or self.counted_ops != "none",
+            "compiled": self._compiled_code.compiled,
             "gpu": self._backend.name,
             "gpu_note": note,
         }
+
+
+def _thread_name() -> str:
+    """The name of this thread; empty where Python did not start it."""
+    return next((thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()), "")
+
+
+@functools.cache
+def _slice_of_storage() -> torch.UntypedStorage:
+    """Such as the weights of a mapped file are."""
+    return torch.UntypedStorage(2)[:1]  # type: ignore[no-untyped-call, no-any-return]
 
 
 @functools.cache
@@ -232,6 +262,21 @@ def _evaluator_switch() -> Any:
     except UnsupportedTorchError as error:
         warnings.warn(str(error), RuntimeWarning, stacklevel=4)
         return None
+
+
+@functools.cache
+def _engine() -> Any:
+    """What runs the autograd engine; None where it is missing, which is said once."""
+    try:
+        return torch_private.engine()
+    except UnsupportedTorchError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+        return None
+
+
+@functools.cache
+def _ahead_of_time_runs() -> list[Any]:
+    return torch_private.ahead_of_time_runs()
 
 
 @functools.cache

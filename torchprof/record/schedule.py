@@ -43,10 +43,10 @@ class Schedule:
         place = step % cycle
         return State.OFF if place < self.wait else State.WARMUP if place < self.wait + self.warmup else State.ACTIVE
 
-    def ends_cycle(self, step: int) -> bool:
-        """Whether the step with this number is the last one of a cycle."""
+    def cycle(self, step: int) -> int:
+        """The number of the cycle that the step with this number is in, counted from 0."""
         cycle = self.wait + self.warmup + self.active
-        return cycle != 0 and (step + 1) % cycle == 0 and self.state(step) is State.ACTIVE
+        return step // cycle if cycle else 0
 
 
 def schedule(*, active: int, wait: int = 0, warmup: int = 0, repeat: int = 1) -> Schedule:

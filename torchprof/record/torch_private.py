@@ -13,7 +13,9 @@ from torchprof._torch_private import private
 from torchprof.errors import UnsupportedTorchError
 
 __all__ = [
+    "ahead_of_time_runs",
     "compile_callbacks",
+    "engine",
     "evaluator_switch",
     "is_fake_mode_active",
     "is_in_bad_fork",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 FLOPS = "formulas of FLOPs of the user's own"
+ENGINE = "telling what the autograd engine waits for from other time"
 BACKWARD = "a backward pass from an output that is nested"
 FAKE_TENSORS = "telling fake tensors from others"
 COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled code"
@@ -45,6 +48,15 @@ def without_modes() -> Iterator[None]:
             yield
     finally:
         del disabled  # the guard ends with the object
+
+
+def engine() -> Any:
+    """The function by which ``backward()`` and ``autograd.grad`` run the engine.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    return private("torch.autograd.graph._engine_run_backward", ENGINE)
 
 
 def run_backward(
@@ -120,6 +132,13 @@ def evaluator_switch() -> Any:
         UnsupportedTorchError: a name is missing.
     """
     return private("torch._C._dynamo.eval_frame.set_eval_frame", COMPILED)
+
+
+def ahead_of_time_runs() -> list[Any]:
+    """The functions that run what AOTInductor compiled; none where this PyTorch is built without it."""
+    kinds = [kind for kind in vars(getattr(torch._C, "_aoti", object)).values() if isinstance(kind, type)]
+    methods = [getattr(kind, name) for kind in kinds for name in ("run", "boxed_run") if hasattr(kind, name)]
+    return [getattr(method, "__func__", method) for method in methods]
 
 
 def profiler_switches() -> list[Any]:

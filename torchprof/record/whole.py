@@ -1,4 +1,4 @@
-"""Methods that an interrupt cannot cut in two: see ``csrc/bindings/block.cpp``."""
+"""Methods that an interrupt cannot cut in two: see ``csrc/bindings/block.h``."""
 
 from __future__ import annotations
 

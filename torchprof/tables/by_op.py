@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torchprof.analysis.gpu.backend import has_kernels
+from torchprof.analysis.records import Record
 from torchprof.analysis.time.op_records import op_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_ceilings, check_path, check_trace, phase_named
@@ -60,19 +63,26 @@ def by_op(
         ("Rates are against device time; ops that launched nothing on a device have none",) if on_device else ()
     )
     unknown = {name for record in records for name in record["flops_unknown"]}
-    if not records:
-        below = (*below, _why_empty(trace, phase))
-    else:
-        below = (coverage(trace, "share", "the self time of these ops", sum(record["self"] for record in records)), *below)
+    below = (*below, _why_empty(trace, phase)) if not records else (*_shares(trace, records), *below)
+    if ceilings is not None:
+        below = (*below, About(("roofline",), f"Of roof: of what {ceilings.device} can do at that FLOP/B, in {ceilings.dtype}"))
     table = Table("Op", records, tuple(columns), (*footer(trace), *below, *unknown_flops(unknown)))
     if not records:
         return table
     return table.sort("self").sort("device_self") if on_device else table.sort("self")
 
 
+def _shares(trace: Trace, records: list[Record]) -> Iterator[About]:
+    """What the shares are of, and what of a step the rows cover."""
+    yield coverage(trace, "share", "the self time of these ops", sum(record["self"] for record in records))
+    if has_kernels(trace):
+        time = sum(record["device_self"] for record in records)
+        yield coverage(trace, "device_share", "the device time of these ops", time)
+
+
 def _why_empty(trace: Trace, phase: str | Phase | None) -> str:
     """What must be said of a table without rows."""
     if trace.facts.get("ops") is False:
-        return "Ops were not recorded: record with ops=True"
+        return f"Ops were not recorded: record with {'ProfilerActivity.CPU' if 'source' in trace.facts else 'ops=True'}"
     found = phase_named(phase)
     return "No ops were recorded" if found is None else f"No ops ran in the phase {found.name.lower()!r}"

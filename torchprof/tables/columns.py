@@ -205,7 +205,8 @@ _COLUMNS: Final = (
         "share",
         "Share",
         SHARE,
-        "of the step; in a table by op, of the self time of its rows; in a summary, of the model's forward time",
+        "of the step; in a table by op, of the self time of its rows; in a summary, of the model's forward time; "
+        "of what is held, of the peak",
     ),
     Column(
         "device",

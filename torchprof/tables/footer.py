@@ -40,7 +40,8 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
 def remarks(trace: Trace) -> list[str]:
     """What must be said of a recording that does not have everything: below every table and account."""
     note = trace.facts.get("memory_note")
-    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *incomplete(trace.losses)]
+    of_file = [f"Read from {trace.facts.get('source', 'a file')}: {each}" for each in trace.facts.get("notes", ())]
+    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *of_file, *incomplete(trace.losses)]
 
 
 def merged_shapes(trace: Trace) -> list[str]:
@@ -84,7 +85,9 @@ def ops_not_recorded(trace: Trace, rest: str) -> list[str]:
     return [f"Ops were not recorded: backward, optimizer and waiting for data are in the {rest}"] if missing else []
 
 
-def coverage(trace: Trace, column: str, of: str, time: float, *, of_step: bool = False) -> About:
+def coverage(
+    trace: Trace, column: str, of: str, time: float, *, of_step: bool = False, of_all: bool = False, how: str = ""
+) -> About:
     """What shares are of, and how much of a step the rows of a table cover.
 
     Args:
@@ -92,14 +95,17 @@ def coverage(trace: Trace, column: str, of: str, time: float, *, of_step: bool =
         of: what all rows together are.
         time: nanoseconds of all rows.
         of_step: whether shares are of the step, not of all rows.
+        of_all: whether the time is the sum over all steps, not the mean.
+        how: the time is of all that the rows are: ``"at most "``, ``"on average "``.
     """
     header = COLUMNS[column].header
     times = step_times(trace)
-    whole = float(times.time.mean()) if times is not None and len(times.time) else 0.0
+    whole = float(times.time.sum() if of_all else times.time.mean()) if times is not None and len(times.time) else 0.0
     if times is None or not whole:
         return About((column,), f"{header}: of {of}")
-    step = "a step" if len(times.time) > 1 else "the step" if times.is_step else "the recording"
-    covered = f"{100 * time / whole:.1f}%"
+    several = f"the {len(times.time):,} steps" if of_all else "a step"
+    step = several if len(times.time) > 1 else "the step" if times.is_step else "the recording"
+    covered = f"{how}{100 * time / whole:.1f}%"
     if not of_step:
         return About((column,), f"{header}: of {of}, {covered} of {step}")
     more = ": threads worked at the same time, or calls went on when a step ended" if time > (1 + ROUNDED) * whole else ""

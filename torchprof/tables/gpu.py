@@ -19,7 +19,7 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
-from torchprof.tables.footer import incomplete, unknown_flops
+from torchprof.tables.footer import coverage, incomplete, unknown_flops
 from torchprof.tables.table import Table
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
@@ -71,7 +71,10 @@ class Gpu(GpuAccount, Printed):
                 row = {"name": name, "path": f"{device.name} {name}", "depth": 1, "type": "", "kernels": stream.kernels}
                 rows.append({**row, "busy": stream.busy, "busy_share": stream.busy / device.span})
         columns = ("kernels", "span", "busy", "busy_share", "idle", *map(_column, CAUSES))
-        return Table("Device", rows, columns, is_tree=True)
+        of, how = ("the span of the device", "") if len(self.devices) == 1 else ("the span of its device", "at most ")
+        longest = max((device.span for device in self.devices), default=0)
+        shares = coverage(self.trace, "busy_share", of, longest, of_all=True, how=how)
+        return Table("Device", rows, columns, (shares,), is_tree=True)
 
     @cached_property
     def by_cause(self) -> Table:
@@ -102,7 +105,10 @@ class Gpu(GpuAccount, Printed):
                 others = [idle for idle in of_cause if idle.module not in kept]
                 below = [*below[: most - 1], row(f"{len(below) - most + 1:,} other modules", 1, others)]
             rows += [row(cause, 0, of_cause), *({**each, "path": f"{cause}: {each['name']}"} for each in below)]
-        return Table("Idle cause", rows, ("idle", "idle_share", "gaps", "at"), MEANINGS, is_tree=True)
+        count = len(self.devices)
+        of, how = ("all idle time", "") if count == 1 else (f"all idle time of {count} devices", "on average ")
+        shares = coverage(self.trace, "idle_share", of, whole / max(count, 1), of_all=True, how=how)
+        return Table("Idle cause", rows, ("idle", "idle_share", "gaps", "at"), (shares, *MEANINGS), is_tree=True)
 
     @cached_property
     def by_copy(self) -> Table:
@@ -114,7 +120,7 @@ class Gpu(GpuAccount, Printed):
                 "count": copies.count,
                 "total": copies.bytes,
                 "took": copies.time,
-                "byte_rate": copies.bytes / copies.time * 1e9 if copies.time else None,
+                "byte_rate": copies.bytes / copies.time * 1e9 if copies.time and copies.bytes is not None else None,
             }
             for copies in self.copies
         ]
@@ -161,7 +167,8 @@ class Gpu(GpuAccount, Printed):
 
     def _headline(self) -> str:
         facts = self.trace.facts
-        how = {"cupti": "seen by CUPTI", "events": "timed by events"}.get(gpu_backend(self.trace), gpu_backend(self.trace))
+        backend = gpu_backend(self.trace)
+        how = {"cupti": "seen by CUPTI", "events": "timed by events"}.get(backend, f"recorded by {backend}")
         error = int(facts.get("gpu_clock_error_ns", 0))
         within = f", times within {format_ns(error)} of the host's" if error else ""
         steps = len(active_steps(self.trace))

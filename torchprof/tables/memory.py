@@ -14,7 +14,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import of_what, remarks
-from torchprof.tables.table import Table
+from torchprof.tables.table import About, Table
 from torchprof.trace.trace import Trace
 
 __all__ = ["Memory", "memory"]
@@ -39,7 +39,8 @@ class Memory(MemoryAccount, Printed):
             for name, count in self.by_category.items()
             if count
         ]
-        return Table("Held at the peak", rows, ("at_peak", "share"))
+        shares = About(("share",), f"Share: of the peak, {format_bytes(whole)}")
+        return Table("Held at the peak", rows, ("at_peak", "share"), (shares,))
 
     @cached_property
     def modules(self) -> Table:
@@ -104,7 +105,8 @@ class Memory(MemoryAccount, Printed):
         else:
             yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))} (Saved: then, by module)"
         if missing := not_recorded(self.trace):
-            yield f"Recorded with {missing[0]}=False: little of the memory can be told apart by category or module"
+            why = "The file has no addresses of tensors" if "addresses" in missing else f"Recorded with {missing[0]}=False"
+            yield f"{why}: little of the memory can be told apart by category or module"
         if len(self.trace.steps):
             yield self._held_at_ends()
         yield of_what(self.trace, self.device)

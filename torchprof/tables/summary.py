@@ -19,7 +19,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_flops, format_ns
 from torchprof.tables.columns import columns_of
 from torchprof.tables.footer import incomplete, unknown_flops
-from torchprof.tables.table import Table, data_frame
+from torchprof.tables.table import About, Table, data_frame
 from torchprof.trace.shapes import shape_text
 from torchprof.trace.trace import Trace
 
@@ -267,12 +267,13 @@ def _flops(count: int | None, unknown: Collection[str]) -> str:
     return format_flops(count or 0)
 
 
-def _total_lines(totals: Totals) -> Iterator[str]:
+def _total_lines(totals: Totals) -> Iterator[str | About]:
     if totals.failure:
         yield f"INCOMPLETE: {totals.failure}; figures are of what ran until then"
     by_dtype = ", ".join(f"{format_bytes(count)} {dtype}" for dtype, count in totals.param_bytes_by_dtype.items())
     least = "at least " if totals.params_unknown else ""
     yield f"Params: {least}{totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen)"
+    yield About(("params_share",), f"Params %: of all params{', as far as they are known' if totals.params_unknown else ''}")
     yield f"Size of params: {least}{by_dtype or '0 B'}; of buffers: {format_bytes(totals.buffer_bytes)}"
     if len(totals.param_bytes_by_device) > 1:
         by_device = ", ".join(f"{format_bytes(count)} on {device}" for device, count in totals.param_bytes_by_device.items())
@@ -300,7 +301,8 @@ def _total_lines(totals: Totals) -> Iterator[str]:
             backward += f", backward: {format_ns(totals.backward)}"
             if totals.backward_unattributed:
                 backward += f", of which {format_ns(totals.backward_unattributed)} in no module"
-        yield f"Forward: {format_ns(totals.forward)}{backward} (host time of one pass)"
+        passed = f"Forward: {format_ns(totals.forward)}{backward} (host time of one pass"
+        yield About(("share",), f"{passed}; Share: of forward)", f"{passed})")
         if totals.device_forward or totals.device_backward:
             backward = f", recomputation: {format_ns(totals.device_recompute)}" if totals.device_recompute else ""
             backward += f", backward: {format_ns(totals.device_backward)}" if totals.device_backward else ""

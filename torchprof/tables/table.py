@@ -31,10 +31,11 @@ def label_of(row: Record) -> str:
 
 
 class About(NamedTuple):
-    """A line below a table that is printed only where one of these columns is."""
+    """A line below a table that is printed only where one of these columns is; without them, ``otherwise`` is, if given."""
 
     columns: tuple[str, ...]
     line: str
+    otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,11 @@ class Table(Printed):
 
     def _below(self) -> tuple[str, ...]:
         shown = set(self.columns)
-        return tuple(
-            each if isinstance(each, str) else each.line
+        lines = [
+            each if isinstance(each, str) else each.otherwise if shown.isdisjoint(each.columns) else each.line
             for each in self.footer
-            if isinstance(each, str) or not shown.isdisjoint(each.columns)
-        )
+        ]
+        return tuple(line for line in lines if line)
 
     def _kind(self, row: Record) -> Kind:
         if row.get("failed"):

@@ -23,7 +23,7 @@ from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, Rows
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
-__all__ = ["FORMAT", "read", "write"]
+__all__ = ["FORMAT", "opened", "read", "write"]
 
 ZIP: Final = b"PK\x03\x04"
 """How a zip archive begins."""
@@ -64,7 +64,7 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
             f"trace.facts cannot be written as JSON ({error}): keep plain numbers, strings and lists"
         ) from error
     encoded = np.frombuffer(text.encode(), dtype=np.uint8)
-    with _open(path, "wb") as file:
+    with opened(path, "wb") as file:
         np.savez(file, allow_pickle=False, document=encoded, **arrays)
 
 
@@ -77,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         ArgumentError: the path is not a path.
     """
     shown = os.fspath(path)
-    with _open(path, "rb") as file:  # what is wrong with the path itself is an OSError
+    with opened(path, "rb") as file:  # what is wrong with the path itself is an OSError
         begins = file.read(len(ZIP))
     try:
         if begins != ZIP[: len(begins)]:  # numpy takes any other file for a pickle, and recommends to load it as one
@@ -91,7 +91,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error
 
 
-def _open(path: str | os.PathLike[str], mode: Literal["rb", "wb"]) -> BinaryIO:
+def opened(path: str | os.PathLike[str], mode: Literal["rb", "wb"]) -> BinaryIO:
+    """The file at this path.
+
+    Raises:
+        OSError: it cannot be opened.
+        ArgumentError: the path is not a path.
+    """
     try:
         return open(path, mode)
     except ValueError as error:  # not an OSError, as where it contains a null character

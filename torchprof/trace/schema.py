@@ -239,6 +239,8 @@ OP_WRAPPER: Final = 4
 OP_NESTED: Final = 8
 """Op flag: its FLOPs are not counted, because it ran inside an op whose FLOPs are counted, or because (``torch.func``) an op
 inside it does the same work."""
+TENSOR_NO_STORAGE: Final = 4
+"""Tensor flag: it is opaque, or where its data are was not recorded: ``storage`` and ``storage_bytes`` are 0."""
 TENSOR_NOT_DENSE: Final = 16
 """Tensor flag: it is sparse or nested, and not all elements that its shape says are stored. ``bytes`` is what it takes; -1:
 unknown."""

@@ -24,7 +24,7 @@ from torchprof.trace.schema import LAYOUTS, Rows
 from torchprof.trace.shapes import Shape, shape_of
 from torchprof.trace.type_names import DeviceTypes, Dtypes
 
-__all__ = ["Trace", "load"]
+__all__ = ["Trace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +37,17 @@ class Trace:
         strings: names, which the tables refer to by row.
         facts: about the recording as a whole: ``duration_ns``, ``origin_unix_ns``, ``losses`` (rows that did not fit the
             budget, by table), ``unobserved_classes`` (of modules whose calls may have been missed), ``unread_modules`` (rows of
-            ``model.modules`` with parameters of which no op read any; None: not known), ``compiled_outside_calls`` (how often
+            ``model.modules`` with parameters of which no op read any; None: not known), ``compiled``
+            (whether ``torch.compile`` compiled anything meanwhile), ``compiled_outside_calls`` (how often
             compiled code began outside of all module calls), the version of ``torch``, the options of `torchprof.profile`,
-            ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"`` or ``"off"``), ``gpu_note`` (what that means); where some
-            FLOPs could not be counted ``flops_note``, where some memory could not be seen ``memory_note``; where an exception
-            ended the recording ``ended_by``, its class; and in an aggregated trace ``shapes_kept``, how many shapes of an op in
-            a module have sums of their own.
+            ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"``, ``"torch.profiler"`` or ``"off"``), ``gpu_note`` (what
+            that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
+            ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
+            ``shapes_kept``, how many shapes of an op in a module have sums of their own. Of a file of another tool: ``source``,
+            which; ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and
+            ``parameters``, which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their
+            names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with ``table`` and
+            ``row``.
         model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
@@ -135,18 +140,3 @@ class Trace:
             >>> prof.trace.save("step.torchprof")
         """
         file.write(path, {item.name: getattr(self, item.name) for item in fields(self)})
-
-
-def load(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace that ``Trace.save`` wrote. Needs neither PyTorch, the compiled recorder nor the model.
-
-    Raises:
-        TraceFileError: the file is not a trace, is damaged or cut short, or was written by an older or a newer torchprof.
-        OSError: the file cannot be opened.
-        ArgumentError: the path is not a path.
-
-    Example:
-        >>> trace = torchprof.load("step.torchprof")
-        >>> print(torchprof.by_module(trace))
-    """
-    return Trace(**file.read(path))

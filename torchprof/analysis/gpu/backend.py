@@ -8,7 +8,7 @@ __all__ = ["gpu_backend", "has_kernels", "why_no_kernels"]
 
 
 def gpu_backend(trace: Trace) -> str:
-    """What recorded the devices: ``"cupti"``, ``"events"``, or ``"off"`` where nothing did."""
+    """What recorded the devices: ``"cupti"``, ``"events"``, another tool, or ``"off"`` where nothing did."""
     backend = str(trace.facts.get("gpu", "off"))
     return "cupti" if backend == "off" and has_kernels(trace) else backend
 

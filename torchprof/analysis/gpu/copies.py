@@ -26,12 +26,12 @@ DIRECTIONS: Final[dict[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Copies in one direction for one module: their number, bytes, and nanoseconds of device time."""
+    """Copies in one direction for one module: their number, bytes (None: not known of all), nanoseconds of device time."""
 
     direction: str
     module: str
     count: int
-    bytes: int
+    bytes: int | None
     time: int
 
 
@@ -46,9 +46,12 @@ def copies_by_direction(trace: Trace, labels: Sequence[str]) -> list[Copies]:
     module = modules_of_calls(trace, copies["module_call"])
     groups = Groups.by([copies["direction"], module])
     time, moved = groups.sums(kernel_times(copies)), groups.sums(copies["bytes"])
+    unknown = groups.sums(copies["bytes"] == 0)  # files of HIP do not have the size of some
     found = []
     for group, first in enumerate(groups.first.tolist()):
         direction = DIRECTIONS.get(int(copies["direction"][first]), "") or "elsewhere"
         count = int(groups.count[group])
-        found.append(Copies(direction, labels[module[first]], count, int(moved[group]), int(time[group])))
+        found.append(
+            Copies(direction, labels[module[first]], count, None if unknown[group] else int(moved[group]), int(time[group]))
+        )
     return sorted(found, key=lambda copies: -copies.time)

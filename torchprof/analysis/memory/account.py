@@ -56,6 +56,8 @@ class MemoryAccount:
             ArgumentError: nothing was recorded on that device, there are several of that type, the trace holds sums only, or it
                 was recorded with ``memory=False``.
         """
+        if why := trace.facts.get("memory_missing"):
+            raise ArgumentError(f"trace is of a file that has no allocations: {why}")
         if trace.facts.get("memory") is False:
             raise ArgumentError("trace was recorded with memory=False, which leaves allocations out: record with memory=True")
         if trace.facts.get("aggregate"):
@@ -151,9 +153,11 @@ class MemoryAccount:
 
     @property
     def saved_unknown(self) -> str | None:
-        """Why it is not known what was kept for backward: ops or shapes were not recorded. None where it is."""
+        """Why it is not known what was kept for backward: ops, shapes or addresses were not recorded. None where it is."""
         missing = not_recorded(self.trace)
-        return f"{missing[0]} were not recorded" if missing else None
+        if not missing:
+            return None
+        return f"{missing[0]} {'of tensors ' if missing[0] == 'addresses' else ''}were not recorded"
 
     def timeline(self, points: int = 1000) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Bytes by category over time.

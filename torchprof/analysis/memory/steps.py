@@ -53,8 +53,8 @@ def memory_is_known(trace: Trace) -> bool:
 
 
 def not_recorded(trace: Trace) -> list[str]:
-    """What was not recorded of ``ops`` and ``shapes``: without them it is not known what used a block."""
-    return [option for option in ("ops", "shapes") if trace.facts.get(option) is False]
+    """What was not recorded of ``ops``, ``shapes`` and ``addresses`` of tensors: what used a block is unknown then."""
+    return [option for option in ("ops", "shapes", "addresses") if trace.facts.get(option) is False]
 
 
 def memory_of_steps(trace: Trace, device: str | None = None) -> StepMemory:

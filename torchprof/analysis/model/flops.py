@@ -5,7 +5,8 @@ counted again. What is unknown is said by name: a figure with unknown ops in it 
 
 Bytes are the least an op can move: every input tensor read once, every output written once; an op that returns what it was
 given (a view) moves nothing. They are an estimate of traffic, not a measurement: caches and repeated passes are not in it.
-Where the bytes of a tensor are unknown, they are NaN, and so are sums with them.
+Where the bytes of a tensor are unknown, they are NaN, and so are sums with them. So are those of an op of which it is
+not known what it returned, unless its name says that it moves nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.spans import with_descendants
 from torchprof.analysis.tensors import tensor_bytes
+from torchprof.flops.views import moves_nothing
 from torchprof.trace.schema import OP_NESTED, TENSOR_NOT_DENSE, TENSOR_WRAPPER, UNKNOWN_FLOPS, Phase, Rows, phases
 from torchprof.trace.trace import Trace
 
@@ -45,7 +47,7 @@ OVERWRITES = frozenset({f"aten::{name}_" for name in "copy fill zero normal unif
 """Ops that write to their first input and do not read it."""
 
 NOT_DENSE = " (sparse, nested or wrapped tensors)"
-COMPILED = "code of torch.compile"
+COMPILED = "compiled code"
 
 
 def counts_flops(trace: Trace) -> bool:
@@ -191,6 +193,7 @@ def signature_bytes(trace: Trace) -> npt.NDArray[np.float64]:
         return moved
     sizes = tensor_bytes(trace)[operands]
     storages = tensors["storage"][operands]
+    has_outputs = trace.facts.get("outputs") is not False
     for row, (name, first_in, first_out, _, _, n_in, n_out) in enumerate(trace.signatures.tolist()):
         read = storages[first_in : first_in + n_in]
         written = storages[first_out : first_out + n_out]
@@ -198,7 +201,10 @@ def signature_bytes(trace: Trace) -> npt.NDArray[np.float64]:
         in_place = op.endswith("_")
         if op.startswith(("aten::empty", "aten::new_empty")):
             continue  # allocates, writes nothing
-        if not in_place and (not n_out or (n_in and (written == read[0]).all())):
+        if not has_outputs and not n_out:
+            moved[row] = 0 if moves_nothing(op) else np.nan
+            continue
+        if not in_place and (not n_out or (n_in and read[0] and (written == read[0]).all())):
             continue  # a view, or nothing
         overwritten = 1 if op in OVERWRITES else 0
         moved[row, 0] = sizes[first_in + overwritten : first_in + n_in].sum()

@@ -40,6 +40,7 @@ class Notes:
         self.raised = raised
         self.recomputed = recomputed
         self.unobserved = frozenset(trace.facts.get("unobserved_classes", ()))
+        self.compiled_meanwhile = bool(trace.facts.get("compiled"))
         self.compiled_outside = bool(trace.facts.get("compiled_outside_calls"))
         unread = trace.facts.get("unread_modules")
         self.unread = frozenset(self.modules[row].path for row in unread) if unread is not None else None
@@ -87,7 +88,9 @@ class Notes:
         # Dynamo leaves some code as it is, such as the forward of nn.Sequential.
         if by_itself and any([each.calls for child in node.children for each in child.walk() if each.info is not None]):
             return "compiled, except for the calls below"
-        return "compiled: calls inside are not seen" + ("" if inside else "; a first call compiles")
+        return "compiled: calls inside are not seen" + (
+            "; this call compiled it" if self.compiled_meanwhile and not inside else ""
+        )
 
     def _not_called(self, node: ModuleNode, inside: str) -> str:
         if not set(node.calls).isdisjoint(self.recomputed):

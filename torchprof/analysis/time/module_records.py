@@ -92,7 +92,7 @@ def module_records(trace: Trace) -> list[Record]:
             **{"name": node.name, "path": node.path, "type": node.type, "depth": node.depth},
             **_module_record(totals, own, total, wholes),
             **_bounds(trace, total, unknown, totals),
-            "params": sum(p.numel for p in node.info.parameters if p.owner is None) if node.info is not None else 0,
+            "params": _own_parameters(trace, node),
         }
         return total, unknown
 
@@ -105,6 +105,13 @@ def module_records(trace: Trace) -> list[Record]:
             record = _module_record(totals, mine, mine, wholes) | _bounds(trace, mine, unknown, totals)
             records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0})
     return records
+
+
+def _own_parameters(trace: Trace, node: ModuleNode) -> int | None:
+    """Elements of the parameters of a module itself; None where the trace knows its modules by their calls alone."""
+    if trace.facts.get("parameters") is False:
+        return None
+    return sum(p.numel for p in node.info.parameters if p.owner is None) if node.info is not None else 0
 
 
 def _by_path(nodes: list[ModuleNode]) -> list[ModuleNode]:
@@ -214,6 +221,7 @@ def _module_record(totals: StepTotals, own: dict[str, Floats], total: dict[str, 
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
     record["share"] = record["time"] / wholes["share"] if wholes["share"] else 0.0
     record["bytes"] = None if np.isnan(record["bytes"]) else record["bytes"]
+    record["allocated"] = None if totals.trace.facts.get("memory") is False else record["allocated"]
     if "device" in own:
         record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES)}
         record["kernels"] = whole(mean(total["kernels"]))

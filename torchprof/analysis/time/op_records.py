@@ -90,7 +90,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "intensity": none_if_nan(flops[row] / moved[row]) if moved[row] and flops[row] else None,
             "flop_rate": float(flops[row] / rate_time[row] * 1e9) if rate_time[row] and flops[row] else None,
             "byte_rate": none_if_nan(moved[row] / rate_time[row] * 1e9) if rate_time[row] and moved[row] else None,
-            "allocated": float(allocated[row]),
+            "allocated": None if trace.facts.get("memory") is False else float(allocated[row]),
         }
         if device:
             record |= {name: float(values[row]) for name, values in device.items()}

@@ -57,7 +57,10 @@ def step_records(trace: Trace) -> list[Record]:
     if memory_is_known(trace):
         memory = memory_of_steps(trace)
         for row, record in enumerate(records):
-            record |= {name: int(getattr(memory, name)[row]) for name in ("allocated", "peak", "held")}
+            record |= {name: int(getattr(memory, name)[row]) for name in OF_TABLE["allocations"]}
+    elif trace.facts.get("memory") is False:
+        for record in records:
+            record |= dict.fromkeys(OF_TABLE["allocations"])
     if steps["kernels"].any() or steps["busy"].any():
         for record, step in zip(records, steps, strict=True):
             record |= {"device": int(step["busy"]), "kernels": int(step["kernels"])}

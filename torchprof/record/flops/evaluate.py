@@ -1,167 +1,30 @@
-"""The FLOPs of every signature, found when a recording ends."""
+"""The FLOPs of every signature, found when a recording ends: also by formulas that are registered with PyTorch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from torchprof.errors import UnsupportedTorchError
+from torchprof.flops import evaluate as by_formulas
+from torchprof.flops.evaluate import Flops, filled
+from torchprof.flops.formulas import Operand
 from torchprof.record import torch_private
-from torchprof.record.flops.formulas import FORMULAS, Formula, Operand
-from torchprof.record.flops.op_classes import OpClasses, op_classes_of
-from torchprof.trace.schema import (
-    NO_ARGUMENTS,
-    NO_FLOPS,
-    OP_NESTED,
-    TENSOR_NOT_DENSE,
-    TENSOR_SYMBOLIC,
-    TENSOR_WRAPPER,
-    UNKNOWN_FLOPS,
-    Rows,
-)
+from torchprof.record.flops.op_classes import op_classes_of
+from torchprof.trace.schema import Rows
 from torchprof.trace.type_names import Dtypes
 
-__all__ = ["Flops", "evaluate"]
-
-COMPILED_REGION: Final = "Torch-Compiled Region"
-MOST_REMEMBERED: Final = 10_000
-SHAPELESS: Final = TENSOR_NOT_DENSE | TENSOR_WRAPPER | TENSOR_SYMBOLIC
-"""Flags of tensors whose shape does not say what is computed."""
-
-_known: dict[tuple[Any, ...], int] = {}
-"""What formulas of torchprof's own said, by op, arguments and operands."""
-
-
-class Flops(NamedTuple):
-    """What `evaluate` found.
-
-    Attributes:
-        of_signatures: FLOPs of one op of each signature; ``NO_FLOPS`` of an op that has none by convention, ``UNKNOWN_FLOPS``
-            where no formula says how many; 0 where all its ops ran inside others that count, or raised.
-        problems: sentences that say which formulas failed, and why.
-    """
-
-    of_signatures: npt.NDArray[np.int64]
-    problems: list[str]
+__all__ = ["evaluate"]
 
 
 def evaluate(
     tables: Mapping[str, Rows], strings: Sequence[str], dtypes: Dtypes, *, outputs: bool = True, hidden: bool = True
 ) -> Flops:
-    """The FLOPs of every signature.
-
-    Args:
-        hidden: whether kernels may have run in compiled code that are no ops.
-        outputs: whether what ops returned was recorded. An op that raised returned nothing; without outputs, it has no inputs.
-    """
-    signatures = tables["signatures"]
-    found = Flops(np.full(len(signatures), NO_FLOPS, dtype=np.int64), [])
-    if not len(signatures):
-        return found
+    """The FLOPs of every signature: see `torchprof.flops.evaluate`."""
     classes = op_classes_of(strings)
-    worth = {row for row, name in enumerate(strings) if _may_have_flops(name, classes)}
-    names = signatures["name"].tolist()
-    candidates = [row for row, name in enumerate(names) if name in worth]
-    if not candidates:
-        return found
-    counted = set(_counted_signatures(tables).tolist())
-    reader = _Reader(tables, strings, dtypes)
-    failed: dict[str, str] = {}
-    for row in candidates:
-        name = strings[names[row]]
-        of_one: int | None = 0
-        if row in counted and name.startswith(COMPILED_REGION):
-            of_one = None if hidden else NO_FLOPS
-        elif row in counted:
-            signature = signatures[row].item()
-            returned = signature[5] and (signature[6] or not outputs)
-            formula = classes.users.get(name) or FORMULAS.get(name)
-            try:
-                of_one = None if formula is None else reader.flops(name, formula, signature) if returned else 0
-            except UnsupportedTorchError as error:
-                of_one = None
-                found.problems.append(f"FLOPs of {name} are unknown: {error}")
-            except Exception as error:
-                of_one = None
-                failed[name] = f"{type(error).__name__}: {error}"
-        found.of_signatures[row] = UNKNOWN_FLOPS if of_one is None else of_one
-    found.problems.extend(f"the FLOP formula of {name} failed ({why}): its FLOPs are unknown" for name, why in failed.items())
-    return found
-
-
-def _may_have_flops(name: str, classes: OpClasses) -> bool:
-    if name in classes.counted or name.startswith(COMPILED_REGION):
-        return True
-    return "::" in name and name not in classes.free and not name.startswith(("autograd::", "torch::autograd"))
-
-
-def _counted_signatures(tables: Mapping[str, Rows]) -> npt.NDArray[np.uint32]:
-    """Signatures of ops that did not only run inside others that are counted."""
-    ops, totals = tables["ops"], tables["op_totals"]
-    own = (ops["flags"] & OP_NESTED == 0) & (ops["scope"] == 0)
-    of_ops: npt.NDArray[np.uint32] = ops["signature"][own]
-    of_totals: npt.NDArray[np.uint32] = totals["signature"][totals["nested"] == 0]
-    return np.concatenate([of_ops, of_totals])
-
-
-class _Reader:
-    """Gives formulas the arguments of signatures."""
-
-    def __init__(self, tables: Mapping[str, Rows], strings: Sequence[str], dtypes: Dtypes) -> None:
-        self._strings = strings
-        self._dtypes = dtypes
-        self._operands = tables["operands"]
-        tensors = tables["tensors"]
-        self._shape, self._dtype, self._flags = tensors["shape"], tensors["dtype"], tensors["flags"]
-        self._shapes, self._dims = tables["shapes"], tables["dims"]
-
-    def flops(self, name: str, formula: Any, signature: tuple[int, ...]) -> int | None:
-        """What the formula says, None where it cannot."""
-        _, first_input, first_output, arguments, results, n_inputs, n_outputs = signature
-        inputs, outputs = self._read(first_input, n_inputs), self._read(first_output, n_outputs)
-        if inputs is None or outputs is None:
-            return None
-        texts = () if arguments == NO_ARGUMENTS else (self._strings[arguments], self._strings[results])
-        if not isinstance(formula, Formula):
-            return _registered(formula, inputs, outputs, texts)
-        # A shape does not compare its dtype, so that is in the key beside it.
-        key = (
-            (name, texts, *((tensor, tensor.dtype) for tensor in inputs), *outputs)
-            if formula.needs_output
-            else (name, texts, *((tensor, tensor.dtype) for tensor in inputs))
-        )
-        if key not in _known:
-            if len(_known) >= MOST_REMEMBERED:
-                _known.clear()
-            _known[key] = found = _own(formula, inputs, outputs, texts)  # type: ignore[assignment]
-            return found
-        return _known[key]
-
-    def _read(self, first: int, count: int) -> list[Operand] | None:
-        """The operands; None where the shape of one does not say what is computed."""
-        made = []
-        for row in self._operands[first : first + count].tolist():
-            if self._flags[row] & SHAPELESS:
-                return None
-            start, ndim = self._shapes[self._shape[row]].item()
-            made.append(Operand(self._dims[start : start + ndim].tolist(), self._dtypes[int(self._dtype[row])].name))
-        return made
-
-
-def _own(formula: Formula, inputs: list[Operand], outputs: list[Operand], texts: tuple[str, ...]) -> int | None:
-    """What a formula of torchprof's says."""
-    if formula.needs_output and not outputs:
-        return None
-    if formula.tensors is not None:
-        arguments: list[Any] = list(inputs[: formula.tensors])
-    else:
-        arguments = _filled(json.loads(texts[0]), inputs)
-    return formula.compute(*arguments, outputs[0]) if formula.needs_output else formula.compute(*arguments)
+    return by_formulas.evaluate(tables, strings, dtypes, classes, outputs=outputs, hidden=hidden, registered=_registered)
 
 
 def _registered(formula: Any, inputs: list[Operand], outputs: list[Operand], texts: tuple[str, ...]) -> int:
@@ -170,23 +33,10 @@ def _registered(formula: Any, inputs: list[Operand], outputs: list[Operand], tex
     with torch_private.without_modes():
         given, returned = [_meta(tensor) for tensor in inputs], [_meta(tensor) for tensor in outputs]
         if texts:
-            given, returned = _filled(json.loads(texts[0]), given), _filled(json.loads(texts[1]), returned)
+            given, returned = filled(json.loads(texts[0]), given), filled(json.loads(texts[1]), returned)
         return int(formula(*given, out_val=returned[0] if len(returned) == 1 else tuple(returned)))
 
 
 def _meta(operand: Operand) -> Any:
     """A tensor in place of one that was recorded: formulas ask tensors for their shape, some for their dtype."""
     return torch.empty(operand, dtype=getattr(torch, operand.dtype, torch.float32), device="meta")
-
-
-def _filled(arguments: Any, tensors: Sequence[Any]) -> list[Any]:
-    """Arguments with a tensor in place of every ``{}``."""
-    remaining = iter(tensors)
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, dict):
-            return next(remaining)
-        return [fill(item) for item in value] if isinstance(value, list) else value
-
-    filled: list[Any] = fill(arguments)
-    return filled

@@ -1,60 +1,23 @@
-"""What every op is to a count of FLOPs: counted, free of them, or unknown.
-
-==========  ======================================================================================================
-counted     it has a formula
-free        it has no FLOPs by convention (see `torchprof.record.flops.free_ops`), or leaves all work to ops inside it
-unknown     everything else: ops of other packages, and ops that are new in PyTorch
-==========  ======================================================================================================
-
-An op that is unknown itself is counted by what runs inside it, where anything there counts.
-"""
+"""The classes of all ops of the running PyTorch: see `torchprof.flops.classes`. The compiled recorder has them too."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch.utils import flop_counter
 from torch.utils.flop_counter import flop_registry
 
 from torchprof import _native
-from torchprof.record.flops.formulas import FORMULAS
-from torchprof.record.flops.free_ops import base, has_free_name
+from torchprof.flops.classes import OpClasses, is_pytorchs
+from torchprof.flops.formulas import FORMULAS
+from torchprof.flops.free_ops import base, has_free_name
 
-__all__ = ["OpClasses", "is_pytorchs", "op_classes", "op_classes_of", "users_formulas"]
+__all__ = ["op_classes", "op_classes_of", "users_formulas"]
 
 FREE_TAGS: Final = ("pointwise", "reduction", "view_copy", "inplace_view")
-PYTORCHS: Final = frozenset(
-    """
-    aten prim prims quantized _quantized quantization mkldnn mkldnn_prepacked mkl onednn sparse inductor inductor_prims
-    static_runtime symm_mem c10d _c10d_functional _c10d_functional_autograd _dtensor profiler export rngprims debugprims
-    debug_mode_ops fsdp higher_order torch_attn _native
-    """.split()
-)
-"""The namespaces of PyTorch's own ops."""
-
-
-class OpClasses(NamedTuple):
-    """Names of ops by what they are; an op in neither set is unknown.
-
-    Attributes:
-        counted: with a formula that stands for the whole op.
-        free: without FLOPs.
-        with_arguments: whose arguments a formula needs, beside their tensors.
-        users: formulas of the user's own, or of another package, by name.
-    """
-
-    counted: frozenset[str]
-    free: frozenset[str]
-    with_arguments: frozenset[str]
-    users: dict[str, Any]
-
-
-def is_pytorchs(name: str) -> bool:
-    """Whether an op is one of PyTorch's own."""
-    return name.partition("::")[0] in PYTORCHS
 
 
 def users_formulas() -> dict[str, Any]:

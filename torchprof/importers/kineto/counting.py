@@ -1,0 +1,80 @@
+"""Which ops are counted inside others, and the FLOPs of every signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from torchprof.flops.classes import COMPILED_REGION, OpClasses, classes_by_name
+from torchprof.flops.evaluate import evaluate
+from torchprof.flops.formulas import FORMULAS
+from torchprof.flops.views import moves_nothing
+from torchprof.importers.kineto.columns import Ints
+from torchprof.importers.kineto.nesting import Nesting
+from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, TENSOR_SYMBOLIC, UNKNOWN_FLOPS, Rows
+from torchprof.trace.type_names import Dtypes
+
+__all__ = ["flops_of", "mark_nested"]
+
+FREE, UNKNOWN, COUNTED, COMPILED = range(4)
+FUNCTION: Final = 0
+
+
+def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: list[str]) -> None:
+    """Set ``OP_NESTED`` and ``OP_WRAPPER``, as the recorder does: an op that has a formula counts for all inside it.
+
+    Without outputs, an op is a wrapper if one inside it may have moved bytes.
+    """
+    parent = nesting.op_parent
+    name_of_op = tables["signatures"]["name"][ops["signature"]]
+    is_function = ops["scope"] == FUNCTION
+    classes = classes_by_name(names)
+    of_dispatcher = np.array([_class_of(name, classes, True) for name in names] or [FREE], dtype=np.int8)
+    of_others = np.array([_class_of(name, classes, False) for name in names] or [FREE], dtype=np.int8)
+    kind = np.where(is_function, of_dispatcher[name_of_op], of_others[name_of_op])
+    by_formula = (kind == COUNTED) & ~_has_unknown_sizes(tables)[ops["signature"]]
+    hides = np.zeros(len(ops) + 1, dtype=np.bool_)
+    nested = np.zeros(len(ops), dtype=np.bool_)
+    for rows in nesting.levels:
+        nested[rows] = hides[parent[rows]]
+        hides[rows] = nested[rows] | by_formula[rows]
+    counts = ~nested & (kind != FREE)
+    by_inner = counts & ((kind == UNKNOWN) | ((kind == COUNTED) & ~by_formula))
+    above = parent[counts & (kind != COMPILED)]
+    while len(above := np.unique(above[above >= 0])):
+        nested[above[by_inner[above]]] = True
+        above = parent[above]
+    moves = is_function & np.array(["::" in name and not moves_nothing(name) for name in names] or [False])[name_of_op]
+    wrapper = np.zeros(len(ops), dtype=np.bool_)
+    wrapper[parent[moves & (parent >= 0)]] = True
+    ops["flags"] |= np.where(nested, OP_NESTED, 0).astype(np.uint8) | np.where(wrapper, OP_WRAPPER, 0).astype(np.uint8)
+
+
+def flops_of(tables: Mapping[str, Rows], names: list[str], dtypes: Dtypes) -> tuple[Ints, list[str]]:
+    """FLOPs of one op of each signature, and which formulas failed."""
+    found, problems = evaluate(tables, names, dtypes, classes_by_name(names), outputs=False)
+    signatures = tables["signatures"]
+    has_formula = np.array([name in FORMULAS for name in names] or [False])[signatures["name"]]
+    found[has_formula & (signatures["n_inputs"] == 0)] = UNKNOWN_FLOPS  # its shapes are not in the file
+    return found, problems
+
+
+def _class_of(name: str, classes: OpClasses, of_dispatcher: bool) -> int:
+    if name in classes.counted:
+        return COUNTED
+    if name.startswith(COMPILED_REGION):
+        return COMPILED
+    if name in classes.free:
+        return FREE
+    return UNKNOWN if of_dispatcher and "::" in name else FREE
+
+
+def _has_unknown_sizes(tables: Mapping[str, Rows]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Of every signature, whether a size of an input is not known."""
+    signatures, operands = tables["signatures"], tables["operands"]
+    unknown = np.append(0, np.cumsum(tables["tensors"]["flags"][operands] & TENSOR_SYMBOLIC != 0))
+    first = signatures["inputs"].astype(np.int64)
+    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = unknown[first + signatures["n_inputs"]] > unknown[first]
+    return found

@@ -1,0 +1,159 @@
+"""One event of the file, and what turns JSON into events: msgspec where it is installed, the json of Python otherwise.
+
+Only what is read is decoded: with msgspec five times as fast as all of it. A number with a fraction stays text, because a
+time in microseconds since 1970, with its nanoseconds, has more digits than a float.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+__all__ = ["ARGUMENTS", "NO_ARGS", "Event", "EventArgs", "MalformedError", "decode", "decode_repaired", "parse"]
+
+ARGUMENTS: Final = {
+    "external_id": "External id",
+    "old_external_id": "external id",  # of devices, in files of 2021
+    "sequence_nr": "Sequence number",
+    "forward_thread": "Fwd thread id",
+    "dims": "Input Dims",
+    "types": "Input type",
+    "values": "Concrete Inputs",
+    "correlation": "correlation",
+    "device": "device",
+    "stream": "stream",
+    "grid": "grid",
+    "block": "block",
+    "registers": "registers per thread",
+    "shared_memory": "shared memory",
+    "bytes": "bytes",
+    "size": "size",  # the same, of HIP
+    "graph": "graph id",
+    "memory_bytes": "Bytes",
+    "address": "Addr",
+    "allocated": "Total Allocated",
+    "reserved": "Total Reserved",
+    "device_type": "Device Type",
+    "device_index": "Device Id",
+    "collective": "Collective name",
+    "dtype": "dtype",
+    "in_elements": "In msg nelems",
+    "out_elements": "Out msg nelems",
+    "group_size": "Group size",
+    "group": "Process Group Name",
+    "group_description": "Process Group Description",
+    "ranks": "Process Group Ranks",
+}
+"""What is read of ``args``, and how the file calls it."""
+
+_FIELDS: Final = ("ph", "cat", "name", "pid", "tid", "ts", "dur")
+_TEXTS: Final = ("dims", "types", "values")
+"""Of these the JSON text is kept: there are few that differ."""
+_NO_NUMBER: Final = re.compile(r'(?<!\\)("\s*:\s*)-?(?:nan|inf(?:inity)?)(?=\s*[,}])', re.IGNORECASE)
+
+
+class MalformedError(Exception):
+    """These bytes are no JSON, or not all of it."""
+
+
+class PlainArgs:
+    """``args`` of an event: what `ARGUMENTS` lists; None where it is missing, and no text."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self, given: Any) -> None:
+        self._given = given if isinstance(given, dict) else {}
+
+    def __getattr__(self, name: str) -> Any:
+        value = self._given.get(ARGUMENTS[name])
+        if name in _TEXTS:
+            return b"" if value is None else json.dumps(value).encode()
+        return value
+
+
+class PlainEvent:
+    """An event: its phase, category, name, process, thread, and its time and duration in us."""
+
+    __slots__ = ("args", "cat", "dur", "name", "ph", "pid", "tid", "ts")
+    ph: Any
+    cat: Any
+    name: Any
+    pid: Any
+    tid: Any
+    ts: Any
+    dur: Any
+
+    def __init__(self, given: Any) -> None:
+        get = given.get if isinstance(given, dict) else {}.get
+        self.ph, self.cat, self.name, self.pid, self.tid, self.ts, self.dur = map(get, _FIELDS)
+        args = get("args")
+        self.args = PlainArgs(args) if args is not None else None
+
+
+def parse(text: bytes | str) -> Any:
+    """JSON, with numbers that have a fraction as text.
+
+    Raises:
+        MalformedError: it is no JSON.
+    """
+    try:
+        return json.loads(text, parse_float=str, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(str(error)) from None
+
+
+def _decode_plainly(text: bytes) -> list[Event]:
+    found = parse(text)
+    if not isinstance(found, list):
+        raise MalformedError("it is no list of events")
+    return [PlainEvent(each) for each in found]
+
+
+def decode_repaired(text: bytes) -> list[Event]:
+    """The events of a list that is nearly JSON: with ``nan``, ``inf`` or text that is not UTF-8, as some versions wrote.
+
+    Raises:
+        MalformedError: it is none with that, either.
+    """
+    try:
+        return _decode_plainly(text)
+    except MalformedError:
+        return _decode_plainly(_NO_NUMBER.sub(r"\1null", text.decode("utf-8", "replace")).encode())
+
+
+_decoder: Any = None
+if TYPE_CHECKING or importlib.util.find_spec("msgspec") is None:
+    Event: TypeAlias = PlainEvent
+    EventArgs: TypeAlias = PlainArgs
+else:
+    import msgspec
+
+    EventArgs = msgspec.defstruct(
+        "EventArgs",
+        [(name, msgspec.Raw, msgspec.Raw()) if name in _TEXTS else (name, Any, None) for name in ARGUMENTS],
+        rename=ARGUMENTS,
+        gc=False,
+    )
+    Event = msgspec.defstruct("Event", [*((name, Any, None) for name in _FIELDS), ("args", EventArgs | None, None)], gc=False)
+    _decoder = msgspec.json.Decoder(list[Event], float_hook=str)
+
+
+def decode(text: bytes) -> list[Event]:
+    """The events of a JSON list.
+
+    Raises:
+        MalformedError: it is no such list, or has events unlike those of torch.profiler: see `decode_repaired`.
+    """
+    if _decoder is None:
+        return _decode_plainly(text)
+    try:
+        found: list[Event] = _decoder.decode(text)
+    except (ValueError, RecursionError) as error:  # those of msgspec are ValueErrors
+        raise MalformedError(str(error)) from None
+    return found
+
+
+NO_ARGS: Final = decode(b'[{"args": {}}]')[0].args or PlainArgs({})
+"""Of an event that has none."""

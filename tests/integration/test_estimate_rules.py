@@ -113,6 +113,10 @@ def norm_under_autocast(x: Tensor) -> Tensor:
     return F.layer_norm(x.bfloat16(), (64,), torch.ones(64), torch.ones(64))
 
 
+def half_norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, (64,))
+
+
 def capturable(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, capturable=True)
 
@@ -154,6 +158,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "dropout": lambda: saved(of(lambda x: F.dropout(x, 0.5))),
     "finite_gradients": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.SGD, step=scaled)),
     "flash_gradients": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16)),
+    "float32_statistics": lambda: saved(of(half_norm, dtype=torch.bfloat16)),
     "foreach_kernels": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "inductor_for_cuda": lambda: notes(of(torch.sin, compile=True)),
@@ -202,6 +207,12 @@ def test_without_a_rule_the_estimate_is_another(name: str, monkeypatch: pytest.M
     except (AssertionError, EstimateError, RuntimeError):  # of the optimizer, say
         return
     assert found != expected
+
+
+@pytest.mark.parametrize("norm", [lambda x: F.layer_norm(x, (64,)), lambda x: F.batch_norm(x, None, None, training=True)])
+def test_statistics_of_a_norm_in_half_precision_are_of_float32_on_cuda(norm: Forward) -> None:
+    mean, deviation, input = 64 * 4, 64 * 4, 64 * 64 * 2
+    assert saved(of(norm, dtype=torch.bfloat16)) == input + mean + deviation
 
 
 def test_rules_of_a_device_leave_the_other_alone() -> None:

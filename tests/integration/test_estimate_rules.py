@@ -142,6 +142,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     ),
     "contiguous_layer_norm_gradients": lambda: blocks(of(norm_then_transposed)),
     "cpu_workspaces": lambda: blocks(of(lambda x: x.sort(-1)[0], device="cpu")),
+    "column_sums": lambda: blocks(of(lambda x: x.sum(0), (4096, 64))),
     "cublas_workspaces": lambda: of(lambda x: x @ x).max_reserved,
     "cuda_context": lambda: of(torch.sin).device_memory,
     "cuda_library_workspaces": lambda: notes(of(lambda x: torch.linalg.qr(x)[0])),

@@ -42,6 +42,11 @@ class Target:
         return MULTIPROCESSORS[self.gpu or "A100-80GB"]
 
     @property
+    def threads_per_multiprocessor(self) -> int:
+        """How many run at once on one, as NVIDIA's CUDA C++ programming guide lists it by compute capability."""
+        return {(7, 5): 1024, (8, 6): 1536, (8, 9): 1536}.get(self.capability, 2048)
+
+    @property
     def has_tf32(self) -> bool:
         """Whether tensor cores take float32: from Ampere on, and where the GPU is not known."""
         return self.capability >= AMPERE

@@ -10,6 +10,7 @@
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "record/find_tensors.h"
@@ -270,15 +271,24 @@ class Describe {
     const c10::TensorImpl& impl = *THPVariable_Unpack(tensor.ptr()).unsafeGetTensorImpl();
     const c10::IntArrayRef sizes = impl.sizes();
     const py::object shared_with = first == path.ptr() ? owner_of_memory(impl, path) : owner;
-    py::tuple shape(sizes.size());
-    for (size_t at = 0; at < sizes.size(); ++at) {
-      shape[at] = py::int_(sizes[at]);
-    }
     const auto type = impl.dtype().toScalarType();
     const int64_t numel = impl.numel();
-    return untracked(named_tuple(tensor_info_, 0, name, shape, dtype_name(type), device_name(impl.device()), py::int_(numel),
-                                 py::int_(numel * static_cast<int64_t>(c10::elementSize(type))),
+    return untracked(named_tuple(tensor_info_, 0, name, shape(sizes), dtype_name(type), device_name(impl.device()),
+                                 py::int_(numel), py::int_(numel * static_cast<int64_t>(c10::elementSize(type))),
                                  py::bool_(impl.requires_grad()), shared_with, py::bool_(false)));
+  }
+
+  // One tuple for all tensors of a shape: there are few shapes.
+  py::object shape(c10::IntArrayRef sizes) {
+    const auto [found, is_new] = shapes_.try_emplace(sizes.vec());
+    if (is_new) {
+      py::tuple made(sizes.size());
+      for (size_t at = 0; at < sizes.size(); ++at) {
+        made[at] = py::int_(sizes[at]);
+      }
+      found->second = made;
+    }
+    return found->second;
   }
 
   // The path of the module that has another tensor on all of this memory, as `b.weight.data = a.weight.data` makes it; None: no other.
@@ -332,6 +342,7 @@ class Describe {
   const py::str parameters_name_{"_parameters"}, buffers_name_{"_buffers"};
   std::unordered_map<PyObject*, py::tuple> classes_;
   std::map<std::pair<uint64_t, int64_t>, py::object> owners_of_memory_;  // by address and bytes
+  std::map<std::vector<int64_t>, py::object> shapes_;
   std::unordered_map<int, py::str> dtypes_;
   std::unordered_map<int, py::str> devices_;
 };

@@ -30,29 +30,25 @@ class Lifetimes {
 
  private:
   void pair_events() {
-    std::unordered_map<uint64_t, int32_t> open;
+    std::unordered_map<uint64_t, int32_t> open;  // the allocation that an address is of now, or kNoRow
     open.reserve(1024);
     auto& allocations = tables_.allocations;
     allocations.reserve(reports_.events.size() / 2);  // most are freed again
     for (const MemoryEvent& event : reports_.events) {
       const uint64_t key = block_key(event.address, event.device_type);
-      const auto found = open.find(key);
+      int32_t& current = open.try_emplace(key, kNoRow).first->second;  // stays: addresses are used again and again
       if (event.bytes > 0) {
-        const auto row = static_cast<int32_t>(allocations.size());
-        if (found != open.end()) {
-          // The free was not reported: it happened on a thread of the program.
-          allocations[found->second].end = event.time;
-          found->second = row;
-        } else {
-          open.emplace(key, row);
+        if (current != kNoRow) {
+          allocations[current].end = event.time;  // the free was not reported: it happened on a thread of the program
         }
+        current = static_cast<int32_t>(allocations.size());
         const int32_t call = call_of(event);
         allocations.push_back({event.time, kNever, event.address, event.bytes, event.op, kNoRow, call, module_of(call),
                                event.thread, event.device_type, event.device_index, 0, 0});
-      } else if (found != open.end()) {
-        allocations[found->second].end = event.time;
-        allocations[found->second].free_op = event.op;
-        open.erase(found);
+      } else if (current != kNoRow) {
+        allocations[current].end = event.time;
+        allocations[current].free_op = event.op;
+        current = kNoRow;
       } else if (event.bytes == kUnknownFree) {
         frees_from_before_[key].push_back({event.time, event.op});
       } else {

@@ -34,6 +34,9 @@ Guards& guards() {
   return *instance;
 }
 
+#if defined(__linux__)
+[[gnu::tls_model("initial-exec")]]
+#endif
 thread_local bool copying = false;
 std::atomic<uint64_t> passes{0};  // guards that were started
 

@@ -9,24 +9,32 @@
 
 namespace torchprof {
 
-inline thread_local int pause_depth = 0;
-inline thread_local int compile_depth = 0;  // of the pauses above, those of a compiler
+struct Pauses {
+  int depth = 0;
+  int of_compilers = 0;
+};
 
-inline bool is_paused() { return pause_depth != 0; }
-inline void pause_recording() { ++pause_depth; }
-inline void resume_recording() { --pause_depth; }
+// Every callback asks for it first.
+#if defined(__linux__)
+[[gnu::tls_model("initial-exec")]]
+#endif
+inline thread_local Pauses pauses;
 
-inline bool is_compiling() { return compile_depth != 0; }
+inline bool is_paused() { return pauses.depth != 0; }
+inline void pause_recording() { ++pauses.depth; }
+inline void resume_recording() { --pauses.depth; }
+
+inline bool is_compiling() { return pauses.of_compilers != 0; }
 inline void begin_compiling() {
   pause_recording();
-  ++compile_depth;
+  ++pauses.of_compilers;
 }
 inline void end_compiling() {
-  --compile_depth;
+  --pauses.of_compilers;
   resume_recording();
 }
 
 // An interrupt may have left recording paused.
-inline void reset_pauses() { pause_depth = compile_depth = 0; }
+inline void reset_pauses() { pauses = {}; }
 
 }  // namespace torchprof

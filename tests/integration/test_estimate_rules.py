@@ -73,6 +73,20 @@ def attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(x, x, x)
 
 
+def untrained(model: nn.Module, optimizer: object, x: Tensor) -> None:
+    with torch.no_grad():
+        model(x)
+
+
+def asking(model: nn.Module, optimizer: object, x: Tensor) -> None:
+    torch.zeros(1024 if torch.cuda.get_device_capability() == (8, 0) else 1)
+
+
+def emptying(x: Tensor) -> Tensor:
+    torch.cuda.empty_cache()
+    return x * 2
+
+
 def norm_then_transposed(x: Tensor) -> Tensor:
     """The gradient of the norm's result is transposed. If that of its input were too, it would be copied to be reshaped."""
     y = F.layer_norm(x.reshape(8, 8, 64), (64,), torch.ones(64), torch.ones(64))
@@ -99,6 +113,10 @@ def norm_under_autocast(x: Tensor) -> Tensor:
     return F.layer_norm(x.bfloat16(), (64,), torch.ones(64), torch.ones(64))
 
 
+def half_norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, (64,))
+
+
 def capturable(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, capturable=True)
 
@@ -117,13 +135,20 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "all_iterations": lambda: blocks(torchprof.estimate(nn.Linear(8, 8), (1, 8), optimizer=torch.optim.LBFGS)),
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
     "attention": lambda: saved(of(attention, (2, 2, 64, 64))),
-    "autocast_to_float32": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
+    "autocast_of_cuda": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
     "capturable_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=capturable)),
+    "cudnn_log_sum_exp": lambda: (
+        of(attention, (2, 2, 64, 64), torch.bfloat16, capacity="H200", step=untrained).memory.peak.bytes
+    ),
     "contiguous_layer_norm_gradients": lambda: blocks(of(norm_then_transposed)),
     "cpu_workspaces": lambda: blocks(of(lambda x: x.sort(-1)[0], device="cpu")),
+    "column_sums": lambda: blocks(of(lambda x: x.sum(0), (4096, 64))),
     "cublas_workspaces": lambda: of(lambda x: x @ x).max_reserved,
     "cuda_context": lambda: of(torch.sin).device_memory,
     "cuda_library_workspaces": lambda: notes(of(lambda x: torch.linalg.qr(x)[0])),
+    "cuda_devices": lambda: blocks(of(lambda x: x.to("cuda"))),
+    "cuda_queries": lambda: torchprof.estimate(nn.Linear(8, 8), (1, 8), step=asking, steps=1).memory.peak.bytes,
+    "cuda_reserved": lambda: notes(of(emptying)),
     "cudnn_convolution": lambda: of_images(torch.float16).memory.peak.bytes,
     "cudnn_plans": lambda: notes(of_images(torch.float16)),
     "cudnn_rnn": lambda: saved(recurrent()),
@@ -133,13 +158,16 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "custom_op_workspaces": lambda: notes(of(lambda x: unmeasured(x))),
     "dropout": lambda: saved(of(lambda x: F.dropout(x, 0.5))),
     "finite_gradients": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.SGD, step=scaled)),
-    "foreach_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
+    "flash_gradients": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16)),
+    "float32_statistics": lambda: saved(of(half_norm, dtype=torch.bfloat16)),
+    "foreach_kernels": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "inductor_for_cuda": lambda: notes(of(torch.sin, compile=True)),
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),
     "prod_backward_along_dimension": lambda: blocks(of(lambda x: x.prod(-1))),
+    "safe_softmax": lambda: blocks(of(attention, (2, 64, 64))),
     "saved_random_states": lambda: blocks(of(lambda x: checkpoint(torch.sin, x, use_reentrant=False), device="cpu")),
     "scattered_gradients": lambda: blocks(of(lambda x: x.max(-1).values)),
     "sparse_copy": lambda: blocks(of_embedding(lambda gradient: gradient.coalesce())),
@@ -180,6 +208,12 @@ def test_without_a_rule_the_estimate_is_another(name: str, monkeypatch: pytest.M
     except (AssertionError, EstimateError, RuntimeError):  # of the optimizer, say
         return
     assert found != expected
+
+
+@pytest.mark.parametrize("norm", [lambda x: F.layer_norm(x, (64,)), lambda x: F.batch_norm(x, None, None, training=True)])
+def test_statistics_of_a_norm_in_half_precision_are_of_float32_on_cuda(norm: Forward) -> None:
+    mean, deviation, input = 64 * 4, 64 * 4, 64 * 64 * 2
+    assert saved(of(norm, dtype=torch.bfloat16)) == input + mean + deviation
 
 
 def test_rules_of_a_device_leave_the_other_alone() -> None:

@@ -104,7 +104,8 @@ class Estimate(Printed):
         """Whether the step runs on a device with so many bytes, or on this GPU of ``GPUS``; by default, in ``capacity``.
 
         None: it is not known, because what is ``unmeasured`` decides. The allocator frees what it has cached before it raises
-        out of memory, so less than ``max_reserved`` can be enough.
+        out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a range, such as
+        the CUDA context, it is what they are taken to be that counts; the printed text says where another would decide.
 
         Raises:
             ArgumentError: no capacity is known, or the GPU is not.
@@ -112,7 +113,10 @@ class Estimate(Printed):
         limit = capacity_of(capacity) if capacity is not None else self.capacity
         if limit is None:
             raise ArgumentError("capacity is needed: bytes, or one of " + ", ".join(map(repr, GPUS)))
-        others = sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
+        return self._fits(limit, sum(overhead.bytes for overhead in self.overheads if not overhead.reserved))
+
+    def _fits(self, limit: int, others: int) -> bool | None:
+        """Whether it fits in so many bytes, where overheads that PyTorch's allocator does not hold take these."""
         if self.replay is None:
             if self.device_memory <= limit < self.device_memory + self.unmeasured:
                 return None
@@ -121,6 +125,20 @@ class Estimate(Printed):
             return False
         rows = with_overheads(self.trace, self.memory.allocations, self.overheads)
         return replay(rows, self.replay.settings, limit - others).out_of_memory is None
+
+    def _unless(self) -> str:
+        """Where the verdict would be another, for overheads that are only known to be in a range."""
+        assert self.capacity is not None
+        outside = [overhead for overhead in self.overheads if not overhead.reserved]
+        verdict = self.fits()
+        for word, bounds in (
+            ("more", [overhead.at_most or overhead.bytes for overhead in outside]),
+            ("less", [overhead.at_least or overhead.bytes for overhead in outside]),
+        ):
+            if self._fits(self.capacity, sum(bounds)) is not verdict:
+                names = ", ".join(overhead.name for overhead in outside if overhead.at_most is not None)
+                return f", unless the {names} takes {word}: {format_bytes(sum(bounds))} were seen"
+        return ""
 
     def __repr__(self) -> str:
         return f"<Estimate: {format_bytes(self.device_memory)} on {self.device}>"
@@ -150,7 +168,7 @@ class Estimate(Printed):
                 False: "DOES NOT FIT",
                 None: f"UNKNOWN, up to {format_bytes(self.unmeasured)} more are needed",
             }
-            yield f"Capacity: {format_bytes(self.capacity)}: {verdicts[self.fits()]}"
+            yield f"Capacity: {format_bytes(self.capacity)}: {verdicts[self.fits()]}{self._unless()}"
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
         for note in self.notes:
@@ -188,7 +206,8 @@ def estimate(
         steps: how many steps to run: an optimizer's state is there from the second on.
         device: ``"cuda"``, or ``"cpu"``.
         capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``.
-        amp: run forward and loss under autocast with this dtype.
+        amp: run forward and loss under autocast with this dtype. A ``step`` of your own says that itself, with
+            ``torch.autocast("cuda")``.
         allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.
         allow_real: names of ops that may run for real, on the CPU, to find out what they return, such as ``("aten::nonzero",
             "mylib::op")``; ``"aten::item"`` stands for ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()``. Also
@@ -223,9 +242,14 @@ def estimate(
     for name, function in (("optimizer", optimizer), ("loss", loss), ("step", step)):
         if function is not None and not callable(function):
             raise ModuleTypeError(f"{name} must be a function, or a class to call, not {type(function).__name__}")
+    if amp is not None and step is not None:
+        raise ArgumentError(
+            f"amp={amp} is for the step that torchprof makes, and step= is your own: say there what runs under autocast, "
+            f"with torch.autocast({device!r}, dtype={amp})"
+        )
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
-    target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile)
+    target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile, limit)
     needed = {
         ESTIMATE: True,
         STANCE: True,

@@ -108,7 +108,6 @@ def _recorded(
         stack.enter_context(undisturbed(collect=False))
         stack.enter_context(rules.installed())
         stack.enter_context(_without_fused_layers())
-        stack.enter_context(_autocast_as_on(device))
         stack.enter_context(never_compiling())
         stack.callback(mode.backward_nodes.close)
         stack.callback(mode.outside.put_back)
@@ -127,29 +126,6 @@ def _recorded(
             with mode:
                 finish(recording.trace)
         return facts_of(given, saved)
-
-
-@contextmanager
-def _autocast_as_on(device: Device) -> Iterator[None]:
-    """Fake tensors, which say they are on the CPU, are cast as those of the device would be, also where forward says so."""
-    enabled, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
-    make = torch.autocast.__init__
-
-    def init(self: torch.autocast, device_type: str, dtype: torch.dtype | None = None, *args: Any, **options: Any) -> None:
-        if device_type == device != "cpu":
-            device_type, dtype = "cpu", dtype or torch.get_autocast_dtype(device)
-        make(self, device_type, dtype, *args, **options)
-
-    # Not by torch.autocast, inside of which autocast of forward would keep what it has cast.
-    torch.set_autocast_enabled("cpu", torch.is_autocast_enabled(device))
-    torch.set_autocast_dtype("cpu", torch.get_autocast_dtype(device))
-    torch.autocast.__init__ = init  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.autocast.__init__ = make  # type: ignore[method-assign]
-        torch.set_autocast_enabled("cpu", enabled)
-        torch.set_autocast_dtype("cpu", dtype)
 
 
 @contextmanager

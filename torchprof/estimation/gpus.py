@@ -1,4 +1,4 @@
-"""The memory and the compute capability of known GPUs."""
+"""The memory, the compute capability and the multiprocessors of known GPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError
 
-__all__ = ["COMPUTE_CAPABILITY", "GPUS", "capacity_of"]
+__all__ = ["COMPUTE_CAPABILITY", "GPUS", "MULTIPROCESSORS", "capacity_of"]
 
 GIB: Final = 2**30
 
@@ -20,7 +20,7 @@ GPUS: Final[Mapping[str, int]] = {
         "V100-32GB": 31.7,
         "RTX 3090": 23.6,
         "RTX 4090": 23.6,
-        "A10": 22.0,
+        "A10": 21.99,
         "L4": 22.0,
         "L40S": 44.3,
         "A100-40GB": 39.3,
@@ -30,24 +30,41 @@ GPUS: Final[Mapping[str, int]] = {
         "B200": 178.3,
     }.items()
 }
-"""Bytes of memory that known GPUs report, rounded down to a tenth of a GiB: less than the name says."""
+"""Bytes of memory that known GPUs report, rounded down to a tenth of a GiB, or less: less than the name says."""
 
-COMPUTE_CAPABILITY: Final[Mapping[str, float]] = {
-    "T4": 7.5,
-    "V100-16GB": 7.0,
-    "V100-32GB": 7.0,
-    "RTX 3090": 8.6,
-    "RTX 4090": 8.9,
-    "A10": 8.6,
-    "L4": 8.9,
-    "L40S": 8.9,
-    "A100-40GB": 8.0,
-    "A100-80GB": 8.0,
-    "H100-80GB": 9.0,
-    "H200": 9.0,
-    "B200": 10.0,
+COMPUTE_CAPABILITY: Final[Mapping[str, tuple[int, int]]] = {
+    "T4": (7, 5),
+    "V100-16GB": (7, 0),
+    "V100-32GB": (7, 0),
+    "RTX 3090": (8, 6),
+    "RTX 4090": (8, 9),
+    "A10": (8, 6),
+    "L4": (8, 9),
+    "L40S": (8, 9),
+    "A100-40GB": (8, 0),
+    "A100-80GB": (8, 0),
+    "H100-80GB": (9, 0),
+    "H200": (9, 0),
+    "B200": (10, 0),
 }
 """Of the same GPUs, as NVIDIA's table of CUDA GPUs gives it."""
+
+MULTIPROCESSORS: Final[Mapping[str, int]] = {
+    "T4": 40,
+    "V100-16GB": 80,
+    "V100-32GB": 80,
+    "RTX 3090": 82,
+    "RTX 4090": 128,
+    "A10": 72,
+    "L4": 58,
+    "L40S": 142,
+    "A100-40GB": 108,
+    "A100-80GB": 108,
+    "H100-80GB": 132,
+    "H200": 132,
+    "B200": 148,
+}
+"""Of the same GPUs, as NVIDIA's architecture whitepapers and data sheets give them; of H100 and H200, those with SXM."""
 
 
 def capacity_of(capacity: Any) -> int:

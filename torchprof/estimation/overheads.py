@@ -21,6 +21,7 @@ class Overhead:
         name, bytes, source: what it is, how much, and where that is known from.
         reserved: whether it comes from PyTorch's allocator, and is part of what is allocated and reserved.
         taken_at: of what comes from there, the rows of the trace's ops at which equal parts of it are allocated, and kept.
+        at_least, at_most: the range that it is known to be in, in bytes, where it is not known exactly; None: it is.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Overhead:
     source: str
     reserved: bool
     taken_at: tuple[int, ...] = ()
+    at_least: int | None = None
+    at_most: int | None = None
 
 
 def with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhead]) -> Rows:

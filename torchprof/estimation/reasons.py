@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+import torch
 
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.estimation.fake.real_ops import (
@@ -19,6 +23,11 @@ from torchprof.record.profile import profile
 from torchprof.terminal import printable
 
 __all__ = ["place_of_error", "reason_of"]
+
+NEEDS_CUDA: Final = ("not compiled with CUDA", "not linked with support for cuda", "without ATen_cuda", "type torch.cuda.")
+"""What PyTorch says where it would need a GPU."""
+PYTORCH: Final = str(Path(torch.__file__).parent)
+OWN: Final = str(Path(__file__).parents[1])
 
 
 def reason_of(error: Exception, place: str) -> str:
@@ -49,7 +58,21 @@ def reason_of(error: Exception, place: str) -> str:
             f"there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, make the branch depend on shapes, "
             "switch it off in the model's configuration, or leave it out with a step= of your own"
         )
+    if any(text in str(error) for text in NEEDS_CUDA):
+        return (
+            f"{_line_of(error)} in {place} needs a GPU, and an estimate has none: it takes 'cuda' as the device of tensors and "
+            "modules, and knows the GPU, its streams and its events. Leave the rest out with a step= of your own"
+        )
     return ""
+
+
+def _line_of(error: Exception) -> str:
+    """The line of the program that raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((PYTORCH, OWN))]
+    if not frames:
+        return "something"
+    last = frames[-1]
+    return f"{last.line or last.name!r} ({Path(last.filename).name}:{last.lineno})"
 
 
 def _op_of(error: Exception) -> str:

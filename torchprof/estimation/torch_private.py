@@ -21,7 +21,18 @@ import torch
 
 from torchprof.errors import EstimateError
 
-__all__ = ["AUTOCAST_RULE", "COMPILE", "DISPATCHER_RULES", "ESTIMATE", "FEATURES", "GROUPED_MM_RULE", "STANCE", "Feature"]
+__all__ = [
+    "ATTENTION_RULE",
+    "AUTOCAST_RULE",
+    "COMPILE",
+    "CUDA_NAMES",
+    "DISPATCHER_RULES",
+    "ESTIMATE",
+    "FEATURES",
+    "GROUPED_MM_RULE",
+    "STANCE",
+    "Feature",
+]
 
 
 class Feature:
@@ -132,13 +143,13 @@ DISPATCHER_RULES: Final = Feature(
     "estimate(device='cpu') works all the same",
     names={
         "FunctionalTensor": "torch._subclasses.functional_tensor.FunctionalTensor",
-        "has_kernel": "torch._C._dispatch_has_kernel_for_dispatch_key",
     },
     methods=(
         "torch._ops.OpOverload.decompose",
         "torch.library.Library._destroy",
         "torch.ops.aten._cudnn_rnn",
         "torch.ops.aten._scaled_dot_product_attention_math",
+        "torch.ops.aten._scaled_dot_product_cudnn_attention",
         "torch.ops.aten._scaled_dot_product_efficient_attention",
         "torch.ops.aten._scaled_dot_product_flash_attention",
         "torch.ops.aten.native_dropout",
@@ -146,15 +157,27 @@ DISPATCHER_RULES: Final = Feature(
 )
 """CUDA's choice of kernels in place of the CPU's: `torchprof.estimation.rules.applied`."""
 
+ATTENTION_RULE: Final = Feature(
+    "The estimate of a model that calls scaled_dot_product_attention, for CUDA,",
+    "Other models can be estimated, and this one for device='cpu'",
+    names={"priority_order": "torch._C._get_sdp_priority_order"},
+)
+"""The order in which attention kernels are tried: `torchprof.estimation.rules.attention_backends`."""
+
 AUTOCAST_RULE: Final = Feature(
-    "estimate(device='cuda', amp=...)",
+    "Autocast in estimate(device='cuda')",
     "Estimates without amp, and those for device='cpu', work all the same",
     names={
         "DispatchKey": "torch._C.DispatchKey",
         "DispatchKeySet": "torch._C.DispatchKeySet",
         "ExcludeDispatchKeys": "torch._C._ExcludeDispatchKeyGuard",
+        "make_wrapper": "torch.Tensor._make_wrapper_subclass",
+        "keys_below": "torch._C._dispatch_keyset_full_after",
+        "registered_for": "torch._C._dispatch_get_registrations_for_dispatch_key",
     },
+    methods=("torch.library.get_kernel", "torch._ops.OpOverload.redispatch"),
 )
+"""What autocast casts on CUDA: `torchprof.estimation.rules.autocast`."""
 
 GROUPED_MM_RULE: Final = Feature(
     "The estimate of a model that calls torch._grouped_mm",
@@ -191,4 +214,12 @@ COMPILE: Final = Feature(
 )
 """Dynamo, AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`."""
 
-FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)
+CUDA_NAMES: Final = Feature(
+    "estimate(device='cuda')",
+    "estimate(device='cpu') works all the same",
+    names={"constructors": "torch.utils._device._device_constructors", "devices": "torch.utils._device"},
+    methods=("torch.utils._device.CURRENT_DEVICE", "torch.utils._device.DeviceContext"),
+)
+"""The functions that make tensors on a device that is named: `torchprof.estimation.rules.cuda_devices`."""
+
+FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, CUDA_NAMES, ATTENTION_RULE, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)

@@ -100,6 +100,9 @@ class FakeOpCache:
         return fake
 
     def _viewed(self, view: _View, base: torch.Tensor) -> torch.Tensor:
+        if torch.is_inference_mode_enabled() and not base.is_inference():
+            with torch.inference_mode(False):  # a view is a tensor of the kind that its base is
+                return self._viewed(view, base)
         storage = base.untyped_storage()
         with in_kernel_invocation_manager(self._mode):
             made = torch.empty(0, dtype=view.dtype, device="meta")

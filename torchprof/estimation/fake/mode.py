@@ -117,6 +117,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
     def _anew(self, rule: OpRule, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """What an op returns for any arguments: sparse ones, say, or real ones."""
         self.outside.meet(func, (args, kwargs))
+        args, kwargs = self.outside.with_numbers(self, func, args, kwargs)
         given_sparse = has_sparse((args, kwargs))
         if given_sparse and rule.sparse_kernel is not None:
             with self:

@@ -25,6 +25,7 @@ class Outside:
     def __init__(self) -> None:
         self._sizes: dict[int, int] = {}  # of storages
         self._gradients: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}  # of tensors that backward may give one
+        self._numbers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # real ones, and the fake ones for them
 
     def meet(self, func: Any, values: Any) -> None:
         """To be called with the arguments of an op."""
@@ -36,6 +37,27 @@ class Outside:
                 self._sizes[storage._cdata] = storage.nbytes()
             if tensor.requires_grad and tensor.is_leaf and id(tensor) not in self._gradients:
                 self._gradients[id(tensor)] = tensor, tensor.grad
+
+    def with_numbers(self, mode: Any, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with fake tensors of known value in place of real ones of a single number, such as a learning rate.
+
+        Their values are copies: what the program writes to them it reads again, and the real ones stay as they are.
+        """
+        if func in LIFTS or not any(map(_is_number, find_tensors((args, kwargs)))):
+            return args, kwargs
+
+        def known(tensor: torch.Tensor) -> torch.Tensor:
+            if not _is_number(tensor):
+                return tensor
+            if id(tensor) not in self._numbers:
+                with ESTIMATE.disable_modes():
+                    copied = tensor.clone()
+                fake = mode.fake_tensor_converter.from_real_tensor(mode, copied, make_constant=True)
+                self._numbers[id(tensor)] = tensor, fake
+            return self._numbers[id(tensor)][1]
+
+        found: tuple[Any, Any] = ESTIMATE.tree_map_only(torch.Tensor, known, (args, kwargs))
+        return found
 
     def put_back(self) -> None:
         """Backward has given them fake gradients."""
@@ -51,3 +73,8 @@ class Outside:
         if self._sizes:
             size = format_bytes(sum(self._sizes.values()))
             yield f"{len(self._sizes)} tensors that the program holds beside model and inputs: {size}"
+
+
+def _is_number(tensor: torch.Tensor) -> bool:
+    plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided
+    return plain and tensor.device.type == "cpu" and tensor.numel() == 1 and not tensor.requires_grad

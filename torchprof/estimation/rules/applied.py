@@ -11,7 +11,7 @@ import torch
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.overheads import Overhead
-from torchprof.estimation.rules.registry import Kind, Rule, Workspaces, all_rules
+from torchprof.estimation.rules.registry import Kind, Rule, TargetKernel, Workspaces, all_rules
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import DISPATCHER_RULES, ESTIMATE
 from torchprof.trace.trace import Trace
@@ -38,6 +38,9 @@ class AppliedRules:
         self._rules = [rule for rule in all_rules() if target.device in rule.on and rule.kind not in without]
         made: dict[str, Workspaces] = {rule.name: rule.function(target) for rule in self._of(Kind.WORKSPACE)}
         self._workspaces = list(made.values())
+        kernels: dict[str, TargetKernel] = {rule.name: rule.function(target) for rule in self._of(Kind.TARGET_KERNEL)}
+        self._target_kernels = list(kernels.values())
+        self._kernels = {op: kernels[rule.name] for rule in self._of(Kind.TARGET_KERNEL) for op in rule.ops()}
         workspaces = {op: made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) for op in rule.ops()}
         of_any_op = next((made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects), None)
         in_place, fake_kernels = self._by_op(Kind.IN_PLACE), self._by_op(Kind.FAKE_KERNEL)
@@ -61,9 +64,9 @@ class AppliedRules:
     def installed(self) -> Iterator[None]:
         """Kernels and functions of other libraries are those of the rules, for fake tensors, until the block ends."""
         with ExitStack() as stack:
-            kernels, autocast = self._by_op(Kind.KERNEL), self._by_op(Kind.AUTOCAST)
-            if kernels or autocast:
-                stack.enter_context(_kernels(kernels, autocast))
+            kernels: dict[Any, Callable[..., Any]] = {**self._by_op(Kind.KERNEL), **self._kernels}
+            if kernels:
+                stack.enter_context(_kernels(kernels))
             for rule in self._of(Kind.PATCH):
                 stack.enter_context(rule.function(self._target))
             yield
@@ -85,7 +88,8 @@ class AppliedRules:
     def notes(self, trace: Trace) -> list[str]:
         """What is not in the estimate."""
         found = [rule.function(trace, self._target) for rule in self._of(Kind.NOTE)]
-        return [*(note for workspaces in self._workspaces for note in workspaces.notes()), *filter(None, found)]
+        noting: list[Workspaces | TargetKernel] = [*self._workspaces, *self._target_kernels]
+        return [*(note for noted in noting for note in noted.notes()), *filter(None, found)]
 
     def _of(self, kind: Kind) -> list[Rule]:
         return [rule for rule in self._rules if rule.kind is kind]
@@ -95,7 +99,7 @@ class AppliedRules:
 
 
 @contextmanager
-def _kernels(kernels: dict[Any, Callable[..., Any]], autocast: dict[Any, Callable[..., Any]]) -> Iterator[None]:
+def _kernels(kernels: dict[Any, Callable[..., Any]]) -> Iterator[None]:
     """Give ops other kernels. Real tensors, which other threads may work on meanwhile, go to those they always had."""
     fakes = (ESTIMATE.FakeTensor, DISPATCHER_RULES.FunctionalTensor)  # the latter while a compiler traces
 
@@ -107,22 +111,16 @@ def _kernels(kernels: dict[Any, Callable[..., Any]], autocast: dict[Any, Callabl
 
         return run
 
-    def with_op(op: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: kernel(op, *args, **kwargs)
-
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         for key in KERNEL_KEYS:
             for op, kernel in kernels.items():
                 library.impl(op, unless_real(op, kernel), key)  # type: ignore[no-untyped-call]
-        for op, kernel in autocast.items():
-            if not DISPATCHER_RULES.has_kernel(op.name(), "AutocastCPU"):
-                library.impl(op, with_op(op, kernel), "AutocastCPU")  # type: ignore[no-untyped-call]
-        _forget_kernels([*kernels, *autocast])
+        _forget_kernels([*kernels])
         yield
     finally:
         library._destroy()  # type: ignore[no-untyped-call]
-        _forget_kernels([*kernels, *autocast])
+        _forget_kernels([*kernels])
 
 
 def _forget_kernels(ops: list[Any]) -> None:

@@ -23,7 +23,7 @@ TENSOR_CORE_DTYPES: Final = (torch.float16, torch.bfloat16)
 PADDED_TO: Final = 16
 """Bytes that the channels of one pixel take up a multiple of."""
 
-USES_CUDNN: Final = ("aten::convolution", "aten::_cudnn_rnn")
+USES_CUDNN: Final = ("aten::convolution", "aten::_cudnn_rnn", "aten::_scaled_dot_product_cudnn_attention")
 
 
 @rule(
@@ -65,7 +65,7 @@ def _padded(tensor: torch.Tensor) -> int:
     Kind.NOTE,
     *USES_CUDNN,
     on="cuda",
-    when="the program has convolutions or recurrent layers",
+    when="the program has convolutions or recurrent layers, or attention in cuDNN",
     source="cudnnBackendGetAttribute of CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE needs a GPU",
 )
 def cudnn_plans(trace: Trace, target: Target) -> str | None:

@@ -36,3 +36,18 @@ def norm_statistics(op: Any, args: Any, kwargs: Any, returned: Any) -> Any:
     if weight is None or weight.dtype == args[0].dtype:
         return returned
     return (returned[0], *(item.to(weight.dtype) for item in returned[1:]))
+
+
+@rule(
+    Kind.RESULT,
+    "aten::native_layer_norm",
+    "aten::native_batch_norm",
+    on="cuda",
+    when="an input of 16 bits: statistics are of float32, where the fake kernel has those of the CPU",
+    source="layer_norm_cuda in aten/src/ATen/native/cuda/layer_norm_kernel.cu and batch_norm_cuda in "
+    "aten/src/ATen/native/cuda/Normalization.cu; native_layer_norm in torch/_refs/__init__.py casts them for the CPU only",
+)
+def float32_statistics(op: Any, args: Any, kwargs: Any, returned: Any) -> Any:
+    if args[0].dtype not in (torch.float16, torch.bfloat16):
+        return returned
+    return (returned[0], *(item.float() for item in returned[1:]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any, Final
 
 import torch
@@ -11,38 +13,73 @@ import torch
 from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
+from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.torch_private import is_fake_mode_active
 
+HAVE_NAMES: Final = ("torch.optim", "torch.utils._foreach_utils")
+"""Modules that ask what foreach kernels take."""
 NEVER: Final = -2
 """A tolerance below which nothing gets."""
 
 
 @rule(
-    Kind.OPTIMIZER,
-    "torch.optim.Optimizer",
+    Kind.PATCH,
+    "torch.utils._foreach_utils._get_foreach_kernels_supported_devices",
+    "torch.utils._foreach_utils._foreach_supported_types",
     on="cuda",
-    when="neither foreach nor fused was chosen",
-    source="_default_to_fused_or_foreach in torch/optim/optimizer.py",
+    when="an optimizer, or a function such as clip_grad_norm_, asks whether it may work on all tensors at once, which needs "
+    "temporaries for all; what it does then is its own choice",
+    source="_default_to_fused_or_foreach in torch/optim/optimizer.py; _has_foreach_support in torch/utils/_foreach_utils.py",
 )
-def foreach_optimizer(optimizer: torch.optim.Optimizer, real_ops: RealOps) -> None:
-    """All parameters are updated at once, which needs temporaries for all."""
-    for group in (optimizer.defaults, *optimizer.param_groups):
-        if "foreach" in group and group["foreach"] is None and not group.get("fused"):
-            group["foreach"] = True
+@contextmanager
+def foreach_kernels(target: Target) -> Iterator[None]:
+    """Fake tensors, which say they are on the CPU, are taken as tensors that foreach kernels work on."""
+    with _listing_the_cpu("_get_foreach_kernels_supported_devices"), ExitStack() as stack:
+        for module in _modules_with("_foreach_supported_types"):
+            module._foreach_supported_types.append(
+                ESTIMATE.FakeTensor
+            )  # as torch.distributed.tensor adds its own, maybe meanwhile
+            stack.callback(module._foreach_supported_types.remove, ESTIMATE.FakeTensor)
+        yield
 
 
 @rule(
-    Kind.OPTIMIZER,
-    "torch.optim.Optimizer",
+    Kind.PATCH,
+    "torch.optim.optimizer._get_capturable_supported_devices",
     on="cuda",
     when="capturable was chosen, which optimizers refuse for tensors that say they are on the CPU",
     source="_get_capturable_supported_devices in torch/optim/optimizer.py",
 )
-def capturable_optimizer(optimizer: torch.optim.Optimizer, real_ops: RealOps) -> None:
-    """Without it, the same is computed with numbers of Python."""
-    for group in (optimizer.defaults, *optimizer.param_groups):
-        if group.get("capturable"):
-            group["capturable"] = False
+@contextmanager
+def capturable_optimizer(target: Target) -> Iterator[None]:
+    with _listing_the_cpu("_get_capturable_supported_devices"):
+        yield
+
+
+@contextmanager
+def _listing_the_cpu(name: str) -> Iterator[None]:
+    """A function that lists types of devices lists the CPU too, for fake tensors, until the block ends."""
+    with ExitStack() as stack:
+        for module in _modules_with(name):
+            original = getattr(module, name)
+            setattr(module, name, _with_cpu(original))
+            stack.callback(setattr, module, name, original)
+        yield
+
+
+def _with_cpu(listed: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    @wraps(listed)
+    def devices(*args: Any, **options: Any) -> list[str]:
+        found = listed(*args, **options)
+        return [*found, "cpu"] if is_fake_mode_active() else found
+
+    return devices
+
+
+def _modules_with(name: str) -> list[Any]:
+    """The modules of PyTorch that have imported a name."""
+    loaded = list(sys.modules.items())
+    return [module for key, module in loaded if key.startswith(HAVE_NAMES) and name in vars(module)]
 
 
 @rule(

@@ -14,14 +14,16 @@ import torch
 
 from torchprof.estimation.target import Device, Target
 
-__all__ = ["RULES", "Kind", "Rule", "Workspaces", "all_rules", "rule"]
+__all__ = ["RULES", "Kind", "Rule", "TargetKernel", "Workspaces", "all_rules", "rule"]
 
 
 class Kind(Enum):
     """What a rule changes, and with it what its function is given and returns. ``op`` is a ``torch._ops.OpOverload``."""
 
     KERNEL = "the kernel that the dispatcher runs for an op: (op, *args, **kwargs) -> what the op returns"
-    AUTOCAST = "the same under autocast, for ops that autocast of the CPU leaves alone: (op, *args, **kwargs) -> result"
+    TARGET_KERNEL = (
+        "the same, where it depends on the GPU: a class of `TargetKernel`, made once for an estimate from its target"
+    )
     FAKE_KERNEL = "what an op returns, in place of PyTorch's fake kernel: (*args, **kwargs) -> result"
     SPARSE_KERNEL = "the same, where an argument is sparse: (op, *args, **kwargs) -> result, or NotImplemented"
     RESULT = "what PyTorch's fake kernel returned: (op, args, kwargs, returned) -> result"
@@ -32,6 +34,24 @@ class Kind(Enum):
     OVERHEAD = "memory that is not the program's own: (trace, target) -> Overhead, or None for none"
     NOTE = "what the estimate says is not in it: (trace, target) -> text, or None to say nothing"
     PATCH = "a function of another library: (target) -> a context manager, entered while the program runs"
+
+
+class TargetKernel:
+    """A kernel of an op that depends on the GPU. Called with the op and its arguments, it returns what the op does.
+
+    Args:
+        target: what the estimate is for.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def __call__(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def notes(self) -> Iterable[str]:
+        """What another GPU would do otherwise, for the notes of the estimate."""
+        return ()
 
 
 class Workspaces:
@@ -93,7 +113,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def rule(kind: Kind, *subjects: str, on: Device | tuple[Device, ...], when: str, source: str) -> Callable[[Function], Function]:
-    """Register a function, or a class of `Workspaces`, as a rule under its name. See `Rule` for the arguments."""
+    """Register a function, or a class of `Workspaces` or `TargetKernel`, as a rule of its name. See `Rule` for arguments."""
 
     def register(function: Function) -> Function:
         devices: tuple[Device, ...] = on if isinstance(on, tuple) else (on,)

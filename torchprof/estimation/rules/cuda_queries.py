@@ -1,0 +1,230 @@
+"""``torch.cuda`` in a program: what is known of the GPU is answered, what only a GPU could tell is an error that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, Final, NoReturn
+
+import torch
+
+from torchprof.errors import EstimateError
+from torchprof.estimation.gpus import GPUS
+from torchprof.estimation.rules.cuda_devices import replaced
+from torchprof.estimation.rules.registry import Kind, rule
+from torchprof.estimation.target import Target
+from torchprof.record.torch_private import is_fake_mode_active
+from torchprof.trace.trace import Trace
+
+DOES_NOTHING: Final = (
+    "synchronize ipc_collect init reset_peak_memory_stats reset_max_memory_allocated "
+    "reset_max_memory_cached reset_accumulated_memory_stats set_rng_state set_rng_state_all set_sync_debug_mode"
+).split()
+NEEDS_A_GPU: Final = (
+    "memory_allocated max_memory_allocated memory_reserved max_memory_reserved memory_cached max_memory_cached memory_stats "
+    "memory_snapshot memory_summary mem_get_info device_memory_used memory_usage utilization temperature power_draw clock_rate "
+    "list_gpu_processes current_blas_handle cudart CUDAGraph graph make_graphed_callables"
+).split()
+CHANGES_MEMORY: Final = ("empty_cache", "stream", "set_stream")
+"""Functions that change what the allocator reserves, which is simulated as without them."""
+STATE_BYTES: Final = 16
+"""Of a random number generator: a seed and an offset, on the host."""
+
+
+@rule(
+    Kind.PATCH,
+    "torch.cuda",
+    on="cuda",
+    when="the program asks for the GPU, of which there is one; not for compiled models, whose compiler asks itself",
+    source="torch/cuda/__init__.py, torch/cuda/memory.py and torch/cuda/streams.py",
+)
+@contextmanager
+def cuda_queries(target: Target) -> Iterator[None]:
+    """``torch.cuda`` answers as on the target, until the block ends."""
+    if target.compiled:
+        yield
+        return
+    with ExitStack() as stack:
+        for name, answer in _answers(target).items():
+            if hasattr(torch.cuda, name):
+                stack.enter_context(replaced(torch.cuda, name, _in_an_estimate(getattr(torch.cuda, name), answer)))
+        for name in ("range_push", "range_pop", "range_start", "range_end", "mark"):
+            nvtx = torch.cuda.nvtx
+            stack.enter_context(replaced(nvtx, name, _in_an_estimate(getattr(nvtx, name), lambda *args: 0)))
+        yield
+
+
+def _in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
+    """A function, or a class of which others stand for instances."""
+    if isinstance(original, type):
+
+        class Kind(type(original)):  # type: ignore[misc]
+            def __instancecheck__(cls, instance: object) -> bool:
+                return isinstance(instance, (original, answer) if isinstance(answer, type) else original)
+
+        def make(cls: type, *args: Any, **options: Any) -> Any:
+            return (answer if is_fake_mode_active() else original)(*args, **options)
+
+        return Kind(original.__name__, (original,), {"__new__": make, "__doc__": original.__doc__})
+
+    @wraps(original, updated=())
+    def call(*args: Any, **options: Any) -> Any:
+        return (answer if is_fake_mode_active() else original)(*args, **options)
+
+    return call
+
+
+def _answers(target: Target) -> dict[str, Callable[..., Any]]:
+    capability = target.capability
+    known: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda device: _only(device),
+        "get_device_capability": _of_the_only(lambda: capability),
+        "get_device_name": _of_the_only(lambda: Properties(target).name),
+        "get_device_properties": _of_the_only(lambda: Properties(target)),
+        "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
+        "is_tf32_supported": lambda: target.has_tf32,
+        "get_rng_state": lambda device="cuda": _host_bytes(),
+        "get_rng_state_all": lambda: [_host_bytes()],
+        "device": InPlace,
+        "device_of": InPlace,
+        "Stream": InPlace,
+        "ExternalStream": InPlace,
+        "Event": Event,
+        "stream": InPlace,
+        "StreamContext": InPlace,
+        "current_stream": InPlace,
+        "default_stream": InPlace,
+    }
+    known.update({name: lambda *args, **options: None for name in DOES_NOTHING})
+    known.update({name: _noted(name, known.get(name, lambda *args: None)) for name in CHANGES_MEMORY})
+    known.update({name: _refusing(name) for name in NEEDS_A_GPU})
+    return known
+
+
+def _host_bytes() -> torch.Tensor:
+    return torch.zeros(STATE_BYTES, dtype=torch.uint8)
+
+
+def _of_the_only(answer: Callable[[], Any]) -> Callable[..., Any]:
+    def of_device(device: Any = None) -> Any:
+        _only(device)
+        return answer()
+
+    return of_device
+
+
+def _only(device: Any) -> None:
+    """Raises where this is not the first GPU."""
+    index = device if isinstance(device, int) else torch.device(device).index if device is not None else 0
+    if index not in (None, 0, -1):
+        raise EstimateError(
+            f"the program asks for GPU {index}, and an estimate is for one, 'cuda:0': leave it out with a step= of your own"
+        )
+
+
+def _noted(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, which stands in the trace."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        with torch.profiler.record_function(f"torch.cuda.{name}"):
+            return answer(*args, **options)
+
+    return call
+
+
+def _refusing(name: str) -> Callable[..., NoReturn]:
+    def refuse(*args: Any, **options: Any) -> NoReturn:
+        raise EstimateError(
+            f"the program calls torch.cuda.{name}, which only a GPU can answer: leave it out with a step= of your own. "
+            "The device, its name, capability and memory, streams and events are known"
+        )
+
+    return refuse
+
+
+class Properties:
+    """What is known of a GPU, as ``torch.cuda.get_device_properties`` returns it."""
+
+    def __init__(self, target: Target) -> None:
+        self.major, self.minor = target.capability
+        self.multi_processor_count = target.multiprocessors
+        if target.gpu is not None:
+            self.name, self.total_memory = f"NVIDIA {target.gpu}", GPUS[target.gpu]
+        elif target.memory is not None:
+            self.total_memory = target.memory
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        way_out = "name the GPU with capacity=" if name in ("name", "total_memory") else "leave it out with a step= of your own"
+        raise EstimateError(f"the program asks for {name!r} of the GPU, which is not known: {way_out}")
+
+
+class InPlace:
+    """A stream, or a block in which another stream or device is the current one: all is done at once, in order."""
+
+    cuda_stream, stream_id, device_index, idx, prev_idx = 0, 0, 0, 0, 0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.device = torch.device("cuda", 0)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def wait_stream(self, stream: Any) -> None:
+        """There is nothing to wait for."""
+
+    def wait_event(self, event: Any) -> None:
+        """There is nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """There is nothing to wait for."""
+
+    def record_event(self, event: Any = None) -> Any:
+        return event or Event()
+
+    def query(self) -> bool:
+        return True
+
+
+class Event:
+    """An event: it has happened."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.device = torch.device("cuda", 0)
+
+    def record(self, stream: Any = None) -> None:
+        """It has happened."""
+
+    def wait(self, stream: Any = None) -> None:
+        """It has happened."""
+
+    def synchronize(self) -> None:
+        """It has happened."""
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end: Any) -> float:
+        return _refusing("Event.elapsed_time")()
+
+
+@rule(
+    Kind.NOTE,
+    "torch.cuda.empty_cache",
+    "torch.cuda.stream",
+    on="cuda",
+    when="the program empties the allocator's cache, or uses other streams",
+    source="release_cached_blocks and get_pool in c10/cuda/CUDACachingAllocator.cpp: a block is for one stream",
+)
+def cuda_reserved(trace: Trace, target: Target) -> str | None:
+    called = [f"torch.cuda.{name}" for name in CHANGES_MEMORY if f"torch.cuda.{name}" in trace.strings]
+    return f"what {', '.join(called)} changes of what is reserved" if called else None

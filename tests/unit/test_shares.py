@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import typing
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import pytest
 from handwritten import gpu_trace, loop_trace, trace, two_layer_trace
+from oracle_allocator import Oracle
 
 import torchprof
 from torchprof import Ceilings, Estimate, Table, Trace
+from torchprof.allocator.settings import AllocatorSettings
 from torchprof.rendering.printed import Printed
 from torchprof.tables.columns import COLUMNS, SHARE
 from torchprof.tables.summary import Summary
@@ -25,6 +28,13 @@ def estimate_of(trace: Trace) -> Estimate:
     return Estimate(trace, "cpu", torchprof.memory(trace), None, (), None, 0, ())
 
 
+def out_of_memory(_: Trace) -> Printed:
+    oracle = Oracle(AllocatorSettings.parse(""), 2**27, itertools.count(2**41, 2**41))
+    assert oracle.allocate(0, 2**26, 0)
+    oracle.history.append({"action": "oom", "device_free": 2**26, "size": 2**27, "stream": 0, "frames": []})
+    return torchprof.explain_oom(oracle.snapshot(oracle.history))
+
+
 PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "by_kernel": torchprof.by_kernel,
     "by_module": torchprof.by_module,
@@ -32,6 +42,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "by_step": torchprof.by_step,
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
     "estimate": estimate_of,
+    "explain_oom": out_of_memory,
     "gpu": torchprof.gpu,
     "memory": torchprof.memory,
     "summary": Summary,
@@ -45,7 +56,7 @@ def test_every_public_function_that_prints_a_table_is_here() -> None:
         function = getattr(torchprof, name)
         if inspect.isfunction(function):
             made = typing.get_type_hints(function).get("return")
-            if inspect.isclass(made) and issubclass(made, Printed):
+            if any(inspect.isclass(kind) and issubclass(kind, Printed) for kind in (made, *typing.get_args(made))):
                 printing.append(name)
     assert sorted(printing) == sorted(PRINT)
 

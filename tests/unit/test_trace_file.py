@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from handwritten import trace, two_layer_trace
+from handwritten import loop_trace, trace, two_layer_trace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import torchprof
-from torchprof import TraceFileError
+from torchprof import ArgumentError, TraceFileError
 from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.trace.file import FORMAT
 from torchprof.trace.schema import LAYOUTS
@@ -180,3 +182,32 @@ def test_whatever_is_wrong_with_a_file_it_is_said_in_one_way(tmp_path: Path, cha
     (tmp_path / "bad").write_bytes(damaged)
     with suppress(TraceFileError):
         torchprof.load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "number"),
+    [
+        ("ops", "parent", 0),
+        ("module_calls", "parent", 1),
+        ("ops", "signature", 10**6),
+        ("ops", "module_call", 10**6),
+        ("module_calls", "module", 10**6),
+        ("tensors", "shape", 10**6),
+        ("shapes", "first", 10**6),
+        ("operands", None, 10**6),
+    ],
+)
+def test_rows_that_cannot_be_followed_are_damage(tmp_path: Path, table: str, column: str | None, number: int) -> None:
+    damaged = loop_trace() if table == "ops" else two_layer_trace()
+    rows = getattr(damaged, table).copy()
+    (rows if column is None else rows[column])[0] = number
+    path = tmp_path / "damaged.torchprof"
+    replace(damaged, **{table: rows}).save(path)
+    with pytest.raises(TraceFileError, match=r"damaged: rows (name|of) "):
+        torchprof.load(path)
+
+
+@pytest.mark.parametrize("path", [None, 5, 1.5, b"steps.torchprof"])
+def test_what_is_no_path_is_named(path: Any) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(f"path={path!r} is not a path")):
+        torchprof.load(path)

@@ -31,7 +31,8 @@ def by_step(trace: Trace) -> Table:
     check_trace(trace)
     records = step_records(trace)
     if not records:
-        raise ArgumentError("the trace has no steps: call prof.step() at the end of every pass of the loop")
+        ended = f" ({trace.facts['ended_by']} ended the recording in its first one)" if "ended_by" in trace.facts else ""
+        raise ArgumentError(f"the trace has no steps{ended}: call prof.step() at the end of every pass of the loop")
     columns = "warmup time device kernels forward recompute backward optimizer data other flops allocated peak held".split()
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]

@@ -98,6 +98,8 @@ def opened(path: str | os.PathLike[str], mode: Literal["rb", "wb"]) -> BinaryIO:
         OSError: it cannot be opened.
         ArgumentError: the path is not a path.
     """
+    if not isinstance(path, str | os.PathLike):  # open() takes numbers for open files
+        raise ArgumentError(f"path={path!r} is not a path")
     try:
         return open(path, mode)
     except ValueError as error:  # not an OSError, as where it contains a null character
@@ -120,6 +122,7 @@ def _read(shown: str) -> dict[str, Any]:
     names = np.concatenate([tables[table][column] for table, column in STRING_COLUMNS])
     if names.max(initial=0) >= max(1, len(strings)):
         raise TraceFileError(f"{shown}: damaged: rows name strings that are not there")
+    _check_references(shown, tables)
     return {
         **tables,
         "signature_flops": flops,
@@ -134,6 +137,26 @@ def _read(shown: str) -> dict[str, Any]:
         ),
         "device_types": DeviceTypes({_number(number): str(name) for number, name in document["device_types"]}),
     }
+
+
+def _check_references(shown: str, tables: Mapping[str, Rows]) -> None:
+    """Analyses follow these from row to row: what is around a row comes before it, so they come to an end."""
+    for name in ("ops", "module_calls"):
+        parent = tables[name]["parent"]
+        if (parent >= np.arange(len(parent))).any():
+            raise TraceFileError(f"{shown}: damaged: rows of {name} are not inside others that began before them")
+    signatures, operands, shapes = tables["signatures"], tables["operands"], tables["shapes"]
+    references = [
+        ("signatures", tables["ops"]["signature"], len(signatures)),
+        ("modules", tables["module_calls"]["module"], len(tables["modules"])),
+        ("tensors", operands, len(tables["tensors"])),
+        ("shapes", tables["tensors"]["shape"], len(shapes)),
+        ("dims", shapes["first"].astype(np.int64) + shapes["ndim"], len(tables["dims"]) + 1),
+        ("calls", tables["ops"]["module_call"], len(tables["module_calls"])),
+    ]
+    for name, rows, count in references:
+        if rows.max(initial=0) >= max(1, count):
+            raise TraceFileError(f"{shown}: damaged: rows name {name} that are not there")
 
 
 def _number(number: Any) -> int:

@@ -220,7 +220,7 @@ def _module_record(totals: StepTotals, own: dict[str, Floats], total: dict[str, 
     record["self"] = mean(np.asarray(sum(own[name] for name in _PHASES)))
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
     record["share"] = record["time"] / wholes["share"] if wholes["share"] else 0.0
-    record["bytes"] = None if np.isnan(record["bytes"]) else record["bytes"]
+    record["bytes"] = None if np.isnan(record["bytes"]) or not counts_flops(totals.trace) else record["bytes"]
     record["allocated"] = None if totals.trace.facts.get("memory") is False else record["allocated"]
     if "device" in own:
         record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES)}

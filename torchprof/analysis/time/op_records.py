@@ -86,7 +86,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "share": float(own[row] / all_self) if all_self else 0.0,
             "flops": at_least(whole(flops[row]), unknown_by_group.get(row, ())) if counts_flops(trace) else None,
             "flops_unknown": sorted(unknown_by_group.get(row, ())),
-            "bytes": None if np.isnan(moved[row]) else whole(moved[row]),
+            "bytes": None if np.isnan(moved[row]) or not counts_flops(trace) else whole(moved[row]),
             "intensity": none_if_nan(flops[row] / moved[row]) if moved[row] and flops[row] else None,
             "flop_rate": float(flops[row] / rate_time[row] * 1e9) if rate_time[row] and flops[row] else None,
             "byte_rate": none_if_nan(moved[row] / rate_time[row] * 1e9) if rate_time[row] and moved[row] else None,

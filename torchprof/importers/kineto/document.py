@@ -55,6 +55,7 @@ class Document:
         self._advance = advance
         self._told = 0
         self._before = 0  # bytes of the text that were decoded
+        self._length = 0  # and that were read
         is_packed = file.read(len(GZIP)) == GZIP
         file.seek(0)
         self._file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=file) if is_packed else file
@@ -89,6 +90,7 @@ class Document:
             raise self._cut_short() from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise TraceFileError(f"{self._shown}: damaged ({error})") from None
+        self._length += len(found)
         at = self._raw.tell()
         self._advance(at - self._told)
         self._told = at
@@ -144,8 +146,9 @@ class Document:
         except MalformedError:
             try:
                 events = decode_repaired(b"[" + text[:end] + b"]")
-            except MalformedError as error:
-                raise TraceFileError(f"{self._shown}: damaged after byte {self._before:,} of the text ({error})") from None
+            except MalformedError:  # whose position is that in a piece of the text
+                end += self._before
+                raise TraceFileError(f"{self._shown}: damaged between bytes {self._before:,} and {end:,} of its text") from None
             self.repaired += 1
         try:
             self.metadata |= self._object(b'{"traceEvents": []' + text[end + 1 :])
@@ -175,6 +178,6 @@ class Document:
 
     def _cut_short(self) -> TraceFileError:
         return TraceFileError(
-            f"{self._shown}: cut short after {self._before:,} bytes of its text: kernels and what ran last may be missing, so "
+            f"{self._shown}: cut short after {self._length:,} bytes of its text: kernels and what ran last may be missing, so "
             "nothing of it is read"
         )

@@ -32,7 +32,7 @@ VENV = HERE / ".venv"
 BUILD = HERE / "build"
 INTEGRATION = ["tests/integration"]
 PYTHON_ONLY = (
-    "estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said".split()
+    "estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said *torch_profiler_files".split()
 )
 """Integration tests of Python code. Of the extension they use what others do, and sanitized they would take half an hour."""
 

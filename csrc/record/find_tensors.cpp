@@ -140,7 +140,9 @@ class Search {
     if (is_none_int_or_text(object)) {  // first what is usual: this runs twice for every call of a module
       return;
     }
-    if (is_tensor(object)) {
+    if (Py_TYPE(object) == recent_class_) {
+      look_into_object(object);
+    } else if (is_tensor(object)) {
       add(object);
     } else if (PyTuple_Check(object)) {
       enter(object, [&] {
@@ -168,10 +170,9 @@ class Search {
       enter(object, [&] { traverse(object, &Search::visit, this); });
     } else if (is_a(object, classes().module) || is_callable_or_weak(object) || !has_attributes(object)) {
       cannot_read(object);
-    } else if (is_in_object_ || is_like_container(object)) {
-      read_attributes(object);
     } else {
-      later_.push_back(object);
+      recent_class_ = Py_TYPE(object);  // the layers of a cache, one after the other
+      look_into_object(object);
     }
   }
 
@@ -227,6 +228,14 @@ class Search {
     return no_repeats_from_ < found.tensors.size() &&
            std::find(found.tensors.begin() + static_cast<std::ptrdiff_t>(no_repeats_from_), found.tensors.end(), tensor) !=
                found.tensors.end();
+  }
+
+  void look_into_object(PyObject* object) {
+    if (is_in_object_ || is_like_container(object)) {
+      read_attributes(object);
+    } else {
+      later_.push_back(object);
+    }
   }
 
   // A container of a class of its own may hold tensors as attributes too; often they are the same ones.
@@ -315,6 +324,7 @@ class Search {
   c10::SmallVector<PyObject*, 4> later_;
   PointerSet read_;   // objects
   PointerSet known_;  // tensors
+  PyTypeObject* recent_class_ = nullptr;  // of objects that are no containers and have attributes
   size_t no_repeats_from_ = SIZE_MAX;
   const bool lists_unread_;
   const size_t most_in_objects_;

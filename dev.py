@@ -31,9 +31,10 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 BUILD = HERE / "build"
 INTEGRATION = ["tests/integration"]
-PYTHON_ONLY = (
-    "estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said *torch_profiler_files".split()
-)
+PYTHON_ONLY = """
+    estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said
+    *torch_profiler_files explain_oom
+""".split()
 """Integration tests of Python code. Of the extension they use what others do, and sanitized they would take half an hour."""
 
 Variables = Mapping[str, str]

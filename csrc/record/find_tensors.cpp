@@ -322,8 +322,8 @@ class Search {
   Found found;
   c10::SmallVector<PyObject*, 16> path_;  // the containers and objects that are open
   c10::SmallVector<PyObject*, 4> later_;
-  PointerSet read_;   // objects
-  PointerSet known_;  // tensors
+  PointerSet read_;                       // objects
+  PointerSet known_;                      // tensors
   PyTypeObject* recent_class_ = nullptr;  // of objects that are no containers and have attributes
   size_t no_repeats_from_ = SIZE_MAX;
   const bool lists_unread_;

@@ -96,7 +96,7 @@ ENTRY = {"action": "alloc", "addr": 4096, "size": 1}
         (lambda: torchprof.replay(found().trace.allocations, "a:1"), "settings must be AllocatorSettings"),  # type: ignore[arg-type]
         (lambda: torchprof.replay(found().trace.allocations, capacity=1.5), "capacity=1.5 must be"),  # type: ignore[arg-type]
         (lambda: torchprof.replay(found().trace.allocations, capacity=2**70), "capacity=1180591620717411303424"),
-        (lambda: torchprof.replay_snapshot(None), "snapshot must be a dict"),  # type: ignore[arg-type]
+        (lambda: torchprof.replay_snapshot(None), "snapshot must be what torch.cuda.memory._snapshot"),  # type: ignore[arg-type]
         (lambda: torchprof.replay_snapshot({}), r"snapshot\['segments'\] is None"),
         (lambda: snapshot({"addr": 1}), r"device_traces\[0\]\[0\] cannot be read: it has no 'action'"),
         (lambda: snapshot(3), r"device_traces\[0\]\[0\] cannot be read"),

@@ -107,7 +107,7 @@ def assert_sums_hold(trace: Trace, *, threads: bool = False) -> None:
         for part in PARTS:
             assert sum(each[f"{part}_self"] for each in below) == pytest.approx(row[part], rel=1e-9)
     shares = sum(row["share"] for row in rows if row["depth"] == 0)
-    assert shares > 1 if threads else shares == pytest.approx(1)
+    assert shares >= 1 - 1e-9 if threads else shares == pytest.approx(1)
 
 
 def test_a_step_has_a_forward_a_backward_and_an_update_and_each_op_is_in_one() -> None:

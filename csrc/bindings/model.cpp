@@ -22,27 +22,16 @@ namespace {
 namespace py = pybind11;
 using namespace py::literals;
 
-// The dictionary of an object; null where it has none.
-py::object attributes_of(PyObject* object) {
-  PyObject* const dict = Py_TYPE(object)->tp_dictoffset != 0 ? PyObject_GenericGetDict(object, nullptr) : nullptr;
-  if (dict == nullptr) {
-    PyErr_Clear();
-  }
-  return py::reinterpret_steal<py::object>(dict);
-}
+py::object dictionary_of(const py::object& module) { return py::reinterpret_steal<py::object>(attributes_of(module.ptr())); }
 
-// A borrowed reference; null where there is no such name.
-PyObject* look_up(const py::object& attributes, PyObject* name) {
-  PyObject* const found = attributes ? PyDict_GetItemWithError(attributes.ptr(), name) : nullptr;
-  if (found == nullptr && PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-  }
-  return found;
+// A borrowed reference; nullptr where there is none.
+PyObject* value_in(const py::object& attributes, PyObject* name) {
+  return attributes ? look_up(attributes.ptr(), name) : nullptr;
 }
 
 // An attribute of the module's own, or what its class makes of the name: a ScriptModule has objects of other types.
 py::object value_of(PyObject* module, const py::object& attributes, PyObject* name) {
-  if (PyObject* const found = look_up(attributes, name)) {
+  if (PyObject* const found = value_in(attributes, name)) {
     return py::reinterpret_borrow<py::object>(found);
   }
   PyObject* const found = PyObject_GetAttr(module, name);
@@ -126,7 +115,7 @@ class Walk {
       return;
     }
     const Recursion recursion;
-    const py::object children = value_of(module.ptr(), attributes_of(module.ptr()), modules_name_.ptr());
+    const py::object children = value_of(module.ptr(), dictionary_of(module), modules_name_.ptr());
     const bool has_path = py::len(path) != 0;
     py::object prefix;  // made for the first child
     const auto each = [&](const py::object& child_name, const py::object& child) {
@@ -205,7 +194,7 @@ class Describe {
     const py::object module = place[0], path = place[1], name = place[2];
     const py::tuple kind = class_of(module);
     const bool is_first = place[5].cast<Py_ssize_t>() < 0;
-    const py::object attributes = attributes_of(module.ptr());
+    const py::object attributes = dictionary_of(module);
     py::object type_name = kind[0], container = kind[1], opaque = empty_, parameters = none_, buffers = none_;
     if (!is_first) {
       container = py::bool_(false);
@@ -224,7 +213,7 @@ class Describe {
     const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, place[3], place[4], id,
                                         place[5], container, opaque, parameters, buffers);
     for (size_t at = 0; at < attributes_.size(); ++at) {
-      PyObject* const value = is_first ? look_up(attributes, attributes_[at].ptr()) : nullptr;
+      PyObject* const value = is_first ? value_in(attributes, attributes_[at].ptr()) : nullptr;
       PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());
     }
     return untracked(info);
@@ -242,7 +231,7 @@ class Describe {
 
   bool is_special(const py::object& attributes) const {
     return std::any_of(special_.begin(), special_.end(), [&attributes](const py::handle& name) {
-      const PyObject* const value = look_up(attributes, name.ptr());
+      const PyObject* const value = value_in(attributes, name.ptr());
       return value != nullptr && value != Py_None;
     });
   }

@@ -112,12 +112,8 @@ void for_each_attribute(PyObject* object, Visit visit) {
       }
     }
   }
-  if (type->tp_dictoffset == 0) {
-    return;
-  }
-  PyObject* const dict = PyObject_GenericGetDict(object, nullptr);
+  PyObject* const dict = attributes_of(object);
   if (dict == nullptr) {
-    PyErr_Clear();
     return;
   }
   PyObject* key = nullptr;
@@ -393,17 +389,29 @@ PyTypeObject* loaded_class(const char* module, const char* name) {
   return found != nullptr && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
 }
 
-PyObject* attribute(PyObject* object, PyObject* name) {
-  PyObject* const dict = Py_TYPE(object)->tp_dictoffset != 0 ? PyObject_GenericGetDict(object, nullptr) : nullptr;
-  if (dict == nullptr) {
+PyObject* attributes_of(PyObject* object) {
+  PyObject* const attributes = Py_TYPE(object)->tp_dictoffset != 0 ? PyObject_GenericGetDict(object, nullptr) : nullptr;
+  if (attributes == nullptr) {
     PyErr_Clear();
+  }
+  return attributes;
+}
+
+PyObject* look_up(PyObject* attributes, PyObject* name) {
+  PyObject* const found = PyDict_GetItemWithError(attributes, name);
+  if (found == nullptr && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+  }
+  return found;
+}
+
+PyObject* attribute(PyObject* object, PyObject* name) {
+  PyObject* const attributes = attributes_of(object);
+  if (attributes == nullptr) {
     return nullptr;
   }
-  PyObject* const value = PyDict_GetItemWithError(dict, name);
-  if (value == nullptr) {
-    PyErr_Clear();
-  }
-  Py_DECREF(dict);  // the object still holds it
+  PyObject* const value = look_up(attributes, name);
+  Py_DECREF(attributes);  // the object still holds it
   return value;
 }
 

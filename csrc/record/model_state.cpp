@@ -9,6 +9,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "record/find_tensors.h"
 #include "record/tensor_reader.h"
 
 namespace torchprof {
@@ -117,12 +118,9 @@ bool ModelState::has_plain_attributes(PyTypeObject* type) const {
 
 // Those in its dictionary, and those in its slots.
 void ModelState::add_attributes(PyObject* object) {
-  if (Py_TYPE(object)->tp_dictoffset != 0) {
-    if (PyObject* const attributes = PyObject_GenericGetDict(object, nullptr)) {
-      look_at(attributes);
-      Py_DECREF(attributes);  // the object still holds it
-    }
-    PyErr_Clear();
+  if (PyObject* const attributes = attributes_of(object)) {
+    look_at(attributes);
+    Py_DECREF(attributes);  // the object still holds it
   }
   slots_.add(object, [this](PyObject* value) { look_at(value); });
 }
@@ -208,9 +206,8 @@ void ModelState::add(PyObject* object) {
 void ModelState::add_module(PyObject* module) {
   keep(module);
   instances_.push_back({module, Py_TYPE(module), false, false, false, false});
-  PyObject* const attributes = PyObject_GenericGetDict(module, nullptr);
+  PyObject* const attributes = attributes_of(module);
   if (attributes == nullptr) {
-    PyErr_Clear();
     return;
   }
   look_at(attributes);

@@ -107,7 +107,7 @@ def assert_sums_hold(trace: Trace, *, threads: bool = False) -> None:
         for part in PARTS:
             assert sum(each[f"{part}_self"] for each in below) == pytest.approx(row[part], rel=1e-9)
     shares = sum(row["share"] for row in rows if row["depth"] == 0)
-    assert shares >= 1 - 1e-9 if threads else shares == pytest.approx(1)
+    assert shares > 1 if threads else shares == pytest.approx(1)
 
 
 def test_a_step_has_a_forward_a_backward_and_an_update_and_each_op_is_in_one() -> None:
@@ -429,6 +429,13 @@ def test_batches_from_a_data_loader_are_the_same_and_its_workers_record_nothing(
 
 def test_backward_on_several_threads_is_attributed_to_the_forward_of_each_thread() -> None:
     models = {str(index): nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)) for index in range(4)}
+    all_are_called = threading.Barrier(4)
+
+    def wait(*_: Any) -> None:  # one after the other, they would not take more than the time of the recording
+        all_are_called.wait(timeout=60)
+
+    for model in models.values():
+        model.register_forward_pre_hook(wait)
 
     def work(model: nn.Module) -> None:
         for _ in range(10):

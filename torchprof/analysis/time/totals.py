@@ -63,8 +63,8 @@ class SelfTimes:
         op, step, time: of the same length: the row, the index among the active steps, and nanoseconds.
     """
 
-    op: Ints
-    step: Ints
+    op: npt.NDArray[np.integer]
+    step: npt.NDArray[np.integer]
     time: Ints
 
 
@@ -195,7 +195,8 @@ def _ops(trace: Trace, active: Rows, self_time: Ints) -> tuple[Rows, SelfTimes]:
         rows["device_time"] = groups.sums(of(with_descendants(device_self, ops["parent"])))
         rows["device_self"], rows["kernels"] = groups.sums(of(device_self)), groups.sums(of(kernels))
     in_steps = Groups.by([groups.of, step])
-    return rows, SelfTimes(groups.of[in_steps.first], step[in_steps.first], in_steps.sums(self_time))
+    op, at = (column[in_steps.first].astype(np.int32) for column in (groups.of, step))
+    return rows, SelfTimes(op, at, in_steps.sums(self_time))
 
 
 def _launched(trace: Trace) -> tuple[Ints, Ints]:

@@ -127,6 +127,12 @@ def without_unified_workspaces() -> int:
         return torchprof.estimate(nn.Linear(64, 64), (8, 64)).max_allocated
 
 
+def without_code_for_cuda() -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("torch.utils._triton.triton_hash_with_backend")
+        return notes(of(torch.sin, compile=True))
+
+
 def of_embedding(use: Callable[[Tensor], object]) -> Estimate:
     """Of a step that does something with a sparse gradient."""
 
@@ -171,7 +177,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "foreach_kernels": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "index_copies": lambda: blocks(of(lambda x: x[torch.zeros(8, dtype=torch.long)])),
-    "inductor_for_cuda": lambda: notes(of(torch.sin, compile=True)),
+    "inductor_for_cuda": without_code_for_cuda,
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),

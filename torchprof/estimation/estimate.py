@@ -309,7 +309,7 @@ def _estimated(
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode, real_ops.numpy(), as_compiled(fake) if target.compiled else nullcontext(fake) as runs:
+                with mode, real_ops.numpy(), as_compiled(fake, target) if target.compiled else nullcontext(fake) as runs:
                     run = TrainingStep(runs, arguments, optimizer, loss, step, amp, lambda made: rules.adjust(made, real_ops))
                     for _ in range(steps):
                         run.run()

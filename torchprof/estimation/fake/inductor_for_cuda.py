@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import SimpleNamespace
 from typing import Any, Final
-from unittest.mock import patch
 
 import torch
 
@@ -24,10 +23,10 @@ __all__ = ["FOR_THE_CPU", "moved", "runs_anywhere", "writes_for_cuda"]
 
 FOR_THE_CPU: Final = "torchprof: code of Inductor for the CPU"
 """A range in the trace, around code that was to be written for CUDA and could not."""
-NEEDS_A_GPU: Final = re.compile(
-    r"^(import triton\b|from torch\._inductor\.runtime\.triton_heuristics |from torch\._C import _cuda_).*$", re.MULTILINE
-)
+NEEDS_A_GPU: Final = re.compile(r"^(import triton\b|from \S+triton_heuristics import |from \S+ import _cuda_).*$", re.MULTILINE)
 """Imports at the top of the code, of what only kernels and streams need."""
+ON_A_GPU: Final = {"_DeviceGuard": "_NoGuard", "set_device": "_nothing"}
+"""Functions of ``torch.cuda`` that it calls, and what is there instead."""
 
 
 @contextmanager
@@ -36,8 +35,8 @@ def writes_for_cuda(target: Target) -> Iterator[None]:
     INDUCTOR_FOR_CUDA.require()
     with ExitStack() as stack:
         for owner, name, answer in _answers(target):
-            original = getattr(owner, name)
-            stack.enter_context(patch.object(owner, name, _on_this_thread(original, answer)))
+            stack.callback(setattr, owner, name, vars(owner)[name])
+            setattr(owner, name, _on_this_thread(getattr(owner, name), answer))
         stack.callback(_forget)
         _forget()
         yield
@@ -63,7 +62,9 @@ def moved(graph: Any, inputs: Sequence[Any], device: str) -> list[Any]:
 def runs_anywhere(code: str) -> str:
     """Code for CUDA without what only a machine with a GPU can import or do."""
     code = NEEDS_A_GPU.sub("", code)
-    return code.replace("torch.cuda._DeviceGuard(", "_NoGuard(").replace("torch.cuda.set_device(", "_nothing(")
+    for name, instead in ON_A_GPU.items():
+        code = code.replace(f"torch.cuda.{name}(", f"{instead}(")
+    return code
 
 
 def _answers(target: Target) -> Iterator[tuple[Any, str, Callable[..., Any]]]:

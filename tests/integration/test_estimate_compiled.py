@@ -185,12 +185,8 @@ def test_what_inductor_asks_of_a_gpu_is_answered_to_it_alone() -> None:
     asked: list[Any] = []
 
     def names() -> list[Any]:
-        return [
-            DeviceProperties.create,
-            scheduler.has_triton,
-            torch.cuda.get_device_properties,
-            torch.cuda.get_device_capability,
-        ]
+        of_cuda = torch.cuda.get_device_properties, torch.cuda.get_device_capability, torch.cuda.current_device
+        return [vars(DeviceProperties)["create"], scheduler.has_triton, *of_cuda]
 
     class Asks(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import torchprof
@@ -136,6 +137,29 @@ def test_what_32_bits_cannot_count_is_reduced_in_halves() -> None:
     assert blocks(lambda x: x.sum(0), whole)[-1] == blocks(lambda x: x.sum(0), half)[-1] > 0
     best_so_far = 16 * 2**13
     assert blocks(lambda x: x.max(0), whole)[-1] == blocks(lambda x: x.max(0), half)[-1] + best_so_far
+
+
+@pytest.mark.parametrize(
+    ("loss", "tensors"),
+    [
+        (F.mse_loss, 1),
+        (F.smooth_l1_loss, 1),
+        (F.huber_loss, 1),
+        (F.binary_cross_entropy, 1),
+        (F.binary_cross_entropy_with_logits, 2),
+    ],
+)
+def test_a_loss_is_there_for_every_element_before_it_is_reduced(loss: Any, tensors: int) -> None:
+    x = meta(64, 1024)
+    assert blocks(lambda x: loss(x, x, reduction="mean"), x) == [4, tensors * x.nbytes]
+    assert blocks(lambda x: loss(x, x, reduction="sum"), x) == [4, tensors * x.nbytes]
+    sizes = blocks(lambda x: loss(x, x, reduction="none"), x)
+    assert sizes == [x.nbytes, *[(tensors - 1) * x.nbytes] * (tensors > 1)]
+
+
+def test_exponentials_and_what_is_counted_are_there_before_they_are_added_up() -> None:
+    assert blocks(lambda x: x.logsumexp(-1), meta(64, 1024)) == [256, 64 * 1024 * 4]
+    assert blocks(lambda x: x.count_nonzero(-1), meta(64, 1024)) == [512, 64 * 1024 * (1 + 8)]
 
 
 def test_a_gradient_of_a_bias_takes_it() -> None:

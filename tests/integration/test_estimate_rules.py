@@ -178,11 +178,13 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "index_copies": lambda: blocks(of(lambda x: x[torch.zeros(8, dtype=torch.long)])),
     "inductor_for_cuda": without_code_for_cuda,
+    "losses_of_elements": lambda: blocks(of(lambda x: F.mse_loss(x, x.detach()))),
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),
     "prod_backward_along_dimension": lambda: blocks(of(lambda x: x.prod(-1))),
     "reductions": lambda: blocks(of(lambda x: x.sum(0), (4096, 64))),
+    "reduced_elements": lambda: blocks(of(lambda x: x.logsumexp(-1))),
     "safe_softmax": lambda: blocks(of(attention, (2, 64, 64))),
     "saved_random_states": lambda: blocks(of(lambda x: checkpoint(torch.sin, x, use_reentrant=False), device="cpu")),
     "scattered_gradients": lambda: blocks(of(lambda x: x.max(-1).values)),

@@ -1,6 +1,6 @@
 """A language model in plain PyTorch, of which others published what GPUs allocated: rotary positions, attention written out.
 
-It is that of a course's assignment, "Basics" of CS336 at Stanford, from which many such histories come.
+It was written by what their histories show, block by block.
 """
 
 from __future__ import annotations

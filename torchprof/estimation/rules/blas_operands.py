@@ -47,7 +47,7 @@ class blas_operands(Workspaces):
 
 
 def _suits_cublas(operand: torch.Tensor) -> bool:
-    if suits_blas(operand):
+    if operand.layout is not torch.strided or suits_blas(operand):
         return True
     # Strides of dimensions of one element do not matter here, if they are not 0.
     return operand.is_contiguous() and (operand.dim() == 2 or 0 not in operand.stride()[-2:])

@@ -84,7 +84,12 @@ class FlatMap {
   };
   static constexpr size_t kFewest = 16;
 
-  size_t first_slot(uint64_t key) const { return static_cast<size_t>((key * 0x9E3779B97F4A7C15u) >> shift_); }
+  // Twice, as the upper half of a key, such as the row of a signature, would not spread otherwise.
+  size_t first_slot(uint64_t key) const {
+    constexpr uint64_t kOdd = 0x9E3779B97F4A7C15u;
+    key *= kOdd;
+    return static_cast<size_t>(((key ^ key >> 32) * kOdd) >> shift_);
+  }
   size_t next(size_t slot) const { return (slot + 1) & (slots_.size() - 1); }
 
   // Of the key, or a free one.

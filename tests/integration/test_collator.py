@@ -359,3 +359,25 @@ def test_a_block_from_before_ends_where_it_is_freed_or_its_address_is_used_again
 def test_a_second_unreported_block_at_an_address_is_not_from_before() -> None:
     found = blocks(*reads(3, 4096), ("memory", 7, 4096, None), *reads(9, 4096))
     assert found == [(-1, 7, 4096, 4), (9, -1, 4096, 4)]
+
+
+KEYS = st.one_of(
+    st.integers(0, 30),
+    st.integers(0, 30).map(lambda row: row << 32),
+    st.integers(0, 30).map(lambda block: 0x7F00_0000_0000 + 64 * block),
+    st.integers(0, 2**64 - 2),
+)
+
+
+@given(st.lists(st.tuples(KEYS, st.one_of(st.none(), st.integers(-5, 5))), max_size=300))
+@settings(deadline=None)
+def test_a_flat_map_is_a_dict(changes: list[tuple[int, int | None]]) -> None:
+    expected: dict[int, int] = {}
+    before: list[int | None] = []
+    for key, value in changes:
+        before.append(expected.get(key))
+        if value is None:
+            expected.pop(key, None)
+        else:
+            expected[key] = value
+    assert collator().change_map(changes) == (expected, before, len(expected))

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "collate/collate.h"
+#include "collate/flat_map.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -168,9 +170,28 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   return py::make_tuple(arrays, tables.strings, losses, py::make_tuple(times.op_self, times.call_self));
 }
 
+// Keys are added with a value, changed, or with none erased. Returns what is left, and what was found for each key before its change.
+py::tuple change_map(const std::vector<std::pair<uint64_t, std::optional<int64_t>>>& changes) {
+  FlatMap<int64_t> map;
+  std::vector<std::optional<int64_t>> found;
+  for (const auto& [key, value] : changes) {
+    const int64_t* const before = map.find(key);
+    found.push_back(before != nullptr ? std::optional(*before) : std::nullopt);
+    if (value) {
+      map[key] = *value;
+    } else {
+      map.erase(key);
+    }
+  }
+  py::dict left;
+  map.for_each([&](uint64_t key, int64_t value) { left[py::int_(key)] = value; });
+  return py::make_tuple(left, found, map.size());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(collator, m) {
+  m.def("change_map", &change_map, "changes"_a);
   m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list(), "steps"_a = py::list(),
         "recording_ends"_a = INT32_MAX, "parameters"_a = py::list());
 }

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from torchprof._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES as SNAPSHOT_CATEGORIES
     from torchprof.allocator.replay import Replay as Replay
     from torchprof.allocator.replay import replay as replay
     from torchprof.allocator.settings import AllocatorSettings as AllocatorSettings
@@ -72,6 +73,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
 _MODULES: Final = {
     "CATEGORIES": "torchprof.analysis.memory.categories",
     "GPUS": "torchprof.estimation.gpus",
+    "SNAPSHOT_CATEGORIES": "torchprof.allocator.block_categories",
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",
     "Ceilings": "torchprof.trace.ceilings",

@@ -26,8 +26,10 @@ def entry(action: str, at: float, size: float, *frames: Any, **more: Any) -> dic
     return {"action": action, "addr": BEGIN + round(at * MIB), "size": round(size * MIB), "frames": [*frames], **more}
 
 
-def freed(at: float, size: float) -> list[dict[str, Any]]:
-    return [entry("free_requested", at, size), entry("free_completed", at, size)]
+def freed(at: float, size: float, *frames: Any) -> list[dict[str, Any]]:
+    """Frees have the stack that freed, or none is recorded."""
+    found = [entry("free_requested", at, size, *frames), entry("free_completed", at, size, *frames)]
+    return found if frames else [{name: value for name, value in each.items() if name != "frames"} for each in found]
 
 
 def snapshot() -> dict[str, Any]:
@@ -68,7 +70,11 @@ def test_the_peak_and_who_allocated_what_was_there_then() -> None:
         22 * MIB,
         22 * MIB,
     )
-    assert memory.at_peak == [Held(STEP_STACK, 11 * MIB, 2), Held(FORWARD_STACK, 4 * MIB, 1), Held(BEFORE, 3 * MIB, 1)]
+    assert memory.at_peak == [
+        Held(STEP_STACK, 11 * MIB, 2, "temporaries"),
+        Held(FORWARD_STACK, 4 * MIB, 1),
+        Held(BEFORE, 3 * MIB, 1),
+    ]
 
 
 def test_what_was_allocated_and_reserved_over_time() -> None:

@@ -13,7 +13,8 @@ from torchprof.allocator.replay import simulate
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.allocator.snapshot import recorded_settings, replayed
 from torchprof.errors import ArgumentError
-from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotEvent, Stack
+from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotEvent
+from torchprof.importers.stacks import Stack, Stacks
 
 __all__ = ["AS_RECORDED", "ATTEMPTS", "Attempt", "OutOfMemoryAccount"]
 
@@ -104,7 +105,8 @@ class OutOfMemoryAccount:
     @property
     def stack(self) -> Stack:
         """Lines of Python that requested it, the innermost first; empty where none was recorded."""
-        return self.snapshot.stack(self.number, self.entry)
+        stacks = Stacks()
+        return stacks.lines(stacks.number(self.snapshot.frames(self.number, self.entry)))
 
     @cached_property
     def settings(self) -> AllocatorSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,16 +83,15 @@ class Program:
         self.at_peak: Counter[str] = Counter()
         """Bytes of blocks by category when the most was allocated."""
         self.annotations: list[dict[str, Any]] = []
+        self.now = 1_700_000_000_000_000
+        """Microseconds since 1970."""
+        self._random = random.Random(1)
         self._frames: dict[int, Frames | None] = {}
         self._numbers = itertools.count()
 
     @property
     def history(self) -> list[dict[str, Any]]:
         return self.oracle.history
-
-    @property
-    def now(self) -> int:
-        return 1_700_000_000_000_000 + 10 * (len(self.history) + len(self.annotations))
 
     def allocate(self, what: str, size: int, frames: Frames | None, metadata: str = "") -> int:
         """Allocate a block; its number."""
@@ -121,6 +121,7 @@ class Program:
     def range(self, name: str) -> Iterator[None]:
         """As ``torch.profiler.record_function``."""
         for stage in ("START", "END"):
+            self.now += 1
             self.annotations.append({"device": 0, "name": name, "stage": stage, "time_us": self.now})
             if stage == "START":
                 yield
@@ -135,6 +136,7 @@ class Program:
         return {**found, "external_annotations": self.annotations}
 
     def _say(self, first: int, frames: Frames | None, metadata: str) -> None:
+        self.now += self._random.randint(5, 60)
         for entry in self.history[first:]:
             entry["time_us"] = self.now
             entry["user_metadata"] = metadata

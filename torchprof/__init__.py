@@ -59,8 +59,9 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.by_step import by_step as by_step
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
+    from torchprof.tables.joined_memory import JoinedMemory as JoinedMemory
     from torchprof.tables.memory import Memory as Memory
-    from torchprof.tables.memory import memory as memory
+    from torchprof.tables.memory_account import memory as memory
     from torchprof.tables.out_of_memory import OutOfMemory as OutOfMemory
     from torchprof.tables.out_of_memory import explain_oom as explain_oom
     from torchprof.tables.snapshot_memory import SnapshotMemory as SnapshotMemory
@@ -81,6 +82,7 @@ _MODULES: Final = {
     "EstimateError": "torchprof.errors",
     "ExtensionError": "torchprof.errors",
     "Gpu": "torchprof.tables.gpu",
+    "JoinedMemory": "torchprof.tables.joined_memory",
     "Memory": "torchprof.tables.memory",
     "ModuleTypeError": "torchprof.errors",
     "OutOfMemory": "torchprof.tables.out_of_memory",
@@ -111,7 +113,7 @@ _MODULES: Final = {
     "gpu": "torchprof.tables.gpu",
     "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",
-    "memory": "torchprof.tables.memory",
+    "memory": "torchprof.tables.memory_account",
     "profile": "torchprof.record.profile",
     "replay": "torchprof.allocator.replay",
     "replay_snapshot": "torchprof.allocator.snapshot",

@@ -16,7 +16,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes
 from torchprof.tables.table import About, Table
 
-__all__ = ["SnapshotMemory", "device_number", "line_of", "snapshot_memory"]
+__all__ = ["SnapshotMemory", "callers", "device_number", "line_of", "snapshot_memory"]
 
 SHOWN: Final = 10
 CALLERS: Final = 3
@@ -59,7 +59,7 @@ class SnapshotMemory(SnapshotAccount, Printed):
             for leak in self.leaks
         ]
         headers = {"count": "Blocks", "steps": "Grew in steps"}
-        return Table("Allocated by", rows, ("category", "growth", "held", "count", "steps"), headers=headers, details=_callers)
+        return Table("Allocated by", rows, ("category", "growth", "held", "count", "steps"), headers=headers, details=callers)
 
     @cached_property
     def peak_table(self) -> Table:
@@ -171,10 +171,10 @@ def _table(title: str, held: Sequence[Held], column: str, whole: int, footer: tu
         for each in held
     ]
     told = ("category",) if any(each.category != "unknown" for each in held) else ()
-    return Table(title, rows, (column, "share", "count", *told), footer, headers={"count": "Blocks"}, details=_callers)
+    return Table(title, rows, (column, "share", "count", *told), footer, headers={"count": "Blocks"}, details=callers)
 
 
-def _callers(row: Record) -> Sequence[tuple[str, str]]:
+def callers(row: Record) -> Sequence[tuple[str, str]]:
     """The lines that called the one of the row."""
     lines = [_short(line) for line in row["stack"]]
     after = lines[lines.index(row["name"]) + 1 :] if row["name"] in lines else []

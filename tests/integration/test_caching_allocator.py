@@ -530,6 +530,16 @@ def test_a_block_from_before_the_history_reaches_to_where_the_next_allocation_be
     assert found.allocated_after.tolist() == [size * MIB // 2 for size in (15, 6, 6, 15)]
 
 
+def test_a_history_that_begins_while_a_freed_block_waits_for_a_stream_does_not_count_it() -> None:
+    oracle = Oracle(AllocatorSettings(), None, shuffled(0))
+    run(oracle, [alloc(0, 40 * MIB), alloc(1, 30 * MIB), (0, 0, FREE_REQUESTED)])
+    first = len(oracle.history)
+    run(oracle, [alloc(2, 20 * MIB), free(0)])
+    found = replay_snapshot(oracle.snapshot(oracle.history[first:]))
+    assert (found.misplaced, found.max_allocated, found.reserved) == (0, 50 * MIB, 90 * MIB)
+    assert found.allocated_after.tolist() == [30 * MIB, 50 * MIB, 50 * MIB]  # a segment, its block, the free
+
+
 def test_a_history_that_begins_after_its_segment_was_reserved_uses_that_segment() -> None:
     """With ``max_split_size``, a cached segment of 20 MiB would not serve 3; one that was reserved for them does."""
     oracle = Oracle(AllocatorSettings.parse("max_split_size_mb:20"), None, shuffled(0))

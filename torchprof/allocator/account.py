@@ -109,7 +109,7 @@ class SnapshotAccount:
     @cached_property
     def peak(self) -> int:
         """The most that was allocated during the history; without one, what is at the end."""
-        return max(self.replay.max_allocated, self._allocated_before) if self.replay else self.allocated
+        return self.replay.max_allocated if self.replay else self.allocated
 
     @cached_property
     def max_reserved(self) -> int:

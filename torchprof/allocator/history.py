@@ -64,6 +64,8 @@ class History:
             address: size for address, size in self.blocks[held][:, 1:3].tolist() if address not in self._pending
         }
         """Bytes of the blocks that were allocated when the history begins, by address."""
+        self.pending_before = len(self._pending & self._ids.keys())
+        """How many blocks only another stream still used then: as many events come before those of the history."""
         self.complete = not len(self.blocks) and not self._begun
 
     def number(self, stream: StreamId) -> int:

@@ -88,8 +88,7 @@ def _number(snapshot: CudaSnapshot, device: int, entry: int, stacks: Stacks) -> 
 
 def _sizes(history: History, replay: SnapshotReplay) -> list[int]:
     """Bytes of the block that each entry allocated; 0 of the others, and where the replay ended before."""
-    held = history.blocks[:, 3] >= 0
-    changes = np.diff(replay.allocated_after, prepend=history.blocks[held, 2].sum())
+    changes = np.diff(replay.allocated_after, prepend=sum(history.held_before.values()))
     sizes = np.zeros(len(history.entries), dtype=np.int64)
     grown = changes > 0
     sizes[replay.rows[grown]] = changes[grown]

@@ -94,8 +94,12 @@ def replayed(
         results, rows, misplaced = _follow(events, rows, addresses, used, history.blocks)
     else:
         results = simulate(events, used, capacity, history.blocks)
+    known = figures(results, used, capacity, rows)
+    # What was freed before the history, but for another stream, is restored as allocated and then freed.
+    known |= {name: known[name][history.pending_before :] for name in ("rows", "allocated_after", "reserved_after")}
+    known["max_allocated"] = max(sum(history.held_before.values()), int(known["allocated_after"].max(initial=0)))
     found = SnapshotReplay(
-        **figures(results, used, capacity, rows),
+        **known,
         recorded_max_reserved=history.max_reserved,
         complete=history.complete,
         misplaced=misplaced,

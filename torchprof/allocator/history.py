@@ -20,6 +20,8 @@ Ints = npt.NDArray[np.int64]
 MIB: Final = 2**20
 MAX_SMALL: Final = MIB
 SMALL_SEGMENT: Final = 2 * MIB
+LARGEST_RANGE: Final = 2**39
+"""Addresses of an expandable segment: an eighth more than the memory of the device. What is further apart is of two."""
 
 # AllocatorEvent in csrc/allocator/replay.h: rows that neither allocate nor free have one of these as their stream.
 FREE_REQUESTED: Final = -1
@@ -141,7 +143,8 @@ class History:
             # mapped later of what then lies before that.
             stream, small, expandable = place
             if not expandable or place != last:
-                segment = min((at for at in self._mapped_later.get(place, ()) if before <= at < address), default=address)
+                least = max(before, end - LARGEST_RANGE)
+                segment = min((at for at in self._mapped_later.get(place, ()) if least <= at < address), default=address)
             before, last = end, place
             kind = SMALL_POOL * small | EXPANDABLE * expandable
             bounds = [*held[bisect_left(held, address) : bisect_left(held, end)], end]
@@ -198,10 +201,11 @@ class History:
         if known >= 0:
             return min(known, room)
         size = min(self.settings.round(-known), room)
+        if splits_all:
+            return size
         if end is not None and end - begin >= size:
             return end - begin
-        unsplit = not splits_all and (room - size <= MAX_SMALL or size >= self.settings.max_split_size)
-        return room if unsplit else size
+        return room if room - size <= MAX_SMALL or size >= self.settings.max_split_size else size
 
     def events(self, follow: bool, under_capacity: bool, failed: int | None = None) -> tuple[Ints, Ints]:
         """Rows of AllocatorEvent in csrc/allocator/replay.h, and the entry that each comes from.

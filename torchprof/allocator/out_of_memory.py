@@ -130,7 +130,7 @@ class OutOfMemoryAccount:
     @property
     def limited(self) -> bool:
         """Whether the device had room for the request all the same: then PyTorch was not allowed to take more."""
-        return self.settings.segment_size(self.requested) <= self.device_free
+        return self.settings.reserves(self.requested) <= self.device_free
 
     @property
     def capacity(self) -> int:

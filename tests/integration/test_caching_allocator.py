@@ -498,8 +498,8 @@ def test_a_block_that_cannot_grow_as_far_as_a_free_one_is_preferred_to_it() -> N
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_range_of_addresses_that_was_reserved_in_vain_is_known_when_it_is_used(first: int) -> None:
-    """Block 2 finds no room where block 1 waits for a stream, so a range is reserved: lower, and in vain for lack of memory. When
-    block 1 is waited for, there is room behind block 0, but the lower range comes first."""
+    """Block 2 finds no room while block 1 waits for a stream, so a range is reserved: lower, and for lack of memory in vain.
+    When block 1 is waited for, there is room behind block 0, but the lower range comes first."""
     oracle = Oracle(AllocatorSettings.parse(GROWS), 131 * MIB, (slot * 2**41 for slot in (2, 1)))
     events = [alloc(0, 32 * MIB), alloc(1, 70 * MIB), (1, 0, FREE_REQUESTED), alloc(2, 69 * MIB), (2, 0, FREE_REQUESTED)]
     assert run(oracle, events)[2] == -1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snapshot_programs import Program, script
 
 import torchprof
 from torchprof.allocator.account import BEFORE, NO_STACK, Held, SegmentUse
@@ -144,3 +145,54 @@ def test_the_device_with_the_most_reserved_is_meant_and_others_are_named() -> No
         torchprof.memory([])
     with pytest.raises(ArgumentError, match="number 0 of the segments of device 0 cannot be read"):
         torchprof.memory([3])
+
+
+def without(*actions: str) -> dict[str, Any]:
+    """As ``_record_memory_history(skip_actions=...)``: three blocks of 4 MiB at one address, and one of 2."""
+    program = Program()
+    for _ in range(3):
+        program.free(program.allocate("", 4 * MIB, script(3)), frames=script(4))
+    program.allocate("", 2 * MIB, script(5))
+    found = program.snapshot()
+    found["device_traces"][0] = [entry for entry in found["device_traces"][0] if entry["action"] not in actions]
+    return found
+
+
+def test_a_history_in_which_frees_are_told_by_one_of_their_two_entries_is_exact() -> None:
+    memory = torchprof.memory(without("free_requested"))
+    assert (memory.peak, memory.missing) == (4 * MIB, 0)
+    assert "INEXACT" not in str(memory)
+
+
+def test_entries_that_are_missing_are_counted_and_said() -> None:
+    memory = torchprof.memory(without("free_requested", "free_completed"))
+    assert (memory.missing, memory.peak) == (3, 4 * MIB)  # a block is gone when its address is allocated again
+    assert "INEXACT: 3 entries that allocate or free are missing from the history" in str(memory)
+    assert torchprof.memory(without("alloc")).missing == 3
+
+
+def test_a_segment_of_no_device_is_an_error() -> None:
+    for device in ("cuda:0", -1, None, 2**70, [0]):
+        with pytest.raises(ArgumentError, match="number 0 of the segments cannot be read: device"):
+            torchprof.memory([{**snapshot()["segments"][0], "device": device}])
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {}, float("inf"), float("nan"), 2**70, b"x"])
+@pytest.mark.parametrize("key", ["action", "addr", "size", "stream", "frames", "time_us", "user_metadata", "pool_id"])
+def test_an_entry_with_any_value_is_read_or_named(key: str, value: Any) -> None:
+    """It may be left out, be an error of torchprof, or say nothing; never anything else."""
+    found = snapshot()
+    found["device_traces"][0][1][key] = value
+    found["external_annotations"] = [{"name": "Optimizer.step#SGD", "stage": "START", "device": 0, "time_us": 1}]
+    try:
+        assert "Peak on cuda:0" in str(torchprof.memory(found))
+    except ArgumentError as error:
+        assert str(error).startswith("snapshot: ")  # noqa: PT017
+
+
+def test_frames_of_any_kind_are_no_error() -> None:
+    frames: list[Any]
+    for frames in ([3], [{}], [{"filename": None, "line": [], "name": {}}], ["text"]):
+        found = snapshot()
+        found["device_traces"][0][1]["frames"] = frames
+        assert torchprof.memory(found).peak == 18 * MIB

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES, block_categories
 from torchprof.allocator.history import History
-from torchprof.allocator.lifetimes import Blocks, allocated_in, lifetimes
+from torchprof.allocator.lifetimes import Blocks, allocated_in, lifetimes, missing_entries
 from torchprof.allocator.snapshot import SnapshotReplay, replayed
 from torchprof.allocator.snapshot_leaks import StackLeak, grown_stacks, stack_leaks, why_leaks_unknown
 from torchprof.allocator.snapshot_steps import SnapshotSteps, snapshot_steps
@@ -147,6 +147,11 @@ class SnapshotAccount:
             return allocated_in(self._segments, self._stacks)
         replay, history = self._replayed
         return lifetimes(history, replay, self.snapshot, self.number, self._stacks)
+
+    @cached_property
+    def missing(self) -> int:
+        """How many entries must be missing from the history, as its others say: what was allocated may be off then."""
+        return missing_entries(self._replayed[1]) if self._replayed else 0
 
     @cached_property
     def category(self) -> Ints:

@@ -47,7 +47,8 @@ class History:
         self._streams: dict[StreamId, int] = {}
         self._reserved: dict[int, tuple[int, Place]] = {}  # by address, in pieces as they were mapped: end and place
         self._held: dict[int, int] = {}  # by address: bytes of the block; negative: bytes that were requested
-        self._pending: set[int] = set()  # of these, what only another stream still uses
+        self.pending: set[int] = set()
+        """Addresses of the blocks that only another stream still used when the history begins."""
         self._mapped_later: dict[Place, set[int]] = {}  # where pages of expandable segments were mapped
         for segment in segments:
             self._end_with(segment)
@@ -63,10 +64,10 @@ class History:
         self.blocks = self._lay_out()
         held = self.blocks[:, 3] >= 0
         self.held_before = {
-            address: size for address, size in self.blocks[held][:, 1:3].tolist() if address not in self._pending
+            address: size for address, size in self.blocks[held][:, 1:3].tolist() if address not in self.pending
         }
         """Bytes of the blocks that were allocated when the history begins, by address."""
-        self.pending_before = len(self._pending & self._ids.keys())
+        self.pending_before = len(self.pending & self._ids.keys())
         """How many blocks only another stream still used then: as many events come before those of the history."""
         self.complete = not len(self.blocks) and not self._begun
 
@@ -81,7 +82,7 @@ class History:
             if block.state != "inactive":
                 self._held[address] = block.size
                 if block.state != "active_allocated":
-                    self._pending.add(address)
+                    self.pending.add(address)
             address += block.size
 
     def _undo(self) -> list[int]:
@@ -90,12 +91,12 @@ class History:
         for action, address, size, stream in reversed(self.entries):
             change = 0
             if action in ("alloc", "free_requested"):
-                self._pending.discard(address)
+                self.pending.discard(address)
             if action == "alloc":
                 self._held.pop(address, None)
             elif action == "free_completed":
                 self._held[address] = -size
-                self._pending.add(address)
+                self.pending.add(address)
             elif action in ("segment_alloc", "segment_map"):
                 change = size
                 self._cut(address, address + size)
@@ -222,7 +223,7 @@ class History:
             events.append((event[0], event[1], event[2]))
             rows.append(row)
 
-        for address in self._pending & ids.keys():
+        for address in self.pending & ids.keys():
             add(0, ids[address], 0, FREE_REQUESTED)
         if self._begun and follow:
             add(0, self.entries[0].address, 0, NEXT_SEGMENT_AT)
@@ -234,6 +235,8 @@ class History:
                     add(row, 0, 0, EMPTY_CACHE)
             if action == "alloc" or row == failed:
                 located = False
+                if address in ids and row != failed:  # the entry that freed it is missing
+                    add(row, ids.pop(address), 0, 0)
                 ids[address] = next_id
                 add(row, next_id, max(size, 1), self.number(stream))
                 next_id += 1

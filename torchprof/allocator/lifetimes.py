@@ -20,7 +20,7 @@ from torchprof.allocator.snapshot import SnapshotReplay
 from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotSegment
 from torchprof.importers.stacks import NOT_RECORDED, Stacks
 
-__all__ = ["BLOCK", "Blocks", "allocated_in", "lifetimes"]
+__all__ = ["BLOCK", "Blocks", "allocated_in", "lifetimes", "missing_entries"]
 
 Blocks = npt.NDArray[np.void]
 
@@ -62,6 +62,30 @@ def lifetimes(history: History, replay: SnapshotReplay, snapshot: CudaSnapshot, 
             if blocks["stack"][row] == NOT_RECORDED:
                 blocks["stack"][row] = stack
     return blocks
+
+
+def missing_entries(history: History) -> int:
+    """How many entries must be missing: blocks are freed that nobody allocated, or allocated while they are allocated.
+
+    ``torch.cuda.memory._record_memory_history(skip_actions=...)`` leaves some out.
+    """
+    held = set(history.held_before)
+    requested = set(history.pending)
+    missing = 0
+    for action, address, _, _ in history.entries:
+        if action == "alloc":
+            missing += address in held or address in requested
+            held.add(address)
+            requested.discard(address)
+        elif action == "free_requested":
+            missing += address not in held
+            held.discard(address)
+            requested.add(address)
+        elif action == "free_completed":
+            missing += address not in requested and address not in held
+            requested.discard(address)
+            held.discard(address)
+    return missing
 
 
 def allocated_in(segments: list[SnapshotSegment], stacks: Stacks) -> Blocks:

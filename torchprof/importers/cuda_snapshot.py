@@ -29,6 +29,9 @@ StreamId = tuple[int, tuple[int, int]]
 """A stream, and the private pool of a CUDA graph: (0, 0) for none. Memory is never shared between two of these."""
 
 NO_POOL = (0, 0)
+MOST_DEVICES = 2**15
+BROKEN = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+"""What is raised by reading entries that are none."""
 
 # Named tuples, as a history may have a million entries: they are made several times as fast as frozen dataclasses.
 
@@ -158,7 +161,7 @@ class CudaSnapshot:
                         _stream(entry),
                     )
                 )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except BROKEN as error:
             raise _unreadable(f"device_traces[{device}][{len(events)}]", error) from error
         return events
 
@@ -188,7 +191,7 @@ class CudaSnapshot:
                     begun.setdefault(name, []).append(time)
                 elif begun.get(name):
                     found.append(Annotation(name, begun[name].pop(), time))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except BROKEN as error:
             raise _unreadable("external_annotations", error) from error
         return sorted(found, key=lambda annotation: annotation.start)
 
@@ -199,13 +202,22 @@ class CudaSnapshot:
         times = [entry.get("time_us") for entry in self._histories[device]]
         try:
             return None if None in times else [_int(time) for time in times]
-        except (TypeError, ValueError) as error:
+        except BROKEN as error:
             raise _unreadable(f"time_us of device_traces[{device}]", error) from error
 
     @property
     def devices(self) -> list[int]:
-        """Those with memory or a history."""
-        reserved = {segment.get("device", 0) if isinstance(segment, Mapping) else 0 for segment in self._segments}
+        """Those with memory or a history.
+
+        Raises:
+            ArgumentError: a segment is of none.
+        """
+        reserved: set[int] = set()
+        for number, segment in enumerate(self._segments):
+            found = segment.get("device", 0) if isinstance(segment, Mapping) else 0
+            if not is_int(found, 0, MOST_DEVICES):
+                raise _unreadable(f"number {number} of the segments", ValueError(f"device {found!r:.40} is none"))
+            reserved.add(found)
         return sorted(reserved | {number for number, history in enumerate(self._histories) if history})
 
     def has_history(self, device: int) -> bool:
@@ -222,7 +234,7 @@ class CudaSnapshot:
             for segment in self._segments:
                 if segment.get("device", 0) == device:
                     found.append(_segment(segment))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except BROKEN as error:
             raise _unreadable(f"number {len(found)} of the segments of device {device}", error) from error
         return found
 

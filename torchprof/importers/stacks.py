@@ -29,7 +29,7 @@ class Frame(NamedTuple):
     """
 
     file: str
-    line: Any
+    line: int
     name: str
 
     @property
@@ -81,7 +81,8 @@ class Stacks:
     def _frame(self, frame: Mapping[str, Any]) -> Frame:
         found = self._known.get(id(frame))
         if found is None:
-            found = Frame(str(frame.get("filename", "?")), frame.get("line", 0), str(frame.get("name", "?")))
+            line = frame.get("line", 0)
+            found = Frame(str(frame.get("filename", "?")), line if isinstance(line, int) else 0, str(frame.get("name", "?")))
             self._known[id(frame)] = found
         return found
 

@@ -105,7 +105,12 @@ class SnapshotMemory(SnapshotAccount, Printed):
             yield f"Reserved at most: {format_bytes(self.max_reserved)}"
             if not replay.complete:
                 yield "The history begins later: what was there is known from where it was freed, or from the end"
-            if replay.misplaced:
+            if self.missing:
+                yield (
+                    f"INEXACT: {self.missing:,} entries that allocate or free are missing from the history: what was allocated "
+                    "may be off, and the peak with it"
+                )
+            elif replay.misplaced:
                 yield (
                     f"INEXACT: {replay.misplaced:,} allocations could not be followed; sizes of blocks may be off, what was "
                     "reserved is as recorded"

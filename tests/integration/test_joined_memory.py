@@ -3,70 +3,20 @@
 from __future__ import annotations
 
 import pickle
-import random
 from pathlib import Path
-from typing import Any
 
 import kineto_files
 import pytest
 from handwritten import trace as handwritten
-from snapshot_programs import Frames, Training, script
+from profiled_programs import BASE, OPS, Profiled, run
+from snapshot_programs import script
 
 import torchprof
 from torchprof.errors import ArgumentError
 from torchprof.tables.joined_memory import JoinedMemory
 
-BASE = 1_699_999_000_000_000
-"""Microseconds since 1970 that the trace counts from."""
-
-
 FROM_BEFORE = ("parameters", "optimizer state", "workspaces")
 """What is allocated before it is profiled."""
-
-
-class Profiled(Training):
-    """It writes a ``[memory]`` event, in an op of its own, for each block that it allocates or frees while it is profiled."""
-
-    def __init__(self, skew: float = 0.0, jitter: float = 0.0) -> None:
-        self.events: list[dict[str, Any]] = []
-        self.profiles = False
-        self.skew, self.jitter, self._noise = skew, jitter, random.Random(2)
-        self.profiled: list[int] = []
-        super().__init__()
-
-    def allocate(self, what: str, size: int, frames: Frames | None, metadata: str = "") -> int:
-        number = super().allocate(what, size, frames, metadata)
-        if self.profiles:
-            self.profiled.append(number)
-            block = self.oracle.held[number]
-            self.event(f"aten::{what}", block.begin, block.end - block.begin)
-        return number
-
-    def free(self, *numbers: int, frames: Frames | None = None) -> None:
-        for number in numbers:
-            block = self.oracle.held[number]
-            super().free(number, frames=frames)
-            if self.profiles:
-                self.event("aten::free", block.begin, block.begin - block.end)
-
-    def event(self, op: str, address: int, size: int) -> None:
-        at = self.now - BASE + 0.25 + self.skew + self._noise.uniform(0, self.jitter)
-        total, reserved = self.oracle.allocated, self.oracle.reserved
-        self.events += [
-            kineto_files.op(op, at - 1, 2, id=len(self.events) + 1),
-            kineto_files.allocation(at, address, size, total=total, reserved=reserved),
-        ]
-
-    def trace(self, folder: Path) -> torchprof.Trace:
-        return kineto_files.read(folder, *self.events, baseTimeNanoseconds=BASE * 1000)
-
-
-def run(program: Profiled, before: int = 2, during: int = 5, after: int = 1) -> Profiled:
-    """Steps before, while and after it is profiled."""
-    for count, program.profiles in ((before, False), (during, True), (after, False)):
-        for _ in range(count):
-            program.step()
-    return program
 
 
 def joined(program: Profiled, folder: Path, first: int = 0) -> JoinedMemory:
@@ -78,7 +28,7 @@ def test_each_block_has_its_op_and_each_allocation_its_stack(tmp_path: Path, ske
     program = run(Profiled(skew, jitter))
     found = joined(program, tmp_path)
     of_history = [place.op if place else None for place in found.snapshot.places]
-    truth = [f"aten::{program.what[number]}" if number in set(program.profiled) else None for number in program.what]
+    truth = [OPS[program.what[number]] if number in set(program.profiled) else None for number in program.what]
     during = [row for row, number in enumerate(program.what) if number in set(program.profiled)]
     assert [of_history[row] for row in during] == [truth[row] for row in during]
     began = found.allocations["start"] >= 0
@@ -108,7 +58,7 @@ def test_the_peak_by_line_has_what_only_the_snapshot_knows(tmp_path: Path) -> No
         by_category[row["category"]] = by_category.get(row["category"], 0) + row["at_peak"]
     assert by_category == program.at_peak  # by stack and lifetime: the trace has no addresses of tensors
     ops = {row["op"] for row in rows}
-    assert ops == {f"aten::{what}" for what in program.at_peak if what not in FROM_BEFORE} | {""}
+    assert ops == {OPS[what] for what in program.at_peak if what not in FROM_BEFORE} | {""}
     text = str(found)
     profiled, known = len(program.profiled), len(program.profiled) + 2  # and a batch and a loss that it sees freed
     assert f"Of {profiled:,} allocations of the trace, {profiled:,} are in the snapshot" in text
@@ -164,10 +114,10 @@ def test_a_leak_of_the_trace_has_its_line(tmp_path: Path) -> None:
         program.allocate("kept", 3 * 512, script(17))
         program.events.append(kineto_files.step(number, begin + 2, program.now - BASE - begin + 3))
     found = joined(program, tmp_path)
-    assert [leak.op for leak in found.leaks] == ["aten::kept"]
+    assert [leak.op for leak in found.leaks] == ["aten::clone"]
     assert found.leak_table.rows[0]["stack"][0] == "/a/train.py:17 train"
     assert "in train.py:17 train" in str(found)
-    steps = [place.step for place in found.snapshot.places if place is not None and place.op == "aten::kept"]
+    steps = [place.step for place in found.snapshot.places if place is not None and place.op == "aten::clone"]
     assert steps == list(range(6))
 
 

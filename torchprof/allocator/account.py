@@ -32,14 +32,14 @@ TIMELINE: Final = np.dtype([("entry", np.int64), ("time", np.int64), ("allocated
 
 
 class Held(NamedTuple):
-    """Blocks that one stack allocated.
+    """Blocks of one category that one stack allocated.
 
     Attributes:
         stack: lines of Python, the innermost first; ``NO_STACK``, ``NO_FRAMES`` of what a thread without Python allocated, or
             ``BEFORE`` of blocks from before the history that were freed later.
         bytes: of its blocks.
         blocks: how many.
-        category: what most of the bytes are, estimated: one of ``torchprof.SNAPSHOT_CATEGORIES``.
+        category: what they are used for, estimated: one of ``torchprof.SNAPSHOT_CATEGORIES``.
     """
 
     stack: Stack
@@ -185,12 +185,12 @@ class SnapshotAccount:
 
     @cached_property
     def at_peak(self) -> list[Held]:
-        """What was allocated when the most was, by stack; the most first."""
+        """What was allocated when the most was, by stack and category; the most first."""
         return self._by_stack(np.flatnonzero(self.held_at_peak))
 
     @cached_property
     def at_end(self) -> list[Held]:
-        """What was still allocated when the snapshot was taken, by stack; the most first."""
+        """What was still allocated when the snapshot was taken, by stack and category; the most first."""
         return self._by_stack(np.flatnonzero(self.blocks["end"] < 0))
 
     @cached_property
@@ -271,22 +271,14 @@ class SnapshotAccount:
 
     def _by_stack(self, rows: Ints) -> list[Held]:
         blocks = self.blocks
-        sums: dict[Stack, dict[int, tuple[int, int]]] = {}
-        columns = ((blocks[name][rows].tolist()) for name in ("stack", "bytes", "start", "end"))
+        sums: dict[tuple[Stack, int], list[int]] = {}
+        columns = (blocks[name][rows].tolist() for name in ("stack", "bytes", "start", "end"))
         for category, stack, size, start, end in zip(self.category[rows].tolist(), *columns, strict=True):
             lines = BEFORE if stack < 0 and start < 0 and end >= 0 else self.stack(stack)
-            found = sums.setdefault(lines, {})
-            bytes_, count = found.get(category, (0, 0))
-            found[category] = bytes_ + size, count + 1
-        held = [
-            Held(
-                lines,
-                sum(size for size, _ in of.values()),
-                sum(count for _, count in of.values()),
-                SNAPSHOT_CATEGORIES[max(of, key=lambda each: of[each][0])],
-            )
-            for lines, of in sums.items()
-        ]
+            found = sums.setdefault((lines, category), [0, 0])
+            found[0] += size
+            found[1] += 1
+        held = [Held(lines, size, count, SNAPSHOT_CATEGORIES[kind]) for (lines, kind), (size, count) in sums.items()]
         return sorted(held, key=lambda each: -each.bytes)
 
 

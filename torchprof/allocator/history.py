@@ -115,6 +115,9 @@ class History:
         return changes[::-1]
 
     def _cut(self, begin: int, end: int) -> None:
+        if self._reserved.get(begin, (None,))[0] == end:  # nearly always, and there may be thousands of them
+            del self._reserved[begin]
+            return
         for address, (until, place) in list(self._reserved.items()):
             if address < end and begin < until:
                 del self._reserved[address]

@@ -7,7 +7,7 @@ autograd engine allocates on a thread of its own has no frames of Python.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 __all__ = ["NOT_RECORDED", "Frame", "Stack", "Stacks"]
@@ -59,7 +59,7 @@ class Stacks:
         found = self._numbers.get(key)
         if found is None:
             self._kept.append(list(frames))
-            read = tuple(self._frame(frame) for frame in frames if isinstance(frame, Mapping))
+            read = tuple(self._frame(frame) for frame in frames if isinstance(frame, dict))
             found = self._equal.setdefault(read, len(self._frames))
             if found == len(self._frames):
                 self._frames.append(read)
@@ -78,7 +78,7 @@ class Stacks:
             return (node,)
         return tuple(f"{frame.file}:{frame.line} {frame.name}" for frame in python or frames)
 
-    def _frame(self, frame: Mapping[str, Any]) -> Frame:
+    def _frame(self, frame: dict[str, Any]) -> Frame:
         found = self._known.get(id(frame))
         if found is None:
             line = frame.get("line", 0)

@@ -154,7 +154,7 @@ class SnapshotMemory(SnapshotAccount, Printed):
 
 def line_of(stack: Stack) -> str:
     """The innermost line that is not PyTorch's own, without its folders."""
-    line = next((line for line in stack if not any(folder in line for folder in OF_PYTORCH)), stack[0])
+    line = next((line for line in stack if not _is_of_pytorch(line)), stack[0])
     return _short(line)
 
 
@@ -180,10 +180,14 @@ def _table(title: str, held: Sequence[Held], column: str, whole: int, footer: tu
 
 
 def callers(row: Record) -> Sequence[tuple[str, str]]:
-    """The lines that called the one of the row."""
-    lines = [_short(line) for line in row["stack"]]
+    """The lines that called the one of the row, without PyTorch's own."""
+    lines = [_short(line) for line in row["stack"] if not _is_of_pytorch(line)]
     after = lines[lines.index(row["name"]) + 1 :] if row["name"] in lines else []
     return [(f"from {line}", "") for line in after[:CALLERS]]
+
+
+def _is_of_pytorch(line: str) -> bool:
+    return any(folder in line for folder in OF_PYTORCH)
 
 
 def device_number(snapshot: CudaSnapshot, device: Any) -> int:

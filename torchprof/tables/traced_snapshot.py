@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -117,33 +116,33 @@ class TracedSnapshot(SnapshotMemory):
 
     @cached_property
     def peak_table(self) -> Table:
-        """What was allocated when the most was, by line, op and module; the rows add up to the peak."""
+        """What was allocated when the most was, by line, category, op and module; the rows add up to the peak."""
         return self.table_of(self.held_at_peak)
 
     def table_of(self, held: npt.NDArray[np.bool_]) -> Table:
-        """Which of ``blocks`` these are, by line, op and module; the most bytes first."""
-        sums: dict[tuple[Stack, str, str], Counter[str]] = {}
-        counts: Counter[tuple[Stack, str, str]] = Counter()
+        """Which of ``blocks`` these are, by line, category, op and module; the most bytes first."""
+        sums: dict[tuple[Stack, str, str, str], list[int]] = {}
         rows = np.flatnonzero(held)
         columns = (self.blocks[name][rows].tolist() for name in ("stack", "bytes", "start"))
         for block, stack, size, start in zip(rows.tolist(), *columns, strict=True):
             place = self.places[block] or Place("", NO_MODULE, "", None)
-            key = (BEFORE if stack < 0 and start < 0 else self.stack(stack)), place.op, place.module
-            sums.setdefault(key, Counter())[self.category_of(block)] += size
-            counts[key] += 1
-        whole = sum(of.total() for of in sums.values())
+            lines = BEFORE if stack < 0 and start < 0 else self.stack(stack)
+            found = sums.setdefault((lines, self.category_of(block), place.op, place.module), [0, 0])
+            found[0] += size
+            found[1] += 1
+        whole = sum(size for size, _ in sums.values())
         records: list[Record] = [
             {
-                "name": line_of(stack),
-                "at_peak": of.total(),
-                "share": of.total() / whole if whole else 0.0,
-                "count": counts[stack, op, module],
-                "category": of.most_common(1)[0][0],
+                "name": line_of(lines),
+                "at_peak": size,
+                "share": size / whole if whole else 0.0,
+                "count": count,
+                "category": category,
                 "op": op,
                 "module": module_label(self.account.trace, module),
-                "stack": list(stack),
+                "stack": list(lines),
             }
-            for (stack, op, module), of in sums.items()
+            for (lines, category, op, module), (size, count) in sums.items()
         ]
         shown = ["at_peak", "share", "count", "category", "op", "module"]
         if all(record["module"] == NO_MODULE for record in records):

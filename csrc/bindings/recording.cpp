@@ -94,7 +94,7 @@ void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::ve
 }
 
 // What was recorded becomes that of the block: the tables by name, the strings that they refer to, and what else is known.
-void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
+void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const Places* places) {
   auto& block = owner.cast<Block&>();
   Recorded recorded = stop(owner.ptr(), held_from_python(held), may_wait);
   const bool stepped = !recorded.tables.steps.empty();
@@ -108,7 +108,7 @@ void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held,
                  "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
                  "unobserved_classes"_a = recorded.unobserved_classes,
                  "compiled_outside_calls"_a = recorded.compiled_outside_calls,
-                 "unread_modules"_a = unread_modules(recorded.storages_read, places));
+                 "unread_modules"_a = places != nullptr ? unread_modules(recorded.storages_read, *places) : py::none());
   if (!stepped) {
     facts["phase_ns"] = recorded.phase_times;
   }
@@ -136,7 +136,7 @@ void define_recording(py::module_& module) {
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
              "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
              "slice"_a = py::none());
-  module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
+  module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = nullptr);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(
       "replace_attribute",

@@ -12,7 +12,7 @@ every step, so a block is looked for right there:
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,8 +28,10 @@ Ints = npt.NDArray[np.int64]
 SAMPLE: Final = 500
 MOST_APART: Final = 60 * 10**9
 """Nanoseconds between the clocks; further apart, they are of other runs."""
-TOGETHER: Final = 200_000
-"""Nanoseconds within which differences are the same."""
+TOGETHER: Final = (200_000, 20_000, 2_000)
+"""Nanoseconds within which differences are the same: of the first, the most that are together, of these again, and so on."""
+DRIFT: Final = 2000
+"""For so many allocations at a time, how far the clocks are apart is found anew."""
 TOLERANCE: Final = 5_000_000
 """Nanoseconds between an allocation and its block: clocks drift, and a snapshot counts microseconds."""
 
@@ -64,21 +66,25 @@ def match(allocations: Rows, origin: int, blocks: Blocks, times: Ints) -> Matchi
     """
     found = np.full(len(allocations), -1, dtype=np.int64)
     known = _Known(blocks, times)
-    begins = allocations["start"] + origin
+    begun = allocations["start"] + origin
     during = np.flatnonzero(allocations["start"] >= 0)
-    ahead = _ahead(allocations, begins, during, known)
+    during = during[np.argsort(begun[during], kind="stable")]
+    ahead = known.ahead(allocations[during], begun[during], 0, MOST_APART)
     if ahead is None:
         return Matching(found, None)
-    addresses, sizes, when = (values.tolist() for values in (allocations["address"], allocations["bytes"], begins + ahead))
     nearest: dict[int, tuple[int, int]] = {}  # by block: how far the allocation is that has it, and which
-    for row in during.tolist():
-        block, apart = known.nearest(addresses[row], sizes[row], when[row])
-        if block >= 0 and apart < nearest.get(block, (TOLERANCE, -1))[0]:
-            nearest[block] = apart, row
+    for first in range(0, len(during), DRIFT):
+        rows = during[first : first + DRIFT]
+        now = known.ahead(allocations[rows], begun[rows], ahead, TOLERANCE)
+        columns = (allocations["address"][rows].tolist(), allocations["bytes"][rows].tolist())
+        for row, address, size, time in zip(rows.tolist(), *columns, (begun[rows] + (now or ahead)).tolist(), strict=True):
+            block = known.nearest(address, size, time)
+            if block >= 0 and (apart := abs(known.begins[block] - time)) < nearest.get(block, (TOLERANCE, -1))[0]:
+                nearest[block] = apart, row
     for block, (_, row) in nearest.items():
         found[row] = block
     for row in np.flatnonzero(allocations["start"] < 0).tolist():  # from before the trace: what was at the address then
-        found[row] = known.held(addresses[row], sizes[row], origin + ahead)
+        found[row] = known.held(int(allocations["address"][row]), int(allocations["bytes"][row]), origin + ahead)
     return Matching(found, ahead)
 
 
@@ -99,40 +105,42 @@ class _Known:
         """Whether a block can have this size; where the replay is not exact, it has at least what was requested."""
         return bool(self.sizes[block] == size or 0 <= self.requested[block] <= size < 2 * self.sizes[block])
 
-    def nearest(self, address: int, size: int, time: int) -> tuple[int, int]:
-        """The block that was allocated there nearest to a time, and how far from it; -1: none."""
+    def nearest(self, address: int, size: int, time: int) -> int:
+        """The block that was allocated there nearest to a time; -1: none."""
         rows = self.at.get(address)
         if rows is None:
-            return -1, 0
+            return -1
         place = bisect_left(self._times[address], time)
         near = [row for row in rows[max(place - 1, 0) : place + 1] if self.begins[row] >= 0 and self.fits(row, size)]
-        apart = [(abs(self.begins[row] - time), row) for row in near]
-        return (min(apart)[1], min(apart)[0]) if apart else (-1, 0)
+        return min(near, key=lambda row: abs(self.begins[row] - time), default=-1)
 
     def held(self, address: int, size: int, time: int) -> int:
         """The block that was there at a time; -1: none."""
         rows = self.at.get(address, [])
         return next((row for row in rows if self.begins[row] <= time < self.ends[row] and self.fits(row, size)), -1)
 
+    def ahead(self, allocations: Rows, begun: Ints, near: int, within: int) -> int | None:
+        """By how many nanoseconds the clock of the blocks is ahead; None where they have nothing in common.
 
-def _ahead(allocations: Rows, begins: Ints, during: Ints, known: _Known) -> int | None:
-    """By how many nanoseconds the clock of the blocks is ahead; None where they have nothing in common."""
-    rows = during[np.unique(np.linspace(0, len(during), min(SAMPLE, len(during)), endpoint=False).astype(np.int64))]
-    columns = (allocations["address"][rows].tolist(), allocations["bytes"][rows].tolist(), begins[rows].tolist())
-    differences = np.array(
-        [
-            known.begins[block] - begin
-            for address, size, begin in zip(*columns, strict=True)
-            for block in known.at.get(address, ())
-            if known.begins[block] >= 0 and known.fits(block, size)
-        ],
-        dtype=np.int64,
-    )
-    differences = np.sort(differences[np.abs(differences) <= MOST_APART])
-    if not len(differences):
-        return None
-    last = np.searchsorted(differences, differences + TOGETHER, side="right")
-    count = last - np.arange(len(differences))
-    best = np.flatnonzero(count == count.max())
-    first = best[np.argmin(np.abs(differences[best]))]
-    return int(np.median(differences[first : last[first]]))
+        Args:
+            allocations, begun: and when they were made, by the other clock.
+            near, within: about how many, and give or take how many.
+        """
+        rows = np.unique(np.linspace(0, len(begun), min(SAMPLE, len(begun)), endpoint=False).astype(np.int64))
+        columns = (allocations["address"][rows].tolist(), allocations["bytes"][rows].tolist(), (begun[rows] + near).tolist())
+        found: list[int] = []
+        for address, size, time in zip(*columns, strict=True):
+            times = self._times.get(address, [])
+            first, last = bisect_left(times, time - within), bisect_right(times, time + within)
+            blocks = self.at.get(address, [])[first:last]
+            found += [self.begins[block] - time for block in blocks if self.begins[block] >= 0 and self.fits(block, size)]
+        differences = np.sort(np.array(found, dtype=np.int64))
+        if not len(differences):
+            return None
+        for together in TOGETHER:
+            last_of = np.searchsorted(differences, differences + together, side="right")
+            count = last_of - np.arange(len(differences))
+            best = np.flatnonzero(count == count.max())
+            begins = best[np.argmin(np.abs(differences[best]))]
+            differences = differences[begins : last_of[begins]]
+        return near + int(np.median(differences))

@@ -3,7 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "record/find_tensors.h"
+#include "record/attributes.h"
 
 namespace torchprof::bindings {
 

@@ -2,7 +2,7 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "record/find_tensors.h"
+#include "record/attributes.h"
 #include "record/storages_read.h"
 
 namespace torchprof::bindings {

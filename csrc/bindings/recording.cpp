@@ -75,18 +75,18 @@ py::dict to_arrays(Tables& tables) {
 }
 
 bool is_merge_due() {
-  const std::optional<Totals>& totals = current().totals();
-  return totals && totals->is_merge_due();
+  const std::optional<StepSums>& sums = current().sums();
+  return sums && sums->is_merge_due();
 }
 
 // The sums so far: tables by name, and strings.
 py::tuple sums() {
-  Tables tables = current().totals().value().copy();
+  Tables tables = current().sums().value().sums().totals.copy();
   return py::make_tuple(to_arrays(tables), tables.strings);
 }
 
 void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::vector<uint8_t> unknown) {
-  Totals& totals = current().totals().value();
+  Totals& totals = current().sums().value().sums().totals;
   if (flops.size() != moved.size() || flops.size() != unknown.size() || flops.size() != totals.op_rows()) {
     throw std::invalid_argument("merge_shapes takes figures of every row of op_totals");
   }

@@ -139,7 +139,7 @@ def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: Allocat
     if why_unknown(trace) is not None:
         return [], []
     first, last = held_at_ends(trace.steps, allocations)
-    places = _Places(trace, allocations, modules)
+    places = _Places(trace, allocations, np.flatnonzero(first < last), modules)
     found: list[Leak] = []
     unclear: list[Leak] = []
     for grown in grown_places(first, last, allocations["bytes"], len(trace.steps), places.place):
@@ -182,7 +182,7 @@ def grown_places(first: Ints, last: Ints, sizes: Ints, count: int, place_of: Cal
     at_end = np.flatnonzero((first < count) & (last == count))  # a place that holds nothing at the end does not grow
     growing = {place_of(row) for row in at_end[first[at_end] > 2 * count // 3].tolist()}
     rows_of: dict[Place, list[int]] = {place: [] for place in sorted(growing)}
-    for row in np.flatnonzero(first < last).tolist():
+    for row in np.flatnonzero(first < last).tolist() if rows_of else ():
         if (place := place_of(row)) in rows_of:
             rows_of[place].append(row)
     found: list[GrownPlace[Place]] = []
@@ -199,12 +199,12 @@ def grown_places(first: Ints, last: Ints, sizes: Ints, count: int, place_of: Cal
 
 
 class _Places:
-    """The op and the module that every allocation belongs to."""
+    """The op and the module that each of these allocations belongs to."""
 
-    def __init__(self, trace: Trace, allocations: Rows, modules: AllocationModules) -> None:
-        self._op, self._modules = allocations["op"].tolist(), modules
-        ops = np.unique(allocations["op"])
+    def __init__(self, trace: Trace, allocations: Rows, rows: Ints, modules: AllocationModules) -> None:
+        self._op, self._modules = allocations["op"], modules
+        ops = np.unique(self._op[rows])
         self._names = dict(zip(ops.tolist(), outermost_op_names(trace, ops), strict=True))
 
     def place(self, row: int) -> tuple[str, str]:
-        return self._names[self._op[row]], self._modules.path(row)
+        return self._names[int(self._op[row])], self._modules.path(row)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from torchprof._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES as SNAPSHOT_CATEGORIES
     from torchprof.allocator.replay import Replay as Replay
     from torchprof.allocator.replay import replay as replay
     from torchprof.allocator.settings import AllocatorSettings as AllocatorSettings
@@ -58,8 +59,9 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.by_step import by_step as by_step
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
+    from torchprof.tables.joined_memory import JoinedMemory as JoinedMemory
     from torchprof.tables.memory import Memory as Memory
-    from torchprof.tables.memory import memory as memory
+    from torchprof.tables.memory_account import memory as memory
     from torchprof.tables.out_of_memory import OutOfMemory as OutOfMemory
     from torchprof.tables.out_of_memory import explain_oom as explain_oom
     from torchprof.tables.snapshot_memory import SnapshotMemory as SnapshotMemory
@@ -72,6 +74,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
 _MODULES: Final = {
     "CATEGORIES": "torchprof.analysis.memory.categories",
     "GPUS": "torchprof.estimation.gpus",
+    "SNAPSHOT_CATEGORIES": "torchprof.allocator.block_categories",
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",
     "Ceilings": "torchprof.trace.ceilings",
@@ -79,6 +82,7 @@ _MODULES: Final = {
     "EstimateError": "torchprof.errors",
     "ExtensionError": "torchprof.errors",
     "Gpu": "torchprof.tables.gpu",
+    "JoinedMemory": "torchprof.tables.joined_memory",
     "Memory": "torchprof.tables.memory",
     "ModuleTypeError": "torchprof.errors",
     "OutOfMemory": "torchprof.tables.out_of_memory",
@@ -109,7 +113,7 @@ _MODULES: Final = {
     "gpu": "torchprof.tables.gpu",
     "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",
-    "memory": "torchprof.tables.memory",
+    "memory": "torchprof.tables.memory_account",
     "profile": "torchprof.record.profile",
     "replay": "torchprof.allocator.replay",
     "replay_snapshot": "torchprof.allocator.snapshot",

@@ -39,6 +39,7 @@ void AllocatorBlocks::insert_merged(Block* block) {
 }
 
 AllocatorBlocks::Block* AllocatorBlocks::find_mappable(const Pool& pool, int64_t size, int64_t stream) const {
+  Block* lowest = nullptr;
   auto it = pool.unmapped.lower_bound(Key{stream, 0, 0});
   for (; it != pool.unmapped.end() && (*it)->stream == stream; ++it) {
     Block* const first = (*it)->previous != nullptr && !(*it)->previous->active ? (*it)->previous : *it;
@@ -47,10 +48,27 @@ AllocatorBlocks::Block* AllocatorBlocks::find_mappable(const Pool& pool, int64_t
       room += block->size;
     }
     if (room >= size) {
-      return first;
+      if (next_segment_ == 0 || next_segment_ == first->address || next_segment_ == (*it)->address) {
+        return first;
+      }
+      lowest = lowest == nullptr ? first : lowest;
     }
   }
-  return nullptr;
+  if (next_segment_ == 0) {
+    return nullptr;
+  }
+  const auto mapped = std::find_if(pool.free.begin(), pool.free.end(), [&](const Block* block) {
+    return block->address == next_segment_ && block->stream == stream && block->size >= size && block->range != nullptr;
+  });
+  if (mapped != pool.free.end()) {
+    return *mapped;
+  }
+  return in_range(next_segment_) ? lowest : nullptr;
+}
+
+bool AllocatorBlocks::in_range(int64_t address) const {
+  const auto after = ranges_.upper_bound(address);
+  return after != ranges_.begin() && address < std::prev(after)->second.begin + std::prev(after)->second.size;
 }
 
 void AllocatorBlocks::map(Block* block, int64_t bytes) {

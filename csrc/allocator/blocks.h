@@ -122,7 +122,9 @@ class AllocatorBlocks {
   // Merges a block that is in no set with its free neighbors, and inserts it into the set of free blocks.
   void insert_merged(Block* block);
 
-  // The block at the lowest address after which `size` bytes are free or can be mapped; nullptr: there is none.
+  // The block at the lowest address after which `size` bytes are free or can be mapped; nullptr: there is none. If the next segment is
+  // placed, the block that begins there, or whose mapping does, and none if that is outside of all ranges: one that was reserved in
+  // vain, for lack of memory, is not known before it is used.
   Block* find_mappable(const Pool& pool, int64_t size, int64_t stream) const;
   // Maps the first bytes of an unmapped block, a multiple of the page size. They become a free block.
   void map(Block* block, int64_t bytes);
@@ -141,6 +143,7 @@ class AllocatorBlocks {
   Pool large{false, {}, {}};
 
  private:
+  bool in_range(int64_t address) const;
   void insert_free(Block* block);
   void merge(Block* block, Block* neighbor);
   Block* split_off(Block* block, int64_t size);

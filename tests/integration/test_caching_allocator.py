@@ -496,6 +496,46 @@ def test_a_block_that_cannot_grow_as_far_as_a_free_one_is_preferred_to_it() -> N
     assert (found.complete, found.misplaced, found.capacity) == (True, 0, None)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_range_of_addresses_that_was_reserved_in_vain_is_known_when_it_is_used(first: int) -> None:
+    """Block 2 finds no room while block 1 waits for a stream, so a range is reserved: lower, and for lack of memory in vain.
+    When block 1 is waited for, there is room behind block 0, but the lower range comes first."""
+    oracle = Oracle(AllocatorSettings.parse(GROWS), 131 * MIB, (slot * 2**41 for slot in (2, 1)))
+    events = [alloc(0, 32 * MIB), alloc(1, 70 * MIB), (1, 0, FREE_REQUESTED), alloc(2, 69 * MIB), (2, 0, FREE_REQUESTED)]
+    assert run(oracle, events)[2] == -1
+    assert oracle.held[2].begin == 2**41
+    found = replay_snapshot(oracle.snapshot(oracle.history[first:]))
+    assert (found.misplaced, found.reserved, found.max_reserved) == (0, 120 * MIB, 120 * MIB)
+
+
+def test_a_block_from_before_the_history_does_not_reach_over_pages_that_were_unmapped_behind_it() -> None:
+    """Of 100 MiB, 18 and 10 are held; what lies between is unmapped up to 80, where the next allocation begins."""
+    oracle = Oracle(AllocatorSettings.parse(GROWS), None, ascending())
+    run(oracle, [alloc(0, 18 * MIB), alloc(1, 67 * MIB), alloc(2, 10 * MIB), free(1)])
+    first = len(oracle.history)
+    run(oracle, [(0, 0, EMPTY_CACHE), alloc(3, 3 * MIB), alloc(4, 41 * MIB), free(0)])
+    assert oracle.held[3].begin - oracle.segments[0].begin == 80 * MIB
+    found = replay_snapshot(oracle.snapshot(oracle.history[first:]))
+    assert (found.misplaced, found.allocated_after[0]) == (0, 28 * MIB)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_history_that_begins_after_pages_were_mapped_for_its_first_allocation_uses_them(waits: bool) -> None:
+    """Behind them is a smaller free block that fits better, and was not looked at again."""
+    events = [
+        {"action": "alloc", "addr": 2**41, "size": 20 * MIB, "stream": 0},
+        *({"action": "free_completed", "addr": 2**42, "size": MIB, "stream": 7} for _ in range(waits)),
+    ]
+    sizes = [(20 * MIB, "active_allocated"), (20 * MIB, "inactive"), (10 * MIB, "active_allocated"), (30 * MIB, "inactive")]
+    blocks = [{"size": size, "state": state} for size, state in sizes]
+    large = {"address": 2**41, "total_size": 80 * MIB, "segment_type": "large", "is_expandable": True, "blocks": blocks}
+    other = {"address": 2**42, "total_size": 2 * MIB, "segment_type": "small", "is_expandable": True, "stream": 7}
+    other["blocks"] = [{"size": 2 * MIB, "state": "inactive"}]
+    settings_ = {"expandable_segments": True}
+    found = replay_snapshot({"segments": [large, other], "device_traces": [events], "allocator_settings": settings_})
+    assert (found.misplaced, found.allocated) == (0, 30 * MIB)
+
+
 def test_pages_mapped_for_an_allocation_that_then_finds_no_more_stay_mapped() -> None:
     """Of 60 MiB, 20 more can be had after the first hole; then memory ran out, and the page is reserved all the same."""
     history = [
@@ -528,6 +568,16 @@ def test_a_block_from_before_the_history_reaches_to_where_the_next_allocation_be
     found = replay_snapshot({"segments": [segment], "device_traces": [history]})
     assert (found.misplaced, found.allocated) == (0, 15 * MIB // 2)
     assert found.allocated_after.tolist() == [size * MIB // 2 for size in (15, 6, 6, 15)]
+
+
+def test_a_history_that_begins_while_a_freed_block_waits_for_a_stream_does_not_count_it() -> None:
+    oracle = Oracle(AllocatorSettings(), None, shuffled(0))
+    run(oracle, [alloc(0, 40 * MIB), alloc(1, 30 * MIB), (0, 0, FREE_REQUESTED)])
+    first = len(oracle.history)
+    run(oracle, [alloc(2, 20 * MIB), free(0)])
+    found = replay_snapshot(oracle.snapshot(oracle.history[first:]))
+    assert (found.misplaced, found.max_allocated, found.reserved) == (0, 50 * MIB, 90 * MIB)
+    assert found.allocated_after.tolist() == [30 * MIB, 50 * MIB, 50 * MIB]  # a segment, its block, the free
 
 
 def test_a_history_that_begins_after_its_segment_was_reserved_uses_that_segment() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snapshot_programs import Program, script
 
 import torchprof
 from torchprof.allocator.account import BEFORE, NO_STACK, Held, SegmentUse
@@ -26,8 +27,10 @@ def entry(action: str, at: float, size: float, *frames: Any, **more: Any) -> dic
     return {"action": action, "addr": BEGIN + round(at * MIB), "size": round(size * MIB), "frames": [*frames], **more}
 
 
-def freed(at: float, size: float) -> list[dict[str, Any]]:
-    return [entry("free_requested", at, size), entry("free_completed", at, size)]
+def freed(at: float, size: float, *frames: Any) -> list[dict[str, Any]]:
+    """Frees have the stack that freed, or none is recorded."""
+    found = [entry("free_requested", at, size, *frames), entry("free_completed", at, size, *frames)]
+    return found if frames else [{name: value for name, value in each.items() if name != "frames"} for each in found]
 
 
 def snapshot() -> dict[str, Any]:
@@ -68,7 +71,12 @@ def test_the_peak_and_who_allocated_what_was_there_then() -> None:
         22 * MIB,
         22 * MIB,
     )
-    assert memory.at_peak == [Held(STEP_STACK, 11 * MIB, 2), Held(FORWARD_STACK, 4 * MIB, 1), Held(BEFORE, 3 * MIB, 1)]
+    assert memory.at_peak == [
+        Held(STEP_STACK, 6 * MIB, 1, "temporaries"),
+        Held(STEP_STACK, 5 * MIB, 1),
+        Held(FORWARD_STACK, 4 * MIB, 1),
+        Held(BEFORE, 3 * MIB, 1),
+    ]
 
 
 def test_what_was_allocated_and_reserved_over_time() -> None:
@@ -96,9 +104,9 @@ def test_fragmentation_is_what_is_free_in_segments_in_use() -> None:
 
 def test_a_row_is_named_by_the_innermost_line_that_is_not_pytorchs_own() -> None:
     rows = torchprof.memory(snapshot()).peak_table.to_dict()
-    assert [row["name"] for row in rows] == ["train.py:3 step", "model.py:7 forward", "(before the history)"]
-    assert [row["at_peak"] // MIB for row in rows] == [11, 4, 3]
-    assert rows[1]["stack"] == list(FORWARD_STACK)
+    names = ["train.py:3 step", "train.py:3 step", "model.py:7 forward", "(before the history)"]
+    assert [(row["name"], row["at_peak"] // MIB) for row in rows] == list(zip(names, (6, 5, 4, 3), strict=True))
+    assert rows[2]["stack"] == list(FORWARD_STACK)
 
 
 def test_it_prints_as_tables() -> None:
@@ -138,3 +146,54 @@ def test_the_device_with_the_most_reserved_is_meant_and_others_are_named() -> No
         torchprof.memory([])
     with pytest.raises(ArgumentError, match="number 0 of the segments of device 0 cannot be read"):
         torchprof.memory([3])
+
+
+def without(*actions: str) -> dict[str, Any]:
+    """As ``_record_memory_history(skip_actions=...)``: three blocks of 4 MiB at one address, and one of 2."""
+    program = Program()
+    for _ in range(3):
+        program.free(program.allocate("", 4 * MIB, script(3)), frames=script(4))
+    program.allocate("", 2 * MIB, script(5))
+    found = program.snapshot()
+    found["device_traces"][0] = [entry for entry in found["device_traces"][0] if entry["action"] not in actions]
+    return found
+
+
+def test_a_history_in_which_frees_are_told_by_one_of_their_two_entries_is_exact() -> None:
+    memory = torchprof.memory(without("free_requested"))
+    assert (memory.peak, memory.missing) == (4 * MIB, 0)
+    assert "INEXACT" not in str(memory)
+
+
+def test_entries_that_are_missing_are_counted_and_said() -> None:
+    memory = torchprof.memory(without("free_requested", "free_completed"))
+    assert (memory.missing, memory.peak) == (3, 4 * MIB)  # a block is gone when its address is allocated again
+    assert "INEXACT: 3 entries that allocate or free are missing from the history" in str(memory)
+    assert torchprof.memory(without("alloc")).missing == 3
+
+
+def test_a_segment_of_no_device_is_an_error() -> None:
+    for device in ("cuda:0", -1, None, 2**70, [0]):
+        with pytest.raises(ArgumentError, match="number 0 of the segments cannot be read: device"):
+            torchprof.memory([{**snapshot()["segments"][0], "device": device}])
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {}, float("inf"), float("nan"), 2**70, b"x"])
+@pytest.mark.parametrize("key", ["action", "addr", "size", "stream", "frames", "time_us", "user_metadata", "pool_id"])
+def test_an_entry_with_any_value_is_read_or_named(key: str, value: Any) -> None:
+    """It may be left out, be an error of torchprof, or say nothing; never anything else."""
+    found = snapshot()
+    found["device_traces"][0][1][key] = value
+    found["external_annotations"] = [{"name": "Optimizer.step#SGD", "stage": "START", "device": 0, "time_us": 1}]
+    try:
+        assert "Peak on cuda:0" in str(torchprof.memory(found))
+    except ArgumentError as error:
+        assert str(error).startswith("snapshot: ")  # noqa: PT017
+
+
+def test_frames_of_any_kind_are_no_error() -> None:
+    frames: list[Any]
+    for frames in ([3], [{}], [{"filename": None, "line": [], "name": {}}], ["text"]):
+        found = snapshot()
+        found["device_traces"][0][1]["frames"] = frames
+        assert torchprof.memory(found).peak == 18 * MIB

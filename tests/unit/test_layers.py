@@ -48,7 +48,9 @@ ROOMS: Final[dict[str, Room]] = {
         torch=True,
     ),
     "allocator": Room(
-        "The simulated CUDA allocator: settings, replay.", "errors arguments trace importers _native", torch=True
+        "The simulated CUDA allocator: settings, replay; what memory snapshots say.",
+        "errors arguments trace importers analysis _native",
+        torch=True,
     ),
     "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis"),
     "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis"),

@@ -51,11 +51,10 @@ def test_a_snapshot_is_read_plain_or_in_gzip_whatever_its_name(
     path.write_bytes(write(pickle.dumps(SNAPSHOT, protocol)))
     assert read_snapshot(path) == SNAPSHOT
     snapshot = CudaSnapshot.of(path)
-    stack = ("model.py:7 forward", "train.py:3 step")
-    blocks = (SnapshotBlock(512, "active_allocated", stack), SnapshotBlock(1536, "inactive"))
+    blocks = (SnapshotBlock(512, "active_allocated", FRAMES), SnapshotBlock(1536, "inactive"))
     assert snapshot.segments(0) == [SnapshotSegment(4096, 2048, (0, (0, 0)), True, False, blocks)]
     assert snapshot.history(0) == [SnapshotEvent("alloc", 4096, 5, (0, (0, 0)))]
-    assert snapshot.stack(0, 0) == stack
+    assert snapshot.frames(0, 0) == FRAMES
 
 
 def test_the_list_of_segments_alone_is_a_snapshot_without_history() -> None:

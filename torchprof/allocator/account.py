@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -10,29 +9,43 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES, block_categories
+from torchprof.allocator.history import History
+from torchprof.allocator.lifetimes import Blocks, allocated_in, lifetimes, missing_entries
 from torchprof.allocator.snapshot import SnapshotReplay, replayed
-from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotSegment, Stack
+from torchprof.allocator.snapshot_leaks import StackLeak, grown_stacks, stack_leaks, why_leaks_unknown
+from torchprof.allocator.snapshot_steps import SnapshotSteps, snapshot_steps
+from torchprof.allocator.stack_roles import Role, in_ranges, roles
+from torchprof.analysis.memory.leaks import GrownPlace, not_enough
+from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotSegment
+from torchprof.importers.stacks import Stack, Stacks
 
-__all__ = ["BEFORE", "NO_STACK", "Held", "SegmentUse", "SnapshotAccount"]
+__all__ = ["BEFORE", "NO_FRAMES", "NO_STACK", "Held", "SegmentUse", "SnapshotAccount"]
+
+Ints = npt.NDArray[np.int64]
 
 NO_STACK: Final[Stack] = ("(no stack recorded)",)
+NO_FRAMES: Final[Stack] = ("(no Python: autograd)",)
 BEFORE: Final[Stack] = ("(before the history)",)
 
 TIMELINE: Final = np.dtype([("entry", np.int64), ("time", np.int64), ("allocated", np.int64), ("reserved", np.int64)])
 
 
 class Held(NamedTuple):
-    """Blocks that one stack allocated.
+    """Blocks of one category that one stack allocated.
 
     Attributes:
-        stack: lines of Python, the innermost first; ``NO_STACK``, or ``BEFORE`` of blocks that were freed later.
+        stack: lines of Python, the innermost first; ``NO_STACK``, ``NO_FRAMES`` of what a thread without Python allocated, or
+            ``BEFORE`` of blocks from before the history that were freed later.
         bytes: of its blocks.
         blocks: how many.
+        category: what they are used for, estimated: one of ``torchprof.SNAPSHOT_CATEGORIES``.
     """
 
     stack: Stack
     bytes: int
     blocks: int
+    category: str = "unknown"
 
 
 class SegmentUse(NamedTuple):
@@ -78,11 +91,10 @@ class SnapshotAccount:
         return self._replayed[0] if self._replayed else None
 
     @cached_property
-    def _replayed(self) -> tuple[SnapshotReplay, dict[int, int]] | None:
+    def _replayed(self) -> tuple[SnapshotReplay, History] | None:
         if not self.snapshot.has_history(self.number):
             return None
-        found, history = replayed(self.snapshot, None, None, self.number)
-        return found, history.held_before
+        return replayed(self.snapshot, None, None, self.number)
 
     @cached_property
     def reserved(self) -> int:
@@ -92,12 +104,12 @@ class SnapshotAccount:
     @cached_property
     def allocated(self) -> int:
         """At the end, as ``torch.cuda.memory_allocated`` counts."""
-        return sum(held.bytes for held in self.at_end)
+        return sum(block.size for segment in self._segments for block in segment.blocks if block.state == "active_allocated")
 
     @cached_property
     def peak(self) -> int:
         """The most that was allocated during the history; without one, what is at the end."""
-        return max(self.replay.max_allocated, self._allocated_before) if self.replay else self.allocated
+        return self.replay.max_allocated if self.replay else self.allocated
 
     @cached_property
     def max_reserved(self) -> int:
@@ -129,35 +141,87 @@ class SnapshotAccount:
         return found
 
     @cached_property
-    def at_peak(self) -> list[Held]:
-        """What was allocated when the most was, by stack; the most first."""
+    def blocks(self) -> Blocks:
+        """The blocks of the history, or of the end where there is none: see `torchprof.allocator.lifetimes`."""
         if not self._replayed:
-            return self.at_end
-        replay, before = self._replayed
-        entries = self.snapshot.history(self.number)
-        alive = {address: (size, -1) for address, size in before.items()}
-        last = self._allocated_before
-        for event in range(self._peak_event + 1):
-            row, allocated = int(replay.rows[event]), int(replay.allocated_after[event])
-            action, address, _, _ = entries[row]
-            if action == "alloc" and allocated > last:
-                alive[address] = allocated - last, row
-            elif allocated < last:
-                alive.pop(address, None)
-            last = allocated
-        freed = {entry.address for entry in entries if entry.action == "free_requested"}
-        at_end = {address: stack for address, _, stack in self._allocated_at_end()}
-        return _by_stack(
-            (self.snapshot.stack(self.number, row) or NO_STACK, size)
-            if row >= 0
-            else ((address not in freed and at_end.get(address)) or BEFORE, size)
-            for address, (size, row) in alive.items()
+            return allocated_in(self._segments, self._stacks)
+        replay, history = self._replayed
+        return lifetimes(history, replay, self.snapshot, self.number, self._stacks)
+
+    @cached_property
+    def missing(self) -> int:
+        """How many entries must be missing from the history, as its others say: what was allocated may be off then."""
+        return missing_entries(self._replayed[1]) if self._replayed else 0
+
+    @cached_property
+    def category(self) -> Ints:
+        """What each of ``blocks`` is used for, as an index of ``SNAPSHOT_CATEGORIES``: estimated from stacks and lifetimes."""
+        return block_categories(self.blocks, *self._roles)
+
+    @cached_property
+    def held_at_peak(self) -> npt.NDArray[np.bool_]:
+        """Which of ``blocks`` were allocated when the most was. Their bytes add up to the peak."""
+        entry = int(self.replay.rows[self._peak_event]) if self.replay and self._peak_event >= 0 else -1
+        held: npt.NDArray[np.bool_] = (self.blocks["start"] <= entry) & (
+            (self.blocks["end"] < 0) | (self.blocks["end"] > entry)
         )
+        return held
+
+    @cached_property
+    def by_category(self) -> dict[str, int]:
+        """Bytes allocated at the peak, by category, as far as stacks and lifetimes tell; they add up to it."""
+        at_peak = self.held_at_peak
+        sums = np.bincount(self.category[at_peak], weights=self.blocks["bytes"][at_peak], minlength=len(SNAPSHOT_CATEGORIES))
+        return {name: int(total) for name, total in zip(SNAPSHOT_CATEGORIES, sums, strict=True)}
+
+    @cached_property
+    def by_metadata(self) -> dict[str, int]:
+        """Bytes allocated at the peak, by what ``torch.cuda.memory._set_memory_metadata`` had set; empty if it set nothing."""
+        found: dict[str, int] = {}
+        for start, size in self.blocks[["start", "bytes"]][self.held_at_peak].tolist():
+            said = self.snapshot.metadata(self.number, start) if start >= 0 else ""
+            found[said] = found.get(said, 0) + size
+        return dict(sorted(found.items(), key=lambda item: -item[1])) if any(found) else {}
+
+    @cached_property
+    def at_peak(self) -> list[Held]:
+        """What was allocated when the most was, by stack and category; the most first."""
+        return self._by_stack(np.flatnonzero(self.held_at_peak))
 
     @cached_property
     def at_end(self) -> list[Held]:
-        """What was still allocated when the snapshot was taken, by stack; the most first."""
-        return _by_stack((stack or NO_STACK, size) for _, size, stack in self._allocated_at_end())
+        """What was still allocated when the snapshot was taken, by stack and category; the most first."""
+        return self._by_stack(np.flatnonzero(self.blocks["end"] < 0))
+
+    @cached_property
+    def steps(self) -> SnapshotSteps | None:
+        """The steps of the history, and what tells them; None without a history."""
+        if not self._replayed:
+            return None
+        times = self.snapshot.times(self.number)
+        annotations = self.snapshot.annotations(self.number)
+        return snapshot_steps(self.blocks, self._roles[0], annotations, times, len(self._replayed[1].entries))
+
+    @cached_property
+    def leaks(self) -> list[StackLeak]:
+        """The stacks that hold more and more at the ends of steps, the most growth first.
+
+        It may not have all where that cannot be told: see ``leaks_unknown``.
+        """
+        leaking = [grown for grown in self._grown if grown.keeps_growing]
+        return stack_leaks(leaking, self.blocks, self.category, self.stack)
+
+    @property
+    def leaks_unknown(self) -> str | None:
+        """Why it cannot be told what leaks, or what leaks beside ``leaks``. None where it can."""
+        unclear = [self.stack(grown.place)[0] for grown in self._grown if not grown.keeps_growing]
+        return why_leaks_unknown(self.blocks, self.steps) or not_enough(unclear)
+
+    @cached_property
+    def _grown(self) -> list[GrownPlace[int]]:
+        if self.steps is None or why_leaks_unknown(self.blocks, self.steps) is not None:
+            return []
+        return grown_stacks(self.blocks, self.steps)
 
     @cached_property
     def segments(self) -> list[SegmentUse]:
@@ -175,7 +239,7 @@ class SnapshotAccount:
 
     @property
     def _allocated_before(self) -> int:
-        return sum(self._replayed[1].values()) if self._replayed else 0
+        return sum(self._replayed[1].held_before.values()) if self._replayed else 0
 
     @cached_property
     def _peak_event(self) -> int:
@@ -185,24 +249,37 @@ class SnapshotAccount:
         at = int(np.argmax(self.replay.allocated_after))
         return at if self.replay.allocated_after[at] > self._allocated_before else -1
 
-    def _allocated_at_end(self) -> list[tuple[int, int, Stack]]:
-        found = []
-        for segment in self._segments:
-            address = segment.address
-            for block in segment.blocks:
-                if block.state == "active_allocated":
-                    found.append((address, block.size, block.stack))
-                address += block.size
-        return found
+    @cached_property
+    def _stacks(self) -> Stacks:
+        return Stacks()
 
+    @cached_property
+    def _roles(self) -> tuple[list[Role], list[Role]]:
+        """What was done when each block was allocated, and when it was freed."""
+        blocks = self.blocks
+        of_stack = roles(self._stacks)
+        allocated, freed = ([of_stack[stack] for stack in blocks[name].tolist()] for name in ("stack", "freed_by"))
+        annotations, times = self.snapshot.annotations(self.number), self.snapshot.times(self.number)
+        if annotations and times is not None and len(times):
+            in_ranges(allocated, blocks["start"], times, annotations)
+            in_ranges(freed, blocks["end"], times, annotations)
+        return allocated, freed
 
-def _by_stack(blocks: Iterable[tuple[Stack, int]]) -> list[Held]:
-    sums: dict[Stack, list[int]] = {}
-    for stack, size in blocks:
-        found = sums.setdefault(stack, [0, 0])
-        found[0] += size
-        found[1] += 1
-    return sorted((Held(stack, size, count) for stack, (size, count) in sums.items()), key=lambda held: -held.bytes)
+    def stack(self, number: int) -> Stack:
+        """The lines of one of the stacks of ``blocks``."""
+        return self._stacks.lines(number) or (NO_FRAMES if number >= 0 else NO_STACK)
+
+    def _by_stack(self, rows: Ints) -> list[Held]:
+        blocks = self.blocks
+        sums: dict[tuple[Stack, int], list[int]] = {}
+        columns = (blocks[name][rows].tolist() for name in ("stack", "bytes", "start", "end"))
+        for category, stack, size, start, end in zip(self.category[rows].tolist(), *columns, strict=True):
+            lines = BEFORE if stack < 0 and start < 0 and end >= 0 else self.stack(stack)
+            found = sums.setdefault((lines, category), [0, 0])
+            found[0] += size
+            found[1] += 1
+        held = [Held(lines, size, count, SNAPSHOT_CATEGORIES[kind]) for (lines, kind), (size, count) in sums.items()]
+        return sorted(held, key=lambda each: -each.bytes)
 
 
 def _use(segment: SnapshotSegment) -> SegmentUse:

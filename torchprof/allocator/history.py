@@ -20,6 +20,8 @@ Ints = npt.NDArray[np.int64]
 MIB: Final = 2**20
 MAX_SMALL: Final = MIB
 SMALL_SEGMENT: Final = 2 * MIB
+LARGEST_RANGE: Final = 2**39
+"""Addresses of an expandable segment: an eighth more than the memory of the device. What is further apart is of two."""
 
 # AllocatorEvent in csrc/allocator/replay.h: rows that neither allocate nor free have one of these as their stream.
 FREE_REQUESTED: Final = -1
@@ -45,7 +47,8 @@ class History:
         self._streams: dict[StreamId, int] = {}
         self._reserved: dict[int, tuple[int, Place]] = {}  # by address, in pieces as they were mapped: end and place
         self._held: dict[int, int] = {}  # by address: bytes of the block; negative: bytes that were requested
-        self._pending: set[int] = set()  # of these, what only another stream still uses
+        self.pending: set[int] = set()
+        """Addresses of the blocks that only another stream still used when the history begins."""
         self._mapped_later: dict[Place, set[int]] = {}  # where pages of expandable segments were mapped
         for segment in segments:
             self._end_with(segment)
@@ -61,9 +64,11 @@ class History:
         self.blocks = self._lay_out()
         held = self.blocks[:, 3] >= 0
         self.held_before = {
-            address: size for address, size in self.blocks[held][:, 1:3].tolist() if address not in self._pending
+            address: size for address, size in self.blocks[held][:, 1:3].tolist() if address not in self.pending
         }
         """Bytes of the blocks that were allocated when the history begins, by address."""
+        self.pending_before = len(self.pending & self._ids.keys())
+        """How many blocks only another stream still used then: as many events come before those of the history."""
         self.complete = not len(self.blocks) and not self._begun
 
     def number(self, stream: StreamId) -> int:
@@ -77,7 +82,7 @@ class History:
             if block.state != "inactive":
                 self._held[address] = block.size
                 if block.state != "active_allocated":
-                    self._pending.add(address)
+                    self.pending.add(address)
             address += block.size
 
     def _undo(self) -> list[int]:
@@ -86,12 +91,12 @@ class History:
         for action, address, size, stream in reversed(self.entries):
             change = 0
             if action in ("alloc", "free_requested"):
-                self._pending.discard(address)
+                self.pending.discard(address)
             if action == "alloc":
                 self._held.pop(address, None)
             elif action == "free_completed":
                 self._held[address] = -size
-                self._pending.add(address)
+                self.pending.add(address)
             elif action in ("segment_alloc", "segment_map"):
                 change = size
                 self._cut(address, address + size)
@@ -110,6 +115,9 @@ class History:
         return changes[::-1]
 
     def _cut(self, begin: int, end: int) -> None:
+        if self._reserved.get(begin, (None,))[0] == end:  # nearly always, and there may be thousands of them
+            del self._reserved[begin]
+            return
         for address, (until, place) in list(self._reserved.items()):
             if address < end and begin < until:
                 del self._reserved[address]
@@ -139,7 +147,8 @@ class History:
             # mapped later of what then lies before that.
             stream, small, expandable = place
             if not expandable or place != last:
-                segment = min((at for at in self._mapped_later.get(place, ()) if before <= at < address), default=address)
+                least = max(before, end - LARGEST_RANGE)
+                segment = min((at for at in self._mapped_later.get(place, ()) if least <= at < address), default=address)
             before, last = end, place
             kind = SMALL_POOL * small | EXPANDABLE * expandable
             bounds = [*held[bisect_left(held, address) : bisect_left(held, end)], end]
@@ -196,10 +205,11 @@ class History:
         if known >= 0:
             return min(known, room)
         size = min(self.settings.round(-known), room)
+        if splits_all:
+            return size
         if end is not None and end - begin >= size:
             return end - begin
-        unsplit = not splits_all and (room - size <= MAX_SMALL or size >= self.settings.max_split_size)
-        return room if unsplit else size
+        return room if room - size <= MAX_SMALL or size >= self.settings.max_split_size else size
 
     def events(self, follow: bool, under_capacity: bool, failed: int | None = None) -> tuple[Ints, Ints]:
         """Rows of AllocatorEvent in csrc/allocator/replay.h, and the entry that each comes from.
@@ -216,7 +226,7 @@ class History:
             events.append((event[0], event[1], event[2]))
             rows.append(row)
 
-        for address in self._pending & ids.keys():
+        for address in self.pending & ids.keys():
             add(0, ids[address], 0, FREE_REQUESTED)
         if self._begun and follow:
             add(0, self.entries[0].address, 0, NEXT_SEGMENT_AT)
@@ -228,6 +238,8 @@ class History:
                     add(row, 0, 0, EMPTY_CACHE)
             if action == "alloc" or row == failed:
                 located = False
+                if address in ids and row != failed:  # the entry that freed it is missing
+                    add(row, ids.pop(address), 0, 0)
                 ids[address] = next_id
                 add(row, next_id, max(size, 1), self.number(stream))
                 next_id += 1

@@ -13,9 +13,10 @@ from torchprof.allocator.replay import simulate
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.allocator.snapshot import recorded_settings, replayed
 from torchprof.errors import ArgumentError
-from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotEvent, Stack
+from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotEvent
+from torchprof.importers.stacks import Stack, Stacks
 
-__all__ = ["AS_RECORDED", "ATTEMPTS", "Attempt", "OutOfMemoryAccount"]
+__all__ = ["AS_RECORDED", "ATTEMPTS", "ATTEMPTS_BELOW_A_LIMIT", "Attempt", "OutOfMemoryAccount"]
 
 AS_RECORDED: Final = "(as recorded)"
 ATTEMPTS: Final = (
@@ -24,6 +25,8 @@ ATTEMPTS: Final = (
     *(f"roundup_power2_divisions:{count}" for count in (4, 8)),
 )
 """Settings that are tried, each instead of what was recorded of the same option."""
+ATTEMPTS_BELOW_A_LIMIT: Final = ("garbage_collection_threshold:0.8", "garbage_collection_threshold:0.6")
+"""Of no effect without a limit such as ``torch.cuda.set_per_process_memory_fraction``."""
 
 
 class Attempt(NamedTuple):
@@ -104,7 +107,8 @@ class OutOfMemoryAccount:
     @property
     def stack(self) -> Stack:
         """Lines of Python that requested it, the innermost first; empty where none was recorded."""
-        return self.snapshot.stack(self.number, self.entry)
+        stacks = Stacks()
+        return stacks.lines(stacks.number(self.snapshot.frames(self.number, self.entry)))
 
     @cached_property
     def settings(self) -> AllocatorSettings:
@@ -128,7 +132,7 @@ class OutOfMemoryAccount:
     @property
     def limited(self) -> bool:
         """Whether the device had room for the request all the same: then PyTorch was not allowed to take more."""
-        return self.settings.segment_size(self.requested) <= self.device_free
+        return self.settings.reserves(self.requested) <= self.device_free
 
     @property
     def capacity(self) -> int:
@@ -177,7 +181,7 @@ class OutOfMemoryAccount:
     def attempts(self) -> list[Attempt]:
         """The run with the failed request, with the recorded settings and with others; what cannot be set is left out."""
         found = [self._attempt(AS_RECORDED, self.settings)]
-        for text in ATTEMPTS:
+        for text in (*ATTEMPTS, *(ATTEMPTS_BELOW_A_LIMIT if self.limited else ())):
             wanted = AllocatorSettings.parse(text)
             default = AllocatorSettings()
             changed = {
@@ -205,7 +209,10 @@ class OutOfMemoryAccount:
         return not first.fits and first.served == first.allocations - 1
 
     def _attempt(self, text: str, settings: AllocatorSettings) -> Attempt:
-        replay, _ = replayed(self.snapshot, settings, self.capacity, self.number, self.entry)
+        capacity = self.capacity
+        if settings.garbage_collection_threshold and self.limited:  # it goes by a limit that is a share of the device
+            settings, capacity = replace(settings, per_process_memory_fraction=0.5), 2 * capacity
+        replay, _ = replayed(self.snapshot, settings, capacity, self.number, self.entry)
         end = replay.out_of_memory
         served = sum(entry.action == "alloc" for entry in self._entries[: self.entry if end is None else end])
         allocations = sum(entry.action == "alloc" for entry in self._entries[: self.entry]) + 1

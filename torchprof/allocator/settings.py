@@ -128,6 +128,13 @@ class AllocatorSettings:
             return 2 * MIB
         return self.large_segment_size if block < 10 * MIB else -(-block // (2 * MIB)) * 2 * MIB
 
+    def reserves(self, block: int) -> int:
+        """Bytes of the device that a block of this size needs where nothing cached serves it: a segment, or whole pages."""
+        if not self.expandable_segments:
+            return self.segment_size(block)
+        page = 2 * MIB if block <= MIB else self.large_segment_size
+        return -(-block // page) * page
+
 
 def _options(text: str) -> Iterable[tuple[str, str]]:
     """``a:1,b:[2:3,4:5]`` as pairs; spaces mean nothing."""

@@ -91,11 +91,15 @@ def replayed(
     misplaced: int | None = None
     if follow:
         addresses = np.array([entry.address for entry in entries], dtype=np.int64)
-        results, rows, misplaced = _follow(events, rows, addresses, used, history.blocks)
+        results, rows, misplaced = _follow(events, rows, addresses, used, history)
     else:
         results = simulate(events, used, capacity, history.blocks)
+    known = figures(results, used, capacity, rows)
+    # What was freed before the history, but for another stream, is restored as allocated and then freed.
+    known |= {name: known[name][history.pending_before :] for name in ("rows", "allocated_after", "reserved_after")}
+    known["max_allocated"] = max(sum(history.held_before.values()), int(known["allocated_after"].max(initial=0)))
     found = SnapshotReplay(
-        **figures(results, used, capacity, rows),
+        **known,
         recorded_max_reserved=history.max_reserved,
         complete=history.complete,
         misplaced=misplaced,
@@ -104,7 +108,7 @@ def replayed(
 
 
 def _follow(
-    events: Ints, rows: Ints, entries: Ints, settings: AllocatorSettings, blocks: Ints
+    events: Ints, rows: Ints, entries: Ints, settings: AllocatorSettings, history: History
 ) -> tuple[dict[str, Any], Ints, int]:
     """What the allocator does in order to lie where it was recorded; the entry of each event; and how many lie elsewhere.
 
@@ -116,7 +120,7 @@ def _follow(
     best: tuple[dict[str, Any], Ints, int] | None = None
     memory: int | None = None
     while True:
-        results = simulate(events, used, memory, blocks)
+        results = simulate(events, used, memory, history.blocks)
         addresses = results["addresses"]
         elsewhere = np.flatnonzero((addresses != 0) & (addresses != recorded[: len(addresses)]))
         ran_out = results["index"] >= 0
@@ -125,13 +129,14 @@ def _follow(
         if not len(elsewhere) or not settings.expandable_segments or ran_out:
             return best
         first = int(elsewhere[0])
-        before = simulate(events[:first], used, memory, blocks)["blocks"]
+        before = simulate(events[:first], used, memory, history.blocks)["blocks"]
         size = settings.round(int(events[first, 1]))
         page = settings.large_segment_size if size > MAX_SMALL else SMALL_SEGMENT
         less = most_memory(before, size, page, int(recorded[first]), int(addresses[first]))
-        if less is not None and (memory is None or less < memory):
+        # It has what was reserved, at least.
+        if less is not None and history.max_reserved <= less and (memory is None or less < memory):
             memory = less
-        elif events[first - 1, 2] == RELEASE_AT if first else rows[first] == 0:
+        elif first == history.pending_before or events[first - 1, 2] == RELEASE_AT:
             # Released to make room for it: then, what can be mapped is looked for, though nothing need be mapped in the end.
             events = np.insert(events, first, (recorded[first], 0, NEXT_SEGMENT_AT), axis=0)
             recorded = np.insert(recorded, first, recorded[first])

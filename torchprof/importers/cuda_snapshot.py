@@ -6,7 +6,10 @@
 
 ``torch.cuda.memory_snapshot()`` returns the list of segments alone.
 
-Newer versions of PyTorch add to it: ``is_expandable``, ``segment_pool_id`` and ``pool_id``, ``requested_size``, ``frames``.
+Newer versions of PyTorch add to it: ``is_expandable``, ``segment_pool_id`` and ``pool_id``, ``requested_size``, ``frames``,
+``time_us`` (microseconds since 1970), ``user_metadata``, and
+
+    external_annotations  [{device, name, stage: START or END, time_us}], ranges of torch.autograd.profiler.record_function
 """
 
 from __future__ import annotations
@@ -20,15 +23,15 @@ from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.importers.snapshot_file import read_snapshot
 
-__all__ = ["CudaSnapshot", "SnapshotBlock", "SnapshotEvent", "SnapshotSegment", "Stack", "StreamId"]
+__all__ = ["Annotation", "CudaSnapshot", "SnapshotBlock", "SnapshotEvent", "SnapshotSegment", "StreamId"]
 
 StreamId = tuple[int, tuple[int, int]]
 """A stream, and the private pool of a CUDA graph: (0, 0) for none. Memory is never shared between two of these."""
 
-Stack = tuple[str, ...]
-"""Lines of Python as ``"train.py:12 step"``, the innermost first; empty where none was recorded."""
-
 NO_POOL = (0, 0)
+MOST_DEVICES = 2**15
+BROKEN = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+"""What is raised by reading entries that are none."""
 
 # Named tuples, as a history may have a million entries: they are made several times as fast as frozen dataclasses.
 
@@ -55,12 +58,12 @@ class SnapshotBlock(NamedTuple):
     Attributes:
         size: bytes.
         state: ``"active_allocated"``, ``"active_pending_free"`` (only another stream still uses it) or ``"inactive"``.
-        stack: which allocated it.
+        frames: of the stack that allocated it, the innermost first; None where it was not recorded.
     """
 
     size: int
     state: str
-    stack: Stack = ()
+    frames: Sequence[Any] | None = None
 
 
 class SnapshotSegment(NamedTuple):
@@ -82,6 +85,14 @@ class SnapshotSegment(NamedTuple):
     blocks: tuple[SnapshotBlock, ...]
 
 
+class Annotation(NamedTuple):
+    """A range of ``torch.autograd.profiler.record_function``, such as ``Optimizer.step#AdamW.step``; microseconds."""
+
+    name: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class CudaSnapshot:
     """A memory snapshot.
@@ -93,6 +104,7 @@ class CudaSnapshot:
     settings: Mapping[str, Any]
     _segments: Sequence[Mapping[str, Any]]
     _histories: Sequence[Sequence[Mapping[str, Any]]]
+    _annotations: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, snapshot: Any) -> CudaSnapshot:
@@ -112,18 +124,19 @@ class CudaSnapshot:
                 "snapshot must be what torch.cuda.memory._snapshot() returns, or the path of its file, "
                 f"not {type(snapshot).__name__}"
             )
-        settings = snapshot.get("allocator_settings", {})
+        settings, annotations = snapshot.get("allocator_settings", {}), snapshot.get("external_annotations", ())
         segments, histories = snapshot.get("segments"), snapshot.get("device_traces", ())
         for name, value, kind in (
             ("allocator_settings", settings, Mapping),
             ("segments", segments, Sequence),
             ("device_traces", histories, Sequence),
+            ("external_annotations", annotations, Sequence),
         ):
-            if not isinstance(value, kind):
+            if not isinstance(value, kind) or isinstance(value, str):
                 raise ArgumentError(
                     f"snapshot[{name!r}] is {value!r:.80}: a snapshot of torch.cuda.memory._snapshot() is needed"
                 )
-        return cls(settings, segments, histories)  # type: ignore[arg-type]
+        return cls(settings, segments, histories, annotations)  # type: ignore[arg-type]
 
     def history(self, device: int) -> list[SnapshotEvent]:
         """What happened on a device, oldest first.
@@ -148,23 +161,63 @@ class CudaSnapshot:
                         _stream(entry),
                     )
                 )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except BROKEN as error:
             raise _unreadable(f"device_traces[{device}][{len(events)}]", error) from error
         return events
 
-    def stack(self, device: int, row: int) -> Stack:
-        """Where an entry of a history comes from."""
-        return _stack(self._histories[device][row].get("frames"))
+    def frames(self, device: int, row: int) -> Sequence[Any] | None:
+        """Of the stack of an entry of a history, the innermost first; None where it was not recorded."""
+        frames: Sequence[Any] | None = self._histories[device][row].get("frames")
+        return frames
+
+    def metadata(self, device: int, row: int) -> str:
+        """What ``torch.cuda.memory._set_memory_metadata`` had set at an entry of a history; empty for nothing."""
+        return str(self._histories[device][row].get("user_metadata") or "")
+
+    def annotations(self, device: int) -> list[Annotation]:
+        """Ranges that began and ended on a device, in the order of their beginnings. Those that did not end are left out.
+
+        Raises:
+            ArgumentError: one cannot be read.
+        """
+        found: list[Annotation] = []
+        begun: dict[str, list[int]] = {}
+        try:
+            for entry in self._annotations:
+                name, stage, time = str(entry["name"]), entry["stage"], _int(entry["time_us"])
+                if entry.get("device", 0) != device:
+                    continue
+                if stage == "START":
+                    begun.setdefault(name, []).append(time)
+                elif begun.get(name):
+                    found.append(Annotation(name, begun[name].pop(), time))
+        except BROKEN as error:
+            raise _unreadable("external_annotations", error) from error
+        return sorted(found, key=lambda annotation: annotation.start)
 
     def times(self, device: int) -> list[int] | None:
         """Microseconds of each entry of a history; None where they were not recorded."""
+        if not self.has_history(device):
+            return None
         times = [entry.get("time_us") for entry in self._histories[device]]
-        return None if None in times else [int(time) for time in times if time is not None]
+        try:
+            return None if None in times else [_int(time) for time in times]
+        except BROKEN as error:
+            raise _unreadable(f"time_us of device_traces[{device}]", error) from error
 
     @property
     def devices(self) -> list[int]:
-        """Those with memory or a history."""
-        reserved = {segment.get("device", 0) if isinstance(segment, Mapping) else 0 for segment in self._segments}
+        """Those with memory or a history.
+
+        Raises:
+            ArgumentError: a segment is of none.
+        """
+        reserved: set[int] = set()
+        for number, segment in enumerate(self._segments):
+            found = segment.get("device", 0) if isinstance(segment, Mapping) else 0
+            if not is_int(found, 0, MOST_DEVICES):
+                raise _unreadable(f"number {number} of the segments", ValueError(f"device {found!r:.40} is none"))
+            reserved.add(found)
         return sorted(reserved | {number for number, history in enumerate(self._histories) if history})
 
     def has_history(self, device: int) -> bool:
@@ -181,7 +234,7 @@ class CudaSnapshot:
             for segment in self._segments:
                 if segment.get("device", 0) == device:
                     found.append(_segment(segment))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except BROKEN as error:
             raise _unreadable(f"number {len(found)} of the segments of device {device}", error) from error
         return found
 
@@ -193,7 +246,7 @@ def _segment(segment: Mapping[str, Any]) -> SnapshotSegment:
         _stream(segment),
         segment["segment_type"] == "small",
         bool(segment.get("is_expandable", False)),
-        tuple(SnapshotBlock(_int(block["size"]), block["state"], _stack(_frames(block))) for block in segment["blocks"]),
+        tuple(SnapshotBlock(_int(block["size"]), block["state"], _frames(block)) for block in segment["blocks"]),
     )
 
 
@@ -201,15 +254,6 @@ def _frames(block: Mapping[str, Any]) -> Any:
     """Of a block; older versions of PyTorch have them in its history."""
     history = block.get("history")
     return history[-1].get("frames") if history else block.get("frames")
-
-
-def _stack(frames: Any) -> Stack:
-    """The frames of Python, or all where there are none."""
-    if not isinstance(frames, Sequence) or isinstance(frames, str):
-        return ()
-    known = [frame for frame in frames if isinstance(frame, Mapping)]
-    python = [frame for frame in known if str(frame.get("filename", "")).endswith((".py", ">"))] or known
-    return tuple(f"{frame.get('filename', '?')}:{frame.get('line', 0)} {frame.get('name', '?')}" for frame in python)
 
 
 def _int(value: Any) -> int:

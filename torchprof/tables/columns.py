@@ -268,6 +268,7 @@ _COLUMNS: Final = (
     Column("steps", "Steps", NUMBER, "in how many steps"),
     Column("total", "Bytes", BYTES, "all together"),
     Column("module", "Module", TEXT, "path of the module"),
+    Column("op", "Op", TEXT, "the outermost op that allocated it"),
     Column("span", "Span", TIME, "from the start of the first kernel to the end of the last"),
     Column("busy", "Busy", TIME, "time in which any kernel, copy or fill ran"),
     Column("busy_share", "Share", SHARE, "of the span of the device"),

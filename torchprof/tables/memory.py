@@ -1,11 +1,9 @@
-"""`torchprof.memory`: the memory account of a trace, to print."""
+"""The memory account of a trace, to print."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, overload
+from typing import Final
 
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
@@ -15,15 +13,12 @@ from torchprof.analysis.records import Record
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
-from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import of_what, remarks
-from torchprof.tables.snapshot_memory import SnapshotMemory, snapshot_memory
 from torchprof.tables.table import About, Table
-from torchprof.trace.trace import Trace
 
-__all__ = ["Memory", "memory"]
+__all__ = ["SHOWN", "Memory"]
 
-SHOWN = 10
+SHOWN: Final = 10
 
 
 class Memory(MemoryAccount, Printed):
@@ -131,37 +126,3 @@ class Memory(MemoryAccount, Printed):
         rows = [round(at * (len(held) - 1) / (SHOWN - 1)) for at in range(SHOWN)] if len(held) > SHOWN else range(len(held))
         listed = ", ".join(f"{numbers[row]}: {format_bytes(held[row])}" for row in rows)
         return f"Held at the end of step {listed}"
-
-
-@overload
-def memory(trace: Trace, device: str | None = None) -> Memory: ...
-@overload
-def memory(trace: str | os.PathLike[str] | Mapping[str, Any] | list[Any], device: str | None = None) -> SnapshotMemory: ...
-def memory(trace: Any, device: str | None = None) -> Memory | SnapshotMemory:
-    """Account for the memory of a trace: every byte has one category, and belongs to one module or to none.
-
-    Args:
-        trace: of `torchprof.profile`, recorded with memory, ops and shapes; with the model it knows parameters and paths. Or a
-            CUDA memory snapshot: the path of what ``torch.cuda.memory._dump_snapshot`` wrote (also in gzip), or what
-            ``torch.cuda.memory._snapshot()`` or ``torch.cuda.memory_snapshot()`` returned; then this returns a
-            `SnapshotMemory`.
-        device: such as ``"cpu"``, ``"cuda:1"`` or ``"meta"`` (what meta tensors stand for), or ``"cuda"`` where there is only
-            one; by default the one that holds parameters, or else the one with the most allocated bytes.
-
-    On a device with an allocator that keeps totals, as CUDA's, the peak is the allocator's own, to the byte: the most since the
-    recording began, as ``torch.cuda.max_memory_allocated`` says where its peak was reset then.
-
-    Raises:
-        ArgumentError: nothing was recorded on that device, there are several of that kind, or the trace keeps sums only
-            (``aggregate=True``), or it was recorded with ``memory=False``; or the snapshot cannot be read.
-        TraceFileError: the file is no snapshot, is damaged, or asks to import something.
-        ExtensionError: a snapshot has a history, which the compiled recorder replays, and that is missing.
-
-    Example:
-        >>> print(torchprof.memory(prof.trace))
-        >>> torchprof.memory(prof.trace).by_category["activations"]
-    """
-    if isinstance(trace, str | os.PathLike | Mapping | list):
-        return snapshot_memory(trace, device)
-    check_trace(trace)
-    return Memory.of(trace, device)

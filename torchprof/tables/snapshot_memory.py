@@ -9,13 +9,14 @@ from typing import Any, Final
 from torchprof.allocator.account import Held, SnapshotAccount
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
-from torchprof.importers.cuda_snapshot import CudaSnapshot, Stack
+from torchprof.importers.cuda_snapshot import CudaSnapshot
+from torchprof.importers.stacks import Stack
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes
 from torchprof.tables.table import About, Table
 
-__all__ = ["SnapshotMemory", "device_number", "line_of", "snapshot_memory"]
+__all__ = ["SnapshotMemory", "callers", "device_number", "line_of", "snapshot_memory"]
 
 SHOWN: Final = 10
 CALLERS: Final = 3
@@ -27,9 +28,38 @@ class SnapshotMemory(SnapshotAccount, Printed):
     """What a CUDA memory snapshot says of one device. ``str()`` is the printed text.
 
     Beside the figures of `SnapshotAccount` (``peak``, ``max_reserved``, ``allocated``, ``reserved``, ``fragmentation``,
-    ``timeline()``, ``at_peak``, ``at_end``, ``segments``) it has tables of them, to sort, select and export: ``peak_table``,
-    ``end_table`` and ``segment_table``.
+    ``timeline()``, ``by_category``, ``at_peak``, ``at_end``, ``leaks``, ``segments``) it has tables of them, to sort, select
+    and export: ``categories``, ``peak_table``, ``end_table``, ``leak_table`` and ``segment_table``.
     """
+
+    @cached_property
+    def categories(self) -> Table:
+        """What was allocated at the peak, by category, estimated; the rows add up to the peak."""
+        rows: list[Record] = [
+            {"name": name, "at_peak": count, "share": count / self.peak if self.peak else 0.0}
+            for name, count in self.by_category.items()
+            if count
+        ]
+        shares = About(("share",), f"Share: of the peak, {format_bytes(self.peak)}; estimated from stacks and lifetimes")
+        return Table("Allocated at the peak", rows, ("at_peak", "share"), (shares,))
+
+    @cached_property
+    def leak_table(self) -> Table:
+        """The leaks: stacks that hold more and more at the ends of steps; the most growth first."""
+        rows: list[Record] = [
+            {
+                "name": line_of(leak.stack),
+                "category": leak.category,
+                "growth": leak.growth,
+                "held": leak.bytes,
+                "count": leak.blocks,
+                "steps": leak.steps,
+                "stack": list(leak.stack),
+            }
+            for leak in self.leaks
+        ]
+        headers = {"count": "Blocks", "steps": "Grew in steps"}
+        return Table("Allocated by", rows, ("category", "growth", "held", "count", "steps"), headers=headers, details=callers)
 
     @cached_property
     def peak_table(self) -> Table:
@@ -68,20 +98,36 @@ class SnapshotMemory(SnapshotAccount, Printed):
 
     def parts(self) -> Parts:
         replay = self.replay
+        told = len(self.blocks) and self.by_category["unknown"] < self.peak
         if replay:
             then = format_bytes(self.reserved_at_peak)
             yield f"Peak on {self.device}: {format_bytes(self.peak)} allocated, {then} reserved then"
             yield f"Reserved at most: {format_bytes(self.max_reserved)}"
             if not replay.complete:
                 yield "The history begins later: what was there is known from where it was freed, or from the end"
-            if replay.misplaced:
+            if self.missing:
+                yield (
+                    f"INEXACT: {self.missing:,} entries that allocate or free are missing from the history: what was allocated "
+                    "may be off, and the peak with it"
+                )
+            elif replay.misplaced:
                 yield (
                     f"INEXACT: {replay.misplaced:,} allocations could not be followed; sizes of blocks may be off, what was "
                     "reserved is as recorded"
                 )
+            if told:
+                yield from self.categories.parts()
+            elif self.peak:
+                yield "Categories: unknown, because no stacks were recorded that tell them"
+            if self.by_metadata:
+                said = (f"{name or '(none)'} {format_bytes(size)}" for name, size in self.by_metadata.items())
+                yield f"By user metadata: {', '.join(said)}"
             yield from self.peak_table.head(SHOWN).parts()
+            yield from self._leak_parts()
         else:
             yield "No history was recorded: torch.cuda.memory._record_memory_history() before the program keeps one"
+            if told:
+                yield from self.categories.parts()
         cached = self.reserved - self.allocated
         yield (
             f"At the end on {self.device}: {format_bytes(self.reserved)} reserved, {format_bytes(self.allocated)} allocated; "
@@ -92,10 +138,23 @@ class SnapshotMemory(SnapshotAccount, Printed):
         if self.segments:
             yield from self.segment_table.head(SHOWN).parts()
 
+    def _leak_parts(self) -> Parts:
+        steps = self.steps
+        if steps is not None and len(steps.ends):
+            by = f"{steps.told_by}, {line_of(self.stack(steps.stack))}" if steps.stack >= 0 else steps.told_by
+            found = f"{len(steps.ends):,} steps, told by {by}"
+        if self.leaks:
+            yield f"Leaks: these held more and more at the ends of steps ({found})"
+            yield from self.leak_table.head(SHOWN).parts()
+        if self.leaks_unknown is not None:
+            yield f"{'Further leaks' if self.leaks else 'Leaks'}: unknown, because {self.leaks_unknown}"
+        elif not self.leaks:
+            yield f"Leaks: nothing held more and more at the ends of steps ({found})"
+
 
 def line_of(stack: Stack) -> str:
     """The innermost line that is not PyTorch's own, without its folders."""
-    line = next((line for line in stack if not any(folder in line for folder in OF_PYTORCH)), stack[0])
+    line = next((line for line in stack if not _is_of_pytorch(line)), stack[0])
     return _short(line)
 
 
@@ -111,18 +170,24 @@ def _table(title: str, held: Sequence[Held], column: str, whole: int, footer: tu
             column: each.bytes,
             "share": each.bytes / whole if whole else 0.0,
             "count": each.blocks,
+            "category": each.category,
             "stack": list(each.stack),
         }
         for each in held
     ]
-    return Table(title, rows, (column, "share", "count"), footer, headers={"count": "Blocks"}, details=_callers)
+    told = ("category",) if any(each.category != "unknown" for each in held) else ()
+    return Table(title, rows, (column, "share", "count", *told), footer, headers={"count": "Blocks"}, details=callers)
 
 
-def _callers(row: Record) -> Sequence[tuple[str, str]]:
-    """The lines that called the one of the row."""
-    lines = [_short(line) for line in row["stack"]]
+def callers(row: Record) -> Sequence[tuple[str, str]]:
+    """The lines that called the one of the row, without PyTorch's own."""
+    lines = [_short(line) for line in row["stack"] if not _is_of_pytorch(line)]
     after = lines[lines.index(row["name"]) + 1 :] if row["name"] in lines else []
     return [(f"from {line}", "") for line in after[:CALLERS]]
+
+
+def _is_of_pytorch(line: str) -> bool:
+    return any(folder in line for folder in OF_PYTORCH)
 
 
 def device_number(snapshot: CudaSnapshot, device: Any) -> int:

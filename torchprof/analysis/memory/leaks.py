@@ -19,9 +19,10 @@ at random (a batch of another length that is loaded ahead) pass by chance in 1 o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,21 @@ from torchprof.analysis.memory.steps import held_at_ends
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["FEWEST_STEPS", "Leak", "find_leaks", "keeps_growing", "may_grow", "too_few_steps", "why_unknown"]
+__all__ = [
+    "FEWEST_STEPS",
+    "GrownPlace",
+    "Leak",
+    "find_leaks",
+    "grown_places",
+    "keeps_growing",
+    "may_grow",
+    "not_enough",
+    "too_few_steps",
+    "why_unknown",
+]
 
 Ints = npt.NDArray[np.int64]
+Place = TypeVar("Place", tuple[str, str], int)
 
 FEWEST_STEPS: Final = 4
 """With fewer steps there is no telling what keeps growing: the last third must have two."""
@@ -102,11 +115,15 @@ def _since_held(held: Ints) -> Ints:
 
 def too_few_steps(leaks: list[Leak]) -> str | None:
     """Why it cannot be told whether these leak that `may_grow`; None for none."""
-    if not leaks:
+    return not_enough([_named(leak) for leak in leaks])
+
+
+def not_enough(names: list[str]) -> str | None:
+    """Why it cannot be told whether these places leak that `may_grow`; None for none."""
+    if not names:
         return None
-    named = ", ".join(_named(leak) for leak in leaks[:MOST_NAMED])
-    more = f" and {len(leaks) - MOST_NAMED} more" if len(leaks) > MOST_NAMED else ""
-    held = f"{named}{more} held nothing at first, and more in each step since"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    held = f"{', '.join(names[:MOST_NAMED])}{more} held nothing at first, and more in each step since"
     return f"too few steps to tell: {held}, of which {FEWEST_STEPS} are needed"
 
 
@@ -121,35 +138,64 @@ def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: Allocat
     """
     if why_unknown(trace) is not None:
         return [], []
-    count = len(trace.steps)
     first, last = held_at_ends(trace.steps, allocations)
-    at_end = np.flatnonzero((first < count) & (last == count))  # a place that holds nothing at the end does not grow
-    held_rows = np.flatnonzero(first < last)
-    places = _Places(trace, allocations, held_rows, modules)
-    growing = {places.place(row) for row in at_end[first[at_end] > 2 * count // 3].tolist()}
-    rows_of: dict[tuple[str, str], list[int]] = {place: [] for place in sorted(growing)}
-    for row in held_rows.tolist() if rows_of else ():
-        if (place := places.place(row)) in rows_of:
-            rows_of[place].append(row)
+    places = _Places(trace, allocations, np.flatnonzero(first < last), modules)
     found: list[Leak] = []
     unclear: list[Leak] = []
-    for (op, module), of_place in rows_of.items():
+    for grown in grown_places(first, last, allocations["bytes"], len(trace.steps), places.place):
+        size = allocations["bytes"][grown.still_held]
+        by_category = np.bincount(category[grown.still_held], weights=size, minlength=len(CATEGORIES))
+        kind, count = CATEGORIES[int(by_category.argmax())], len(grown.still_held)
+        leak = Leak(*grown.place, kind, count, grown.bytes, grown.steps, grown.growth)
+        (found if grown.keeps_growing else unclear).append(leak)
+    return found, unclear
+
+
+class GrownPlace(NamedTuple, Generic[Place]):
+    """A place that held more and more at the ends of steps.
+
+    Attributes:
+        place: which.
+        keeps_growing: whether it leaks; otherwise it may, see `may_grow`.
+        still_held: the rows of the blocks that it held at the end of the last step.
+        bytes: of these.
+        steps, growth: as `Leak` has them.
+    """
+
+    place: Place
+    keeps_growing: bool
+    still_held: Ints
+    bytes: int
+    steps: int
+    growth: float
+
+
+def grown_places(first: Ints, last: Ints, sizes: Ints, count: int, place_of: Callable[[int], Place]) -> list[GrownPlace[Place]]:
+    """The places whose blocks `keeps_growing` or `may_grow`, the most growth first.
+
+    Args:
+        first, last: of each block, the steps at whose ends it was held: from the first to before the second.
+        sizes: its bytes.
+        count: the number of steps, at least `FEWEST_STEPS`.
+        place_of: the place of the block in a row.
+    """
+    at_end = np.flatnonzero((first < count) & (last == count))  # a place that holds nothing at the end does not grow
+    growing = {place_of(row) for row in at_end[first[at_end] > 2 * count // 3].tolist()}
+    rows_of: dict[Place, list[int]] = {place: [] for place in sorted(growing)}
+    for row in np.flatnonzero(first < last).tolist() if rows_of else ():
+        if (place := place_of(row)) in rows_of:
+            rows_of[place].append(row)
+    found: list[GrownPlace[Place]] = []
+    for place, of_place in rows_of.items():
         rows = np.array(of_place)
-        size = allocations["bytes"][rows]
-        change = np.bincount(first[rows], weights=size, minlength=count + 1)
-        held = np.cumsum(change - np.bincount(last[rows], weights=size, minlength=count + 1))[:count].astype(np.int64)
+        change = np.bincount(first[rows], weights=sizes[rows], minlength=count + 1)
+        held = np.cumsum(change - np.bincount(last[rows], weights=sizes[rows], minlength=count + 1))[:count].astype(np.int64)
         if (grows := keeps_growing(held)) or may_grow(held):
             since = _since_held(held)
-            still = last[rows] == count
-            by_category = np.bincount(category[rows][still], weights=size[still], minlength=len(CATEGORIES))
             growth = float(since[-1] - since[0]) / (len(since) - 1)
             rises = int((np.diff(held, prepend=0) > 0).sum())
-            kind = CATEGORIES[int(by_category.argmax())]
-            leak = Leak(op, module, kind, int(still.sum()), int(held[-1]), rises, growth)
-            (found if grows else unclear).append(leak)
-    found.sort(key=lambda leak: -leak.growth)
-    unclear.sort(key=lambda leak: -leak.growth)
-    return found, unclear
+            found.append(GrownPlace(place, grows, rows[last[rows] == count], int(held[-1]), rises, growth))
+    return sorted(found, key=lambda grown: -grown.growth)
 
 
 class _Places:

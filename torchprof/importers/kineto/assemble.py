@@ -20,6 +20,7 @@ from torchprof.importers.kineto.phase_times import fill_steps, phase_segments, t
 from torchprof.importers.kineto.read_events import OP_KIND, Events
 from torchprof.importers.kineto.signatures import Signatures, fill_ops
 from torchprof.importers.kineto.spans import calls_of, ops_of
+from torchprof.importers.kineto.stacks import stacks_of
 from torchprof.importers.kineto.steps import steps_of
 from torchprof.importers.kineto.threads import threads_of, torch_ids_of
 from torchprof.trace.schema import LAYOUTS, Rows
@@ -59,11 +60,12 @@ class Assembled:
 
 def assemble(events: Events) -> Assembled:
     """Make a trace of all events of a file, whose columns are taken over."""
+    frames = events.frames.take()
     ops_read, calls_read, runtime_read, kernels_read, memory = (
         columns.take() for columns in (events.ops, events.calls, events.runtime_calls, events.kernels, events.memory)
     )
     names, op_kinds = events.names.list(), events.op_kinds.list()
-    origin = _to_origin([ops_read, calls_read, runtime_read, kernels_read], memory, events.steps)
+    origin = _to_origin([ops_read, calls_read, runtime_read, kernels_read], memory, events.steps, frames)
     in_order = np.argsort(memory["time"], kind="stable")
     memory = {name: column[in_order] for name, column in memory.items()}
     has_addresses = len(memory["address"]) > 0 and bool((memory["address"] != NONE).all())
@@ -82,6 +84,10 @@ def assemble(events: Events) -> Assembled:
     threads.table["torch_id"] = torch_ids_of(ops, len(threads.table))
     name_of_op = field(op_kinds, OP_KIND, "name").astype(np.int32)[kind]
     attribute(ops, calls, nesting, names, name_of_op, threads.table["torch_id"])
+    stacks = {}
+    if events.frames.count:
+        stacks = stacks_of(frames, events.frames.functions, ops, calls, module_names.list(), threads, events.names)
+    del frames
     compiled_outside = mark_compiled(calls, nesting, names, name_of_op)
     del name_of_op
 
@@ -106,7 +112,7 @@ def assemble(events: Events) -> Assembled:
     tables = {**{name: np.zeros(0, dtype=layout) for name, layout in LAYOUTS.items()}, **signatures.tables()}
     fill_ops(ops, signature, tables["signatures"])
     tables |= {"ops": ops, "module_calls": calls, "modules": modules, "kernels": kernels, "runtime_calls": calls_made}
-    tables |= {"allocations": allocations, "allocator_totals": totals, "threads": threads.table}
+    tables |= {"allocations": allocations, "allocator_totals": totals, "threads": threads.table, **stacks}
     strings = events.names.list()
     mark_nested(ops, nesting, tables, strings)
     flops, problems = flops_of(tables, strings, signatures.dtypes.dtypes)
@@ -130,6 +136,7 @@ def assemble(events: Events) -> Assembled:
             "ops": len(ops) > 0,
             "shapes": signatures.given,
             "modules": len(calls) > 0,
+            "stacks": len(stacks) > 0,
             "memory": has_addresses,
             "compiled_outside_calls": compiled_outside,
             "parameters": False,
@@ -144,12 +151,12 @@ def assemble(events: Events) -> Assembled:
     return Assembled(trace, origin, problems, same_ids, unfinished, len(memory["time"]) > 0)
 
 
-def _to_origin(spans: list[Arrays], memory: Arrays, steps: list[tuple[int, int, int, int]]) -> int:
-    """Make the earliest time 0, and return what it was."""
+def _to_origin(spans: list[Arrays], memory: Arrays, steps: list[tuple[int, int, int, int]], frames: Arrays) -> int:
+    """Make the earliest time 0, and return what it was. Functions of Python may have begun before it."""
     starts = [int(columns["start"].min()) for columns in spans if len(columns["start"])]
     starts += [int(memory["time"].min())] if len(memory["time"]) else []
     origin = min([*starts, *(start for _, start, _, _ in steps)], default=0)
-    for columns in (*spans, memory):
+    for columns in (*spans, memory, frames):
         for name in ("start", "end", "time"):
             if name in columns:
                 columns[name] -= origin

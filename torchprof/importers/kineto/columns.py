@@ -61,6 +61,15 @@ class Columns:
     def __len__(self) -> int:
         return len(self._columns[0])
 
+    def extend(self, rows: dict[str, npt.NDArray[Any]]) -> None:
+        """Add rows, as arrays by name."""
+        for name, column in zip(self._names, self._columns, strict=True):
+            column.frombytes(np.ascontiguousarray(rows[name], dtype=self._kinds[name]).data.cast("B"))
+
+    def copy(self, name: str, first: int = 0) -> npt.NDArray[Any]:
+        """A column from this row on."""
+        return np.array(self._columns[self._names.index(name)][first:], dtype=self._kinds[name])
+
     def take(self) -> dict[str, npt.NDArray[Any]]:
         """The columns by name as arrays, which take their memory over."""
         found = {

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from torchprof.importers.kineto.columns import Columns, Numbered
+import numpy as np
+
+from torchprof.importers.kineto.columns import Columns, Ints, Numbered
 from torchprof.importers.kineto.event import NO_ARGS, Event, EventArgs
+from torchprof.importers.kineto.frames import Frames
 from torchprof.importers.kineto.numbers import integer, integers, nanoseconds
 from torchprof.trace.schema import Activity
 
-__all__ = ["CALL_KIND", "CATEGORIES", "KERNEL_KIND", "OP_KIND", "Events", "Kind", "OpArguments"]
+__all__ = ["CALL_KIND", "CATEGORIES", "KERNEL_KIND", "MODULE", "OP_KIND", "Events", "Kind", "OpArguments"]
 
 STEP: Final = "ProfilerStep#"
 MODULE: Final = "nn.Module: "
@@ -54,7 +57,7 @@ class Events:
         left_out: events of other kinds, by category.
         unreadable: events without a time or a name.
         backwards: events that end before they begin.
-        python_frames: functions of Python that are no modules.
+        frames: functions of Python that are no modules.
     """
 
     def __init__(self) -> None:
@@ -72,7 +75,8 @@ class Events:
         self.threads = Numbered[tuple[int, int]]()
         self.collectives: dict[str, dict[int, Record]] = {"ops": {}, "kernels": {}}
         self.left_out: Counter[str] = Counter()
-        self.unreadable = self.backwards = self.python_frames = 0
+        self.unreadable = self.backwards = 0
+        self.frames = Frames(self._ops_since)
         self._threads: dict[Any, int] = {}
         self._does_nothing: dict[str, bool] = {}
         self._handlers: dict[Any, Callable[[Event], None]] = {
@@ -90,7 +94,7 @@ class Events:
     def __bool__(self) -> bool:
         """Whether any event is of torch.profiler."""
         kinds = (self.ops, self.calls, self.kernels, self.runtime_calls, self.memory, self.steps)
-        return any(len(kind) > 0 for kind in kinds) or self.python_frames > 0
+        return any(len(kind) > 0 for kind in kinds) or self.frames.count > 0
 
     def add(self, events: list[Event]) -> None:
         """Keep what is known of these events."""
@@ -142,10 +146,21 @@ class Events:
         self.ops.append(*span, integer(args.external_id), integer(args.sequence_nr), kind)
 
     def _python(self, event: Event) -> None:
-        if type(event.name) is not str or not event.name.startswith(MODULE):
-            self.python_frames += 1
-        elif (span := self._span(event)) is not None:
+        if (span := self._span(event)) is None:
+            return
+        if event.name.startswith(MODULE):
             self.calls.append(*span, self.names.row(event.name[len(MODULE) :]), self.thread(event.pid, event.tid))
+        else:
+            self.frames.add(*span, event.name, self.thread(event.pid, event.tid))
+
+    def _ops_since(self, first: int) -> tuple[Ints, Ints]:
+        """Starts and threads of the ops from this row on."""
+        kind = self.ops.copy("kind", first)
+        if not len(kind):
+            return kind, kind
+        at = OP_KIND.index("thread")
+        threads = np.fromiter((row[at] for row in self.op_kinds.rows), dtype=np.int64, count=len(self.op_kinds.rows))
+        return self.ops.copy("start", first), threads[kind]
 
     def _kernel(self, event: Event, activity: Activity) -> None:
         if (span := self._span(event)) is None:

@@ -12,6 +12,7 @@ from torchprof.importers.kineto import memory as of_memory
 from torchprof.importers.kineto.attribution import attribute, mark_compiled
 from torchprof.importers.kineto.columns import Ints, Numbered, field
 from torchprof.importers.kineto.counting import flops_of, mark_nested
+from torchprof.importers.kineto.freed import give_back
 from torchprof.importers.kineto.launches import CUDA, Launches, clock_error, find_by_id, kernels_of
 from torchprof.importers.kineto.modules import model_of, modules_of
 from torchprof.importers.kineto.nesting import Nesting, nest
@@ -22,7 +23,7 @@ from torchprof.importers.kineto.signatures import Signatures, fill_ops
 from torchprof.importers.kineto.spans import calls_of, ops_of
 from torchprof.importers.kineto.stacks import stacks_of
 from torchprof.importers.kineto.steps import steps_of
-from torchprof.importers.kineto.threads import threads_of, torch_ids_of
+from torchprof.importers.kineto.threads import Threads, threads_of, torch_ids_of
 from torchprof.trace.schema import LAYOUTS, Rows
 from torchprof.trace.trace import Trace
 from torchprof.trace.type_names import DeviceTypes
@@ -60,51 +61,57 @@ class Assembled:
 
 def assemble(events: Events) -> Assembled:
     """Make a trace of all events of a file, whose columns are taken over."""
+    give_back()
     frames = events.frames.take()
     ops_read, calls_read, runtime_read, kernels_read, memory = (
         columns.take() for columns in (events.ops, events.calls, events.runtime_calls, events.kernels, events.memory)
     )
     names, op_kinds = events.names.list(), events.op_kinds.list()
     origin = _to_origin([ops_read, calls_read, runtime_read, kernels_read], memory, events.steps, frames)
-    in_order = np.argsort(memory["time"], kind="stable")
-    memory = {name: column[in_order] for name, column in memory.items()}
-    has_addresses = len(memory["address"]) > 0 and bool((memory["address"] != NONE).all())
-
     of_ops = field(op_kinds, OP_KIND, "thread")[ops_read["kind"]].astype(np.int32)
     threads = threads_of([of_ops, calls_read["thread"], memory["thread"]], events)
     del of_ops
+    blocks, totals, of_devices = _memory_of(memory, threads)
+    memory_ends = int(memory["time"].max(initial=0))
+    has_memory, has_addresses = len(memory["time"]) > 0, len(blocks.table) > 0
+    del memory
+    give_back()
+
     module_names = Numbered[str]()
     ops, kind, op_ids, order = ops_of(ops_read, op_kinds, names, threads)
     collectives = _collectives("ops", order, events.collectives["ops"])
     del order
+    give_back()
     calls = calls_of(calls_read, names, threads, module_names)
     nesting = nest(ops, calls)
+    give_back()
     ops["parent"], ops["module_call"] = nesting.op_parent, nesting.op_call
     calls["parent"], calls["op"] = nesting.call_parent, nesting.call_op
     threads.table["torch_id"] = torch_ids_of(ops, len(threads.table))
     name_of_op = field(op_kinds, OP_KIND, "name").astype(np.int32)[kind]
     attribute(ops, calls, nesting, names, name_of_op, threads.table["torch_id"])
+    give_back()
     stacks = {}
     if events.frames.count:
         stacks = stacks_of(frames, events.frames.functions, ops, calls, module_names.list(), threads, events.names)
-    del frames
     compiled_outside = mark_compiled(calls, nesting, names, name_of_op)
     del name_of_op
+    give_back()
 
     launches = Launches(runtime_read, events.call_kinds.list(), names, kernels_read["correlation"])
     launches.attribute(ops, calls, nesting, threads.rows)
+    give_back()
     kernels, ids, order = kernels_of(kernels_read, events.kernel_kinds.list(), names, launches)
     same_ids = find_by_id(kernels, ids, ops, op_ids)
     collectives += _collectives("kernels", order, events.collectives["kernels"])
     calls_made = launches.calls
     del launches, ids, op_ids, order
+    give_back()
 
-    places = of_memory.places_of(memory, ops, calls, nesting, threads.rows)
-    of_thread = threads.row_of(memory["thread"])
-    allocations, totals = (np.zeros(0, dtype=LAYOUTS[name]) for name in ("allocations", "allocator_totals"))
-    if has_addresses:
-        allocations = of_memory.allocations_of(memory, places, ops, calls, nesting, of_thread)
-        totals = of_memory.totals_of(memory)
+    of_memory.place(blocks, ops, calls, nesting)
+    allocations = blocks.table
+    del blocks
+    give_back()
 
     signatures = Signatures(events.names)
     signature = _signatures(signatures, kind, nesting, events, kernels)
@@ -116,10 +123,13 @@ def assemble(events: Events) -> Assembled:
     strings = events.names.list()
     mark_nested(ops, nesting, tables, strings)
     flops, problems = flops_of(tables, strings, signatures.dtypes.dtypes)
+    order = nesting.order
+    del nesting, kind, signature
+    give_back()
 
     ends = [int(table[column].max(initial=0)) for table in (ops, calls, kernels, calls_made) for column in ("start", "end")]
-    end = max(*ends, int(memory["time"].max(initial=0)), *(ends_at - origin for _, _, ends_at, _ in events.steps))
-    segments = phase_segments(ops, calls, nesting, end, threads.main)
+    end = max(*ends, memory_ends, *(ends_at - origin for _, _, ends_at, _ in events.steps))
+    segments = phase_segments(ops, calls, order, end, threads.main)
     steps, unfinished = steps_of(events.steps, origin, kernels, calls_made, ops)
     fill_steps(steps, segments)
     of_memory.fill_steps(steps, allocations)
@@ -127,9 +137,9 @@ def assemble(events: Events) -> Assembled:
     trace = Trace(
         **tables,
         strings=strings,
-        model=model_of(module_names.list(), calls["module"], nesting.call_parent, calls["flags"]),
+        model=model_of(module_names.list(), calls["module"], calls["parent"], calls["flags"]),
         dtypes=signatures.dtypes.dtypes,
-        device_types=_device_types(memory),
+        device_types=of_devices,
         signature_flops=flops,
         facts={
             "duration_ns": end,
@@ -148,7 +158,7 @@ def assemble(events: Events) -> Assembled:
             "gpu_clock_error_ns": clock_error(kernels, calls_made),
         },
     )
-    return Assembled(trace, origin, problems, same_ids, unfinished, len(memory["time"]) > 0)
+    return Assembled(trace, origin, problems, same_ids, unfinished, has_memory)
 
 
 def _to_origin(spans: list[Arrays], memory: Arrays, steps: list[tuple[int, int, int, int]], frames: Arrays) -> int:
@@ -194,6 +204,17 @@ def _devices(nesting: Nesting, kernels: Rows) -> Ints:
         np.maximum.at(found, nesting.op_parent[rows], found[rows])
         found[-1] = -1  # what has no parent
     return found[:-1]
+
+
+def _memory_of(memory: Arrays, threads: Threads) -> tuple[of_memory.Blocks, Rows, DeviceTypes]:
+    """The blocks of memory, the totals of allocators, and the types of devices. Events without addresses make none."""
+    if (np.diff(memory["time"]) < 0).any():
+        in_order = np.argsort(memory["time"], kind="stable")
+        for name in memory:
+            memory[name] = memory[name][in_order]
+    found = memory if (memory["address"] != NONE).all() else {name: column[:0] for name, column in memory.items()}
+    of_thread = threads.row_of(found["thread"]).astype(np.uint16)
+    return of_memory.blocks_of(found, of_thread), of_memory.totals_of(found), _device_types(memory)
 
 
 def _device_types(memory: Arrays) -> DeviceTypes:

@@ -49,7 +49,8 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
     moves = is_function & np.array(["::" in name and not moves_nothing(name) for name in names] or [False])[name_of_op]
     wrapper = np.zeros(len(ops), dtype=np.bool_)
     wrapper[parent[moves & (parent >= 0)]] = True
-    ops["flags"] |= np.where(nested, OP_NESTED, 0).astype(np.uint8) | np.where(wrapper, OP_WRAPPER, 0).astype(np.uint8)
+    for mask, flag in ((nested, OP_NESTED), (wrapper, OP_WRAPPER)):
+        ops["flags"] |= np.where(mask, np.uint8(flag), np.uint8(0))
 
 
 def flops_of(tables: Mapping[str, Rows], names: list[str], dtypes: Dtypes) -> tuple[Ints, list[str]]:

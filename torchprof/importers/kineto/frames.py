@@ -67,7 +67,6 @@ class Frames:
     def _drop(self) -> None:
         self._look_at_ops()
         found = self._new.take()
-        self._new = self._columns()
         last = {thread: int(starts[-1]) for thread, starts in self._starts.items()}
         holds, thread = self._holds_op(found), found["thread"]
         read_until = np.array([last.get(row, -(2**62)) for row in range(int(thread.max()) + 1)])[thread]

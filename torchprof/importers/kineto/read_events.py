@@ -108,6 +108,8 @@ class Events:
                 handler(event)
             elif not _is_ignored(event.cat):
                 self.left_out[str(event.cat)[:MOST_SHOWN]] += 1
+        for columns in (self.ops, self.calls, self.kernels, self.runtime_calls, self.memory):
+            columns.close_block()
 
     def _span(self, event: Event) -> tuple[int, int] | None:
         """Start and end; None where the event has none, or no name."""

@@ -37,24 +37,27 @@ def stacks_of(
     """The tables of stacks. A module call is a function too: ``nn.Module: Linear_0``.
 
     Args:
-        frames: ranges of functions.
+        frames: ranges of functions, which are taken over.
         functions: their names.
         modules: the names of modules.
         strings: names, to which those of functions are added.
     """
-    thread = threads.row_of(frames["thread"])
+    thread = threads.row_of(frames.pop("thread")).astype(np.uint16)
     known = np.flatnonzero(thread != NO_THREAD)
-    row_of_module = np.array([functions.row(f"{MODULE}{name}") for name in modules], dtype=np.int64)
-    together: dict[str, Ints] = {
+    row_of_module = np.array([functions.row(f"{MODULE}{name}") for name in modules], dtype=np.int32)
+    ranges: dict[str, Ints] = {
         "thread": np.concatenate([thread[known], calls["thread"]]),
-        "function": np.concatenate([frames["function"][known], row_of_module[calls["module"]]]),
-        **{name: np.concatenate([frames[name][known], calls[name]]) for name in ("start", "end")},
+        "function": np.concatenate([frames.pop("function")[known], row_of_module[calls["module"]]]),
+        **{name: np.concatenate([frames.pop(name)[known], calls[name]]) for name in ("start", "end")},
     }
-    order = order_of(together["thread"], together["start"], together["end"])
+    order = order_of(ranges["thread"], ranges["start"], ranges["end"]).astype(np.int32)
+    for name in ranges:
+        ranges[name] = ranges[name][order]
     listed: list[tuple[int, int]] = []
-    tree = _tree({name: values[order] for name, values in together.items()}, listed)
+    tree = _tree(ranges, listed)
     of_range = np.empty(len(order), dtype=np.int32)
     of_range[order] = tree.stack
+    del order, thread
     stacks = np.zeros(len(listed), dtype=STACKS["stacks"])
     names = functions.list()
     if listed:
@@ -105,13 +108,15 @@ def _of_ops(tree: _Tree, ops: Rows) -> Rows:
     A range of ``record_function`` began in a function that opened it, and belongs to the one whose ``with`` it is.
     """
     found = np.full(len(ops), -1, dtype=np.int32)
-    ends = np.append(tree.ranges["end"], 2**62)
+    ends, parent, stack = np.append(tree.ranges["end"], 2**62), np.append(tree.parent, -1), np.append(tree.stack, -1)
     for thread in np.unique(tree.ranges["thread"]).tolist():
         first, last = np.searchsorted(tree.ranges["thread"], [thread, thread + 1])
-        rows = slice(*np.searchsorted(ops["thread"], [thread, thread + 1]).tolist())
-        at = first - 1 + np.searchsorted(tree.ranges["start"][first:last], ops["start"][rows], side="right")
-        at = np.where(at >= first, at, -1)
-        while (outside := ends[at] < ops["end"][rows]).any():
-            at = np.where(outside, np.append(tree.parent, -1)[at], at)
-        found[rows] = np.append(tree.stack, -1)[at]
+        begin, stop = np.searchsorted(ops["thread"], [thread, thread + 1]).tolist()
+        for at_once in range(begin, stop, AT_ONCE):
+            rows = slice(at_once, min(at_once + AT_ONCE, stop))
+            at = first - 1 + np.searchsorted(tree.ranges["start"][first:last], ops["start"][rows], side="right")
+            at = np.where(at >= first, at, -1)
+            while (outside := ends[at] < ops["end"][rows]).any():
+                at = np.where(outside, parent[at], at)
+            found[rows] = stack[at]
     return found

@@ -63,15 +63,16 @@ def assemble(events: Events) -> Assembled:
     """Make a trace of all events of a file, whose columns are taken over."""
     give_back()
     frames = events.frames.take()
-    ops_read, calls_read, runtime_read, kernels_read, memory = (
-        columns.take() for columns in (events.ops, events.calls, events.runtime_calls, events.kernels, events.memory)
+    ops_read, calls_read, runtime_read, kernels_read, memory, totals_read = (
+        columns.take()
+        for columns in (events.ops, events.calls, events.runtime_calls, events.kernels, events.memory, events.totals)
     )
     names, op_kinds = events.names.list(), events.op_kinds.list()
     origin = _to_origin([ops_read, calls_read, runtime_read, kernels_read], memory, events.steps, frames)
     of_ops = field(op_kinds, OP_KIND, "thread")[ops_read["kind"]].astype(np.int32)
     threads = threads_of([of_ops, calls_read["thread"], memory["thread"]], events)
     del of_ops
-    blocks, totals, of_devices = _memory_of(memory, threads)
+    blocks, totals, of_devices = _memory_of(memory, totals_read, threads)
     memory_ends = int(memory["time"].max(initial=0))
     has_memory, has_addresses = len(memory["time"]) > 0, len(blocks.table) > 0
     del memory
@@ -206,8 +207,12 @@ def _devices(nesting: Nesting, kernels: Rows) -> Ints:
     return found[:-1]
 
 
-def _memory_of(memory: Arrays, threads: Threads) -> tuple[of_memory.Blocks, Rows, DeviceTypes]:
+def _memory_of(memory: Arrays, totals: Arrays, threads: Threads) -> tuple[of_memory.Blocks, Rows, DeviceTypes]:
     """The blocks of memory, the totals of allocators, and the types of devices. Events without addresses make none."""
+    if len(totals["event"]):
+        for name in ("allocated", "reserved"):
+            memory[name] = np.full(len(memory["time"]), NONE, dtype=np.int64)
+            memory[name][totals["event"]] = totals.pop(name)
     if (np.diff(memory["time"]) < 0).any():
         in_order = np.argsort(memory["time"], kind="stable")
         for name in memory:

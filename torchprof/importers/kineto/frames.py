@@ -58,6 +58,7 @@ class Frames:
         found = self._new.take()
         holds = self._holds_op(found)
         kept = self._kept.take()
+        self._starts.clear()
         return {name: np.concatenate([kept[name], values[holds]]) for name, values in found.items()}
 
     @staticmethod

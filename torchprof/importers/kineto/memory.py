@@ -6,7 +6,7 @@ Blocks are found first, from the events alone; what they were allocated and free
 from __future__ import annotations
 
 from array import array
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,6 @@ from torchprof.importers.kineto.nesting import AT_ONCE, Nesting, open_at
 from torchprof.trace.schema import LAYOUTS, NO_THREAD, SCOPE_USER, Phase, Rows, Use, phases
 
 __all__ = ["Blocks", "blocks_of", "fill_steps", "place", "totals_of"]
-
-CPU: Final = 0
 
 Memory = dict[str, npt.NDArray[Any]]
 
@@ -128,7 +126,9 @@ def _phase(ops: Rows, rows: Ints) -> Ints:
 def totals_of(memory: Memory) -> Rows:
     """The table of allocator totals: where what is reserved or not reported changes. The CPU's allocator has none."""
     found: list[Rows] = []
-    has_totals = (memory["device_type"] != CPU) & (memory["allocated"] >= 0) & (memory["reserved"] > 0)
+    if "allocated" not in memory:
+        return np.zeros(0, dtype=LAYOUTS["allocator_totals"])
+    has_totals = memory["allocated"] >= 0
     for device_type, index in sorted(
         set(zip(*(memory[name][has_totals].tolist() for name in ("device_type", "device_index")), strict=True))
     ):

@@ -21,6 +21,7 @@ STEP: Final = "ProfilerStep#"
 MODULE: Final = "nn.Module: "
 MEMORY: Final = "[memory]"
 MOST_SHOWN: Final = 40
+CPU: Final = 0
 CATEGORIES: Final = {"cpu_op": 0, "user_annotation": 1, "Operator": 2}
 """Of ops. In files of 2021 there is one for all, which says nothing."""
 
@@ -51,6 +52,7 @@ class Events:
     Attributes:
         ops, kernels, runtime_calls: columns, each with the list of their kinds: `OP_KIND`, `KERNEL_KIND`, `CALL_KIND`.
         calls, memory: columns.
+        totals: of the allocator of a device, by row of memory. The CPU's has none.
         steps: ``(number, start, end, thread)`` of each.
         names, arguments, threads: what is referred to by its row; a thread is its process and its own number.
         collectives: metadata of collectives, by table and row in the file.
@@ -65,9 +67,8 @@ class Events:
         self.kernels = Columns(start="i8", end="i8", correlation="i8", external_id="i8", kind="i4")
         self.runtime_calls = Columns(start="i8", end="i8", correlation="i8", kind="i4")
         self.calls = Columns(start="i8", end="i8", name="i4", thread="i4")
-        self.memory = Columns(
-            time="i8", thread="i4", address="i8", bytes="i8", allocated="i8", reserved="i8", device_type="i4", device_index="i4"
-        )
+        self.memory = Columns(time="i8", thread="i4", address="i8", bytes="i8", device_type="i4", device_index="i4")
+        self.totals = Columns(event="i4", allocated="i8", reserved="i8")
         self.op_kinds, self.kernel_kinds, self.call_kinds = Numbered[Kind](), Numbered[Kind](), Numbered[Kind]()
         self.steps: list[tuple[int, int, int, int]] = []
         self.names = Numbered[str]()
@@ -108,7 +109,7 @@ class Events:
                 handler(event)
             elif not _is_ignored(event.cat):
                 self.left_out[str(event.cat)[:MOST_SHOWN]] += 1
-        for columns in (self.ops, self.calls, self.kernels, self.runtime_calls, self.memory):
+        for columns in (self.ops, self.calls, self.kernels, self.runtime_calls, self.memory, self.totals):
             columns.close_block()
 
     def _span(self, event: Event) -> tuple[int, int] | None:
@@ -213,16 +214,12 @@ class Events:
         if time is None or not count:
             self.unreadable += 1
             return
-        self.memory.append(
-            time,
-            self.thread(event.pid, event.tid),
-            integer(args.address),
-            count,
-            integer(args.allocated),
-            integer(args.reserved),
-            integer(args.device_type, 0),
-            integer(args.device_index),
-        )
+        device_type = integer(args.device_type, 0)
+        allocated, reserved = integer(args.allocated), integer(args.reserved)
+        if device_type != CPU and allocated >= 0 and reserved > 0:
+            self.totals.append(len(self.memory), allocated, reserved)
+        thread = self.thread(event.pid, event.tid)
+        self.memory.append(time, thread, integer(args.address), count, device_type, integer(args.device_index))
 
 
 def _is_ignored(category: Any) -> bool:

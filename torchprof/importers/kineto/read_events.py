@@ -22,6 +22,8 @@ MODULE: Final = "nn.Module: "
 MEMORY: Final = "[memory]"
 MOST_SHOWN: Final = 40
 CPU: Final = 0
+LAST_DEVICE: Final = 127
+"""The largest number of a device or of a type of devices that a trace has room for."""
 CATEGORIES: Final = {"cpu_op": 0, "user_annotation": 1, "Operator": 2}
 """Of ops. In files of 2021 there is one for all, which says nothing."""
 
@@ -214,12 +216,12 @@ class Events:
         if time is None or not count:
             self.unreadable += 1
             return
-        device_type = integer(args.device_type, 0)
+        device_type = min(max(integer(args.device_type, CPU), CPU), LAST_DEVICE)
         allocated, reserved = integer(args.allocated), integer(args.reserved)
         if device_type != CPU and allocated >= 0 and reserved > 0:
             self.totals.append(len(self.memory), allocated, reserved)
-        thread = self.thread(event.pid, event.tid)
-        self.memory.append(time, thread, integer(args.address), count, device_type, integer(args.device_index))
+        thread, index = self.thread(event.pid, event.tid), min(max(integer(args.device_index), -1), LAST_DEVICE)
+        self.memory.append(time, thread, integer(args.address), count, device_type, index)
 
 
 def _is_ignored(category: Any) -> bool:

@@ -122,7 +122,7 @@ def assemble(events: Events) -> Assembled:
     tables |= {"ops": ops, "module_calls": calls, "modules": modules, "kernels": kernels, "runtime_calls": calls_made}
     tables |= {"allocations": allocations, "allocator_totals": totals, "threads": threads.table, **stacks}
     strings = events.names.list()
-    mark_nested(ops, nesting, tables, strings)
+    mark_nested(ops, nesting, tables, strings, signatures.dtypes.dtypes)
     flops, problems = flops_of(tables, strings, signatures.dtypes.dtypes)
     order = nesting.order
     del nesting, kind, signature

@@ -1,6 +1,6 @@
 """The compiled extension, whose sources are in csrc/bindings/. The package uses it through torchprof._native alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def start(
     ahead_of_time: Sequence[object] = ...,
     thread_name: str = ...,
 ) -> None: ...
-def stop(owner: Block, held: Sequence[Held], may_wait: bool = ..., places: Sequence[Any] = ...) -> None: ...
+def stop(owner: Block, held: Sequence[Held], may_wait: bool = ..., places: Places | None = ...) -> None: ...
 def mark(name: str, /) -> None: ...
 def replace_attribute(object: object, name: str, value: object, /) -> None: ...
 def begin_step(number: int, warmup: bool) -> None: ...
@@ -89,11 +89,17 @@ class ModelState:
     def start(self) -> None: ...
     def restore(self) -> list[tuple[torch.Tensor | None, bool, str]]: ...
 
+# places.cpp
+
+class Places:
+    def __iter__(self) -> Iterator[Any]: ...
+
+def walk(roots: list[tuple[str, Any]], place: type, /) -> Places: ...
+
 # model.cpp
 
-def walk(roots: list[tuple[str, Any]], place: type, /) -> list[Any]: ...
 def describe(
-    places: list[Any],
+    places: Places,
     *,
     module_info: type,
     tensor_info: type,

@@ -1,5 +1,5 @@
-// Reads the modules of a model. In C++, because it is done at every start and end of a recording, and a model has thousands of modules
-// and tensors: each becomes one named tuple of torchprof/record/modules.py or torchprof/trace/model.py, made without its constructor.
+// Describes the modules of a model. In C++, because it is done at the end of every recording, and a model has thousands of modules and
+// tensors: each becomes one named tuple of torchprof/trace/model.py.
 #include <pybind11/stl.h>
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/DynamicTypes.h>
@@ -12,8 +12,10 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/attributes.h"
 #include "bindings/bindings.h"
-#include "record/find_tensors.h"
+#include "bindings/named_tuple.h"
+#include "bindings/places.h"
 #include "record/tensor_reader.h"
 
 namespace torchprof::bindings {
@@ -21,25 +23,6 @@ namespace {
 
 namespace py = pybind11;
 using namespace py::literals;
-
-py::object dictionary_of(const py::object& module) { return py::reinterpret_steal<py::object>(attributes_of(module.ptr())); }
-
-// A borrowed reference; nullptr where there is none.
-PyObject* value_in(const py::object& attributes, PyObject* name) {
-  return attributes ? look_up(attributes.ptr(), name) : nullptr;
-}
-
-// An attribute of the module's own, or what its class makes of the name: a ScriptModule has objects of other types.
-py::object value_of(PyObject* module, const py::object& attributes, PyObject* name) {
-  if (PyObject* const found = value_in(attributes, name)) {
-    return py::reinterpret_borrow<py::object>(found);
-  }
-  PyObject* const found = PyObject_GetAttr(module, name);
-  if (found == nullptr) {
-    throw py::error_already_set();
-  }
-  return py::reinterpret_steal<py::object>(found);
-}
 
 // A value that the file of a trace can hold: a bool, an int, or the ints of a tuple or list. Anything else is not told.
 py::object plain(PyObject* value) {
@@ -62,108 +45,6 @@ py::object plain(PyObject* value) {
     ints[at] = py::reinterpret_borrow<py::object>(items[at]);
   }
   return ints;
-}
-
-// A named tuple of this class, with room for more fields. Its constructor would be a call of Python.
-template <typename... Fields>
-py::object named_tuple(const py::type& type, size_t more, Fields&&... fields) {
-  auto* const cls = reinterpret_cast<PyTypeObject*>(type.ptr());
-  PyObject* const made = cls->tp_alloc(cls, static_cast<Py_ssize_t>(sizeof...(fields) + more));
-  if (made == nullptr) {
-    throw py::error_already_set();
-  }
-  Py_ssize_t at = 0;
-  (PyTuple_SET_ITEM(made, at++, py::object(std::forward<Fields>(fields)).release().ptr()), ...);
-  return py::reinterpret_steal<py::object>(made);
-}
-
-// What holds nothing but names, numbers and other such objects is in no cycle: the garbage collector need not look at it.
-py::object untracked(py::object made) {
-  PyObject_GC_UnTrack(made.ptr());
-  return made;
-}
-
-void check_fields(const py::type& type, size_t expected) {
-  if (py::len(type.attr("_fields")) != expected) {
-    throw py::type_error(py::str(type).cast<std::string>() + " has other fields than csrc/bindings/model.cpp fills in");
-  }
-}
-
-// Raises RecursionError where Python would.
-struct Recursion {
-  Recursion() {
-    if (Py_EnterRecursiveCall(" in a module inside modules") != 0) {
-      throw py::error_already_set();
-    }
-  }
-  ~Recursion() { Py_LeaveRecursiveCall(); }
-  Recursion(const Recursion&) = delete;
-  Recursion& operator=(const Recursion&) = delete;
-};
-
-// Every place of every module, parents before children; the children of a module at its first place only.
-class Walk {
- public:
-  explicit Walk(const py::type& place) : place_(place), modules_name_(py::str("_modules")) { check_fields(place, 6); }
-
-  void visit(const py::object& module, const py::object& path, const py::object& name, Py_ssize_t parent, int depth) {
-    const auto row = static_cast<Py_ssize_t>(places_.size());
-    const auto [known, is_first] = first_place_.try_emplace(module.ptr(), row);
-    places_.append(named_tuple(place_, 0, module, path, name, py::int_(parent), py::int_(depth),
-                               py::int_(is_first ? Py_ssize_t{-1} : known->second)));
-    if (!is_first) {
-      return;
-    }
-    const Recursion recursion;
-    const py::object children = value_of(module.ptr(), dictionary_of(module), modules_name_.ptr());
-    const bool has_path = py::len(path) != 0;
-    py::object prefix;  // made for the first child
-    const auto each = [&](const py::object& child_name, const py::object& child) {
-      if (!child.is_none()) {
-        if (has_path && !prefix) {
-          prefix = joined(path, dot_);
-        }
-        visit(child, has_path ? joined(prefix, child_name) : child_name, child_name, row, depth + 1);
-      }
-    };
-    if (PyDict_Check(children.ptr())) {
-      // The loop runs no code of the program, so the dictionary stays as it is.
-      PyObject *key = nullptr, *child = nullptr;
-      for (Py_ssize_t position = 0; PyDict_Next(children.ptr(), &position, &key, &child) != 0;) {
-        each(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(child));
-      }
-    } else {
-      for (const py::handle item : children.attr("items")()) {
-        const auto pair = item.cast<py::tuple>();
-        each(pair[0], pair[1]);
-      }
-    }
-  }
-
-  py::list places() { return std::move(places_); }
-
- private:
-  static py::object joined(const py::object& left, const py::object& right) {
-    PyObject* const text = PyUnicode_Concat(left.ptr(), right.ptr());
-    if (text == nullptr) {
-      throw py::error_already_set();
-    }
-    return py::reinterpret_steal<py::object>(text);
-  }
-
-  const py::type place_;
-  const py::str modules_name_, dot_{"."};
-  py::list places_;
-  std::unordered_map<PyObject*, Py_ssize_t> first_place_;
-};
-
-py::list walk(const py::list& roots, const py::type& place) {
-  Walk walk(place);
-  for (const py::handle root : roots) {
-    const auto [name, module] = root.cast<std::pair<py::object, py::object>>();
-    walk.visit(module, name, name, -1, 0);
-  }
-  return walk.places();
 }
 
 // Makes a ModuleInfo of every place, and a TensorInfo of every parameter and buffer.
@@ -190,10 +71,10 @@ class Describe {
     check_fields(tensor_info, 9);
   }
 
-  py::object operator()(const py::tuple& place) {
-    const py::object module = place[0], path = place[1], name = place[2];
+  py::object operator()(const Place& place) {
+    const auto& [module, path, name, parent, depth, same_as] = place;
     const py::tuple kind = class_of(module);
-    const bool is_first = place[5].cast<Py_ssize_t>() < 0;
+    const bool is_first = same_as < 0;
     const py::object attributes = dictionary_of(module);
     py::object type_name = kind[0], container = kind[1], opaque = empty_, parameters = none_, buffers = none_;
     if (!is_first) {
@@ -210,8 +91,8 @@ class Describe {
     }
     const py::object shown_name = is_first && py::len(name) == 0 ? type_name : name;
     const py::int_ id(reinterpret_cast<uintptr_t>(module.ptr()));
-    const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, place[3], place[4], id,
-                                        place[5], container, opaque, parameters, buffers);
+    const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, py::int_(parent),
+                                        py::int_(depth), id, py::int_(same_as), container, opaque, parameters, buffers);
     for (size_t at = 0; at < attributes_.size(); ++at) {
       PyObject* const value = is_first ? value_in(attributes, attributes_[at].ptr()) : nullptr;
       PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());
@@ -336,13 +217,13 @@ class Describe {
   std::unordered_map<int, py::str> devices_;
 };
 
-py::tuple describe(const py::list& places, const py::type& module_info, const py::type& tensor_info,
+py::tuple describe(const Places& places, const py::type& module_info, const py::type& tensor_info,
                    const py::function& read_class, const py::function& read_module, const py::function& read_tensor,
                    const py::tuple& special, const py::tuple& attributes, const py::dict& owners, const py::type& parameter) {
   Describe describe(module_info, tensor_info, read_class, read_module, read_tensor, special, attributes, owners, parameter);
-  py::tuple infos(places.size());
-  for (size_t row = 0; row < places.size(); ++row) {
-    infos[row] = describe(places[row].cast<py::tuple>());
+  py::tuple infos(places.rows().size());
+  for (size_t row = 0; row < places.rows().size(); ++row) {
+    infos[row] = describe(places.rows()[row]);
   }
   return infos;
 }
@@ -350,7 +231,6 @@ py::tuple describe(const py::list& places, const py::type& module_info, const py
 }  // namespace
 
 void define_model(py::module_& module) {
-  module.def("walk", &walk, "roots"_a, "place"_a, py::pos_only());
   module.def("describe", &describe, "places"_a, py::kw_only(), "module_info"_a, "tensor_info"_a, "read_class"_a,
              "read_module"_a, "read_tensor"_a, "special"_a, "attributes"_a, "owners"_a, "parameter"_a);
 }

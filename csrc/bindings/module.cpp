@@ -7,6 +7,7 @@ PYBIND11_MODULE(_C, module) {
   define_block(module);
   define_graph(module);
   define_tensors(module);
+  define_places(module);
   define_model(module);
   define_model_state(module);
   define_types(module);

@@ -75,18 +75,18 @@ py::dict to_arrays(Tables& tables) {
 }
 
 bool is_merge_due() {
-  const std::optional<Totals>& totals = current().totals();
-  return totals && totals->is_merge_due();
+  const std::optional<StepSums>& sums = current().sums();
+  return sums && sums->is_merge_due();
 }
 
 // The sums so far: tables by name, and strings.
 py::tuple sums() {
-  Tables tables = current().totals().value().copy();
+  Tables tables = current().sums().value().sums().totals.copy();
   return py::make_tuple(to_arrays(tables), tables.strings);
 }
 
 void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::vector<uint8_t> unknown) {
-  Totals& totals = current().totals().value();
+  Totals& totals = current().sums().value().sums().totals;
   if (flops.size() != moved.size() || flops.size() != unknown.size() || flops.size() != totals.op_rows()) {
     throw std::invalid_argument("merge_shapes takes figures of every row of op_totals");
   }
@@ -94,7 +94,7 @@ void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::ve
 }
 
 // What was recorded becomes that of the block: the tables by name, the strings that they refer to, and what else is known.
-void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const py::list& places) {
+void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const Places* places) {
   auto& block = owner.cast<Block&>();
   Recorded recorded = stop(owner.ptr(), held_from_python(held), may_wait);
   const bool stepped = !recorded.tables.steps.empty();
@@ -108,7 +108,7 @@ void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held,
                  "beside_profiler"_a = recorded.beside_profiler, "shapes_kept"_a = recorded.shapes_kept,
                  "unobserved_classes"_a = recorded.unobserved_classes,
                  "compiled_outside_calls"_a = recorded.compiled_outside_calls,
-                 "unread_modules"_a = unread_modules(recorded.storages_read, places));
+                 "unread_modules"_a = places != nullptr ? unread_modules(recorded.storages_read, *places) : py::none());
   if (!stepped) {
     facts["phase_ns"] = recorded.phase_times;
   }
@@ -136,7 +136,7 @@ void define_recording(py::module_& module) {
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
              "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
              "slice"_a = py::none());
-  module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = py::list());
+  module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = nullptr);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(
       "replace_attribute",

@@ -2,7 +2,7 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "record/find_tensors.h"
+#include "record/attributes.h"
 #include "record/storages_read.h"
 
 namespace torchprof::bindings {
@@ -17,16 +17,16 @@ bool was_read(const AddressSet& storages_read, PyObject* tensor) {
 
 }  // namespace
 
-py::object unread_modules(const AddressSet& storages_read, const py::list& places) {
+py::object unread_modules(const AddressSet& storages_read, const Places& places) {
   const py::str parameters_name("_parameters");
   py::list unread;
   bool any_was_read = false;
-  for (size_t row = 0; row < places.size(); ++row) {
-    const py::tuple place = places[row];
-    if (place[5].cast<Py_ssize_t>() >= 0) {
+  for (size_t row = 0; row < places.rows().size(); ++row) {
+    const Place& place = places.rows()[row];
+    if (place.same_as >= 0) {
       continue;  // another place of an earlier module
     }
-    PyObject* const own = attribute(place[0].ptr(), parameters_name.ptr());
+    PyObject* const own = attribute(place.module.ptr(), parameters_name.ptr());
     if (own == nullptr || !PyDict_Check(own)) {
       continue;
     }

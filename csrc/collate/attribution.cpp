@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "collate/flat_map.h"
 #include "trace/range_names.h"
 
 namespace torchprof {
@@ -151,7 +152,7 @@ class Attribution {
   void attribute_backward() {
     const ForwardOps forward(tables_);
     nodes_.assign(ops_.size(), kNoRow);
-    std::unordered_map<uint64_t, int32_t> writers;  // storage -> the call that the latest op to return it is attributed to
+    FlatMap<int32_t> writers;  // storage -> the call that the latest op to return it is attributed to
     for (size_t row = 0; row < ops_.size(); ++row) {
       Op& op = ops_[row];
       if (op.forward_thread != 0 && op.sequence_nr >= 0) {
@@ -160,9 +161,8 @@ class Attribution {
           attribute_to(ops_[creator].module_call, op);
         }
       } else if (role_of(op) == Role::kAccumulation && op.n_inputs != 0) {
-        const auto found = writers.find(storage(op.inputs));
-        if (found != writers.end()) {
-          attribute_to(found->second, op);
+        if (const int32_t* const call = writers.find(storage(op.inputs))) {
+          attribute_to(*call, op);
         }
       }
       if ((op.flags & kAttributed) == 0 && op.parent != kNoRow && (ops_[op.parent].flags & kAttributed) != 0 &&

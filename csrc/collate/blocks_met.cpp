@@ -79,11 +79,11 @@ void BlocksMet::begin(const std::vector<Held>& held, const Outstanding& outstand
       add(block.address, block.bytes, block.device_type, Source::kBefore);
     }
   }
-  for (const auto& [key, bytes] : outstanding.blocks()) {
+  outstanding.blocks().for_each([&](uint64_t key, int64_t bytes) {
     if (device_type_of(key) != kMetaDevice) {
       add(address_of(key), bytes, device_type_of(key), Source::kAllocated);
     }
-  }
+  });
 }
 
 void BlocksMet::add(uint64_t address, int64_t bytes, int8_t device_type, Source source) {

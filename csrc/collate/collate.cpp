@@ -8,6 +8,7 @@
 
 #include "collate/attribution.h"
 #include "collate/blocks_met.h"
+#include "collate/held_modules.h"
 #include "collate/interner.h"
 #include "collate/intervals.h"
 #include "collate/kernels.h"
@@ -121,6 +122,16 @@ std::string demangled(const std::string& name) {
   return found;
 }
 
+std::vector<int64_t> allocated_by_ops(const std::vector<MemoryEvent>& events, size_t ops) {
+  std::vector<int64_t> allocated(ops);
+  for (const MemoryEvent& event : events) {
+    if (event.bytes > 0 && event.op != kNoRow) {
+      allocated[event.op] += event.bytes;
+    }
+  }
+  return allocated;
+}
+
 // Turns ticks into nanoseconds and names into rows of the trace's strings. Intervals have neither: see place_intervals().
 void translate(DeviceReport& devices, Interner& interner, const TickConverter& clock) {
   std::vector<uint32_t> strings;
@@ -211,7 +222,13 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
       std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});
   PhaseTimes times = find_phase_times(tables, first_rows, context.main_thread, memory.end);
   mark_nested(tables, context.classes);
-  if (context.memory) {
+  std::vector<int64_t> allocated;
+  if (context.only_sums) {
+    if (context.memory) {
+      add_modules(tables, context.held);
+    }
+    allocated = allocated_by_ops(memory.events, tables.ops.size());
+  } else if (context.memory) {
     find_allocations(tables, memory);
     tables.allocator_totals = find_unreported(totals, memory.events);
   }
@@ -219,7 +236,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
     account_steps(tables.steps, memory.events, carried.outstanding);
   }
   assign_signatures(tables, arguments);
-  return {std::move(tables), std::move(times)};
+  return {std::move(tables), std::move(times), std::move(allocated)};
 }
 
 }  // namespace torchprof

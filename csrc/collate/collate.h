@@ -40,11 +40,13 @@ struct Context {
   TickConverter clock;
   int64_t end;               // of the logs, in ticks
   uint64_t main_thread = 0;  // PyTorch's id of the thread that records
+  bool only_sums = false;    // single allocations are not needed
 };
 
 struct Collated {
   Tables tables;
   PhaseTimes times;
+  std::vector<int64_t> allocated;  // bytes by every op, with `only_sums`
 };
 
 // What logs need to know of those before them; it is brought up to date.

@@ -7,6 +7,8 @@
 
 #include "collate/allocation_index.h"
 #include "collate/block_key.h"
+#include "collate/flat_map.h"
+#include "collate/held_modules.h"
 
 namespace torchprof {
 namespace {
@@ -30,13 +32,12 @@ class Lifetimes {
 
  private:
   void pair_events() {
-    std::unordered_map<uint64_t, int32_t> open;  // the allocation that an address is of now, or kNoRow
-    open.reserve(1024);
+    FlatMap<int32_t> open;  // the allocation that an address is of now, or kNoRow
     auto& allocations = tables_.allocations;
     allocations.reserve(reports_.events.size() / 2);  // most are freed again
     for (const MemoryEvent& event : reports_.events) {
       const uint64_t key = block_key(event.address, event.device_type);
-      int32_t& current = open.try_emplace(key, kNoRow).first->second;  // stays: addresses are used again and again
+      int32_t& current = *open.try_emplace(key, kNoRow).first;  // stays: addresses are used again and again
       if (event.bytes > 0) {
         if (current != kNoRow) {
           allocations[current].end = event.time;  // the free was not reported: it happened on a thread of the program
@@ -247,16 +248,13 @@ class Lifetimes {
   }
 
   void mark_held() {
+    add_modules(tables_, reports_.held);
     for (size_t row = 0; row < tables_.modules.size(); ++row) {
       modules_[tables_.modules[row].address] = static_cast<int32_t>(row);
     }
     for (const Held& held : reports_.held) {
       if (held.bytes == 0) {
         continue;
-      }
-      const auto [module, added] = modules_.try_emplace(held.module, static_cast<int32_t>(tables_.modules.size()));
-      if (added) {
-        tables_.modules.push_back({held.module, string(held.type), 0});
       }
       const int64_t time = held.at_end ? reports_.end : 0;
       const int32_t row = allocation_at(held.address, held.bytes, held.device_type, held.device_index, time);
@@ -265,19 +263,10 @@ class Lifetimes {
       }
       Allocation& allocation = tables_.allocations[row];
       if ((allocation.uses & (kParameter | kBuffer)) == 0) {  // if modules share it, it belongs to the first
-        allocation.module = module->second;
+        allocation.module = modules_.at(held.module);
       }
       allocation.uses |= held.uses;
     }
-  }
-
-  uint32_t string(const std::string& text) {
-    const auto found = std::find(tables_.strings.begin(), tables_.strings.end(), text);
-    const auto row = static_cast<uint32_t>(found - tables_.strings.begin());
-    if (found == tables_.strings.end()) {
-      tables_.strings.push_back(text);
-    }
-    return row;
   }
 
   Tables& tables_;

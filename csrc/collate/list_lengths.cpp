@@ -8,8 +8,9 @@ bool is_fused(std::string_view name) { return contains(name, "::_fused_"); }
 
 class ListLengths {
  public:
-  ListLengths(const Tables& tables, std::vector<Update>& updates, std::vector<UsedTensor>& tensors)
-      : tables_(tables), tensors_(tensors) {
+  ListLengths(const Tables& tables, const std::vector<int32_t>& used, std::vector<Update>& updates,
+              std::vector<UsedTensor>& tensors)
+      : tables_(tables), used_(used), tensors_(tensors) {
     for (Update& update : updates) {
       if (update.takes_lists) {
         update.list_length = 0;
@@ -45,10 +46,10 @@ class ListLengths {
       found = true;
       update->list_length = length;
       const size_t inputs = tables_.ops[update->row].n_inputs;
-      for (size_t place = 0; place < update->tensors.size(); ++place) {
+      for (size_t place = 0; place < update->count; ++place) {
         const bool is_in_list = place >= inputs || place < inputs / length * length;  // numbers may come after them
-        if (update->tensors[place] != kNoRow && is_in_list) {
-          tensors_[update->tensors[place]].list_length = length;
+        if (const int32_t tensor = tensor_at(*update, place); tensor != kNoRow && is_in_list) {
+          tensors_[tensor].list_length = length;
         }
       }
     }
@@ -107,14 +108,18 @@ class ListLengths {
   }
 
   size_t length_elsewhere(const Update& update, size_t place) const {
-    return update.tensors[place] == kNoRow ? 0 : tensors_[update.tensors[place]].list_length;
+    const int32_t tensor = tensor_at(update, place);
+    return tensor == kNoRow ? 0 : tensors_[tensor].list_length;
   }
   bool is_of(Kind kind, const Update& update, size_t place) const {
-    return place < update.tensors.size() && update.tensors[place] != kNoRow && tensors_[update.tensors[place]].kind == kind;
+    const int32_t tensor = place < update.count ? tensor_at(update, place) : kNoRow;
+    return tensor != kNoRow && tensors_[tensor].kind == kind;
   }
+  int32_t tensor_at(const Update& update, size_t place) const { return used_[update.first + place]; }
   std::string_view name(const Op& op) const { return tables_.strings[op.signature]; }
 
   const Tables& tables_;
+  const std::vector<int32_t>& used_;
   std::vector<UsedTensor>& tensors_;
   std::vector<Update*> in_question_;
 };
@@ -123,8 +128,9 @@ class ListLengths {
 
 bool takes_lists(std::string_view op) { return contains(op, "::_foreach_") || is_fused(op); }
 
-void find_list_lengths(const Tables& tables, std::vector<Update>& updates, std::vector<UsedTensor>& tensors) {
-  ListLengths(tables, updates, tensors).find();
+void find_list_lengths(const Tables& tables, const std::vector<int32_t>& used, std::vector<Update>& updates,
+                       std::vector<UsedTensor>& tensors) {
+  ListLengths(tables, used, updates, tensors).find();
 }
 
 }  // namespace torchprof

@@ -5,6 +5,7 @@
 //   _fused_sgd_(weights, gradients, buffers)   w w w g g g b b b  3: the gradients come second
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -17,6 +18,8 @@ bool takes_lists(std::string_view op);
 
 // Fills in Update::list_length of the ops that take lists, where it is certain, or else 0. What foreach runs inside, one tensor after
 // the other, says more than its lists: then it is 0 too.
-void find_list_lengths(const Tables& tables, std::vector<Update>& updates, std::vector<UsedTensor>& tensors);
+// `used`: the tensors of all updates, see Update::first.
+void find_list_lengths(const Tables& tables, const std::vector<int32_t>& used, std::vector<Update>& updates,
+                       std::vector<UsedTensor>& tensors);
 
 }  // namespace torchprof

@@ -18,29 +18,30 @@ class OptimizerAttribution {
   OptimizerAttribution(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
                        ModelTensors& tensors)
       : tables_(tables), events_(events), tensors_(tensors) {
-    std::unordered_map<uint64_t, int32_t> modules;
+    FlatMap<int32_t> modules;
     const auto row_of = [&](uint64_t module) {
       const auto [row, is_new] = modules.try_emplace(module, static_cast<int32_t>(modules_.size()));
       if (is_new) {
         modules_.push_back(module);
       }
-      return row->second;
+      return *row;
     };
     for (const Module& module : tables.modules) {
       rows_.push_back(row_of(module.address));
     }
-    for (const auto& [key, tensor] : tensors) {
+    held_.reserve(tensors.size());
+    tensors.for_each([&](uint64_t key, const ModelTensor& tensor) {
       held_[key] = {tensor.module == kShared ? kNoOwner : row_of(tensor.module), tensor.is_parameter};
-    }
-    for (const auto& [key, tensor] : held_by_model(true, held)) {
+    });
+    held_by_model(true, held).for_each([&](uint64_t key, const ModelTensor& tensor) {
       if (tensor.is_parameter && tensor.module != kShared) {
-        made_.emplace(key, Made{row_of(tensor.module), SIZE_MAX});
+        made_.try_emplace(key, Made{row_of(tensor.module), SIZE_MAX});
       }
-    }
-    for (size_t at = 0; events != nullptr && !made_.empty() && at < events->size(); ++at) {
+    });
+    for (size_t at = 0; events != nullptr && made_.size() != 0 && at < events->size(); ++at) {
       const MemoryEvent& event = (*events)[at];
-      if (const auto made = made_.find(block_key(event.address, event.device_type)); made != made_.end() && event.bytes > 0) {
-        made->second.event = at;
+      if (Made* const made = made_.find(block_key(event.address, event.device_type)); made != nullptr && event.bytes > 0) {
+        made->event = at;
       }
     }
     calls_.resize(modules_.size());
@@ -63,7 +64,7 @@ class OptimizerAttribution {
         moments.push_back({tables_.ops[row].end, row, true});
       }
     }
-    std::stable_sort(moments.begin(), moments.end(), [](const Moment& a, const Moment& b) { return a.time < b.time; });
+    sort_by_time(moments);
     begin_window();
     for (const Moment& moment : moments) {
       while (moment.time > window_end_) {
@@ -75,10 +76,11 @@ class OptimizerAttribution {
     }
     finish_window();
     follow_memory({INT64_MAX, kNoRow, false});
-    tensors_.clear();
-    for (const auto& [key, held] : held_) {
+    tensors_ = {};
+    tensors_.reserve(held_.size());
+    held_.for_each([&](uint64_t key, const HeldTensor& held) {
       tensors_[key] = {held.module == kNoOwner ? kShared : modules_[held.module], held.is_parameter};
-    }
+    });
     return std::move(owners_);
   }
 
@@ -88,6 +90,23 @@ class OptimizerAttribution {
     int32_t row;
     bool is_end;
   };
+
+  // An end has at most the moments inside its op to pass, so moving it takes less than sorting all; but not where threads meet.
+  static void sort_by_time(std::vector<Moment>& moments) {
+    const auto earlier = [](const Moment& a, const Moment& b) { return a.time < b.time; };
+    size_t moves = 0;
+    for (size_t at = 1; at < moments.size() && moves <= 16 * moments.size(); ++at) {
+      const Moment moment = moments[at];
+      size_t to = at;
+      for (; to > 0 && earlier(moment, moments[to - 1]); --to, ++moves) {
+        moments[to] = moments[to - 1];
+      }
+      moments[to] = moment;
+    }
+    if (moves > 16 * moments.size()) {
+      std::stable_sort(moments.begin(), moments.end(), earlier);
+    }
+  }
 
   // A window ends with a step of the loop.
   void begin_window() {
@@ -104,8 +123,8 @@ class OptimizerAttribution {
       }
       const uint64_t key = block_key(event.address, event.device_type);
       graph_->forget(key);
-      if (const auto made = made_.find(key); made != made_.end() && made->second.event == next_event_) {
-        held_[key] = {made->second.module, true};
+      if (const Made* const made = made_.find(key); made != nullptr && made->event == next_event_) {
+        held_[key] = {made->module, true};
       }
     }
   }
@@ -186,7 +205,7 @@ class OptimizerAttribution {
     int32_t module;
     size_t event;  // the one that allocated it
   };
-  std::unordered_map<uint64_t, Made> made_;  // parameters that the model has at the end
+  FlatMap<Made> made_;  // parameters that the model has at the end
   std::optional<UpdateGraph> graph_;
   int64_t window_start_ = INT64_MIN;
   int64_t window_end_ = INT64_MIN;
@@ -218,8 +237,8 @@ ModelTensors held_by_model(bool at_end, const std::vector<Held>& held) {
     }
     const ModelTensor tensor{item.module, (item.uses & kParameter) != 0};
     const auto [known, is_new] = tensors.try_emplace(block_key(item.address, item.device_type), tensor);
-    if (!is_new && known->second.module != item.module) {
-      known->second.module = kShared;
+    if (!is_new && known->module != item.module) {
+      known->module = kShared;
     }
   }
   return tensors;
@@ -228,7 +247,7 @@ ModelTensors held_by_model(bool at_end, const std::vector<Held>& held) {
 StateOwners attribute_optimizer(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
                                 ModelTensors& tensors) {
   const std::vector<int32_t> rows = rows_of_interest(tables);
-  return tensors.empty() && rows.empty() ? StateOwners{} : OptimizerAttribution(tables, events, held, tensors).run(rows);
+  return tensors.size() == 0 && rows.empty() ? StateOwners{} : OptimizerAttribution(tables, events, held, tensors).run(rows);
 }
 
 }  // namespace torchprof

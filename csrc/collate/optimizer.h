@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "collate/flat_map.h"
 #include "trace/tables.h"
 
 namespace torchprof {
@@ -16,7 +17,7 @@ struct ModelTensor {
   uint64_t module;  // its address, as in Module; 0: several modules share it
   bool is_parameter;
 };
-using ModelTensors = std::unordered_map<uint64_t, ModelTensor>;  // by block_key() of the storage
+using ModelTensors = FlatMap<ModelTensor>;  // by block_key() of the storage
 
 ModelTensors held_by_model(bool at_end, const std::vector<Held>& held);
 

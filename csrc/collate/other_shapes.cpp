@@ -151,7 +151,7 @@ void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
     CallTotal moved = total;
     moved.module = static_cast<uint32_t>(translate.module(static_cast<int32_t>(total.module)));
     moved.caller = translate.module(total.caller);
-    call_rows_.emplace(key_of(moved), tables_.call_totals.size());
+    call_rows_.try_emplace(key_of(moved), tables_.call_totals.size());
     tables_.call_totals.push_back(moved);
   }
   for (const KernelTotal& total : before.kernel_totals) {

@@ -16,8 +16,14 @@ class SignatureTable {
   // the number of signatures so far.
   uint32_t id(const Signature& signature, const std::vector<int64_t>& kinds) {
     set_words(signature, kinds);
-    return table_.id(words_.data(), words_.size());
+    return id();
   }
+  // The same in two steps: the kinds are appended to what words() returns.
+  std::vector<int64_t>& words(const Signature& signature) {
+    words_.assign({signature.name, signature.arguments, signature.results, signature.n_inputs});
+    return words_;
+  }
+  uint32_t id() { return table_.id(words_.data(), words_.size()); }
   // kNoName: it is not known.
   uint32_t find(const Signature& signature, const std::vector<int64_t>& kinds) {
     set_words(signature, kinds);
@@ -26,7 +32,7 @@ class SignatureTable {
 
  private:
   void set_words(const Signature& signature, const std::vector<int64_t>& kinds) {
-    words_.assign({signature.name, signature.arguments, signature.results, signature.n_inputs});
+    words(signature);
     words_.insert(words_.end(), kinds.begin(), kinds.end());
   }
 

@@ -7,12 +7,14 @@
 namespace torchprof {
 
 void Outstanding::follow(const MemoryEvent& event) {
-  const auto [block, added] = blocks_.try_emplace(block_key(event.address, event.device_type), 0);
-  bytes_ -= block->second;  // not 0 if its free was not reported
+  const uint64_t key = block_key(event.address, event.device_type);
   if (event.bytes > 0) {
-    bytes_ += block->second = event.bytes;
-  } else {
-    blocks_.erase(block);
+    int64_t& block = blocks_[key];
+    bytes_ += event.bytes - block;  // not 0 if its free was not reported
+    block = event.bytes;
+  } else if (const int64_t* const block = blocks_.find(key)) {
+    bytes_ -= *block;
+    blocks_.erase(key);
   }
 }
 

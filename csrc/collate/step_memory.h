@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
 
+#include "collate/flat_map.h"
 #include "trace/rows.h"
 
 namespace torchprof {
@@ -14,10 +14,10 @@ class Outstanding {
  public:
   void follow(const MemoryEvent& event);
   int64_t bytes() const { return bytes_; }
-  const std::unordered_map<uint64_t, int64_t>& blocks() const { return blocks_; }
+  const FlatMap<int64_t>& blocks() const { return blocks_; }
 
  private:
-  std::unordered_map<uint64_t, int64_t> blocks_;  // block_key() -> bytes
+  FlatMap<int64_t> blocks_;  // block_key() -> bytes
   int64_t bytes_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "collate/totals.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "collate/attribution.h"
 #include "collate/kernels.h"
@@ -28,7 +29,7 @@ void count(Total& total, int64_t time, int64_t self_time) {
 
 }  // namespace
 
-void Totals::add(const Tables& step, const PhaseTimes& times) {
+void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<int64_t>& allocated) {
   std::vector<uint32_t> strings, shapes, modules, signatures;
   interner_.set_room(has_room());
   for (const std::string& text : step.strings) {
@@ -44,13 +45,8 @@ void Totals::add(const Tables& step, const PhaseTimes& times) {
     signatures.push_back(add_signature(signature, step, strings, shapes));
   }
 
-  std::vector<int64_t> allocated(step.ops.size());
-  for (const Allocation& allocation : step.allocations) {
-    if (allocation.start != kNever && allocation.op != kNoRow) {
-      allocated[allocation.op] += allocation.bytes;
-    }
-  }
-  const DeviceTimes device = device_times(step);
+  const bool on_device = !step.kernels.empty();
+  const DeviceTimes device = on_device ? device_times(step) : DeviceTimes{};
   const std::vector<int64_t> op_times = durations(step.ops);
   for (size_t row = 0; row < step.ops.size(); ++row) {
     const Op& op = step.ops[row];
@@ -72,9 +68,11 @@ void Totals::add(const Tables& step, const PhaseTimes& times) {
     count(total, op_times[row], times.op_self[row]);
     total.time += op_times[row];
     total.allocated += allocated[row];
-    total.device_time += device.total[row];
-    total.device_self += device.self[row];
-    total.kernels += device.kernels[row];
+    if (on_device) {
+      total.device_time += device.total[row];
+      total.device_self += device.self[row];
+      total.kernels += device.kernels[row];
+    }
   }
   add_kernels(step, strings, modules);
 
@@ -89,8 +87,9 @@ void Totals::add(const Tables& step, const PhaseTimes& times) {
     }
     key.phase = static_cast<uint8_t>(phase(call));
     const auto [found, added] = call_rows_.try_emplace(key_of(key), tables_.call_totals.size());
+    const size_t row_of_sum = *found;
     if (added && !has_room()) {
-      call_rows_.erase(found);
+      call_rows_.erase(key_of(key));
       ++losses_.module_calls;
       continue;
     }
@@ -98,7 +97,7 @@ void Totals::add(const Tables& step, const PhaseTimes& times) {
       key.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
       tables_.call_totals.push_back(key);
     }
-    CallTotal& total = tables_.call_totals[found->second];
+    CallTotal& total = tables_.call_totals[row_of_sum];
     count(total, call_times[row], times.call_self[row]);
     bool outermost = true;
     for (int32_t around = call.parent; around != kNoRow; around = step.module_calls[around].parent) {
@@ -190,13 +189,13 @@ size_t Totals::row_of(const OpTotal& key) {
                         static_cast<uint64_t>(key.phase) << 4 | static_cast<uint64_t>(key.nested) << 1 | key.wrapper;
   const auto [found, added] = op_rows_.try_emplace(word, tables_.op_totals.size());
   if (added && !has_room()) {
-    op_rows_.erase(found);
+    op_rows_.erase(word);
     return kNoRoom;
   }
   if (added) {
     tables_.op_totals.push_back(key);
   }
-  return found->second;
+  return *found;
 }
 
 Tables Totals::copy() const {

@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <map>
 #include <tuple>
-#include <unordered_map>
 #include <vector>
 
+#include "collate/flat_map.h"
 #include "collate/interner.h"
 #include "collate/phase_times.h"
 #include "collate/signatures.h"
@@ -31,7 +31,8 @@ class Totals {
   // The sums take about half of these bytes at most. What has no room is counted in losses().
   explicit Totals(int64_t budget_bytes) : budget_(budget_bytes) {}
 
-  void add(const Tables& step, const PhaseTimes& times);
+  // `allocated`: bytes by every op of the step.
+  void add(const Tables& step, const PhaseTimes& times, const std::vector<int64_t>& allocated);
 
   // Whether so many rows were added that merge_shapes() is worth its time. Its figures are those of the rows of copy().
   bool is_merge_due() const;
@@ -74,8 +75,8 @@ class Totals {
   Interner interner_;
   SignatureTable known_;
   Tables tables_;
-  std::unordered_map<uint64_t, size_t> op_rows_;    // by signature, module, phase and nesting
-  std::unordered_map<uint64_t, size_t> call_rows_;  // by module and phase
+  FlatMap<size_t> op_rows_;    // by signature, module, phase and nesting
+  FlatMap<size_t> call_rows_;  // by module and phase
   std::map<KernelKey, size_t> kernel_rows_;
 };
 

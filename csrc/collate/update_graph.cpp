@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <utility>
 
 #include "collate/block_key.h"
 #include "collate/list_lengths.h"
@@ -12,6 +13,7 @@ namespace {
 
 constexpr int64_t kNumber = 8;    // bytes
 constexpr int32_t kSeveral = -3;  // while owners are combined: there are several, and none of them counts
+constexpr int32_t kNoVote = -4;
 
 int32_t combined(int32_t a, int32_t b) {
   if (a >= 0 && b >= 0) {
@@ -32,13 +34,13 @@ int32_t UpdateGraph::new_node(uint32_t operand) {
   node.kind = node.is_number ? Kind::kNumber : Kind::kTensor;
   node.made_by = updates_.size();
   const uint64_t key = block_key(used.storage, used.device_type);
-  if (const auto held = held_.find(key); held != held_.end()) {
-    node.kind = held->second.is_parameter ? Kind::kParameter : Kind::kGradient;
-    (held->second.is_parameter ? node.owner : node.gradient_of) = held->second.module;
+  if (const HeldTensor* const held = held_.find(key)) {
+    node.kind = held->is_parameter ? Kind::kParameter : Kind::kGradient;
+    (held->is_parameter ? node.owner : node.gradient_of) = held->module;
   }
   const auto row = static_cast<int32_t>(tensors_.size());
   current_[key] = row;
-  tensors_.push_back(std::move(node));
+  tensors_.push_back(node);
   return row;
 }
 
@@ -46,22 +48,24 @@ int32_t UpdateGraph::node_of(uint32_t operand) {
   const Tensor& used = tensor(operand);
   const uint64_t key = block_key(used.storage, used.device_type);
   const bool is_passing =
-      used.storage_bytes <= kNumber && !knows_frees_ && held_.count(key) == 0;  // its address is soon another's
+      used.storage_bytes <= kNumber && !knows_frees_ && held_.find(key) == nullptr;  // its address is soon another's
   if (used.storage == 0 || used.storage_bytes == 0 || is_passing) {
     return kNoRow;
   }
-  const auto found = current_.find(key);
-  return found != current_.end() ? found->second : new_node(operand);
+  const int32_t* const found = current_.find(key);
+  return found != nullptr ? *found : new_node(operand);
 }
 
 // The tensor is an input, or was made inside the op, or is new.
 int32_t UpdateGraph::result_of(size_t place, uint32_t operand) {
   const Tensor& made = tensor(operand);
-  const auto found = current_.find(block_key(made.storage, made.device_type));
-  if (!knows_frees_ && found != current_.end() && tensors_[found->second].made_by <= place) {
-    const std::vector<int32_t>& inputs = updates_[place].tensors;
-    if (std::find(inputs.begin(), inputs.end(), found->second) == inputs.end()) {
-      current_.erase(found);
+  const uint64_t key = block_key(made.storage, made.device_type);
+  const int32_t* const found = knows_frees_ ? nullptr : current_.find(key);
+  if (found != nullptr && tensors_[*found].made_by <= place) {
+    const auto first = used_.begin() + updates_[place].first;
+    const auto last = first + updates_[place].count;
+    if (std::find(first, last, *found) == last) {
+      current_.erase(key);
     }
   }
   return node_of(operand);
@@ -74,16 +78,35 @@ void UpdateGraph::begin(int32_t row) {
     updates_[around].has_ops_inside = updates_[around].has_ops_inside || updates_[around].row == op.parent;
   }
   open_.push_back(place);
-  Update update{row, {}, 1, takes_lists(tables_.strings[op.signature]), false};
-  update.tensors.reserve(op.n_inputs + op.n_outputs);
-  for (uint32_t i = op.inputs; i < op.inputs + op.n_inputs; ++i) {
-    update.tensors.push_back(node_of(i));
-    if (const int32_t node = update.tensors.back(); node != kNoRow) {
-      tensors_[node].updates.push_back(static_cast<uint32_t>(place));
-      tensors_[node].read_by = std::min(tensors_[node].read_by, i);
+  Update update{row, static_cast<uint32_t>(used_.size()), op.n_inputs, 1, takes_lists(op.signature), false};
+  used_.resize(used_.size() + op.n_inputs + op.n_outputs, kNoRow);
+  for (uint32_t i = 0; i < op.n_inputs; ++i) {
+    const int32_t node = used_[update.first + i] = node_of(op.inputs + i);
+    if (node != kNoRow) {
+      use(node, place);
+      tensors_[node].read_by = std::min(tensors_[node].read_by, op.inputs + i);
     }
   }
-  updates_.push_back(std::move(update));
+  updates_.push_back(update);
+}
+
+bool UpdateGraph::takes_lists(uint32_t name) {
+  Takes& known = takes_lists_[name];
+  if (known == Takes::kNotKnown) {
+    known = torchprof::takes_lists(tables_.strings[name]) ? Takes::kLists : Takes::kTensors;
+  }
+  return known == Takes::kLists;
+}
+
+void UpdateGraph::use(int32_t node, size_t update) {
+  uses_.push_back({static_cast<uint32_t>(update), tensors_[node].latest_use});
+  tensors_[node].latest_use = static_cast<uint32_t>(uses_.size() - 1);
+}
+
+void UpdateGraph::add_updates(const UsedTensor& node, std::vector<uint32_t>& updates) const {
+  for (uint32_t use = node.latest_use; use != kNoUse; use = uses_[use].before) {
+    updates.push_back(uses_[use].update);
+  }
 }
 
 void UpdateGraph::end(int32_t row) {
@@ -96,9 +119,10 @@ void UpdateGraph::end(int32_t row) {
   const Op& op = tables_.ops[row];
   for (uint32_t i = op.outputs; i < op.outputs + op.n_outputs; ++i) {
     const int32_t node = result_of(place, i);
-    updates_[place].tensors.push_back(node);
+    Update& update = updates_[place];
+    used_[update.first + update.count++] = node;
     if (node != kNoRow) {
-      tensors_[node].updates.push_back(static_cast<uint32_t>(place));
+      use(node, place);
     }
   }
 }
@@ -126,11 +150,12 @@ void UpdateGraph::forget(uint64_t key) {
 }
 
 void UpdateGraph::find_owners() {
-  find_list_lengths(tables_, updates_, tensors_);
+  find_list_lengths(tables_, used_, updates_, tensors_);
+  votes_.assign(tensors_.size(), kNoVote);
   std::vector<uint32_t> next;
   for (const UsedTensor& node : tensors_) {
     if (node.owner != kUnknownOwner) {
-      next.insert(next.end(), node.updates.begin(), node.updates.end());
+      add_updates(node, next);
     }
   }
   spread(std::move(next));
@@ -138,7 +163,7 @@ void UpdateGraph::find_owners() {
   for (UsedTensor& node : tensors_) {
     if (node.owner == kUnknownOwner && node.gradient_of != kUnknownOwner) {
       node.owner = node.gradient_of;
-      next.insert(next.end(), node.updates.begin(), node.updates.end());
+      add_updates(node, next);
     }
   }
   spread(std::move(next));
@@ -148,20 +173,20 @@ void UpdateGraph::spread(std::vector<uint32_t> updates) {
   while (!updates.empty()) {
     std::sort(updates.begin(), updates.end());
     updates.erase(std::unique(updates.begin(), updates.end()), updates.end());
-    votes_.clear();
     for (const uint32_t update : updates) {
       vote(updates_[update]);
     }
     updates.clear();
-    for (const auto& [row, owner] : votes_) {
+    for (const int32_t row : voted_) {
       UsedTensor& node = tensors_[row];
-      node.owner = std::max(owner, kNoOwner);
+      node.owner = std::max(std::exchange(votes_[row], kNoVote), kNoOwner);
       if (node.owner == kNoOwner && node.gradient_of >= 0) {
         node.owner = kUnknownOwner;  // it will say so itself
         continue;
       }
-      updates.insert(updates.end(), node.updates.begin(), node.updates.end());
+      add_updates(node, updates);
     }
+    voted_.clear();
   }
 }
 
@@ -170,8 +195,8 @@ int32_t UpdateGraph::owner_at(const Update& update, size_t in_list, size_t lengt
   std::array<int32_t, 4> owners;  // by Kind
   owners.fill(kUnknownOwner);
   for_each_place(update, in_list, length, [&](size_t place) {
-    if (is_known(update.tensors[place])) {
-      const UsedTensor& node = tensors_[update.tensors[place]];
+    if (const int32_t row = used(update, place); is_known(row)) {
+      const UsedTensor& node = tensors_[row];
       int32_t& owner = owners[static_cast<size_t>(node.kind)];
       owner = combined(owner, node.owner);
     }
@@ -188,8 +213,8 @@ int32_t UpdateGraph::owner_at(const Update& update, size_t in_list, size_t lengt
 }
 
 bool UpdateGraph::uses_only_numbers(const Update& update) const {
-  return std::all_of(update.tensors.begin(), update.tensors.end(),
-                     [&](int32_t node) { return node == kNoRow || tensors_[node].is_number; });
+  const auto first = used_.begin() + update.first;
+  return std::all_of(first, first + update.count, [&](int32_t node) { return node == kNoRow || tensors_[node].is_number; });
 }
 
 // Others may share a number, unless it has the shape of the parameter. In lists all tensors have it.
@@ -200,17 +225,20 @@ void UpdateGraph::vote(const Update& update) {
       continue;
     }
     for_each_place(update, in_list, update.list_length, [&](size_t place) {
-      const int32_t node = update.tensors[place];
+      const int32_t node = used(update, place);
       if (node == kNoRow || is_known(node)) {
         return;
       }
       bool counts = !update.takes_lists && !tensors_[node].is_number;
       for_each_place(update, in_list, update.list_length, [&](size_t other) {
-        counts = counts || (is_known(update.tensors[other]) && shape(update, other) == shape(update, place));
+        counts = counts || (is_known(used(update, other)) && shape(update, other) == shape(update, place));
       });
       if (counts) {
-        const auto [found, is_first] = votes_.try_emplace(node, owner);
-        found->second = is_first ? owner : combined(found->second, owner);
+        int32_t& vote = votes_[node];
+        if (vote == kNoVote) {
+          voted_.push_back(node);
+        }
+        vote = vote == kNoVote ? owner : combined(vote, owner);
       }
     });
   }

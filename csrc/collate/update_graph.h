@@ -12,9 +12,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
 
+#include "collate/flat_map.h"
 #include "collate/updates.h"
 #include "trace/tables.h"
 
@@ -25,13 +25,13 @@ struct HeldTensor {
   int32_t module;
   bool is_parameter;
 };
-using HeldTensors = std::unordered_map<uint64_t, HeldTensor>;  // by block_key() of the storage
+using HeldTensors = FlatMap<HeldTensor>;  // by block_key() of the storage
 
 class UpdateGraph {
  public:
   // knows_frees: forget() is called for all that is allocated or freed. Otherwise an address may be of a tensor that is gone.
   UpdateGraph(const Tables& tables, HeldTensors& held, bool knows_frees)
-      : tables_(tables), held_(held), knows_frees_(knows_frees) {}
+      : tables_(tables), held_(held), knows_frees_(knows_frees), takes_lists_(tables.strings.size(), Takes::kNotKnown) {}
 
   // In order of time. `row` is one of an op of an optimizer.
   void begin(int32_t row);
@@ -62,12 +62,16 @@ class UpdateGraph {
   int32_t node_of(uint32_t operand);
   int32_t new_node(uint32_t operand);
   int32_t result_of(size_t place, uint32_t operand);
+  bool takes_lists(uint32_t name);
+  void use(int32_t node, size_t update);
+  void add_updates(const UsedTensor& node, std::vector<uint32_t>& updates) const;
   void spread(std::vector<uint32_t> updates);
   void vote(const Update& update);
   int32_t owner_at(const Update& update, size_t in_list, size_t length) const;  // of all operands at one place of each list
   bool uses_only_numbers(const Update& update) const;
 
   const Tensor& tensor(uint32_t operand) const { return tables_.tensors[tables_.operands[operand]]; }
+  int32_t used(const Update& update, size_t place) const { return used_[update.first + place]; }
   uint32_t shape(const Update& update, size_t place) const {
     const Op& op = tables_.ops[update.row];
     return tensor(static_cast<uint32_t>(place < op.n_inputs ? op.inputs + place : op.outputs + (place - op.n_inputs))).shape;
@@ -75,11 +79,11 @@ class UpdateGraph {
   // Calls f(place) for the operands at one place of each list of inputs, and of outputs.
   template <typename Function>
   void for_each_place(const Update& update, size_t in_list, size_t length, Function f) const {
-    const size_t inputs = std::min<size_t>(tables_.ops[update.row].n_inputs, update.tensors.size());
+    const size_t inputs = std::min<size_t>(tables_.ops[update.row].n_inputs, update.count);
     for (size_t place = in_list; place < inputs; place += length) {
       f(place);
     }
-    for (size_t place = inputs + in_list; place < update.tensors.size(); place += length) {
+    for (size_t place = inputs + in_list; place < update.count; place += length) {
       f(place);
     }
   }
@@ -90,9 +94,14 @@ class UpdateGraph {
   const bool knows_frees_;
   std::vector<UsedTensor> tensors_;
   std::vector<Update> updates_;
-  std::unordered_map<uint64_t, int32_t> current_;  // block_key() -> the node of the tensor that is there now
-  std::vector<size_t> open_;                       // updates that have not ended, the innermost one last
-  std::unordered_map<int32_t, int32_t> votes_;     // node -> owner
+  std::vector<int32_t> used_;  // the tensors of all updates
+  std::vector<Use> uses_;
+  FlatMap<int32_t> current_;    // block_key() -> the node of the tensor that is there now
+  std::vector<size_t> open_;    // updates that have not ended, the innermost one last
+  std::vector<int32_t> votes_;  // by node: its owner, as those say that were asked
+  std::vector<int32_t> voted_;  // the nodes of which any said it
+  enum class Takes : uint8_t { kNotKnown, kTensors, kLists };
+  std::vector<Takes> takes_lists_;  // by row of strings
 };
 
 }  // namespace torchprof

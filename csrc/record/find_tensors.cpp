@@ -1,12 +1,12 @@
 #include "record/find_tensors.h"
 
-#include <structmember.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
+#include "record/attributes.h"
+#include "record/plain_values.h"
 #include "record/pointer_set.h"
 #include "record/tensor_reader.h"
 
@@ -25,10 +25,6 @@ struct Classes {
   PyTypeObject* deque = loaded_class("collections", "deque");
   PyTypeObject* user_dict = loaded_class("collections", "UserDict");
   PyTypeObject* user_list = loaded_class("collections", "UserList");
-  std::array<PyTypeObject*, 8> values{loaded_class("torch", "dtype"),    loaded_class("torch", "device"),
-                                      loaded_class("torch", "layout"),   loaded_class("torch", "memory_format"),
-                                      loaded_class("torch", "qscheme"),  loaded_class("torch", "SymInt"),
-                                      loaded_class("torch", "SymFloat"), loaded_class("torch", "SymBool")};
   PyObject* fields = PyUnicode_InternFromString("__dataclass_fields__");
 };
 
@@ -54,27 +50,6 @@ bool is_array_of_numpy(PyObject* object) {
   return false;
 }
 
-// dtypes, devices, symbolic numbers.
-bool is_value_of_torch(const PyTypeObject* type) {
-  const auto& values = classes().values;
-  return std::find(values.begin(), values.end(), type) != values.end();
-}
-
-// The most usual of them, told by flags: no class of tensors can be derived from these.
-bool is_none_int_or_text(PyObject* object) {
-  constexpr unsigned long kPlain =
-      Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS | Py_TPFLAGS_TYPE_SUBCLASS;
-  return object == Py_None || (Py_TYPE(object)->tp_flags & kPlain) != 0;
-}
-
-// Values that hold no tensor, whatever their contents.
-bool is_plain_value(PyObject* object) {
-  PyTypeObject* const type = Py_TYPE(object);
-  return is_none_int_or_text(object) || PyFloat_Check(object) || PyComplex_Check(object) || PyByteArray_Check(object) ||
-         type == &PyRange_Type || type == &PySlice_Type || type == &PyEllipsis_Type || object == Py_NotImplemented ||
-         is_value_of_torch(type);
-}
-
 // Containers of C whose contents tp_traverse visits in order: nothing else reaches them without running code.
 traverseproc traversal(PyObject* object) {
   PyTypeObject* const type = Py_TYPE(object);
@@ -87,41 +62,6 @@ traverseproc traversal(PyObject* object) {
   const bool view = type == &PyDictKeys_Type || type == &PyDictValues_Type || type == &PyDictItems_Type ||
                     type == &PyODictKeys_Type || type == &PyODictValues_Type || type == &PyODictItems_Type;
   return view || type == &PyDictProxy_Type ? type->tp_traverse : nullptr;
-}
-
-bool has_attributes(PyObject* object) {
-  PyTypeObject* const type = Py_TYPE(object);
-  return type->tp_dictoffset != 0 || ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0 && type->tp_itemsize == 0 &&
-                                      type->tp_basicsize > static_cast<Py_ssize_t>(sizeof(PyObject)));
-}
-
-// Visits the values of `__slots__`, and then those of the object's dictionary.
-template <typename Visit>
-void for_each_attribute(PyObject* object, Visit visit) {
-  PyTypeObject* const type = Py_TYPE(object);
-  for (Py_ssize_t i = type->tp_mro != nullptr ? PyTuple_GET_SIZE(type->tp_mro) : 0; i-- > 0;) {
-    auto* const base = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_mro, i));
-    if ((base->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 || base->tp_members == nullptr) {
-      continue;
-    }
-    for (const PyMemberDef* member = base->tp_members; member->name != nullptr; ++member) {
-      if (member->type == T_OBJECT_EX) {
-        if (PyObject* const value = *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + member->offset)) {
-          visit(value);
-        }
-      }
-    }
-  }
-  PyObject* const dict = attributes_of(object);
-  if (dict == nullptr) {
-    return;
-  }
-  PyObject* key = nullptr;
-  PyObject* value = nullptr;
-  for (Py_ssize_t position = 0; PyDict_Next(dict, &position, &key, &value);) {
-    visit(value);
-  }
-  Py_DECREF(dict);  // the object still holds it
 }
 
 class Search {
@@ -379,51 +319,6 @@ bool is_tensor(PyObject* object) {
   auto* const type = reinterpret_cast<PyTypeObject*>(THPVariableClass);
   constexpr unsigned long kNone = Py_TPFLAGS_TUPLE_SUBCLASS | Py_TPFLAGS_LIST_SUBCLASS | Py_TPFLAGS_DICT_SUBCLASS;
   return Py_TYPE(object) == type || ((Py_TYPE(object)->tp_flags & kNone) == 0 && PyType_IsSubtype(Py_TYPE(object), type));
-}
-
-PyTypeObject* loaded_class(const char* module, const char* name) {
-  PyObject* const modules = PyImport_GetModuleDict();
-  PyObject* const loaded = modules != nullptr ? PyDict_GetItemString(modules, module) : nullptr;
-  PyObject* const found =
-      loaded != nullptr && PyModule_Check(loaded) ? PyDict_GetItemString(PyModule_GetDict(loaded), name) : nullptr;
-  return found != nullptr && PyType_Check(found) ? reinterpret_cast<PyTypeObject*>(found) : nullptr;
-}
-
-PyObject* attributes_of(PyObject* object) {
-  PyObject* const attributes = Py_TYPE(object)->tp_dictoffset != 0 ? PyObject_GenericGetDict(object, nullptr) : nullptr;
-  if (attributes == nullptr) {
-    PyErr_Clear();
-  }
-  return attributes;
-}
-
-PyObject* look_up(PyObject* attributes, PyObject* name) {
-  PyObject* const found = PyDict_GetItemWithError(attributes, name);
-  if (found == nullptr && PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-  }
-  return found;
-}
-
-PyObject* attribute(PyObject* object, PyObject* name) {
-  PyObject* const attributes = attributes_of(object);
-  if (attributes == nullptr) {
-    return nullptr;
-  }
-  PyObject* const value = look_up(attributes, name);
-  Py_DECREF(attributes);  // the object still holds it
-  return value;
-}
-
-PyObject* attribute(PyObject* object, const char* name) {
-  PyObject* const text = PyUnicode_FromString(name);
-  if (text == nullptr) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  PyObject* const value = attribute(object, text);
-  Py_DECREF(text);
-  return value;
 }
 
 }  // namespace torchprof

@@ -31,14 +31,5 @@ Found find_inner_tensors(PyObject* tensor);
 bool are_tensors(PyObject* const* objects, size_t count, Found& found);
 
 bool is_tensor(PyObject* object);
-// A class that is found only if its module is loaded; nullptr if it is not. The reference is borrowed.
-PyTypeObject* loaded_class(const char* module, const char* name);
-// The dictionary of an object, a new reference; nullptr, without an error, where it has none.
-PyObject* attributes_of(PyObject* object);
-// What stands in it under a name, a borrowed reference; nullptr, without an error, where nothing does.
-PyObject* look_up(PyObject* attributes, PyObject* name);
-// The value of an attribute that lies in the object's dictionary; nullptr if it does not. The reference is borrowed.
-PyObject* attribute(PyObject* object, PyObject* name);
-PyObject* attribute(PyObject* object, const char* name);
 
 }  // namespace torchprof

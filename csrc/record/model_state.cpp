@@ -9,7 +9,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include "record/find_tensors.h"
+#include "record/attributes.h"
 #include "record/tensor_reader.h"
 
 namespace torchprof {

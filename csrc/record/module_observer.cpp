@@ -202,21 +202,33 @@ void for_each_subclass(PyTypeObject* type, Visit visit) {
   }
 }
 
-// The names of the nn.Module classes for which this holds. A class with several bases may be met again; to know that of every class
-// would cost more than to look at it again.
-template <typename Condition>
-std::vector<std::string> classes(PyTypeObject* module_class, Condition condition) {
-  std::vector<std::string> names;
-  std::unordered_set<PyTypeObject*> named;
-  const auto visit = [&](auto& self, PyTypeObject* type) -> void {
-    if (condition(type) && named.insert(type).second) {
-      names.emplace_back(type->tp_name);
-    }
-    for_each_subclass(type, [&](PyTypeObject* subclass) { self(self, subclass); });
-  };
-  visit(visit, module_class);
-  return names;
+Py_ssize_t count_of_subclasses(const PyTypeObject* type) {
+  auto* const subclasses = static_cast<PyObject*>(type->tp_subclasses);
+  return subclasses != nullptr && PyDict_Check(subclasses) ? PyDict_GET_SIZE(subclasses) : 0;
 }
+
+// A class and all below it. A class with several bases may be met again; to know that of every class would cost more than to look at it
+// again.
+template <typename Visit>
+void for_each_class(PyTypeObject* type, const Visit& visit) {
+  visit(type);
+  for_each_subclass(type, [&](PyTypeObject* subclass) { for_each_class(subclass, visit); });
+}
+
+// Names of classes, each once.
+class Names {
+ public:
+  void add(PyTypeObject* type) {
+    if (named_.insert(type).second) {
+      names_.emplace_back(type->tp_name);
+    }
+  }
+  std::vector<std::string> take() { return std::move(names_); }
+
+ private:
+  std::vector<std::string> names_;
+  std::unordered_set<PyTypeObject*> named_;
+};
 
 }  // namespace
 
@@ -227,48 +239,74 @@ ModuleObserver::ModuleObserver(PyTypeObject* module_class, bool sees_evaluators)
   module_type = module_class;
   observer = this;
   original_call = module_class->tp_call;
-  walk(module_class, false);
+  walk();
 }
 
-void ModuleObserver::observe_new_classes() { walk(module_class_, true); }
+void ModuleObserver::observe_new_classes() { walk(); }
 
 void ModuleObserver::observe_again() {
   if (module_class_->tp_call == original_call && function_.is_hooked(function_of(module_class_))) {
-    walk(module_class_, true);
+    walk();
   }
 }
 
 // Replaces only slots that hold the function of nn.Module, so that observed_call() knows which function to call. A class with another
 // function keeps it, but its subclasses are visited.
-void ModuleObserver::walk(PyTypeObject* type, bool again) {
-  if (type->tp_call == original_call) {
-    type->tp_call = observed_call;
-    if (!again || std::find(observed_.begin(), observed_.end(), type) == observed_.end()) {
-      Py_INCREF(type);
-      observed_.push_back(type);
+void ModuleObserver::walk() {
+  const std::vector<Seen> before = std::exchange(seen_, {});
+  for_each_class(module_class_, [this](PyTypeObject* type) {
+    if (type->tp_call == original_call) {
+      type->tp_call = observed_call;
     }
+    Py_INCREF(type);
+    seen_.push_back({type, count_of_subclasses(type)});
+  });
+  for (const Seen& seen : before) {
+    Py_DECREF(seen.type);  // it lives on: it is among those of now
   }
-  for_each_subclass(type, [this, again](PyTypeObject* subclass) { walk(subclass, again); });
 }
 
+bool ModuleObserver::misses_calls_of(PyTypeObject* type) const {
+  return type->tp_call != observed_call && !function_.is_hooked(function_of(type));
+}
+
+// Goes through the classes in a row: from one to the next by their bases, each would have to be waited for.
 std::vector<std::string> ModuleObserver::unobserved_classes() const {
-  return classes(module_class_, [this](PyTypeObject* type) {
-    return type->tp_call != observed_call && !function_.is_hooked(function_of(type));
-  });
+  Names names;
+  const auto look_at = [&](PyTypeObject* type) {
+    if (misses_calls_of(type)) {
+      names.add(type);
+    }
+  };
+  for (const Seen& seen : seen_) {
+    look_at(seen.type);
+    if (count_of_subclasses(seen.type) != seen.subclasses) {
+      for_each_subclass(seen.type, [&](PyTypeObject* subclass) { for_each_class(subclass, look_at); });
+    }
+  }
+  return names.take();
 }
 
 std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_class) {
-  return classes(module_class, [](PyTypeObject* type) { return type->tp_call == observed_call; });
+  Names names;
+  for_each_class(module_class, [&](PyTypeObject* type) {
+    if (type->tp_call == observed_call) {
+      names.add(type);
+    }
+  });
+  return names.take();
 }
 
 ModuleObserver::~ModuleObserver() {
   observer = nullptr;
-  for (PyTypeObject* const type : observed_) {
+  for (const Seen& seen : seen_) {
     // Assigning __call__ to a class sets its slot to another function, which stays.
-    if (type->tp_call == observed_call) {
-      type->tp_call = original_call;
+    if (seen.type->tp_call == observed_call) {
+      seen.type->tp_call = original_call;
     }
-    Py_DECREF(type);
+  }
+  for (const Seen& seen : seen_) {
+    Py_DECREF(seen.type);
   }
 }
 

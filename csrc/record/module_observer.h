@@ -48,11 +48,17 @@ class ModuleObserver {
   static std::vector<std::string> observed_classes(PyTypeObject* module_class);
 
  private:
-  void walk(PyTypeObject* type, bool again);
+  struct Seen {
+    PyTypeObject* type;  // owned, so that the number below it never falls
+    Py_ssize_t subclasses;
+  };
+
+  void walk();
+  bool misses_calls_of(PyTypeObject* type) const;
 
   PyTypeObject* const module_class_;
   FunctionHook function_;
-  std::vector<PyTypeObject*> observed_;  // owned references
+  std::vector<Seen> seen_;  // nn.Module and all classes below it, as of the last walk
 };
 
 }  // namespace torchprof

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <typeinfo>
 
+#include "record/attributes.h"
 #include "record/find_tensors.h"
 
 namespace torchprof {

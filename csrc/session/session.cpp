@@ -89,7 +89,6 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       memory_requested_(options.memory),
       held_(options.held),
       logs_(options.budget_bytes, classes_),
-      carried_{{}, {}, held_by_model(false, held_)},
       device_(std::move(device)) {
   if (options.memory) {
     if (options.slice != nullptr) {
@@ -99,7 +98,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     meta_.emplace();
   }
   if (options.aggregate) {
-    totals_.emplace(options.budget_bytes);
+    sums_.emplace(options.budget_bytes, Carried{{}, {}, held_by_model(false, held_)});
   }
   logs_.open();
   if (options.ops) {
@@ -153,7 +152,7 @@ void Session::end_step(bool may_wait) {
   }
   watched_storages().note_ended();
   moments_.steps.back().end = ticks();
-  if (totals_) {
+  if (sums_) {
     settle_device(may_wait);
     aggregate_step();
   }
@@ -179,25 +178,18 @@ void Session::aggregate_step() {
     logs_.close();
   }
   auto logs = device_ ? std::exchange(logs_.logs(), {}) : logs_.exchange();
-  auto [step, times] = collated(logs, held_, ClockReading::now());
-  if (step.steps.back().warmup == 0) {
-    totals_->add(step, times);
-  }
-  losses_ += step.losses;
-  device_clock_error_ = std::max(device_clock_error_, step.device_clock_error);
-  devices_interrupted_ = devices_interrupted_ || step.devices_interrupted;
-  aggregated_steps_.insert(aggregated_steps_.end(), step.steps.begin(), step.steps.end());
-  moments_.steps.clear();
+  sums_->add(ended(std::move(logs), ClockReading::now()));
   if (device_) {
     logs_.open();
   }
 }
 
-Collated Session::collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end) {
+EndedStep Session::ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockReading end) {
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
-  const Context context{moments_, held, *classes_, memory_requested_, TickConverter(begin_, end), end.ticks, main_thread_};
-  return collate(logs, std::move(report), context, carried_);
+  return {std::move(logs), std::move(report), std::exchange(moments_, {}), held_,
+          *classes_,       memory_requested_, TickConverter(begin_, end),  end.ticks,
+          main_thread_,    sums_.has_value()};
 }
 
 void Session::observe_new_classes() {
@@ -230,23 +222,26 @@ Recorded Session::stop(const std::vector<Held>& held) {
   if (!moments_.steps.empty() && moments_.steps.back().end == kNever) {
     moments_.steps.pop_back();  // a step that did not end is not reported
   }
-  if (totals_) {
-    auto [rest, times] = collated(logs_.logs(), held_, end);
-    if (aggregated_steps_.empty()) {
-      totals_->add(rest, times);  // no step was marked: the whole recording is one
+  if (sums_) {
+    Sums& sums = sums_->sums();
+    EndedStep rest = ended(std::move(logs_.logs()), end);
+    const auto [tables, times, allocated] = rest.collated(sums.carried);
+    if (sums.steps.empty()) {
+      sums.totals.add(tables, times, allocated);  // no step was marked: the whole recording is one
     }
     recorded.phase_times = times.whole;
-    recorded.tables = totals_->copy();
-    recorded.shapes_kept = totals_->shapes_kept();
-    recorded.tables.steps = std::move(aggregated_steps_);
-    recorded.tables.losses = losses_;
-    recorded.tables.losses += rest.losses;
-    recorded.tables.losses += totals_->losses();
-    recorded.tables.device_clock_error = std::max(device_clock_error_, rest.device_clock_error);
-    recorded.tables.devices_interrupted = devices_interrupted_ || rest.devices_interrupted;
+    recorded.tables = sums.totals.copy();
+    recorded.shapes_kept = sums.totals.shapes_kept();
+    recorded.tables.steps = std::move(sums.steps);
+    recorded.tables.losses = sums.losses;
+    recorded.tables.losses += tables.losses;
+    recorded.tables.losses += sums.totals.losses();
+    recorded.tables.device_clock_error = std::max(sums.device_clock_error, tables.device_clock_error);
+    recorded.tables.devices_interrupted = sums.devices_interrupted || tables.devices_interrupted;
   } else {
+    Carried carried{{}, {}, held_by_model(false, held_)};
     held_.insert(held_.end(), held.begin(), held.end());
-    auto [tables, times] = collated(logs_.logs(), held_, end);
+    auto [tables, times, allocated] = ended(std::move(logs_.logs()), end).collated(carried);
     recorded.tables = std::move(tables);
     recorded.phase_times = times.whole;
   }

@@ -2,7 +2,7 @@
 // all of them, and the only global state besides the slots of the threads.
 //
 //   observers ─► logs of threads ┐
-//                                ├─► collate ─► tables, or with `aggregate` after every step their sums
+//                                ├─► collate ─► tables, or with `aggregate` after every step their sums: see StepSums
 //   device    ─► log of device   ┘
 #pragma once
 
@@ -17,7 +17,6 @@
 #include <vector>
 
 #include "collate/collate.h"
-#include "collate/totals.h"
 #include "device/recorder.h"
 #include "record/ahead_of_time.h"
 #include "record/compiled_code_observer.h"
@@ -29,6 +28,7 @@
 #include "record/op_observer.h"
 #include "record/replaced_attribute.h"
 #include "record/thread_slot.h"
+#include "session/step_sums.h"
 #include "trace/clock.h"
 #include "trace/device_log.h"
 
@@ -81,8 +81,8 @@ class Session {
   void observe_new_classes();
   // The object has this attribute until the recording ends.
   void replace(PyObject* object, PyObject* name, PyObject* value) { replaced_.emplace_back(object, name, value); }
-  int64_t bytes() const { return logs_.bytes() + (totals_ ? totals_->bytes() : 0); }  // taken by what was recorded so far
-  std::optional<Totals>& totals() { return totals_; }
+  int64_t bytes() const { return logs_.bytes() + (sums_ ? sums_->bytes() : 0); }  // taken by what was recorded so far
+  std::optional<StepSums>& sums() { return sums_; }
 
   // These release the GIL while they wait for the device: `may_wait` is that of DeviceRecorder.
   void settle_device(bool may_wait);
@@ -93,7 +93,7 @@ class Session {
 
  private:
   void aggregate_step();
-  Collated collated(std::vector<std::unique_ptr<ThreadLog>>& logs, const std::vector<Held>& held, ClockReading end);
+  EndedStep ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockReading end);
 
   const uint64_t main_thread_;  // PyTorch's id of this thread
   const ClockReading begin_;
@@ -103,12 +103,7 @@ class Session {
   std::vector<Held> held_;
   Moments moments_;
   ThreadLogs logs_;
-  Carried carried_;
-  std::optional<Totals> totals_;  // with `aggregate`: of the steps so far, as are the next four
-  std::vector<Step> aggregated_steps_;
-  Losses losses_;
-  int64_t device_clock_error_ = 0;
-  bool devices_interrupted_ = false;
+  std::optional<StepSums> sums_;  // with `aggregate`
   std::string device_failure_;
   std::optional<MemoryObserver> memory_;
   std::optional<MetaAllocator> meta_;

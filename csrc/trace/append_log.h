@@ -60,6 +60,13 @@ class AppendLog {
 
   uint32_t size() const { return size_; }
   uint64_t dropped() const { return dropped_; }
+  int64_t bytes() const {
+    int64_t bytes = 0;
+    for (const Chunk& chunk : chunks_) {
+      bytes += static_cast<int64_t>(chunk.bytes);
+    }
+    return bytes;
+  }
 
   // Calls visit(rows, count) for every chunk in order and frees each chunk after its visit, so that a consumer that copies never
   // holds the whole log twice. Also resets the count of dropped rows.

@@ -244,6 +244,10 @@ class ThreadLog {
   }
 
   uint16_t thread() const { return thread_; }
+  int64_t bytes() const {  // of its rows
+    return ops.bytes() + operands.bytes() + tensors.bytes() + arguments.bytes() + module_calls.bytes() + memory_events.bytes() +
+           blocks_met.bytes() + allocator_totals.bytes();
+  }
 
  private:
   struct OpenCall {

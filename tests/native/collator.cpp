@@ -160,7 +160,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   }
   Carried carried{{}, {}, held_by_model(false, held)};
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
-  auto [tables, times] = collate(logs, std::move(devices), context, carried);
+  auto [tables, times, allocated] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;
   for_each_table(tables, [&](const char* name, const auto& rows) { arrays[name] = to_bytes(rows); });
   py::dict losses;

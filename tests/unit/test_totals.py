@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
+
 import numpy as np
 import pytest
 from handwritten import loop_trace, trace
@@ -12,12 +15,24 @@ from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, Phase
 
 
-def test_warm_up_is_left_out_and_sums_are_by_step() -> None:
+def test_warm_up_is_left_out_and_self_times_are_by_step() -> None:
     totals = step_totals(loop_trace())
-    rows = [(row["signature"], row["step"], row["count"], row["time"], row["self_time"]) for row in totals.ops]
-    assert rows == [(0, 0, 1, 10, 2), (0, 1, 1, 30, 2), (1, 0, 1, 8, 8), (1, 1, 1, 28, 28)]
+    columns = ["signature", "count", "time", "self_time", "min", "max", "allocated"]
+    assert totals.ops[columns].tolist() == [(0, 2, 10 + 30, 2 + 2, 10, 30, 0), (1, 2, 8 + 28, 8 + 28, 8, 28, 32 + 32)]
     assert (totals.steps, totals.by_step) == (2, True)
-    assert totals.ops["allocated"].tolist() == [0, 0, 32, 32]
+    own = totals.self_times
+    assert list(zip(own.op, own.step, own.time, strict=True)) == [(0, 0, 2), (0, 1, 2), (1, 0, 8), (1, 1, 28)]
+
+
+def test_sums_are_computed_once_for_a_trace_and_let_go_of_with_it() -> None:
+    recorded = loop_trace()
+    totals = step_totals(recorded)
+    assert step_totals(recorded) is totals
+    ends_later = dataclasses.replace(recorded, steps=recorded.steps[:2])
+    assert step_totals(ends_later).steps == 1
+    kept = weakref.ref(totals)
+    del totals, recorded
+    assert kept() is None, "without the garbage collector: nothing refers back to the trace"
 
 
 def test_self_times_add_up_to_the_time_of_the_outermost_ops() -> None:
@@ -27,8 +42,8 @@ def test_self_times_add_up_to_the_time_of_the_outermost_ops() -> None:
 
 def test_flops_are_those_of_the_formula_and_bytes_are_counted_where_the_work_is_done() -> None:
     totals = step_totals(loop_trace())
-    assert totals.op_flops.tolist() == [0, 0, 2 * 2 * 3 * 4, 2 * 2 * 3 * 4]
-    assert totals.op_bytes.tolist() == [0, 0, 4 * (6 + 12 + 8), 4 * (6 + 12 + 8)]
+    assert totals.op_flops.tolist() == [0, 2 * (2 * 2 * 3 * 4)]
+    assert totals.op_bytes.tolist() == [0, 2 * 4 * (6 + 12 + 8)]
 
 
 def test_an_op_inside_a_counted_op_is_not_counted_again() -> None:
@@ -73,16 +88,17 @@ def test_sums_of_an_aggregated_trace_are_used_unchanged() -> None:
     )
     totals = step_totals(recorded)
     assert (totals.steps, totals.by_step) == (2, False)
-    sums = totals.sums([0], 1, totals.ops["self_time"], totals.ops["step"])
+    sums = totals.sums_of_self_times(np.array([0]), 1)
     assert totals.mean(sums).tolist() == [25]
     assert np.isnan(totals.spread(sums)).all()
 
 
 def test_the_spread_is_the_standard_deviation_over_steps() -> None:
     totals = step_totals(loop_trace())
-    sums = totals.sums(totals.ops["signature"], 2, totals.ops["self_time"], totals.ops["step"])
+    sums = totals.sums_of_self_times(totals.ops["signature"], 2)
     assert sums.tolist() == [[2, 2], [8, 28]]
     assert totals.spread(sums).tolist() == [0, pytest.approx(np.std([8, 28], ddof=1))]
+    assert totals.sums_of_self_times(np.array([-1, 0]), 1).tolist() == [[8, 28]], "what has no group is left out"
 
 
 def test_times_between_steps_belong_to_no_step() -> None:

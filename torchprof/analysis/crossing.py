@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.spans import latest_before
 from torchprof.trace.schema import SCOPE_USER
 from torchprof.trace.trace import Trace
 
@@ -51,13 +52,19 @@ def _crosses(trace: Trace, op_ends: Ints, call_ends: Ints, *, ranges_too: bool) 
     ops, calls = trace.ops, trace.module_calls
     found = np.zeros(len(ops), dtype=np.bool_)
     is_range = ops["scope"] == SCOPE_USER
-    for thread in np.unique(ops["thread"][is_range]):
-        rows = np.flatnonzero(is_range & (ops["thread"] == thread))
-        others = ops["thread"] == thread if ranges_too else (ops["thread"] == thread) & ~is_range
-        of_thread = calls["thread"] == thread
-        starts = np.concatenate([ops["start"][others], calls["start"][of_thread]])
-        ends = np.concatenate([op_ends[others], call_ends[of_thread]])
+    ranges = np.flatnonzero(is_range)
+    threads = ops["thread"][ranges]
+    for thread in np.unique(threads):
+        rows = ranges[threads == thread]
+        of_ops, of_calls = ops["thread"] == thread, calls["thread"] == thread
+        others = of_ops if ranges_too else of_ops & ~is_range
+        starts = np.concatenate([ops["start"][others], calls["start"][of_calls]])
+        ends = np.concatenate([op_ends[others], call_ends[of_calls]])
         first, last = ops["start"][rows], op_ends[rows]
+        # What crosses a range has its start or its end inside.
+        bounds = np.unique([first, last])
+        inside = np.append(bounds, np.iinfo(np.int64).max)[latest_before(bounds, starts) + 1] < ends
+        starts, ends = starts[inside], ends[inside]
         by_start, by_end = np.argsort(starts, kind="stable"), np.argsort(ends, kind="stable")
         # What begins inside and ends after; what ends inside and began before.
         beyond = _extreme(np.maximum, starts[by_start], ends[by_start], first, last, -1) > last

@@ -30,20 +30,23 @@ class Groups:
     @classmethod
     def by(cls, columns: Sequence[npt.NDArray[np.integer]]) -> Groups:
         """Group rows by integer columns of equal length."""
-        key = np.zeros(len(columns[0]), dtype=np.int64)
-        size = 1
+        key, size = np.zeros(len(columns[0]), dtype=np.int64), 1
         for column in columns:
             if not len(column):
                 break
             smallest = int(column.min())
             values = int(column.max()) - smallest + 1
-            if size * values > 2**62:  # too large for an int64: number the groups found so far
-                key = np.unique(key, return_inverse=True)[1].astype(np.int64)
-                size = int(key.max()) + 1
-            key = key * values + (column.astype(np.int64) - smallest)
+            code = column.astype(np.int64) - smallest
+            if values > _most(key):
+                code, values = _numbered(code, values)
+            if size * values > _most(key):
+                key, size = _numbered(key, size)
+            key = key * values + code if size > 1 else code
             size *= values
-        _, first, of, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
-        return cls(first, of, count)
+        of, groups = _numbered(key, size)
+        first = np.empty(groups, dtype=np.int64)
+        first[of[::-1]] = np.arange(len(of))[::-1]  # of each group, the last one that is written: its first row
+        return cls(first, of, np.bincount(of, minlength=groups))
 
     def sums(self, values: npt.ArrayLike) -> Ints:
         """The sum of the values of each group; exact below 2**53."""
@@ -61,3 +64,19 @@ class Groups:
         maximum = np.zeros(len(self.first), dtype=np.int64)
         np.maximum.at(maximum, self.of, values)
         return maximum
+
+
+def _most(key: Ints) -> int:
+    """Up to how many values are cheaper to look up than to sort."""
+    return 2 * len(key) + 1024
+
+
+def _numbered(key: Ints, size: int) -> tuple[Ints, int]:
+    """The values of the key, which are below ``size``, numbered in their order, and how many there are."""
+    if size > _most(key):
+        found, number = np.unique(key, return_inverse=True)
+        return number.astype(np.int64, copy=False), len(found)
+    is_there = np.zeros(size, dtype=np.bool_)
+    is_there[key] = True
+    numbers = np.cumsum(is_there)
+    return numbers[key] - 1, int(numbers[-1]) if len(numbers) else 0

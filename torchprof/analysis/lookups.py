@@ -16,10 +16,11 @@ Ints = npt.NDArray[np.int64]
 def modules_of_calls(trace: Trace, call: Rows) -> Ints:
     """The row of ``trace.modules`` for each of these rows of ``module_calls``; -1 for none."""
     modules: Ints = np.append(trace.module_calls["module"].astype(np.int64), -1)
-    return modules[np.where(call >= 0, call, -1)]
+    return modules[np.maximum(call, -1)]
 
 
 def names_of_ops(trace: Trace, op: Rows) -> Ints:
     """The row of ``trace.strings`` with the name, for each of these rows of ``ops``; -1 for none."""
-    names: Ints = np.append(trace.op_names.astype(np.int64), -1)
-    return names[np.where(op >= 0, op, -1)]
+    if not len(trace.ops):
+        return np.full(len(op), -1)
+    return np.where(op >= 0, trace.signatures["name"][trace.ops["signature"][op]].astype(np.int64), -1)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["closed_ends", "durations", "sum_by_parent", "with_descendants"]
+__all__ = ["closed_ends", "durations", "latest_before", "sum_by", "sum_by_parent", "with_descendants"]
 
 Nanoseconds = npt.NDArray[np.int64]
 
@@ -21,11 +21,15 @@ def durations(spans: Rows) -> Nanoseconds:
 
 def closed_ends(trace: Trace, spans: Rows) -> Nanoseconds:
     """The end of every op or module call. Where it was not recorded: the end of the parent or, without one, of the trace."""
+    end = spans["end"]
+    open_rows = np.flatnonzero(end < 0)
+    if not len(open_rows):
+        return end.copy()
     duration = int(trace.facts.get("duration_ns", 0))
     tables = (trace.ops, trace.module_calls, trace.steps)
     latest = max(duration, *(int(table[column].max(initial=0)) for table in tables for column in ("start", "end")))
-    ends: Nanoseconds = np.where(spans["end"] >= 0, spans["end"], latest)
-    for row in np.flatnonzero(spans["end"] < 0).tolist():  # parents come first
+    ends: Nanoseconds = np.where(end >= 0, end, latest)
+    for row in open_rows.tolist():  # parents come first
         parent = spans["parent"][row]
         if parent >= 0:
             ends[row] = min(ends[row], ends[parent])
@@ -34,9 +38,13 @@ def closed_ends(trace: Trace, spans: Rows) -> Nanoseconds:
 
 def sum_by_parent(values: Nanoseconds, parent: Rows) -> Nanoseconds:
     """For every row, the sum of the values of its children."""
-    has_parent = parent >= 0
-    sums = np.bincount(parent[has_parent], weights=values[has_parent], minlength=len(values))  # exact: below 2**53
-    return sums.astype(np.int64)
+    return sum_by(parent, values, len(values))
+
+
+def sum_by(row: Rows, values: Nanoseconds, rows: int) -> Nanoseconds:
+    """The sum of the values of each of so many rows; a row of -1 is none."""
+    sums = np.bincount(row + 1, weights=values, minlength=rows + 1)  # exact: below 2**53
+    return sums[1:].astype(np.int64)
 
 
 def with_descendants(values: Nanoseconds, parent: Rows) -> Nanoseconds:
@@ -47,3 +55,11 @@ def with_descendants(values: Nanoseconds, parent: Rows) -> Nanoseconds:
         carried = sum_by_parent(carried, parent)
         total += carried
     return total
+
+
+def latest_before(starts: Nanoseconds, times: Nanoseconds) -> Nanoseconds:
+    """For every time, the last of the starts, which are sorted, that is not after it; -1 for none."""
+    if len(times) > len(starts) and (times[1:] >= times[:-1]).all():  # as the rows of a thread are
+        first = np.searchsorted(times, starts)
+        return np.repeat(np.arange(-1, len(starts)), np.diff(first, prepend=0, append=len(times)))
+    return np.searchsorted(starts, times, side="right") - 1

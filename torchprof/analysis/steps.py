@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.spans import latest_before
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
@@ -67,5 +68,5 @@ def step_of(times: Rows, trace: Trace, active: Rows) -> npt.NDArray[np.int64]:
         return np.zeros(len(times), dtype=np.int64)
     if not len(active):
         return np.full(len(times), -1, dtype=np.int64)
-    step = np.searchsorted(active["start"], times, side="right") - 1
+    step = latest_before(active["start"], times)
     return np.where((step >= 0) & (times < active["end"][step]), step, -1)

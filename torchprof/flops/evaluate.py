@@ -78,15 +78,15 @@ def evaluate(
     candidates = [row for row, name in enumerate(names) if name in worth]
     if not candidates:
         return found
-    counted = set(np.unique(_counted_signatures(tables)).tolist())
+    counted = _counted_signatures(tables)
     reader = _Reader(tables, strings, dtypes, registered)
     failed: dict[str, str] = {}
     for row in candidates:
         name = strings[names[row]]
         of_one: int | None = 0
-        if row in counted and name.startswith(COMPILED_REGION):
+        if counted[row] and name.startswith(COMPILED_REGION):
             of_one = None if hidden or name == AHEAD_OF_TIME else NO_FLOPS
-        elif row in counted:
+        elif counted[row]:
             signature = signatures[row].item()
             returned = signature[5] and (signature[6] or not outputs)
             formula = classes.users.get(name) or FORMULAS.get(name)
@@ -109,13 +109,14 @@ def _may_have_flops(name: str, classes: OpClasses) -> bool:
     return "::" in name and name not in classes.free and not name.startswith(AROUND_OPS)
 
 
-def _counted_signatures(tables: Mapping[str, Rows]) -> npt.NDArray[np.uint32]:
-    """Signatures of ops that did not only run inside others that are counted."""
+def _counted_signatures(tables: Mapping[str, Rows]) -> list[bool]:
+    """For every signature, whether some of its ops did not run inside others that are counted."""
     ops, totals = tables["ops"], tables["op_totals"]
-    own = (ops["flags"] & OP_NESTED == 0) & (ops["scope"] == 0)
-    of_ops: npt.NDArray[np.uint32] = ops["signature"][own]
-    of_totals: npt.NDArray[np.uint32] = totals["signature"][totals["nested"] == 0]
-    return np.concatenate([of_ops, of_totals])
+    found = np.zeros(len(tables["signatures"]), dtype=np.bool_)
+    found[ops["signature"][(ops["flags"] & OP_NESTED == 0) & (ops["scope"] == 0)]] = True
+    found[totals["signature"][totals["nested"] == 0]] = True
+    counted: list[bool] = found.tolist()
+    return counted
 
 
 class _Reader:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import torch
 
-__all__ = ["modes"]
+__all__ = ["read_modes", "set_modes"]
 
 AUTOCAST_DEVICES: Final = ("cpu", "cuda")
+UNREADABLE: Final = object()
 
 
-def modes() -> list[Callable[[], None]]:
-    """Functions that set each mode to what it is now. Where it is the same, they do nothing."""
-    found: list[Callable[[], None]] = []
-    for read, write in MODES:
-        with suppress(RuntimeError):  # a precision that was set in another way
-            found.append(partial(_set_back, read, write, read()))
-    return found
+def read_modes() -> list[Any]:
+    """What each mode is now, for `set_modes`."""
+    return [_read(read) for read, _ in MODES]
 
 
-def _set_back(read: Callable[[], Any], write: Callable[[Any], Any], before: Any) -> None:
-    with suppress(RuntimeError):
-        if read() != before:
-            write(before)
+def set_modes(before: list[Any]) -> None:
+    """Set each mode to what it was when `read_modes` read it. Where it is the same, nothing is done."""
+    for (read, write), value in zip(MODES, before, strict=True):
+        if value is not UNREADABLE and (now := _read(read)) is not UNREADABLE and now != value:
+            with suppress(RuntimeError):
+                write(value)
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except RuntimeError:  # a precision that was set in another way
+        return UNREADABLE
 
 
 def _set_default_device(device: torch.device) -> None:

@@ -61,8 +61,11 @@ def check_models(model: Any) -> Models | None:
     return {str(name): each for name, each in named.items()}
 
 
-def walk(models: Models) -> list[WalkedModule]:
-    """Every place of every module, parents before children. The children of a module are listed at its first place only."""
+def walk(models: Models) -> _native.Places:
+    """Every place of every module, parents before children; for Python, each is a `WalkedModule`.
+
+    The children of a module are listed at its first place only.
+    """
     roots = [("", models)] if isinstance(models, nn.Module) else list(models.items())
     return _native.walk(roots, WalkedModule)
 
@@ -86,7 +89,7 @@ def is_lazy(places: Iterable[WalkedModule]) -> bool:
     return any(isinstance(place.module, LazyModuleMixin) and place.module.has_uninitialized_params() for place in places)
 
 
-def describe(models: Models, places: list[WalkedModule] | None = None) -> Model:
+def describe(models: Models, places: _native.Places | None = None) -> Model:
     """Read the module tree of one model or of several. Runs nothing, and works with ``meta`` and lazy models.
 
     Args:

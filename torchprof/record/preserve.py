@@ -32,7 +32,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.record.arrays import ArrayState, array_kinds
-from torchprof.record.modes import modes
+from torchprof.record.modes import read_modes, set_modes
 
 __all__ = ["preserved", "preserved_random_states", "random_states"]
 
@@ -50,8 +50,8 @@ def preserved(model: nn.Module, *inputs: Any) -> Iterator[list[type[nn.Module]]]
     What it gives is the classes of the modules that it met.
     """
     states = random_states()
-    set_modes_back = modes()
-    others = {**_generators(), **array_kinds()}
+    modes_before = read_modes()
+    others: dict[type, Callable[[Any], State | ArrayState]] = {**_generators(), **array_kinds()}
     before = _native.ModelState(model, nn.Module, (*others, torch.jit.ScriptModule), _is_plain)
     before.add(inputs)
     arrays: list[ArrayState] = []
@@ -71,8 +71,7 @@ def preserved(model: nn.Module, *inputs: Any) -> Iterator[list[type[nn.Module]]]
     finally:
         for restore, state in states:
             restore(state)
-        for set_back in set_modes_back:
-            set_back()
+        set_modes(modes_before)
         failures = before.restore()
         failures += [(None, False, name) for array in arrays if (name := array.restore())]
         if failures:
@@ -133,23 +132,32 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield below + name, tensor
 
 
-def _generators() -> dict[type, Callable[[Any], Any]]:
+def _generators() -> dict[type, Callable[[Any], State]]:
     """The types of random number generators, and what reads the state of one and gives the function that sets it."""
-    known: dict[type, Callable[[Any], Any]] = {
-        torch.Generator: lambda generator: (generator.set_state, generator.get_state()),
-        random.Random: lambda generator: (generator.setstate, generator.getstate()),
-    }
+    known: dict[type, Callable[[Any], State]] = {torch.Generator: _set_state_of, random.Random: _setstate_of}
     if "numpy.random" in sys.modules:
         import numpy as np
 
-        known[np.random.RandomState] = lambda generator: (generator.set_state, generator.get_state())
-        known[np.random.Generator] = lambda generator: _bits(generator.bit_generator)
+        known[np.random.RandomState] = _set_state_of
+        known[np.random.Generator] = _bits_of
         known[np.random.BitGenerator] = _bits
     return known
 
 
+def _set_state_of(generator: Any) -> State:
+    return generator.set_state, generator.get_state()
+
+
+def _setstate_of(generator: Any) -> State:
+    return generator.setstate, generator.getstate()
+
+
+def _bits_of(generator: Any) -> State:
+    return _bits(generator.bit_generator)
+
+
 def _bits(generator: Any) -> State:
-    return (lambda state: setattr(generator, "state", state), generator.state)
+    return partial(setattr, generator, "state"), generator.state
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torchprof.record import flops, torch_private
 from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import Held, held_by
-from torchprof.record.modules import Models, WalkedModule, describe, walk
+from torchprof.record.modules import Models, describe, walk
 from torchprof.trace.model import Model
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
@@ -76,7 +76,7 @@ class Recorder:
         self._backend = GpuBackend("off", "")
         self._compiled_code = CompiledCode()
         self._has_merged = False
-        self._places: list[WalkedModule] = []
+        self._places: _native.Places | None = None
 
     @property
     def is_recording(self) -> bool:
@@ -197,8 +197,8 @@ class Recorder:
         if self._has_merged:
             self._merge_shapes()
         held = self._held(at_end=True)
-        self._places = walk(self.models) if self.models is not None else []
-        places = self._places if not self._options.aggregate else []
+        self._places = walk(self.models) if self.models is not None else None
+        places = self._places if not self._options.aggregate else None
         try:
             _native.stop(self.block, held, may_wait(self._backend), places)
         except RuntimeError as error:
@@ -207,7 +207,7 @@ class Recorder:
     def forget(self) -> None:
         """Let go of what `stop` made its trace of."""
         self.block.forget()
-        self._places = []
+        self._places = None
 
     def _held(self, *, at_end: bool) -> list[Held]:
         if self.models is None or not self._options.reads_tensors:

@@ -105,13 +105,13 @@ def run_pass(model: nn.Module, inputs: Inputs, backward: bool, mark: Callable[[s
     found = tensors_in(outputs)
     with torch._C.DisableTorchFunctionSubclass():  # a subclass may see that its attributes are read
         roots, others = (
-            [tensor for tensor in tensors if tensor.requires_grad and tensor.grad_fn is not None]
+            [tensor for tensor in tensors if tensor.requires_grad and not tensor.is_leaf]
             for tensors in (found.tensors[: found.in_containers], found.tensors[found.in_containers :])
         )
     if not roots:  # a result that is an object; beside other results, one such as a cache is nothing to differentiate
         roots, others = others, []
     graph.hold(roots + others)
-    edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
+    edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots] if backward else []
     make_seeds = [seed_maker(root) for root in roots] if backward else []
     unread = found.unread
     del outputs, found, roots, others

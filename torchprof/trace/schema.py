@@ -249,6 +249,8 @@ OP_WRAPPER: Final = 4
 OP_NESTED: Final = 8
 """Op flag: its FLOPs are not counted, because it ran inside an op whose FLOPs are counted, or because (``torch.func``) an op
 inside it does the same work."""
+PHASE_SHIFT: Final = 4
+"""The bits of the flags of an op from here on are its `Phase`."""
 TENSOR_NO_STORAGE: Final = 4
 """Tensor flag: it is opaque, or where its data are was not recorded: ``storage`` and ``storage_bytes`` are 0."""
 TENSOR_NOT_DENSE: Final = 16
@@ -348,7 +350,7 @@ class Phase(IntEnum):
 
 def phases(ops: Rows) -> npt.NDArray[np.uint8]:
     """The `Phase` of every row of ``ops``."""
-    found: npt.NDArray[np.uint8] = np.right_shift(ops["flags"], 4, dtype=np.uint8)
+    found: npt.NDArray[np.uint8] = np.right_shift(ops["flags"], PHASE_SHIFT, dtype=np.uint8)
     return found
 
 

@@ -9,13 +9,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.device_names import on_device
 from torchprof.analysis.memory.allocator_totals import AllocatorTotals
-from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED, categories
+from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
 from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.devices import resolve_device
 from torchprof.analysis.memory.leaks import Leak, find_leaks, too_few_steps, why_unknown
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
+from torchprof.analysis.memory.on_device import allocations_on, categories_on, changes_on, modules_on, totals_on
 from torchprof.analysis.memory.peak import Peak, peak_after, peak_change
 from torchprof.analysis.memory.steps import StepMemory, not_recorded, step_memory
 from torchprof.analysis.memory.timeline import held_over_time
@@ -66,9 +66,7 @@ class MemoryAccount:
                 "step and what it held; record without aggregate for the account"
             )
         device = resolve_device(trace, device)
-        allocations = trace.allocations[on_device(trace, trace.allocations, device)]
-        totals = trace.allocator_totals[on_device(trace, trace.allocator_totals, device)]
-        return cls(trace, device, allocations, categories(trace, allocations), totals)
+        return cls(trace, device, allocations_on(trace, device), categories_on(trace, device), totals_on(trace, device))
 
     @cached_property
     def peak(self) -> Peak:
@@ -198,7 +196,7 @@ class MemoryAccount:
 
     @cached_property
     def _changes(self) -> Changes:
-        return Changes(self.allocations)
+        return changes_on(self.trace, self.device)
 
     @cached_property
     def _allocator(self) -> AllocatorTotals:
@@ -206,7 +204,7 @@ class MemoryAccount:
 
     @cached_property
     def _modules(self) -> AllocationModules:
-        return AllocationModules.of(self.trace, self.allocations)
+        return modules_on(self.trace, self.device)
 
     @cached_property
     def _peak_change(self) -> int:

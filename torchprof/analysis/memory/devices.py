@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from torchprof.analysis.device_names import devices_of
+from torchprof.analysis.remembered import remembered
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import Rows, Use
 from torchprof.trace.trace import Trace
@@ -12,7 +15,8 @@ from torchprof.trace.trace import Trace
 __all__ = ["devices_by_memory", "real_and_meta", "resolve_device"]
 
 
-def devices_by_memory(trace: Trace) -> list[str]:
+@remembered
+def devices_by_memory(trace: Trace) -> tuple[str, ...]:
     """The devices on which memory was allocated: those that hold parameters first, then those with the most allocated bytes.
 
     PyTorch computes shapes on ``meta``, for a ``DTensor`` in every op, which can add up to more bytes than the
@@ -21,7 +25,7 @@ def devices_by_memory(trace: Trace) -> list[str]:
     names, device = devices_of(trace, trace.allocations)
     allocated = np.bincount(device, weights=trace.allocations["bytes"], minlength=len(names))
     holds = np.bincount(device, weights=trace.allocations["uses"] & Use.PARAMETER != 0, minlength=len(names)) > 0
-    return [names[row] for row in np.lexsort((-allocated, ~holds)).tolist() if allocated[row]]
+    return tuple(names[row] for row in np.lexsort((-allocated, ~holds)).tolist() if allocated[row])
 
 
 def resolve_device(trace: Trace, device: str | None) -> str:
@@ -53,5 +57,5 @@ def real_and_meta(trace: Trace) -> tuple[Rows, Rows]:
     return trace.allocations[~meta], trace.allocations[meta]
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names))

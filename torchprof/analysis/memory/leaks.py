@@ -124,10 +124,11 @@ def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: Allocat
     count = len(trace.steps)
     first, last = held_at_ends(trace.steps, allocations)
     at_end = np.flatnonzero((first < count) & (last == count))  # a place that holds nothing at the end does not grow
-    places = _Places(trace, allocations, modules)
+    held_rows = np.flatnonzero(first < last)
+    places = _Places(trace, allocations, held_rows, modules)
     growing = {places.place(row) for row in at_end[first[at_end] > 2 * count // 3].tolist()}
     rows_of: dict[tuple[str, str], list[int]] = {place: [] for place in sorted(growing)}
-    for row in np.flatnonzero(first < last).tolist():
+    for row in held_rows.tolist() if rows_of else ():
         if (place := places.place(row)) in rows_of:
             rows_of[place].append(row)
     found: list[Leak] = []
@@ -152,12 +153,12 @@ def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: Allocat
 
 
 class _Places:
-    """The op and the module that every allocation belongs to."""
+    """The op and the module that each of these allocations belongs to."""
 
-    def __init__(self, trace: Trace, allocations: Rows, modules: AllocationModules) -> None:
-        self._op, self._modules = allocations["op"].tolist(), modules
-        ops = np.unique(allocations["op"])
+    def __init__(self, trace: Trace, allocations: Rows, rows: Ints, modules: AllocationModules) -> None:
+        self._op, self._modules = allocations["op"], modules
+        ops = np.unique(self._op[rows])
         self._names = dict(zip(ops.tolist(), outermost_op_names(trace, ops), strict=True))
 
     def place(self, row: int) -> tuple[str, str]:
-        return self._names[self._op[row]], self._modules.path(row)
+        return self._names[int(self._op[row])], self._modules.path(row)

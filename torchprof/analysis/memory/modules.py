@@ -38,9 +38,9 @@ class AllocationModules:
         by_call[by_call] = trace.module_calls["module"][call[by_call]] == module[by_call]
         path = np.where(by_call, 1 + len(trace.modules) + call, 1 + module)
         names = [NO_MODULE, *of_modules, *of_calls]
-        of_fsdp = np.array(parallel_memory(trace, allocations).modules, dtype=np.str_)
-        for name in np.unique(of_fsdp[of_fsdp != ""]).tolist():
-            path[of_fsdp == name] = len(names)
+        of_fsdp = parallel_memory(trace, allocations).modules
+        for name in sorted(set(of_fsdp) - {""}):
+            path[np.array(of_fsdp, dtype=np.str_) == name] = len(names)
             names.append(name)
         return cls(names, path)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.device_names import on_device
 from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.devices import resolve_device
+from torchprof.analysis.memory.on_device import changes_on, totals_on
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
@@ -60,9 +60,8 @@ def not_recorded(trace: Trace) -> list[str]:
 def memory_of_steps(trace: Trace, device: str | None = None) -> StepMemory:
     """The memory of the steps of a trace on one device, by default that of `resolve_device`."""
     device = resolve_device(trace, device)
-    changes = Changes(trace.allocations[on_device(trace, trace.allocations, device)])
-    totals = trace.allocator_totals[on_device(trace, trace.allocator_totals, device)]
-    return step_memory(trace.steps, changes, AllocatorTotals(totals, changes.held_before))
+    changes = changes_on(trace, device)
+    return step_memory(trace.steps, changes, AllocatorTotals(totals_on(trace, device), changes.held_before))
 
 
 def held_at_ends(steps: Rows, allocations: Rows) -> tuple[Ints, Ints]:

@@ -53,23 +53,79 @@ def _of_recomputed(trace: Trace, found: Ints, rows: Ints) -> None:
 
 
 def _of_threads(trace: Trace, found: Ints, alone: Ints) -> None:
-    """The innermost call of another thread that was open from the start to the end."""
+    """One of the calls of other threads that were open from the start to the end.
+
+    There may be several: what runs beside a call on a third thread is no caller of it, however well its time fits. Rather than
+    that, the caller is the one whose thread holds the nearest module above in the model, then one that was itself called by
+    fewer threads, then one whose thread waits, starting neither an op nor a call meanwhile, then the one that began last.
+    """
     calls = trace.module_calls
     start, end, thread, parent = (calls[name] for name in ("start", "end", "thread", "parent"))
-    by_thread = {number: alone[thread[alone] == number] for number in np.unique(thread[alone]).tolist()}
+    above = _Above(trace)
+    of_thread = {number: _by_start(start, thread == number) for number in np.unique(thread[alone]).tolist()}
+    begins = {
+        number: np.sort(np.concatenate([start[rows], trace.ops["start"][trace.ops["thread"] == number]]))
+        for number, rows in of_thread.items()
+    }
+    hops: dict[int, int] = {}  # from thread to thread, for the first call of every chain
+    for row in alone[np.argsort(start[alone], kind="stable")].tolist():
+        best: tuple[int, int, bool, int] | None = None
+        for number, rows in of_thread.items():
+            chain = _around(row, rows, parent, start, end) if number != thread[row] else []
+            if not chain or any(above.holds(call, row) for call in chain):
+                continue
+            kin = max(above.distance(row, call) for call in chain)
+            first, last = np.searchsorted(begins[number], (start[row], end[row]))
+            key = kin, -hops.get(chain[-1], 0), bool(first == last), int(start[chain[0]])
+            if best is None or key > best:
+                best = key
+                found[row], hops[row] = chain[0], hops.get(chain[-1], 0) + 1
 
-    def innermost(row: int, roots: Ints) -> int:
-        """The innermost call around a row, under calls that follow one another."""
-        at = int(np.searchsorted(start[roots], start[row], side="right")) - 1
-        if at < 0 or end[roots[at]] < end[row]:
-            return -1
-        below = np.flatnonzero(parent == roots[at])
-        deeper = innermost(row, below) if len(below) else -1
-        return deeper if deeper >= 0 else int(roots[at])
 
-    for number, mine in by_thread.items():
-        others = [rows[np.argsort(start[rows], kind="stable")] for other, rows in by_thread.items() if other != number]
-        for row in mine.tolist():
-            around = [call for call in (innermost(row, roots) for roots in others) if call >= 0]
-            if around:
-                found[row] = max(around, key=lambda call: int(start[call]))
+def _by_start(start: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]) -> Ints:
+    rows = np.flatnonzero(mask)
+    return rows[np.argsort(start[rows], kind="stable")]
+
+
+def _around(row: int, rows: Ints, parent: Ints, start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> list[int]:
+    """The calls of a thread that surround a row, innermost first."""
+    at = int(np.searchsorted(start[rows], start[row], side="right")) - 1
+    call = int(rows[at]) if at >= 0 else -1
+    chain = []
+    while call >= 0:
+        if end[call] >= end[row]:
+            chain.append(call)
+        call = int(parent[call])
+    return chain
+
+
+class _Above:
+    """Where the modules of calls stand in the model."""
+
+    def __init__(self, trace: Trace) -> None:
+        infos = trace.model.modules if trace.model is not None else ()
+        self._parents = [info.parent for info in infos]
+        by_address = {info.address: row for row, info in enumerate(infos) if info.same_as < 0}
+        self._places = [by_address.get(address, -1) for address in trace.modules["address"].tolist()]
+        self._modules = trace.module_calls["module"]
+
+    def _chain(self, call: int) -> list[int]:
+        """The places of a call's module and of the modules above it, outermost first; empty where it is registered nowhere."""
+        place, chain = self._places[self._modules[call]], []
+        while place >= 0:
+            chain.append(place)
+            place = self._parents[place]
+        return chain[::-1]
+
+    def holds(self, call: int, caller: int) -> bool:
+        """Whether the module of a call is that of ``caller`` or one below it: it does not call what it is a part of."""
+        if self._modules[call] == self._modules[caller]:
+            return True
+        place = self._places[self._modules[caller]]
+        return place >= 0 and place in self._chain(call)
+
+    def distance(self, call: int, caller: int) -> int:
+        """The depth of the caller's module where it is above that of the call; -1: it is not."""
+        place = self._places[self._modules[caller]]
+        chain = self._chain(call)
+        return chain.index(place) if place in chain else -1

@@ -90,7 +90,7 @@ def module_records(trace: Trace) -> list[Record]:
         }
         records[row] = {
             **{"name": node.name, "path": node.path, "type": node.type, "depth": node.depth},
-            **_module_record(totals, own, total, wholes),
+            **_module_record(trace, totals, own, total, wholes),
             **_bounds(trace, total, unknown, totals),
             "params": _own_parameters(trace, node),
         }
@@ -102,7 +102,7 @@ def module_records(trace: Trace) -> list[Record]:
         mine = {name: values[index] for name, values in of_modules.items()}
         if any(mine[name].any() for name in (*_PHASES, "device") if name in mine):
             unknown = {name: ops.get(index, frozenset()) for name, ops in unknown_in.items()}
-            record = _module_record(totals, mine, mine, wholes) | _bounds(trace, mine, unknown, totals)
+            record = _module_record(trace, totals, mine, mine, wholes) | _bounds(trace, mine, unknown, totals)
             records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0})
     return records
 
@@ -157,18 +157,20 @@ def _sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
 
     def op_sum(values: npt.ArrayLike, *phases: Phase) -> Floats:
         mask = np.isin(ops["phase"], phases) if phases else np.ones(len(ops), dtype=np.bool_)
-        return totals.sums(module_of_op[mask], count, np.asarray(values)[mask], ops["step"][mask])
+        return totals.sums(module_of_op[mask], count, np.asarray(values)[mask])
 
     def call_sum(column: str, mask: npt.NDArray[np.bool_]) -> Floats:
         return totals.sums(calls["module"][mask], count, calls[column][mask], calls["step"][mask])
 
+    by_phase = np.where(ops["phase"] <= max(Phase), module_of_op * len(Phase) + ops["phase"], -1)
+    own = totals.sums_of_self_times(by_phase, count * len(Phase))
     sums = {
         "calls": call_sum("count", calls["phase"] != Phase.RECOMPUTATION),
         **{
-            name: op_sum(ops["self_time"], phase) + call_sum("self_time", calls["phase"] == phase)
+            name: own[phase :: len(Phase)] + call_sum("self_time", calls["phase"] == phase)
             for name, phase in PHASE_COLUMNS.items()
         },
-        "other": op_sum(ops["self_time"], Phase.OTHER),
+        "other": own[Phase.OTHER :: len(Phase)],
         **{name: op_sum(totals.op_flops, *phases) for name, phases in _FLOPS.items()},
         "bytes": op_sum(totals.op_bytes),
         "allocated": op_sum(ops["allocated"]),
@@ -207,7 +209,9 @@ def _device_sums_by_module(trace: Trace, totals: StepTotals, count: int) -> dict
     return sums
 
 
-def _module_record(totals: StepTotals, own: dict[str, Floats], total: dict[str, Floats], wholes: dict[str, float]) -> Record:
+def _module_record(
+    trace: Trace, totals: StepTotals, own: dict[str, Floats], total: dict[str, Floats], wholes: dict[str, float]
+) -> Record:
     def mean(values: Floats) -> float:
         return float(totals.mean(values[np.newaxis])[0])
 
@@ -220,8 +224,8 @@ def _module_record(totals: StepTotals, own: dict[str, Floats], total: dict[str, 
     record["self"] = mean(np.asarray(sum(own[name] for name in _PHASES)))
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
     record["share"] = record["time"] / wholes["share"] if wholes["share"] else 0.0
-    record["bytes"] = None if np.isnan(record["bytes"]) or not counts_flops(totals.trace) else record["bytes"]
-    record["allocated"] = None if totals.trace.facts.get("memory") is False else record["allocated"]
+    record["bytes"] = None if np.isnan(record["bytes"]) or not counts_flops(trace) else record["bytes"]
+    record["allocated"] = None if trace.facts.get("memory") is False else record["allocated"]
     if "device" in own:
         record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES)}
         record["kernels"] = whole(mean(total["kernels"]))

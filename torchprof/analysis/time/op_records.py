@@ -53,14 +53,13 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     groups = Groups.by([ops["signature"] if shapes else name_of[ops["signature"]]])
     count = len(groups.first)
 
-    def sums(values: Any) -> Floats:
-        return totals.sums(groups.of, count, values, ops["step"])
-
     def per_step(values: Any) -> Floats:
-        return totals.mean(sums(values))
+        return totals.mean(totals.sums(groups.of, count, values))
 
     calls, time, own = per_step(ops["count"]), per_step(ops["time"]), per_step(ops["self_time"])
-    spread = totals.spread(sums(ops["self_time"]))
+    group = np.full(len(mask), -1)
+    group[mask] = groups.of
+    spread = totals.spread(totals.sums_of_self_times(group, count))
     flops, moved, allocated = per_step(totals.op_flops[mask]), per_step(totals.op_bytes[mask]), per_step(ops["allocated"])
     shortest, longest = groups.minimum(ops["min"]), groups.maximum(ops["max"])
     all_self = own.sum()

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.crossing import crossing_ranges
-from torchprof.analysis.spans import closed_ends
-from torchprof.trace.schema import OP_ATTRIBUTED
+from torchprof.analysis.spans import closed_ends, latest_before, sum_by
+from torchprof.trace.schema import OP_ATTRIBUTED, Rows
 from torchprof.trace.trace import Trace
 
 __all__ = ["nested_self_times"]
@@ -29,8 +29,8 @@ def nested_self_times(trace: Trace) -> tuple[Ints, Ints]:
     for durations, op, call in ((op_durations, ops["parent"], call_around), (call_durations, calls["op"], calls["parent"])):
         in_call = (call >= 0) & (calls["op"][call] == op) if len(calls) else np.zeros(len(call), dtype=np.bool_)
         in_op = ~in_call & (op >= 0)
-        np.subtract.at(call_self, call[in_call], durations[in_call])
-        np.subtract.at(op_self, op[in_op], durations[in_op])
+        call_self -= sum_by(np.where(in_call, call, -1), durations, len(calls))
+        op_self -= sum_by(np.where(in_op, op, -1), durations, len(ops))
     for thread in np.unique(ops["thread"][crossing_ranges(trace, op_ends, call_ends)]):
         _follow(trace, int(thread), op_ends, call_ends, op_self, call_self)
     return op_self, call_self
@@ -67,13 +67,40 @@ def _calls_around(trace: Trace, op_ends: Ints, call_ends: Ints) -> Ints:
     """
     ops, calls = trace.ops, trace.module_calls
     found: Ints = ops["module_call"].astype(np.int64)
+    if not len(calls):
+        return found
     attributed = np.flatnonzero((ops["flags"] & OP_ATTRIBUTED) != 0)
-    for thread in np.unique(ops["thread"][attributed]):
-        rows = attributed[ops["thread"][attributed] == thread]
+    threads, parents = ops["thread"][attributed], calls["parent"].astype(np.int64)
+    for thread in np.unique(threads):
+        rows = attributed if (threads == thread).all() else attributed[threads == thread]
         of_thread = np.flatnonzero(calls["thread"] == thread)
-        of_thread = np.append(of_thread[np.argsort(calls["start"][of_thread], kind="stable")], -1)
-        call = of_thread[np.searchsorted(calls["start"][of_thread[:-1]], ops["start"][rows], side="right") - 1]
-        while (ended := (call >= 0) & (call_ends[call] < op_ends[rows]) if len(calls) else call >= 0).any():
-            call = np.where(ended, calls["parent"][call], call)
+        of_thread = of_thread[np.argsort(calls["start"][of_thread], kind="stable")]
+        latest = latest_before(calls["start"][of_thread], ops["start"][rows])
+        # Most ops begin between two calls: what is open there is found once for all of them.
+        after, until = _open_between(of_thread, calls["start"], call_ends, parents)
+        end = op_ends[rows]
+        call = np.where(end > until[latest], after[latest], np.append(of_thread, -1)[latest])
+        left = np.flatnonzero(call >= 0)
+        while len(left := left[(call[left] >= 0) & (call_ends[call[left]] < end[left])]):
+            call[left] = parents[call[left]]
         found[rows] = call
     return found
+
+
+def _open_between(calls: Ints, start: Rows, ends: Ints, parents: Ints) -> tuple[Ints, Ints]:
+    """What is open where the next call begins.
+
+    Args:
+        calls: of one thread, in order of their start.
+
+    Returns:
+        For each of them the innermost call around the start of the next that is itself or around it, -1 for none; and until
+        when those inside that one lasted. Both have one more row, of what comes before the first call.
+    """
+    following = np.append(start[calls[1:]], np.iinfo(np.int64).max)
+    after, until = calls.copy(), np.full(len(calls) + 1, -1, dtype=np.int64)
+    left = np.arange(len(calls))
+    while len(left := left[(after[left] >= 0) & (ends[after[left]] < following[left])]):
+        until[left] = np.maximum(until[left], ends[after[left]])
+        after[left] = parents[after[left]]
+    return np.append(after, -1), until

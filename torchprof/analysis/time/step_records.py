@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from torchprof.analysis.groups import Groups
 from torchprof.analysis.memory.steps import memory_is_known, memory_of_steps
-from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
+from torchprof.analysis.model.flops import at_least, counted_flops, counts_flops, is_unknown, unknown_op
 from torchprof.analysis.records import Record
-from torchprof.analysis.steps import PHASE_COLUMNS, step_times
-from torchprof.analysis.time.totals import step_totals
-from torchprof.trace.schema import Phase, Rows
+from torchprof.analysis.spans import sum_by
+from torchprof.analysis.steps import PHASE_COLUMNS, step_of, step_times
+from torchprof.trace.schema import OP_NESTED, Phase, Rows
 from torchprof.trace.trace import Trace
 
 __all__ = ["step_records"]
@@ -72,19 +72,19 @@ def step_records(trace: Trace) -> list[Record]:
 
 
 def _add_ops(trace: Trace, records: list[Record]) -> None:
-    steps = trace.steps
-    all_active = steps.copy()
-    all_active["warmup"] = 0
-    totals = step_totals(replace(trace, steps=all_active))
-    ops = totals.ops
-    counts, flops = (
-        totals.sums(np.zeros(len(ops)), 1, values, ops["step"])[0].astype(np.int64)
-        for values in (ops["count"], totals.op_flops)
-    )
+    ops, steps = trace.ops, len(records)
+    step = step_of(ops["start"], trace, trace.steps)
+    nested = ops["flags"] & OP_NESTED != 0
+    counts = np.bincount(step + 1, minlength=steps + 1)[1:]
+    flops = sum_by(step, counted_flops(trace, ops["signature"], nested), steps)
+    unknown: list[set[str]] = [set() for _ in records]
+    of_unknown = np.flatnonzero((step >= 0) & is_unknown(trace, ops["signature"], nested))
+    groups = Groups.by([step[of_unknown], ops["signature"][of_unknown]])
+    for at in of_unknown[groups.first].tolist():
+        unknown[step[at]].add(unknown_op(trace, int(ops["signature"][at])))
     for row, record in enumerate(records):
-        unknown = {unknown_op(trace, int(each)) for each in ops["signature"][totals.op_unknown & (ops["step"] == row)]}
-        record["flops"] = at_least(int(flops[row]), unknown) if counts_flops(trace) else None
-        record["ops"], record["flops_unknown"] = int(counts[row]), sorted(unknown)
+        record["flops"] = at_least(int(flops[row]), unknown[row]) if counts_flops(trace) else None
+        record["ops"], record["flops_unknown"] = int(counts[row]), sorted(unknown[row])
 
 
 def _forget_lost(trace: Trace, records: list[Record]) -> None:

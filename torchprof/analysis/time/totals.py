@@ -7,7 +7,6 @@ aggregated while it was recorded (``profile(aggregate=True)``), which holds the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,12 @@ from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.model.flops import counted_bytes, counted_flops, is_unknown
-from torchprof.analysis.spans import durations, with_descendants
+from torchprof.analysis.remembered import remembered
+from torchprof.analysis.spans import durations, sum_by, with_descendants
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.calls import outermost
 from torchprof.analysis.time.self_times import nested_self_times
-from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, Rows, phases, phases_of_calls
+from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, PHASE_SHIFT, Rows, phases_of_calls
 from torchprof.trace.trace import Trace
 
 __all__ = ["StepTotals", "step_totals"]
@@ -35,7 +35,6 @@ OPS = np.dtype(
         ("phase", "i8"),
         ("nested", "i8"),
         ("wrapper", "i8"),
-        ("step", "i8"),  # index among the active steps
         ("count", "i8"),
         ("time", "i8"),
         ("self_time", "i8"),
@@ -51,7 +50,22 @@ OPS = np.dtype(
         ("unknown", "i8"),
     ]
 )
+OF_GROUP = np.uint8((0xFF << PHASE_SHIFT) & 0xFF | OP_NESTED | OP_WRAPPER)
+"""The flags that ops of a group have in common."""
 CALLS = np.dtype([("module", "i8"), ("phase", "i8"), ("step", "i8"), ("count", "i8"), ("time", "i8"), ("self_time", "i8")])
+
+
+@dataclass(frozen=True)
+class SelfTimes:
+    """The self time of the ops of each row of ``StepTotals.ops`` in each step in which there were any.
+
+    Attributes:
+        op, step, time: of the same length: the row, the index among the active steps, and nanoseconds.
+    """
+
+    op: npt.NDArray[np.integer]
+    step: npt.NDArray[np.integer]
+    time: Ints
 
 
 @dataclass(frozen=True)
@@ -61,45 +75,42 @@ class StepTotals:
     Times are ``time``, with what runs inside, and ``self_time``, without the ops and module calls inside.
 
     Attributes:
-        trace: the trace they were computed from.
-        ops, calls, kernels: one row for each group, and for each step if ``by_step``.
+        ops: one row for each group, over all steps.
+        op_flops: FLOPs of every row of ``ops``.
+        op_unknown: of every row of ``ops``, whether it has FLOPs of which nobody knows how many.
+        op_bytes: bytes read and written by every row of ``ops``. 0 for an op that leaves the work to ops inside it; NaN:
+            unknown.
+        self_times: of ``ops``, by step.
+        calls, kernels: one row for each group, and for each step if ``by_step``.
         steps: the number of active steps. A recording without steps counts as one.
-        by_step: whether there are rows for each step. An aggregated trace has sums over all steps: their ``step`` is 0.
+        by_step: whether there are figures for each step. An aggregated trace has sums over all steps: their step is 0.
     """
 
-    trace: Trace
     ops: Rows
+    op_flops: Ints
+    op_unknown: npt.NDArray[np.bool_]
+    op_bytes: npt.NDArray[np.float64]
+    self_times: SelfTimes
     calls: Rows
     kernels: Rows
     steps: int
     by_step: bool
 
-    @cached_property
-    def op_flops(self) -> Ints:
-        """FLOPs of every row of ``ops``."""
-        flops: Ints = counted_flops(self.trace, self.ops["signature"], self.ops["nested"] != 0) * self.ops["count"]
-        return np.where(self.ops["merged"] != 0, self.ops["flops"], flops)
-
-    @cached_property
-    def op_unknown(self) -> npt.NDArray[np.bool_]:
-        """Of every row of ``ops``, whether it has FLOPs of which nobody knows how many."""
-        unknown: npt.NDArray[np.bool_] = is_unknown(self.trace, self.ops["signature"], self.ops["nested"] != 0)
-        unknown |= self.ops["unknown"] != 0
-        return unknown
-
-    @cached_property
-    def op_bytes(self) -> npt.NDArray[np.float64]:
-        """Bytes read and written by every row of ``ops``. 0 for an op that leaves the work to ops inside it; NaN: unknown."""
-        nested, wrapper = self.ops["nested"] != 0, self.ops["wrapper"] != 0
-        moved: npt.NDArray[np.float64] = counted_bytes(self.trace, self.ops["signature"], nested, wrapper) * self.ops["count"]
-        return np.where(self.ops["merged"] != 0, self.ops["moved"], moved)
-
-    def sums(self, key: npt.ArrayLike, groups: int, values: npt.ArrayLike, steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """``values`` summed by key and step: ``[groups, steps]``, or ``[groups, 1]`` without ``by_step``."""
-        columns = self.steps if self.by_step else 1
-        flat = np.asarray(key, dtype=np.int64) * columns + np.asarray(steps, dtype=np.int64)
+    def sums(
+        self, key: npt.ArrayLike, groups: int, values: npt.ArrayLike, steps: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.float64]:
+        """``values`` summed by key and step: ``[groups, steps]``, or ``[groups, 1]`` without steps or ``by_step``."""
+        flat, columns = np.asarray(key, dtype=np.int64), 1
+        if steps is not None and self.by_step:
+            columns = self.steps
+            flat = flat * columns + np.asarray(steps, dtype=np.int64)
         sums = np.bincount(flat, weights=np.asarray(values, dtype=np.float64), minlength=groups * columns)
         return np.asarray(sums, dtype=np.float64).reshape(groups, columns)
+
+    def sums_of_self_times(self, key: Ints, groups: int) -> npt.NDArray[np.float64]:
+        """The self times of ``ops`` summed by step and key, one for each of its rows; a key of -1 is left out."""
+        own = self.self_times
+        return self.sums(key[own.op] + 1, groups + 1, own.time, own.step)[1:]
 
     def mean(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The mean per step of what `sums` returned."""
@@ -114,16 +125,33 @@ class StepTotals:
         return spread
 
 
+@remembered
 def step_totals(trace: Trace) -> StepTotals:
     """The sums of a trace over its active steps."""
     active = active_steps(trace)
     steps = max(1, len(active))
-    if len(trace.op_totals) or len(trace.call_totals) or len(trace.kernel_totals) or trace.facts.get("aggregate"):
+    by_step = not (len(trace.op_totals) or len(trace.call_totals) or len(trace.kernel_totals) or trace.facts.get("aggregate"))
+    if by_step:
+        op_self, call_self = nested_self_times(trace)
+        ops, self_times = _ops(trace, active, op_self)
+        calls, kernels = _calls(trace, active, call_self), kernel_sums(trace, active)
+    else:
         ops, calls = _aggregated(trace.op_totals, OPS), _aggregated(trace.call_totals, CALLS)
-        return StepTotals(trace, ops, calls, aggregated_kernel_sums(trace.kernel_totals), steps, False)
-    op_self, call_self = nested_self_times(trace)
-    ops, calls = _ops(trace, active, op_self), _calls(trace, active, call_self)
-    return StepTotals(trace, ops, calls, kernel_sums(trace, active), steps, True)
+        kernels = aggregated_kernel_sums(trace.kernel_totals)
+        self_times = SelfTimes(np.arange(len(ops)), np.zeros(len(ops), dtype=np.int64), ops["self_time"])
+    signature, count, merged = ops["signature"], ops["count"], ops["merged"] != 0
+    nested, wrapper = ops["nested"] != 0, ops["wrapper"] != 0
+    return StepTotals(
+        ops=ops,
+        op_flops=np.where(merged, ops["flops"], counted_flops(trace, signature, nested) * count),
+        op_unknown=is_unknown(trace, signature, nested) | (ops["unknown"] != 0),
+        op_bytes=np.where(merged, ops["moved"], counted_bytes(trace, signature, nested, wrapper) * count),
+        self_times=self_times,
+        calls=calls,
+        kernels=kernels,
+        steps=steps,
+        by_step=by_step,
+    )
 
 
 def _aggregated(totals: Rows, layout: np.dtype[np.void]) -> Rows:
@@ -135,33 +163,40 @@ def _aggregated(totals: Rows, layout: np.dtype[np.void]) -> Rows:
     return rows
 
 
-def _ops(trace: Trace, active: Rows, self_time: Ints) -> Rows:
-    ops = trace.ops
-    time = np.maximum(durations(ops), self_time)  # of one whose end was not recorded, at least that
+def _ops(trace: Trace, active: Rows, self_time: Ints) -> tuple[Rows, SelfTimes]:
+    ops, flags = trace.ops, trace.ops["flags"]
     step = step_of(ops["start"], trace, active)
-    module = modules_of_calls(trace, ops["module_call"])
-    allocated = np.zeros(len(ops), dtype=np.int64)
-    by_ops = trace.allocations[(trace.allocations["op"] >= 0) & (trace.allocations["start"] >= 0)]
-    np.add.at(allocated, by_ops["op"], by_ops["bytes"])
-
-    nested = (ops["flags"] & OP_NESTED != 0).astype(np.int64)
-    wrapper = (ops["flags"] & OP_WRAPPER != 0).astype(np.int64)
-    device_self, kernels = _launched(trace)
-    device_time = with_descendants(device_self, ops["parent"])
-    columns = (ops["signature"], module, phases(ops), nested, wrapper, step)
     counted = np.flatnonzero(step >= 0)
-    groups = Groups.by([column[counted] for column in columns])
+    counts_all = len(counted) == len(ops)
+
+    def of(column: Rows) -> Rows:
+        """The column of the ops that count."""
+        return column if counts_all else column[counted]
+
+    step, self_time = of(step), of(self_time)
+    time = np.maximum(of(durations(ops)), self_time)  # of one whose end was not recorded, at least that
+    columns = (of(ops["signature"]), of(modules_of_calls(trace, ops["module_call"])), of(flags & OF_GROUP))
+    groups = Groups.by(columns)
     rows = np.zeros(len(groups.first), dtype=OPS)
-    example = counted[groups.first]
-    for name, column in zip(OPS.names or (), columns, strict=False):
-        rows[name] = column[example]
-    rows["count"] = groups.count
-    summed = {"time": time, "self_time": self_time, "allocated": allocated}
-    summed |= {"device_time": device_time, "device_self": device_self, "kernels": kernels}
-    for name, values in summed.items():
-        rows[name] = groups.sums(values[counted])
-    rows["min"], rows["max"] = groups.minimum(time[counted]), groups.maximum(time[counted])
-    return rows
+    rows["signature"], rows["module"] = columns[0][groups.first], columns[1][groups.first]
+    kept = flags[counted[groups.first]]
+    rows["phase"] = kept >> PHASE_SHIFT
+    rows["nested"], rows["wrapper"] = kept & OP_NESTED != 0, kept & OP_WRAPPER != 0
+    rows["count"], rows["time"], rows["self_time"] = groups.count, groups.sums(time), groups.sums(self_time)
+    rows["min"], rows["max"] = groups.minimum(time), groups.maximum(time)
+    allocations = trace.allocations
+    if len(allocations):
+        group = np.append(np.full(len(ops), -1), -1)
+        group[counted] = groups.of
+        group = np.where(allocations["start"] >= 0, group[allocations["op"]], -1)
+        rows["allocated"] = sum_by(group, allocations["bytes"], len(rows))
+    if len(trace.kernels):
+        device_self, kernels = _launched(trace)
+        rows["device_time"] = groups.sums(of(with_descendants(device_self, ops["parent"])))
+        rows["device_self"], rows["kernels"] = groups.sums(of(device_self)), groups.sums(of(kernels))
+    in_steps = Groups.by([groups.of, step])
+    op, at = (column[in_steps.first].astype(np.int32) for column in (groups.of, step))
+    return rows, SelfTimes(op, at, in_steps.sums(self_time))
 
 
 def _launched(trace: Trace) -> tuple[Ints, Ints]:

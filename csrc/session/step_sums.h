@@ -1,0 +1,85 @@
+// The sums over the steps of a recording with `aggregate`. A step is added up on another thread while the program runs the next one:
+//
+//   program    step 0 │ step 1      │ step 2      │ stop: waits
+//   helper            └ adds up 0   └ adds up 1   └ adds up 2
+//
+// The helper knows neither Python nor observers. There is one at a time, for one step: the next step ends after it has.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "collate/collate.h"
+#include "collate/totals.h"
+
+namespace torchprof {
+
+// What is collated of a step, which is over. The references are to what the recording has until it is over.
+struct EndedStep {
+  std::vector<std::unique_ptr<ThreadLog>> logs;
+  DeviceReport devices;
+  Moments moments;
+  const std::vector<Held>& held;
+  const OpClasses& classes;
+  bool memory;
+  TickConverter clock;
+  int64_t end;
+  uint64_t main_thread;
+  bool only_sums;
+
+  Collated collated(Carried& carried) {
+    return collate(logs, std::move(devices), {moments, held, classes, memory, clock, end, main_thread, only_sums}, carried);
+  }
+};
+
+struct Sums {
+  Sums(int64_t budget_bytes, Carried of_before) : carried(std::move(of_before)), totals(budget_bytes) {}
+  void add(EndedStep& step);
+
+  Carried carried;
+  Totals totals;
+  std::vector<Step> steps;
+  Losses losses;
+  int64_t device_clock_error = 0;
+  bool devices_interrupted = false;
+};
+
+class StepSums {
+ public:
+  StepSums(int64_t budget_bytes, Carried carried);
+  ~StepSums();
+  StepSums(const StepSums&) = delete;
+  StepSums& operator=(const StepSums&) = delete;
+
+  // Throws what adding up the step before has thrown, as the next does.
+  void add(EndedStep step);
+  Sums& sums();  // of all steps so far, which it waits for
+
+  // These wait for nothing: they are those of the steps that were added up when the latest began to be.
+  bool is_merge_due() const { return helper_ ? was_merge_due_ : sums_->totals.is_merge_due(); }
+  int64_t bytes() const { return helper_ ? bytes_ : sums_->totals.bytes(); }
+
+ private:
+  struct Helper {
+    EndedStep step;
+    std::exception_ptr error;
+    pid_t process;
+    std::thread thread;
+  };
+  void wait();
+  bool is_worth_a_helper(const EndedStep& step) const;
+
+  const int64_t budget_;
+  std::unique_ptr<Sums> sums_;
+  std::unique_ptr<Helper> helper_;  // null: none is at work
+  bool was_merge_due_ = false;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace torchprof

@@ -1,0 +1,32 @@
+"""What several tables need of a trace: computed once, and kept for as long as the trace is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+from torchprof.trace.trace import Trace
+
+__all__ = ["remembered"]
+
+Further = ParamSpec("Further")
+Found = TypeVar("Found")
+
+
+def remembered(compute: Callable[Concatenate[Trace, Further], Found]) -> Callable[Concatenate[Trace, Further], Found]:
+    """The same function, which computes only once for a trace and further arguments, that are hashable and given by position.
+
+    What it returns must not refer to the trace, which would never be freed then, nor be changed.
+    """
+    kept: WeakKeyDictionary[Trace, dict[object, Found]] = WeakKeyDictionary()
+
+    @wraps(compute)
+    def once(trace: Trace, /, *further: Further.args, **named: Further.kwargs) -> Found:
+        of_trace = kept.setdefault(trace, {})
+        if further not in of_trace:
+            of_trace[further] = compute(trace, *further, **named)
+        return of_trace[further]
+
+    return once

@@ -133,6 +133,7 @@ def assemble(events: Events) -> Assembled:
     segments = phase_segments(ops, calls, order, end, threads.main)
     steps, unfinished = steps_of(events.steps, origin, kernels, calls_made, ops)
     fill_steps(steps, segments)
+    give_back()
     of_memory.fill_steps(steps, allocations)
     tables["steps"] = steps
     trace = Trace(

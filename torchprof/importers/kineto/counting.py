@@ -13,7 +13,8 @@ from torchprof.flops.evaluate import evaluate
 from torchprof.flops.formulas import FORMULAS
 from torchprof.flops.views import moves_nothing
 from torchprof.importers.kineto.columns import Ints
-from torchprof.importers.kineto.nesting import Nesting
+from torchprof.importers.kineto.freed import give_back
+from torchprof.importers.kineto.nesting import Nesting, parts
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, TENSOR_SYMBOLIC, UNKNOWN_FLOPS, Rows
 from torchprof.trace.type_names import Dtypes
 
@@ -44,6 +45,7 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
         nested[rows] = hides[parent[rows]]
         hides[rows] = nested[rows] | by_formula[rows]
     counts = ~nested & (kind != FREE)
+    give_back()
     by_inner = counts & ((kind == UNKNOWN) | ((kind == COUNTED) & ~by_formula))
     above = parent[counts & (kind != COMPILED)]
     while len(above := np.unique(above[above >= 0])):
@@ -51,10 +53,12 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
         above = parent[above]
     moves = is_function & np.array(["::" in name and not moves_nothing(name) for name in names] or [False])[name_of_op]
     wrapper = np.zeros(len(ops), dtype=np.bool_)
-    size = _sizes(tables, dtypes)[ops["signature"]]
+    sizes, signature = _sizes(tables, dtypes), ops["signature"]
     for _ in range(2):
-        inner = np.flatnonzero((moves | wrapper) & (parent >= 0))  # `to` moves what is moved inside it
-        wrapper[parent[inner[2 * size[inner] >= size[parent[inner]]]]] = True
+        for part in parts(len(ops)):  # `to` moves what is moved inside it
+            inner = part.start + np.flatnonzero((moves[part] | wrapper[part]) & (parent[part] >= 0))
+            around = parent[inner]
+            wrapper[around[2 * sizes[signature[inner]] >= sizes[signature[around]]]] = True
     for mask, flag in ((nested, OP_NESTED), (wrapper, OP_WRAPPER)):
         ops["flags"] |= np.where(mask, np.uint8(flag), np.uint8(0))
 

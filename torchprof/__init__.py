@@ -37,8 +37,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.errors import TorchprofError as TorchprofError
     from torchprof.errors import TraceFileError as TraceFileError
     from torchprof.errors import UnsupportedTorchError as UnsupportedTorchError
-    from torchprof.estimation.estimate import Estimate as Estimate
     from torchprof.estimation.estimate import estimate as estimate
+    from torchprof.estimation.estimated import Estimate as Estimate
     from torchprof.estimation.gpus import GPUS as GPUS
     from torchprof.estimation.planning import compare as compare
     from torchprof.estimation.planning import max_batch_size as max_batch_size
@@ -75,7 +75,7 @@ _MODULES: Final = {
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",
     "Ceilings": "torchprof.trace.ceilings",
-    "Estimate": "torchprof.estimation.estimate",
+    "Estimate": "torchprof.estimation.estimated",
     "EstimateError": "torchprof.errors",
     "ExtensionError": "torchprof.errors",
     "Gpu": "torchprof.tables.gpu",

@@ -18,9 +18,12 @@ from torch._dynamo.convert_frame import _bytecode_hooks, register_bytecode_hook
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list, cached_backends
 from torch._dynamo.pgo import get_code_state
 from torch._dynamo.testing import CompileCounter
+from torch._inductor import scheduler
+from torch._inductor.runtime.hints import DeviceProperties
 
 import torchprof
 from torchprof import ArgumentError, Estimate
+from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,15 @@ class Fuses(nn.Module):
             y = (y * 2).sin().exp() + 1
         result: Tensor = self.second(y)
         return result
+
+
+class Of(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class Breaks(nn.Module):
@@ -109,7 +121,85 @@ def test_what_one_kernel_computes_on_its_way_is_never_there() -> None:
     assert saved(plain) >= 16 * one
     assert saved(compiled) <= 4 * one
     assert plain.flops == compiled.flops
-    assert any("fuses otherwise for CUDA" in note for note in compiled.notes)
+    assert not compiled.notes
+
+
+class Sums(nn.Module):
+    """A reduction that is too long for a block: on CUDA it is made in parts, which are put together by a second kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(1024, 1024)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(self.inner(x)).sum(0)
+
+
+def forward_of(model: nn.Module, optimizer: Any, x: Tensor) -> None:
+    with torch.no_grad():
+        model(x)
+
+
+def test_for_cuda_inductor_writes_what_it_would_on_the_gpu() -> None:
+    x = torch.empty(4096, 1024, device="meta")
+    on_cuda, on_cpu = (
+        torchprof.estimate(Sums(), x, step=forward_of, steps=1, compile=True, device=device)
+        .memory.allocations["bytes"]
+        .tolist()
+        for device in ("cuda", "cpu")
+    )
+    result, of_parts = 4 * 1024, 4 * 1024 * 32  # of 128 rows each
+    assert on_cuda[-3:] == [x.nbytes, of_parts, result]
+    assert of_parts not in on_cpu
+
+
+def test_how_a_reduction_is_split_follows_the_multiprocessors() -> None:
+    x = torch.empty(2**22, device="meta")
+    sizes = []
+    for gpu in ("T4", "H100-80GB"):
+        torch._dynamo.reset()
+        found = torchprof.estimate(Of(lambda x: (x * 2).sum()), x, step=forward_of, steps=1, compile=True, capacity=gpu)
+        sizes.append(found.memory.allocations["bytes"].tolist()[1:])
+    assert sizes[0] != sizes[1]
+
+
+def test_dropout_embeddings_and_convolutions_are_written_for_cuda_too() -> None:
+    for make in (gpt2, resnet):
+        model, inputs = make()
+        torch._dynamo.reset()
+        found = torchprof.estimate(model.train(), inputs, optimizer=torch.optim.AdamW, loss=loss_of, compile=True)
+        assert FOR_THE_CPU not in found.trace.strings
+
+
+def test_where_it_cannot_write_for_cuda_that_for_the_cpu_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.empty(4096, 1024, device="meta")
+    on_cpu = torchprof.estimate(Sums(), x, step=forward_of, steps=1, compile=True, device="cpu")
+    torch._dynamo.reset()
+    monkeypatch.delattr("torch.utils._triton.triton_hash_with_backend")
+    found = torchprof.estimate(Sums(), x, step=forward_of, steps=1, compile=True)
+    assert found.memory.allocations["bytes"].tolist() == on_cpu.memory.allocations["bytes"].tolist()
+    assert any("materializes on the CPU" in note for note in found.notes)
+
+
+def test_what_inductor_asks_of_a_gpu_is_answered_to_it_alone() -> None:
+    asked: list[Any] = []
+
+    def names() -> list[Any]:
+        of_cuda = torch.cuda.get_device_properties, torch.cuda.get_device_capability, torch.cuda.current_device
+        return [vars(DeviceProperties)["create"], scheduler.has_triton, *of_cuda]
+
+    class Asks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sin()
+
+    before = names()
+    handle = register_bytecode_hook(lambda code, _: asked.append(names()))
+    try:
+        torchprof.estimate(Asks(), torch.empty(64, device="meta"), step=forward_of, steps=1, compile=True)
+    finally:
+        handle.remove()
+    assert asked == [before]
+    assert names() == before
 
 
 def test_on_cuda_a_compiled_dropout_and_attention_choose_as_on_cuda() -> None:

@@ -48,6 +48,33 @@ def test_float32_is_converted_only_where_there_is_tf32() -> None:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
+@pytest.mark.parametrize(
+    ("channels", "size", "workspace"), [(256, 14, 47_185_920), (512, 7, 56_623_104), (128, 28, 60_162_048)]
+)
+def test_on_a_v100_filters_of_3_x_3_take_what_a_real_resnet_took(channels: int, size: int, workspace: int) -> None:
+    """The last was seen to take a block of 60,817,408 bytes: less than 1 MiB is not split off."""
+    model = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    x = torch.empty(32, channels, size, size, device="meta")
+    found = torchprof.estimate(model, x, loss=torch.sum, steps=1, capacity="V100-32GB")
+    assert found.memory.allocations["bytes"].tolist().count(workspace) == 2
+
+
+def test_on_a_v100_other_filters_take_nothing_but_gradients_of_64_channels() -> None:
+    def workspaces(*shape: int, **options: Any) -> list[int]:
+        inputs, outputs = shape
+        x = torch.empty(32, inputs, 56, 56, device="meta")
+        model = nn.Conv2d(inputs, outputs, bias=False, device="meta", **options)
+        found = torchprof.estimate(model, x, loss=torch.sum, steps=1, capacity="V100-32GB")
+        tensors = (model.weight.nbytes, x.nbytes, model(x).nbytes)
+        return [size for size in found.memory.allocations["bytes"].tolist() if size > 2**16 and size not in tensors]
+
+    assert workspaces(64, 64, kernel_size=3, padding=1) == [116_195_328]
+    assert workspaces(64, 64, kernel_size=1) == []
+    assert workspaces(128, 128, kernel_size=3, stride=2) == []
+    assert workspaces(128, 128, kernel_size=3, dilation=2) == []
+    assert workspaces(128, 128, kernel_size=3, groups=2) == []
+
+
 @pytest.mark.parametrize(("kind", "numbers"), [(nn.LSTM, 5), (nn.GRU, 4), (nn.RNN, 0)])
 def test_recurrent_layers_keep_a_reserve_for_backward(kind: Any, numbers: int) -> None:
     batch, steps, hidden, layers = 8, 40, 128, 2

@@ -121,6 +121,18 @@ def capturable(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, capturable=True)
 
 
+def without_unified_workspaces() -> int:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "0")
+        return torchprof.estimate(nn.Linear(64, 64), (8, 64)).max_allocated
+
+
+def without_code_for_cuda() -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("torch.utils._triton.triton_hash_with_backend")
+        return notes(of(torch.sin, compile=True))
+
+
 def of_embedding(use: Callable[[Tensor], object]) -> Estimate:
     """Of a step that does something with a sparse gradient."""
 
@@ -142,8 +154,9 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     ),
     "contiguous_layer_norm_gradients": lambda: blocks(of(norm_then_transposed)),
     "cpu_workspaces": lambda: blocks(of(lambda x: x.sort(-1)[0], device="cpu")),
-    "column_sums": lambda: blocks(of(lambda x: x.sum(0), (4096, 64))),
+    "blas_operands": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (8, 64), loss=torch.sum)),
     "cublas_workspaces": lambda: of(lambda x: x @ x).max_reserved,
+    "cublaslt_workspaces": without_unified_workspaces,
     "cuda_context": lambda: of(torch.sin).device_memory,
     "cuda_library_workspaces": lambda: notes(of(lambda x: torch.linalg.qr(x)[0])),
     "cuda_devices": lambda: blocks(of(lambda x: x.to("cuda"))),
@@ -157,16 +170,21 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "cumprod_backward": lambda: blocks(of(lambda x: x.cumprod(-1))),
     "custom_op_workspaces": lambda: notes(of(lambda x: unmeasured(x))),
     "dropout": lambda: saved(of(lambda x: F.dropout(x, 0.5))),
+    "embedding_gradients": lambda: blocks(torchprof.estimate(nn.Embedding(64, 8), torch.zeros(4000, dtype=torch.long))),
     "finite_gradients": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.SGD, step=scaled)),
     "flash_gradients": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16)),
     "float32_statistics": lambda: saved(of(half_norm, dtype=torch.bfloat16)),
     "foreach_kernels": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
-    "inductor_for_cuda": lambda: notes(of(torch.sin, compile=True)),
+    "index_copies": lambda: blocks(of(lambda x: x[torch.zeros(8, dtype=torch.long)])),
+    "inductor_for_cuda": without_code_for_cuda,
+    "losses_of_elements": lambda: blocks(of(lambda x: F.mse_loss(x, x.detach()))),
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),
     "prod_backward_along_dimension": lambda: blocks(of(lambda x: x.prod(-1))),
+    "reductions": lambda: blocks(of(lambda x: x.sum(0), (4096, 64))),
+    "reduced_elements": lambda: blocks(of(lambda x: x.logsumexp(-1))),
     "safe_softmax": lambda: blocks(of(attention, (2, 64, 64))),
     "saved_random_states": lambda: blocks(of(lambda x: checkpoint(torch.sin, x, use_reentrant=False), device="cpu")),
     "scattered_gradients": lambda: blocks(of(lambda x: x.max(-1).values)),

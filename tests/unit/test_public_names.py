@@ -14,7 +14,7 @@ import torchprof
 READING = "load by_module by_op by_step by_kernel memory gpu export_chrome export_folded export_speedscope".split()
 """Names that work where PyTorch is not installed."""
 
-NEEDS_TORCH = "profile summary estimate Estimate compare max_batch_size ceilings".split()
+NEEDS_TORCH = "profile summary estimate compare max_batch_size ceilings".split()
 
 
 def python(script: str) -> str:

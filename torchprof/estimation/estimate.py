@@ -4,175 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchprof.allocator.replay import Replay, replay
+from torchprof.allocator.replay import replay
 from torchprof.allocator.settings import AllocatorSettings
-from torchprof.analysis.records import Record
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
-from torchprof.estimation.gpus import GPUS, capacity_of
+from torchprof.estimation.estimated import Estimate
+from torchprof.estimation.gpus import capacity_of
 from torchprof.estimation.notes import in_short, notes_of
-from torchprof.estimation.overheads import Overhead, with_overheads
+from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
-from torchprof.rendering.grid import Parts
-from torchprof.rendering.printed import Printed
-from torchprof.rendering.units import format_bytes, format_flops
-from torchprof.tables.by_module import by_module
-from torchprof.tables.footer import unknown_flops
 from torchprof.tables.memory import Memory
-from torchprof.tables.table import About, Table
-from torchprof.trace.trace import Trace
 
-__all__ = ["Estimate", "Overhead", "estimate"]
-
-
-@dataclass(frozen=True)
-class Estimate(Printed):
-    """What a training step will need. ``str()`` is the printed text.
-
-    Attributes:
-        trace: of the run on fake tensors: the tables, exports and analyses of a measured one work on it. Its times say nothing
-            about the device.
-        device: ``"cpu"`` or ``"cuda"``.
-        memory: the account of the program's own bytes, by category and module, as `torchprof.memory` gives it.
-        replay: what CUDA's caching allocator reserves for it; None on the CPU.
-        overheads: memory that is not the program's own, each with its source.
-        capacity: bytes the device has, or None.
-        unmeasured: bytes that may be missing, at most: workspaces of ops that are too large to be measured.
-        notes: what is not in the estimate.
-    """
-
-    trace: Trace
-    device: str
-    memory: Memory
-    replay: Replay | None
-    overheads: tuple[Overhead, ...]
-    capacity: int | None
-    unmeasured: int
-    notes: tuple[str, ...]
-
-    @property
-    def max_allocated(self) -> int:
-        """The most that is allocated, in bytes: what ``torch.cuda.max_memory_allocated`` would say; on the CPU, the peak."""
-        return self.replay.max_allocated if self.replay is not None else self.memory.peak.bytes
-
-    @property
-    def max_reserved(self) -> int:
-        """The most that PyTorch's allocator reserves: ``torch.cuda.max_memory_reserved``; on the CPU, the peak."""
-        return self.replay.max_reserved if self.replay is not None else self.memory.peak.bytes
-
-    @property
-    def device_memory(self) -> int:
-        """What has to be free on the device: what is reserved, and the overheads that PyTorch's allocator does not hold."""
-        return self.max_reserved + sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
-
-    @property
-    def by_category(self) -> dict[str, int]:
-        """Bytes at the peak by category; they add up to ``device_memory``."""
-        held = {name: count for name, count in self.memory.by_category.items() if count}
-        for overhead in self.overheads:
-            held[overhead.name] = held.get(overhead.name, 0) + overhead.bytes
-        if self.replay is not None:
-            inside = sum(overhead.bytes for overhead in self.overheads if overhead.reserved)
-            held["allocator: rounding"] = self.max_allocated - self.memory.peak.bytes - inside
-            held["allocator: cached and fragmented"] = self.max_reserved - self.max_allocated
-        return held
-
-    @property
-    def flops(self) -> int | None:
-        """FLOPs of one step, forward and backward. A lower bound where ``flops_unknown`` lists something; None: unknown."""
-        known = int(sum(row["flops"] or 0 for row in self._outermost()))
-        return None if self.flops_unknown and not known else known
-
-    @property
-    def flops_unknown(self) -> tuple[str, ...]:
-        """The ops of the step whose FLOPs are unknown, because they have no formula."""
-        return tuple(sorted({name for row in self._outermost() for name in row["flops_unknown"]}))
-
-    def _outermost(self) -> list[Record]:
-        return [row for row in by_module(self.trace).rows if row["depth"] == 0]
-
-    def fits(self, capacity: int | str | None = None) -> bool | None:
-        """Whether the step runs on a device with so many bytes, or on this GPU of ``GPUS``; by default, in ``capacity``.
-
-        None: it is not known, because what is ``unmeasured`` decides. The allocator frees what it has cached before it raises
-        out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a range, such as
-        the CUDA context, it is what they are taken to be that counts; the printed text says where another would decide.
-
-        Raises:
-            ArgumentError: no capacity is known, or the GPU is not.
-        """
-        limit = capacity_of(capacity) if capacity is not None else self.capacity
-        if limit is None:
-            raise ArgumentError("capacity is needed: bytes, or one of " + ", ".join(map(repr, GPUS)))
-        return self._fits(limit, sum(overhead.bytes for overhead in self.overheads if not overhead.reserved))
-
-    def _fits(self, limit: int, others: int) -> bool | None:
-        """Whether it fits in so many bytes, where overheads that PyTorch's allocator does not hold take these."""
-        if self.replay is None:
-            if self.device_memory <= limit < self.device_memory + self.unmeasured:
-                return None
-            return self.device_memory <= limit
-        if limit <= others:
-            return False
-        rows = with_overheads(self.trace, self.memory.allocations, self.overheads)
-        return replay(rows, self.replay.settings, limit - others).out_of_memory is None
-
-    def _unless(self) -> str:
-        """Where the verdict would be another, for overheads that are only known to be in a range."""
-        assert self.capacity is not None
-        outside = [overhead for overhead in self.overheads if not overhead.reserved]
-        verdict = self.fits()
-        for word, bounds in (
-            ("more", [overhead.at_most or overhead.bytes for overhead in outside]),
-            ("less", [overhead.at_least or overhead.bytes for overhead in outside]),
-        ):
-            if self._fits(self.capacity, sum(bounds)) is not verdict:
-                names = ", ".join(overhead.name for overhead in outside if overhead.at_most is not None)
-                return f", unless the {names} takes {word}: {format_bytes(sum(bounds))} were seen"
-        return ""
-
-    def __repr__(self) -> str:
-        return f"<Estimate: {format_bytes(self.device_memory)} on {self.device}>"
-
-    def parts(self) -> Parts:
-        peak = self.memory.peak
-        where = f"step {peak.step}, {peak.phase}, {peak.op} in {peak.module or 'no module'}"
-        if self.replay is None:
-            yield f"Needed on cpu: {format_bytes(self.device_memory)}, at most ({where})"
-        else:
-            yield (
-                f"Needed on cuda: {format_bytes(self.device_memory)} (allocated {format_bytes(self.max_allocated)}, reserved "
-                f"{format_bytes(self.max_reserved)}, and the context), at most ({where})"
-            )
-        whole = self.device_memory
-        rows = [{"name": name, "at_peak": count, "share": count / whole} for name, count in self.by_category.items()]
-        shares = About(("share",), f"Share: of what is needed, {format_bytes(whole)}")
-        yield from Table("At the peak", rows, ("at_peak", "share"), (shares,)).parts()
-        yield from self.memory.modules.head(10).parts()
-        flops, unknown = self.flops, self.flops_unknown
-        least = "at least " if unknown else ""
-        yield f"FLOPs of a step: {'unknown' if flops is None else least + format_flops(flops)}"
-        yield from unknown_flops(unknown)
-        if self.capacity is not None:
-            verdicts = {
-                True: "fits",
-                False: "DOES NOT FIT",
-                None: f"UNKNOWN, up to {format_bytes(self.unmeasured)} more are needed",
-            }
-            yield f"Capacity: {format_bytes(self.capacity)}: {verdicts[self.fits()]}{self._unless()}"
-        for overhead in self.overheads:
-            yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
-        for note in self.notes:
-            yield f"Not in it: {note}"
+__all__ = ["estimate"]
 
 
 def estimate(
@@ -309,7 +160,7 @@ def _estimated(
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode, real_ops.numpy(), as_compiled(fake) if target.compiled else nullcontext(fake) as runs:
+                with mode, real_ops.numpy(), as_compiled(fake, target) if target.compiled else nullcontext(fake) as runs:
                     run = TrainingStep(runs, arguments, optimizer, loss, step, amp, lambda made: rules.adjust(made, real_ops))
                     for _ in range(steps):
                         run.run()

@@ -11,7 +11,8 @@ from torch import nn
 
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, ModuleTypeError
-from torchprof.estimation.estimate import Estimate, estimate
+from torchprof.estimation.estimate import estimate
+from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.gpus import capacity_of
 from torchprof.rendering.units import format_bytes
 from torchprof.tables.table import Table

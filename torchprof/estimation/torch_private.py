@@ -214,6 +214,23 @@ COMPILE: Final = Feature(
 )
 """Dynamo, AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`."""
 
+INDUCTOR_FOR_CUDA: Final = Feature(
+    "Code of Inductor for CUDA in estimate(compile=True)",
+    "Its code for the CPU is taken instead",
+    names={
+        "DeviceProperties": "torch._inductor.runtime.hints.DeviceProperties",
+        "scheduler": "torch._inductor.scheduler",
+        "triton": "torch.utils._triton",
+        "utils": "torch._inductor.utils",
+    },
+    methods=(
+        "torch._inductor.runtime.hints.DeviceProperties.create",
+        "torch._inductor.scheduler.has_triton",
+        "torch.utils._triton.triton_hash_with_backend",
+    ),
+)
+"""What Inductor asks for before it writes code for CUDA: `torchprof.estimation.fake.inductor_for_cuda`."""
+
 CUDA_NAMES: Final = Feature(
     "estimate(device='cuda')",
     "estimate(device='cpu') works all the same",
@@ -222,4 +239,14 @@ CUDA_NAMES: Final = Feature(
 )
 """The functions that make tensors on a device that is named: `torchprof.estimation.rules.cuda_devices`."""
 
-FEATURES: Final = (ESTIMATE, STANCE, DISPATCHER_RULES, CUDA_NAMES, ATTENTION_RULE, AUTOCAST_RULE, GROUPED_MM_RULE, COMPILE)
+FEATURES: Final = (
+    ESTIMATE,
+    STANCE,
+    DISPATCHER_RULES,
+    CUDA_NAMES,
+    ATTENTION_RULE,
+    AUTOCAST_RULE,
+    GROUPED_MM_RULE,
+    COMPILE,
+    INDUCTOR_FOR_CUDA,
+)

@@ -4,7 +4,8 @@ Dynamo, AOTAutograd, the min-cut partitioner and Inductor do what they always do
 allocates every buffer that is materialized, reuses and frees them, and calls the kernels in between. That code is run, with
 kernels that do nothing. So nothing about fusion, recomputation or the reuse of buffers has to be guessed.
 
-Inductor writes it for tensors that say they are on the CPU. For CUDA it may fuse and order otherwise.
+For CUDA, Inductor writes it for tensors that say they are there, as it would on a machine that has a GPU
+(`torchprof.estimation.fake.inductor_for_cuda`). Where it cannot, what it writes for the CPU is taken, and the trace says so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from types import CodeType
 from typing import Any, Final
 
@@ -21,7 +23,9 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.errors import EstimateError
+from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, moved, runs_anywhere, writes_for_cuda
 from torchprof.estimation.fake.stance import compiling_with
+from torchprof.estimation.target import Device, Target
 from torchprof.estimation.torch_private import COMPILE, ESTIMATE
 
 __all__ = ["as_compiled"]
@@ -34,8 +38,12 @@ PASSED_ON: Final = ("graph_id", "is_inference", "is_backward", "get_decomp_fn")
 
 
 @contextmanager
-def as_compiled(model: nn.Module) -> Iterator[nn.Module]:
+def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
     """The model, compiled without kernels, until the block ends; then Dynamo forgets what it learned of it.
+
+    Args:
+        model: of fake tensors, which say that they are on the CPU.
+        target: the device it is compiled for.
 
     Raises:
         EstimateError: this version of PyTorch lacks a private name that is needed, or Inductor writes other code than is
@@ -44,7 +52,7 @@ def as_compiled(model: nn.Module) -> Iterator[nn.Module]:
     COMPILE.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
-        return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=_without_kernels)
+        return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
 
     # Where there is a way, Dynamo looks up what is compiled here apart from what the user compiled.
     apart = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
@@ -100,28 +108,59 @@ def _forget(codes: Sequence[CodeType], backend: Callable[..., Any]) -> None:
         del backends[key]
 
 
-def _without_kernels(gm: Any, example_inputs: Sequence[Any], **options: Any) -> Callable[[list[Any]], Any]:
+def _without_kernels(target: Target, gm: Any, example_inputs: Sequence[Any], **options: Any) -> Callable[[list[Any]], Any]:
     """What ``torch._inductor.compile_fx.compile_fx_inner`` does, but for caches, kernels and CUDA graphs."""
+    with ESTIMATE.disable_modes(), torch.no_grad(), COMPILE.DebugContext():
+        COMPILE.compile_fx.view_to_reshape(gm)
+        if target.device == "cpu":
+            graph, code = _written(gm, example_inputs, options)
+            call = _loaded(code, graph.constants)
+        else:
+            try:
+                with writes_for_cuda(target):
+                    graph, code = _written(gm, example_inputs, options, "cuda")
+                call = _loaded(runs_anywhere(code), graph.constants)
+            except Exception:  # of Inductor, which may ask for what is not known, or lack what is patched
+                moved(gm, example_inputs, "cpu")
+                graph, code = _written(gm, example_inputs, options)
+                call = _marked(_loaded(code, graph.constants))
+        _tell_strides(graph)
+        return call
+
+
+def _written(gm: Any, inputs: Sequence[Any], options: dict[str, Any], device: Device = "cpu") -> tuple[Any, str]:
+    """What Inductor has made of a graph, and the code that it writes for it."""
     inductor, V = COMPILE.compile_fx, COMPILE.V
     is_inference = options.get("is_inference", False)
-    with ESTIMATE.disable_modes(), torch.no_grad(), COMPILE.DebugContext():
-        inductor.view_to_reshape(gm)
-        fake_mode = inductor.fake_tensor_prop(gm, example_inputs)
-        inductor._recursive_record_original_output_strides(gm)
-        with V.set_fake_mode(fake_mode), inductor.maybe_disable_comprehensive_padding(example_inputs):
-            inductor._recursive_post_grad_passes(gm, is_inference=is_inference)
+    fake_mode = inductor.fake_tensor_prop(gm, inputs)
+    inductor._recursive_record_original_output_strides(gm)
+    with V.set_fake_mode(fake_mode):
+        inductor._recursive_post_grad_passes(gm, is_inference=is_inference)
+        if device == "cuda":
+            inputs = moved(gm, inputs, device)
+        with inductor.maybe_disable_comprehensive_padding(inputs):
             graph = COMPILE.GraphLowering(
                 gm,
-                example_inputs=example_inputs,
-                shape_env=gm.shape_env or inductor.shape_env_from_inputs(example_inputs),
+                example_inputs=inputs,
+                shape_env=gm.shape_env or inductor.shape_env_from_inputs(inputs),
                 **{name: options[name] for name in PASSED_ON if name in options},
             )
             graph.freeze_runtime_asserts()
             with V.set_graph_handler(graph), V.set_extern_kernel_nodes([]):
-                graph.run(*example_inputs)
-                _tell_strides(graph)
+                graph.run(*inputs)
                 written, _ = graph.codegen()
-    return _loaded(written.value, graph.constants)
+    return graph, written.value
+
+
+def _marked(call: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+    """What was written for the CPU, though it is to run on CUDA: the trace shows it."""
+
+    def marked(args: list[Any]) -> Any:
+        with torch.profiler.record_function(FOR_THE_CPU):
+            return call(args)
+
+    marked._boxed_call = True  # type: ignore[attr-defined]
+    return marked
 
 
 def _tell_strides(graph: Any) -> None:
@@ -139,10 +178,13 @@ def _loaded(code: str, constants: dict[str, Any]) -> Callable[[list[Any]], Any]:
             f"compile=True cannot be estimated with PyTorch {torch.__version__}: Inductor writes {code.count(COMPILER)} times "
             f"{COMPILER!r} instead of once. Estimate without compile=True"
         )
-    names: dict[str, Any] = {"__name__": "torchprof_without_kernels", "_NoKernels": _NoKernels, **constants}
+    own = {"_NoKernels": _NoKernels, "_NoGuard": nullcontext, "_nothing": _nothing, "get_raw_stream": _nothing}
+    names: dict[str, Any] = {"__name__": "torchprof_without_kernels", **own, **constants}
     exec(compile(code.replace(COMPILER, "async_compile = _NoKernels()"), "<inductor>", "exec"), names)
     names.update(
         empty_strided_cpu=_empty_strided,
+        empty_strided_cuda=_empty_strided,
+        device=_cpu,
         reinterpret_tensor=_reinterpreted,
         assert_size_stride=_nothing,
         assert_alignment=_nothing,
@@ -160,11 +202,24 @@ class _NoKernels:
     """In place of ``torch._inductor.async_compile.AsyncCompile``: every kernel does nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: _nothing
+        return lambda *args, **kwargs: _NoKernel()
+
+
+class _NoKernel:
+    """In place of a kernel: for the CPU it is called, for CUDA it is run."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """There is nothing to compute."""
+
+    run = __call__
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
+
+
+def _cpu(*args: Any, **kwargs: Any) -> torch.device:
+    return torch.device("cpu")
 
 
 def _empty_strided(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:

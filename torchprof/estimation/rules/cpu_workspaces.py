@@ -15,6 +15,7 @@ import torch
 
 from torchprof.estimation.fake.real_ops import UnmeasuredError
 from torchprof.estimation.fake.sparse import has_sparse, is_sparse, parts_of, returns_known, with_strides
+from torchprof.estimation.rules.blas_operands import PRODUCTS, suits_blas
 from torchprof.estimation.rules.partial_calls import Part, parts_of_call
 from torchprof.estimation.rules.real_runs import run_for_real
 from torchprof.estimation.rules.registry import Kind, Workspaces, rule
@@ -35,8 +36,6 @@ NO_WORKSPACE: Final = frozenset(
 """Ops that need nothing, or next to it; besides them views, and what works element by element."""
 IN_FLOAT32_ONLY: Final = frozenset("mm addmm bmm baddbmm mv dot mean".split())
 """Of these, those that make copies in float32 or in a layout of oneDNN's in 16 bits."""
-PRODUCTS: Final = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2), "mv": (0, 1), "dot": (0, 1)}
-"""Products, and which of their arguments are copied where BLAS cannot read them as they lie, as those that are expanded."""
 IN_ORDER: Final = frozenset("native_layer_norm _softmax _log_softmax _softmax_backward_data _log_softmax_backward_data".split())
 """Ops that copy what is not contiguous."""
 HALF: Final = frozenset({torch.float16, torch.bfloat16})
@@ -139,7 +138,7 @@ def _are_read_as_they_lie(op: Any, args: Any) -> bool:
     """Whether the kernel makes no copies of its arguments."""
     name = op._schema.name.removeprefix("aten::")
     if name in PRODUCTS:
-        return all(_suits_blas(args[place]) for place in PRODUCTS[name] if place < len(args))
+        return all(suits_blas(args[place]) for place in PRODUCTS[name] if place < len(args))
     if name in IN_ORDER:
         return all(arg.is_contiguous() for arg in args if isinstance(arg, torch.Tensor) and not is_sparse(arg))
     return not _is_pointwise(op) or not any(map(_is_expanded, args))
@@ -149,16 +148,6 @@ def _is_expanded(value: Any) -> bool:
     if not isinstance(value, torch.Tensor) or is_sparse(value):
         return False
     return any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True))
-
-
-def _suits_blas(operand: Any) -> bool:
-    """Whether it is a vector or a matrix, or many, whose rows or columns lie one after the other."""
-    if not isinstance(operand, torch.Tensor) or is_sparse(operand) or operand.numel() < 2:
-        return True
-    if operand.dim() == 1:
-        return operand.stride(0) > 0
-    (rows, columns), (of_row, of_column) = operand.shape[-2:], operand.stride()[-2:]
-    return (of_column == 1 and of_row >= max(1, columns)) or (of_row == 1 and of_column >= max(1, rows))
 
 
 @cache

@@ -1,7 +1,8 @@
-"""What is not known of compiled models on CUDA."""
+"""Compiled models for which Inductor could not write code for CUDA."""
 
 from __future__ import annotations
 
+from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.trace.trace import Trace
@@ -10,8 +11,10 @@ from torchprof.trace.trace import Trace
 @rule(
     Kind.NOTE,
     on="cuda",
-    when="compile=True",
+    when="compile=True, and Inductor failed to write code for CUDA on this machine: its code for the CPU is taken",
     source="torch/_inductor/codegen: Triton's kernels fuse and order otherwise than those in C++",
 )
 def inductor_for_cuda(trace: Trace, target: Target) -> str | None:
-    return "what Inductor fuses otherwise for CUDA: this is what it materializes on the CPU" if target.compiled else None
+    if FOR_THE_CPU not in trace.strings:
+        return None
+    return "what Inductor fuses otherwise for CUDA, for which it could not write code: this is what it materializes on the CPU"

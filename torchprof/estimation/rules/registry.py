@@ -14,7 +14,7 @@ import torch
 
 from torchprof.estimation.target import Device, Target
 
-__all__ = ["RULES", "Kind", "Rule", "TargetKernel", "Workspaces", "all_rules", "rule"]
+__all__ = ["RULES", "Kind", "Rule", "TargetKernel", "Workspaces", "all_rules", "overload", "rule"]
 
 
 class Kind(Enum):
@@ -103,7 +103,7 @@ class Rule:
 
     def ops(self) -> Sequence[Any]:
         """The ops of its subjects that this PyTorch has."""
-        return [op for op in map(_overload, self.subjects) if op is not None]
+        return [op for op in map(overload, self.subjects) if op is not None]
 
 
 RULES: Final[dict[str, Rule]] = {}
@@ -139,7 +139,7 @@ def _import_files() -> None:
         importlib.import_module(f"{rules.__name__}.{found.name}")
 
 
-def _overload(name: str) -> Any:
+def overload(name: str) -> Any:
     """The op with a name such as ``"aten::pow.Tensor_Scalar"``; None where this PyTorch has none."""
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")

@@ -53,6 +53,11 @@ def module(name: str, ts: Any, dur: Any, *, tid: Any = MAIN) -> Event:
     return event("python_function", f"nn.Module: {name}", ts, dur, tid=tid, args={"Python id": 1, "Python module id": 0})
 
 
+def function(name: str, ts: Any, dur: Any, *, tid: Any = MAIN, pid: Any = PROCESS) -> Event:
+    """A function of Python, such as ``net.py(12): forward``."""
+    return event("python_function", name, ts, dur, tid=tid, pid=pid, args={"Python id": 1, "Python parent id": None})
+
+
 def launch(ts: Any, dur: Any, correlation: int, name: str = "cudaLaunchKernel", *, tid: Any = MAIN, **args: Any) -> Event:
     return event("cuda_runtime", name, ts, dur, tid=tid, args={"correlation": correlation, **args})
 

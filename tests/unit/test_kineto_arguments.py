@@ -9,7 +9,7 @@ import pytest
 from kineto_files import kernel, launch, names, op, read
 
 import torchprof
-from torchprof.flops.outputs import output_shape
+from torchprof.flops.outputs import output_shapes
 from torchprof.trace.schema import NO_FLOPS, OP_NESTED, UNKNOWN_FLOPS
 
 
@@ -194,7 +194,7 @@ def test_the_device_of_an_op_is_where_its_kernels_ran(tmp_path: Path) -> None:
     ],
 )
 def test_shapes_of_outputs(name: str, inputs: list[tuple[int, ...]], arguments: str | None, shape: Any) -> None:
-    assert output_shape(name, inputs, arguments) == shape
+    assert output_shapes(name, inputs, arguments) == (() if shape is None else (shape,))
 
 
 @pytest.mark.parametrize("dims", ["nonsense", {"a": 1}, [5], [["x"]], [[2**80]], [None]])
@@ -202,3 +202,24 @@ def test_dims_that_are_none_are_unknown(tmp_path: Path, dims: Any) -> None:
     trace = read(tmp_path, op("aten::mm", 0, 5, dims=dims, types=["float"]))
     assert trace.signature_flops.tolist() in ([UNKNOWN_FLOPS], [NO_FLOPS])
     assert "aten::mm" in str(torchprof.by_op(trace, shapes=True))
+
+
+def test_a_smaller_op_inside_does_not_take_the_bytes_of_the_op_around_it(tmp_path: Path) -> None:
+    weight, number = {"dims": [[100, 64], []], "types": ["float", "double"]}, {"dims": [[]], "types": ["double"]}
+    trace = read(
+        tmp_path,
+        op("aten::mul_", 0, 50, **weight),
+        op("aten::to", 5, 30, **number),
+        op("aten::_to_copy", 10, 20, **number),
+        op("aten::copy_", 15, 10, dims=[[], [], []], types=["float", "double", "Scalar"]),
+        op("aten::sub", 60, 50, **weight),
+        op("aten::to", 65, 30, **number),
+        op("aten::zero", 120, 20, dims=[[8]], types=["float"]),
+        op("aten::zero_", 125, 10, dims=[[8]], types=["float"]),
+    )
+    # `to` moves what `_to_copy` moves; without one inside, it returned what it was given.
+    moved = {row["name"]: row["bytes"] for row in torchprof.by_op(trace).rows}
+    assert moved["aten::mul_"] == 2 * 100 * 64 * 4 + 8
+    assert moved["aten::sub"] is None  # what it returns is not in the file
+    assert moved["aten::zero"] == 0  # which zero_ moves
+    assert moved["aten::zero_"] == 8 * 4

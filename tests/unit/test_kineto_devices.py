@@ -292,3 +292,29 @@ def test_gaps_have_their_causes(tmp_path: Path) -> None:
 def test_without_events_of_devices_it_is_said_why(tmp_path: Path) -> None:
     with pytest.raises(torchprof.ArgumentError, match=r"ProfilerActivity\.CUDA was not recorded"):
         torchprof.gpu(read(tmp_path, op("aten::mm", 0, 5)))
+
+
+def test_kernels_that_were_launched_before_the_recording_began_are_said_and_not_counted(tmp_path: Path) -> None:
+    trace = read(
+        tmp_path,
+        step(1, 0, 100),
+        op("aten::mm", 20, 10),
+        kernel("old", 2, 8, 90),
+        kernel("old", 12, 8, 91),
+        kernel("of another stream", 5, 3, 92, stream=9),
+        launch(22, 2, 100),
+        kernel("new", 40, 10, 100),
+        kernel("lost", 60, 5, 101),
+    )
+    assert trace.steps[["kernels", "busy"]].tolist() == [(3, 18_000)]
+    [device] = torchprof.gpu(trace).devices
+    assert (device.kernels, device.span, device.busy) == (3, 60_000, 28_000)  # busy with what was there, too
+    for shown in (str(torchprof.gpu(trace)), str(torchprof.by_kernel(trace))):
+        assert "2 kernels were launched before the recording began: of no step" in shown
+    assert "Launches not seen: 2 kernels" in str(torchprof.gpu(trace))
+
+
+def test_kernels_of_a_file_without_launches_all_count(tmp_path: Path) -> None:
+    trace = read(tmp_path, step(1, 0, 100), kernel("a", 2, 8, 90), kernel("b", 12, 8, 91))
+    assert torchprof.gpu(trace).devices[0].kernels == 2
+    assert "before the recording" not in str(torchprof.gpu(trace))

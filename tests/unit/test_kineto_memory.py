@@ -122,3 +122,12 @@ def test_memory_events_on_a_thread_of_their_own_belong_to_no_op(tmp_path: Path) 
     trace = read(tmp_path, op("aten::mm", 0, 20), elsewhere, event("Trace", "PyTorch Profiler (0)", 0, 100))
     assert trace.allocations["op"].tolist() == [-1]
     assert trace.threads["native_id"][trace.allocations["thread"]].tolist() == [555]
+
+
+@pytest.mark.parametrize("number", [2**31, 2**61, -5, 300])
+def test_numbers_of_devices_that_cannot_be_do_no_harm(tmp_path: Path, number: int) -> None:
+    odd = allocation(5, 4096, 512)
+    odd["args"] |= {"Device Type": number, "Device Id": number}
+    trace = read(tmp_path, op("aten::mm", 0, 20), odd, allocation(6, 8192, 256, device=0))
+    assert trace.allocations["bytes"].tolist() == [512, 256]
+    assert str(torchprof.memory(trace))

@@ -37,7 +37,7 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     yield "File", f"{format_bytes(size)}, {format_bytes(trace.nbytes)} of rows"
     recorded_by = f"torch {facts.get('torch', 'unknown')}, Python {facts.get('python', 'unknown')}"
     yield "Recorded with", str(facts.get("source", recorded_by))
-    recorded = [name for name in ("ops", "shapes", "memory", "modules") if facts.get(name)]
+    recorded = [name for name in ("ops", "shapes", "memory", "modules", "stacks") if facts.get(name)]
     yield "Options", ", ".join([*recorded, *(["aggregate"] if facts.get("aggregate") else [])]) or "unknown"
     yield "GPU", ": ".join(text for text in (str(facts.get("gpu", "off")), str(facts.get("gpu_note", ""))) if text)
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))

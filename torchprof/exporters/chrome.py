@@ -51,9 +51,10 @@ def export_chrome(trace: Trace, path: str | os.PathLike[str]) -> None:
     Every recorded thread is a track, on which module calls and ops nest. User ranges that do not, because one of them ended
     while a later one went on, are on a further track of the thread. Steps and phases have tracks of their own, the bytes held
     on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the autograd node that
-    differentiates it. Every device is a process with a track for each stream. Calls of its runtime are on the threads that made
-    them, and an arrow leads from each launch to its kernel. An op whose end was not recorded is drawn to the end of what it ran
-    in, or of the trace; a kernel without valid times is drawn at its start, with no duration.
+    differentiates it. Where stacks of Python are known, an op tells the function that it ran in. Every device is a process with
+    a track for each stream. Calls of its runtime are on the threads that made them, and an arrow leads from each launch to its
+    kernel. An op whose end was not recorded is drawn to the end of what it ran in, or of the trace; a kernel without valid
+    times is drawn at its start, with no duration.
 
     Args:
         trace: what `torchprof.profile` recorded.
@@ -193,6 +194,8 @@ def _ops(trace: Trace, ends: Ints, tracks: Ints) -> Iterator[list[str]]:
     # The last, at index -1, is for ops outside of all modules.
     modules = [f',"module":{json.dumps(path)}' for path in paths_of_modules(trace)] + [""]
     module_of_call = np.append(trace.module_calls["module"].astype(np.int64), -1)
+    functions = [f',"function":{json.dumps(trace.strings[row])}' for row in trace.stacks["function"].tolist()] + [""]
+    stacks = trace.op_stacks if len(trace.op_stacks) else np.full(len(ops), -1, dtype=np.int32)
     category = np.zeros(256, dtype=np.uint8)
     category[[SCOPE_BACKWARD, SCOPE_USER]] = 1, 2
     for part in chunks(len(ops)):
@@ -208,13 +211,15 @@ def _ops(trace: Trace, ends: Ints, tracks: Ints) -> Iterator[list[str]]:
             phases(chunk).tolist(),
             module_of_call[chunk["module_call"]].tolist(),
             chunk["sequence_nr"].tolist(),
+            stacks[part].tolist(),
             strict=True,
         )
         yield [
             f'{{"ph":"X","pid":1,"tid":{track},"cat":"{CATEGORIES[scope]}",'
             f'"ts":{start // 1000}.{start % 1000:03d},"dur":{duration // 1000}.{duration % 1000:03d},{heads[signature]},'
-            f'"phase":"{phase_names[phase]}"{modules[module]}{f""","sequence_nr":{number}""" if number >= 0 else ""}}}}}'
-            for track, scope, start, duration, signature, phase, module, number in columns
+            f'"phase":"{phase_names[phase]}"{modules[module]}{f""","sequence_nr":{number}""" if number >= 0 else ""}'
+            f"{functions[stack]}}}}}"
+            for track, scope, start, duration, signature, phase, module, number, stack in columns
         ]
 
 

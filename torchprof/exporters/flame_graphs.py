@@ -16,7 +16,7 @@ from torchprof.trace.trace import Trace
 __all__ = ["export_folded", "export_speedscope"]
 
 
-def export_folded(trace: Trace, path: str | os.PathLike[str], by: str = "time") -> None:
+def export_folded(trace: Trace, path: str | os.PathLike[str], by: str = "time", *, functions: bool = False) -> None:
     """Write folded stacks, for Brendan Gregg's ``flamegraph.pl`` and similar tools: ``forward;Net;fc (Linear);aten::mm 12``.
 
     A stack is a phase; the chain of module calls that an op ran in or, in a backward pass or an optimizer, is attributed to;
@@ -30,26 +30,30 @@ def export_folded(trace: Trace, path: str | os.PathLike[str], by: str = "time") 
             that all lines add up to the time recorded. ``"device"``: nanoseconds of device time of kernels, which are frames
             below the op that launched them. ``"flops"``. ``"bytes"``: read and written, counted for the op that does the work
             and not again for the ops around it.
+        functions: stacks of Python take the place of phases and module calls: the functions that an op ran in, from the
+            outermost, and the ops inside the innermost. What ran without one, as on threads of autograd, is below its phase. A
+            trace has them if it was read from a file of ``torch.profiler`` that was recorded with ``with_stack=True``.
 
     Raises:
-        ArgumentError: ``by`` is none of these, the trace holds sums only, or it has no kernels for ``by="device"``.
+        ArgumentError: ``by`` is none of these, the trace holds sums only, or it has no kernels for ``by="device"`` or no stacks
+            for ``functions=True``.
         OSError: the file cannot be written.
 
     Example:
         >>> export_folded(prof.trace, "step.folded", by="flops")
     """
-    stacks = Stacks(trace, by)
+    stacks = Stacks(trace, by, functions)
     clean = [printable(frame.replace(";", ",")) for frame in stacks.frames]
     with open(path, "w", encoding="utf-8") as file:
         for stack, value in stacks:
             file.write(f"{';'.join([clean[frame] for frame in stack])} {value}\n")
 
 
-def export_speedscope(trace: Trace, path: str | os.PathLike[str], by: str = "time") -> None:
+def export_speedscope(trace: Trace, path: str | os.PathLike[str], by: str = "time", *, functions: bool = False) -> None:
     """Write a profile for https://www.speedscope.app: one sample for each stack, in the order of first occurrence.
 
     Args:
-        trace, path, by: as for `export_folded`; the stacks are the same.
+        trace, path, by, functions: as for `export_folded`; the stacks are the same.
 
     Raises:
         ArgumentError, OSError: as `export_folded`.
@@ -57,7 +61,7 @@ def export_speedscope(trace: Trace, path: str | os.PathLike[str], by: str = "tim
     Example:
         >>> export_speedscope(prof.trace, "step.speedscope.json")
     """
-    stacks = Stacks(trace, by)
+    stacks = Stacks(trace, by, functions)
     samples, weights = [], []
     for stack, value in stacks:
         samples.append(stack)
@@ -65,7 +69,7 @@ def export_speedscope(trace: Trace, path: str | os.PathLike[str], by: str = "tim
     document = {
         "$schema": "https://www.speedscope.app/file-format-schema.json",
         "exporter": f"torchprof@{__version__}",
-        "name": f"{by} by phase, module and op",
+        "name": f"{by} by function and op" if functions else f"{by} by phase, module and op",
         "activeProfileIndex": 0,
         "shared": {"frames": [{"name": frame} for frame in stacks.frames]},
         "profiles": [

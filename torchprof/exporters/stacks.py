@@ -1,15 +1,15 @@
 """Stacks of phase, modules, ops and kernels, each with a value: what flame graphs show.
 
 Stacks are nodes of one tree, whose roots are the phases. Below a phase are module calls, and below these the ops that are
-attributed to them. Nodes of ops are found in one pass over the rows of ops: the node of an op follows from the node of its
-parent, which has a lower row, and its name.
+attributed to them. Or functions of Python take the place of phases and calls. Nodes of ops are found in one pass over the rows
+of ops: the node of an op follows from the node of its parent, which has a lower row, and its name.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,20 @@ UNITS: Final = {"time": "nanoseconds", "device": "nanoseconds", "flops": "none",
 """What the values of stacks may be, and their units as speedscope names them."""
 
 
+class _Places(NamedTuple):
+    """What ops, module calls and kernels are below.
+
+    Attributes:
+        of_ops, of_calls, of_kernels: a number for each row.
+        node: gives the node of such a number.
+    """
+
+    of_ops: Values
+    of_calls: Values
+    of_kernels: Values
+    node: Callable[[int], int]
+
+
 class Stacks:
     """A tree of stacks. Iterating gives every stack with a value, as frames from the outermost to the innermost.
 
@@ -43,13 +57,15 @@ class Stacks:
         values: the value of every node of the tree.
     """
 
-    def __init__(self, trace: Trace, by: str) -> None:
+    def __init__(self, trace: Trace, by: str, functions: bool = False) -> None:
         """
         Args:
             by: a key of ``UNITS``.
+            functions: whether stacks are those of Python.
 
         Raises:
-            ArgumentError: ``by`` is unknown, the trace holds sums only, or has no kernels for ``by="device"``.
+            ArgumentError: ``by`` is unknown, the trace holds sums only, has no kernels for ``by="device"`` or no stacks of
+                Python.
         """
         if by not in UNITS:
             raise ArgumentError(f"by must be one of {', '.join(map(repr, UNITS))}, not {by!r}")
@@ -59,23 +75,27 @@ class Stacks:
             )
         if by == "device" and not len(trace.kernels):
             raise ArgumentError(f"by={by!r}: the trace has no kernels: no device was recorded, or none ran anything")
+        if functions and not len(trace.stacks):
+            raise ArgumentError(
+                f"functions={functions!r}: the trace has no stacks of Python. Files of torch.profiler have them that were "
+                "recorded with with_stack=True"
+            )
         self.frames: list[str] = []
         self._index_of_frame: dict[str, int] = {}
         self._parent: list[int] = []  # of every node; -1 for a root
         self._frame: list[int] = []  # of every node
         self._nodes: dict[tuple[int, int], int] = {}  # by parent and frame
 
-        node_of_call = self._call_nodes(trace)
-        op_nodes = self._op_nodes(trace, node_of_call)
+        places = self._functions(trace) if functions else self._modules(trace)
+        op_nodes = self._op_nodes(trace, places)
         if by == "device":
-            kernel_nodes = self._kernel_nodes(trace, node_of_call, op_nodes)
+            kernel_nodes = self._kernel_nodes(trace, places, op_nodes)
             self.values = np.zeros(len(self._frame), dtype=np.int64)
             np.add.at(self.values, kernel_nodes, kernel_times(trace.kernels))
             return
         op_values, call_values = VALUES[by](trace)
-        phase = phases_of_calls(trace.module_calls).tolist()
         calls = np.flatnonzero(call_values)
-        call_nodes = [node_of_call(call * PHASES + phase[call]) for call in calls.tolist()]
+        call_nodes = [places.node(place) for place in places.of_calls[calls].tolist()]
         self.values = np.zeros(len(self._frame), dtype=np.int64)
         np.add.at(self.values, op_nodes, op_values)
         np.add.at(self.values, np.array(call_nodes, dtype=np.int64), call_values[calls])
@@ -102,8 +122,8 @@ class Stacks:
             self._frame.append(frame)
         return node
 
-    def _call_nodes(self, trace: Trace) -> Callable[[int], int]:
-        """A function that gives the node of a module call in a phase, ``call * PHASES + phase``; a call of -1 is none."""
+    def _modules(self, trace: Trace) -> _Places:
+        """Module calls in a phase: ``call * PHASES + phase``. A call of -1 is none."""
         parents = trace.module_calls["parent"].tolist()
         modules = trace.module_calls["module"].tolist()
         module_nodes: dict[int, ModuleNode] = {
@@ -125,36 +145,72 @@ class Stacks:
                 known[key] = found
             return found
 
-        return node_of_call
+        calls = trace.module_calls
+        return _Places(
+            trace.ops["module_call"].astype(np.int64) * PHASES + phases(trace.ops),
+            np.arange(len(calls)) * PHASES + phases_of_calls(calls),
+            trace.kernels["module_call"].astype(np.int64) * PHASES + _phases_of_kernels(trace),
+            node_of_call,
+        )
 
-    def _op_nodes(self, trace: Trace, node_of_call: Callable[[int], int]) -> Values:
+    def _functions(self, trace: Trace) -> _Places:
+        """Rows of the stacks of Python; where there is none, the phase below all rows: ``-1 - phase``."""
+        nodes: dict[int, int] = {}
+        parents, functions = trace.stacks["parent"].tolist(), trace.stacks["function"].tolist()
+
+        def node_of_stack(row: int) -> int:
+            found = nodes.get(row)
+            if found is None:
+                if row < 0:
+                    found = self._node(-1, self._frame_index(Phase(-1 - row).name.lower()))
+                else:
+                    above = node_of_stack(parents[row]) if parents[row] >= 0 else -1
+                    found = self._node(above, self._frame_index(trace.strings[functions[row]]))
+                nodes[row] = found
+            return found
+
+        for row in range(len(parents)):  # callers first, so that it calls itself once at most
+            node_of_stack(row)
+
+        def places(stack: Values, phase: Values) -> Values:
+            return np.where(stack >= 0, stack, -1 - phase)
+
+        of_calls = places(trace.call_stacks, phases_of_calls(trace.module_calls))
+        call, phase = trace.kernels["module_call"], _phases_of_kernels(trace)
+        of_kernels = np.where(call >= 0, np.append(of_calls, -1)[call], -1 - phase)
+        return _Places(places(trace.op_stacks, phases(trace.ops).astype(np.int64)), of_calls, of_kernels, node_of_stack)
+
+    def _op_nodes(self, trace: Trace, places: _Places) -> Values:
         """The node of every op."""
-        ops, names, phase = trace.ops, trace.op_names, phases(trace.ops)
-        call, parent = ops["module_call"], ops["parent"]
-        # An op is below its parent if both have the same module call and phase; otherwise it is directly below its call.
-        parent = np.where((parent >= 0) & (call[parent] == call) & (phase[parent] == phase), parent, -1)
-        keys = call.astype(np.int64) * PHASES + phase
+        ops, names, keys = trace.ops, trace.op_names, places.of_ops
+        # An op is below its parent if both are in the same place; otherwise it is directly below that.
+        parent = ops["parent"]
+        parent = np.where((parent >= 0) & (keys[parent] == keys), parent, -1)
         frames = {row: self._frame_index(trace.strings[row]) for row in np.unique(names).tolist()}
         found: list[int] = []
         for first in range(0, len(ops), CHUNK):
             part = slice(first, first + CHUNK)
             for above, key, name in zip(parent[part].tolist(), keys[part].tolist(), names[part].tolist(), strict=True):
-                found.append(self._node(found[above] if above >= 0 else node_of_call(key), frames[name]))
+                found.append(self._node(found[above] if above >= 0 else places.node(key), frames[name]))
         return np.array(found, dtype=np.int64)
 
-    def _kernel_nodes(self, trace: Trace, node_of_call: Callable[[int], int], op_nodes: Values) -> Values:
+    def _kernel_nodes(self, trace: Trace, places: _Places, op_nodes: Values) -> Values:
         """The node of every kernel: below the op that launched it or, without one, below its module call or its phase."""
         kernels = trace.kernels
-        phase = np.where(kernels["phase"] <= max(Phase), kernels["phase"], int(Phase.OTHER))
         op_node = np.append(op_nodes, -1)[np.where(kernels["op"] >= 0, kernels["op"], -1)]
-        key = np.where(op_node >= 0, 0, kernels["module_call"].astype(np.int64) * PHASES + phase)
+        key = np.where(op_node >= 0, 0, places.of_kernels)
         groups = Groups.by([op_node, key, kernels["name"], kernels["kind"]])
         found = []
         for row in groups.first.tolist():
             name = trace.strings[int(kernels["name"][row])]
             frame = self._frame_index(short_name(name) if kernels["kind"][row] == Activity.KERNEL else name)
-            found.append(self._node(int(op_node[row]) if op_node[row] >= 0 else node_of_call(int(key[row])), frame))
+            found.append(self._node(int(op_node[row]) if op_node[row] >= 0 else places.node(int(key[row])), frame))
         return np.array(found, dtype=np.int64)[groups.of]
+
+
+def _phases_of_kernels(trace: Trace) -> Values:
+    phase = trace.kernels["phase"]
+    return np.where(phase <= max(Phase), phase, int(Phase.OTHER)).astype(np.int64)
 
 
 def _label(module: ModuleNode, caller: str) -> str:

@@ -14,6 +14,7 @@ VIEWS: Final = frozenset(
     hsplit imag is_nonzero lift_fresh mH mT matrix_H movedim moveaxis narrow numpy_T permute positive pin_memory real
     record_stream requires_grad_ resolve_conj resolve_neg result_type select set_ set_data size slice split split_with_sizes
     squeeze squeeze_ stride swapaxes swapdims t t_ tensor_split transpose transpose_ T unbind unflatten unfold unsqueeze
+    to contiguous reshape reshape_as type_as
     unsqueeze_ view view_as view_as_complex view_as_real vsplit
     _conj _neg_view _reshape_alias _unsafe_view _version _fw_primal _make_dual resize_ resize_as_ sym_size sym_stride
     can_cast promote_types is_floating_point is_complex is_signed is_same_size is_contiguous values indices crow_indices

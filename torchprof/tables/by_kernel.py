@@ -7,7 +7,7 @@ from torchprof.analysis.gpu.kernel_records import kernel_records
 from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_path, check_trace, phase_named
-from torchprof.tables.footer import coverage, footer
+from torchprof.tables.footer import coverage, footer, launched_before_lines
 from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
@@ -47,4 +47,5 @@ def by_kernel(trace: Trace, *, phase: str | Phase | None = None, module: str | N
     )
     if unseen := unseen_launches(trace):
         below = (*below, f"{unseen:,} launches were not seen: what they ran belongs to no op and no module")
+    below = (*below, *launched_before_lines(trace))
     return Table("Kernel", records, shown, below).sort("device")

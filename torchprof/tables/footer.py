@@ -7,6 +7,7 @@ from typing import Final
 
 from torchprof.analysis.device_names import on_device
 from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
+from torchprof.analysis.gpu.kernels import launches_before
 from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.steps import step_times
 from torchprof.rendering.units import format_ns
@@ -14,7 +15,16 @@ from torchprof.tables.columns import COLUMNS
 from torchprof.tables.table import About
 from torchprof.trace.trace import Trace
 
-__all__ = ["coverage", "footer", "incomplete", "of_what", "ops_not_recorded", "remarks", "unknown_flops"]
+__all__ = [
+    "coverage",
+    "footer",
+    "incomplete",
+    "launched_before_lines",
+    "of_what",
+    "ops_not_recorded",
+    "remarks",
+    "unknown_flops",
+]
 
 MOST_NAMED: Final = 6
 ROUNDED: Final = 0.0005
@@ -122,6 +132,13 @@ def unknown_flops(names: Iterable[str]) -> list[str]:
         f"Unknown FLOPs (? and >=): of {shown}",
         "Formulas are registered with torch.utils.flop_counter.register_flop_formula",
     ]
+
+
+def launched_before_lines(trace: Trace) -> list[str]:
+    """What must be said of kernels that were launched before the recording began."""
+    count = launches_before(trace)
+    which = "1 kernel was" if count == 1 else f"{count:,} kernels were"
+    return [f"{which} launched before the recording began: of no step"] if count else []
 
 
 def incomplete(losses: Mapping[str, int]) -> list[str]:

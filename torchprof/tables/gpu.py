@@ -19,7 +19,7 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
-from torchprof.tables.footer import coverage, incomplete, unknown_flops
+from torchprof.tables.footer import coverage, incomplete, launched_before_lines, unknown_flops
 from torchprof.tables.table import Table
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
@@ -191,6 +191,7 @@ class Gpu(GpuAccount, Printed):
             yield f"Note: {facts['gpu_note']}"
         if unseen := unseen_launches(self.trace):
             yield f"Launches not seen: {unseen:,} kernels, which belong to no op and no module"
+        yield from launched_before_lines(self.trace)
         yield from incomplete(self.trace.losses)
 
 

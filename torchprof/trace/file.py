@@ -3,7 +3,7 @@
     document.npy           UTF-8 JSON: {"torchprof": FORMAT, "strings": [...], "facts": {...}, "model": [...] or null,
                            "dtypes": [[6, "float32", 4], ...], "device_types": [[0, "cpu"], ...]}
     signature_flops.npy    int64, one for each row of signatures
-    ops.npy, tensors.npy, ...    the tables of ``LAYOUTS``
+    ops.npy, tensors.npy, ...    the tables of ``LAYOUTS`` and ``STACKS``
 
 What is written and read here are the parts of a `Trace`: the values of its fields, by name.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from torchprof.errors import ArgumentError, TraceFileError
 from torchprof.trace.model import Model
-from torchprof.trace.schema import LAYOUTS, Rows
+from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
 __all__ = ["FORMAT", "opened", "read", "write"]
@@ -36,6 +36,7 @@ STRING_COLUMNS: Final = (
     ("marks", "name"),
     ("kernels", "name"),
     ("runtime_calls", "name"),
+    ("stacks", "function"),
 )
 """Columns that are always a row of the list of strings."""
 
@@ -56,7 +57,7 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
         "dtypes": [[number, *dtype] for number, dtype in parts["dtypes"].items()],
         "device_types": list(parts["device_types"].items()),
     }
-    arrays = {name: parts[name] for name in (*LAYOUTS, "signature_flops")}
+    arrays = {name: parts[name] for name in (*LAYOUTS, *STACKS, "signature_flops")}
     try:
         text = json.dumps(document)
     except (TypeError, ValueError) as error:
@@ -112,7 +113,9 @@ def _read(shown: str) -> dict[str, Any]:
             raise TraceFileError(f"{shown}: not a torchprof trace")
         document = json.loads(archive["document"].tobytes())
         _check_format(shown, document)
-        tables: dict[str, Rows] = {name: archive[name].astype(layout, copy=False) for name, layout in LAYOUTS.items()}
+        layouts = {**LAYOUTS, **{name: layout for name, layout in STACKS.items() if name in archive}}
+        tables: dict[str, Rows] = {name: archive[name].astype(layout, copy=False) for name, layout in layouts.items()}
+        tables |= {name: np.zeros(0, dtype=layout) for name, layout in STACKS.items() if name not in tables}
         flops = archive["signature_flops"].astype(np.int64, copy=False)
     if len(flops) != len(tables["signatures"]):
         raise TraceFileError(f"{shown}: damaged: it has FLOPs for {len(flops)} of {len(tables['signatures'])} signatures")
@@ -141,7 +144,7 @@ def _read(shown: str) -> dict[str, Any]:
 
 def _check_references(shown: str, tables: Mapping[str, Rows]) -> None:
     """Analyses follow these from row to row: what is around a row comes before it, so they come to an end."""
-    for name in ("ops", "module_calls"):
+    for name in ("ops", "module_calls", "stacks"):
         parent = tables[name]["parent"]
         if (parent >= np.arange(len(parent))).any():
             raise TraceFileError(f"{shown}: damaged: rows of {name} are not inside others that began before them")
@@ -153,6 +156,7 @@ def _check_references(shown: str, tables: Mapping[str, Rows]) -> None:
         ("shapes", tables["tensors"]["shape"], len(shapes)),
         ("dims", shapes["first"].astype(np.int64) + shapes["ndim"], len(tables["dims"]) + 1),
         ("calls", tables["ops"]["module_call"], len(tables["module_calls"])),
+        ("stacks", np.concatenate([tables["op_stacks"], tables["call_stacks"]]), len(tables["stacks"])),
     ]
     for name, rows, count in references:
         if rows.max(initial=0) >= max(1, count):

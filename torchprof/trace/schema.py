@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 __all__ = [
     "LAYOUTS",
+    "STACKS",
     "Activity",
     "Direction",
     "Phase",
@@ -227,6 +228,15 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
     ),
     "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
 }
+
+STACKS: Final[Mapping[str, np.dtype[Any]]] = {
+    # A function of Python, and the row of the stack that called it, which comes before: a row is a whole stack.
+    "stacks": _struct(8, ("parent", "i4", 0), ("function", "u4", 4)),
+    # The stack in which every op, and every module call, began; -1: none is known. Both are empty where there are no stacks.
+    "op_stacks": np.dtype("i4"),
+    "call_stacks": np.dtype("i4"),
+}
+"""Tables without a struct: the recorder does not write them, only files of other tools have them."""
 
 SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7

@@ -20,7 +20,7 @@ import numpy as np
 from torchprof.errors import TraceFileError
 from torchprof.trace import file
 from torchprof.trace.model import Model
-from torchprof.trace.schema import LAYOUTS, Rows
+from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.shapes import Shape, shape_of
 from torchprof.trace.type_names import DeviceTypes, Dtypes
 
@@ -55,6 +55,8 @@ class Trace:
         model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
+        stacks, op_stacks, call_stacks: functions of Python as a call tree, and where in it every op and every module call
+            began, described by ``STACKS``; empty where they are not known.
     """
 
     ops: Rows
@@ -81,9 +83,12 @@ class Trace:
     dtypes: Dtypes = field(default_factory=Dtypes)
     device_types: DeviceTypes = field(default_factory=DeviceTypes)
     signature_flops: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["stacks"]))
+    op_stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["op_stacks"]))
+    call_stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["call_stacks"]))
 
     def __post_init__(self) -> None:
-        for name, layout in LAYOUTS.items():
+        for name, layout in {**LAYOUTS, **STACKS}.items():
             table: Rows = getattr(self, name)
             if table.dtype is not _found_right.get(name):
                 if table.dtype != layout:
@@ -95,6 +100,9 @@ class Trace:
         if len(self.signature_flops) != len(self.signatures):
             raise TraceFileError(f"there are FLOPs for {len(self.signature_flops)} of {len(self.signatures)} signatures")
         self.signature_flops.flags.writeable = False
+        for stacks, rows in ((self.op_stacks, self.ops), (self.call_stacks, self.module_calls)):
+            if len(self.stacks) and len(stacks) != len(rows):
+                raise TraceFileError(f"there are stacks for {len(stacks)} of {len(rows)} rows of ops or module calls")
 
     @classmethod
     def empty(cls, model: Model | None = None) -> Trace:
@@ -111,7 +119,7 @@ class Trace:
     @property
     def nbytes(self) -> int:
         """Bytes of the tables."""
-        return sum(getattr(self, name).nbytes for name in LAYOUTS)
+        return sum(getattr(self, name).nbytes for name in (*LAYOUTS, *STACKS))
 
     @property
     def losses(self) -> dict[str, int]:

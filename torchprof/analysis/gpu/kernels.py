@@ -1,7 +1,8 @@
 """Times and steps of kernels, copies and memsets: the rows of ``trace.kernels``.
 
 A kernel belongs to the step in which its launch began: the runtime call that launched it or, where that was not recorded, the
-op that did. Where no op is known either, it belongs to the step in which it started on the device.
+op that did. Where no op is known either, it belongs to the step in which it started on the device; if another tool recorded it
+that was launched before the recording began, to none.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from torchprof.analysis.model.callers import callers
 from torchprof.analysis.spans import with_descendants
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import Activity, Phase, Rows
+from torchprof.trace.streams import launched_before
 from torchprof.trace.trace import Trace
 
-__all__ = ["call_kernel_times", "kernel_steps", "kernel_times", "launch_times", "unseen_launches"]
+__all__ = ["call_kernel_times", "kernel_steps", "kernel_times", "launch_times", "launches_before", "unseen_launches"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -59,7 +61,18 @@ def launch_times(trace: Trace) -> Ints:
 def kernel_steps(trace: Trace, active: Rows) -> Ints:
     """The index of the active step that every row of ``kernels`` belongs to; -1 for none."""
     launched = launch_times(trace)
-    return step_of(np.where(launched >= 0, launched, trace.kernels["start"]), trace, active)
+    step = step_of(np.where(launched >= 0, launched, trace.kernels["start"]), trace, active)
+    return np.where(_launched_before(trace), -1, step)
+
+
+def launches_before(trace: Trace) -> int:
+    """The number of kernels that were launched before the recording began: they are of no step."""
+    return int(_launched_before(trace).sum())
+
+
+def _launched_before(trace: Trace) -> npt.NDArray[np.bool_]:
+    # The sums of an aggregated recording have them, so its single rows do too.
+    return launched_before(trace.kernels) if "source" in trace.facts else np.zeros(len(trace.kernels), dtype=np.bool_)
 
 
 def unseen_launches(trace: Trace) -> int:

@@ -16,7 +16,7 @@ from torchprof.importers.kineto.numbers import integer
 from torchprof.trace.schema import UNKNOWN
 from torchprof.trace.type_names import Dtype, Dtypes
 
-__all__ = ["Arguments", "DtypeNumbers", "read_arguments"]
+__all__ = ["UNKNOWN_TYPE", "Arguments", "DtypeNumbers", "read_arguments"]
 
 Sizes = tuple[int, ...]
 NOT_TENSORS: Final = ("", "Scalar", "ScalarList", "Device", "None")

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from torchprof.flops.classes import COMPILED_REGION
 from torchprof.importers.kineto.columns import Ints
-from torchprof.importers.kineto.nesting import Nesting
+from torchprof.importers.kineto.freed import give_back
+from torchprof.importers.kineto.nesting import Nesting, parts
 from torchprof.trace.schema import (
     CALL_COMPILED,
     CALL_LOADED_DATA,
@@ -48,7 +49,9 @@ def attribute(ops: Rows, calls: Rows, nesting: Nesting, names: list[str], name_o
     """
     found = _Attribution(ops, nesting, names, name_of_op)
     phase = found.phases()
+    give_back()
     nodes = found.attribute_backward(torch_ids)
+    give_back()
     found.mark_forward_outside_modules(phase, nodes)
     ops["flags"] |= phase << PHASE_SHIFT
     around = nesting.call_op
@@ -90,14 +93,20 @@ class _Attribution:
     def phases(self) -> Ints:
         """Of every op. The innermost of what began around it counts."""
         ops, parent = self.ops, self.parent
-        inside = parent >= 0
         ran_in = self.nesting.op_call
-        called_here = (ran_in >= 0) & (~inside | (ran_in != np.append(ran_in, -1)[parent]))
-        in_node = inside & (np.append(ops["scope"], 0)[parent] == SCOPE_BACKWARD)
-        runs_without_grad = np.zeros(len(ops) + 1, dtype=np.bool_)
-        runs_without_grad[parent[in_node & (ops["sequence_nr"] < 0)]] = True
-        builds_again = in_node & (ops["sequence_nr"] >= 0) & (ops["forward_thread"] == 0) & runs_without_grad[parent]
-        alone = np.where(ran_in >= 0, int(Phase.FORWARD), int(Phase.OTHER))
+        called_here, in_node, runs_without_grad = (np.zeros(len(ops), dtype=np.bool_) for _ in range(3))
+        for part in parts(len(ops)):
+            above, inside = parent[part], parent[part] >= 0
+            called_here[part] = (ran_in[part] >= 0) & (~inside | (ran_in[part] != ran_in[above]))
+            in_node[part] = inside & (ops["scope"][above] == SCOPE_BACKWARD)
+            runs_without_grad[above[in_node[part] & (ops["sequence_nr"][part] < 0)]] = True
+        builds_again = in_node & (ops["sequence_nr"] >= 0) & (ops["forward_thread"] == 0)
+        for part in parts(len(ops)):
+            builds_again[part] &= runs_without_grad[parent[part]]
+        alone = np.where(ran_in >= 0, np.uint8(Phase.FORWARD), np.uint8(Phase.OTHER))
+        data, backward, optimizer, recomputation = (
+            np.uint8(each) for each in (Phase.DATA, Phase.BACKWARD, Phase.OPTIMIZER, Phase.RECOMPUTATION)
+        )
         phase = np.zeros(len(ops) + 1, dtype=np.uint8)
         for rows in self.levels:
             around = phase[parent[rows]]
@@ -112,7 +121,7 @@ class _Attribution:
                     ops["scope"][rows] == SCOPE_BACKWARD,
                     (around == Phase.OPTIMIZER) & ~called_here[rows],
                 ],
-                [Phase.DATA, Phase.BACKWARD, Phase.OPTIMIZER, Phase.RECOMPUTATION, around, Phase.BACKWARD, Phase.OPTIMIZER],
+                [data, backward, optimizer, recomputation, around, backward, optimizer],
                 alone[rows],
             )
         return phase[:-1]
@@ -127,7 +136,7 @@ class _Attribution:
         nodes = np.flatnonzero((ops["forward_thread"] != 0) & (ops["sequence_nr"] >= 0))
         creators = _creators(ops, torch_ids, nodes)
         nodes, creators = nodes[creators >= 0], creators[creators >= 0]
-        ran_as = np.full(len(ops), -1, dtype=np.int64)
+        ran_as = np.full(len(ops), -1, dtype=np.int32)
         ran_as[creators] = nodes  # of several, the last
         call, attributed = ran_in, np.zeros(0, dtype=np.bool_)
         for _ in range(MOST_ORDERS):  # an op in a backward pass may itself be differentiated
@@ -136,7 +145,7 @@ class _Attribution:
             if np.array_equal(call, before):
                 break
         ops["module_call"] = call
-        ops["flags"] |= np.where(attributed, OP_ATTRIBUTED, 0).astype(np.uint8)
+        ops["flags"] |= np.where(attributed, np.uint8(OP_ATTRIBUTED), np.uint8(0))
         return ran_as
 
     def _follow(self, nodes: Ints, calls_of_nodes: Ints) -> tuple[Ints, Flags]:

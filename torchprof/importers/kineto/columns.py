@@ -13,12 +13,16 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Columns", "Ints", "Numbered", "field", "small"]
+from torchprof.importers.kineto.freed import give_back
+
+__all__ = ["Columns", "Ints", "Numbered", "at", "field", "small"]
 
 Ints = npt.NDArray[Any]
 """Whole numbers, of whatever size."""
 T = TypeVar("T", bound=Hashable)
 
+BLOCK: Final = 2**16
+"""Rows of a block, at least."""
 _CODES: Final = {"i8": "q", "i4": "i", "u1": "B"}
 
 
@@ -41,16 +45,24 @@ class Numbered(Generic[T]):
 
 
 class Columns:
-    """Columns of equal length, which grow row by row."""
+    """Columns of equal length, which grow row by row.
+
+    They grow in blocks, because what is moved again and again as it grows leaves holes in the memory of the process.
+    """
 
     def __init__(self, **kinds: str) -> None:
         """
         Args:
             kinds: the dtype of every column: ``"i8"``, ``"i4"`` or ``"u1"``.
         """
-        self._names = tuple(kinds)
-        self._columns = [array(_CODES[kind]) for kind in kinds.values()]
         self._kinds = dict(kinds)
+        self._names = tuple(kinds)
+        self._blocks: list[list[array[int]]] = []
+        self._in_blocks = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._columns = [array(_CODES[kind]) for kind in self._kinds.values()]
         self._appends = [column.append for column in self._columns]
 
     def append(self, *values: int) -> None:
@@ -58,17 +70,57 @@ class Columns:
         for append, value in zip(self._appends, values):  # noqa: B905  as many, and a check of it costs time
             append(value)
 
+    def extend(self, rows: dict[str, npt.NDArray[Any]]) -> None:
+        """Add rows, as arrays by name."""
+        for name, column in zip(self._names, self._columns, strict=True):
+            column.frombytes(np.ascontiguousarray(rows[name], dtype=self._kinds[name]).data.cast("B"))
+        self.close_block()
+
+    def close_block(self) -> None:
+        """Begin another block if this one is full."""
+        if len(self._columns[0]) >= BLOCK:
+            self._blocks.append(self._columns)
+            self._in_blocks += len(self._columns[0])
+            self._begin()
+
     def __len__(self) -> int:
-        return len(self._columns[0])
+        return self._in_blocks + len(self._columns[0])
+
+    def copy(self, name: str, first: int = 0) -> npt.NDArray[Any]:
+        """A column from this row on."""
+        at, found, before = self._names.index(name), [], 0
+        for block in (*self._blocks, self._columns):
+            if before + len(block[at]) > first:
+                found.append(np.array(block[at][max(0, first - before) :], dtype=self._kinds[name]))
+            before += len(block[at])
+        return np.concatenate(found) if found else np.zeros(0, self._kinds[name])
 
     def take(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns by name as arrays, which take their memory over."""
-        found = {
-            name: np.frombuffer(column, dtype=self._kinds[name]) if len(column) else np.zeros(0, self._kinds[name])
-            for name, column in zip(self._names, self._columns, strict=True)
-        }
-        self._columns, self._appends = [array("q") for _ in self._names], []
-        return found
+        """The columns by name as arrays. They are empty afterwards."""
+        blocks, count = [*self._blocks, self._columns], len(self)
+        self._blocks, self._in_blocks = [], 0
+        self._begin()
+        taken = {}
+        for at, name in enumerate(self._names):
+            column = taken[name] = np.empty(count, dtype=self._kinds[name])
+            first = 0
+            for block in blocks:
+                last = first + len(block[at])
+                column[first:last] = block[at]
+                block[at] = array("b")  # its memory is free for the next column
+                first = last
+            if len(blocks) > 1:
+                give_back()
+        return taken
+
+
+def at(column: Ints, rows: Ints, otherwise: int = -1) -> Ints:
+    """The values in these rows; the other one for a row of -1."""
+    if not len(column):
+        return np.full(len(rows), otherwise, dtype=np.int64)
+    kind = np.dtype(np.int64) if column.dtype.kind == "u" and otherwise < 0 else column.dtype
+    found: Ints = np.where(rows >= 0, column[rows], kind.type(otherwise))
+    return found
 
 
 def field(kinds: Sequence[tuple[Any, ...]], layout: Sequence[str], name: str) -> Ints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,7 +13,8 @@ from torchprof.flops.evaluate import evaluate
 from torchprof.flops.formulas import FORMULAS
 from torchprof.flops.views import moves_nothing
 from torchprof.importers.kineto.columns import Ints
-from torchprof.importers.kineto.nesting import Nesting
+from torchprof.importers.kineto.freed import give_back
+from torchprof.importers.kineto.nesting import Nesting, parts
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, TENSOR_SYMBOLIC, UNKNOWN_FLOPS, Rows
 from torchprof.trace.type_names import Dtypes
 
@@ -20,12 +22,14 @@ __all__ = ["flops_of", "mark_nested"]
 
 FREE, UNKNOWN, COUNTED, COMPILED = range(4)
 FUNCTION: Final = 0
+MOST_BYTES: Final = 2**60
 
 
-def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: list[str]) -> None:
+def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: list[str], dtypes: Dtypes) -> None:
     """Set ``OP_NESTED`` and ``OP_WRAPPER``, as the recorder does: an op that has a formula counts for all inside it.
 
-    Without outputs, an op is a wrapper if one inside it may have moved bytes.
+    An op is a wrapper if one inside it may have moved as many bytes: at least half, which excludes smaller ops on the way, such
+    as converting a number. Where it is not known what an op returns, the largest tensor that it is given stands for it.
     """
     parent = nesting.op_parent
     name_of_op = tables["signatures"]["name"][ops["signature"]]
@@ -41,6 +45,7 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
         nested[rows] = hides[parent[rows]]
         hides[rows] = nested[rows] | by_formula[rows]
     counts = ~nested & (kind != FREE)
+    give_back()
     by_inner = counts & ((kind == UNKNOWN) | ((kind == COUNTED) & ~by_formula))
     above = parent[counts & (kind != COMPILED)]
     while len(above := np.unique(above[above >= 0])):
@@ -48,8 +53,14 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
         above = parent[above]
     moves = is_function & np.array(["::" in name and not moves_nothing(name) for name in names] or [False])[name_of_op]
     wrapper = np.zeros(len(ops), dtype=np.bool_)
-    wrapper[parent[moves & (parent >= 0)]] = True
-    ops["flags"] |= np.where(nested, OP_NESTED, 0).astype(np.uint8) | np.where(wrapper, OP_WRAPPER, 0).astype(np.uint8)
+    sizes, signature = _sizes(tables, dtypes), ops["signature"]
+    for _ in range(2):
+        for part in parts(len(ops)):  # `to` moves what is moved inside it
+            inner = part.start + np.flatnonzero((moves[part] | wrapper[part]) & (parent[part] >= 0))
+            around = parent[inner]
+            wrapper[around[2 * sizes[signature[inner]] >= sizes[signature[around]]]] = True
+    for mask, flag in ((nested, OP_NESTED), (wrapper, OP_WRAPPER)):
+        ops["flags"] |= np.where(mask, np.uint8(flag), np.uint8(0))
 
 
 def flops_of(tables: Mapping[str, Rows], names: list[str], dtypes: Dtypes) -> tuple[Ints, list[str]]:
@@ -69,6 +80,24 @@ def _class_of(name: str, classes: OpClasses, of_dispatcher: bool) -> int:
     if name in classes.free:
         return FREE
     return UNKNOWN if of_dispatcher and "::" in name else FREE
+
+
+def _sizes(tables: Mapping[str, Rows], dtypes: Dtypes) -> Ints:
+    """Bytes that ops write: of what they return or, where that is not known, of the largest tensor that they are given."""
+    first, count = tables["shapes"]["first"].tolist(), tables["shapes"]["ndim"].tolist()
+    dims = np.maximum(tables["dims"], 1).tolist()
+    elements = [min(math.prod(dims[at : at + n]), MOST_BYTES) for at, n in zip(first, count, strict=True)]
+    tensors = tables["tensors"]
+    of_tensors = [
+        elements[shape] * (dtypes[dtype].itemsize or 1)
+        for shape, dtype in zip(tensors["shape"].tolist(), tensors["dtype"].tolist(), strict=True)
+    ]
+    written = [of_tensors[row] for row in tables["operands"].tolist()]
+    found = []
+    for inputs, outputs, n_inputs, n_outputs in tables["signatures"][["inputs", "outputs", "n_inputs", "n_outputs"]].tolist():
+        returned = sum(written[outputs : outputs + n_outputs])
+        found.append(min(returned or max(written[inputs : inputs + n_inputs], default=0), MOST_BYTES))
+    return np.array(found, dtype=np.int64)
 
 
 def _has_unknown_sizes(tables: Mapping[str, Rows]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

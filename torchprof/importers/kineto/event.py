@@ -6,6 +6,7 @@ time in microseconds since 1970, with its nanoseconds, has more digits than a fl
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import re
@@ -51,6 +52,7 @@ ARGUMENTS: Final = {
 _FIELDS: Final = ("ph", "cat", "name", "pid", "tid", "ts", "dur")
 _TEXTS: Final = ("dims", "types", "values")
 """Of these the JSON text is kept: there are few that differ."""
+MOST_REMEMBERED: Final = 2**14
 _NO_NUMBER: Final = re.compile(r'(?<!\\)("\s*:\s*)-?(?:nan|inf(?:inity)?)(?=\s*[,}])', re.IGNORECASE)
 
 
@@ -66,11 +68,33 @@ class PlainArgs:
     def __init__(self, given: Any) -> None:
         self._given = given if isinstance(given, dict) else {}
 
-    def __getattr__(self, name: str) -> Any:
-        value = self._given.get(ARGUMENTS[name])
-        if name in _TEXTS:
-            return b"" if value is None else json.dumps(value).encode()
-        return value
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def _property(name: str, key: str) -> property:
+    if name not in _TEXTS:
+        return property(lambda args: args._given.get(key))
+    texts: dict[str, bytes] = {}  # to write them as Python does is faster, and few differ
+
+    def text(args: PlainArgs) -> bytes:
+        value = args._given.get(key)
+        if value is None:
+            return b""
+        written = str(value)
+        found = texts.get(written)
+        if found is None:
+            found = texts[written] = json.dumps(value).encode()
+            if len(texts) > MOST_REMEMBERED:
+                texts.clear()
+        return found
+
+    return property(text)
+
+
+for _name, _key in ARGUMENTS.items():
+    setattr(PlainArgs, _name, _property(_name, _key))
 
 
 class PlainEvent:
@@ -98,10 +122,15 @@ def parse(text: bytes | str) -> Any:
     Raises:
         MalformedError: it is no JSON.
     """
+    collects = gc.isenabled()
     try:
+        gc.disable()  # while only C runs: it would look at every event again and again, and finds nothing
         return json.loads(text, parse_float=str, strict=False)
     except (ValueError, RecursionError) as error:
         raise MalformedError(str(error)) from None
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _decode_plainly(text: bytes) -> list[Event]:

@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.importers.kineto.columns import Ints, field
-from torchprof.importers.kineto.nesting import Nesting, open_at
+from torchprof.importers.kineto.columns import Ints, at, field
+from torchprof.importers.kineto.freed import give_back
+from torchprof.importers.kineto.nesting import Nesting, open_at, parts
 from torchprof.importers.kineto.numbers import NONE
 from torchprof.importers.kineto.read_events import CALL_KIND, KERNEL_KIND, Kind
 from torchprof.trace.schema import (
@@ -110,6 +111,7 @@ class Launches:
         calls["correlation"] = self.correlation & 0xFFFFFFFF
         calls["op"] = calls["module_call"] = -1
         calls["thread"] = NO_THREAD
+        give_back()
 
     def attribute(self, ops: Rows, module_calls: Rows, nesting: Nesting, thread_rows: dict[int, int]) -> None:
         """Find the op and module call of every call.
@@ -119,17 +121,14 @@ class Launches:
         """
         calls = self.calls
         for of_file, thread in thread_rows.items():
-            rows = np.flatnonzero(self.thread == of_file)
-            calls["thread"][rows] = thread
-            calls["op"][rows] = open_at(ops, nesting.op_parent, thread, calls["start"][rows])
-            calls["module_call"][rows] = open_at(module_calls, nesting.call_parent, thread, calls["start"][rows])
-        op, call = calls["op"], calls["module_call"]
-        # A module that was called inside the op is nearer than the one that the op is attributed to.
-        starts = np.append(module_calls["start"], -1)[call]
-        by_op = (op >= 0) & ~((call >= 0) & (starts >= np.append(ops["start"], 0)[op]))
-        of_op, of_call = np.append(phases(ops), 0)[op], np.append(phases_of_calls(module_calls), int(Phase.OTHER))[call]
-        calls["phase"] = np.where(by_op, of_op, of_call)
-        calls["module_call"] = np.where(by_op, np.append(ops["module_call"], -1)[op], call)
+            mine = np.flatnonzero(self.thread == of_file)
+            for part in parts(len(mine)):
+                rows = mine[part]
+                calls["thread"][rows] = thread
+                calls["op"][rows] = open_at(ops, nesting.op_parent, thread, calls["start"][rows])
+                calls["module_call"][rows] = open_at(module_calls, nesting.call_parent, thread, calls["start"][rows])
+        for part in parts(len(calls)):
+            _fill_phases(calls[part], ops, module_calls)
 
     def of(self, correlation: Ints, start: Ints, in_graph: Ints) -> Ints:
         """The call that launched kernels with these correlations and starts; -1: none is in the file.
@@ -142,12 +141,24 @@ class Launches:
         launches = launches[self.correlation[launches] > 0]
         launches = launches[np.argsort(self.correlation[launches], kind="stable")]  # of one number, by start
         found = _latest(self.correlation[launches], launched_at[launches], correlation, start)
-        found = np.append(launches, -1)[found]
+        found = at(launches, found)
         graphs = np.flatnonzero(kind == RuntimeCallKind.GRAPH_LAUNCH)
         lost = np.flatnonzero((found < 0) & in_graph)
-        at = np.searchsorted(launched_at[graphs], start[lost], side="right") - 1
-        found[lost] = np.where(at >= 0, np.append(graphs, -1)[at], -1)
+        found[lost] = at(graphs, np.searchsorted(launched_at[graphs], start[lost], side="right") - 1)
         return found
+
+
+def _fill_phases(calls: Rows, ops: Rows, module_calls: Rows) -> None:
+    """Take phase and module call from the op and the module call that these calls were made in."""
+    op, call = calls["op"], calls["module_call"]
+    # A module that was called inside the op is nearer than the one that the op is attributed to.
+    by_op = (op >= 0) & ~((call >= 0) & (at(module_calls["start"], call) >= at(ops["start"], op, 0)))
+    of_op = np.where(op >= 0, phases(ops[op]), 0) if len(ops) else np.zeros(len(op), dtype=np.uint8)
+    of_call = (
+        np.where(call >= 0, phases_of_calls(module_calls[call]), int(Phase.OTHER)) if len(module_calls) else int(Phase.OTHER)
+    )
+    calls["phase"] = np.where(by_op, of_op, of_call)
+    calls["module_call"] = np.where(by_op, at(ops["module_call"], op), call)
 
 
 def _latest(numbers: Ints, times: Ints, wanted: Ints, before: Ints) -> Ints:
@@ -158,15 +169,25 @@ def _latest(numbers: Ints, times: Ints, wanted: Ints, before: Ints) -> Ints:
     """
     if not len(numbers):
         return np.full(len(wanted), -1, dtype=np.int64)
+    first = np.minimum(np.searchsorted(numbers, wanted), len(numbers) - 1).astype(np.int32)
+    found = np.where(numbers[first] == wanted, first, np.int32(-1))
+    again = numbers[np.minimum(first + 1, len(numbers) - 1)] == wanted
+    again &= first + 1 < len(numbers)
+    rows = np.flatnonzero(again)  # nearly no number is used twice
+    if len(rows):
+        found[rows] = _latest_of_several(numbers, times, wanted[rows], before[rows])
+    return found
+
+
+def _latest_of_several(numbers: Ints, times: Ints, wanted: Ints, before: Ints) -> Ints:
+    """The same, of numbers that are all there."""
     # All together in order of number and time: a row is found among those that stand before what looks for it.
     order = np.lexsort((np.arange(len(numbers) + len(wanted)), np.append(times, before), np.append(numbers, wanted)))
     last = np.maximum.accumulate(np.where(order < len(numbers), order, -1))
     found = np.empty(len(numbers) + len(wanted), dtype=np.int64)
     found[order] = last
     found = found[len(numbers) :]
-    first = np.searchsorted(numbers, wanted)
-    known = numbers[np.minimum(first, len(numbers) - 1)] == wanted
-    return np.where(known, np.maximum(found, first), -1)
+    return np.maximum(found, np.searchsorted(numbers, wanted))
 
 
 def _inside_others(correlation: Ints, thread: Ints, end: Ints) -> Ints:
@@ -188,6 +209,7 @@ def kernels_of(columns: Arrays, kinds: list[Kind], names: list[str], launches: L
     kernels = np.zeros(len(order), dtype=LAYOUTS["kernels"])
     kernels["start"], kernels["end"] = columns.pop("start")[order], columns.pop("end")[order]
     kind = columns.pop("kind")[order]
+    give_back()
     of_kinds = {name: field(kinds, KERNEL_KIND, name) for name in KERNEL_KIND}
     of_kinds |= {"device_index": of_kinds.pop("device"), "bytes": np.maximum(of_kinds["bytes"], 0)}
     is_copy = of_kinds["kind"] == Activity.COPY
@@ -197,12 +219,13 @@ def kernels_of(columns: Arrays, kinds: list[Kind], names: list[str], launches: L
         for name, of_kind in of_kinds.items():
             kernels[name] = of_kind.astype(kernels[name].dtype)[kind]
     kernels["device_type"] = CUDA
+    give_back()
     correlation, external = columns.pop("correlation")[order], columns.pop("external_id")[order]
     call = kernels["runtime_call"] = launches.of(correlation, kernels["start"], kernels["graph"] != 0)
     for name in ("op", "module_call"):
-        kernels[name] = np.append(launches.calls[name], -1)[call]
-    kernels["phase"] = np.append(launches.calls["phase"], 0)[call]
-    does = np.append(launches.calls["kind"], NOT_RECORDED)[call]
+        kernels[name] = at(launches.calls[name], call)
+    kernels["phase"] = at(launches.calls["phase"], call, 0)
+    does = at(launches.calls["kind"], call, NOT_RECORDED)
     kernels["graph"][(does == RuntimeCallKind.GRAPH_LAUNCH) & (kernels["graph"] == 0)] = UNKNOWN_GRAPH
     _fill_from_launches(kernels, launches, call)
     if np.array_equal(external, correlation):  # in files of 2022 it is no more than that
@@ -214,7 +237,7 @@ def _fill_from_launches(kernels: Rows, launches: Launches, call: Ints) -> None:
     """Take what the file has only beside the launch, as that of HIP."""
     if not launches.kinds:
         return
-    kind = np.append(launches.kind, 0)[call]
+    kind = at(launches.kind, call, 0)
     plain = (call >= 0) & (kernels["graph"] == 0)
     lacks = np.flatnonzero(plain & (kernels["kind"] == Activity.KERNEL) & ~kernels["grid"].any(axis=1))
     for name in ("grid", "block", "shared_memory"):

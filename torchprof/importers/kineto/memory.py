@@ -1,66 +1,89 @@
-"""``[memory]`` events to allocations, and the totals that allocators reported with them."""
+"""``[memory]`` events to allocations, and the totals that allocators reported with them.
+
+Blocks are found first, from the events alone; what they were allocated and freed in, when ops and calls are in their tables.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from array import array
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.importers.kineto.columns import Ints
+from torchprof.importers.kineto.columns import Ints, at
 from torchprof.importers.kineto.nesting import AT_ONCE, Nesting, open_at
-from torchprof.trace.schema import LAYOUTS, SCOPE_USER, Phase, Rows, Use, phases
+from torchprof.trace.schema import LAYOUTS, NO_THREAD, SCOPE_USER, Phase, Rows, Use, phases
 
-__all__ = ["allocations_of", "fill_steps", "places_of", "totals_of"]
-
-CPU: Final = 0
-LARGEST: Final = 2**56
+__all__ = ["Blocks", "blocks_of", "fill_steps", "place", "totals_of"]
 
 Memory = dict[str, npt.NDArray[Any]]
 
 
-def places_of(memory: Memory, ops: Rows, calls: Rows, nesting: Nesting, thread_rows: dict[int, int]) -> tuple[Ints, Ints]:
-    """For every event, the op and the module call that were open on its thread; -1: none."""
-    op, call = np.full(len(memory["time"]), -1, dtype=np.int64), np.full(len(memory["time"]), -1, dtype=np.int64)
-    for of_file, thread in thread_rows.items():
-        rows = np.flatnonzero(memory["thread"] == of_file)
-        op[rows] = open_at(ops, nesting.op_parent, thread, memory["time"][rows])
-        call[rows] = open_at(calls, nesting.call_parent, thread, memory["time"][rows])
-    return op, call
+class Blocks(NamedTuple):
+    """Blocks of memory.
+
+    Attributes:
+        table: the table of allocations, without what they were made in.
+        freed_on: of each, the row of the thread that freed it; ``NO_THREAD`` where that is not known.
+    """
+
+    table: Rows
+    freed_on: Ints
 
 
-def allocations_of(memory: Memory, places: tuple[Ints, Ints], ops: Rows, calls: Rows, nesting: Nesting, threads: Ints) -> Rows:
-    """The table of allocations. Events are in order of time.
+def blocks_of(memory: Memory, threads: Ints) -> Blocks:
+    """The blocks of these events, which are in order of time.
 
     Args:
-        places: what `places_of` found.
         threads: of every event, the row of its thread in the trace.
     """
-    op, ran_in = places
-    call = np.where((op >= 0) & (np.append(nesting.op_call, -1)[op] == ran_in), np.append(ops["module_call"], -1)[op], ran_in)
     first, last = _pairs(memory)
     freed, unfreed = last >= 0, first >= 0
     rows = np.zeros(len(first), dtype=LAYOUTS["allocations"])
     example = np.where(unfreed, first, last)
     rows["start"] = np.where(unfreed, memory["time"][first], -1)
     rows["end"] = np.where(freed, memory["time"][last], -1)
-    rows["address"] = memory["address"][example]
     rows["bytes"] = np.abs(memory["bytes"][example])
-    rows["op"], rows["module_call"] = np.where(unfreed, op[first], -1), np.where(unfreed, call[first], -1)
-    # Where the next allocation at an address tells that a block was freed, it is not known by what.
-    rows["free_op"] = np.where(freed & (memory["bytes"][last] < 0), op[last], -1)
-    rows["module"] = np.where(unfreed, np.append(calls["module"].astype(np.int64), -1)[call[first]], -1)
     rows["thread"] = threads[example]
-    rows["device_type"], rows["device_index"] = memory["device_type"][example], memory["device_index"][example]
-    held = unfreed & (~freed | (rows["end"] > _ends_of_what_made(rows, ran_in[first], ops, calls, nesting)))
+    for name in ("address", "device_type", "device_index"):
+        rows[name] = memory[name][example]
+    # Where the next allocation at an address tells that a block was freed, it is not known by what.
+    told = freed & (memory["bytes"][last] < 0)
+    return Blocks(rows, np.where(told, threads[last], NO_THREAD).astype(np.uint16))
+
+
+def place(blocks: Blocks, ops: Rows, calls: Rows, nesting: Nesting) -> None:
+    """Fill in what blocks were allocated and freed in."""
+    for begin in range(0, len(blocks.table), AT_ONCE):
+        part = slice(begin, begin + AT_ONCE)
+        _place(blocks.table[part], blocks.freed_on[part], ops, calls, nesting)
+
+
+def _place(rows: Rows, freed_on: Ints, ops: Rows, calls: Rows, nesting: Nesting) -> None:
+    unfreed, freed = rows["start"] >= 0, rows["end"] >= 0
+    made_on = np.where(unfreed, rows["thread"], NO_THREAD)
+    op = _open_on(made_on, rows["start"], ops, nesting.op_parent)
+    ran_in = _open_on(made_on, rows["start"], calls, nesting.call_parent)
+    rows["op"], rows["free_op"] = op, _open_on(freed_on, rows["end"], ops, nesting.op_parent)
+    call = np.where((op >= 0) & (at(nesting.op_call, op) == ran_in), at(ops["module_call"], op), ran_in)
+    rows["module_call"], rows["module"] = call, at(calls["module"], call)
+    held = unfreed & (~freed | (rows["end"] > _ends_of_what_made(rows, ran_in, ops, calls, nesting)))
     rows["uses"] = np.where(held, int(Use.HELD_AFTER_CALL), 0)
-    return rows
+
+
+def _open_on(threads: Ints, times: Ints, spans: Rows, parent: Rows) -> Ints:
+    """The innermost span that was open on these threads at these times; -1: none."""
+    found = np.full(len(threads), -1, dtype=np.int64)
+    for thread in np.unique(threads).tolist():
+        rows = np.flatnonzero(threads == thread)
+        found[rows] = open_at(spans, parent, thread, times[rows])
+    return found
 
 
 def _pairs(memory: Memory) -> tuple[Ints, Ints]:
     """The events with which each block was allocated (-1: before the recording) and freed (-1: never)."""
-    first: list[int] = []
-    last: list[int] = []
+    first, last = array("i"), array("i")
     open_rows: dict[tuple[int, int, int], int] = {}
     names = ("address", "bytes", "device_type", "device_index")
     for begin in range(0, len(memory["time"]), AT_ONCE):
@@ -77,31 +100,35 @@ def _pairs(memory: Memory) -> tuple[Ints, Ints]:
             elif row < 0:
                 first.append(-1)
                 last.append(event)
-    return np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
+    return np.array(first, dtype=np.int32), np.array(last, dtype=np.int32)
 
 
 def _ends_of_what_made(rows: Rows, ran_in: Ints, ops: Rows, calls: Rows, nesting: Nesting) -> Ints:
     """The end of the outermost call or, if there is none, of the outermost op, or of the whole step of an optimizer."""
-    op = rows["op"].astype(np.int64)
-    call = np.where(op >= 0, np.append(nesting.op_call, -1)[op], ran_in)
-    above = call
-    while (inside := np.append(nesting.call_parent, -1)[above] >= 0).any():
-        above = np.where(inside, np.append(nesting.call_parent, -1)[above], above)
+    row = rows["op"].astype(np.int64)
+    above = np.where(row >= 0, at(nesting.op_call, row), ran_in)
+    while (inside := at(nesting.call_parent, above) >= 0).any():
+        above = np.where(inside, at(nesting.call_parent, above), above)
     end = rows["start"].copy()
-    phase, scope = np.append(phases(ops), 0), np.append(ops["scope"], 0)
-    of_optimizer = phase[op] == Phase.OPTIMIZER
-    row = op
+    of_optimizer = _phase(ops, row) == Phase.OPTIMIZER
     while (row >= 0).any():
-        counts = (row >= 0) & ((scope[row] != SCOPE_USER) | (of_optimizer & (phase[row] == Phase.OPTIMIZER)))
-        end = np.where(counts, np.maximum(end, np.append(ops["end"], -1)[row]), end)
-        row = np.append(nesting.op_parent, -1)[row]
-    return np.where(above >= 0, np.append(calls["end"], -1)[above], end)
+        counts = (row >= 0) & ((at(ops["scope"], row) != SCOPE_USER) | (of_optimizer & (_phase(ops, row) == Phase.OPTIMIZER)))
+        end = np.where(counts, np.maximum(end, at(ops["end"], row)), end)
+        row = at(nesting.op_parent, row)
+    return np.where(above >= 0, at(calls["end"], above), end)
+
+
+def _phase(ops: Rows, rows: Ints) -> Ints:
+    """The phase of each of these ops; that of none is -1."""
+    return np.where(rows >= 0, phases(ops[rows]).astype(np.int64), -1) if len(ops) else np.full(len(rows), -1)
 
 
 def totals_of(memory: Memory) -> Rows:
     """The table of allocator totals: where what is reserved or not reported changes. The CPU's allocator has none."""
     found: list[Rows] = []
-    has_totals = (memory["device_type"] != CPU) & (memory["allocated"] >= 0) & (memory["reserved"] > 0)
+    if "allocated" not in memory:
+        return np.zeros(0, dtype=LAYOUTS["allocator_totals"])
+    has_totals = memory["allocated"] >= 0
     for device_type, index in sorted(
         set(zip(*(memory[name][has_totals].tolist() for name in ("device_type", "device_index")), strict=True))
     ):
@@ -130,29 +157,32 @@ def _held(memory: Memory, rows: Ints) -> Ints:
     blocks: dict[int, int] = {}
     held = 0
     found = np.empty(len(rows), dtype=np.int64)
-    for at, (address, count) in enumerate(zip(memory["address"][rows].tolist(), memory["bytes"][rows].tolist(), strict=True)):
-        known = blocks.pop(address, 0)
-        if count > 0:
-            held += count - known
-            blocks[address] = count
-        else:
-            held -= known or -count
-        found[at] = held
+    for begin in range(0, len(rows), AT_ONCE):
+        part = rows[begin : begin + AT_ONCE]
+        events = zip(memory["address"][part].tolist(), memory["bytes"][part].tolist(), strict=True)
+        for event, (address, count) in enumerate(events, start=begin):
+            known = blocks.pop(address, 0)
+            if count > 0:
+                held += count - known
+                blocks[address] = count
+            else:
+                held -= known or -count
+            found[event] = held
     return found
 
 
 def fill_steps(steps: Rows, allocations: Rows) -> None:
     """Fill in the memory of steps: of what was allocated since the recording began, on all devices."""
-    mine = allocations[allocations["start"] >= 0]
-    freed = mine[mine["end"] >= 0]
-    times = np.concatenate([mine["start"], freed["end"]])
-    changes = np.concatenate([mine["bytes"], -freed["bytes"]])
+    unfreed = allocations["start"] >= 0
+    freed = unfreed & (allocations["end"] >= 0)
+    times = np.concatenate([allocations["start"][unfreed], allocations["end"][freed]])
     order = np.argsort(times, kind="stable")
-    times, changes = times[order], changes[order]
+    times = times[order]
+    changes = np.concatenate([allocations["bytes"][unfreed], -allocations["bytes"][freed]])[order]
+    del order
     held = np.append(0, np.cumsum(changes))
-    allocated = np.append(0, np.cumsum(np.maximum(changes, 0)))
-    for row, (start, end) in enumerate(zip(steps["start"].tolist(), steps["end"].tolist(), strict=True)):
-        first, last = np.searchsorted(times, [start, end], side="left")
-        steps["allocated"][row] = allocated[last] - allocated[first]
-        steps["peak"][row] = held[first : last + 1].max()
-        steps["held"][row] = held[last]
+    for step in steps:
+        first, last = np.searchsorted(times, [step["start"], step["end"]], side="left")
+        step["allocated"] = np.maximum(changes[first:last], 0).sum()
+        step["peak"] = held[first : last + 1].max()
+        step["held"] = held[last]

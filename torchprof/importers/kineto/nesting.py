@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,9 +11,11 @@ import numpy as np
 from torchprof.importers.kineto.columns import Ints
 from torchprof.trace.schema import Rows
 
-__all__ = ["Nesting", "nest", "open_at", "order_of", "together"]
+__all__ = ["Nesting", "nest", "open_at", "order_of", "parts", "together"]
 
-AT_ONCE: Final = 2**16
+PART: Final = 2**16
+"""Rows that are computed with at one time."""
+AT_ONCE: Final = 2**13
 """Rows that are lists of Python at one time."""
 
 
@@ -33,6 +36,11 @@ class Nesting:
     call_op: Ints
     order: Ints
     levels: list[Ints]
+
+
+def parts(count: int) -> Iterator[slice]:
+    """Slices that cover so many rows: what is computed of each has a part's size."""
+    return (slice(first, min(first + PART, count)) for first in range(0, count, PART))
 
 
 def order_of(thread: Rows, start: Rows, end: Rows) -> Ints:

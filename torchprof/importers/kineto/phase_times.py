@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.importers.kineto.columns import Ints
-from torchprof.importers.kineto.nesting import AT_ONCE, Nesting, together
+from torchprof.importers.kineto.nesting import AT_ONCE, together
 from torchprof.trace.schema import SCOPE_USER, Phase, Rows, phases, phases_of_calls
 
 __all__ = ["fill_steps", "phase_segments", "times_within"]
@@ -35,30 +35,36 @@ Segments = tuple[Ints, Ints, Ints]
 """Starts, ends and kinds (a phase, and ``WAITS``), in order and without overlaps."""
 
 
-def phase_segments(ops: Rows, calls: Rows, nesting: Nesting, end: int, main: int) -> Segments:
+def phase_segments(ops: Rows, calls: Rows, order: Ints, end: int, main: int) -> Segments:
     """When the program was in which phase.
 
     Args:
+        order: of ops and calls together, as `nest` found it.
         end: of the recording.
         main: the row of the thread that runs the loop.
     """
     of_main, of_others = _none(), _none()
-    thread = together(ops, calls, nesting.order, "thread")
+    thread = together(ops, calls, order, "thread")
     bounds = [0, *(np.flatnonzero(np.diff(thread)) + 1).tolist(), len(thread)]
     for first, last in pairwise(bounds):
         if first == last:
             continue
-        found = _of_thread(ops, calls, nesting.order[first:last], end)
+        found = _of_thread(ops, calls, order[first:last], end)
         if thread[first] == main:
             of_main = found
         else:
             phase = found[2] & PHASE
             works = _only(found, (phase != Phase.OTHER) & (phase != Phase.DATA))
             of_others = _merged(of_others, _without(works, of_others))
+    if not len(of_others[0]):
+        return of_main
     waits = of_main[2] & WAITS != 0
-    works = _only(of_main, ~waits)
+    works, rest = _only(of_main, ~waits), _only(of_main, waits)
+    del of_main, found, waits
     meanwhile = _without(of_others, works)
-    return _merged(_merged(works, meanwhile), _without(_only(of_main, waits), meanwhile))
+    works, rest = _merged(works, meanwhile), _without(rest, meanwhile)
+    del of_others, meanwhile
+    return _merged(works, rest)
 
 
 def times_within(segments: Segments, start: int, end: int) -> Ints:

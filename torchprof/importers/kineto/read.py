@@ -78,6 +78,8 @@ def _notes(document: Document, events: Events, found: Assembled) -> Iterator[str
     if unsized := int(((found.trace.kernels["kind"] != Activity.KERNEL) & (found.trace.kernels["bytes"] == 0)).sum()):
         which = "1 copy has" if unsized == 1 else f"{unsized:,} copies and fills have"
         yield f"{which} no size: they are missing in sums of bytes"
+    if events.frames.late:
+        yield f"the stacks of {events.frames.late:,} ops may lack functions, because the file is not in order"
     if found.unfinished:
         yield "its last step is left out, in which nothing ran: torch.profiler begins one more than there are"
     if document.repaired:

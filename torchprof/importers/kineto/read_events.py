@@ -7,17 +7,23 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from torchprof.importers.kineto.columns import Columns, Numbered
+import numpy as np
+
+from torchprof.importers.kineto.columns import Columns, Ints, Numbered
 from torchprof.importers.kineto.event import NO_ARGS, Event, EventArgs
+from torchprof.importers.kineto.frames import Frames
 from torchprof.importers.kineto.numbers import integer, integers, nanoseconds
 from torchprof.trace.schema import Activity
 
-__all__ = ["CALL_KIND", "CATEGORIES", "KERNEL_KIND", "OP_KIND", "Events", "Kind", "OpArguments"]
+__all__ = ["CALL_KIND", "CATEGORIES", "KERNEL_KIND", "MODULE", "OP_KIND", "Events", "Kind", "OpArguments"]
 
 STEP: Final = "ProfilerStep#"
 MODULE: Final = "nn.Module: "
 MEMORY: Final = "[memory]"
 MOST_SHOWN: Final = 40
+CPU: Final = 0
+LAST_DEVICE: Final = 127
+"""The largest number of a device or of a type of devices that a trace has room for."""
 CATEGORIES: Final = {"cpu_op": 0, "user_annotation": 1, "Operator": 2}
 """Of ops. In files of 2021 there is one for all, which says nothing."""
 
@@ -48,13 +54,14 @@ class Events:
     Attributes:
         ops, kernels, runtime_calls: columns, each with the list of their kinds: `OP_KIND`, `KERNEL_KIND`, `CALL_KIND`.
         calls, memory: columns.
+        totals: of the allocator of a device, by row of memory. The CPU's has none.
         steps: ``(number, start, end, thread)`` of each.
         names, arguments, threads: what is referred to by its row; a thread is its process and its own number.
         collectives: metadata of collectives, by table and row in the file.
         left_out: events of other kinds, by category.
         unreadable: events without a time or a name.
         backwards: events that end before they begin.
-        python_frames: functions of Python that are no modules.
+        frames: functions of Python that are no modules.
     """
 
     def __init__(self) -> None:
@@ -62,9 +69,8 @@ class Events:
         self.kernels = Columns(start="i8", end="i8", correlation="i8", external_id="i8", kind="i4")
         self.runtime_calls = Columns(start="i8", end="i8", correlation="i8", kind="i4")
         self.calls = Columns(start="i8", end="i8", name="i4", thread="i4")
-        self.memory = Columns(
-            time="i8", thread="i4", address="i8", bytes="i8", allocated="i8", reserved="i8", device_type="i4", device_index="i4"
-        )
+        self.memory = Columns(time="i8", thread="i4", address="i8", bytes="i8", device_type="i4", device_index="i4")
+        self.totals = Columns(event="i4", allocated="i8", reserved="i8")
         self.op_kinds, self.kernel_kinds, self.call_kinds = Numbered[Kind](), Numbered[Kind](), Numbered[Kind]()
         self.steps: list[tuple[int, int, int, int]] = []
         self.names = Numbered[str]()
@@ -72,7 +78,8 @@ class Events:
         self.threads = Numbered[tuple[int, int]]()
         self.collectives: dict[str, dict[int, Record]] = {"ops": {}, "kernels": {}}
         self.left_out: Counter[str] = Counter()
-        self.unreadable = self.backwards = self.python_frames = 0
+        self.unreadable = self.backwards = 0
+        self.frames = Frames(self._ops_since)
         self._threads: dict[Any, int] = {}
         self._does_nothing: dict[str, bool] = {}
         self._handlers: dict[Any, Callable[[Event], None]] = {
@@ -90,7 +97,7 @@ class Events:
     def __bool__(self) -> bool:
         """Whether any event is of torch.profiler."""
         kinds = (self.ops, self.calls, self.kernels, self.runtime_calls, self.memory, self.steps)
-        return any(len(kind) > 0 for kind in kinds) or self.python_frames > 0
+        return any(len(kind) > 0 for kind in kinds) or self.frames.count > 0
 
     def add(self, events: list[Event]) -> None:
         """Keep what is known of these events."""
@@ -104,6 +111,8 @@ class Events:
                 handler(event)
             elif not _is_ignored(event.cat):
                 self.left_out[str(event.cat)[:MOST_SHOWN]] += 1
+        for columns in (self.ops, self.calls, self.kernels, self.runtime_calls, self.memory, self.totals):
+            columns.close_block()
 
     def _span(self, event: Event) -> tuple[int, int] | None:
         """Start and end; None where the event has none, or no name."""
@@ -142,10 +151,21 @@ class Events:
         self.ops.append(*span, integer(args.external_id), integer(args.sequence_nr), kind)
 
     def _python(self, event: Event) -> None:
-        if type(event.name) is not str or not event.name.startswith(MODULE):
-            self.python_frames += 1
-        elif (span := self._span(event)) is not None:
+        if (span := self._span(event)) is None:
+            return
+        if event.name.startswith(MODULE):
             self.calls.append(*span, self.names.row(event.name[len(MODULE) :]), self.thread(event.pid, event.tid))
+        else:
+            self.frames.add(*span, event.name, self.thread(event.pid, event.tid))
+
+    def _ops_since(self, first: int) -> tuple[Ints, Ints]:
+        """Starts and threads of the ops from this row on."""
+        kind = self.ops.copy("kind", first)
+        if not len(kind):
+            return kind, kind
+        at = OP_KIND.index("thread")
+        threads = np.fromiter((row[at] for row in self.op_kinds.rows), dtype=np.int64, count=len(self.op_kinds.rows))
+        return self.ops.copy("start", first), threads[kind]
 
     def _kernel(self, event: Event, activity: Activity) -> None:
         if (span := self._span(event)) is None:
@@ -196,16 +216,12 @@ class Events:
         if time is None or not count:
             self.unreadable += 1
             return
-        self.memory.append(
-            time,
-            self.thread(event.pid, event.tid),
-            integer(args.address),
-            count,
-            integer(args.allocated),
-            integer(args.reserved),
-            integer(args.device_type, 0),
-            integer(args.device_index),
-        )
+        device_type = min(max(integer(args.device_type, CPU), CPU), LAST_DEVICE)
+        allocated, reserved = integer(args.allocated), integer(args.reserved)
+        if device_type != CPU and allocated >= 0 and reserved > 0:
+            self.totals.append(len(self.memory), allocated, reserved)
+        thread, index = self.thread(event.pid, event.tid), min(max(integer(args.device_index), -1), LAST_DEVICE)
+        self.memory.append(time, thread, integer(args.address), count, device_type, index)
 
 
 def _is_ignored(category: Any) -> bool:

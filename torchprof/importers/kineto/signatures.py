@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from torchprof.flops.formulas import FORMULAS
-from torchprof.flops.outputs import output_shape
-from torchprof.importers.kineto.arguments import Arguments, DtypeNumbers, Sizes, read_arguments
+from torchprof.flops.outputs import output_shapes
+from torchprof.importers.kineto.arguments import UNKNOWN_TYPE, Arguments, DtypeNumbers, Sizes, read_arguments
 from torchprof.importers.kineto.columns import Ints, Numbered
 from torchprof.importers.kineto.read_events import OpArguments
 from torchprof.trace.schema import LAYOUTS, NO_ARGUMENTS, TENSOR_NO_STORAGE, TENSOR_SYMBOLIC, UNKNOWN, Rows
@@ -17,6 +17,8 @@ from torchprof.trace.schema import LAYOUTS, NO_ARGUMENTS, TENSOR_NO_STORAGE, TEN
 __all__ = ["Signatures", "fill_ops"]
 
 MOST_OPERANDS: Final = 2**16 - 1
+OTHER_DTYPES: Final = frozenset({"aten::_int_mm", "aten::_scaled_mm", "aten::_scaled_mm_v2"})
+"""Ops that return another dtype than they are given, which arguments say, or nothing."""
 Kind = tuple[Sizes, int, int, int]
 """Shape, dtype, device type and device index of a tensor."""
 
@@ -60,8 +62,9 @@ class Signatures:
             return ()
         if name.endswith("_") and not name.endswith("__"):
             return inputs[:1]
-        shape = output_shape(name, [kind[0] for kind in inputs], arguments.text)
-        return () if shape is None else ((shape, *inputs[0][1:]),)
+        shapes = output_shapes(name, [kind[0] for kind in inputs], arguments.text)
+        dtype = self.dtypes.number(UNKNOWN_TYPE) if name in OTHER_DTYPES else inputs[0][1]
+        return tuple((shape, dtype, *inputs[0][2:]) for shape in shapes)
 
     def tables(self) -> dict[str, Rows]:
         """The tables ``signatures``, ``operands``, ``tensors``, ``shapes`` and ``dims``."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from torchprof.importers.kineto.attribution import ACCUMULATION, ENGINE
 from torchprof.importers.kineto.columns import Ints, Numbered, field, small
+from torchprof.importers.kineto.freed import give_back
 from torchprof.importers.kineto.nesting import order_of
 from torchprof.importers.kineto.read_events import CATEGORIES, OP_KIND, Kind
 from torchprof.importers.kineto.threads import Threads
@@ -40,10 +41,12 @@ def ops_of(columns: Arrays, kinds: list[Kind], names: list[str], threads: Thread
     kind = columns.pop("kind")
     thread = threads.row_of(field(kinds, OP_KIND, "thread")).astype(np.uint16)[kind]
     order = order_of(thread, columns["start"], columns["end"]).astype(np.int32)
+    give_back()
     table = np.zeros(len(order), dtype=LAYOUTS["ops"])
     table["thread"], kind = thread[order], kind[order]
     for name in ("start", "end", "sequence_nr"):
         table[name] = columns.pop(name)[order]
+        give_back()
     of_kinds = _scopes(kinds, names)
     for name, of_kind in of_kinds.items():
         table[name] = of_kind[kind]

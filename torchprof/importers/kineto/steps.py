@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from torchprof.trace.schema import LAYOUTS, Phase, Rows, phases
+from torchprof.trace.streams import launched_before
 
 __all__ = ["steps_of"]
 
@@ -26,8 +27,9 @@ def steps_of(
         step["number"], step["start"], step["end"] = number & 0x7FFFFFFF, start - origin, end - origin
     call = kernels["runtime_call"]
     launched = np.where(call >= 0, np.append(runtime_calls["start"], -1)[call], kernels["start"])
+    launched = np.where(launched_before(kernels), -1, launched)
     for step in steps:
-        mine = (launched >= step["start"]) & (launched < step["end"])
+        mine = (launched >= step["start"]) & (launched < step["end"]) & (launched >= 0)
         begins, ends = kernels["start"][mine], np.maximum.accumulate(kernels["end"][mine])
         step["kernels"] = len(begins)
         step["busy"] = np.maximum(0, ends - np.maximum(begins, np.append(begins[:1], ends[:-1]))).sum()

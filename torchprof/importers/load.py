@@ -29,7 +29,7 @@ def load(path: str | os.PathLike[str]) -> Trace:
     Needs neither PyTorch, the compiled recorder nor the model. Which of the two a file is, is told by its contents, not by its
     name. Of torch.profiler, these are read: JSON of ``export_chrome_trace`` and ``tensorboard_trace_handler``, plain or
     ``.gz``, from 2021 to today, with CUDA or ROCm. What such a file does not know is unknown in the trace, and
-    ``trace.facts["notes"]`` says what was left out of it. It is read three times as fast where msgspec is installed.
+    ``trace.facts["notes"]`` says what was left out of it. It is read twice as fast where msgspec is installed.
 
     Raises:
         TraceFileError: the file is neither, is damaged or cut short, or was written by an older or a newer torchprof.

@@ -1,13 +1,18 @@
 #include "session/step_sums.h"
 
+#include <pthread.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <mutex>
 #include <system_error>
 
 namespace torchprof {
 namespace {
+
+// Of the sums of a recording: there is one at a time. Held while its helper comes and goes.
+std::mutex mutex;
+StepSums* current = nullptr;
 
 constexpr uint64_t kFewOps = 1000;    // are added up sooner than a thread starts
 constexpr int64_t kPartOfBudget = 8;  // of what may wait to be added up while the next step is recorded
@@ -40,25 +45,41 @@ void Sums::add(EndedStep& step) {
 }
 
 StepSums::StepSums(int64_t budget_bytes, Carried carried)
-    : budget_(budget_bytes), sums_(std::make_unique<Sums>(budget_bytes, std::move(carried))) {}
+    : budget_(budget_bytes), sums_(std::make_unique<Sums>(budget_bytes, std::move(carried))) {
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(&before_fork, &after_fork, &after_fork); });
+  const std::lock_guard lock(mutex);
+  current = this;
+}
 
-// In a fork there is no helper, and what it had begun is neither finished nor whole: it is left as it is.
 StepSums::~StepSums() {
-  if (helper_ && helper_->process != getpid()) {
-    static_cast<void>(helper_.release());
-    static_cast<void>(sums_.release());
-  } else if (helper_) {
+  const std::lock_guard lock(mutex);
+  current = nullptr;
+  if (helper_ && helper_->thread.joinable()) {
     helper_->thread.join();
   }
 }
 
+void StepSums::before_fork() {
+  mutex.lock();
+  if (current != nullptr && current->helper_ && current->helper_->thread.joinable()) {
+    current->helper_->thread.join();
+  }
+}
+
+void StepSums::after_fork() { mutex.unlock(); }
+
 void StepSums::wait() {
-  if (helper_) {
-    helper_->thread.join();
-    const std::unique_ptr<Helper> done = std::move(helper_);
-    if (done->error) {
-      std::rethrow_exception(done->error);
+  std::unique_ptr<Helper> done;
+  {
+    const std::lock_guard lock(mutex);
+    done = std::move(helper_);
+    if (done && done->thread.joinable()) {
+      done->thread.join();
     }
+  }
+  if (done && done->error) {
+    std::rethrow_exception(done->error);
   }
 }
 
@@ -75,19 +96,22 @@ void StepSums::add(EndedStep step) {
   }
   was_merge_due_ = sums_->totals.is_merge_due();
   bytes_ = sums_->totals.bytes();
-  auto helper = std::make_unique<Helper>(Helper{std::move(step), nullptr, getpid(), {}});
-  const bool started = start_thread(helper->thread, [sums = sums_.get(), work = helper.get()] {
-    try {
-      sums->add(work->step);
-    } catch (...) {
-      work->error = std::current_exception();
+  auto helper = std::make_unique<Helper>(Helper{std::move(step), nullptr, {}});
+  {
+    const std::lock_guard lock(mutex);
+    const bool started = start_thread(helper->thread, [sums = sums_.get(), work = helper.get()] {
+      try {
+        sums->add(work->step);
+      } catch (...) {
+        work->error = std::current_exception();
+      }
+    });
+    if (started) {
+      helper_ = std::move(helper);
+      return;
     }
-  });
-  if (started) {
-    helper_ = std::move(helper);
-  } else {
-    sums_->add(helper->step);
   }
+  sums_->add(helper->step);
 }
 
 // So that everything has room that would have it without a helper, neither the step nor the sums may be large.

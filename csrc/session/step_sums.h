@@ -3,10 +3,9 @@
 //   program    step 0 │ step 1      │ step 2      │ stop: waits
 //   helper            └ adds up 0   └ adds up 1   └ adds up 2
 //
-// The helper knows neither Python nor observers. There is one at a time, for one step: the next step ends after it has.
+// The helper knows neither Python nor observers. There is one at a time, for one step: the next step ends after it has, and so does a
+// fork, which begins without it: a process that had no threads has none, and what it adds up is whole.
 #pragma once
-
-#include <sys/types.h>
 
 #include <cstdint>
 #include <exception>
@@ -69,10 +68,11 @@ class StepSums {
   struct Helper {
     EndedStep step;
     std::exception_ptr error;
-    pid_t process;
     std::thread thread;
   };
   void wait();
+  static void before_fork();
+  static void after_fork();
   bool is_worth_a_helper(const EndedStep& step) const;
 
   const int64_t budget_;

@@ -115,6 +115,28 @@ def test_a_fork_meanwhile_ends_and_may_record_itself() -> None:
     assert calls_of(prof.trace, "aten::ones") == 4 * 3000
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_fork_waits_for_the_helper() -> None:
+    """Python warns of a fork of a process with threads, and the program started none."""
+    done = run("""
+        import os, torch, torchprof
+        torch.set_num_threads(1)
+        tasks = lambda: set(os.listdir("/proc/self/task"))
+        with torchprof.profile(aggregate=True) as prof:
+            for _ in range(200_000):
+                torch.ones(2)
+            before = tasks()
+            prof.step()
+            pid = os.fork()
+            after = tasks()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+        print(len(after - before))
+    """)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
 def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, timeout=120

@@ -6,46 +6,12 @@ The rules are those of PyTorch's meta kernels (``torch/_meta_registrations.py``)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-__all__ = ["CONVOLUTIONS", "RULES", "output_shapes"]
+from torchprof.flops.outputs_of_convolutions import BY_NAME, POINTWISE
+from torchprof.flops.shape_rules import Rule, Sizes
 
-Sizes = tuple[int, ...]
-Rule = Callable[[list[Sizes], list[Any]], tuple[Sizes, ...]]
-"""Gives the shapes of what an op returns from those of its tensors, and all its arguments, which are empty if unknown."""
-
-
-class _Places(NamedTuple):
-    """Where the arguments of a convolution stand; None of what it does not have. ``transposed`` may be the answer itself."""
-
-    stride: int
-    padding: int
-    dilation: int | None = None
-    groups: int | None = None
-    transposed: int | bool = False
-    output_padding: int | None = None
-
-
-_ATEN_CONVOLUTION: Final = _Places(3, 4, 5, 8, 6, 7)
-_WITH_BIAS: Final = _Places(4, 3, 5, 6)
-_WITH_KERNEL_SIZE: Final = _Places(4, 5, 6)
-CONVOLUTIONS: Final = {
-    **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), _ATEN_CONVOLUTION),
-    "cudnn_convolution": _Places(3, 2, 4, 5),
-    **dict.fromkeys(("cudnn_convolution_relu", "miopen_convolution_relu"), _Places(3, 4, 5, 6)),
-    **dict.fromkeys(("cudnn_convolution_add_relu", "miopen_convolution_add_relu"), _Places(5, 6, 7, 8)),
-    **dict.fromkeys(
-        ("miopen_convolution", "miopen_depthwise_convolution", "mkldnn_convolution", "_mps_convolution"), _WITH_BIAS
-    ),
-    "cudnn_convolution_transpose": _Places(4, 2, 5, 6, True, 3),
-    "miopen_convolution_transpose": _Places(5, 3, 6, 7, True, 4),
-    "_mps_convolution_transpose": _Places(4, 2, 5, 6, True, 3),
-    **dict.fromkeys(("_conv_depthwise2d", "conv_depthwise3d", "slow_conv_dilated2d", "slow_conv_dilated3d"), _WITH_KERNEL_SIZE),
-    **dict.fromkeys(("_slow_conv2d_forward", "slow_conv3d_forward"), _Places(4, 5)),
-    **dict.fromkeys(("slow_conv_transpose2d", "slow_conv_transpose3d"), _Places(4, 5, 7, None, True, 6)),
-    "_nnpack_spatial_convolution": _Places(4, 3),
-}
+__all__ = ["RULES", "output_shapes"]
 
 
 def output_shapes(name: str, inputs: list[Sizes], arguments: str | None) -> tuple[Sizes, ...]:
@@ -71,7 +37,7 @@ def _of(place: int) -> Rule:
 
 
 def _gradients(*places: int) -> Rule:
-    """An op that returns the gradients of these tensors."""
+    """An op that returns what has the shapes of these tensors, such as their gradients."""
     return lambda inputs, arguments: tuple(inputs[place] for place in places)
 
 
@@ -89,37 +55,6 @@ def _attention(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
     return ((*q[:-1], v[-1]),)
 
 
-def _convolution(places: _Places) -> Rule:
-    """Of ``[batch, channels, *positions]`` and a weight ``[out, channels / groups, *filter]``."""
-
-    def rule(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
-        x, weight = inputs[:2]
-        transposed = places.transposed if isinstance(places.transposed, bool) else arguments[places.transposed]
-        stride, padding = arguments[places.stride], arguments[places.padding]
-        dilation = 1 if places.dilation is None else arguments[places.dilation]
-        positions = []
-        n = len(weight) - 2
-        for at, (size, width) in enumerate(zip(x[-n:], weight[-n:], strict=True)):
-            step, pad, gap = (_at(values, at) for values in (stride, padding, dilation))
-            if transposed:
-                extra = 0 if places.output_padding is None else _at(arguments[places.output_padding], at)
-                positions.append((size - 1) * step - 2 * pad + gap * (width - 1) + extra + 1)
-            else:
-                positions.append((size + 2 * pad - gap * (width - 1) - 1) // step + 1)
-        groups = 1 if places.groups is None else int(arguments[places.groups] or 1)
-        return ((*x[: -n - 1], weight[1] * groups if transposed else weight[0], *positions),)
-
-    return rule
-
-
-def _convolution_backward(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
-    """The gradients that the mask, the last argument, asks for."""
-    _, x, weight = inputs[:3]
-    transposed, groups, mask = arguments[7], int(arguments[9]), arguments[10]
-    bias = (weight[1] * groups if transposed else weight[0],)
-    return tuple(sizes for sizes, wanted in zip((x, weight, bias), mask, strict=True) if wanted)
-
-
 def _distances(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
     a, b = inputs[:2]
     if a[:-2] != b[:-2]:
@@ -132,15 +67,96 @@ def _distances_within(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes,
     return ((n * (n - 1) // 2,),)
 
 
-def _over_time(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
-    """``[time, batch, channels]`` and a weight ``[width, channels, out]``."""
-    (time, batch, _), (width, _, out) = inputs[:2]
-    return ((time + 2 * int(arguments[3]) - width + 1, batch, out),)
+def _wanted(mask: int, *places: int) -> Rule:
+    """An op that returns the gradients of the tensors at ``places``, and of a bias, as far as its mask asks for them.
+
+    ``mask``: the argument that it is. The last of the places is that of the weight, which tells the size of the bias.
+    """
+
+    def rule(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+        gradients = [*(inputs[place] for place in places), inputs[places[-1]][:1]]
+        return tuple(sizes for sizes, wanted in zip(gradients, arguments[mask], strict=True) if wanted)
+
+    return rule
 
 
-def _at(values: Any, place: int) -> int:
-    """One value for each dimension, where one may stand for all."""
-    return int(values[place if len(values) > 1 else 0] if isinstance(values, list) else values)
+def _rows_by(place: int, dim: int) -> Rule:
+    """``[..., in]`` by a weight in another form, of which this size of this tensor tells what comes out."""
+    return lambda inputs, arguments: ((*inputs[0][:-1], inputs[place][dim]),)
+
+
+def _grouped(offsets: int) -> Rule:
+    """One product for each group of rows of either, as the tensor at this place says; or for each group of both."""
+
+    def rule(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+        a, b = inputs[:2]
+        groups = inputs[offsets] if len(a) == len(b) == 2 else a[:1] if len(a) == len(b) else ()
+        return ((*groups, a[-2], b[-1]),)
+
+    return rule
+
+
+def _linear_with_more(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+    """``(x, weight, bias, ...)``, or ``(x, other, weight, bias, kind)``, where ``other`` has the shape of the result."""
+    return (inputs[1],) if len(arguments) == 5 else _linear(inputs, arguments)
+
+
+def _foreach_product(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+    half = len(inputs) // 2
+    return tuple((a[0], b[1]) for a, b in zip(inputs[:half], inputs[half:], strict=True))
+
+
+def _recurrent(hidden: int, both_ways: int | None = None, projected: int | None = None) -> Rule:
+    """``[time, batch, channels]``, or rows that are packed. These are places of arguments."""
+
+    def rule(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+        out = int((arguments[projected] if projected is not None else 0) or arguments[hidden])
+        ways = 2 if both_ways is not None and arguments[both_ways] else 1
+        return ((*inputs[0][:-1], out * ways),)
+
+    return rule
+
+
+def _half_of_spectrum(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+    """Of real numbers: the last dimension that is transformed is halved where only one side is wanted."""
+    dims, one_sided = arguments[1], arguments[3]
+    return (_with_size(inputs[0], dims[-1], inputs[0][dims[-1]] // 2 + 1 if one_sided else inputs[0][dims[-1]]),)
+
+
+def _from_spectrum(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+    return (_with_size(inputs[0], arguments[1][-1], int(arguments[3])),)
+
+
+def _with_size(sizes: Sizes, dim: int, size: int) -> Sizes:
+    changed = list(sizes)
+    changed[dim] = size
+    return tuple(changed)
+
+
+def _qr(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+    (*batch, m, n), mode = inputs[0], arguments[1] if len(arguments) > 1 else "reduced"
+    k = m if mode == "complete" else min(m, n)
+    q = (0,) if mode == "r" else (*batch, m, k)
+    return q, (*batch, k, n)
+
+
+def _lu(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+    *batch, m, n = inputs[0]
+    k = min(m, n)
+    permutation = (*batch, m, m) if len(arguments) < 2 or arguments[1] else (0,)
+    return permutation, (*batch, m, k), (*batch, k, n)
+
+
+def _solution(right: int) -> Rule:
+    """What solves equations has the shape of their right sides, unless these are broadcast."""
+
+    def rule(inputs: list[Sizes], arguments: list[Any]) -> tuple[Sizes, ...]:
+        a, b = inputs[0], inputs[right]
+        if b != a[:-1] and b[:-2] != a[:-2]:
+            raise ValueError("batches that are broadcast")
+        return (b,)
+
+    return rule
 
 
 _SDPA: Final = "_scaled_dot_product_"
@@ -160,9 +176,7 @@ _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys((f"{_SDPA}{kind}_backward" for kind in (*_ATTENTION, "fused_attention_overrideable")), _gradients(1, 2, 3)),
     **dict.fromkeys((f"_{kind}_attention_forward" for kind in ("flash", "efficient", "cudnn")), _attention),
     **dict.fromkeys((f"_{kind}_attention_backward" for kind in ("flash", "efficient", "cudnn")), _gradients(1, 2, 3)),
-    **{name: _convolution(places) for name, places in CONVOLUTIONS.items()},
-    "convolution_backward": _convolution_backward,
-    "conv_tbc": _over_time,
+    **BY_NAME,
     "_cdist_forward": _distances,
     "_cdist_backward": _of(1),
     "_pdist_forward": _distances_within,
@@ -173,9 +187,48 @@ _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("triangular_solve", "cholesky_solve"), _of(0)),
     "linalg_solve_triangular": _of(1),
     "ormqr": _of(2),
+    "linalg_qr": _qr,
+    "linalg_lu": _lu,
+    "linalg_lu_solve": _solution(2),
+    "_linalg_solve_ex": _solution(1),
+    "_linalg_det": lambda inputs, _: (inputs[0][:-2],),
+    "_linalg_slogdet": lambda inputs, _: (inputs[0][:-2],) * 2,
+    "_fft_r2c": _half_of_spectrum,
+    "_fft_c2r": _from_spectrum,
+    "linear_backward": _wanted(3, 0, 2),
+    "_slow_conv2d_backward": _wanted(6, 1, 2),
+    "mkldnn_linear_backward_input": lambda _, arguments: (tuple(map(int, arguments[0])),),
+    "mkldnn_linear_backward_weights": lambda inputs, _: (inputs[2], inputs[2][:1]),
+    "_foreach_mm": _foreach_product,
+    "_grouped_mm": _grouped(2),
+    "_scaled_grouped_mm": _grouped(4),
+    **dict.fromkeys(("_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu"), _rows_by(2, 1)),
+    "_mixed_dtypes_linear": _rows_by(2, 0),
+    "_sparse_semi_structured_linear": _rows_by(1, 0),
+    "_sparse_semi_structured_mm": lambda inputs, _: ((inputs[0][0], inputs[2][1]),),
+    "_sparse_semi_structured_addmm": lambda inputs, _: ((inputs[1][0], inputs[3][1]),),
+    "_dyn_quant_matmul_4bit": lambda inputs, arguments: ((*inputs[0][:-1], int(arguments[4])),),
+    "_cudnn_rnn": _recurrent(7, 13, 8),
+    "miopen_rnn": _recurrent(6, 11),
+    "mkldnn_rnn_layer": _recurrent(10),
+    **dict.fromkeys(("_cudnn_rnn_backward", "miopen_rnn_backward", "mkldnn_rnn_layer_backward"), _of(0)),
+    "_triton_scaled_dot_attention": _of(0),
+    "_scaled_dot_product_attention_math_for_mps": _attention,
+}
+_OF_OTHERS: Final[dict[str, Rule]] = {
+    "mkldnn::_convolution_pointwise": POINTWISE,
+    "mkldnn::_linear_pointwise": _linear_with_more,
+    "mkl::_mkl_linear": _rows_by(2, 0),
+    "inductor::_mm_plus_mm": _product(0),
+    "quantized::matmul": _product(0),
+    "quantized::linear_dynamic_fp16_unpacked_weight": _linear,
+    "quantized::quantized_lstm_cell_dynamic": _gradients(1, 2),
+    **dict.fromkeys((f"quantized::quantized_{kind}_cell_dynamic" for kind in ("gru", "rnn_relu", "rnn_tanh")), _of(1)),
+    "torch_attn::_varlen_attn": _of(0),
+    "torch_attn::_varlen_attn_backward": _gradients(1, 2, 3),
 }
 RULES: Final[dict[str, Rule]] = {
     **{f"aten::{name}": rule for name, rule in _RULES.items()},
-    "mkldnn::_convolution_pointwise": _convolution(_WITH_BIAS),
+    **_OF_OTHERS,
 }
 """By the name of the op."""

@@ -17,7 +17,18 @@ from torchprof.trace.schema import LAYOUTS, NO_ARGUMENTS, TENSOR_NO_STORAGE, TEN
 __all__ = ["Signatures", "fill_ops"]
 
 MOST_OPERANDS: Final = 2**16 - 1
-OTHER_DTYPES: Final = frozenset({"aten::_int_mm", "aten::_scaled_mm", "aten::_scaled_mm_v2"})
+OTHER_DTYPES: Final = frozenset(
+    f"aten::{name}"
+    for name in (
+        "_int_mm",
+        "_scaled_mm",
+        "_scaled_mm_v2",
+        "_scaled_grouped_mm",
+        "_scaled_grouped_mm_v2",
+        "_fft_r2c",
+        "_fft_c2r",
+    )
+)
 """Ops that return another dtype than they are given, which arguments say, or nothing."""
 Kind = tuple[Sizes, int, int, int]
 """Shape, dtype, device type and device index of a tensor."""

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         return lint()
     if command == "test":
         prepare()
-        return lint() or run(python(), "-m", "pytest", "-q", *(rest or ["tests", "benchmarks"]))
+        return lint() or run(python(), "-m", "pytest", "-q", "--durations=20", *(rest or ["tests", "benchmarks"]))
     if command == "bench":
         prepare()
         return run(python(), "-m", "pytest", "-q", "--benchmark-enable", *(rest or ["benchmarks"]))

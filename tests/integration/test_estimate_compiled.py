@@ -20,6 +20,7 @@ from torch._dynamo.pgo import get_code_state
 from torch._dynamo.testing import CompileCounter
 from torch._inductor import scheduler
 from torch._inductor.runtime.hints import DeviceProperties
+from torch.utils.checkpoint import checkpoint
 
 import torchprof
 from torchprof import ArgumentError, Estimate
@@ -214,6 +215,32 @@ def test_on_cuda_a_compiled_dropout_and_attention_choose_as_on_cuda() -> None:
 
     found = torchprof.estimate(Attends().bfloat16(), torch.rand(2, 4, 256, 64).bfloat16(), compile=True)
     assert "aten::_scaled_dot_product_flash_attention" in found.trace.strings
+
+
+class Repeats(nn.Module):
+    """Attention that is computed again in backward, and would draw the same random numbers for dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+
+    def attend(self, x: Tensor) -> Tensor:
+        q = self.linear(x)
+        return nn.functional.scaled_dot_product_attention(q, q, q)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = checkpoint(self.attend, x, use_reentrant=False)
+        return result
+
+
+@pytest.mark.parametrize("gpu", ["T4", "A100-80GB"])
+def test_compiled_attention_that_is_computed_again_draws_as_in_forward_and_is_counted_twice(gpu: str) -> None:
+    x = torch.empty(2, 4, 128, 64, requires_grad=True)
+    found = torchprof.estimate(Repeats(), [x], capacity=gpu, compile=True, steps=1)
+    names = [found.trace.strings[name] for name in found.trace.op_names.tolist()]
+    attention = [name for name in names if name.startswith("aten::_scaled_dot_product_")]
+    forward = [name for name in attention if not name.endswith("_backward")]
+    assert (len(forward), len(attention)) == (2, 3), attention
 
 
 def hooks() -> tuple[int, ...]:

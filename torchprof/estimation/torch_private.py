@@ -30,6 +30,7 @@ __all__ = [
     "ESTIMATE",
     "FEATURES",
     "GROUPED_MM_RULE",
+    "INDUCTOR_FOR_CUDA",
     "STANCE",
     "Feature",
 ]
@@ -116,6 +117,8 @@ ESTIMATE: Final = Feature(
         "DisableTorchDispatch": "torch._C._DisableTorchDispatch",
         "DisableTorchFunction": "torch._C.DisableTorchFunction",
         "OpOverload": "torch._ops.OpOverload",
+        "run_and_save_rng_state": "torch._prims.rng_prims.run_and_save_rng_state",
+        "run_with_rng_state": "torch._prims.rng_prims.run_with_rng_state",
         "current_autograd_node": "torch._C._current_autograd_node",
         "disable_modes": "torch.utils._python_dispatch._disable_current_modes",
         "schemas_of": "torch._C._jit_get_schemas_for_operator",

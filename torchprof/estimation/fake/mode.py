@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from torchprof import _native
+from torchprof.errors import EstimateError
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import MISS, FakeOpCache
 from torchprof.estimation.fake.outside import Outside
@@ -37,6 +38,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         real_ops: ops that may run for real on stand-ins.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, rules: Overrides, real_ops: RealOps) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._rules, self._others = rules.by_op, rules.others
@@ -53,11 +56,30 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             self.backward_nodes.begin()
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)
+        if func.namespace == "higher_order":
+            return self._of_higher_order(func, args, kwargs)
         if getattr(func, "_pyobj_dispatcher", None) is None:
             return self._estimated(func, types, args, kwargs)
         # An op of torch.library that PyTorch 2.14 dispatches in a way of its own, of which no recorder learns.
         with torch.profiler.record_function(func._schema.name):
             return self._estimated(func, types, args, kwargs)
+
+    def _of_higher_order(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operator returns that calls others: those of compiled code that repeat what they drew in forward.
+
+        Nothing is drawn here, so the state need not be right. On CUDA it is on the host.
+        """
+        if func is ESTIMATE.run_and_save_rng_state:
+            state = torch.empty(0, dtype=torch.uint8)
+            with self:
+                return state, args[0](*args[1:], **kwargs)
+        if func is ESTIMATE.run_with_rng_state:
+            with self:
+                return args[1](*args[2:], **kwargs)
+        raise EstimateError(
+            f"an estimate does not know what torch.ops.higher_order.{func.name()} needs: estimate the model without it, or "
+            "register an operator of your own around it, with a fake kernel (torch.library.custom_op)"
+        )
 
     def may_turn_const(self, t: torch.Tensor) -> bool:
         """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""

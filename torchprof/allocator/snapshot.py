@@ -159,6 +159,6 @@ def recorded_settings(recorded: Mapping[str, Any]) -> AllocatorSettings:
             found["garbage_collection_threshold"] = float(recorded["garbage_collection_threshold"])
         if recorded.get("roundup_power2_divisions"):
             found["roundup_power2_divisions"] = tuple(int(count) for count in recorded["roundup_power2_divisions"].values())
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"snapshot['allocator_settings'] cannot be read: {error}") from error
     return replace(settings, **found)

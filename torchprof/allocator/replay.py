@@ -117,7 +117,7 @@ def check(settings: Any, capacity: Any) -> None:
             f"settings must be AllocatorSettings, as AllocatorSettings.parse('expandable_segments:True'), not {settings!r:.80}"
         )
     if capacity is not None and not is_int(capacity, 1, LARGEST):
-        raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, or None for no limit")
+        raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, at most 1 PiB, or None for no limit")
 
 
 def simulate(events: Ints, settings: AllocatorSettings, capacity: int | None, blocks: Ints) -> dict[str, Any]:

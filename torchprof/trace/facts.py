@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from torchprof.trace.kinds import is_of_kind
 
 __all__ = ["wrong_fact"]
+
+Size = int | str | None
+
+
+class Failure(TypedDict):
+    """Of an exception that ended a run."""
+
+    error: str
+    phase: str
+    module: str | None
+    type: str | None
+
+
+class Attributes(TypedDict):
+    """What torchsummary reads of a module: elements and ``requires_grad``, and the modules that were called meanwhile."""
+
+    type: str
+    weight: tuple[int, bool] | None
+    bias: tuple[int, bool] | None
+    weight_calls: list[tuple[str, list[list[Size]], bool]]
+    bias_calls: list[tuple[str, list[list[Size]], bool]]
+
 
 FACTS: Final[Mapping[str, Any]] = {
     # Of the recording
@@ -27,10 +49,10 @@ FACTS: Final[Mapping[str, Any]] = {
     "saved_input_bytes": int,
     "input_bytes": int | None,
     "batch_size": int | None,
-    "input_sizes": list[list[int | str | None]],
-    "batch_dimensions": list[list[int]],
-    "failure": dict[str, str | None],
-    "weights_and_biases": dict[str, dict[str, Any]],
+    "input_sizes": list[list[Size]],
+    "batch_dimensions": list[tuple[int, int]],
+    "failure": Failure,
+    "weights_and_biases": dict[str, Attributes],
     # Of a file of another tool
     "source": str,
     "notes": list[str],

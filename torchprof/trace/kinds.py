@@ -10,7 +10,8 @@ __all__ = ["is_of_kind"]
 
 
 def is_of_kind(value: Any, kind: Any) -> bool:
-    """Whether the value is of a kind: ``Any``, None, a class, a union, or a list, dict or tuple of kinds.
+    """Whether the value is of a kind: ``Any``, None, a class, a union, a ``TypedDict``, or a list, dict
+    or tuple of kinds. The list that JSON makes of a tuple is one.
 
     A bool is no int. An int is a float, as JSON does not tell them apart, and must fit 64 bits.
 
@@ -29,9 +30,12 @@ def is_of_kind(value: Any, kind: Any) -> bool:
         return (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63) or (
             kind is float and isinstance(value, float)
         )
+    if typing.is_typeddict(kind):
+        fields = typing.get_type_hints(kind)
+        return isinstance(value, dict) and all(name in value and is_of_kind(value[name], of) for name, of in fields.items())
     if origin is None:
         return isinstance(value, kind)
-    if not isinstance(value, origin):
+    if not isinstance(value, (tuple, list) if origin is tuple else origin):
         return False
     if origin is dict:
         return all(is_of_kind(key, of[0]) and is_of_kind(each, of[1]) for key, each in value.items())

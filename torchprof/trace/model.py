@@ -118,6 +118,8 @@ class Model:
         """
         if not isinstance(document, list):
             raise ValueError(f"the model is {type(document).__name__}, not a list of modules")
+        if not document:
+            raise ValueError("the model has no modules")
         modules = []
         for row, item in enumerate(document):
             module = _module(item, row)

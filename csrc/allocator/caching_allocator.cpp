@@ -12,10 +12,10 @@ namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr int64_t kMinBlock = 512;
-constexpr int64_t kMaxSmall = kMiB;              // the small pool has blocks up to this size
-constexpr int64_t kSmallSegment = 2 * kMiB;      // in segments of this size
-constexpr int64_t kMinOwnSegment = 10 * kMiB;    // blocks from this size on have a segment of their own size,
-constexpr int64_t kSegmentRounding = 2 * kMiB;   // rounded up to this; smaller ones share one of large_segment_size
+constexpr int64_t kMaxSmall = kMiB;             // the small pool has blocks up to this size
+constexpr int64_t kSmallSegment = 2 * kMiB;     // in segments of this size
+constexpr int64_t kMinOwnSegment = 10 * kMiB;   // blocks from this size on have a segment of their own size,
+constexpr int64_t kSegmentRounding = 2 * kMiB;  // rounded up to this; smaller ones share one of large_segment_size
 
 // 1200 with 4 divisions: between 1024 and 2048 there are 1024, 1280, 1536 and 1792, so 1280.
 int64_t round_to_division(int64_t size, int64_t divisions) {

@@ -35,7 +35,7 @@ def test_settings_of_no_device_are_refused(change: dict[str, Any], said: str) ->
 def test_segments_of_a_pebibyte_are_refused_when_there_are_no_more_addresses(expandable: bool) -> None:
     plan = AllocatorSettings(expandable_segments=expandable)
     events = np.array([(number, 2**50, number if expandable else 0) for number in range(5000)], dtype=np.int64)
-    with pytest.raises(ArgumentError, match="event 409[0-9]: all segments together have more addresses than there are"):
+    with pytest.raises(ArgumentError, match=r"event 409[0-9]: all segments together have more addresses than there are"):
         simulate(events, plan, None, NO_BLOCKS)
 
 

@@ -35,10 +35,10 @@ def is_of_kind(value: Any, kind: Any) -> bool:
         return isinstance(value, dict) and all(name in value and is_of_kind(value[name], of) for name, of in fields.items())
     if origin is None:
         return isinstance(value, kind)
-    if not isinstance(value, (tuple, list) if origin is tuple else origin):
-        return False
     if origin is dict:
-        return all(is_of_kind(key, of[0]) and is_of_kind(each, of[1]) for key, each in value.items())
+        return isinstance(value, dict) and all(is_of_kind(key, of[0]) and is_of_kind(at, of[1]) for key, at in value.items())
+    if not isinstance(value, list | tuple if origin is tuple else origin):
+        return False
     if origin is tuple and of[-1] is not Ellipsis:
         return len(value) == len(of) and all(map(is_of_kind, value, of))
     return all(is_of_kind(each, of[0]) for each in value)

@@ -105,12 +105,17 @@ def test_flops_that_cannot_be_are_unknown_and_said(tmp_path: Path, squares: Any,
             [SHAPES, REGISTER, COMPILED],
         ),
         (
+            [op("aten::cudnn_convolution_backward_input", 0, 5, dims=[[1, 3, 8, 8], []], types=["float", "Int"])],
+            [VALUES],
+            [SHAPES, REGISTER, COMPILED],
+        ),
+        (
             [op("Torch-Compiled Region: 0/0", 0, 5), {**INSIDE, "ts": 10}],
             [COMPILED],
             [SHAPES, REGISTER, VALUES],
         ),
     ],
-    ids=["no shapes", "no shapes, no formula", "no formula", "no values", "compiled"],
+    ids=["no shapes", "no shapes, no formula", "no formula", "no values", "an op of 2021", "compiled"],
 )
 def test_where_flops_are_unknown_the_way_out_is_that_of_the_reason(
     tmp_path: Path, events: list[Event], says: list[str], says_not: list[str]

@@ -20,7 +20,9 @@ from torchprof.trace.type_names import Dtype, Dtypes
 __all__ = ["UNKNOWN_TYPE", "Arguments", "DtypeNumbers", "read_arguments"]
 
 Sizes = tuple[int, ...]
-NOT_TENSORS: Final = ("", "Scalar", "ScalarList", "Device", "None")
+_OF_2021: Final = "Int SymInt SymFloat SymBool Double ComplexDouble Bool String Stream Generator Enum"
+"""Files of 2021 and 2022 have the kind of every value. A GenericList is not among these: it may be one of tensors."""
+NOT_TENSORS: Final = frozenset(["", "Scalar", "ScalarList", "Device", "None", *_OF_2021.split()])
 MOST_ELEMENTS: Final = 2**53
 """Of a tensor: its bytes have room in 64 bits, also those of many. A size beyond is none."""
 UNKNOWN_TYPE: Final = "?"
@@ -77,11 +79,13 @@ class Arguments:
         tensors: shape and dtype of every tensor, also of those in lists.
         text: all arguments as JSON, with ``{}`` for every tensor; None where the file has no values.
         given: whether the file says anything of them.
+        has_values: whether it has values of those that are no tensors.
     """
 
     tensors: tuple[tuple[Sizes, int], ...]
     text: str | None
     given: bool
+    has_values: bool = False
 
 
 def read_arguments(dims: bytes, types: bytes, values: bytes, numbers: DtypeNumbers) -> Arguments:
@@ -104,13 +108,14 @@ def read_arguments(dims: bytes, types: bytes, values: bytes, numbers: DtypeNumbe
             each = [(_sizes(one), numbers.number(kind)) for one in sizes]
             tensors += each
             written.append([{}] * len(each))
-        elif "List" in kind:  # of tensors whose sizes the file does not say
+        elif "List" in kind:  # of tensors whose sizes the file does not say, or of other values
+            only_tensors = False
             tensors.append(((UNKNOWN,), numbers.number(kind)))
             written.append([{}])
         else:
             tensors.append((_sizes(sizes), numbers.number(kind)))
             written.append({})
-    return Arguments(tuple(tensors), json.dumps(written) if has_values or only_tensors else None, True)
+    return Arguments(tuple(tensors), json.dumps(written) if has_values or only_tensors else None, True, has_values)
 
 
 def _list(text: bytes) -> list[Any] | None:

@@ -153,6 +153,7 @@ def assemble(events: Events) -> Assembled:
             "duration_ns": end,
             "ops": len(ops) > 0,
             "shapes": signatures.given,
+            "values": signatures.has_values,
             "modules": len(calls) > 0,
             "stacks": len(stacks) > 0,
             "memory": has_addresses,

@@ -42,10 +42,12 @@ class Signatures:
     Attributes:
         strings: names, to which arguments are added.
         given: whether the file says anything of the arguments of some op.
+        has_values: whether it has values of those of some op that are no tensors.
     """
 
     strings: Numbered[str]
     given: bool = False
+    has_values: bool = False
     dtypes: DtypeNumbers = field(default_factory=DtypeNumbers)
     _rows: Numbered[tuple[int, tuple[Kind, ...], tuple[Kind, ...], int]] = field(default_factory=Numbered)
     _read: dict[int, Arguments] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class Signatures:
         if found is None:
             found = self._read[number] = read_arguments(*arguments, self.dtypes)
             self.given |= found.given
+            self.has_values |= found.has_values
         text = NO_ARGUMENTS
         formula = FORMULAS.get(name)
         by_arguments = name in self._users or (formula is not None and formula.tensors is None)

@@ -60,7 +60,9 @@ class Applies(nn.Module):
         ({"step": 3}, "step must be a function"),
         ({"device": torch.device("cuda")}, "device=device"),
         ({"allocator": None}, "allocator settings must be text"),
-        ({"capacity": 1.5}, "capacity must be a positive number"),
+        ({"capacity": 1.5}, "capacity=1.5 must be a positive number"),
+        ({"capacity": 10**40}, r"capacity=1000000.* must be a positive int of bytes, at most 1 PiB"),
+        ({"capacity": 10**5000}, r"capacity=\(of type int\) must be a positive number"),
         ({"allow_real": ("::",)}, "'::', which is no op"),
         ({"model": nn.Linear}, "model is the class Linear"),
     ],
@@ -90,15 +92,15 @@ ENTRY = {"action": "alloc", "addr": 4096, "size": 1}
         (lambda: torchprof.max_batch_size(NET, (2, 4), 2**30), "inputs must be a function"),  # type: ignore[arg-type]
         (lambda: torchprof.max_batch_size(NET, lambda n: (n, 4), 2**30, at_least=0), "at_least must be an int"),
         (lambda: torchprof.max_batch_size(NET, lambda n: (n, 4), 2**30, at_least=9, at_most=3), "at_most=3 is less"),
-        (lambda: torchprof.max_batch_size(NET, lambda n: (n, 4), None), "capacity must be"),  # type: ignore[arg-type]
+        (lambda: torchprof.max_batch_size(NET, lambda n: (n, 4), None), "capacity=None must be"),  # type: ignore[arg-type]
         (lambda: torchprof.compare([found()]), "variants must be a dict"),  # type: ignore[arg-type]
         (lambda: torchprof.compare({"a": 3}), r"variants\['a'\] must be what torchprof.estimate returned"),  # type: ignore[dict-item]
         (lambda: torchprof.replay(np.zeros(3)), "allocations must be rows of trace.allocations"),
         (lambda: torchprof.replay(found().trace.allocations, "a:1"), "settings must be AllocatorSettings"),  # type: ignore[arg-type]
         (lambda: torchprof.replay(found().trace.allocations, capacity=1.5), "capacity=1.5 must be"),  # type: ignore[arg-type]
         (lambda: torchprof.replay(found().trace.allocations, capacity=2**70), "capacity=1180591620717411303424"),
-        (lambda: torchprof.replay_snapshot(None), "snapshot must be what torch.cuda.memory._snapshot"),  # type: ignore[arg-type]
-        (lambda: torchprof.replay_snapshot({}), r"snapshot\['segments'\] is None"),
+        (lambda: torchprof.replay_snapshot(None), "snapshot=None is none: give what torch.cuda.memory._snapshot"),  # type: ignore[arg-type]
+        (lambda: torchprof.replay_snapshot({}), r"snapshot has no 'segments', and nothing else"),
         (lambda: snapshot({"addr": 1}), r"device_traces\[0\]\[0\] cannot be read: it has no 'action'"),
         (lambda: snapshot(3), r"device_traces\[0\]\[0\] cannot be read"),
         (lambda: snapshot({**ENTRY, "size": "x"}), "cannot be read: invalid literal"),

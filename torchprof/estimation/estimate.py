@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchprof.allocator.gpus import capacity_of
 from torchprof.allocator.replay import replay
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.estimated import Estimate
-from torchprof.estimation.gpus import capacity_of
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.target import Target

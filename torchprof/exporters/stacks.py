@@ -24,6 +24,7 @@ from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, Activity, Phase, phases, phases_of_calls
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["UNITS", "Stacks"]
 
@@ -234,8 +235,8 @@ def _bytes(trace: Trace) -> tuple[Values, Values]:
     unknown = np.isnan(moved)
     if unknown.any():
         warnings.warn(
-            f"the bytes of {int(unknown.sum()):,} ops are unknown, and they are left out: the trace does not know the size of "
-            "their dtypes",
+            f"the bytes of {counted(int(unknown.sum()), 'op')} are unknown, and left out: the trace does not know the size of "
+            "the dtypes",
             RuntimeWarning,
             stacklevel=4,
         )

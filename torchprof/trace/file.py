@@ -25,8 +25,9 @@ from torchprof.trace.kinds import is_of_kind
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
+from torchprof.wording import shown
 
-__all__ = ["FORMAT", "opened", "read", "write"]
+__all__ = ["FORMAT", "ZIP", "opened", "read", "write"]
 
 ZIP: Final = b"PK\x03\x04"
 """How a zip archive begins."""
@@ -97,18 +98,20 @@ def opened(path: str | os.PathLike[str], mode: Literal["rb", "wb"]) -> BinaryIO:
         ArgumentError: the path is not a path.
     """
     if not isinstance(path, str | os.PathLike):  # open() takes numbers for open files
-        raise ArgumentError(f"path={path!r} is not a path")
+        raise ArgumentError(f"path={shown(path)} is not a path")
     try:
         return open(path, mode)
     except ValueError as error:  # not an OSError, as where it contains a null character
-        raise ArgumentError(f"path={path!r} is not a path: {error}") from None
+        raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
 
 
 def _read(shown: str) -> dict[str, Any]:
     with zipfile.ZipFile(shown) as archive:
         members = set(archive.namelist())
         if "document.npy" not in members:
-            raise TraceFileError(f"{shown}: not a torchprof trace")
+            raise TraceFileError(
+                f"{shown}: a zip archive, but not a torchprof trace: unpack it first, if it has a file of torch.profiler in it"
+            )
         document = json.loads(_array(archive, "document", np.dtype(np.uint8)).tobytes())
         _check_format(shown, document)
         tables = {

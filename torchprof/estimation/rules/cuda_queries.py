@@ -9,8 +9,8 @@ from typing import Any, Final, NoReturn
 
 import torch
 
+from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
-from torchprof.estimation.gpus import GPUS
 from torchprof.estimation.rules.cuda_devices import replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target

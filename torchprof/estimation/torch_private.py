@@ -205,6 +205,7 @@ COMPILE: Final = Feature(
         "get_code_state": "torch._dynamo.pgo.get_code_state",
         "register_bytecode_hook": "torch._dynamo.convert_frame.register_bytecode_hook",
         "reset_code": "torch._C._dynamo.eval_frame.reset_code",
+        "skip_code": "torch._dynamo.eval_frame.skip_code",
     },
     methods=(
         "torch._inductor.compile_fx._recursive_post_grad_passes",
@@ -222,6 +223,8 @@ INDUCTOR_FOR_CUDA: Final = Feature(
     "Its code for the CPU is taken instead",
     names={
         "DeviceProperties": "torch._inductor.runtime.hints.DeviceProperties",
+        "IRNode": "torch._inductor.ir.IRNode",
+        "SkipFrame": "torch._dynamo.exc.SkipFrame",
         "scheduler": "torch._inductor.scheduler",
         "triton": "torch.utils._triton",
         "utils": "torch._inductor.utils",

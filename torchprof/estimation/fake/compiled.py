@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -23,10 +24,11 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, moved, runs_anywhere, writes_for_cuda
+from torchprof.estimation.fake.callers import Stage, is_read, stage
+from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, check_bfloat16, moved, runs_anywhere, writes_for_cuda
 from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.target import Device, Target
-from torchprof.estimation.torch_private import COMPILE, ESTIMATE
+from torchprof.estimation.torch_private import COMPILE, ESTIMATE, INDUCTOR_FOR_CUDA
 
 __all__ = ["as_compiled"]
 
@@ -52,12 +54,15 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
     COMPILE.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
-        return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
+        with stage(Stage.GRAPH):
+            return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
 
     # Where there is a way, Dynamo looks up what is compiled here apart from what the user compiled.
     apart = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
     seen: list[CodeType] = []
     with ExitStack() as stack:
+        _settle()
+        stack.enter_context(stage(Stage.DYNAMO))
         stack.enter_context(COMPILE.functorch_config.patch(enable_autograd_cache=False))
         stack.callback(COMPILE.register_bytecode_hook(lambda code, _: seen.append(code)).remove)
         callback_handler = COMPILE.callback_handler
@@ -70,6 +75,25 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
         stack.enter_context(compiling_with(backend))
         compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
         yield compiled
+
+
+def _settle() -> None:
+    """What Dynamo does with the functions of an estimate, all of which it could read."""
+    torch.compiler.assume_constant_result(is_read)
+    for code in _own_codes():
+        COMPILE.skip_code(code)
+
+
+def _own_codes() -> Iterator[CodeType]:
+    """The code of all functions of torchprof, which Dynamo may inline, and never compile where they are called by PyTorch."""
+    modules = [module for name, module in [*sys.modules.items()] if name.partition(".")[0] == "torchprof"]
+    found = [value for module in modules for value in vars(module).values()]
+    found += [value for kind in found if isinstance(kind, type) for value in vars(kind).values()]
+    codes = [code for value in found if isinstance(code := getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None), CodeType)]
+    while codes:
+        code = codes.pop()
+        yield code
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
 
 
 def _pause(_: object) -> None:
@@ -110,7 +134,7 @@ def _forget(codes: Sequence[CodeType], backend: Callable[..., Any]) -> None:
 
 def _without_kernels(target: Target, gm: Any, example_inputs: Sequence[Any], **options: Any) -> Callable[[list[Any]], Any]:
     """What ``torch._inductor.compile_fx.compile_fx_inner`` does, but for caches, kernels and CUDA graphs."""
-    with ESTIMATE.disable_modes(), torch.no_grad(), COMPILE.DebugContext():
+    with stage(Stage.INDUCTOR), ESTIMATE.disable_modes(), torch.no_grad(), COMPILE.DebugContext():
         COMPILE.compile_fx.view_to_reshape(gm)
         if target.device == "cpu":
             graph, code = _written(gm, example_inputs, options)
@@ -119,7 +143,10 @@ def _without_kernels(target: Target, gm: Any, example_inputs: Sequence[Any], **o
             try:
                 with writes_for_cuda(target):
                     graph, code = _written(gm, example_inputs, options, "cuda")
+                    check_bfloat16(graph, target)
                 call = _loaded(runs_anywhere(code), graph.constants)
+            except INDUCTOR_FOR_CUDA.SkipFrame:
+                raise
             except Exception:  # of Inductor, which may ask for what is not known, or lack what is patched
                 moved(gm, example_inputs, "cpu")
                 graph, code = _written(gm, example_inputs, options)

@@ -30,6 +30,7 @@ __all__ = [
     "ESTIMATE",
     "FEATURES",
     "GROUPED_MM_RULE",
+    "HIGHER_ORDER",
     "INDUCTOR_FOR_CUDA",
     "STANCE",
     "Feature",
@@ -167,6 +168,25 @@ ATTENTION_RULE: Final = Feature(
 )
 """The order in which attention kernels are tried: `torchprof.estimation.rules.attention_backends`."""
 
+HIGHER_ORDER: Final = Feature(
+    "The estimate of a model that calls an operator of torch.ops.higher_order",
+    "Other models can be estimated",
+    names={
+        "DispatchKey": "torch._C.DispatchKey",
+        "flex_attention": "torch.nn.attention.flex_attention",
+        "generic_scan": "torch._higher_order_ops.scan.generic_scan",
+    },
+    methods=(
+        "torch.nn.attention.flex_attention._apply_kernel_options",
+        "torch.nn.attention.flex_attention._validate_device",
+        "torch.ops.higher_order.associative_scan.py_kernels",
+        "torch.ops.higher_order.flex_attention.py_kernels",
+        "torch.ops.higher_order.flex_attention_backward.py_kernels",
+        "torch.ops.higher_order.map_impl.py_kernels",
+    ),
+)
+"""Attention with functions of the user's own, branches and loops: `torchprof.estimation.fake.higher_order`."""
+
 AUTOCAST_RULE: Final = Feature(
     "Autocast in estimate(device='cuda')",
     "Estimates without amp, and those for device='cpu', work all the same",
@@ -252,6 +272,7 @@ FEATURES: Final = (
     CUDA_NAMES,
     ATTENTION_RULE,
     AUTOCAST_RULE,
+    HIGHER_ORDER,
     GROUPED_MM_RULE,
     COMPILE,
     INDUCTOR_FOR_CUDA,

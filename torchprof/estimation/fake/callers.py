@@ -10,14 +10,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from typing import Final
 
 import torch
 
-from torchprof import _native
 from torchprof.estimation.torch_private import COMPILE
 from torchprof.record.torch_private import is_fake_mode_active
 
-__all__ = ["Stage", "by_program", "in_graph", "is_read", "mark", "stage"]
+__all__ = ["REPLACES", "Stage", "by_program", "forget_remarks", "in_graph", "is_read", "remark", "remarked", "stage"]
+
+
+REPLACES: Final = "_torchprof_replaces"
+"""An attribute of a function: the one whose place it takes."""
 
 
 class Stage(IntEnum):
@@ -30,7 +34,9 @@ class Stage(IntEnum):
 
 
 class _Now(threading.local):
-    stage = Stage.NONE
+    def __init__(self) -> None:
+        self.stage = Stage.NONE
+        self.remarks: set[str] = set()
 
 
 _now = _Now()
@@ -47,14 +53,19 @@ def stage(reached: Stage) -> Iterator[None]:
         _now.stage = before
 
 
-def mark(name: str) -> None:
-    """Have a range of this name in the trace, though the compiler is at work, of which nothing is recorded."""
-    _native.resume_recording([], 0)
-    try:
-        with torch.profiler.record_function(name):
-            pass
-    finally:
-        _native.pause_recording()
+def remark(name: str) -> None:
+    """Remember what was met while the program was compiled, of which nothing is recorded."""
+    _now.remarks.add(name)
+
+
+def remarked() -> set[str]:
+    """What was met in the last estimate of this thread."""
+    return _now.remarks
+
+
+def forget_remarks() -> None:
+    """To be called where an estimate begins."""
+    _now.remarks = set()
 
 
 def is_read() -> bool:

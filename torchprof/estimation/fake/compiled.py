@@ -24,7 +24,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import Stage, is_read, stage
+from torchprof.estimation.fake.callers import REPLACES, Stage, is_read, stage
 from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, check_bfloat16, moved, runs_anywhere, writes_for_cuda
 from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.target import Device, Target
@@ -54,6 +54,7 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
     COMPILE.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
+        _use_originals(graph)
         with stage(Stage.GRAPH):
             return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
 
@@ -75,6 +76,14 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
         stack.enter_context(compiling_with(backend))
         compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
         yield compiled
+
+
+def _use_originals(graph: Any) -> None:
+    """Dynamo itself may put functions of an estimate into a graph, which Inductor does not know."""
+    for module in graph.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            if node.op == "call_function":
+                node.target = getattr(node.target, REPLACES, node.target)
 
 
 def _settle() -> None:

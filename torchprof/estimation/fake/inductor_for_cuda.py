@@ -16,14 +16,14 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.callers import mark
+from torchprof.estimation.fake.callers import remark
 from torchprof.estimation.target import AMPERE, Target
 from torchprof.estimation.torch_private import COMPILE, ESTIMATE, INDUCTOR_FOR_CUDA
 
 __all__ = ["FOR_THE_CPU", "NOT_COMPILED", "check_bfloat16", "moved", "runs_anywhere", "writes_for_cuda"]
 
 NOT_COMPILED: Final = "torchprof: bfloat16 that Inductor does not compile"
-"""A range in the trace, where a function was left as it is."""
+"""A remark, where a function was left as it is."""
 FOR_THE_CPU: Final = "torchprof: code of Inductor for the CPU"
 """A range in the trace, around code that was to be written for CUDA and could not."""
 NEEDS_A_GPU: Final = re.compile(r"^(import triton\b|from \S+triton_heuristics import |from \S+ import _cuda_).*$", re.MULTILINE)
@@ -54,7 +54,8 @@ def moved(graph: Any, inputs: Sequence[Any], device: str) -> list[Any]:
         on_meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         return ESTIMATE.FakeTensor(tensor.fake_mode, on_meta, where)
 
-    for node in graph.graph.nodes:
+    nested = [module.graph for module in graph.modules() if isinstance(module, torch.fx.GraphModule)]
+    for node in (node for each in nested for node in each.nodes):
         if node.op == "call_function":
             node.args, node.kwargs = ESTIMATE.tree_map_only(torch.device, lambda _: where, (node.args, node.kwargs))
         if "val" in node.meta:
@@ -73,7 +74,7 @@ def check_bfloat16(graph: Any, target: Target) -> None:
         return
     for node in (*graph.graph_inputs.values(), *graph.graph_outputs):
         if isinstance(node, INDUCTOR_FOR_CUDA.IRNode) and node.has_tensor_output() and node.get_dtype() is torch.bfloat16:
-            mark(NOT_COMPILED)
+            remark(NOT_COMPILED)
             raise INDUCTOR_FOR_CUDA.SkipFrame("BF16 is not supported")
 
 

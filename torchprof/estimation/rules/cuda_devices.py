@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.callers import in_graph
+from torchprof.estimation.fake.callers import REPLACES, in_graph
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import CUDA_NAMES, DISPATCHER_RULES
@@ -85,6 +85,7 @@ def _with_device(function: Callable[..., Any]) -> Callable[..., Any]:
             options["device"] = CPU
         return function(*args, **options)
 
+    setattr(call, REPLACES, function)
     return call
 
 

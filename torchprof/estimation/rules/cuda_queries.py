@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 import torch
 
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import by_program, mark
+from torchprof.estimation.fake.callers import by_program, forget_remarks, remark, remarked
 from torchprof.estimation.gpus import GPUS
 from torchprof.estimation.rules.cuda_devices import replaced
 from torchprof.estimation.rules.registry import Kind, rule
@@ -42,6 +42,7 @@ STATE_BYTES: Final = 16
 @contextmanager
 def cuda_queries(target: Target) -> Iterator[None]:
     """``torch.cuda`` answers as on the target, until the block ends."""
+    forget_remarks()
     with ExitStack() as stack:
         for name, answer in _answers(target).items():
             if hasattr(torch.cuda, name):
@@ -129,7 +130,7 @@ def _noted(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any, **options: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
-            mark(f"torch.cuda.{name}")
+            remark(f"torch.cuda.{name}")
             return answer(*args, **options)
         with torch.profiler.record_function(f"torch.cuda.{name}"):
             return answer(*args, **options)
@@ -226,5 +227,5 @@ class Event:
     source="release_cached_blocks and get_pool in c10/cuda/CUDACachingAllocator.cpp: a block is for one stream",
 )
 def cuda_reserved(trace: Trace, target: Target) -> str | None:
-    called = [f"torch.cuda.{name}" for name in CHANGES_MEMORY if f"torch.cuda.{name}" in trace.strings]
+    called = [f"torch.cuda.{name}" for name in CHANGES_MEMORY if f"torch.cuda.{name}" in {*trace.strings, *remarked()}]
     return f"what {', '.join(called)} changes of what is reserved" if called else None

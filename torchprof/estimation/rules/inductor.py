@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchprof.estimation.fake.callers import remarked
 from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, NOT_COMPILED
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
@@ -27,6 +28,6 @@ def inductor_for_cuda(trace: Trace, target: Target) -> str | None:
     source="_check_triton_bf16_support in torch/_inductor/compile_fx.py",
 )
 def inductor_without_bfloat16(trace: Trace, target: Target) -> str | None:
-    if NOT_COMPILED not in trace.strings:
+    if NOT_COMPILED not in remarked():
         return None
     return f"what torch.compile would fuse: Inductor compiles no bfloat16 for {target.gpu}, and it runs as it is written"

@@ -175,6 +175,8 @@ HIGHER_ORDER: Final = Feature(
         "DispatchKey": "torch._C.DispatchKey",
         "flex_attention": "torch.nn.attention.flex_attention",
         "generic_scan": "torch._higher_order_ops.scan.generic_scan",
+        "operators": "torch._higher_order_ops.utils",
+        "setup_compilation_env": "torch._higher_order_ops.utils.setup_compilation_env",
     },
     methods=(
         "torch.nn.attention.flex_attention._apply_kernel_options",
@@ -244,6 +246,7 @@ INDUCTOR_FOR_CUDA: Final = Feature(
     names={
         "DeviceProperties": "torch._inductor.runtime.hints.DeviceProperties",
         "IRNode": "torch._inductor.ir.IRNode",
+        "PyCodeCache": "torch._inductor.codecache.PyCodeCache",
         "SkipFrame": "torch._dynamo.exc.SkipFrame",
         "scheduler": "torch._inductor.scheduler",
         "triton": "torch.utils._triton",

@@ -10,14 +10,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from torchprof.estimation.torch_private import COMPILE
 from torchprof.record.torch_private import is_fake_mode_active
 
-__all__ = ["REPLACES", "Stage", "by_program", "forget_remarks", "in_graph", "is_read", "remark", "remarked", "stage"]
+__all__ = [
+    "REPLACES",
+    "Stage",
+    "by_program",
+    "forget_remarks",
+    "in_graph",
+    "is_read",
+    "remark",
+    "remarked",
+    "replaced",
+    "stage",
+]
 
 
 REPLACES: Final = "_torchprof_replaces"
@@ -87,3 +98,17 @@ def in_graph() -> bool:
     if _now.stage is Stage.INDUCTOR:
         return False
     return is_fake_mode_active() or (_now.stage is Stage.DYNAMO and COMPILE.TracingContext.try_get() is not None)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute is another, until the block ends."""
+    original = vars(owner).get(name, owner)  # the owner itself: it has inherited the attribute
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if original is owner:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)

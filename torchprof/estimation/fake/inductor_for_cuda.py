@@ -106,6 +106,7 @@ def _answers(target: Target) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield torch.cuda, "current_device", lambda: 0
     yield INDUCTOR_FOR_CUDA.scheduler, "has_triton", lambda: True
     yield INDUCTOR_FOR_CUDA.triton, "triton_hash_with_backend", lambda: ""
+    yield INDUCTOR_FOR_CUDA.PyCodeCache, "load", lambda *code, **options: SimpleNamespace(__file__="", key="")
     yield ESTIMATE.FakeTensor, "contiguous", _contiguous
     constant_name = COMPILE.GraphLowering.constant_name
     yield COMPILE.GraphLowering, "constant_name", lambda graph, name, device: constant_name(graph, name, None)

@@ -15,8 +15,8 @@ from torchprof import _native
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import MISS, FakeOpCache
-from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.higher_order import eager
+from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.callers import REPLACES, in_graph
+from torchprof.estimation.fake.callers import REPLACES, in_graph, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import CUDA_NAMES, DISPATCHER_RULES
@@ -52,20 +52,6 @@ def cuda_devices(target: Target) -> Iterator[None]:
         context = CUDA_NAMES.devices.DeviceContext
         stack.enter_context(replaced(context, "__init__", _of_device(context.__init__)))
         yield
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute is another, until the block ends."""
-    original = vars(owner).get(name, owner)  # the owner itself: it has inherited the attribute
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if original is owner:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, original)
 
 
 def _with_device(function: Callable[..., Any]) -> Callable[..., Any]:

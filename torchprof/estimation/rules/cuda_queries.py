@@ -10,9 +10,8 @@ from typing import Any, Final, NoReturn
 import torch
 
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import by_program, forget_remarks, remark, remarked
+from torchprof.estimation.fake.callers import by_program, forget_remarks, remark, remarked, replaced
 from torchprof.estimation.gpus import GPUS
-from torchprof.estimation.rules.cuda_devices import replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.trace.trace import Trace

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.callers import in_graph
-from torchprof.estimation.rules.cuda_devices import replaced
+from torchprof.estimation.fake.callers import in_graph, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import HIGHER_ORDER

@@ -176,6 +176,8 @@ def _estimated(
         except TorchprofError:
             raise
         except Exception as error:
+            if isinstance(own := getattr(error, "inner_exception", None), TorchprofError):  # which a compiler wraps
+                raise own from error
             place = place_of_error(recording)
             if reason := reason_of(error, place):
                 raise EstimateError(reason) from error

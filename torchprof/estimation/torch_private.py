@@ -174,6 +174,10 @@ HIGHER_ORDER: Final = Feature(
     names={
         "DispatchKey": "torch._C.DispatchKey",
         "flex_attention": "torch.nn.attention.flex_attention",
+        "Tracer": "torch.fx.experimental.proxy_tensor._MakefxTracer",
+        "OfCond": "torch._higher_order_ops.cond.CondAutogradOp",
+        "OfMap": "torch._higher_order_ops.map.MapAutogradOp",
+        "OfScan": "torch._higher_order_ops.scan.ScanAutogradOp",
         "generic_scan": "torch._higher_order_ops.scan.generic_scan",
         "operators": "torch._higher_order_ops.utils",
         "setup_compilation_env": "torch._higher_order_ops.utils.setup_compilation_env",

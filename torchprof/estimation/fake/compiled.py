@@ -22,6 +22,7 @@ from torch import nn
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import REPLACES, Stage, stage
 from torchprof.estimation.fake.dynamo import undone
+from torchprof.estimation.fake.higher_order import check_compiled
 from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, check_bfloat16, moved, runs_anywhere, writes_for_cuda
 from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.target import Device, Target
@@ -51,6 +52,7 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
     COMPILE.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
+        check_compiled(graph)
         _use_originals(graph)
         with stage(Stage.GRAPH):
             return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))

@@ -24,7 +24,7 @@ def inductor_for_cuda(trace: Trace, target: Target) -> str | None:
 @rule(
     Kind.NOTE,
     on="cuda",
-    when="compile=True, and the GPU is older than Ampere: Inductor compiles no function that is given bfloat16, or keeps or returns it",
+    when="compile=True, and the GPU is older than Ampere: no function is compiled that is given bfloat16, keeps or returns it",
     source="_check_triton_bf16_support in torch/_inductor/compile_fx.py",
 )
 def inductor_without_bfloat16(trace: Trace, target: Target) -> str | None:

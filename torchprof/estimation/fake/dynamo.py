@@ -1,4 +1,4 @@
-"""Dynamo at work on a program that is estimated: it reads the program alone, nothing of it is recorded, and it forgets it all."""
+"""Dynamo at work on a program that is estimated: it compiles the program alone, unrecorded, and forgets it all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def undone(backend: Callable[..., Any]) -> Iterator[None]:
 
 def _settle() -> None:
     """What Dynamo does with the functions of an estimate, all of which it could read."""
-    torch.compiler.assume_constant_result(is_read)
+    torch.compiler.assume_constant_result(is_read)  # type: ignore[no-untyped-call]
     for code in _own_codes():
         COMPILE.skip_code(code)
 

@@ -26,9 +26,8 @@ def eager(name: str) -> Callable[..., Any] | None:
     """What an operator of ``torch.ops.higher_order`` runs, all of it ops that are estimated; None: it is not known."""
     if name in ("flex_attention", "flex_attention_backward", "associative_scan", "map_impl"):
         # Scores are made whole, and elements gone through one by one, on any device.
-        found: Callable[..., Any] = getattr(torch.ops.higher_order, name).py_kernels[
-            HIGHER_ORDER.DispatchKey.CompositeExplicitAutograd
-        ]
+        kernels = getattr(torch.ops.higher_order, name).py_kernels
+        found: Callable[..., Any] = kernels[HIGHER_ORDER.DispatchKey.CompositeExplicitAutograd]
         return found
     return {"cond": _chosen, "scan": _scanned}.get(name)
 
@@ -41,7 +40,11 @@ def check_compiled(graph: Any) -> None:
     """
     for module in graph.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            if node.op == "call_function" and getattr(node.target, "namespace", "") == "higher_order" and node.target.name() in LOOPS:
+            if (
+                node.op == "call_function"
+                and getattr(node.target, "namespace", "") == "higher_order"
+                and node.target.name() in LOOPS
+            ):
                 raise EstimateError(
                     f"an estimate with compile=True cannot follow torch.ops.higher_order.{node.target.name()}, whose loop Inductor "
                     "ends by the values of tensors: estimate without compile=True, or leave it out with a step= of your own"
@@ -52,7 +55,8 @@ def _refusing_gradients(name: str, apply: Callable[..., Any]) -> Callable[..., A
     """What is saved between forward and backward is not that of a plain run: 12 to 20% more, or the branches together."""
 
     def call(*args: Any) -> Any:
-        if by_program() and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in find_tensors(args)):
+        runs = by_program() and COMPILE.TracingContext.try_get() is None  # Dynamo calls it too, to find out what it returns
+        if runs and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in find_tensors(args)):
             raise EstimateError(
                 f"an estimate does not know what torch.{name} saves for backward: estimate with compile=True if it is torch.cond, "
                 "use torch.no_grad() around it, or register an operator of your own around it (torch.library.custom_op)"

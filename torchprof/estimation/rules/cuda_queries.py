@@ -18,7 +18,8 @@ from torchprof.trace.trace import Trace
 
 DOES_NOTHING: Final = (
     "synchronize ipc_collect init reset_peak_memory_stats reset_max_memory_allocated "
-    "reset_max_memory_cached reset_accumulated_memory_stats set_rng_state set_rng_state_all set_sync_debug_mode manual_seed manual_seed_all seed seed_all"
+    "reset_max_memory_cached reset_accumulated_memory_stats set_rng_state set_rng_state_all set_sync_debug_mode "
+    "manual_seed manual_seed_all seed seed_all"
 ).split()
 NEEDS_A_GPU: Final = (
     "memory_allocated max_memory_allocated memory_reserved max_memory_reserved memory_cached max_memory_cached memory_stats "

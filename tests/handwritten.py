@@ -14,6 +14,7 @@ from torchprof.trace.schema import (
     NO_NAME,
     OP_ATTRIBUTED,
     OP_WRAPPER,
+    STACKS,
     Activity,
     Direction,
     Phase,
@@ -37,6 +38,8 @@ DEFAULTS: dict[str, dict[str, int]] = {
     "kernels": {"runtime_call": -1, "op": -1, "module_call": -1, "device_type": 1},
     "runtime_calls": {"op": -1, "module_call": -1},
     "kernel_totals": {"op": NO_NAME, "module": -1, "device_type": 1},
+    "functions": {"file": -1, "first_line": -1},
+    "stacks": {"parent": -1, "line": -1},
     "signatures": {"arguments": NO_ARGUMENTS, "results": NO_ARGUMENTS},
 }
 
@@ -48,12 +51,14 @@ def trace(
     shapes: list[Shape] | None = None,
     facts: dict[str, Any] | None = None,
     operands: list[int] | None = None,
+    stacks_of: dict[str, list[int]] | None = None,
     **tables: list[dict[str, Any]],
 ) -> Trace:
     """A trace with these rows. Columns that are not given are 0, or -1 where that means none.
 
     Ops may have a ``name`` (row of strings) instead of a signature, which is then made from it. Signatures may have ``flops``.
-    Where no step has times by phase, they are found.
+    Where no step has times by phase, they are found. ``stacks_of`` has the lists ``op_stacks``, ``call_stacks`` and
+    ``allocation_stacks``.
     """
     named = [row for row in tables.get("ops", []) if "name" in row]
     if named:
@@ -62,7 +67,8 @@ def trace(
         tables["ops"] = [
             {"signature": names.index(row["name"]), **{k: v for k, v in row.items() if k != "name"}} for row in tables["ops"]
         ]
-    arrays = {name: np.zeros(len(tables.get(name, [])), dtype=layout) for name, layout in LAYOUTS.items()}
+    layouts = {**LAYOUTS, **STACKS}
+    arrays = {name: np.zeros(len(tables.get(name, [])), dtype=layout) for name, layout in layouts.items()}
     arrays["signature_flops"] = np.array([row.get("flops", -1) for row in tables.get("signatures", [])], dtype=np.int64)
     for name, rows in tables.items():
         for index, row in enumerate(rows):
@@ -80,6 +86,8 @@ def trace(
         arrays["shapes"][index] = (first, len(shape))
         first += len(shape)
     arrays["operands"] = np.array(operands or [], dtype=np.int32)
+    for name, rows_of_stacks in (stacks_of or {}).items():
+        arrays[name] = np.array(rows_of_stacks, dtype=np.int32)
     return Trace(**arrays, strings=strings or [], facts=facts or {}, model=model, dtypes=DTYPES, device_types=DEVICE_TYPES)
 
 

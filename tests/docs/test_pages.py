@@ -15,7 +15,7 @@ from torchprof.trace.schema import LAYOUTS, STACKS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("**/*.md"))]
-LISTS = ("operands", "dims", "op_stacks", "call_stacks")
+LISTS = ("operands", "dims", "op_stacks", "call_stacks", "allocation_stacks")
 """Tables whose rows are plain numbers."""
 
 

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
 import torchprof
+from torchprof.analysis.python_frames import python_frames
 from torchprof.importers.kineto import frames
 
 Stack = tuple[str, ...]
@@ -61,11 +62,12 @@ def test_stacks_are_the_functions_around_every_op(tmp_path: Path, monkeypatch: p
     prof.export_chrome_trace(str(path))
     monkeypatch.setattr(frames, "AT_ONCE", at_once)
     trace = torchprof.load(path)
+    read_frames = python_frames(trace)
     found: Counter[tuple[str, Stack]] = Counter()
     for name, row in zip(trace.op_names.tolist(), trace.op_stacks.tolist(), strict=True):
         stack = []
         while row >= 0:
-            stack.append(trace.strings[int(trace.stacks["function"][row])])
+            stack.append(read_frames[row].text)
             row = int(trace.stacks["parent"][row])
         found[trace.strings[name], tuple(stack[::-1])] += 1
     assert found == plainly(path)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kineto_files import AUTOGRAD, MAIN, Event, document, function, kernel, launch, module, names, op, read, user_range
 
 import torchprof
+from torchprof.analysis.python_frames import python_frames
 from torchprof.importers.kineto import frames as of_frames
 from torchprof.importers.kineto import stacks as of_stacks
 
@@ -37,9 +38,9 @@ TRAINING = [
 
 def stack_of(trace: torchprof.Trace, row: int) -> list[str]:
     """The functions of a row of stacks, outermost first."""
-    found = []
+    frames, found = python_frames(trace), []
     while row >= 0:
-        found.append(trace.strings[int(trace.stacks["function"][row])])
+        found.append(frames[row].text)
         row = int(trace.stacks["parent"][row])
     return found[::-1]
 

@@ -20,6 +20,7 @@ from torchprof.analysis.autograd import forward_and_backward_ops
 from torchprof.analysis.crossing import lanes_of_ranges
 from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.model.module_tree import paths_of_modules
+from torchprof.analysis.python_frames import python_frames
 from torchprof.analysis.spans import closed_ends
 from torchprof.errors import ArgumentError
 from torchprof.exporters.chrome_gpu import gpu_events
@@ -194,7 +195,7 @@ def _ops(trace: Trace, ends: Ints, tracks: Ints) -> Iterator[list[str]]:
     # The last, at index -1, is for ops outside of all modules.
     modules = [f',"module":{json.dumps(path)}' for path in paths_of_modules(trace)] + [""]
     module_of_call = np.append(trace.module_calls["module"].astype(np.int64), -1)
-    functions = [f',"function":{json.dumps(trace.strings[row])}' for row in trace.stacks["function"].tolist()] + [""]
+    functions = [f',"function":{json.dumps(frame.text)}' for frame in python_frames(trace)] + [""]
     stacks = trace.op_stacks if len(trace.op_stacks) else np.full(len(ops), -1, dtype=np.int32)
     category = np.zeros(256, dtype=np.uint8)
     category[[SCOPE_BACKWARD, SCOPE_USER]] = 1, 2

@@ -19,6 +19,7 @@ from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.model.flops import counted_bytes, counted_flops
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
+from torchprof.analysis.python_frames import python_frames
 from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, Activity, Phase, phases, phases_of_calls
@@ -156,7 +157,7 @@ class Stacks:
     def _functions(self, trace: Trace) -> _Places:
         """Rows of the stacks of Python; where there is none, the phase below all rows: ``-1 - phase``."""
         nodes: dict[int, int] = {}
-        parents, functions = trace.stacks["parent"].tolist(), trace.stacks["function"].tolist()
+        parents, frames = trace.stacks["parent"].tolist(), python_frames(trace)
 
         def node_of_stack(row: int) -> int:
             found = nodes.get(row)
@@ -165,7 +166,7 @@ class Stacks:
                     found = self._node(-1, self._frame_index(Phase(-1 - row).name.lower()))
                 else:
                     above = node_of_stack(parents[row]) if parents[row] >= 0 else -1
-                    found = self._node(above, self._frame_index(trace.strings[functions[row]]))
+                    found = self._node(above, self._frame_index(frames[row].text))
                 nodes[row] = found
             return found
 

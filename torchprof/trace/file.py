@@ -36,9 +36,10 @@ STRING_COLUMNS: Final = (
     ("marks", "name"),
     ("kernels", "name"),
     ("runtime_calls", "name"),
-    ("stacks", "function"),
+    ("functions", "name"),
+    ("functions", "file"),
 )
-"""Columns that are always a row of the list of strings."""
+"""Columns that are a row of the list of strings, or -1."""
 
 
 def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
@@ -156,7 +157,8 @@ def _check_references(shown: str, tables: Mapping[str, Rows]) -> None:
         ("shapes", tables["tensors"]["shape"], len(shapes)),
         ("dims", shapes["first"].astype(np.int64) + shapes["ndim"], len(tables["dims"]) + 1),
         ("calls", tables["ops"]["module_call"], len(tables["module_calls"])),
-        ("stacks", np.concatenate([tables["op_stacks"], tables["call_stacks"]]), len(tables["stacks"])),
+        ("functions", tables["stacks"]["function"], len(tables["functions"])),
+        *(("stacks", tables[name], len(tables["stacks"])) for name in ("op_stacks", "call_stacks", "allocation_stacks")),
     ]
     for name, rows, count in references:
         if rows.max(initial=0) >= max(1, count):

@@ -230,13 +230,19 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
 }
 
 STACKS: Final[Mapping[str, np.dtype[Any]]] = {
-    # A function of Python, and the row of the stack that called it, which comes before: a row is a whole stack.
-    "stacks": _struct(8, ("parent", "i4", 0), ("function", "u4", 4)),
-    # The stack in which every op, and every module call, began; -1: none is known. Both are empty where there are no stacks.
+    # A function of Python. ``name`` is a row of ``strings``, and so is ``file``; -1: not known, as of functions written in C.
+    # ``first_line`` is where its definition begins; -1: not known.
+    "functions": _struct(12, ("name", "u4", 0), ("file", "i4", 4), ("first_line", "i4", 8)),
+    # The line of a function that was running, and the row of the stack that called it, which comes before: a row is a whole
+    # stack. -1: the line is not known, as in files of ``torch.profiler``.
+    "stacks": _struct(12, ("parent", "i4", 0), ("function", "u4", 4), ("line", "i4", 8)),
+    # The stack in which every op and every module call began, and every block was allocated; -1: none is known. All three are
+    # empty where there are no stacks.
     "op_stacks": np.dtype("i4"),
     "call_stacks": np.dtype("i4"),
+    "allocation_stacks": np.dtype("i4"),
 }
-"""Tables without a struct: the recorder does not write them, only files of other tools have them."""
+"""Tables of Python stacks."""
 
 SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7

@@ -55,8 +55,9 @@ class Trace:
         model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
-        stacks, op_stacks, call_stacks: functions of Python as a call tree, and where in it every op and every module call
-            began, described by ``STACKS``; empty where they are not known.
+        functions, stacks, op_stacks, call_stacks, allocation_stacks: functions of Python and their lines as a call tree, and
+            where in it every op and module call began and every block was allocated, described by ``STACKS``; empty where
+            they are not known.
     """
 
     ops: Rows
@@ -83,9 +84,11 @@ class Trace:
     dtypes: Dtypes = field(default_factory=Dtypes)
     device_types: DeviceTypes = field(default_factory=DeviceTypes)
     signature_flops: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    functions: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["functions"]))
     stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["stacks"]))
     op_stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["op_stacks"]))
     call_stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["call_stacks"]))
+    allocation_stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["allocation_stacks"]))
 
     def __post_init__(self) -> None:
         for name, layout in {**LAYOUTS, **STACKS}.items():
@@ -100,9 +103,10 @@ class Trace:
         if len(self.signature_flops) != len(self.signatures):
             raise TraceFileError(f"there are FLOPs for {len(self.signature_flops)} of {len(self.signatures)} signatures")
         self.signature_flops.flags.writeable = False
-        for stacks, rows in ((self.op_stacks, self.ops), (self.call_stacks, self.module_calls)):
-            if len(self.stacks) and len(stacks) != len(rows):
-                raise TraceFileError(f"there are stacks for {len(stacks)} of {len(rows)} rows of ops or module calls")
+        for stacks, name in (("op_stacks", "ops"), ("call_stacks", "module_calls"), ("allocation_stacks", "allocations")):
+            known, rows = len(getattr(self, stacks)), len(getattr(self, name))
+            if len(self.stacks) and known != rows:
+                raise TraceFileError(f"there are stacks for {known} of {rows} rows of {name}")
 
     @classmethod
     def empty(cls, model: Model | None = None) -> Trace:

@@ -120,6 +120,8 @@ def assemble(events: Events) -> Assembled:
     tables = {**{name: np.zeros(0, dtype=layout) for name, layout in LAYOUTS.items()}, **signatures.tables()}
     fill_ops(ops, signature, tables["signatures"])
     tables |= {"ops": ops, "module_calls": calls, "modules": modules, "kernels": kernels, "runtime_calls": calls_made}
+    if stacks:
+        stacks["allocation_stacks"] = np.append(stacks["op_stacks"], np.int32(-1))[allocations["op"]]
     tables |= {"allocations": allocations, "allocator_totals": totals, "threads": threads.table, **stacks}
     strings = events.names.list()
     mark_nested(ops, nesting, tables, strings, signatures.dtypes.dtypes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import re
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from torchprof.trace.schema import NO_THREAD, STACKS, Rows
 __all__ = ["stacks_of"]
 
 Tables = dict[str, Rows]
+PLACE: Final = re.compile(r"(?P<file>.+)\((?P<line>[0-9]+)\): (?P<name>.+)", re.DOTALL)
 
 
 class _Tree(NamedTuple):
@@ -58,14 +60,29 @@ def stacks_of(
     of_range = np.empty(len(order), dtype=np.int32)
     of_range[order] = tree.stack
     del order, thread
+    parent, function = np.array(listed, dtype=np.int64).reshape(-1, 2).T
+    used, at = np.unique(function, return_inverse=True)
     stacks = np.zeros(len(listed), dtype=STACKS["stacks"])
+    stacks["parent"], stacks["function"], stacks["line"] = parent, at, -1
     names = functions.list()
-    if listed:
-        parent, function = np.array(listed).T
-        used, at = np.unique(function, return_inverse=True)
-        stacks["parent"] = parent
-        stacks["function"] = np.array([strings.row(names[row]) for row in used.tolist()], dtype=np.uint32)[at]
-    return {"stacks": stacks, "op_stacks": _of_ops(tree, ops), "call_stacks": of_range[len(known) :]}
+    return {
+        "functions": _functions([names[row] for row in used.tolist()], strings),
+        "stacks": stacks,
+        "op_stacks": _of_ops(tree, ops),
+        "call_stacks": of_range[len(known) :],
+    }
+
+
+def _functions(texts: list[str], strings: Numbered[str]) -> Rows:
+    """Of ``net.py(30): forward`` the file, the line where the function begins, and its name; others are names as a whole."""
+    functions = np.zeros(len(texts), dtype=STACKS["functions"])
+    for row, text in enumerate(texts):
+        place = PLACE.fullmatch(text)
+        if place is None or int(place["line"]) >= 2**31:
+            functions[row] = strings.row(text), -1, -1
+        else:
+            functions[row] = strings.row(place["name"]), strings.row(place["file"]), int(place["line"])
+    return functions
 
 
 def _tree(ranges: dict[str, Ints], listed: list[tuple[int, int]]) -> _Tree:

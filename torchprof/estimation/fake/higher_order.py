@@ -47,7 +47,8 @@ def check_compiled(graph: Any) -> None:
             ):
                 raise EstimateError(
                     f"an estimate with compile=True cannot follow torch.ops.higher_order.{node.target.name()}, whose loop "
-                    "Inductor ends by the values of tensors: estimate without compile=True, or leave it out with a step= of your own"
+                    "Inductor ends by the values of tensors: estimate without compile=True, or leave it out with a step= of your "
+                    "own"
                 )
 
 
@@ -59,7 +60,8 @@ def _refusing_gradients(name: str, apply: Callable[..., Any]) -> Callable[..., A
         if runs and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in find_tensors(args)):
             raise EstimateError(
                 f"an estimate does not know what torch.{name} saves for backward: estimate with compile=True if it is "
-                "torch.cond, use torch.no_grad() around it, or register an operator of your own around it (torch.library.custom_op)"
+                "torch.cond, use torch.no_grad() around it, or register an operator of your own around it "
+                "(torch.library.custom_op)"
             )
         return apply(*args)
 

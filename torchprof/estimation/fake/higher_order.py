@@ -47,8 +47,8 @@ def check_compiled(graph: Any) -> None:
             ):
                 raise EstimateError(
                     f"an estimate with compile=True cannot follow torch.ops.higher_order.{node.target.name()}, whose loop "
-                    "Inductor ends by the values of tensors: estimate without compile=True, or leave it out with a step= of your "
-                    "own"
+                    "Inductor ends by the values of tensors: estimate without compile=True, or leave it out with a step= "
+                    "of your own"
                 )
 
 

@@ -131,6 +131,7 @@ def _estimated(
 ) -> Estimate:
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
     from torchprof.estimation.fake.compiled import as_compiled
+    from torchprof.estimation.fake.higher_order import read_by_dynamo
     from torchprof.estimation.fake.mode import EstimateMode
     from torchprof.estimation.fake.model import built, fake_model
     from torchprof.estimation.fake.real_ops import RealOps
@@ -153,6 +154,7 @@ def _estimated(
         stack.enter_context(undisturbed())
         stack.enter_context(never_compiling())
         stack.enter_context(rules.installed())
+        stack.enter_context(read_by_dynamo())
         source = built(model)
         try:
             with recording:
@@ -174,6 +176,8 @@ def _estimated(
         except TorchprofError:
             raise
         except Exception as error:
+            if isinstance(own := getattr(error, "inner_exception", None), TorchprofError):  # which a compiler wraps
+                raise own from error
             place = place_of_error(recording)
             if reason := reason_of(error, place):
                 raise EstimateError(reason) from error

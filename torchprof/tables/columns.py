@@ -116,10 +116,15 @@ def _first_two(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
+def _beginning(text: str) -> str:
+    return text if len(text) <= LONGEST_SOURCE else f"{text[: LONGEST_SOURCE - 1]}…"
+
+
 def _kernel_size(size: int | Sequence[int]) -> str:
     return str(size) if isinstance(size, int) else str(list(size))
 
 
+LONGEST_SOURCE: Final = 64
 TEXT: Final = Quantity(str, left=True)
 NUMBER: Final = Quantity(str)
 COUNT: Final = Quantity(_count)
@@ -317,7 +322,8 @@ _COLUMNS: Final = (
         "of the tensors it was given; an aggregated recording merges other shapes than the first",
     ),
     Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
-    Column("source", "Source", TEXT, "the text of the line, where its file is there and did not change"),
+    Column("code", "", TEXT, "the text of the line"),
+    Column("source", "Source", Quantity(_beginning, left=True), "the text of the line, where its file is there and did not change"),
     *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
 )
 

@@ -84,11 +84,7 @@ def place_records(
             record[name] = at_least(whole(float(values[row])), names_unknown) if counted else None
             record[f"{name}_unknown"] = names_unknown
         records.append(record)
-    return [record for record in records if record["name"] != UNKNOWN or _has_figures(record)]
-
-
-def _has_figures(record: Record) -> bool:
-    return any(value for name, value in record.items() if name != "name")
+    return [record for record in records if any(record.get(name) for name in (*columns, "flops", "flops_unknown"))]
 
 
 def _unknown_flops(places: Places, costs: StackCosts, *, inclusive: bool) -> dict[int, frozenset[str]]:

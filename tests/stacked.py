@@ -15,9 +15,14 @@ ENGINE = "autograd::engine::evaluate_function: "
 
 
 class Program:
-    """A trace as it is written down: functions, stacks and rows are added, and referred to by number."""
+    """A trace as it is written down: functions, stacks and rows are added, and referred to by number.
+
+    Attributes:
+        end: when the recording ends, if no fact says it.
+    """
 
     def __init__(self) -> None:
+        self.end = 1000
         self.strings: list[str] = []
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.stacks_of: dict[str, list[int]] = {"op_stacks": [], "call_stacks": [], "allocation_stacks": []}
@@ -65,7 +70,7 @@ class Program:
     def trace(self, **facts: Any) -> Trace:
         threads = [{"torch_id": 7, "native_id": 70}, {"torch_id": 8, "native_id": 80}]
         rows = {"threads": threads, "modules": [{"address": 100, "type": self.string("Net")}], **self.rows}
-        duration = facts.setdefault("duration_ns", 1000)
+        duration = facts.setdefault("duration_ns", self.end)
         facts["phase_ns"] = [duration, *[0] * (len(Phase) - 1)]  # the tables need their sum alone
         return trace(strings=self.strings, stacks_of=self.stacks_of, facts=facts, **rows)
 

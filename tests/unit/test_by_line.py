@@ -177,7 +177,10 @@ def test_recursion_counts_once() -> None:
     for _ in range(3):
         stack = p.stack(p.stack(stack, g, 6), f, 2)
     p.op("aten::exp", 0, 70, p.stack(stack, g, 7), flags=FORWARD)
-    assert figures(torchprof.by_function(p.trace(duration_ns=70)), "self", "time") == {"a.py:1 f": (0, 70), "a.py:5 g": (70, 70)}
+    assert figures(torchprof.by_function(p.trace(duration_ns=70)), "self", "time") == {
+        "a.py:1 f": (0, 70),
+        "a.py:5 g": (70, 70),
+    }
     assert figures(torchprof.by_line(p.trace(duration_ns=70)), "time") == {"a.py:2": 70, "a.py:6": 70, "a.py:7": 70}
 
 
@@ -260,7 +263,12 @@ def test_a_trace_without_lines_is_shown_by_function() -> None:
 
 def test_kernels_and_waits_are_of_the_line_that_launched_them() -> None:
     p = training()
-    launches = [("aten::linear", 135, 140, 0), ("aten::relu", 305, 310, 0), ("LinearBackward0", 640, 650, 0), ("aten::sum", 425, 445, 4)]
+    launches = [
+        ("aten::linear", 135, 140, 0),
+        ("aten::relu", 305, 310, 0),
+        ("LinearBackward0", 640, 650, 0),
+        ("aten::sum", 425, 445, 4),
+    ]
     names = [p.strings[op["name"]] for op in p.rows["ops"]]
     for name, start, end, kind in launches:
         op = names.index(name)
@@ -285,7 +293,9 @@ def test_memory_is_of_the_line_that_allocated_it() -> None:
     p = training()
     names = [p.strings[op["name"]] for op in p.rows["ops"]]
     p.allocation(-1, -1, 1000)
-    p.allocation(140, 645, 64, op=names.index("aten::linear"), module_call=1, free_op=names.index("LinearBackward0"), uses=256 | 64)
+    p.allocation(
+        140, 645, 64, op=names.index("aten::linear"), module_call=1, free_op=names.index("LinearBackward0"), uses=256 | 64
+    )
     p.allocation(310, 600, 32, p.stacks_of["op_stacks"][1], op=names.index("aten::relu"))
     p.allocation(580, 640, 512, p.stacks_of["op_stacks"][3], op=names.index("ReluBackward0"))
     p.allocation(30, 40, 5, p.stacks_of["op_stacks"][2])

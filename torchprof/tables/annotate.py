@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tokenize
+from contextlib import suppress
 from typing import Any, Final
 
 from torchprof.analysis.gpu.backend import has_kernels
@@ -31,8 +32,8 @@ IN_MEMORY: Final = ("at_peak", "saved", "leaked")
 def annotate(trace: Trace, what: Any) -> Table:
     """The source of a function with time, FLOPs and memory of every line in the margin, as line_profiler and scalene show it.
 
-    Figures of a line have in them what ran in functions that it called, and the backward of both. In the line in which a function
-    begins stands the Python between two of its lines, of which no line is known.
+    Figures of a line have in them what ran in functions that it called, and the backward of both. In the line in which a
+    function begins stands the Python between two of its lines, of which no line is known.
 
     Args:
         trace: with stacks, as for `torchprof.by_line`.
@@ -52,8 +53,8 @@ def annotate(trace: Trace, what: Any) -> Table:
     lines = source_lines(trace, file) or (source_lines(trace, where.file) if file != where.file else None)
     if lines is None:
         raise ArgumentError(
-            f"what={what!r}: the source of {file} is not there, or changed since the recording: annotate before it does, or keep it "
-            "with trace.with_source()"
+            f"what={what!r}: the source of {file} is not there, or changed since the recording: annotate before it does, or "
+            "keep it with trace.with_source()"
         )
     first, last = _range(where, lines)
     libraries = is_library(file) and has_user_code(trace)
@@ -64,7 +65,8 @@ def annotate(trace: Trace, what: Any) -> Table:
         if record["file"] == file and line is not None:
             of_lines.setdefault(line, []).append(record)
     shown = {line: _together(of_lines[line]) for line in range(first, last + 1) if line in of_lines}
-    return _table(trace, where, file, lines[first - 1 : last], first, shown)
+    figures = dict.fromkeys(name for record in records for name in record)
+    return _table(trace, where, file, lines[first - 1 : last], first, shown, figures)
 
 
 def _together(records: list[Record]) -> Record:
@@ -79,12 +81,19 @@ def _together(records: list[Record]) -> Record:
     return total
 
 
-def _table(trace: Trace, where: SourceRange, file: str, lines: list[str], first: int, shown: dict[int, Record]) -> Table:
+def _table(
+    trace: Trace, where: SourceRange, file: str, lines: list[str], first: int, shown: dict[int, Record], figures: Record
+) -> Table:
+    """The table of these lines.
+
+    Args:
+        shown: the figures of lines that have some.
+        figures: the names of all figures.
+    """
     times = step_times(trace)
     whole = float(times.time.mean()) if times is not None and len(times.time) else 0.0
     width = len(str(first + len(lines) - 1))
-    figures = dict.fromkeys(name for record in shown.values() for name in record)
-    unknown = dict.fromkeys(figures, None) | {name: () for name in figures if name.endswith("_unknown")}
+    unknown = {name: () if name.endswith("_unknown") else None for name in figures}
     rows: list[Record] = []
     for line, text in enumerate(lines, start=first):
         record = shown.get(line)
@@ -98,7 +107,15 @@ def _table(trace: Trace, where: SourceRange, file: str, lines: list[str], first:
     names = {name for record in shown.values() for name in record["flops_unknown"]}
     below = (*_of_function(trace, where, file, whole), *footer(trace), *_what_is_known(trace, shown), *unknown_flops(names))
     title = short_files({file})[file]
-    return Table(title, rows, tuple(columns), below, blank=frozenset(columns), unknown="", is_dim=lambda row: row["time"] is None if shown else False)
+    return Table(
+        title,
+        rows,
+        tuple(columns),
+        below,
+        blank=frozenset(columns),
+        unknown="",
+        is_dim=lambda row: row["time"] is None if shown else False,
+    )
 
 
 def _of_function(trace: Trace, where: SourceRange, file: str, whole: float) -> list[str]:
@@ -122,7 +139,7 @@ def _what_is_known(trace: Trace, shown: dict[int, Record]) -> list[str]:
 
 def _file_in(trace: Trace, where: SourceRange) -> str:
     """The name of the file in the trace, which may be recorded elsewhere, or by torch.profiler, which cuts names."""
-    files = [trace.strings[row] for row in sorted(set(trace.functions["file"].tolist())) if row >= 0]
+    files: list[str] = [trace.strings[row] for row in sorted(set(trace.functions["file"].tolist())) if row >= 0]
     if where.file in files:
         return where.file
     wanted = where.file.replace("\\", "/")
@@ -142,9 +159,6 @@ def _range(where: SourceRange, lines: list[str]) -> tuple[int, int]:
     if where.last is None:
         return 1, len(lines)
     first, last = min(where.first, len(lines)), where.last
-    if not where.name.endswith("<lambda>"):
-        try:
-            last = max(last, first + len(inspect.getblock([f"{line}\n" for line in lines[first - 1 :]])) - 1)
-        except (SyntaxError, tokenize.TokenError, IndentationError):
-            pass  # what Python knows of it stands
+    with suppress(SyntaxError, tokenize.TokenError):  # what Python knows of it stands
+        last = max(last, first + len(inspect.getblock([f"{line}\n" for line in lines[first - 1 :]])) - 1)
     return first, min(last, len(lines))

@@ -210,8 +210,8 @@ _COLUMNS: Final = (
         "share",
         "Share",
         SHARE,
-        "of the step; in a table by op, line or function, of the self time of its rows; in a summary, of the model's forward time; "
-        "of what is held, of the peak",
+        "of the step; in a table by op, line or function, of the self time of its rows; in a summary, of the model's forward "
+        "time; of what is held, of the peak",
     ),
     Column(
         "device",
@@ -323,7 +323,9 @@ _COLUMNS: Final = (
     ),
     Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
     Column("code", "", TEXT, "the text of the line"),
-    Column("source", "Source", Quantity(_beginning, left=True), "the text of the line, where its file is there and did not change"),
+    Column(
+        "source", "Source", Quantity(_beginning, left=True), "the text of the line, where its file is there and did not change"
+    ),
     *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.lines.stack_costs import StackCosts
+from torchprof.analysis.lines.stack_costs import StackCosts, weighted
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.trace.trace import Trace
 
@@ -52,15 +52,15 @@ class Places:
 
     def own(self, values: Floats) -> Floats:
         """The values of every row of the costs, summed by place: each counts once."""
-        return np.bincount(self.of, weights=values, minlength=len(self.list))
+        return weighted(self.of, values, len(self.list))
 
     def inclusive(self, values: Floats) -> Floats:
         """The same, each also for all places whose functions had called it: once for a place, however often it is around."""
-        by_stack = np.bincount(self._around.chain, weights=values)
+        by_stack = weighted(self._around.chain, values)
         row, place = self._around.pairs
         more_row, more_place = self._around.more
-        sums = np.bincount(place, weights=by_stack[row], minlength=len(self.list))
-        return sums + np.bincount(more_place, weights=values[more_row], minlength=len(self.list))
+        count = len(self.list)
+        return weighted(place, by_stack[row], count) + weighted(more_place, values[more_row], count)
 
     def around(self, row: int) -> frozenset[int]:
         """The place of this row of the costs, and those whose functions had called it."""
@@ -80,7 +80,9 @@ class _Around:
         self.chain = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
         of_chain = dict(zip(self.chain.tolist(), chains, strict=True))
         self.pairs = _listed(of_chain)
-        self.more = _listed({row: calls - chain for row, (chain, calls) in enumerate(zip(chains, passes, strict=True)) if calls})
+        self.more = _listed(
+            {row: calls - chain for row, (chain, calls) in enumerate(zip(chains, passes, strict=True)) if calls}
+        )
         self._chains, self._passes = chains, passes
 
     def of(self, row: int) -> frozenset[int]:

@@ -19,7 +19,7 @@ from torchprof.analysis.steps import PHASE_COLUMNS
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
-__all__ = ["UNKNOWN", "short_files", "place_records"]
+__all__ = ["UNKNOWN", "place_records", "short_files"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,12 +35,12 @@ def place_records(
 ) -> list[Record]:
     """One record per line, and per function of which no line is known; or one per function.
 
-    Keys: ``name file line function first_line``; ``backward_at``, the names of the lines that called its backward passes; ``time``, and of it ``forward recompute backward optimizer data other``, with
-    all that ran in functions that were called there; ``self``, and of it ``forward_self recompute_self ...``, without:
-    these add up; ``share`` of all ``self``; ``calls`` of ops, by Python; ``flops``, with what was called, and ``flops_self``,
-    without, and ``flops_unknown flops_self_unknown``. Where kernels were recorded, also ``device``, with what was called,
-    ``device_self``, ``device_share`` of all ``device_self``, ``kernels``, ``synchronizations`` and ``waited``; where memory
-    was, ``allocated at_peak saved leaked growth`` in bytes.
+    Keys: ``name file line function first_line``; ``backward_at``, the names of the lines that called its backward passes;
+    ``time``, and of it ``forward recompute backward optimizer data other``, with all that ran in functions that were called
+    there; ``self``, and of it ``forward_self recompute_self ...``, without: these add up; ``share`` of all ``self``; ``calls``
+    of ops, by Python; ``flops``, with what was called, ``flops_self``, without, and ``flops_unknown flops_self_unknown``. Where
+    kernels were recorded, also ``device``, with what was called, ``device_self``, ``device_share`` of all ``device_self``,
+    ``kernels``, ``synchronizations`` and ``waited``; where memory was, ``allocated at_peak saved leaked growth`` in bytes.
 
     Args:
         functions: one record per function.

@@ -76,18 +76,21 @@ def _code_of(what: Any) -> types.CodeType | None:
         elif isinstance(what, types.FunctionType):
             return what.__code__
         elif isinstance(what, types.GeneratorType | types.CoroutineType | types.AsyncGeneratorType):
-            return next(code for name in ("gi_code", "cr_code", "ag_code") if (code := getattr(what, name, None)) is not None)
+            what = next(code for name in ("gi_code", "cr_code", "ag_code") if (code := getattr(what, name, None)) is not None)
         elif (original := getattr(what, "_orig_mod", None)) is not None:  # a module in torch.compile
             what = original
-        elif callable(forward):
+        elif not isinstance(what, type) and callable(forward := getattr(what, "forward", None)):  # an nn.Module
             what = forward
-        elif not isinstance(what, type | types.BuiltinFunctionType) and isinstance(
-            call := getattr(type(what), "__call__", None), types.FunctionType
-        ):
+        elif not isinstance(what, type) and isinstance(call := _call_of(what), types.FunctionType):
             what = call
         else:
             return None
     return None
+
+
+def _call_of(what: Any) -> Any:
+    """The method by which an object is called, as its class has it."""
+    return next((vars(cls)["__call__"] for cls in type(what).__mro__ if "__call__" in vars(cls)), None)
 
 
 def _of_class(what: type) -> SourceRange:

@@ -10,8 +10,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch._compile
+import torch._dynamo.eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
+AROUND_MODES = tuple(module.__file__ for module in (torch._compile, torch._dynamo.eval_frame, torch.utils._python_dispatch))
+"""What PyTorch calls a mode through."""
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
@@ -39,6 +43,8 @@ class _Mode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         at: FrameType | None = sys._getframe(1)
+        while at is not None and at.f_code.co_filename in AROUND_MODES:
+            at = at.f_back
         assert at is not None
         place = (at.f_code.co_filename, at.f_lineno)
         line, in_backward = None, False
@@ -47,7 +53,8 @@ class _Mode(TorchDispatchMode):
             if line is None and at.f_code.co_filename == self.file:
                 line = at.f_lineno
             at = at.f_back
-        if func.namespace != "profiler":  # what record_function does, which is no op
+        # What record_function does is no op, and the results that autograd keeps are detached without one.
+        if func.namespace != "profiler" and func._opname != "detach":
             self.ran.append(Ran(f"{func.namespace}::{func._opname}", line, place, in_backward))
         return func(*args, **(kwargs or {}))
 
@@ -57,6 +64,25 @@ def what_ran(run: Callable[[], None], file: str) -> list[Ran]:
     with _Mode(file) as mode:
         run()
     return mode.ran
+
+
+def common(one: list[str], other: list[str]) -> list[tuple[int, int]]:
+    """The positions of the longest sequence of names that is in both, in order."""
+    lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for a in range(len(one) - 1, -1, -1):
+        row, below = lengths[a], lengths[a + 1]
+        for b in range(len(other) - 1, -1, -1):
+            row[b] = below[b + 1] + 1 if one[a] == other[b] else max(below[b], row[b + 1])
+    pairs, a, b = [], 0, 0
+    while a < len(one) and b < len(other):
+        if one[a] == other[b]:
+            pairs.append((a, b))
+            a, b = a + 1, b + 1
+        elif lengths[a + 1][b] >= lengths[a][b + 1]:
+            a += 1
+        else:
+            b += 1
+    return pairs
 
 
 class Node(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import threading
 from collections import Counter
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from line_programs import PROGRAMS
-from line_truth import Node, Ran, what_is_differentiated, what_ran
+from line_truth import Node, Ran, common, what_is_differentiated, what_ran
 from torch import nn
 
 import torchprof
@@ -47,15 +46,14 @@ def names_of_ops(trace: Trace) -> list[str]:
     return [trace.strings[row] for row in trace.op_names.tolist()]
 
 
-def forward_pairs(trace: Trace, truth: list[Ran], *, libraries: bool = False) -> list[tuple[Ran, Frame | None]]:
+def forward_pairs(trace: Trace, truth: list[Ran]) -> list[tuple[Ran, Frame | None]]:
     """The ops outside of backward passes, and the frames that the trace says; nearly all ops of the mode are found."""
     truth = [ran for ran in truth if not ran.in_backward]
-    frames, names = lines_of_ops(trace, libraries=libraries), names_of_ops(trace)
+    frames, names = lines_of_ops(trace), names_of_ops(trace)
     rows = np.flatnonzero(op_stacks(trace).called < 0).tolist()
-    blocks = difflib.SequenceMatcher(None, [ran.name for ran in truth], [names[row] for row in rows], False).get_matching_blocks()
-    pairs = [(truth[a + at], frames[rows[b + at]]) for a, b, size in blocks for at in range(size)]
-    assert len(pairs) >= 0.97 * len(truth)
-    return pairs
+    pairs = common([ran.name for ran in truth], [names[row] for row in rows])
+    assert len(pairs) >= 0.98 * len(truth)
+    return [(truth[a], frames[rows[b]]) for a, b in pairs]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -66,12 +64,15 @@ def test_every_op_of_forward_has_the_line_that_ran_it(name: str) -> None:
         assert (frame.file, frame.line) == (FILE, ran.line), ran
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "checkpointed"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_with_libraries_every_op_of_forward_has_the_innermost_line_of_all(name: str) -> None:
     trace, run, _ = recorded(name)
-    for ran, frame in forward_pairs(trace, what_ran(run, FILE), libraries=True):
-        assert frame is not None, ran
-        assert (frame.file, frame.line) == ran.place, ran
+    truth = Counter((ran.name, *ran.place) for ran in what_ran(run, FILE) if not ran.in_backward)
+    frames, names = lines_of_ops(trace, libraries=True), names_of_ops(trace)
+    assert all(frame is not None for frame in frames)
+    found = Counter((name, frame.file, frame.line) for name, frame in zip(names, frames, strict=True) if frame is not None)
+    missing = truth - found  # the mode makes PyTorch call a few ops more
+    assert missing.total() <= 0.02 * truth.total(), missing
 
 
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "bert", "cnn", "checkpointed"])
@@ -157,7 +158,8 @@ def test_calls_flops_and_memory_of_lines_add_up_to_those_of_the_trace() -> None:
     assert sum(row["saved"] for row in table.rows) == sum(torchprof.memory(trace).saved_by_module.values())
     main = of_line(table, line(line_programs.mlp, "x = x * 2 + 1"))
     assert main["calls"] == 2 * 2
-    assert main["allocated"] == 2 * 2 * 32 * 64 * 4
+    numbers = 2 * (4 + 8)  # 2 and 1 become tensors for a moment
+    assert main["allocated"] == 2 * (2 * 32 * 64 * 4) + numbers * 2
 
 
 def test_steps_are_averaged() -> None:
@@ -213,7 +215,8 @@ def test_code_of_exec_and_of_cells_has_lines() -> None:
     code = compile("def f(x):\n    y = x.exp()\n    return y.log()\nf(x)\n", "<ipython-input-7-00>", "exec")
     with torchprof.profile(stacks=True) as prof:
         exec(code, {"x": torch.ones(3)})
-    calls = {row["name"]: row["calls"] for row in torchprof.by_line(prof.trace).rows if row["calls"]}
+    rows = torchprof.by_line(prof.trace).rows
+    calls = {row["name"]: row["calls"] for row in rows if row["calls"] and row["file"] != __file__}
     assert calls == {"<ipython-input-7-00>:2": 1, "<ipython-input-7-00>:3": 1}
 
 
@@ -232,9 +235,9 @@ def test_hooks_and_double_backward_have_lines() -> None:
         assert frame is not None
         assert frame.file == here
         lines.setdefault(name, Counter())[frame.line or 0] += 1
-    exp = line(test_hooks_and_double_backward_have_lines, "y = x.exp()")
+    exp = line(test_hooks_and_double_backward_have_lines, "    y = x.exp()\n")
     assert set(lines["ExpBackward0"]) == {exp}
-    hook = line(test_hooks_and_double_backward_have_lines, "lambda grad: grad * 3")
+    hook = line(test_hooks_and_double_backward_have_lines, "(lambda grad: grad * 3)\n")
     assert hook in lines["aten::mul"]
 
 

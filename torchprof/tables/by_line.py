@@ -32,6 +32,7 @@ OPTIONAL: Final = (
 )
 """Columns that are printed where any row has something there."""
 BETWEEN: Final = "between its lines"
+AGGREGATED: Final = "trace was recorded with aggregate=True, and its sums have no stacks: record without aggregate"
 NO_LINES: Final = "The trace knows no lines, only functions and where these begin: rows are functions"
 
 
@@ -100,6 +101,8 @@ def _flag(name: str, value: object) -> bool:
 def check_stacks(trace: Trace) -> None:
     """Raise ArgumentError unless the trace has stacks."""
     check_trace(trace)
+    if not len(trace.stacks) and is_aggregated(trace) and trace.facts.get("stacks") is not None:
+        raise ArgumentError(AGGREGATED)
     if not len(trace.stacks):
         how = (
             "with_stack=True"
@@ -108,7 +111,7 @@ def check_stacks(trace: Trace) -> None:
         )
         raise ArgumentError(f"trace has no stacks of Python, which say what line did what: record with {how}")
     if is_aggregated(trace) and "stack" not in (trace.op_totals.dtype.names or ()):
-        raise ArgumentError("trace was recorded with aggregate=True, and its sums have no stacks: record without aggregate")
+        raise ArgumentError(AGGREGATED)
 
 
 def with_sources(trace: Trace, records: list[Record]) -> None:

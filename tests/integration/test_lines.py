@@ -134,11 +134,13 @@ def test_recomputation_is_of_the_lines_that_run_again(name: str) -> None:
     truth = {ran.line for ran in what_ran(run, FILE) if ran.in_backward and ran.line is not None}
     table = torchprof.by_line(trace)
     found = {row["line"] for row in table.rows if row["recompute_self"] and row["line"] is not None}
-    assert found == truth == {line(line_programs.Checkpointed, "y = layer(x)"), line(line_programs.Checkpointed, "torch.tanh(y)")}
+    assert (
+        found == truth == {line(line_programs.Checkpointed, "y = layer(x)"), line(line_programs.Checkpointed, "torch.tanh(y)")}
+    )
 
 
 def test_the_optimizer_and_the_call_of_backward_are_of_their_lines() -> None:
-    trace, run, _ = recorded("mlp")
+    trace, _run, _ = recorded("mlp")
     table = torchprof.by_line(trace)
     step, backward = line(line_programs.mlp, "optimizer.step()"), line(line_programs.mlp, "loss.backward()")
     assert of_line(table, step)["optimizer_self"] > 0
@@ -150,7 +152,7 @@ def test_the_optimizer_and_the_call_of_backward_are_of_their_lines() -> None:
 
 
 def test_calls_flops_and_memory_of_lines_add_up_to_those_of_the_trace() -> None:
-    trace, run, model = recorded("mlp")
+    trace, _run, _model = recorded("mlp")
     table = torchprof.by_line(trace)
     by_op = torchprof.by_op(trace)
     assert sum(row["flops_self"] for row in table.rows) == sum(row["flops"] for row in by_op.rows if row["flops"]) / 1
@@ -189,7 +191,7 @@ def test_lines_need_no_other_option(options: dict[str, bool]) -> None:
 def test_the_margin_of_a_forward_has_the_figures_of_its_lines() -> None:
     trace, _, model = recorded("cnn")
     table = torchprof.annotate(trace, model)
-    lines, first = inspect.getsourcelines(type(model).forward)
+    lines, _first = inspect.getsourcelines(type(model).forward)
     assert [row["code"] for row in table.rows] == [each.rstrip("\n") for each in lines]
     by_line = torchprof.by_line(trace)
     for row in table.rows:

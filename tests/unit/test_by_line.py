@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -361,3 +362,31 @@ def test_the_phase_of_a_range_without_ops_is_of_its_line() -> None:
     main = p.function("main", "/home/me/a.py", 1)
     p.op("enumerate(DataLoader)#next", 0, 30, p.stack(-1, main, 2), scope=SCOPE_USER, flags=int(Phase.DATA) << 4)
     assert figures(torchprof.by_line(p.trace(duration_ns=30)), "data_self") == {"a.py:2": 30}
+
+
+def test_the_sums_of_an_aggregated_recording_have_lines() -> None:
+    p = Program()
+    f, g = p.function("f", "/home/me/a.py", 1), p.function("g", "/home/me/a.py", 5)
+    call = p.stack(-1, f, 2)
+    p.rows["signatures"] = [{"name": p.string("aten::mm"), "flops": 10}, {"name": p.string("aten::add")}]
+    forward, backward = int(Phase.FORWARD), int(Phase.BACKWARD)
+    p.add("op_totals", signature=0, count=4, time=100, self_time=80, phase=forward, stack=p.stack(call, g, 6), allocated=64)
+    p.add("op_totals", signature=0, count=4, time=60, self_time=60, phase=backward, stack=p.stack(call, g, 6))
+    p.add("op_totals", signature=1, count=2, time=20, self_time=20, phase=forward, stack=-1)
+    p.add("call_totals", module=0, caller=-1, count=2, time=140, self_time=30, phase=forward, stack=call)
+    for number in range(2):
+        p.add("steps", start=100 * number, end=100 * number + 100, number=number)
+    table = torchprof.by_line(p.trace(aggregate=True, duration_ns=200))
+    assert figures(table, "self", "time", "forward_self", "backward_self") == {
+        "a.py:6": (70, 70, 40, 30),
+        "a.py:2": (15, 85, 15, 0),
+        "unknown": (15, 15, 10, 0),
+    }
+    assert figures(table, "flops_self") == {"a.py:6": 40}
+    assert figures(table, "allocated") == {"a.py:6": 32}
+    str(table)
+
+
+def test_an_aggregated_recording_without_stacks_is_an_error_that_says_so() -> None:
+    with pytest.raises(ArgumentError, match="recorded with aggregate=True, and its sums have no stacks"):
+        torchprof.by_line(replace(torchprof.Trace.empty(), facts={"aggregate": True, "stacks": False}))

@@ -12,7 +12,8 @@ from stacked import Program, training
 
 import torchprof
 from torchprof.analysis.lines.op_stacks import op_stacks
-from torchprof.analysis.lines.user_code import counted_rows, is_library
+from torchprof.analysis.lines.user_code import counted_rows
+from torchprof.trace.library_files import is_library
 
 
 @pytest.mark.parametrize(

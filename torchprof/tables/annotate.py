@@ -10,7 +10,7 @@ from typing import Any, Final
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.lines.records import place_records, short_files
 from torchprof.analysis.lines.source_range import SourceRange, source_range
-from torchprof.analysis.lines.user_code import has_user_code, is_library
+from torchprof.analysis.lines.user_code import has_user_code
 from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import step_times
@@ -19,6 +19,7 @@ from torchprof.rendering.units import format_ns
 from torchprof.tables.by_line import check_stacks
 from torchprof.tables.footer import footer, unknown_flops
 from torchprof.tables.table import About, Table, worth_showing
+from torchprof.trace.library_files import is_library
 from torchprof.trace.source import source_lines
 from torchprof.trace.trace import Trace
 
@@ -109,7 +110,9 @@ def _table(
     below = (
         *_of_function(trace, where, file, whole),
         *footer(trace),
-        About(("share",), f"Share: of {'a step' if len(trace.steps) > 1 else 'the step' if len(trace.steps) else 'the recording'}"),
+        About(
+            ("share",), f"Share: of {'a step' if len(trace.steps) > 1 else 'the step' if len(trace.steps) else 'the recording'}"
+        ),
         *_what_is_known(trace, shown),
         *unknown_flops(names),
     )

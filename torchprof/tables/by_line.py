@@ -110,8 +110,6 @@ def check_stacks(trace: Trace) -> None:
             else "torchprof.profile(stacks=True), or torch.profiler with with_stack=True"
         )
         raise ArgumentError(f"trace has no stacks of Python, which say what line did what: record with {how}")
-    if is_aggregated(trace) and "stack" not in (trace.op_totals.dtype.names or ()):
-        raise ArgumentError(AGGREGATED)
 
 
 def with_sources(trace: Trace, records: list[Record]) -> None:

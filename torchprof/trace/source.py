@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from torchprof.trace.library_files import is_library
+
 if TYPE_CHECKING:
     from torchprof.trace.trace import Trace
 
@@ -35,9 +37,10 @@ def source_lines(trace: Trace, file: str) -> list[str] | None:
 
 
 def with_source(trace: Trace) -> dict[str, Any]:
-    """The facts of a trace, with the texts of all files of its functions that are known."""
+    """The facts of a trace, with the texts of the user's own files that are known."""
     files = (trace.strings[row] for row in sorted(set(trace.functions["file"].tolist())) if row >= 0)
-    texts = {file: "\n".join(lines) for file in files if (lines := source_lines(trace, file)) is not None}
+    found = {file: source_lines(trace, file) for file in files if not is_library(file)}
+    texts = {file: "\n".join(lines) for file, lines in found.items() if lines is not None}
     return {**trace.facts, SOURCE_FACT: texts}
 
 
@@ -64,11 +67,12 @@ def _read(trace: Trace, file: str) -> list[str] | None:
 
 
 def _fits(trace: Trace, file: str, lines: list[str]) -> bool:
-    """Whether the functions of this file begin where the text has definitions: else it is another text."""
+    """Whether most functions of this file begin where the text has definitions: else it is another text."""
+    fit = misfit = 0
     for name, of_file, first_line in trace.functions.tolist():
         if of_file < 0 or first_line < 1 or trace.strings[of_file] != file:
             continue
-        own = trace.strings[name].rpartition(".")[2]
-        if first_line > len(lines) or (own.isidentifier() and not DEFINED.match(lines[first_line - 1])):
-            return False
-    return True
+        if trace.strings[name].rpartition(".")[2].isidentifier():  # no lambda, no module
+            begins = first_line <= len(lines) and DEFINED.match(lines[first_line - 1]) is not None
+            fit, misfit = fit + begins, misfit + (not begins)
+    return fit >= misfit

@@ -152,7 +152,7 @@ class Trace:
         return times[-1] if times else None
 
     def with_source(self) -> Trace:
-        """The same trace with the text of the files of its functions, among ``facts``: all that are there and did not change.
+        """The same trace with the text of the user's own files, among ``facts``: all that are there and did not change.
 
         `torchprof.by_line` and `torchprof.annotate` then show it where the trace is opened without these files.
 

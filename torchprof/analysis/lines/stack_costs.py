@@ -201,27 +201,24 @@ def _names(trace: Trace, row: Ints, unknown: Flags) -> dict[int, frozenset[str]]
 
 
 def _of_totals(trace: Trace) -> StackCosts:
-    """The sums of an aggregated trace, which knows the stacks of ops, but not which Python ran between them."""
-    rows, totals = trace.op_totals, step_totals(trace)
+    """The sums of an aggregated trace: of ops and, as far as they are known, of the Python in module calls."""
+    rows, calls, totals = trace.op_totals, trace.call_totals, step_totals(trace)
     known = _Stacks()
     known.add(np.full(1, -1))
     known.add(rows["stack"].astype(np.int64))
-    (stack, called, line_known), (_, row) = known.numbered()
+    known.add(calls["stack"].astype(np.int64))
+    (stack, called, line_known), ((unknown,), row, call) = known.numbered()
     count = len(stack)
-
-    def summed(values: npt.ArrayLike) -> Floats:
-        return weighted(row, values, count)
-
-    phase = np.minimum(rows["phase"], PHASES - 1).astype(np.int64)
-    times = weighted(row * PHASES + phase, rows["self_time"], count * PHASES)
+    times = np.zeros(count * PHASES)
+    for table, at in ((rows, row), (calls, call)):
+        times += weighted(at * PHASES + np.minimum(table["phase"], PHASES - 1), table["self_time"], count * PHASES)
     of_step = step_times(trace)
-    unknown = int(np.flatnonzero(stack < 0)[0])
     if of_step is not None:
         times[unknown * PHASES + Phase.OTHER] += max(0.0, float(of_step.time.sum()) - float(times.sum()))
-    sums = {"flops": summed(totals.op_flops)}
+    sums = {"flops": weighted(row, totals.op_flops, count)}
     if trace.facts.get("memory") is not False:
-        sums["allocated"] = summed(rows["allocated"])
+        sums["allocated"] = weighted(row, rows["allocated"], count)
     if has_kernels(trace):
-        sums |= {"device": summed(rows["device_self"]), "kernels": summed(rows["kernels"])}
+        sums |= {"device": weighted(row, rows["device_self"], count), "kernels": weighted(row, rows["kernels"], count)}
     names = _names(trace, row, totals.op_unknown)
     return StackCosts(stack, called, line_known, times.reshape(count, PHASES), sums, names, totals.steps)

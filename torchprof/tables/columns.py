@@ -173,6 +173,12 @@ _COLUMNS: Final = (
     ),
     Column("dtype", "Dtype", DTYPES, "of the tensors that the first call returned, each once", ("output_dtypes",), tuple),
     Column("param_dtype", "Param dtype", DTYPES, "of its own parameters, each once", ("param_dtypes",), tuple),
+    Column(
+        "defined",
+        "Defined",
+        Quantity(short_place, left=True),
+        "the file and the line of its class, with folders in the rows; empty where it has none",
+    ),
     Column("calls", "Calls", COUNT, "how often it was called; in a recording of several steps, per step"),
     Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
     Column("params", "Params", COUNT, "elements of its own parameters"),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from traceback import FrameSummary, StackSummary, walk_tb
 from typing import Final
 
+from torchprof.analysis.lines.user_code import is_library
 from torchprof.record.source_files import cell_of
 from torchprof.terminal import printable
 
@@ -28,7 +28,6 @@ GENERATED: Final = ("<frozen ", "<eval_with_key>", "<__array_function__", "torch
 IN_TEXT: Final = re.compile(r'^ *File "([^"\n]+)", line ([0-9]+), in (\S+)', re.MULTILINE)
 RESUMED: Final = re.compile(r"torch_dynamo_resume_in_(.+)_at_[0-9]+")
 COMPREHENSIONS: Final = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
-LIBRARIES: Final = ("/site-packages/", "/dist-packages/")
 
 
 def line_of_error(error: BaseException) -> str:
@@ -49,7 +48,7 @@ def in_chain(error: BaseException) -> Iterator[BaseException]:
 
 def _line(error: BaseException) -> str:
     frames = [*_frames(error), *_frames_in_text(error)]
-    own = next((at for at in reversed(range(len(frames))) if not _is_library(frames[at].filename)), None)
+    own = next((at for at in reversed(range(len(frames))) if not is_library(frames[at].filename)), None)
     if own is None:
         return _shown(frames, len(frames) - 1) if frames else ""
     inner = f", in which {_shown(frames, len(frames) - 1)}" if own < len(frames) - 1 else ""
@@ -96,14 +95,8 @@ def _is_written(file: str) -> bool:
     return not (file.startswith(_folders_of("torch", "torchprof", "functorch")) or any(text in file for text in GENERATED))
 
 
-def _is_library(file: str) -> bool:
-    return any(folder in file.replace("\\", "/") for folder in LIBRARIES) or file.startswith(STANDARD_LIBRARY)
-
-
 def _folders_of(*packages: str) -> tuple[str, ...]:
     """Of packages that are imported."""
     files = (getattr(sys.modules.get(package), "__file__", None) for package in packages)
     return tuple(f"{Path(file).parent}/" for file in files if file)
 
-
-STANDARD_LIBRARY: Final = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))

@@ -116,6 +116,12 @@ def _first_two(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
+def _short_place(place: str) -> str:
+    """``my_network.py:14`` of a path with a line."""
+    folders, _, file = place.replace("\\", "/").rpartition("/")
+    return f"{folders.rpartition('/')[2]}/{file}" if file.startswith("__init__.py:") and folders else file
+
+
 def _kernel_size(size: int | Sequence[int]) -> str:
     return str(size) if isinstance(size, int) else str(list(size))
 
@@ -176,10 +182,10 @@ _COLUMNS: Final = (
     Column(
         "defined",
         "Defined",
-        Quantity(short_place, left=True),
+        Quantity(_short_place, left=True),
         "the file and the line of its class, with folders in the rows; empty where it has none",
     ),
-    Column("calls", "Calls", COUNT, "how often it was called; in a recording of several steps, per step"),
+    Column("calls", "Calls", COUNT, "how often it was called; of a line, ops that it called; in several steps, per step"),
     Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
     Column("params", "Params", COUNT, "elements of its own parameters"),
     Column(
@@ -211,7 +217,7 @@ _COLUMNS: Final = (
         "share",
         "Share",
         SHARE,
-        "of the step; in a table by op, of the self time of its rows; in a summary, of the model's forward time; "
+        "of the step; in a table by op, line or function, of the self time of its rows; in a summary, of the model's forward time; "
         "of what is held, of the peak",
     ),
     Column(
@@ -246,6 +252,13 @@ _COLUMNS: Final = (
         "per step, with what runs inside; in a summary, of forward. A multiply-add is two; ? and >= where some are unknown",
         unknown="flops_unknown",
     ),
+    Column(
+        "flops_self",
+        "FLOPs self",
+        FLOPS,
+        "per step, of its own ops, without functions that it called; of backward those that differentiate them",
+        unknown="flops_self_unknown",
+    ),
     Column("flops_forward", "Fwd FLOPs", FLOPS, "of forward, with what runs inside", unknown="flops_forward_unknown"),
     Column("flops_backward", "Bwd FLOPs", FLOPS, "of backward, with what runs inside", unknown="flops_backward_unknown"),
     Column(
@@ -261,6 +274,7 @@ _COLUMNS: Final = (
     Column("held", "Held", BYTES, "held at the end of the step"),
     Column("growth", "Growth per step", BYTES, "how much more was held at the end of every step, on average"),
     Column("saved", "Saved", BYTES, "activations kept for backward, when the most were kept"),
+    Column("leaked", "Leaked", BYTES, "held at the end of the last step, of what grows from step to step"),
     Column("needed", "Needed", BYTES, "on the device, the context included"),
     Column("max_allocated", "Allocated", BYTES, "the most that was allocated at once"),
     Column("max_reserved", "Reserved", BYTES, "the most that the allocator reserved at once"),
@@ -291,6 +305,7 @@ _COLUMNS: Final = (
         "the op that launched what came late; of synchronization, the op that waited",
     ),
     Column("call", "Call", TEXT, "of the device's runtime"),
+    Column("synchronizations", "Syncs", COUNT, "how often the host waited for a device, per step"),
     Column("waited", "Waited", TIME, "host time"),
     Column("host", "Host", TIME, "host time in the module's own code and ops, waits left out"),
     Column("took", "Device", TIME, "device time"),
@@ -314,6 +329,7 @@ _COLUMNS: Final = (
         "of the tensors it was given; an aggregated recording merges other shapes than the first",
     ),
     Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
+    Column("source", "Source", TEXT, "the text of the line, where its file is there and did not change"),
     *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
 )
 

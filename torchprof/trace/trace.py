@@ -12,7 +12,7 @@ saved on one machine can be analyzed on another.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torchprof.trace import file
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.shapes import Shape, shape_of
+from torchprof.trace.source import with_source
 from torchprof.trace.type_names import DeviceTypes, Dtypes
 
 __all__ = ["Trace"]
@@ -47,7 +48,8 @@ class Trace:
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"``, ``"torch.profiler"`` or ``"off"``), ``gpu_note`` (what
             that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
             ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
-            ``shapes_kept``, how many shapes of an op in a module have sums of their own. Of a file of another tool: ``source``,
+            ``shapes_kept``, how many shapes of an op in a module have sums of their own; with `with_source`, ``source_files``,
+            texts by file. Of a file of another tool: ``source``,
             which; ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and
             ``parameters``, which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their
             names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with ``table`` and
@@ -146,6 +148,16 @@ class Trace:
         """The time of the latest mark with this name, in nanoseconds; None if there is none."""
         times = [int(time) for time, string in self.marks.tolist() if self.strings[string] == name]
         return times[-1] if times else None
+
+    def with_source(self) -> Trace:
+        """The same trace with the text of the files of its functions, among ``facts``: all that are there and did not change.
+
+        `torchprof.by_line` and `torchprof.annotate` then show it where the trace is opened without these files.
+
+        Example:
+            >>> prof.trace.with_source().save("step.torchprof")
+        """
+        return replace(self, facts=with_source(self))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file, which `torchprof.load` reads: see `torchprof.trace.file`.

@@ -37,5 +37,8 @@ def python_frames(trace: Trace) -> list[Frame]:
         (trace.strings[name], trace.strings[file] if file >= 0 else None, first_line if first_line >= 0 else None)
         for name, file, first_line in trace.functions.tolist()
     ]
-    columns = zip(trace.stacks["function"].tolist(), trace.stacks["line"].tolist(), strict=True)
-    return [Frame(*functions[function], line if line >= 0 else None) for function, line in columns]
+    frames = []
+    for function, line in zip(trace.stacks["function"].tolist(), trace.stacks["line"].tolist(), strict=True):
+        name, file, first_line = functions[function]
+        frames.append(Frame(name, file, first_line, line if line >= 0 else None))
+    return frames

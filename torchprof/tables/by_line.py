@@ -32,17 +32,18 @@ OPTIONAL: Final = (
 )
 """Columns that are printed where any row has something there."""
 BETWEEN: Final = "between its lines"
+NO_LINES: Final = "The trace knows no lines, only functions and where these begin: rows are functions"
 
 
 def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = False) -> Table:
     """What every line of the program cost per step, most self time first: time, FLOPs, memory; its text beside it.
 
-    The self times of all rows add up to the time recorded, unless threads worked at the same time. An op is of the line that was
-    running in the innermost function of the user's own: what libraries do (PyTorch, transformers, Python's own, and all else that
-    is installed) is of the line that called them. Backward is of the line that it differentiates, but for what Python runs
-    inside it, such as ``Function.backward``. Python between two ops is of the line that was running at both; where there are two
-    lines of a function, that function has a row of its own. ``time`` has what ran in functions that the line called, too. What
-    no line is known of is *unknown*.
+    The self times of all rows add up to the time recorded, unless threads worked at the same time. An op is of the line that
+    was running in the innermost function of the user's own: what libraries do (PyTorch, transformers, Python's own, and all
+    else that is installed) is of the line that called them. Backward is of the line that it differentiates, but for what Python
+    runs inside it, such as ``Function.backward``. Python between two ops is of the line that was running at both; where these
+    are two lines of a function, that function has a row of its own. ``time`` has what ran in functions that the line called,
+    too. What no line is known of is *unknown*.
 
     Args:
         trace: with stacks, of ``torchprof.profile(stacks=True)``. Files of ``torch.profiler`` have them that were recorded with
@@ -57,14 +58,15 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
         >>> print(torchprof.by_line(prof.trace).head(20))
     """
     check_stacks(trace)
-    records = place_records(trace, functions=False, libraries=_flag("libraries", libraries), at_call=_flag("backward_at_call", backward_at_call))
+    records = place_records(
+        trace, functions=False, libraries=_flag("libraries", libraries), at_call=_flag("backward_at_call", backward_at_call)
+    )
     has_lines = any(record["line"] is not None for record in records)
     if has_lines:
         for record in records:
             if record["line"] is None and record["file"] is not None:
                 record["note"] = BETWEEN
-    below = [] if has_lines else [About((), "", "The trace knows no lines, only functions and where these begin: rows are functions")]
-    return _table(trace, "Line", records, "flops_self", libraries, below)
+    return _table(trace, "Line", records, "flops_self", libraries, [] if has_lines else [NO_LINES])
 
 
 def by_function(trace: Trace, *, libraries: bool = False, backward_at_call: bool = False) -> Table:
@@ -83,7 +85,9 @@ def by_function(trace: Trace, *, libraries: bool = False, backward_at_call: bool
         >>> print(torchprof.by_function(prof.trace).sort("time").head(10))
     """
     check_stacks(trace)
-    records = place_records(trace, functions=True, libraries=_flag("libraries", libraries), at_call=_flag("backward_at_call", backward_at_call))
+    records = place_records(
+        trace, functions=True, libraries=_flag("libraries", libraries), at_call=_flag("backward_at_call", backward_at_call)
+    )
     return _table(trace, "Function", records, "flops", libraries, [])
 
 
@@ -97,7 +101,11 @@ def check_stacks(trace: Trace) -> None:
     """Raise ArgumentError unless the trace has stacks."""
     check_trace(trace)
     if not len(trace.stacks):
-        how = "with_stack=True" if "source" in trace.facts else "torchprof.profile(stacks=True), or torch.profiler with with_stack=True"
+        how = (
+            "with_stack=True"
+            if "source" in trace.facts
+            else "torchprof.profile(stacks=True), or torch.profiler with with_stack=True"
+        )
         raise ArgumentError(f"trace has no stacks of Python, which say what line did what: record with {how}")
     if is_aggregated(trace) and "stack" not in (trace.op_totals.dtype.names or ()):
         raise ArgumentError("trace was recorded with aggregate=True, and its sums have no stacks: record without aggregate")
@@ -114,7 +122,7 @@ def with_sources(trace: Trace, records: list[Record]) -> None:
         record["source"] = lines[line - 1].strip() if lines is not None and line and line <= len(lines) else ""
 
 
-def _table(trace: Trace, title: str, records: list[Record], flops: str, libraries: bool, below: list[About]) -> Table:
+def _table(trace: Trace, title: str, records: list[Record], flops: str, libraries: bool, below: list[str | About]) -> Table:
     with_sources(trace, records)
     columns = list(COLUMNS)
     on_device = has_kernels(trace)
@@ -124,7 +132,14 @@ def _table(trace: Trace, title: str, records: list[Record], flops: str, librarie
     columns = [name for name in columns if not records or name in records[0]]
     shown = worth_showing(records, columns, OPTIONAL)
     unknown = {name for record in records for name in record[f"{flops}_unknown"]} if flops in shown else ()
-    lines = (*footer(trace), *_shares(trace, records), *below, *_libraries(trace, libraries), *_memory(trace), *unknown_flops(unknown))
+    lines = (
+        *footer(trace),
+        *_shares(trace, records),
+        *below,
+        *_libraries(trace, libraries),
+        *_memory(trace),
+        *unknown_flops(unknown),
+    )
     table = Table(title, records, shown, lines)
     if not records:
         return table
@@ -145,7 +160,7 @@ def _libraries(trace: Trace, libraries: bool) -> list[str]:
     return ["Libraries: in the lines that called them; libraries=True shows them"]
 
 
-def _memory(trace: Trace) -> list[About]:
+def _memory(trace: Trace) -> list[str | About]:
     costs = memory_costs(trace)
     if costs is None:
         return []

@@ -122,10 +122,15 @@ def _short_place(place: str) -> str:
     return f"{folders.rpartition('/')[2]}/{file}" if file.startswith("__init__.py:") and folders else file
 
 
+def _beginning(text: str) -> str:
+    return text if len(text) <= LONGEST_SOURCE else f"{text[: LONGEST_SOURCE - 1]}…"
+
+
 def _kernel_size(size: int | Sequence[int]) -> str:
     return str(size) if isinstance(size, int) else str(list(size))
 
 
+LONGEST_SOURCE: Final = 64
 TEXT: Final = Quantity(str, left=True)
 NUMBER: Final = Quantity(str)
 COUNT: Final = Quantity(_count)
@@ -217,8 +222,8 @@ _COLUMNS: Final = (
         "share",
         "Share",
         SHARE,
-        "of the step; in a table by op, line or function, of the self time of its rows; in a summary, of the model's forward time; "
-        "of what is held, of the peak",
+        "of the step; in a table by op, line or function, of the self time of its rows; in a summary, of the model's forward "
+        "time; of what is held, of the peak",
     ),
     Column(
         "device",
@@ -288,6 +293,7 @@ _COLUMNS: Final = (
     Column("steps", "Steps", NUMBER, "in how many steps"),
     Column("total", "Bytes", BYTES, "all together"),
     Column("module", "Module", TEXT, "path of the module"),
+    Column("lines", "Line", Quantity(_first, left=True), "of the program, the one of the most, and how many others there are"),
     Column("op", "Op", TEXT, "the outermost op that allocated it"),
     Column("span", "Span", TIME, "from the start of the first kernel to the end of the last"),
     Column("busy", "Busy", TIME, "time in which any kernel, copy or fill ran"),
@@ -329,7 +335,10 @@ _COLUMNS: Final = (
         "of the tensors it was given; an aggregated recording merges other shapes than the first",
     ),
     Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
-    Column("source", "Source", TEXT, "the text of the line, where its file is there and did not change"),
+    Column("code", "", TEXT, "the text of the line"),
+    Column(
+        "source", "Source", Quantity(_beginning, left=True), "the text of the line, where its file is there and did not change"
+    ),
     *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
 )
 

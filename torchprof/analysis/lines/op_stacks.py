@@ -1,12 +1,12 @@
 """The stack of every op: its own and, in a backward pass, that of the forward op that it differentiates.
 
     x = self.fc(x)      an op of forward: its own stack
-    loss.backward()     an op of backward, and the accumulation of a gradient: the line of the forward op; this line is ``called``
+    loss.backward()     an op of backward, and the accumulation of a gradient: that of the forward op; this line is ``called``
     return grad * 2     what Python runs inside backward (``Function.backward``, hooks, recomputation): its own stack
     optimizer.step()    its own stack
 
-An autograd node finds its forward op by sequence number and thread. A ``Function`` creates its node without an op of that number:
-then it is the call of ``apply`` around the ops that follow. A gradient is accumulated for the node that ran before.
+An autograd node finds its forward op by sequence number and thread. A ``Function`` creates its node without an op of that
+number: then it is the call of ``apply`` around the ops that follow. A gradient is accumulated for the node that ran before.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.lines.stack_costs import StackCosts
+from torchprof.analysis.lines.stack_costs import StackCosts, weighted
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.trace.trace import Trace
 
@@ -43,22 +43,55 @@ class Places:
     Attributes:
         list: the places.
         of: of every row of the costs, the place whose figures they are.
-        around: of every row, that place and those whose functions had called it.
         called: of every row, the place that called the backward pass; -1: none.
     """
 
-    def __init__(self, places: list[Place], of: Ints, around: list[frozenset[int]], called: list[int]) -> None:
-        self.list, self.of, self.around, self.called = places, of, around, called
-        pairs = [(row, place) for row, known in enumerate(around) for place in known]
-        self._row, self._place = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    def __init__(self, places: list[Place], of: Ints, called: list[int], around: _Around) -> None:
+        self.list, self.of, self.called = places, of, called
+        self._around = around
 
     def own(self, values: Floats) -> Floats:
         """The values of every row of the costs, summed by place: each counts once."""
-        return np.bincount(self.of, weights=values, minlength=len(self.list))
+        return weighted(self.of, values, len(self.list))
 
     def inclusive(self, values: Floats) -> Floats:
         """The same, each also for all places whose functions had called it: once for a place, however often it is around."""
-        return np.bincount(self._place, weights=values[self._row], minlength=len(self.list))
+        by_stack = weighted(self._around.chain, values)
+        row, place = self._around.pairs
+        more_row, more_place = self._around.more
+        count = len(self.list)
+        return weighted(place, by_stack[row], count) + weighted(more_place, values[more_row], count)
+
+    def around(self, row: int) -> frozenset[int]:
+        """The place of this row of the costs, and those whose functions had called it."""
+        return self._around.of(row)
+
+
+class _Around:
+    """The places around rows of costs. Those of a stack are listed once, and for a row what else the call of backward adds.
+
+    Attributes:
+        chain: of every row, a number for its stack.
+        pairs, more: numbers and places, and rows and further places.
+    """
+
+    def __init__(self, keys: list[tuple[int, int]], chains: list[frozenset[int]], passes: list[frozenset[int]]) -> None:
+        numbers: dict[tuple[int, int], int] = {}
+        self.chain = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+        of_chain = dict(zip(self.chain.tolist(), chains, strict=True))
+        self.pairs = _listed(of_chain)
+        self.more = _listed(
+            {row: calls - chain for row, (chain, calls) in enumerate(zip(chains, passes, strict=True)) if calls}
+        )
+        self._chains, self._passes = chains, passes
+
+    def of(self, row: int) -> frozenset[int]:
+        return self._chains[row] | self._passes[row]
+
+
+def _listed(sets: dict[int, frozenset[int]]) -> tuple[Ints, Ints]:
+    key = np.repeat(np.array(list(sets), dtype=np.int64), [len(places) for places in sets.values()])
+    return key, np.array([place for places in sets.values() for place in places], dtype=np.int64)
 
 
 def places_of(trace: Trace, costs: StackCosts, *, libraries: bool, functions: bool) -> Places:
@@ -92,13 +125,15 @@ def places_of(trace: Trace, costs: StackCosts, *, libraries: bool, functions: bo
             sets[at] = found
         return found
 
-    def around(at: int) -> frozenset[int]:
-        start = stacks[at] if known[at] else parents[stacks[at]]  # of this function, but it is not known of which line
-        return above(start) | above(called[at]) | {of[at]}
-
-    inclusive = [around(at) for at in range(len(of))]
-    passes = [index.of(counted[stack], True) if counted[stack] >= 0 else -1 for stack in called]
-    return Places(index.places(), np.array(of, dtype=np.int64), inclusive, passes)
+    chains = {}
+    keys = list(zip(stacks, known, strict=True))
+    for at, (stack, line) in enumerate(keys):
+        if (stack, line) not in chains:  # where no line is known: of the function, and of what is around it
+            chains[stack, line] = above(stack if line else parents[stack]) | {of[at]}
+    passes = {stack: above(stack) for stack in set(called)}
+    at_call = [index.of(counted[stack], True) if counted[stack] >= 0 else -1 for stack in called]
+    around = _Around(keys, [chains[key] for key in keys], [passes[stack] for stack in called])
+    return Places(index.places(), np.array(of, dtype=np.int64), at_call, around)
 
 
 class _Index:

@@ -5,14 +5,13 @@ Nobody saw which line was running then. But the stacks are known in which the op
     train.py:5 > net.py:12    the op before
     train.py:5 > net.py:13    the op after
 
-So meanwhile ``train.py:5`` was running all the time, and in it the function of ``net.py:12``, of which no line is known. Where both
-are in one line, that line was running.
+So meanwhile ``train.py:5`` was running all the time, and in it the function of ``net.py:12``, of which no line is known. Where
+both are in one line, that line was running.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -122,7 +121,10 @@ def python_times(trace: Trace, stacks: OpStacks, op_self: Ints, call_self: Ints)
     waits = np.isin(phase, WAITS) & (ops["thread"] == main)
     never = np.zeros(len(calls), dtype=np.bool_)
     for kind, holders in (
-        (CALL, _Holders(np.arange(len(calls)), calls["start"], call_ends, call_stacks, call_self, phases_of_calls(calls), never)),
+        (
+            CALL,
+            _Holders(np.arange(len(calls)), calls["start"], call_ends, call_stacks, call_self, phases_of_calls(calls), never),
+        ),
         (RANGE, _Holders(ranges, ops["start"], op_ends, stacks.own, op_self, phase, waits)),
     ):
         in_step = step_of(holders.start, trace, active) >= 0

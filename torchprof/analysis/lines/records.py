@@ -19,7 +19,7 @@ from torchprof.analysis.steps import PHASE_COLUMNS
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
-__all__ = ["UNKNOWN", "short_files", "place_records"]
+__all__ = ["UNKNOWN", "place_records", "short_files"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,15 +30,22 @@ HELD: Final = ("at_peak", "saved", "leaked", "growth")
 """Figures that are no means over steps."""
 
 
-def place_records(trace: Trace, *, functions: bool, libraries: bool = False, at_call: bool = False) -> list[Record]:
+def place_records(
+    trace: Trace, *, functions: bool, libraries: bool = False, at_call: bool = False, with_called: bool = False
+) -> list[Record]:
     """One record per line, and per function of which no line is known; or one per function.
 
-    Keys: ``name file line function first_line``; ``backward_at``, the names of the lines that called its backward passes; ``time``, and of it ``forward recompute backward optimizer data other``, with
-    all that ran in functions that were called there; ``self``, and of it ``forward_self recompute_self ...``, without:
-    these add up; ``share`` of all ``self``; ``calls`` of ops, by Python; ``flops``, with what was called, and ``flops_self``,
-    without, and ``flops_unknown flops_self_unknown``. Where kernels were recorded, also ``device``, with what was called,
-    ``device_self``, ``device_share`` of all ``device_self``, ``kernels``, ``synchronizations`` and ``waited``; where memory
-    was, ``allocated at_peak saved leaked growth`` in bytes. Without those of functions that were called.
+    Keys: ``name file line function first_line``; ``backward_at``, the names of the lines that called its backward passes;
+    ``time``, and of it ``forward recompute backward optimizer data other``, with all that ran in functions that were called
+    there; ``self``, and of it ``forward_self recompute_self ...``, without: these add up; ``share`` of all ``self``; ``calls``
+    of ops, by Python; ``flops``, with what was called, ``flops_self``, without, and ``flops_unknown flops_self_unknown``. Where
+    kernels were recorded, also ``device``, with what was called, ``device_self``, ``device_share`` of all ``device_self``,
+    ``kernels``, ``synchronizations`` and ``waited``; where memory was, ``allocated at_peak saved leaked growth`` in bytes.
+
+    Args:
+        functions: one record per function.
+        libraries, at_call: as `stack_costs` takes them.
+        with_called: counts and bytes, too, contain those of functions that were called; else they add up.
     """
     costs = stack_costs(trace, libraries, at_call)
     places = places_of(trace, costs, libraries=libraries, functions=functions)
@@ -55,7 +62,8 @@ def place_records(trace: Trace, *, functions: bool, libraries: bool = False, at_
     counted = counts_flops(trace)
     flops, flops_self = places.inclusive(sums["flops"]), places.own(sums["flops"])
     unknown, unknown_self = _unknown_flops(places, costs, inclusive=True), _unknown_flops(places, costs, inclusive=False)
-    columns |= {name: places.own(values) for name, values in sums.items() if name not in ("flops", "device")}
+    counts = places.inclusive if with_called else places.own
+    columns |= {name: counts(values) for name, values in sums.items() if name not in ("flops", "device")}
     if "device" in sums:
         columns["device"], columns["device_self"] = places.inclusive(sums["device"]), places.own(sums["device"])
         all_device = float(columns["device_self"].sum())
@@ -76,11 +84,7 @@ def place_records(trace: Trace, *, functions: bool, libraries: bool = False, at_
             record[name] = at_least(whole(float(values[row])), names_unknown) if counted else None
             record[f"{name}_unknown"] = names_unknown
         records.append(record)
-    return [record for record in records if record["name"] != UNKNOWN or _has_figures(record)]
-
-
-def _has_figures(record: Record) -> bool:
-    return any(value for name, value in record.items() if name != "name")
+    return [record for record in records if any(record.get(name) for name in (*columns, "flops", "flops_unknown"))]
 
 
 def _unknown_flops(places: Places, costs: StackCosts, *, inclusive: bool) -> dict[int, frozenset[str]]:

@@ -28,7 +28,7 @@ from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import OP_NESTED, SCOPE_USER, Phase, Rows, phases
 from torchprof.trace.trace import Trace
 
-__all__ = ["StackCosts", "is_aggregated", "stack_costs"]
+__all__ = ["StackCosts", "is_aggregated", "stack_costs", "weighted"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -59,6 +59,11 @@ class StackCosts:
     sums: dict[str, Floats]
     unknown_flops: dict[int, frozenset[str]]
     steps: int
+
+
+def weighted(row: Ints, values: npt.ArrayLike, count: int = 0) -> Floats:
+    """The values summed by row, of which there are at least so many. Of no values, numpy counts in integers."""
+    return np.bincount(row, weights=np.asarray(values, dtype=np.float64), minlength=count).astype(np.float64)
 
 
 class _Stacks:
@@ -100,7 +105,9 @@ def stack_costs(trace: Trace, libraries: bool, at_call: bool) -> StackCosts:
     if is_aggregated(trace):
         return _of_totals(trace)
     stacks = op_stacks(trace)
-    op_stack = np.where(stacks.own >= 0, stacks.own, stacks.called) if at_call else stacks.attributed(counted_rows(trace, libraries))
+    op_stack = (
+        np.where(stacks.own >= 0, stacks.own, stacks.called) if at_call else stacks.attributed(counted_rows(trace, libraries))
+    )
     return _of_rows(trace, stacks, op_stack)
 
 
@@ -129,12 +136,12 @@ def _of_rows(trace: Trace, stacks: OpStacks, op_stack: Ints) -> StackCosts:
     count = len(stack)
 
     def summed(part: str, values: npt.ArrayLike) -> Floats:
-        return np.bincount(row[part], weights=np.asarray(values, dtype=np.float64), minlength=count)
+        return weighted(row[part], values, count)
 
     phase = np.minimum(phases(ops), PHASES - 1).astype(np.int64)
     own = np.where(in_step & (ops["scope"] != SCOPE_USER), op_self, 0)
-    times = np.bincount(row["ops"] * PHASES + phase, weights=own, minlength=count * PHASES)
-    times += np.bincount(row["python"] * PHASES + python.phase, weights=python.time, minlength=count * PHASES)
+    times = weighted(row["ops"] * PHASES + phase, own, count * PHASES)
+    times += weighted(row["python"] * PHASES + python.phase, python.time, count * PHASES)
     of_step = step_times(trace)
     if of_step is not None:
         times[int(row["unknown"][0]) * PHASES + Phase.OTHER] += max(0.0, float(of_step.time.sum()) - float(times.sum()))
@@ -203,10 +210,10 @@ def _of_totals(trace: Trace) -> StackCosts:
     count = len(stack)
 
     def summed(values: npt.ArrayLike) -> Floats:
-        return np.bincount(row, weights=np.asarray(values, dtype=np.float64), minlength=count)
+        return weighted(row, values, count)
 
     phase = np.minimum(rows["phase"], PHASES - 1).astype(np.int64)
-    times = np.bincount(row * PHASES + phase, weights=rows["self_time"], minlength=count * PHASES)
+    times = weighted(row * PHASES + phase, rows["self_time"], count * PHASES)
     of_step = step_times(trace)
     unknown = int(np.flatnonzero(stack < 0)[0])
     if of_step is not None:

@@ -1,8 +1,8 @@
 """Which functions are the user's own, and which are of libraries.
 
 Of libraries are PyTorch and torchprof, what lies in ``site-packages`` or ``dist-packages``, Python's own modules, and code that
-these made while the program ran. torch.profiler cuts what files have in common with ``sys.path``, so that a file of a library is
-``torch/nn/modules/linear.py``, and one of Python is ``threading.py``: these are known by name.
+these made while the program ran. torch.profiler cuts what files have in common with ``sys.path``, so that a file of a library
+is ``torch/nn/modules/linear.py``, and one of Python is ``threading.py``: these are known by name.
 """
 
 from __future__ import annotations
@@ -83,6 +83,5 @@ def _is_users(trace: Trace) -> npt.NDArray[np.bool_]:
     files = np.unique(trace.functions["file"]).tolist()
     paths = {file: trace.strings[file].replace("\\", "/") for file in files if file >= 0}
     roots = {path[: -len(end)] + "/torch/" for path in paths.values() for end in OF_TORCH if path.endswith(end)}
-    roots = tuple(root for root in roots if root != "/torch/")
-    users = [file for file, path in paths.items() if not is_library(path) and not path.startswith(roots)]
+    users = [file for file, path in paths.items() if not is_library(path) and not path.startswith(tuple(roots - {"/torch/"}))]
     return np.isin(trace.functions["file"], users)

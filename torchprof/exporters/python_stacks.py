@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.lines.records import short_files
+from torchprof.analysis.lines.file_names import short_files
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.python_frames import python_frames
 from torchprof.trace.trace import Trace

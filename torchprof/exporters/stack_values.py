@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.device_names import on_device
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.memory.on_device import rows_on
 from torchprof.analysis.model.flops import counted_bytes, counted_flops
 from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER
@@ -61,7 +61,7 @@ def blocks(trace: Trace, by: str, device: str | None) -> Blocks:
         ArgumentError: as `torchprof.memory`.
     """
     account = MemoryAccount.of(trace, device)
-    rows = np.flatnonzero(on_device(trace, trace.allocations, account.device))
+    rows = rows_on(trace, account.device)
     began = account.allocations["start"] >= 0
     kept = np.flatnonzero(account.held_at_peak if by == "peak" else began)
     before = ["" if began[row] else CATEGORIES[int(account.category[row])] for row in kept.tolist()]

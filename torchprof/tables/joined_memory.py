@@ -100,6 +100,9 @@ class JoinedMemory(Memory):
         yield from self.line_table.head(SHOWN).parts()
         yield from self._said()
 
+    def _lines_at_peak(self) -> Parts:
+        yield from ()  # those of the snapshot are printed below
+
     def _said(self) -> Parts:
         missing = self.unmatched
         began = int((self.allocations["start"] >= 0).sum())

@@ -10,7 +10,7 @@ import numpy as np
 from torchprof.analysis.gpu.gaps import CAUSES, Gaps
 from torchprof.analysis.gpu.launchers import kernel_launchers, op_label
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.lines.where import lines_of_launches
+from torchprof.analysis.lines.where import lines_of_launches, numbered
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
 from torchprof.trace.trace import Trace
 
@@ -59,8 +59,7 @@ def idle_times(trace: Trace, gaps: Sequence[Gaps], labels: Sequence[str]) -> lis
     found = []
     for cause, (module, op, rows), time in zip(CAUSES, places, parts, strict=True):
         lines = lines_of_launches(trace, rows)
-        numbers = {line: at for at, line in enumerate(dict.fromkeys(lines))}
-        groups = Groups.by([module, op, np.array([numbers[line] for line in lines], dtype=np.int64)])
+        groups = Groups.by([module, op, numbered(lines)])
         sums = groups.sums(time[time > 0])
         for first, count, total in zip(groups.first.tolist(), groups.count.tolist(), sums.tolist(), strict=True):
             found.append(Idle(cause, labels[module[first]], op_label(trace, int(op[first])), count, total, lines[first]))

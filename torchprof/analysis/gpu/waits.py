@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.gpu.launchers import op_label
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.lines.where import lines_of_launches
+from torchprof.analysis.lines.where import lines_of_launches, numbered
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import Activity, RuntimeCallKind
@@ -62,8 +62,7 @@ def host_waits(trace: Trace, labels: Sequence[str]) -> list[Waits]:
     outer_name, inner_name = names_of_ops(trace, _outermost(trace, inner)), names_of_ops(trace, inner)
     module = modules_of_calls(trace, calls["module_call"])
     lines = lines_of_launches(trace, calls)
-    numbers = {line: at for at, line in enumerate(dict.fromkeys(lines))}
-    groups = Groups.by([outer_name, inner_name, module, calls["name"], np.array([numbers[line] for line in lines], dtype=np.int64)])
+    groups = Groups.by([outer_name, inner_name, module, calls["name"], numbered(lines)])
     time = groups.sums(calls["end"] - calls["start"])
     waits = [
         Waits(
@@ -73,6 +72,7 @@ def host_waits(trace: Trace, labels: Sequence[str]) -> list[Waits]:
             trace.strings[int(calls["name"][first])],
             int(groups.count[group]),
             int(time[group]),
+            lines[first],
         )
         for group, first in enumerate(groups.first.tolist())
     ]

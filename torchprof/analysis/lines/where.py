@@ -7,15 +7,15 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.lines.file_names import short_files
 from torchprof.analysis.lines.op_stacks import op_stacks
-from torchprof.analysis.lines.records import short_files
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.python_frames import python_frames
 from torchprof.analysis.remembered import remembered
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["lines_of_allocations", "lines_of_launches", "most_first"]
+__all__ = ["lines_of_allocations", "lines_of_launches", "most_first", "numbered"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -50,6 +50,12 @@ def most_first(lines: Iterable[tuple[str, float]]) -> list[str]:
         if line:
             sums[line] = sums.get(line, 0) + value
     return sorted(sums, key=lambda line: -sums[line])
+
+
+def numbered(lines: list[str]) -> Ints:
+    """A number for each: the same for equal ones."""
+    numbers = {line: at for at, line in enumerate(dict.fromkeys(lines))}
+    return np.array([numbers[line] for line in lines], dtype=np.int64)
 
 
 def _of_ops(trace: Trace) -> tuple[Ints, Ints]:

@@ -27,6 +27,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.lines.where import most_first
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
 from torchprof.analysis.memory.ops import outermost_op_names
@@ -70,6 +71,7 @@ class Leak:
         count, bytes: the blocks that it held at the end of the last step.
         steps: the number of steps at whose end it held more than at the end of the step before.
         growth: bytes per step, from the end of the first step at whose end it held any to the end of the last.
+        lines: of the program, that made these blocks, as ``train.py:31``, the most bytes first; empty where none is known.
     """
 
     op: str
@@ -79,6 +81,7 @@ class Leak:
     bytes: int
     steps: int
     growth: float
+    lines: tuple[str, ...] = ()
 
 
 def why_unknown(trace: Trace) -> str | None:
@@ -131,8 +134,13 @@ def _named(leak: Leak) -> str:
     return (leak.op or "(no op)") + (f" in {leak.module}" if leak.module not in ("", NO_MODULE) else "")
 
 
-def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: AllocationModules) -> tuple[list[Leak], list[Leak]]:
+def find_leaks(
+    trace: Trace, allocations: Rows, category: Ints, modules: AllocationModules, lines_of: Callable[[Ints], list[str]]
+) -> tuple[list[Leak], list[Leak]]:
     """The leaks among these rows of ``trace.allocations``, and what `may_grow`, the most growth first.
+
+    Args:
+        lines_of: gives the line of the program that made each of some of these rows.
 
     Both are empty where it cannot be told: see `why_unknown`.
     """
@@ -146,7 +154,8 @@ def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: Allocat
         size = allocations["bytes"][grown.still_held]
         by_category = np.bincount(category[grown.still_held], weights=size, minlength=len(CATEGORIES))
         kind, count = CATEGORIES[int(by_category.argmax())], len(grown.still_held)
-        leak = Leak(*grown.place, kind, count, grown.bytes, grown.steps, grown.growth)
+        lines = tuple(most_first(zip(lines_of(grown.still_held), size.tolist(), strict=True)))
+        leak = Leak(*grown.place, kind, count, grown.bytes, grown.steps, grown.growth, lines)
         (found if grown.keeps_growing else unclear).append(leak)
     return found, unclear
 

@@ -43,7 +43,8 @@ def _definition(kind: type) -> str | None:
         file, before = str(module.__file__), None  # type: ignore[union-attr]
     else:
         return None
-    statement = re.compile(rf"\s*class\s+{re.escape(kind.__name__)}\b")
+    indent = r"\s*" if codes else ""  # without methods, it is the module's
+    statement = re.compile(rf"{indent}class\s+{re.escape(kind.__name__)}\b")
     text = linecache.getlines(file, getattr(module, "__dict__", None))
     found = [number for number, line in enumerate(text[:before], start=1) if statement.match(line)]
     if not found or (before is None and len(found) > 1):

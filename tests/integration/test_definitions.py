@@ -88,12 +88,18 @@ def test_a_class_is_where_its_statement_is(kind: type, text: str | None) -> None
 
 def test_a_class_without_methods_is_found_by_its_name() -> None:
     file = inspect.getsourcefile(nn.Identity)
-    assert definition_of(nn.ConvTranspose2d) == f"{inspect.getsourcefile(nn.ConvTranspose2d)}:{inspect.findsource(nn.ConvTranspose2d)[1] + 1}"
+    assert (
+        definition_of(nn.ConvTranspose2d)
+        == f"{inspect.getsourcefile(nn.ConvTranspose2d)}:{inspect.findsource(nn.ConvTranspose2d)[1] + 1}"
+    )
     assert definition_of(nn.Identity) == f"{file}:{inspect.findsource(nn.Identity)[1] + 1}"
 
 
 def test_classes_of_a_notebook_go_by_their_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    text, file = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x\n", "/tmp/ipykernel_12/345.py"
+    text, file = (
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x\n",
+        "/tmp/ipykernel_12/345.py",
+    )
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(text, file, "exec"), names)
     monkeypatch.setitem(linecache.cache, file, (len(text), None, text.splitlines(True), file))

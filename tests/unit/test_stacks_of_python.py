@@ -155,7 +155,7 @@ def test_kernels_are_below_the_line_that_launched_them(tmp_path: Path) -> None:
 
 
 def step_with_memory() -> Trace:
-    """Four blocks: one from before, one of an op, one of backward, one that Python allocated without an op. At 70, 1,060 bytes."""
+    """Blocks from before, of an op, of backward, and two that Python allocated without an op. At 70, 1,060 bytes."""
     block = {"device_type": 0, "op": -1, "free_op": -1, "module_call": -1, "module": -1}
     allocations = [
         {**block, "start": -1, "end": -1, "bytes": 1000, "address": 1, "uses": 1},
@@ -239,7 +239,7 @@ def test_speedscope_knows_files_and_lines(tmp_path: Path) -> None:
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     strings = [*STRINGS[:11], "/home/me/models/train.py", *STRINGS[12:]]
-    assert f"main (me/train.py:30);Net.forward (models/train.py:13);aten::mm" in folded(training_step(strings=strings), tmp_path)
+    assert "main (me/train.py:30);Net.forward (models/train.py:13);aten::mm" in folded(training_step(strings=strings), tmp_path)
 
 
 def python_track(found: Trace, folder: Path, **options: Any) -> list[dict[str, Any]]:
@@ -279,7 +279,11 @@ def test_the_track_of_python_is_below_its_thread(tmp_path: Path) -> None:
 def test_ops_of_the_timeline_say_their_line_and_those_of_backward_that_of_forward(tmp_path: Path) -> None:
     torchprof.export_chrome(training_step(), tmp_path / "out.json")
     events = json.loads((tmp_path / "out.json").read_text())["traceEvents"]
-    told = {event["name"]: event["args"]["function"] for event in events if event.get("cat") in ("op", "backward", "user") and event["ph"] == "X"}
+    told = {
+        event["name"]: event["args"]["function"]
+        for event in events
+        if event.get("cat") in ("op", "backward", "user") and event["ph"] == "X"
+    }
     assert told == {
         **{"aten::linear": NET, "aten::addmm": NET, "aten::mm": NEXT, "AddmmBackward0": NET},
         **{"run_backward(autograd)": CALLED, "aten::item": ITEM},
@@ -313,7 +317,9 @@ def test_a_trace_without_stacks_has_no_track(tmp_path: Path) -> None:
 def programs(draw: st.DrawFn) -> Trace:
     """Nested ops with stacks that may have nothing to do with one another."""
     count = draw(st.integers(1, 8))
-    stacks = [{"parent": draw(st.integers(-1, row - 1)), "function": draw(st.integers(0, 2)), "line": row} for row in range(count)]
+    stacks = [
+        {"parent": draw(st.integers(-1, row - 1)), "function": draw(st.integers(0, 2)), "line": row} for row in range(count)
+    ]
     ops: list[dict[str, int]] = []
 
     def nest(start: int, end: int, parent: int, depth: int) -> None:
@@ -327,7 +333,9 @@ def programs(draw: st.DrawFn) -> Trace:
     nest(0, 50, -1, 3)
     rows = draw(st.lists(st.integers(-1, count - 1), min_size=len(ops), max_size=len(ops)))
     stacks_of = {"op_stacks": rows, "call_stacks": [], "allocation_stacks": []}
-    return trace(strings=STRINGS, ops=ops, stacks=stacks, functions=FUNCTIONS[:3], stacks_of=stacks_of, threads=[{"torch_id": 7}])
+    return trace(
+        strings=STRINGS, ops=ops, stacks=stacks, functions=FUNCTIONS[:3], stacks_of=stacks_of, threads=[{"torch_id": 7}]
+    )
 
 
 @given(programs(), st.booleans())

@@ -37,7 +37,9 @@ def leaking(**more: Any) -> Trace:
     ops, allocations, op_stacks = [], [], []
     for step in range(6):
         for at, size, stack in ((10, 8, 2), (20, 16, 3)):
-            allocations.append({**BLOCK, "start": 100 * step + at + 1, "bytes": size, "op": len(ops), "address": 1000 + len(ops)})
+            allocations.append(
+                {**BLOCK, "start": 100 * step + at + 1, "bytes": size, "op": len(ops), "address": 1000 + len(ops)}
+            )
             ops.append({**OP, "name": 0, "start": 100 * step + at, "end": 100 * step + at + 5})
             op_stacks.append(stack)
     options: dict[str, Any] = {
@@ -161,7 +163,7 @@ def test_waits_say_the_line_that_waited() -> None:
 
 
 def test_gaps_say_the_line_that_launched_late_or_waited() -> None:
-    """The device is idle from 40 to 180: the host waited for 19 and 20 ns of it, and launched at 160, in backward of net.py:12."""
+    """Idle from 40 to 180: the host waited for 19 and 20 ns of it, and launched at 160, in backward of net.py:12."""
     found = torchprof.gpu(waiting())
     lines = {idle.cause: (idle.line, idle.time) for idle in found.idle}
     assert lines["synchronization"][0] == "train.py:31"

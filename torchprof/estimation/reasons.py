@@ -69,8 +69,8 @@ def _reason(error: BaseException, place: str) -> str:
         )
     if any(text in str(error) for text in NEEDS_CUDA):
         return (
-            f"{place} needs a GPU, and an estimate has none: it takes 'cuda' as the device of tensors and modules, and knows the "
-            "GPU, its streams and its events. Leave the rest out with a step= of your own"
+            f"{place} needs a GPU, and an estimate has none: it takes 'cuda' as the device of tensors and modules, and knows "
+            "the GPU, its streams and its events. Leave the rest out with a step= of your own"
         )
     return ""
 

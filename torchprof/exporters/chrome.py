@@ -57,9 +57,10 @@ def export_chrome(trace: Trace, path: str | os.PathLike[str], *, libraries: bool
     on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the autograd node that
     differentiates it. Where stacks of Python are known, an op tells the line that it is of (of backward, the line of forward
     that it differentiates), and every thread has a further track with the lines of Python that were running: one lasts from the
-    first op or module call that began in it to the end of the last. Every device is a process with a track for each stream. Calls of its runtime are on the threads that made them, and an arrow leads from each launch to its
-    kernel. An op whose end was not recorded is drawn to the end of what it ran in, or of the trace; a kernel without valid
-    times is drawn at its start, with no duration.
+    first op or module call that began in it to the end of the last. Every device is a process with a track for each stream.
+    Calls of its runtime are on the threads that made them, and an arrow leads from each launch to its kernel. An op whose end
+    was not recorded is drawn to the end of what it ran in, or of the trace; a kernel without valid times is drawn at its start,
+    with no duration.
 
     Args:
         trace: what `torchprof.profile` recorded.

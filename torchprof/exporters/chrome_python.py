@@ -1,7 +1,7 @@
 """Functions of Python as events of a timeline: a track for every thread that has stacks, with a slice for each line.
 
-Stacks are known when ops and module calls begin. A slice lasts from the first that began in a line to the end of the last one, as
-long as no other line of the same function was seen in between:
+Stacks are known when ops and module calls begin. A slice lasts from the first that began in a line to the end of the last one,
+as long as no other line of the same function was seen in between:
 
     main (train.py:30)          loss = net(x)
       Net.forward (net.py:12)   ops of net.fc

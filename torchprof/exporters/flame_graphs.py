@@ -65,9 +65,7 @@ def export_folded(
         >>> export_folded(prof.trace, "step.folded", by="flops")
         >>> export_folded(prof.trace, "lines.folded", by="peak", functions=True)
     """
-    stacks = Stacks(
-        trace, by, functions=functions, libraries=libraries, backward_at_call=backward_at_call, device=device
-    )
+    stacks = Stacks(trace, by, functions=functions, libraries=libraries, backward_at_call=backward_at_call, device=device)
     clean = [printable(frame.text.replace(";", ",")) for frame in stacks.frames]
     with open(path, "w", encoding="utf-8") as file:
         for stack, value in stacks:
@@ -97,9 +95,7 @@ def export_speedscope(
     Example:
         >>> export_speedscope(prof.trace, "step.speedscope.json")
     """
-    stacks = Stacks(
-        trace, by, functions=functions, libraries=libraries, backward_at_call=backward_at_call, device=device
-    )
+    stacks = Stacks(trace, by, functions=functions, libraries=libraries, backward_at_call=backward_at_call, device=device)
     samples, weights = [], []
     for stack, value in stacks:
         samples.append(stack)

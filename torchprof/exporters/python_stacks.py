@@ -47,14 +47,13 @@ class PythonStacks:
     """
 
     def __init__(self, trace: Trace, libraries: bool) -> None:
-        rows, parent = np.arange(len(trace.stacks)), trace.stacks["parent"].astype(np.int64)
-        if libraries:
-            self.shown, self.above = rows, parent
-        else:
-            counted = np.append(counted_rows(trace, False), -1)
-            self.shown: Ints = np.where(counted[:-1] >= 0, counted[:-1], rows)
-            self.above: Ints = np.where(counted[:-1] >= 0, counted[parent], parent)
         self._trace = trace
+        self.shown: Ints = np.arange(len(trace.stacks))
+        self.above: Ints = trace.stacks["parent"].astype(np.int64)
+        if not libraries:
+            counted = np.append(counted_rows(trace, False), -1)
+            self.shown = np.where(counted[:-1] >= 0, counted[:-1], self.shown)
+            self.above = np.where(counted[:-1] >= 0, counted[self.above], self.above)
 
     def frames(self) -> list[Frame]:
         """The frame of every row."""

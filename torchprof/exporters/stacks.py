@@ -93,8 +93,8 @@ class Stacks:
             raise ArgumentError(f"by={by!r}: the trace has no kernels: no device was recorded, or none ran anything")
         if functions and not len(trace.stacks):
             raise ArgumentError(
-                f"functions={functions!r}: the trace has no stacks of Python. torchprof.profile(stacks=True) records them; files "
-                "of torch.profiler have them that were recorded with with_stack=True"
+                f"functions={functions!r}: the trace has no stacks of Python. torchprof.profile(stacks=True) records them; "
+                "files of torch.profiler have them that were recorded with with_stack=True"
             )
         held = blocks(trace, by, device) if by in MEMORY else None
         self.frames: list[Frame] = []
@@ -227,7 +227,6 @@ class Stacks:
             frame = self._frame_index(Frame(short_name(name) if kernels["kind"][row] == Activity.KERNEL else name))
             found.append(self._node(int(op_node[row]) if op_node[row] >= 0 else places.node(int(key[row])), frame))
         return np.array(found, dtype=np.int64)[groups.of]
-
 
     def _block_nodes(self, trace: Trace, held: Blocks, places: _Places, op_nodes: Values) -> tuple[Values, Values]:
         """The node of every block, and its bytes: below the op that allocated it or, without one, where Python did."""

@@ -1,8 +1,8 @@
 """Where classes are defined: the file and the line of the ``class`` statement.
 
-It is looked for in the text of the file, and not parsed, since a recording ends with it: before the first method that the class
-has of its own or, where it has none, where its module has one class of this name and that is it. Classes that are made without a
-``class`` statement have no line, and neither have those whose file is not there.
+It is looked for in the text of the file, which is not parsed, since every recording ends with it: before the first method that
+the class has of its own or, where it has none, where its module has one class of this name and that is it. Classes that are
+made without a ``class`` statement have no line, and neither have those whose file is not there.
 """
 
 from __future__ import annotations

@@ -99,4 +99,3 @@ def _folders_of(*packages: str) -> tuple[str, ...]:
     """Of packages that are imported."""
     files = (getattr(sys.modules.get(package), "__file__", None) for package in packages)
     return tuple(f"{Path(file).parent}/" for file in files if file)
-

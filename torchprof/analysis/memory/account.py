@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.lines.where import lines_of_allocations
+from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
 from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.devices import resolve_device

@@ -19,7 +19,7 @@ from torchprof.errors import ArgumentError
 from torchprof.rendering.units import format_ns
 from torchprof.tables.by_line import check_stacks
 from torchprof.tables.footer import footer, unknown_flops
-from torchprof.tables.table import Table, worth_showing
+from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.source import source_lines
 from torchprof.trace.trace import Trace
 
@@ -62,6 +62,7 @@ def annotate(trace: Trace, what: Any) -> Table:
     records = place_records(trace, functions=False, libraries=libraries, with_called=True)
     of_lines: dict[int, list[Record]] = {}
     for record in records:
+        record.pop("device_share", None)  # of its own, where all else has what was called
         line = record["line"] or record["first_line"]
         if record["file"] == file and line is not None:
             of_lines.setdefault(line, []).append(record)
@@ -106,7 +107,13 @@ def _table(
     columns = [name for name in columns if name in figures] if shown else []
     columns = [*worth_showing(rows, columns, tuple(name for name in columns if name != "time")), "code"]
     names = {name for record in shown.values() for name in record["flops_unknown"]}
-    below = (*_of_function(trace, where, file, whole), *footer(trace), *_what_is_known(trace, shown), *unknown_flops(names))
+    below = (
+        *_of_function(trace, where, file, whole),
+        *footer(trace),
+        About(("share",), f"Share: of {'a step' if len(trace.steps) > 1 else 'the step' if len(trace.steps) else 'the recording'}"),
+        *_what_is_known(trace, shown),
+        *unknown_flops(names),
+    )
     title = short_files({file})[file]
     return Table(
         title,

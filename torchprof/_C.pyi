@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 Tables = dict[str, NDArray[Any]]
-Held = tuple[int, int, int, str, int, int, int, bool]
 
 # recording.cpp
 
@@ -27,7 +26,7 @@ def start(
     aggregate: bool,
     gpu: str,
     device_type: int,
-    held: Sequence[Held],
+    held: HeldByModel,
     evaluator_switch: object = ...,
     profiler_switches: Sequence[object] = ...,
     loader_iter: object = ...,
@@ -36,8 +35,10 @@ def start(
     on_evaluator: object = ...,
     ahead_of_time: Sequence[object] = ...,
     thread_name: str = ...,
+    stacks: bool = ...,
 ) -> None: ...
-def stop(owner: Block, held: Sequence[Held], may_wait: bool = ..., places: Places | None = ...) -> None: ...
+def can_read_frames() -> bool: ...
+def stop(owner: Block, held: HeldByModel, may_wait: bool = ..., places: Places | None = ...) -> None: ...
 def mark(name: str, /) -> None: ...
 def replace_attribute(object: object, name: str, value: object, /) -> None: ...
 def begin_step(number: int, warmup: bool) -> None: ...
@@ -72,7 +73,6 @@ def op_names(free_tags: Sequence[int], /) -> tuple[set[str], set[str]]: ...
 
 # tensors.cpp
 
-def storages(tensor: torch.Tensor, /, follow: bool) -> list[tuple[int, int, int, int]]: ...
 def sizes_and_bytes(tensor: torch.Tensor, /) -> tuple[list[int], int]: ...
 def tensors_in(object: Any, /) -> tuple[list[torch.Tensor], list[str], int]: ...
 def use_counts(tensor: torch.Tensor, /) -> list[int]: ...
@@ -95,6 +95,35 @@ class Places:
     def __iter__(self) -> Iterator[Any]: ...
 
 def walk(roots: list[tuple[str, Any]], place: type, /) -> Places: ...
+
+# held.cpp
+
+class Held:
+    @property
+    def address(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def module(self) -> int: ...
+    @property
+    def uses(self) -> int: ...
+
+class HeldByModel:
+    def __init__(self) -> None: ...
+    @property
+    def rows(self) -> list[Held]: ...
+
+def held(
+    places: Places,
+    *,
+    at_end: bool,
+    follow: bool,
+    parameter: type,
+    is_packing: Callable[[type], bool],
+    packed: Callable[[Any], list[torch.Tensor]],
+    has_no_shape: Callable[[torch.Tensor], bool],
+    sharded: Callable[[torch.Tensor], int],
+) -> HeldByModel: ...
 
 # model.cpp
 

@@ -2,7 +2,7 @@
 
     from torchprof import _native
 
-    _native.storages(tensor, follow=False)  # a function of torchprof._C
+    _native.use_counts(tensor)  # a function of torchprof._C
 
 Saved traces are read without it.
 """

@@ -12,6 +12,7 @@ void define_block(pybind11::module_& module);
 void define_graph(pybind11::module_& module);
 void define_tensors(pybind11::module_& module);
 void define_places(pybind11::module_& module);
+void define_held(pybind11::module_& module);
 void define_model(pybind11::module_& module);
 void define_model_state(pybind11::module_& module);
 void define_types(pybind11::module_& module);

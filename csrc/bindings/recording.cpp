@@ -6,13 +6,13 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/block.h"
+#include "bindings/held.h"
 #include "bindings/unread.h"
 #include "session/session.h"
 
@@ -23,24 +23,12 @@ using namespace py::literals;
 
 namespace {
 
-// (address, bytes, module, type, uses, device_type, device_index, at_end), as in Held.
-using HeldTuple = std::tuple<uint64_t, int64_t, uint64_t, std::string, uint16_t, int8_t, int8_t, bool>;
-
-std::vector<Held> held_from_python(const std::vector<HeldTuple>& held) {
-  std::vector<Held> items;
-  items.reserve(held.size());
-  for (const auto& item : held) {
-    items.push_back(std::make_from_tuple<Held>(item));
-  }
-  return items;
-}
-
 void start_recording(const py::object& owner, bool ops, bool shapes, bool memory, int64_t budget_bytes,
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
-                     int8_t device_type, const std::vector<HeldTuple>& held, const py::object& evaluator_switch,
+                     int8_t device_type, const HeldByModel& held, const py::object& evaluator_switch,
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
                      const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
-                     const std::string& thread_name, const py::object& run_backward, const py::object& slice) {
+                     const std::string& thread_name, const py::object& run_backward, const py::object& slice, bool stacks) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -61,9 +49,10 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   options.flop_outputs = flop_outputs;
   options.aggregate = aggregate;
   options.thread_name = thread_name;
+  options.stacks = stacks;
   options.device_recorder = gpu;
   options.device_type = device_type;
-  options.held = held_from_python(held);
+  options.held = held.rows;
   options.slice = THPStorage_Check(slice.ptr()) ? THPStorage_Unpack(slice.ptr()).unsafeGetStorageImpl() : nullptr;
   start(owner.ptr(), options);
 }
@@ -94,9 +83,9 @@ void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::ve
 }
 
 // What was recorded becomes that of the block: the tables by name, the strings that they refer to, and what else is known.
-void stop_recording(const py::object& owner, const std::vector<HeldTuple>& held, bool may_wait, const Places* places) {
+void stop_recording(const py::object& owner, const HeldByModel& held, bool may_wait, const Places* places) {
   auto& block = owner.cast<Block&>();
-  Recorded recorded = stop(owner.ptr(), held_from_python(held), may_wait);
+  Recorded recorded = stop(owner.ptr(), held.rows, may_wait);
   const bool stepped = !recorded.tables.steps.empty();
   const py::dict tables = to_arrays(recorded.tables);
   py::dict losses;
@@ -122,7 +111,7 @@ py::dict installed(const py::object& module_class) {
                   "profiler_slot"_a = ProfilerSlot::is_taken(), "profiler_switches"_a = ProfilerSlot::exists(),
                   "cpu_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::CPU)),
                   "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
-                  "function_hook"_a = FunctionHook::exists(),
+                  "function_hook"_a = FunctionHook::exists(), "code_hook"_a = CodeObserver::exists(),
                   "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
 }
 
@@ -135,7 +124,7 @@ void define_recording(py::module_& module) {
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
              "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
-             "slice"_a = py::none());
+             "slice"_a = py::none(), "stacks"_a = false);
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = nullptr);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(
@@ -154,6 +143,7 @@ void define_recording(py::module_& module) {
   module.def(
       "is_recording", [](const py::object& owner) { return owner.is_none() ? is_recording() : is_recording(owner.ptr()); },
       "owner"_a = py::none());
+  module.def("can_read_frames", &can_read_frames);
   module.def("installed", &installed, "module_class"_a, py::pos_only());
 }
 

@@ -4,7 +4,6 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "bindings/bindings.h"
-#include "record/blocks_met.h"
 #include "record/find_tensors.h"
 #include "record/tensor_reader.h"
 #include "record/unusual_tensors.h"
@@ -22,42 +21,6 @@ const at::Tensor& unpack(const py::object& object) {
 }
 
 namespace {
-
-void add_storages(const at::Tensor& tensor, PyObject* object, bool follow, py::list& found, int depth = 0) {
-  const c10::TensorImpl* const impl = tensor.unsafeGetTensorImpl();
-  if (!is_readable(impl) || depth > 8) {
-    return;
-  }
-  c10::StorageImpl* const storage = impl->unsafe_storage().unsafeGetStorageImpl();
-  Tensor row{};
-  read_storage(*impl, row);
-  if (row.storage_bytes == 0) {  // it may consist of other tensors
-    const auto count = py::len(found);
-    for (const at::Tensor& part : parts_of(*impl)) {
-      add_storages(part, nullptr, follow, found, depth + 1);
-    }
-    if (object != nullptr && impl->is_python_dispatch()) {
-      for (PyObject* const inner : find_inner_tensors(object).objects) {
-        add_storages(THPVariable_Unpack(inner), inner, follow, found, depth + 1);
-      }
-    }
-    if (py::len(found) != count) {
-      return;
-    }
-  }
-  if (storage != nullptr && follow) {
-    follow_block(*storage);
-  }
-  found.append(py::make_tuple(row.storage, row.storage_bytes, row.device_type, row.device_index));
-}
-
-// Address, bytes, device type and device index of the storages of a tensor, as they are recorded: a sparse tensor has several, and that
-// of a subclass is in the tensors that it wraps. `follow`: a recording that comes shall see when they are freed.
-py::list storages(const py::object& object, bool follow) {
-  py::list found;
-  add_storages(unpack(object), object.ptr(), follow, found);
-  return found;
-}
 
 // Its sizes, as they are recorded, and what it takes: -1 where that is not known.
 py::tuple sizes_and_bytes(const py::object& object) {
@@ -106,7 +69,6 @@ std::vector<size_t> use_counts(const py::object& object) {
 }  // namespace
 
 void define_tensors(py::module_& module) {
-  module.def("storages", &storages, "tensor"_a, py::pos_only(), "follow"_a);
   module.def("sizes_and_bytes", &sizes_and_bytes, "tensor"_a, py::pos_only());
   module.def("tensors_in", &tensors_in, "object"_a, py::pos_only());
   module.def("use_counts", &use_counts, "tensor"_a, py::pos_only());

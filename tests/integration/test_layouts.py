@@ -25,9 +25,9 @@ def test_every_table_has_the_layout_of_its_struct() -> None:
         aggregate=False,
         gpu="off",
         device_type=0,
-        held=[],
+        held=_C.HeldByModel(),
     )
-    _C.stop(owner, [])
+    _C.stop(owner, _C.HeldByModel())
     assert owner.recorded is not None
     tables, _, _ = owner.recorded
     assert tables.keys() == LAYOUTS.keys()

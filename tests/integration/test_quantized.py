@@ -14,6 +14,7 @@ from torch.ao.quantization import quantize_dynamic
 import torchprof
 from torchprof.analysis.model.totals import Totals
 from torchprof.record.held_by_model import held_by
+from torchprof.record.modules import walk
 from torchprof.trace.schema import Use
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the names of this package are deprecated
@@ -142,5 +143,5 @@ def test_a_packed_object_that_cannot_be_read_is_unknown() -> None:
 def test_biases_of_a_quantized_module_are_memory_of_the_model() -> None:
     model = dynamic(nn.Linear(64, 32))
     bias = model[0]._weight_bias()[1]  # type: ignore[index,operator]
-    held = held_by(model, at_end=False)
-    assert [(each.address, each.bytes, each.use) for each in held] == [(bias.data_ptr(), 4 * 32, Use.PARAMETER)]
+    held = held_by(walk(model), at_end=False)
+    assert [(each.address, each.bytes, each.uses) for each in held.rows] == [(bias.data_ptr(), 4 * 32, Use.PARAMETER)]

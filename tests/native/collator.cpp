@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "collate/collate.h"
-#include "collate/flat_map.h"
+#include "trace/flat_map.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -160,7 +160,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   for (const auto& [address, bytes, module] : parameters) {
     held.push_back({address, bytes, module, "M", kParameter, 0, -1, false});
   }
-  Carried carried{{}, {}, held_by_model(false, held)};
+  Carried carried{{}, {}, held_by_model(false, held), {}};
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
   auto [tables, times, allocated] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;

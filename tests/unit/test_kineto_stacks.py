@@ -68,7 +68,7 @@ def test_an_op_has_the_functions_that_it_ran_in(tmp_path: Path) -> None:
         "AddmmBackward0": [],
     }
     assert [stack_of(trace, row) for row in trace.call_stacks.tolist()] == [inside[:3]]
-    assert trace.facts["stacks"] is True
+    assert trace.facts["stacks"] == "torch.profiler"
     assert "os.py(1): path" not in trace.strings
 
 

@@ -19,7 +19,7 @@ from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
 from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
-from torchprof.record.held_by_model import Held, held_by
+from torchprof.record.held_by_model import held_by
 from torchprof.record.modules import Models, describe, walk
 from torchprof.trace.model import Model
 from torchprof.trace.schema import Rows
@@ -51,6 +51,7 @@ class Options:
     gpu: str
     aggregate: bool
     budget: int
+    stacks: bool = False
 
     @property
     def reads_tensors(self) -> bool:
@@ -76,6 +77,7 @@ class Recorder:
         self._backend = GpuBackend("off", "")
         self._compiled_code = CompiledCode()
         self._has_merged = False
+        self._reads_frames = False
         self._places: _native.Places | None = None
 
     @property
@@ -103,6 +105,7 @@ class Recorder:
         if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
             self.counted_ops = "outputs"
         self._compiled_code = CompiledCode()
+        self._reads_frames = options.stacks and not options.aggregate and _can_read_frames()
         backends = gpu_backends(options.gpu)
         refusals = ""
         for backend in backends:
@@ -120,7 +123,7 @@ class Recorder:
                     gpu=backend.name,
                     thread_name=_thread_name(),
                     device_type=backend.device_type,
-                    held=self._held(at_end=False),
+                    held=self._held(walk(self.models) if self.models is not None else None, at_end=False),
                     evaluator_switch=_evaluator_switch() if options.modules or options.ops else None,
                     ahead_of_time=_ahead_of_time_runs(),
                     profiler_switches=_profiler_switches() if options.memory else [],
@@ -128,6 +131,7 @@ class Recorder:
                     run_backward=_engine(),
                     slice=_slice_of_storage() if options.memory else None,
                     on_evaluator=self._compiled_code,
+                    stacks=self._reads_frames,
                 )
                 break
             except _native.DeviceRecorderError as error:
@@ -196,8 +200,8 @@ class Recorder:
         """Stop the compiled recorder, whose tables the block has then."""
         if self._has_merged:
             self._merge_shapes()
-        held = self._held(at_end=True)
         self._places = walk(self.models) if self.models is not None else None
+        held = self._held(self._places, at_end=True)
         places = self._places if not self._options.aggregate else None
         try:
             _native.stop(self.block, held, may_wait(self._backend), places)
@@ -209,10 +213,10 @@ class Recorder:
         self.block.forget()
         self._places = None
 
-    def _held(self, *, at_end: bool) -> list[Held]:
-        if self.models is None or not self._options.reads_tensors:
-            return []
-        return held_by(self.models, at_end=at_end, follow=self._options.memory)
+    def _held(self, places: _native.Places | None, *, at_end: bool) -> _native.HeldByModel:
+        if places is None or not self._options.reads_tensors:
+            return _native.HeldByModel()
+        return held_by(places, at_end=at_end, follow=self._options.memory)
 
     def _facts(self, facts: dict[str, Any], flop_problems: list[str]) -> dict[str, Any]:
         """Facts of the compiled recorder, with those known here."""
@@ -234,6 +238,7 @@ class Recorder:
             "compiled": self._compiled_code.compiled,
             "gpu": self._backend.name,
             "gpu_note": note,
+            "stacks": "frames" if self._reads_frames else False,
         }
 
 
@@ -246,6 +251,11 @@ def _thread_name() -> str:
 def _slice_of_storage() -> torch.UntypedStorage:
     """Such as the weights of a mapped file are."""
     return torch.UntypedStorage(2)[:1]  # type: ignore[no-untyped-call, no-any-return]
+
+
+@functools.cache
+def _can_read_frames() -> bool:
+    return _native.can_read_frames()
 
 
 @functools.cache

@@ -3,7 +3,7 @@
     document.npy           UTF-8 JSON: {"torchprof": FORMAT, "strings": [...], "facts": {...}, "model": [...] or null,
                            "dtypes": [[6, "float32", 4], ...], "device_types": [[0, "cpu"], ...]}
     signature_flops.npy    int64, one for each row of signatures
-    ops.npy, tensors.npy, ...    the tables of ``LAYOUTS`` and ``STACKS``
+    ops.npy, tensors.npy, ...    the tables of ``LAYOUTS``
 
 What is written and read here are the parts of a `Trace`: the values of its fields, by name.
 """
@@ -58,7 +58,7 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
         "dtypes": [[number, *dtype] for number, dtype in parts["dtypes"].items()],
         "device_types": list(parts["device_types"].items()),
     }
-    arrays = {name: parts[name] for name in (*LAYOUTS, *STACKS, "signature_flops")}
+    arrays = {name: parts[name] for name in (*LAYOUTS, "signature_flops")}
     try:
         text = json.dumps(document)
     except (TypeError, ValueError) as error:
@@ -114,8 +114,11 @@ def _read(shown: str) -> dict[str, Any]:
             raise TraceFileError(f"{shown}: not a torchprof trace")
         document = json.loads(archive["document"].tobytes())
         _check_format(shown, document)
-        layouts = {**LAYOUTS, **{name: layout for name, layout in STACKS.items() if name in archive}}
-        tables: dict[str, Rows] = {name: archive[name].astype(layout, copy=False) for name, layout in layouts.items()}
+        tables: dict[str, Rows] = {
+            name: archive[name].astype(layout, copy=False)
+            for name, layout in LAYOUTS.items()
+            if name in archive or name not in STACKS
+        }
         tables |= {name: np.zeros(0, dtype=layout) for name, layout in STACKS.items() if name not in tables}
         flops = archive["signature_flops"].astype(np.int64, copy=False)
     if len(flops) != len(tables["signatures"]):

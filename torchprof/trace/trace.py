@@ -45,6 +45,8 @@ class Trace:
             ``model.modules`` with parameters of which no op read any; None: not known), ``compiled``
             (whether ``torch.compile`` compiled anything meanwhile), ``compiled_outside_calls`` (how often
             compiled code began outside of all module calls), the version of ``torch``, the options of `torchprof.profile`,
+            ``stacks`` (how stacks of Python were read: ``"frames"``, from the interpreter's frames; ``"torch.profiler"``, from
+            its file; False: they were not),
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"``, ``"torch.profiler"`` or ``"off"``), ``gpu_note`` (what
             that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
             ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
@@ -58,7 +60,7 @@ class Trace:
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
         functions, stacks, op_stacks, call_stacks, allocation_stacks: functions of Python and their lines as a call tree, and
-            where in it every op and module call began and every block was allocated, described by ``STACKS``; empty where
+            where in it every op and module call began and every block was allocated, described by ``LAYOUTS``; empty where
             they are not known.
     """
 
@@ -93,7 +95,7 @@ class Trace:
     allocation_stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["allocation_stacks"]))
 
     def __post_init__(self) -> None:
-        for name, layout in {**LAYOUTS, **STACKS}.items():
+        for name, layout in LAYOUTS.items():
             table: Rows = getattr(self, name)
             if table.dtype is not _found_right.get(name):
                 if table.dtype != layout:
@@ -125,7 +127,7 @@ class Trace:
     @property
     def nbytes(self) -> int:
         """Bytes of the tables."""
-        return sum(getattr(self, name).nbytes for name in (*LAYOUTS, *STACKS))
+        return sum(getattr(self, name).nbytes for name in LAYOUTS)
 
     @property
     def losses(self) -> dict[str, int]:

@@ -150,7 +150,7 @@ def assemble(events: Events) -> Assembled:
             "ops": len(ops) > 0,
             "shapes": signatures.given,
             "modules": len(calls) > 0,
-            "stacks": len(stacks) > 0,
+            "stacks": "torch.profiler" if stacks else False,
             "memory": has_addresses,
             "compiled_outside_calls": compiled_outside,
             "parameters": False,

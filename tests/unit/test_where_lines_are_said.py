@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from handwritten import trace
 
 import torchprof
@@ -129,6 +130,12 @@ def waiting(**more: Any) -> Trace:
     launch = {**call, "name": 9, "kind": RuntimeCallKind.LAUNCH}
     kernel = {"name": 4, "op": -1, "module_call": -1, "device_type": 1}
     options: dict[str, Any] = {
+        "runtime_calls": [
+            {**launch, "start": 11, "end": 12, "op": 0},
+            {**wait, "start": 17, "end": 59, "op": 1},
+            {**wait, "start": 101, "end": 121, "op": 2},
+            {**launch, "start": 160, "end": 161, "op": 3, "thread": 1},
+        ],
         "functions": FUNCTIONS,
         "stacks": STACKS,
         "stacks_of": {"op_stacks": [*(stack for *_, stack in op_names), -1], "call_stacks": [], "allocation_stacks": []},
@@ -136,12 +143,6 @@ def waiting(**more: Any) -> Trace:
     return trace(
         strings=STRINGS,
         ops=ops,
-        runtime_calls=[
-            {**launch, "start": 11, "end": 12, "op": 0},
-            {**wait, "start": 17, "end": 59, "op": 1},
-            {**wait, "start": 101, "end": 121, "op": 2},
-            {**launch, "start": 160, "end": 161, "op": 3, "thread": 1},
-        ],
         kernels=[
             {**kernel, "start": 20, "end": 40, "runtime_call": 0, "op": 0, "phase": Phase.FORWARD},
             {**kernel, "start": 180, "end": 190, "runtime_call": 3, "op": 3, "phase": Phase.BACKWARD},
@@ -179,6 +180,25 @@ def test_of_a_line_that_is_not_known_it_is_the_function() -> None:
     stacks_of = {"op_stacks": [1, 4, 4, -1], "call_stacks": [], "allocation_stacks": []}
     (wait,) = torchprof.gpu(waiting(stacks_of=stacks_of)).waits
     assert (wait.line, wait.count, wait.time) == ("train.py:20 main", 2, 62)
+
+
+@pytest.mark.parametrize(
+    ("stacks", "line"),
+    [
+        ([1, 3, 3, -1], "train.py:31"),
+        ([1, 2, 3, -1], "train.py:20 main"),
+        ([1, 1, 2, -1], "net.py:12"),
+        ([1, -1, 1, -1], "net.py:12"),
+        ([-1, -1, 3, -1], ""),
+    ],
+)
+def test_a_wait_outside_of_all_ops_is_of_what_was_running_before_and_after_it(stacks: list[int], line: str) -> None:
+    found = waiting()
+    calls = [dict(zip(found.runtime_calls.dtype.names or (), row, strict=True)) for row in found.runtime_calls.tolist()]
+    calls[2] |= {"op": -1, "start": 70, "end": 90}  # torch.cuda.synchronize()
+    stacks_of = {"op_stacks": stacks, "call_stacks": [], "allocation_stacks": []}
+    waits = torchprof.gpu(waiting(runtime_calls=calls, stacks_of=stacks_of)).waits
+    assert {wait.op: wait.line for wait in waits}["(no op)"] == line
 
 
 def test_without_stacks_devices_say_no_lines() -> None:

@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from torchprof.analysis.lines.file_names import short_files
 from torchprof.analysis.lines.op_stacks import op_stacks
+from torchprof.analysis.lines.running import running_between
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.python_frames import python_frames
 from torchprof.analysis.remembered import remembered
-from torchprof.trace.schema import Rows
+from torchprof.trace.schema import NO_THREAD, Rows
 from torchprof.trace.trace import Trace
 
 __all__ = ["lines_of_allocations", "lines_of_launches", "most_first", "numbered"]
@@ -35,12 +36,24 @@ def lines_of_allocations(trace: Trace, rows: Ints) -> list[str]:
 
 
 def lines_of_launches(trace: Trace, rows: Rows) -> list[str]:
-    """The same of these kernels or runtime calls: of the op that launched them or, without one, of the module call around."""
+    """The same of these kernels or runtime calls: of the op that launched them.
+
+    Without one, as for ``torch.cuda.synchronize()``, it is what was running at the op before and at the op after it, or else
+    the line of the module call around.
+    """
     if not len(trace.stacks):
         return [""] * len(rows)
     of_ops, _ = _of_ops(trace)
+    stack = np.where(rows["op"] >= 0, of_ops[rows["op"]], -1)
+    is_line = np.ones(len(rows), dtype=np.bool_)
+    without = np.flatnonzero(stack < 0)
+    calls = rows[without]
+    if "runtime_call" in (rows.dtype.names or ()):  # kernels, which run later
+        calls = np.append(trace.runtime_calls, np.zeros(1, dtype=trace.runtime_calls.dtype))[calls["runtime_call"]]
+        calls["thread"][rows["runtime_call"][without] < 0] = NO_THREAD
+    stack[without], is_line[without] = running_between(trace, calls["thread"], calls["start"])
     call = np.append(trace.call_stacks.astype(np.int64), -1)[rows["module_call"]]
-    return _in_words(trace, np.where(rows["op"] >= 0, of_ops[rows["op"]], call))
+    return _in_words(trace, np.where(stack >= 0, stack, call), is_line | (stack < 0))
 
 
 def most_first(lines: Iterable[tuple[str, float]]) -> list[str]:
@@ -64,23 +77,28 @@ def _of_ops(trace: Trace) -> tuple[Ints, Ints]:
     return np.append(stacks.attributed(counted_rows(trace, False)), -1), np.append(stacks.called, -1)
 
 
-def _in_words(trace: Trace, stacks: Ints) -> list[str]:
+def _in_words(trace: Trace, stacks: Ints, is_line: npt.NDArray[np.bool_] | None = None) -> list[str]:
+    """
+    Args:
+        is_line: whether the line of each was running; else its function, and the lines around it.
+    """
     counted = np.append(counted_rows(trace, False), -1)[stacks]
-    names = _names(trace)
-    return [names[row] for row in np.where(counted >= 0, counted, stacks).tolist()]
+    shown = np.where(counted >= 0, counted, stacks)
+    lines, functions = _names(trace)
+    if is_line is None:
+        return [lines[row] for row in shown.tolist()]
+    known = (is_line | (shown != stacks)).tolist()
+    return [lines[row] if known[at] else functions[row] for at, row in enumerate(shown.tolist())]
 
 
 @remembered
-def _names(trace: Trace) -> tuple[str, ...]:
-    """Of every row of ``trace.stacks``; the last, at index -1, of none."""
+def _names(trace: Trace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of every row of ``trace.stacks``, its line, and its function; the last, at index -1, of none."""
     found = python_frames(trace)
     files = short_files({frame.file for frame in found if frame.file is not None})
-    names = []
+    lines, functions = [], []
     for name, file, first_line, line in found:
-        if file is None:
-            names.append(name)
-        elif line is not None:
-            names.append(f"{files[file]}:{line}")
-        else:
-            names.append(f"{files[file]}:{first_line} {name}" if first_line is not None else f"{files[file]} {name}")
-    return (*names, "")
+        where = "" if file is None else files[file] if first_line is None else f"{files[file]}:{first_line}"
+        functions.append(f"{where} {name}".strip())
+        lines.append(f"{files[file]}:{line}" if file is not None and line is not None else functions[-1])
+    return (*lines, ""), (*functions, "")

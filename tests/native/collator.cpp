@@ -67,7 +67,7 @@ class Events {
     } else if (kind == "memory") {
       log_.memory_event(integer(1), event[2].cast<uint64_t>(), event[3].is_none() ? kUnknownFree : integer(3), 0, -1);
     } else if (kind == "reported") {
-      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1, false, true);
+      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1, kStackOfOp, false, true);
     } else if (kind == "met") {
       log_.block_met(integer(1), event[2].cast<uint64_t>(), integer(3), event[4].cast<uint32_t>(),
                      static_cast<Ends>(integer(5)));

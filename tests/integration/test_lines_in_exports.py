@@ -65,8 +65,8 @@ def test_flops_of_a_line_are_those_of_the_table_by_line(name: str, tmp_path: Pat
         of_python = [frames[at] for at in sample if "line" in frames[at]]
         if of_python:
             found[of_python[-1]["file"], of_python[-1]["line"]] += weight
-    rows = torchprof.by_line(trace).rows
-    assert found == {(row["file"], row["line"]): row["flops_self"] for row in rows if row["line"] is not None and row["flops_self"]}
+    of_table = {(row["file"], row["line"]): row["flops_self"] for row in torchprof.by_line(trace).rows}
+    assert found == {place: flops for place, flops in of_table.items() if place[1] is not None and flops}
 
 
 def python_slices(trace: Trace, folder: Path, **options: Any) -> dict[int, list[dict[str, Any]]]:

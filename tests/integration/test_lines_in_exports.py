@@ -131,7 +131,7 @@ def trained() -> Trace:
 
 def test_a_leak_says_the_line_that_made_it(trained: Trace) -> None:
     (leak,) = torchprof.memory(trained).leaks
-    assert leak.lines == (f"test_lines_in_exports.py:{line(Net, 'square()')}",)
+    assert leak.line == f"test_lines_in_exports.py:{line(Net, 'square()')}"
     assert f"test_lines_in_exports.py:{line(Net, 'square()')}" in str(torchprof.memory(trained))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from goldens import Golden
 from handwritten import trace
 
 import torchprof
@@ -59,14 +60,26 @@ def leaking(**more: Any) -> Trace:
     )
 
 
-def test_a_leak_says_the_lines_that_made_it_the_most_bytes_first() -> None:
+def test_a_leak_says_the_line_that_made_it_and_two_lines_are_two_leaks() -> None:
     account = torchprof.memory(leaking())
-    assert [(leak.op, leak.lines) for leak in account.leaks] == [("aten::clone", ("train.py:31", "net.py:12"))]
-    (row,) = account.leak_table.rows
-    assert row["lines"] == ["train.py:31", "net.py:12"]
-    text = str(account)
-    assert "train.py:31 +1" in text
-    assert "train.py:31 +1" in account._repr_html_()
+    assert [(leak.op, leak.line, leak.growth, leak.bytes) for leak in account.leaks] == [
+        ("aten::clone", "train.py:31", 16, 96),
+        ("aten::clone", "net.py:12", 8, 48),
+    ]
+    assert [row["lines"] for row in account.leak_table.rows] == [["train.py:31"], ["net.py:12"]]
+    assert "aten::clone  train.py:31" in str(account)
+    assert "train.py:31" in account._repr_html_()
+
+
+def test_what_one_line_holds_for_long_does_not_hide_what_another_leaks() -> None:
+    """train.py:31 makes 10,000 bytes anew in every step, net.py:12 keeps 8 more: they are the same op in the same module."""
+    found = leaking()
+    rows = [dict(zip(found.allocations.dtype.names or (), row, strict=True)) for row in found.allocations.tolist()]
+    for row in rows:
+        if row["bytes"] == 16:
+            row |= {"bytes": 10_000, "end": row["start"] + 100}
+    (leak,) = torchprof.memory(leaking(allocations=rows)).leaks
+    assert (leak.line, leak.growth) == ("net.py:12", 8)
 
 
 WITHOUT: dict[str, Any] = {"functions": [], "stacks": [], "stacks_of": {}}
@@ -74,7 +87,7 @@ WITHOUT: dict[str, Any] = {"functions": [], "stacks": [], "stacks_of": {}}
 
 def test_a_trace_without_stacks_has_no_empty_columns() -> None:
     account = torchprof.memory(leaking(**WITHOUT))
-    assert [leak.lines for leak in account.leaks] == [()]
+    assert [(leak.line, leak.growth) for leak in account.leaks] == [("", 24)]
     assert "lines" not in account.leak_table.columns
     assert (account.peak.line, len(account.peak_lines)) == ("", 0)
     assert "made at" not in str(account)
@@ -206,3 +219,8 @@ def test_without_stacks_devices_say_no_lines() -> None:
     assert [(wait.op, wait.line, wait.count) for wait in found.waits] == [("aten::item", "", 2)]
     assert not {"lines"} & {*found.by_wait.columns, *found.by_cause.columns}
     assert "Line" not in str(found)
+
+
+def test_the_accounts_are_printed_with_lines(golden: Golden) -> None:
+    golden(str(torchprof.memory(leaking())), "memory_lines.txt")
+    golden(str(torchprof.gpu(waiting())), "gpu_lines.txt")

@@ -96,7 +96,7 @@ class Memory(MemoryAccount, Printed):
 
     @cached_property
     def leak_table(self) -> Table:
-        """The leaks: ops in modules that hold more and more at the ends of steps; the most growth first."""
+        """The leaks: ops in modules, and lines, that hold more and more at the ends of steps; the most growth first."""
         rows = [
             {
                 "name": leak.op or "(no op)",
@@ -106,7 +106,7 @@ class Memory(MemoryAccount, Printed):
                 "held": leak.bytes,
                 "count": leak.count,
                 "steps": leak.steps,
-                "lines": list(leak.lines),
+                "lines": [leak.line] if leak.line else [],
             }
             for leak in self.leaks
         ]

@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from torchprof.analysis.gpu.backend import has_kernels
-from torchprof.analysis.lines.records import place_records, short_files
+from torchprof.analysis.lines.file_names import short_files
+from torchprof.analysis.lines.records import place_records
 from torchprof.analysis.lines.source_range import SourceRange, source_range
 from torchprof.analysis.lines.user_code import has_user_code
 from torchprof.analysis.memory.steps import memory_is_known

@@ -116,6 +116,12 @@ def _first_two(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
+def _short_place(place: str) -> str:
+    """``my_network.py:14`` of a path with a line."""
+    folders, _, file = place.replace("\\", "/").rpartition("/")
+    return f"{folders.rpartition('/')[2]}/{file}" if file.startswith("__init__.py:") and folders else file
+
+
 def _beginning(text: str) -> str:
     return text if len(text) <= LONGEST_SOURCE else f"{text[: LONGEST_SOURCE - 1]}…"
 
@@ -178,6 +184,12 @@ _COLUMNS: Final = (
     ),
     Column("dtype", "Dtype", DTYPES, "of the tensors that the first call returned, each once", ("output_dtypes",), tuple),
     Column("param_dtype", "Param dtype", DTYPES, "of its own parameters, each once", ("param_dtypes",), tuple),
+    Column(
+        "defined",
+        "Defined",
+        Quantity(_short_place, left=True),
+        "the file and the line of its class, with folders in the rows; empty where it has none",
+    ),
     Column("calls", "Calls", COUNT, "how often it was called; of a line, ops that it called; in several steps, per step"),
     Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
     Column("params", "Params", COUNT, "elements of its own parameters"),
@@ -281,6 +293,7 @@ _COLUMNS: Final = (
     Column("steps", "Steps", NUMBER, "in how many steps"),
     Column("total", "Bytes", BYTES, "all together"),
     Column("module", "Module", TEXT, "path of the module"),
+    Column("lines", "Line", Quantity(_first, left=True), "of the program, the one of the most, and how many others there are"),
     Column("op", "Op", TEXT, "the outermost op that allocated it"),
     Column("span", "Span", TIME, "from the start of the first kernel to the end of the last"),
     Column("busy", "Busy", TIME, "time in which any kernel, copy or fill ran"),

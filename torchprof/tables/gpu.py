@@ -13,6 +13,7 @@ from torchprof.analysis.gpu.gaps import CAUSES
 from torchprof.analysis.gpu.idle import Idle
 from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.analysis.gpu.utilization import Utilization, utilization
+from torchprof.analysis.lines.where import most_first
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import active_steps
 from torchprof.rendering.grid import Parts
@@ -20,7 +21,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
 from torchprof.tables.footer import coverage, incomplete, launched_before_lines, unknown_flops
-from torchprof.tables.table import Table
+from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
 
@@ -78,7 +79,10 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_cause(self) -> Table:
-        """Idle time by cause and, below each, by module, most first; the causes add up to it."""
+        """Idle time by cause and, below each, by module, most first; the causes add up to it.
+
+        With stacks, the line that launched what came late or, of synchronization, that waited.
+        """
         return self._by_cause()
 
     def _by_cause(self, most: int | None = None) -> Table:
@@ -88,8 +92,9 @@ class Gpu(GpuAccount, Printed):
         def row(name: str, depth: int, found: Sequence[Idle]) -> Record:
             time = sum(idle.time for idle in found)
             ops = list(dict.fromkeys(idle.op for idle in found))  # those of most time first
+            lines = most_first((idle.line, idle.time) for idle in found) if depth else []
             row = {"name": name, "path": name, "type": "", "depth": depth, "idle": time, "idle_share": time / whole}
-            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None}
+            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None, "lines": lines}
 
         rows: list[Record] = []
         for cause in CAUSES:
@@ -108,7 +113,8 @@ class Gpu(GpuAccount, Printed):
         count = len(self.devices)
         of, how = ("all idle time", "") if count == 1 else (f"all idle time of {count} devices", "on average ")
         shares = coverage(self.trace, "idle_share", of, whole / max(count, 1), of_all=True, how=how)
-        return Table("Idle cause", rows, ("idle", "idle_share", "gaps", "at"), (shares, *MEANINGS), is_tree=True)
+        shown = worth_showing(rows, ("idle", "idle_share", "gaps", "at", "lines"), optional=("lines",))
+        return Table("Idle cause", rows, shown, (shares, *MEANINGS), is_tree=True)
 
     @cached_property
     def by_copy(self) -> Table:
@@ -128,7 +134,7 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_wait(self) -> Table:
-        """Where the host waited for a device, most time first."""
+        """Where the host waited for a device, most time first; with stacks, the line of the program that did."""
         rows = [
             {
                 "name": wait.op if wait.op == wait.inner else f"{wait.op} > {wait.inner}",
@@ -136,10 +142,12 @@ class Gpu(GpuAccount, Printed):
                 "call": wait.call,
                 "count": wait.count,
                 "waited": wait.time,
+                "lines": [wait.line] if wait.line else [],
             }
             for wait in self.waits
         ]
-        return Table("Waits of the host in", rows, ("count", "waited", "call", "module"))
+        shown = worth_showing(rows, ("count", "waited", "call", "module", "lines"), optional=("lines",))
+        return Table("Waits of the host in", rows, shown)
 
     @cached_property
     def by_launches(self) -> Table:

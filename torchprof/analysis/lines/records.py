@@ -5,12 +5,12 @@ All figures are means over the active steps, but for memory that is held.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.lines.file_names import short_files
 from torchprof.analysis.lines.places import Place, Places, places_of
 from torchprof.analysis.lines.stack_costs import StackCosts, stack_costs
 from torchprof.analysis.model.flops import at_least, counts_flops
@@ -19,7 +19,7 @@ from torchprof.analysis.steps import PHASE_COLUMNS
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
-__all__ = ["UNKNOWN", "place_records", "short_files"]
+__all__ = ["UNKNOWN", "place_records"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,19 +108,3 @@ def _name(place: Place, files: dict[str, str]) -> str:
         return f"{files[place.file]}:{place.line}"
     first = f":{place.first_line}" if place.first_line is not None else ""
     return f"{files[place.file]}{first} {place.function}"
-
-
-def short_files(files: set[str]) -> dict[str, str]:
-    """Of every file as much of the end of its path as tells it from the others."""
-    parts = {file: [part for part in file.replace("\\", "/").split("/") if part] or [file] for file in files}
-    found: dict[str, str] = {}
-    left, size = sorted(files), 1
-    while left:
-        ends = {file: "/".join(parts[file][-size:]) for file in left}
-        same = Counter(ends.values())
-        for file in left:
-            if same[ends[file]] == 1 or size >= len(parts[file]):
-                found[file] = ends[file]
-        left = [file for file in left if file not in found]
-        size += 1
-    return found

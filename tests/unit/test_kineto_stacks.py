@@ -148,9 +148,9 @@ def test_flame_graphs_and_the_timeline_show_functions_of_the_user_where_no_line_
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     shown = [(event["name"], event["ts"], event["dur"], event["args"]) for event in events if event.get("cat") == "python"]
     assert shown == [
-        (main, 1, 59, {"file": "train.py", "line": 3}),
-        (step, 12, 48, {"file": "train.py", "line": 12}),
-        ("forward (net.py:30)", 20, 10, {"file": "net.py", "line": 30}),
+        (main, 0, 59, {"file": "train.py", "line": 3}),
+        (step, 11, 48, {"file": "train.py", "line": 12}),
+        ("forward (net.py:30)", 19, 10, {"file": "net.py", "line": 30}),
     ]
 
 

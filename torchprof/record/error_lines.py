@@ -14,9 +14,9 @@ from pathlib import Path
 from traceback import FrameSummary, StackSummary, walk_tb
 from typing import Final
 
-from torchprof.analysis.lines.user_code import is_library
 from torchprof.record.source_files import cell_of
 from torchprof.terminal import printable
+from torchprof.trace.library_files import is_library
 
 __all__ = ["in_chain", "line_of_error"]
 

@@ -151,10 +151,23 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_launches(self) -> Table:
-        """Modules whose kernels take less time than the host needs to launch them, the largest difference first."""
-        rows = [{"name": bound.module, "host": bound.host, "took": bound.device} for bound in self.launch_bound]
+        """Modules whose kernels take less time than the host needs to launch them, the largest difference first.
+
+        With stacks, the lines of theirs that launched late.
+        """
+        late = [idle for idle in self.idle if idle.cause == "launch-bound"]
+        rows: list[Record] = [
+            {
+                "name": bound.module,
+                "host": bound.host,
+                "took": bound.device,
+                "lines": most_first((idle.line, idle.time) for idle in late if idle.module == bound.module),
+            }
+            for bound in self.launch_bound
+        ]
         meaning = "Host time without waits, and without what is below; device time of the kernels launched meanwhile"
-        return Table("Launch-bound module", rows, ("host", "took", "host_ratio"), (meaning,))
+        shown = worth_showing(rows, ("host", "took", "host_ratio", "lines"), optional=("lines",))
+        return Table("Launch-bound module", rows, shown, (meaning,))
 
     @property
     def span(self) -> int:

@@ -202,6 +202,26 @@ def test_the_margin_of_a_forward_has_the_figures_of_its_lines() -> None:
     assert "return self.out(x.mean((2, 3)))" in timed
 
 
+def test_the_margin_of_a_layer_in_a_library_has_its_own_lines() -> None:
+    trace, _, model = recorded("gpt2")
+    block = model.transformer.h[0]
+    table = torchprof.annotate(trace, block)
+    lines, first = inspect.getsourcelines(inspect.unwrap(type(block).forward))
+    assert [row["line"] for row in table.rows] == list(range(first, first + len(lines)))
+    (mlp,) = [row for row in table.rows if "self.mlp(" in row["code"]]
+    assert mlp["backward"] > 0
+    assert mlp["flops"] == 2 * 2 * 3 * 2 * (2 * 16) * 32 * 128 * 2, (
+        "two layers, two steps; forward and twice backward; two products"
+    )
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_what_is_wrapped_around_a_module_is_left_out(wrap: Callable[[nn.Module], Any]) -> None:
+    trace, _, model = recorded("cnn")
+    assert torchprof.annotate(trace, wrap(model)).rows == torchprof.annotate(trace, model).rows
+    assert torchprof.annotate(trace, torch.compile(model.forward)).rows == torchprof.annotate(trace, model).rows
+
+
 def test_threads_have_lines_of_their_own() -> None:
     def work() -> None:
         torch.ones(8).exp()

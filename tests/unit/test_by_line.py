@@ -290,6 +290,15 @@ def test_kernels_and_waits_are_of_the_line_that_launched_them() -> None:
     assert [row["name"] for row in table.rows][:2] == ["net.py:8", "net.py:9"], "most device time first"
 
 
+def test_a_wait_without_an_op_is_of_what_was_running_meanwhile() -> None:
+    p = training()
+    p.add("runtime_calls", name=p.string("cudaDeviceSynchronize"), start=810, end=840, kind=4)
+    p.add("runtime_calls", name=p.string("cudaDeviceSynchronize"), start=405, end=410, kind=4)
+    p.add("kernels", name=p.string("kernel"), start=900, end=930, op=0)
+    table = torchprof.by_line(p.trace(gpu="cupti"))
+    assert figures(table, "waited") == {"train.py:17 train": 30, "train.py:20": 5}, "between two lines of train, and in a line"
+
+
 def test_memory_is_of_the_line_that_allocated_it() -> None:
     p = training()
     names = [p.strings[op["name"]] for op in p.rows["ops"]]

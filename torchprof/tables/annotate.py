@@ -108,7 +108,7 @@ def _table(
     columns = [name for name in columns if name in figures] if shown else []
     columns = [*worth_showing(rows, columns, tuple(name for name in columns if name != "time")), "code"]
     names = {name for record in shown.values() for name in record["flops_unknown"]}
-    below = (
+    below: tuple[str | About, ...] = (
         *_of_function(trace, where, file, whole),
         *footer(trace),
         About(

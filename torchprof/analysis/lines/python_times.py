@@ -150,7 +150,9 @@ def _spans(trace: Trace, op_stacks: Ints, call_stacks: Ints, op_ends: Ints, call
         around = np.where(in_call, call, np.where(op >= 0, op, rows["thread"].astype(np.int64)))
         parts.append(_Spans(kind, around, rows["start"], ends, stack, phase.astype(np.int64)).take(kind >= 0))
     spans = _Spans(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    return spans.take(np.lexsort((-spans.end, spans.start, spans.around, spans.kind)))
+    order = np.argsort(spans.start, kind="stable")  # ops and calls are in this order already, each of a thread
+    key = spans.kind * (int(spans.around.max(initial=0)) + 1) + spans.around
+    return spans.take(order[np.argsort(key[order], kind="stable")])
 
 
 def _between(spans: _Spans) -> _Gaps:

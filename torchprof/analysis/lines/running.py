@@ -6,11 +6,36 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.lines.op_stacks import op_stacks
+from torchprof.trace.schema import NO_THREAD, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["running_between"]
+__all__ = ["running_at_launches", "running_between"]
 
 Ints = npt.NDArray[np.int64]
+
+
+def running_at_launches(trace: Trace, rows: Rows, of_ops: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """What was running when these kernels or runtime calls were launched: the stack of the op that did.
+
+    Without one, as for ``torch.cuda.synchronize()``, it is what was running at the op before and at the op after it, or else
+    the stack of the module call around.
+
+    Args:
+        of_ops: the stack of every op.
+
+    Returns:
+        As `running_between`.
+    """
+    stack = np.where(rows["op"] >= 0, np.append(of_ops, -1)[rows["op"]], -1)
+    is_line = np.ones(len(rows), dtype=np.bool_)
+    without = np.flatnonzero(stack < 0)
+    calls = rows[without]
+    if "runtime_call" in (rows.dtype.names or ()):  # kernels, which run later
+        calls = np.append(trace.runtime_calls, np.zeros(1, dtype=trace.runtime_calls.dtype))[calls["runtime_call"]]
+        calls["thread"][rows["runtime_call"][without] < 0] = NO_THREAD
+    stack[without], is_line[without] = running_between(trace, calls["thread"], calls["start"])
+    call = np.append(trace.call_stacks.astype(np.int64), -1)[rows["module_call"]]
+    return np.where(stack >= 0, stack, call), is_line | (stack < 0)
 
 
 def running_between(trace: Trace, threads: Ints, times: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:

@@ -6,13 +6,15 @@ import functools
 import inspect
 import os
 import types
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from torchprof.errors import ArgumentError
 
 __all__ = ["SourceRange", "source_range"]
 
-WHAT = "a function, method, class, module, nn.Module, code object or the path of a file"
+PARALLEL: Final = ("torch.nn.parallel.", "torch.distributed.fsdp.")
+"""Where modules are defined that run another one in parallel."""
+WHAT: Final = "a function, method, class, module, nn.Module, code object or the path of a file"
 
 
 class SourceRange(NamedTuple):
@@ -79,6 +81,8 @@ def _code_of(what: Any) -> types.CodeType | None:
             what = next(code for name in ("gi_code", "cr_code", "ag_code") if (code := getattr(what, name, None)) is not None)
         elif (original := getattr(what, "_orig_mod", None)) is not None:  # a module in torch.compile
             what = original
+        elif type(what).__module__.startswith(PARALLEL) and hasattr(what, "module"):
+            what = what.module
         elif not isinstance(what, type) and callable(forward := getattr(what, "forward", None)):  # an nn.Module
             what = forward
         elif not isinstance(what, type) and isinstance(call := _call_of(what), types.FunctionType):

@@ -19,13 +19,14 @@ from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.memory_costs import memory_costs
 from torchprof.analysis.lines.op_stacks import OpStacks, op_stacks
 from torchprof.analysis.lines.python_times import python_times
+from torchprof.analysis.lines.running import running_at_launches
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.model.flops import counted_flops, is_unknown, unknown_op
 from torchprof.analysis.remembered import remembered
 from torchprof.analysis.steps import active_steps, step_of, step_times
 from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.analysis.time.totals import step_totals
-from torchprof.trace.schema import OP_NESTED, SCOPE_USER, Phase, Rows, phases
+from torchprof.trace.schema import OP_NESTED, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
 
 __all__ = ["StackCosts", "is_aggregated", "stack_costs", "weighted"]
@@ -124,7 +125,8 @@ def _of_rows(trace: Trace, stacks: OpStacks, op_stack: Ints) -> StackCosts:
     }
     kernels, waits = trace.kernels, trace.runtime_calls[waiting_calls(trace)]
     for name, rows in (("kernels", kernels), ("waits", waits)):
-        parts[name] = known.add(*_of_launches(trace, rows, op_stack, stacks.called))
+        stack, line_known = running_at_launches(trace, rows, op_stack)
+        parts[name] = known.add(stack, np.append(stacks.called, -1)[rows["op"]], line_known)
     memory = memory_costs(trace)
     if memory is not None:
         op = memory.allocations["op"].astype(np.int64)
@@ -181,13 +183,6 @@ def _is_called(trace: Trace) -> Flags:
     in_range = np.append(scope == SCOPE_USER, True)[ops["parent"]]
     called: Flags = in_range & (scope == 0) & (phases(ops) != Phase.BACKWARD)
     return called
-
-
-def _of_launches(trace: Trace, rows: Rows, op_stack: Ints, called: Ints) -> tuple[Ints, Ints]:
-    """The stacks of kernels or runtime calls: of the op that launched them or, without one, of the module call around."""
-    op, call = rows["op"].astype(np.int64), rows["module_call"].astype(np.int64)
-    of_call = np.append(trace.call_stacks.astype(np.int64), -1)[call]
-    return np.where(op >= 0, np.append(op_stack, -1)[op], of_call), np.append(called, -1)[op]
 
 
 def _names(trace: Trace, row: Ints, unknown: Flags) -> dict[int, frozenset[str]]:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from torchprof.analysis.lines.file_names import short_files
 from torchprof.analysis.lines.op_stacks import op_stacks
-from torchprof.analysis.lines.running import running_between
+from torchprof.analysis.lines.running import running_at_launches
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.python_frames import python_frames
 from torchprof.analysis.remembered import remembered
-from torchprof.trace.schema import NO_THREAD, Rows
+from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
 __all__ = ["lines_of_allocations", "lines_of_launches", "most_first", "numbered"]
@@ -44,16 +44,7 @@ def lines_of_launches(trace: Trace, rows: Rows) -> list[str]:
     if not len(trace.stacks):
         return [""] * len(rows)
     of_ops, _ = _of_ops(trace)
-    stack = np.where(rows["op"] >= 0, of_ops[rows["op"]], -1)
-    is_line = np.ones(len(rows), dtype=np.bool_)
-    without = np.flatnonzero(stack < 0)
-    calls = rows[without]
-    if "runtime_call" in (rows.dtype.names or ()):  # kernels, which run later
-        calls = np.append(trace.runtime_calls, np.zeros(1, dtype=trace.runtime_calls.dtype))[calls["runtime_call"]]
-        calls["thread"][rows["runtime_call"][without] < 0] = NO_THREAD
-    stack[without], is_line[without] = running_between(trace, calls["thread"], calls["start"])
-    call = np.append(trace.call_stacks.astype(np.int64), -1)[rows["module_call"]]
-    return _in_words(trace, np.where(stack >= 0, stack, call), is_line | (stack < 0))
+    return _in_words(trace, *running_at_launches(trace, rows, of_ops[:-1]))
 
 
 def most_first(lines: Iterable[tuple[str, float]]) -> list[str]:

@@ -71,6 +71,7 @@ def _op_totals(trace: Trace) -> Any:
                 ("phase", flags >> 4),
                 ("nested", int(flags & OP_NESTED != 0)),
                 ("wrapper", int(flags & OP_WRAPPER != 0)),
+                ("stack", -1),
             )
             sums = {"time": duration(op), "self_time": int(op_self[at]), "device_time": inside[at], "device_self": own[at]}
             allocations = trace.allocations[(trace.allocations["op"] == at) & (trace.allocations["start"] >= 0)]
@@ -88,7 +89,7 @@ def _call_totals(trace: Trace) -> Any:
             parent = int(call["parent"])
             phase = int(phases_of_calls(calls[[at]])[0])
             caller = int(calls["module"][parent]) if parent >= 0 else -1
-            key = (("module", int(call["module"])), ("phase", phase), ("caller", caller))
+            key = (("module", int(call["module"])), ("phase", phase), ("caller", caller), ("stack", -1))
             _add(groups.setdefault(key, {}), {"time": duration(call), "self_time": int(call_self[at])}, duration(call))
     return _table("call_totals", groups)
 

@@ -29,7 +29,7 @@ import numpy as np
 from everything import printed
 
 import torchprof
-from torchprof.trace.schema import LAYOUTS, STACKS
+from torchprof.trace.schema import LAYOUTS
 
 __all__ = ["Fuzzer", "Outcome"]
 
@@ -146,7 +146,7 @@ class Fuzzer:
         """A trace with other numbers in some rows, or other facts: its checksums are right."""
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name))) for name in archive.namelist()}
-        tables = [name for name in (*LAYOUTS, *STACKS, "signature_flops") if name in members and len(members[name])]
+        tables = [name for name in (*LAYOUTS, "signature_flops") if name in members and len(members[name])]
         for _ in range(self._random.randint(1, 3)):
             if not tables or self._random.random() < 0.15:
                 document = self._of_json(json.loads(members["document"].tobytes()))

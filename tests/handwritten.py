@@ -14,7 +14,6 @@ from torchprof.trace.schema import (
     NO_NAME,
     OP_ATTRIBUTED,
     OP_WRAPPER,
-    STACKS,
     Activity,
     Direction,
     Phase,
@@ -67,7 +66,7 @@ def trace(
         tables["ops"] = [
             {"signature": names.index(row["name"]), **{k: v for k, v in row.items() if k != "name"}} for row in tables["ops"]
         ]
-    layouts = {**LAYOUTS, **STACKS}
+    layouts = LAYOUTS
     arrays = {name: np.zeros(len(tables.get(name, [])), dtype=layout) for name, layout in layouts.items()}
     arrays["signature_flops"] = np.array([row.get("flops", -1) for row in tables.get("signatures", [])], dtype=np.int64)
     for name, rows in tables.items():

@@ -35,7 +35,9 @@ def start(
     on_evaluator: object = ...,
     ahead_of_time: Sequence[object] = ...,
     thread_name: str = ...,
+    stacks: bool = ...,
 ) -> None: ...
+def can_read_frames() -> bool: ...
 def stop(owner: Block, held: HeldByModel, may_wait: bool = ..., places: Places | None = ...) -> None: ...
 def mark(name: str, /) -> None: ...
 def replace_attribute(object: object, name: str, value: object, /) -> None: ...
@@ -130,7 +132,7 @@ def describe(
     *,
     module_info: type,
     tensor_info: type,
-    read_class: Callable[[type], tuple[str, bool, bool]],
+    read_class: Callable[[type], tuple[str, bool, bool, str | None]],
     read_module: Callable[[str, Any], tuple[str, str, tuple[Any, ...], tuple[Any, ...]]],
     read_tensor: Callable[[str, torch.Tensor, str | None], Any],
     special: tuple[str, ...],

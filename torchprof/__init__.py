@@ -53,7 +53,10 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
     from torchprof.summarize import summary as summary
+    from torchprof.tables.annotate import annotate as annotate
     from torchprof.tables.by_kernel import by_kernel as by_kernel
+    from torchprof.tables.by_line import by_function as by_function
+    from torchprof.tables.by_line import by_line as by_line
     from torchprof.tables.by_module import by_module as by_module
     from torchprof.tables.by_op import by_op as by_op
     from torchprof.tables.by_step import by_step as by_step
@@ -98,7 +101,10 @@ _MODULES: Final = {
     "Trace": "torchprof.trace.trace",
     "TraceFileError": "torchprof.errors",
     "UnsupportedTorchError": "torchprof.errors",
+    "annotate": "torchprof.tables.annotate",
+    "by_function": "torchprof.tables.by_line",
     "by_kernel": "torchprof.tables.by_kernel",
+    "by_line": "torchprof.tables.by_line",
     "by_module": "torchprof.tables.by_module",
     "by_op": "torchprof.tables.by_op",
     "by_step": "torchprof.tables.by_step",

@@ -23,13 +23,15 @@ void register_rows() {
   PYBIND11_NUMPY_DTYPE(Step, start, end, allocated, peak, held, busy, forward, recompute, backward, optimizer, data, number,
                        kernels, warmup);
   PYBIND11_NUMPY_DTYPE(OpTotal, count, time, self_time, min, max, allocated, device_time, device_self, kernels, flops,
-                       moved, merged, signature, module, phase, nested, wrapper, unknown);
+                       moved, merged, signature, module, phase, nested, wrapper, unknown, stack);
   PYBIND11_NUMPY_DTYPE(KernelTotal, count, time, min, max, bytes, name, op, module, device_type, device_index, kind, direction,
                        phase, in_graph);
-  PYBIND11_NUMPY_DTYPE(CallTotal, count, time, self_time, min, max, module, caller, phase);
+  PYBIND11_NUMPY_DTYPE(CallTotal, count, time, self_time, min, max, module, caller, phase, stack);
   PYBIND11_NUMPY_DTYPE(Mark, time, name);
   PYBIND11_NUMPY_DTYPE(Shape, first, ndim);
   PYBIND11_NUMPY_DTYPE(Thread, torch_id, native_id);
+  PYBIND11_NUMPY_DTYPE(Function, name, file, first_line);
+  PYBIND11_NUMPY_DTYPE(Stack, parent, function, line);
 }
 // clang-format on
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "collate/block_key.h"
-#include "collate/flat_map.h"
+#include "trace/flat_map.h"
 #include "trace/rows.h"
 
 namespace torchprof {

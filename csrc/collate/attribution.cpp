@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "collate/flat_map.h"
+#include "trace/flat_map.h"
 #include "trace/range_names.h"
 
 namespace torchprof {

@@ -23,8 +23,11 @@ namespace {
 // Turns the rows of one thread into rows of the trace. Constructed before any row of the thread is appended to the tables.
 class Translation {
  public:
-  Translation(const ThreadLog& log, Interner& interner, const Tables& tables, const TickConverter& clock)
+  Translation(const ThreadLog& log, Interner& interner, const Tables& tables, const TickConverter& clock,
+              const MergedStacks& stacks)
       : clock_(clock),
+        log_(log),
+        merged_(stacks),
         op_(static_cast<int32_t>(tables.ops.size())),
         call_(static_cast<int32_t>(tables.module_calls.size())),
         operand_(static_cast<uint32_t>(tables.operands.size())),
@@ -69,9 +72,11 @@ class Translation {
     call.op = row(call.op, op_);
     call.inputs += operand_;
     call.outputs += operand_;
+    call.stack = merged_.row(log_, call.stack);
   }
   void operator()(MemoryEvent& event) const {
     event.time = ns(event.time);
+    event.stack = merged_.row_of_memory(log_, event.stack);
     event.op = row(event.op, op_);
     event.module_call = row(event.module_call, call_);
   }
@@ -87,6 +92,8 @@ class Translation {
   static int32_t row(int32_t local, int32_t base) { return local == kNoRow ? kNoRow : local + base; }
 
   const TickConverter& clock_;
+  const ThreadLog& log_;
+  const MergedStacks& merged_;
   const int32_t op_;
   const int32_t call_;
   const uint32_t operand_;
@@ -130,6 +137,12 @@ std::vector<int64_t> allocated_by_ops(const std::vector<MemoryEvent>& events, si
     }
   }
   return allocated;
+}
+
+void place_calls(Tables& tables) {
+  for (ModuleCall& call : tables.module_calls) {
+    tables.call_stacks.push_back(std::exchange(call.stack, 0));
+  }
 }
 
 // Turns ticks into nanoseconds and names into rows of the trace's strings. Intervals have neither: see place_intervals().
@@ -178,16 +191,21 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   memory.events.reserve(total(&ThreadLog::memory_events));
 
   for (const auto& log : logs) {
-    const Translation translate(*log, interner, tables, clock);
+    carried.stacks.add(*log);
+    const Translation translate(*log, interner, tables, clock, carried.stacks);
     tables.losses.ops += log->ops.dropped();
     tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
     tables.losses.module_calls += log->module_calls.dropped();
     tables.losses.allocations += log->memory_events.dropped() + log->blocks_met.dropped() + log->allocator_totals.dropped();
     tables.losses.unmatched_ends += log->unmatched_ends;
+    tables.losses.stacks += log->stacks_lost;
     tables.threads.push_back(log->identity);
     first_rows.push_back({static_cast<int32_t>(tables.ops.size()), static_cast<int32_t>(tables.module_calls.size())});
     thread_ids.push_back(static_cast<uint32_t>(devices.system_thread_ids ? log->identity.native_id : log->posix_id));
     move_rows(log->ops, translate, tables.ops);
+    if (context.stacks) {
+      carried.stacks.place_ops(*log, tables.ops, tables.op_stacks);
+    }
     move_rows(log->operands, translate, tables.operands);
     move_rows(log->tensors, translate, tables.tensors);
     move_rows(log->arguments, translate, arguments);
@@ -213,10 +231,17 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   tables.losses.kernels += devices.lost;
   tables.devices_interrupted = devices.interrupted;
   const auto device_clock_error = static_cast<int64_t>(static_cast<double>(devices.clock_error) * clock.ns_per_tick());
+  if (context.stacks) {
+    place_calls(tables);
+    if (!context.only_sums) {
+      carried.stacks.copy_into(tables, interner);
+    }
+  }
   interner.copy_into(tables);
 
   memory.held = context.held;
   memory.end = clock.ns(context.end);
+  memory.stacks = context.stacks;
   memory.attributed = attribute(tables, context.memory ? &memory.events : nullptr, context.held, carried.tensors);
   tables.device_clock_error =
       std::max({device_clock_error, interval_error, attribute_kernels(tables, std::move(devices), thread_ids)});

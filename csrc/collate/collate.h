@@ -13,6 +13,7 @@
 #include "collate/blocks_met.h"
 #include "collate/optimizer.h"
 #include "collate/phase_times.h"
+#include "collate/stacks.h"
 #include "collate/step_memory.h"
 #include "trace/clock.h"
 #include "trace/device_log.h"
@@ -41,6 +42,7 @@ struct Context {
   int64_t end;               // of the logs, in ticks
   uint64_t main_thread = 0;  // PyTorch's id of the thread that records
   bool only_sums = false;    // single allocations are not needed
+  bool stacks = false;       // whether they were recorded
 };
 
 struct Collated {
@@ -54,6 +56,7 @@ struct Carried {
   Outstanding outstanding;
   BlocksMet blocks;
   ModelTensors tensors;
+  MergedStacks stacks;
 };
 
 // Empties the logs.

@@ -7,8 +7,8 @@
 
 #include "collate/allocation_index.h"
 #include "collate/block_key.h"
-#include "collate/flat_map.h"
 #include "collate/held_modules.h"
+#include "trace/flat_map.h"
 
 namespace torchprof {
 namespace {
@@ -28,6 +28,9 @@ class Lifetimes {
     mark_module_tensors();
     mark_made_by_accumulation();
     mark_held_after_call();
+    if (reports_.stacks) {
+      tables_.allocation_stacks.resize(tables_.allocations.size(), kNoRow);
+    }
   }
 
  private:
@@ -44,6 +47,7 @@ class Lifetimes {
         }
         current = static_cast<int32_t>(allocations.size());
         const int32_t call = call_of(event);
+        place(event);
         allocations.push_back({event.time, kNever, event.address, event.bytes, event.op, kNoRow, call, module_of(call),
                                event.thread, event.device_type, event.device_index, 0, 0});
       } else if (current != kNoRow) {
@@ -56,6 +60,18 @@ class Lifetimes {
         allocations.push_back({kNever, event.time, event.address, -event.bytes, kNoRow, event.op, kNoRow, kNoRow, event.thread,
                                event.device_type, event.device_index, 0, 0});
       }
+    }
+  }
+
+  // The stack of the block that is added next.
+  void place(const MemoryEvent& event) {
+    if (reports_.stacks) {
+      tables_.allocation_stacks.resize(tables_.allocations.size(), kNoRow);
+      const bool is_of_op = event.stack == kStackOfOp && event.op != kNoRow;
+      const bool is_known = event.stack < kUnknownStack;
+      tables_.allocation_stacks.push_back(is_of_op   ? tables_.op_stacks[event.op]
+                                          : is_known ? static_cast<int32_t>(event.stack)
+                                                     : kNoRow);
     }
   }
 

@@ -19,7 +19,8 @@ struct MemoryReports {
   BlocksAround around;
   std::vector<Held> held;
   Attributed attributed;
-  int64_t end = 0;  // of the recording
+  int64_t end = 0;      // of the recording
+  bool stacks = false;  // whether they were recorded
 };
 
 // Fills in tables.allocations. Needs the phases and module calls of the ops.

@@ -5,7 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "collate/flat_map.h"
+#include "trace/flat_map.h"
 #include "trace/tables.h"
 
 namespace torchprof {

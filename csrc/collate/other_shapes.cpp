@@ -129,6 +129,7 @@ void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
     key.phase = total.phase;
     key.nested = total.nested;
     key.wrapper = total.wrapper;
+    key.stack = total.stack;
     size_t& count = kept[{signature.name, total.module, total.phase, total.nested, total.wrapper}];
     const bool is_kept = total.merged == 0 && count < shapes_kept_;
     count += is_kept ? 1 : 0;

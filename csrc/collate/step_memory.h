@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "collate/flat_map.h"
+#include "trace/flat_map.h"
 #include "trace/rows.h"
 
 namespace torchprof {

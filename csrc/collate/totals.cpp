@@ -58,6 +58,7 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
     key.phase = static_cast<uint8_t>(phase(op));
     key.nested = (op.flags & kNested) != 0 ? 1 : 0;
     key.wrapper = (op.flags & kWrapper) != 0 ? 1 : 0;
+    key.stack = kNoRow;
     const bool is_known = key.signature != kNoName && (op.module_call == kNoRow || static_cast<uint32_t>(module) != kNoName);
     const size_t found = is_known ? row_of(key) : kNoRoom;
     if (found == kNoRoom) {
@@ -86,6 +87,7 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
       continue;
     }
     key.phase = static_cast<uint8_t>(phase(call));
+    key.stack = kNoRow;
     const auto [found, added] = call_rows_.try_emplace(key_of(key), tables_.call_totals.size());
     const size_t row_of_sum = *found;
     if (added && !has_room()) {

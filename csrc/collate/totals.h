@@ -11,10 +11,10 @@
 #include <tuple>
 #include <vector>
 
-#include "collate/flat_map.h"
 #include "collate/interner.h"
 #include "collate/phase_times.h"
 #include "collate/signatures.h"
+#include "trace/flat_map.h"
 #include "trace/tables.h"
 
 namespace torchprof {

@@ -14,8 +14,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "collate/flat_map.h"
 #include "collate/updates.h"
+#include "trace/flat_map.h"
 #include "trace/tables.h"
 
 namespace torchprof {

@@ -6,6 +6,7 @@
 
 #include "record/memory_observer.h"
 #include "record/memory_reports.h"
+#include "record/stacks.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 
@@ -19,7 +20,8 @@ void record(const void* data, int64_t bytes) {
   const LogWriter writer;
   if (ThreadLog* const log = writer.log()) {
     try {
-      log->memory_event(ticks(), reinterpret_cast<uint64_t>(data), bytes, static_cast<int8_t>(c10::DeviceType::CPU), -1);
+      log->memory_event(ticks(), reinterpret_cast<uint64_t>(data), bytes, static_cast<int8_t>(c10::DeviceType::CPU), -1,
+                        bytes > 0 ? stack_of_memory(*log) : kStackOfOp);
     } catch (...) {
     }
   }

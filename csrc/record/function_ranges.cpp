@@ -2,6 +2,7 @@
 
 #include <string_view>
 
+#include "record/stacks.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 #include "trace/range_names.h"
@@ -21,6 +22,7 @@ uint64_t open_range(const void* key, const char* name) {
     op->sequence_nr = -1;
     op->forward_thread = 0;
     op->scope = kUserScope;
+    note_stack_of_op(*log);
     op->start = ticks();
   }
   return writer.generation();

@@ -10,6 +10,7 @@
 
 #include "record/allocator_statistics.h"
 #include "record/memory_reports.h"
+#include "record/stacks.h"
 #include "record/thread_slot.h"
 #include "record/watched_storages.h"
 #include "trace/clock.h"
@@ -43,8 +44,9 @@ class Reports final : public ProfilerStateBase {
         const int64_t now = ticks();
         const auto type = static_cast<int8_t>(device.type());
         const auto index = static_cast<int8_t>(device.index());
+        const uint32_t stack = bytes > 0 ? stack_of_memory(*log) : kStackOfOp;
         const bool kept =
-            log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index, false, device.is_cpu());
+            log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index, stack, false, device.is_cpu());
         if (!device.is_cpu()) {
           const AllocatorTotal total{now, static_cast<int64_t>(allocated), static_cast<int64_t>(reserved), 0, type, index, {}};
           if (statistics_.changed(total, kept ? bytes : 0)) {

@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "record/pause.h"
+#include "record/stacks.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
 
@@ -24,7 +25,7 @@ void report(const Token* token, int64_t bytes, bool from_kernel = false) {
   if (ThreadLog* const log = writer.log()) {
     try {
       log->memory_event(ticks(), reinterpret_cast<uint64_t>(token), bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1,
-                        from_kernel);
+                        bytes > 0 && !from_kernel ? stack_of_memory(*log) : kStackOfOp, from_kernel);
     } catch (...) {
     }
   }

@@ -7,6 +7,7 @@
 
 #include "record/find_tensors.h"
 #include "record/pause.h"
+#include "record/stacks.h"
 #include "record/tensor_reader.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
@@ -49,6 +50,7 @@ void open_call(ThreadLog& log, PyObject* module, bool by_slot, const Found& inpu
     if (!add_found(log, inputs, call->n_inputs)) {
       call->flags |= kMoreTensors;
     }
+    call->stack = stack_of_call(log);
     call->start = ticks();
   }
 }

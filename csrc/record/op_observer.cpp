@@ -2,6 +2,7 @@
 
 #include "record/op_row.h"
 #include "record/pause.h"
+#include "record/stacks.h"
 #include "record/storages_read.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
@@ -35,7 +36,10 @@ Context begin(const at::RecordFunction& function) {
         note_storages(*log, arguments);
         add_inputs(*log, *op, arguments);
       }
+      note_stack_of_op(*log);
       op->start = ticks();
+    } else {
+      note_stack_of_op(*log);
     }
   } catch (...) {
   }

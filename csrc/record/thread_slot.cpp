@@ -113,13 +113,40 @@ void join_recording(ThreadSlot& slot) {
     return;
   }
   auto& logs = all.open->logs_;
+  if (all.open->stacks_ && slot.tree_owner != all.open->number_) {
+    slot.tree = std::make_unique<CallTree>(all.open->budget_, all.open->trees_++);
+    slot.tree_owner = all.open->number_;
+  }
   const Thread identity{at::RecordFunction::currentThreadId(), native_thread_id()};
   logs.push_back(std::make_unique<ThreadLog>(all.open->budget_, static_cast<uint16_t>(logs.size()), identity,
-                                             *all.open->classes_, reinterpret_cast<uint64_t>(pthread_self())));
+                                             *all.open->classes_, reinterpret_cast<uint64_t>(pthread_self()),
+                                             all.open->stacks_ ? slot.tree.get() : nullptr));
   slot.log = logs.back().get();
 }
 
 }  // namespace detail
+
+ThreadLogs::ThreadLogs(int64_t budget_bytes, std::shared_ptr<const OpClasses> classes, bool stacks)
+    : budget_bytes_(budget_bytes),
+      budget_(budget_bytes),
+      classes_(std::move(classes)),
+      number_([] {
+        static std::atomic<uint64_t> latest{0};
+        return latest.fetch_add(1) + 1;
+      }()),
+      stacks_(stacks) {}
+
+ThreadLogs::~ThreadLogs() {
+  close();
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  for (const auto& slot : all.slots) {
+    if (slot->tree_owner == number_) {
+      slot->tree.reset();
+      slot->tree_owner = 0;
+    }
+  }
+}
 
 void ThreadLogs::open() {
   Registry& all = registry();

@@ -20,6 +20,8 @@ struct ThreadSlot {
   std::atomic<bool> writing{false};
   uint64_t generation = 0;  // of the recording that `log` belongs to
   ThreadLog* log = nullptr;
+  uint64_t tree_owner = 0;         // the number of the ThreadLogs that `tree` belongs to
+  std::unique_ptr<CallTree> tree;  // where stacks are recorded; lives on from one log of this thread to the next
 };
 
 namespace detail {
@@ -74,9 +76,9 @@ class LogWriter {
 // The logs of one recording, one for each thread that wrote. At most one is open at a time.
 class ThreadLogs {
  public:
-  explicit ThreadLogs(int64_t budget_bytes, std::shared_ptr<const OpClasses> classes = std::make_shared<const OpClasses>())
-      : budget_bytes_(budget_bytes), budget_(budget_bytes), classes_(std::move(classes)) {}
-  ~ThreadLogs() { close(); }
+  explicit ThreadLogs(int64_t budget_bytes, std::shared_ptr<const OpClasses> classes = std::make_shared<const OpClasses>(),
+                      bool stacks = false);
+  ~ThreadLogs();
 
   void open();
   void close();  // when it returns, no thread writes to these logs any more
@@ -94,6 +96,9 @@ class ThreadLogs {
   const int64_t budget_bytes_;
   Budget budget_;
   const std::shared_ptr<const OpClasses> classes_;
+  const uint64_t number_;  // of all that there ever were
+  const bool stacks_;
+  int32_t trees_ = 0;
   std::vector<std::unique_ptr<ThreadLog>> logs_;
 };
 

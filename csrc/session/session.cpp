@@ -87,8 +87,9 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       origin_unix_ns_(unix_ns()),
       classes_(op_classes()),
       memory_requested_(options.memory),
+      stacks_requested_(options.stacks && !options.aggregate),
       held_(options.held),
-      logs_(options.budget_bytes, classes_),
+      logs_(options.budget_bytes, classes_, stacks_requested_),
       device_(std::move(device)) {
   if (options.memory) {
     if (options.slice != nullptr) {
@@ -98,7 +99,10 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     meta_.emplace();
   }
   if (options.aggregate) {
-    sums_.emplace(options.budget_bytes, Carried{{}, {}, held_by_model(false, held_)});
+    sums_.emplace(options.budget_bytes, Carried{{}, {}, held_by_model(false, held_), {}});
+  }
+  if (stacks_requested_) {
+    codes_.emplace();
   }
   logs_.open();
   if (options.ops) {
@@ -187,9 +191,17 @@ void Session::aggregate_step() {
 EndedStep Session::ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockReading end) {
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
-  return {std::move(logs), std::move(report), std::exchange(moments_, {}), held_,
-          *classes_,       memory_requested_, TickConverter(begin_, end),  end.ticks,
-          main_thread_,    sums_.has_value()};
+  return {std::move(logs),
+          std::move(report),
+          std::exchange(moments_, {}),
+          held_,
+          *classes_,
+          memory_requested_,
+          TickConverter(begin_, end),
+          end.ticks,
+          main_thread_,
+          sums_.has_value(),
+          stacks_requested_};
 }
 
 void Session::observe_new_classes() {
@@ -216,6 +228,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
   meta_.reset();
   memory_.reset();
   logs_.close();
+  codes_.reset();
   for (const auto& log : logs_.logs()) {
     recorded.storages_read.insert(log->storages_read);
   }
@@ -239,7 +252,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
     recorded.tables.device_clock_error = std::max(sums.device_clock_error, tables.device_clock_error);
     recorded.tables.devices_interrupted = sums.devices_interrupted || tables.devices_interrupted;
   } else {
-    Carried carried{{}, {}, held_by_model(false, held_)};
+    Carried carried{{}, {}, held_by_model(false, held_), {}};
     held_.insert(held_.end(), held.begin(), held.end());
     auto [tables, times, allocated] = ended(std::move(logs_.logs()), end).collated(carried);
     recorded.tables = std::move(tables);

@@ -27,6 +27,7 @@
 #include "record/module_observer.h"
 #include "record/op_observer.h"
 #include "record/replaced_attribute.h"
+#include "record/stacks.h"
 #include "record/thread_slot.h"
 #include "session/step_sums.h"
 #include "trace/clock.h"
@@ -49,6 +50,7 @@ struct Options {
   bool flops = false;                   // without `ops`: record those that a count of FLOPs needs
   bool flop_outputs = false;            // of these, also what they returned
   std::string thread_name;              // of this thread, for those who ask for another recording
+  bool stacks = false;                  // of Python, where ops, calls and allocations begin
   bool aggregate = false;               // keep sums over steps instead of rows per event
   std::string device_recorder = "off";  // see make_device_recorder()
   int8_t device_type = 0;
@@ -100,11 +102,13 @@ class Session {
   const int64_t origin_unix_ns_;
   const std::shared_ptr<const OpClasses> classes_;
   const bool memory_requested_;
+  const bool stacks_requested_;
   std::vector<Held> held_;
   Moments moments_;
   ThreadLogs logs_;
   std::optional<StepSums> sums_;  // with `aggregate`
   std::string device_failure_;
+  std::optional<CodeObserver> codes_;  // where stacks are recorded
   std::optional<MemoryObserver> memory_;
   std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;

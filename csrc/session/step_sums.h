@@ -31,9 +31,11 @@ struct EndedStep {
   int64_t end;
   uint64_t main_thread;
   bool only_sums;
+  bool stacks;
 
   Collated collated(Carried& carried) {
-    return collate(logs, std::move(devices), {moments, held, classes, memory, clock, end, main_thread, only_sums}, carried);
+    return collate(logs, std::move(devices), {moments, held, classes, memory, clock, end, main_thread, only_sums, stacks},
+                   carried);
   }
 };
 

@@ -11,6 +11,10 @@ inline constexpr int64_t kNever = -1;              // a time that was not seen
 inline constexpr uint32_t kNoName = UINT32_MAX;    // a row of strings where there is no name
 inline constexpr uint16_t kNoThread = UINT16_MAX;  // a row of threads where there is no thread
 
+// MemoryEvent::stack
+inline constexpr uint32_t kStackOfOp = 0xFFFFFF;     // it is the stack of the op; of none, where there is no op
+inline constexpr uint32_t kUnknownStack = 0xFFFFFE;  // the rows of stacks are below
+
 // Op::scope is an at::RecordScope. These are used here.
 inline constexpr uint8_t kFunctionScope = 0;
 inline constexpr uint8_t kBackwardScope = 1;

@@ -2,8 +2,8 @@
 // the two, so a change is made in both places and in csrc/bindings/rows.cpp.
 //
 // While recording, `start`, `end` and `time` are clock ticks, and row numbers count the rows of one thread. collate() turns them into
-// nanoseconds since the start of the recording and into row numbers of the whole trace. MemoryEvent and Arguments exist only while
-// recording: they become Allocation and Signature. Step, OpTotal, CallTotal and KernelTotal are computed.
+// nanoseconds since the start of the recording and into row numbers of the whole trace. MemoryEvent, Arguments and OpStack exist only
+// while recording: they become Allocation, Signature and op_stacks. Step, OpTotal, CallTotal and KernelTotal are computed.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +77,8 @@ struct ModuleCall {
   uint16_t n_outputs;
   uint16_t thread;
   uint8_t flags;
-  uint8_t reserved[5];
+  uint8_t reserved;
+  int32_t stack;  // while recording: row of stacks; then it is in call_stacks
 };
 
 struct Module {
@@ -96,8 +97,8 @@ struct MemoryEvent {
   uint16_t thread;
   int8_t device_type;
   int8_t device_index;
-  uint8_t reported;  // not 0: by PyTorch, which may not report the free of this block, or the allocation of that one
-  uint8_t reserved[3];
+  uint32_t reported : 8;  // not 0: by PyTorch, which may not report the free of this block, or the allocation of that one
+  uint32_t stack : 24;    // row of stacks; kStackOfOp, kUnknownStack
 };
 
 // A storage whose memory nobody reports, such as that of an array of NumPy, where it was first used; or its end.
@@ -207,7 +208,7 @@ struct Step {
   uint8_t reserved[7];
 };
 
-// Sums over the ops with the same signature, module, phase and nesting. A recording that aggregates its steps keeps these instead of
+// Sums over the ops with the same signature, module, phase, nesting and stack. A recording that aggregates its steps keeps these instead of
 // the ops. Warm-up steps are left out. Where a module runs an op with many shapes, one row stands for all but the first ones
 // (`merged` is not 0): its signature has the name alone, and FLOPs and bytes are sums, too.
 struct OpTotal {
@@ -229,9 +230,11 @@ struct OpTotal {
   uint8_t nested;   // not 0: kNested
   uint8_t wrapper;  // not 0: kWrapper
   uint8_t unknown;  // not 0: rows were merged, of which some have FLOPs that nobody knows
+  int32_t stack;    // row of stacks; of backward, that of the forward ops that they differentiate
+  uint32_t reserved;
 };
 
-// The same for the calls of a module in one phase. A call inside another call of the same module adds to `count` but not to `time`.
+// The same for the calls of a module in one phase and with the same stack. A call inside another call of the same module adds to `count` but not to `time`.
 struct CallTotal {
   int64_t count;
   int64_t time;
@@ -241,7 +244,8 @@ struct CallTotal {
   uint32_t module;
   int32_t caller;  // row of modules: the one whose call the first of them ran in
   uint8_t phase;   // kForward, kRecomputation or kData
-  uint8_t reserved[7];
+  uint8_t reserved[3];
+  int32_t stack;  // row of stacks
 };
 
 // Sums over the kernels with the same name, name of the op, module and phase.
@@ -263,6 +267,26 @@ struct KernelTotal {
   uint8_t reserved[6];
 };
 
+// A function of Python.
+struct Function {
+  uint32_t name;  // row of strings: with the classes and functions that it is defined in
+  int32_t file;   // row of strings; kNoRow: not known
+  int32_t first_line;
+};
+
+// The line of a function, and where it was called: a row is a whole stack.
+struct Stack {
+  int32_t parent;     // row of stacks: the caller's, which comes before
+  uint32_t function;  // row of functions
+  int32_t line;       // kNoRow: not known
+};
+
+// The stack in which an op began, if that is not the one of the op around it.
+struct OpStack {
+  int32_t op;     // row of ops
+  int32_t stack;  // row of stacks
+};
+
 // A shape is dims[first : first + ndim].
 struct Shape {
   uint32_t first;
@@ -278,7 +302,8 @@ static_assert(sizeof(Op) == 56 && sizeof(Tensor) == 32 && sizeof(ModuleCall) == 
 static_assert(sizeof(Module) == 16 && sizeof(MemoryEvent) == 40 && sizeof(BlockMet) == 40 && sizeof(Allocation) == 56 &&
               sizeof(Mark) == 16);
 static_assert(sizeof(Shape) == 8 && sizeof(Thread) == 16 && sizeof(Arguments) == 12);
-static_assert(sizeof(Step) == 104 && sizeof(OpTotal) == 104 && sizeof(CallTotal) == 56);
+static_assert(sizeof(Function) == 12 && sizeof(Stack) == 12 && sizeof(OpStack) == 8);
+static_assert(sizeof(Step) == 104 && sizeof(OpTotal) == 112 && sizeof(CallTotal) == 56);
 static_assert(sizeof(AllocatorTotal) == 40);
 static_assert(sizeof(Kernel) == 80 && sizeof(RuntimeCall) == 40 && sizeof(KernelTotal) == 64);
 

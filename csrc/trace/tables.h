@@ -16,6 +16,7 @@ struct Losses {
   uint64_t module_calls = 0;
   uint64_t allocations = 0;
   uint64_t kernels = 0;  // and runtime calls
+  uint64_t stacks = 0;   // of ops, module calls and allocations
   uint64_t unmatched_ends = 0;
 
   void operator+=(const Losses& more) {
@@ -24,6 +25,7 @@ struct Losses {
     module_calls += more.module_calls;
     allocations += more.allocations;
     kernels += more.kernels;
+    stacks += more.stacks;
     unmatched_ends += more.unmatched_ends;
   }
 };
@@ -47,6 +49,11 @@ struct Tables {
   std::vector<CallTotal> call_totals;
   std::vector<KernelTotal> kernel_totals;
   std::vector<Thread> threads;
+  std::vector<Function> functions;
+  std::vector<Stack> stacks;
+  std::vector<int32_t> op_stacks;  // row of stacks of every op, as the next two; empty where there are no stacks
+  std::vector<int32_t> call_stacks;
+  std::vector<int32_t> allocation_stacks;
   std::vector<std::string> strings;
   Losses losses;
   bool devices_interrupted = false;  // the reports of a device broke off, and how much is missing is not known
@@ -74,6 +81,11 @@ void for_each_table(Tables& tables, Visit visit) {
   visit("call_totals", tables.call_totals);
   visit("kernel_totals", tables.kernel_totals);
   visit("threads", tables.threads);
+  visit("functions", tables.functions);
+  visit("stacks", tables.stacks);
+  visit("op_stacks", tables.op_stacks);
+  visit("call_stacks", tables.call_stacks);
+  visit("allocation_stacks", tables.allocation_stacks);
 }
 
 // The same for the counters of Losses.
@@ -84,6 +96,7 @@ void for_each_loss(const Losses& losses, Visit visit) {
   visit("module_calls", losses.module_calls);
   visit("allocations", losses.allocations);
   visit("kernels", losses.kernels);
+  visit("stacks", losses.stacks);
   visit("unmatched_ends", losses.unmatched_ends);
 }
 

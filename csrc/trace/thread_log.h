@@ -13,6 +13,7 @@
 
 #include "trace/address_set.h"
 #include "trace/append_log.h"
+#include "trace/call_tree.h"
 #include "trace/list_table.h"
 #include "trace/op_classes.h"
 #include "trace/rows.h"
@@ -20,6 +21,13 @@
 #include "trace/tensor_table.h"
 
 namespace torchprof {
+
+// Where a thread is in Python. Equal ones are the same only while C that was called from there has not returned.
+struct Position {
+  const void* frame = nullptr;
+  const void* instruction = nullptr;
+  bool operator==(const Position&) const = default;
+};
 
 class ThreadLog {
  public:
@@ -31,9 +39,13 @@ class ThreadLog {
     bool counted = false;  // it, or an op around it, is counted by a formula; set by CountedOpObserver only, as is the next
     bool unknown = false;  // it, or an op around it, is unknown
     bool has_tangents = false;
+    Position began_at;       // where stacks are recorded
+    int32_t stack = kNoRow;  // the same
   };
 
-  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpClasses& classes = none(), uint64_t posix_id = 0)
+  // `tree`: nullptr where stacks are not recorded.
+  ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpClasses& classes = none(), uint64_t posix_id = 0,
+            CallTree* tree = nullptr)
       : ops(budget),
         operands(budget),
         tensors(budget),
@@ -42,6 +54,10 @@ class ThreadLog {
         memory_events(budget),
         blocks_met(budget),
         allocator_totals(budget),
+        op_stacks(budget),
+        tree_rows(budget),
+        tree(tree),
+        tree_number(tree != nullptr ? tree->number() : kNoRow),
         identity(identity),
         posix_id(posix_id),
         thread_(thread),
@@ -59,8 +75,14 @@ class ThreadLog {
   AppendLog<MemoryEvent> memory_events;
   AppendLog<BlockMet> blocks_met;
   AppendLog<AllocatorTotal> allocator_totals;
-  AddressSet storages_read;  // see note_storages()
-  AddressSet known_blocks;   // see meet_block(), as the next; no addresses, but what stands for a storage with its memory
+  AppendLog<OpStack> op_stacks;
+  TreeRows tree_rows;
+  CallTree* const tree;                   // of this thread, which alone uses it
+  const int32_t tree_number;              // of the tree, which may have ended with its thread; kNoRow: stacks are not recorded
+  uint64_t stacks_lost = 0;               // ops, calls and allocations whose stack did not fit the budget
+  uint32_t ops_with_stacks = UINT32_MAX;  // the ops from this row on have none, as it did not fit
+  AddressSet storages_read;               // see note_storages()
+  AddressSet known_blocks;  // see meet_block(), as the next; no addresses, but what stands for a storage with its memory
   uint64_t known_blocks_version = 0;
   std::vector<Module> modules;
   StringTable strings;
@@ -82,8 +104,47 @@ class ThreadLog {
       op->inputs = op->outputs = operands.size();
       op->n_inputs = op->n_outputs = 0;
     }
-    open_ops_.push_back({key, op, op != nullptr ? static_cast<int32_t>(ops.size() - 1) : current_op()});
+    OpenOp open;
+    open.key = key;
+    open.op = op;
+    open.row = op != nullptr ? static_cast<int32_t>(ops.size() - 1) : current_op();
+    open_ops_.push_back(open);
     return op;
+  }
+
+  // The open op that is `up` levels above the innermost, if what runs now has its stack: it began at the same position, and C that was
+  // called from there has not returned. Python that was called meanwhile would be another frame. Of a range nothing follows, as what
+  // opened it may have returned.
+  const OpenOp* op_with_stack_of(const Position& now, size_t up) const {
+    const OpenOp* const open = up < open_ops_.size() ? &open_ops_[open_ops_.size() - 1 - up] : nullptr;
+    return open != nullptr && open->op != nullptr && !is_range(*open) && open->began_at == now ? open : nullptr;
+  }
+
+  // The op that was opened last began here.
+  void place_op(const Position& position, int32_t stack) {
+    OpenOp& open = open_ops_.back();
+    open.began_at = position;
+    open.stack = stack;
+    const OpenOp* const around = open_ops_.size() > 1 ? &open_ops_[open_ops_.size() - 2] : nullptr;
+    // A range may move out of the op that it begins in.
+    const bool is_inherited = around != nullptr && around->op != nullptr && around->stack == stack && !is_range(open);
+    if (open.op == nullptr || is_inherited) {
+      return;
+    }
+    OpStack* const row = op_stacks.dropped() == 0 ? op_stacks.append() : nullptr;
+    if (row != nullptr) {
+      *row = {open.row, stack};
+    } else {
+      ops_with_stacks = std::min(ops_with_stacks, static_cast<uint32_t>(open.row));
+      ++stacks_lost;
+    }
+  }
+
+  // MemoryEvent::stack of a block that is allocated now, with this row of stacks.
+  uint32_t stack_of_memory(int32_t stack) const {
+    const bool is_of_op =
+        open_ops_.empty() ? stack == kNoRow : open_ops_.back().op != nullptr && open_ops_.back().stack == stack;
+    return is_of_op ? kStackOfOp : stack == kNoRow ? kUnknownStack : static_cast<uint32_t>(stack);
   }
 
   // The op with this key ended. `op` is nullptr if there is no row: it was dropped, or it did not begin here.
@@ -166,6 +227,7 @@ class ThreadLog {
       call->op = current_op();
       call->inputs = call->outputs = operands.size();
       call->thread = thread_;
+      call->stack = kNoRow;
     }
     open_calls_.push_back(
         {call, call != nullptr ? static_cast<int32_t>(module_calls.size() - 1) : current_call(), address, entered});
@@ -220,11 +282,11 @@ class ThreadLog {
   // False when the budget is spent. `from_kernel`: the memory belongs to the op around the innermost one, which is the op that
   // PyTorch runs to call a kernel written in Python.
   bool memory_event(int64_t time, uint64_t address, int64_t bytes, int8_t device_type, int8_t device_index,
-                    bool from_kernel = false, bool reported = false) {
+                    uint32_t stack = kStackOfOp, bool from_kernel = false, bool reported = false) {
     MemoryEvent* const row = memory_events.append();
     if (row != nullptr) {
       const int32_t op = from_kernel && open_ops_.size() > 1 ? open_ops_[open_ops_.size() - 2].row : current_op();
-      *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index, static_cast<uint8_t>(reported), {}};
+      *row = {time, address, bytes, op, current_call(), thread_, device_type, device_index, reported ? 1U : 0U, stack};
     }
     return row != nullptr;
   }
@@ -246,7 +308,8 @@ class ThreadLog {
   uint16_t thread() const { return thread_; }
   int64_t bytes() const {  // of its rows
     return ops.bytes() + operands.bytes() + tensors.bytes() + arguments.bytes() + module_calls.bytes() + memory_events.bytes() +
-           blocks_met.bytes() + allocator_totals.bytes();
+           blocks_met.bytes() + allocator_totals.bytes() + op_stacks.bytes() + tree_rows.functions.bytes() +
+           tree_rows.nodes.bytes();
   }
 
  private:
@@ -263,7 +326,6 @@ class ThreadLog {
     for (size_t i = open_ops_.size(); i-- > 0;) {
       if (open_ops_[i].key == key) {
         const OpenOp closed = open_ops_[i];
-        const auto is_range = [](const OpenOp& open) { return open.op != nullptr && open.op->scope == kUserScope; };
         const auto below = open_ops_.begin() + static_cast<std::ptrdiff_t>(i);
         open_ops_.erase(std::remove_if(below + 1, open_ops_.end(), std::not_fn(is_range)), open_ops_.end());
         std::for_each(open_ops_.erase(below), open_ops_.end(), [&](const OpenOp& range) {
@@ -277,6 +339,8 @@ class ThreadLog {
     ++unmatched_ends;
     return {};
   }
+
+  static bool is_range(const OpenOp& open) { return open.op != nullptr && open.op->scope == kUserScope; }
 
   int32_t current_op() const { return open_ops_.empty() ? kNoRow : open_ops_.back().row; }
   int32_t current_call() const { return open_calls_.empty() ? kNoRow : open_calls_.back().row; }

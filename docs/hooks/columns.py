@@ -41,6 +41,7 @@ UNSAID = {
     "outputs": "as inputs",
     "results": "as arguments",
     "first": "first row of dims",
+    "first_line": "where its definition begins; -1: not known",
     "ndim": "how many",
     "module": "row of modules",
     "phase": "Phase",
@@ -50,6 +51,8 @@ UNSAID = {
 OF_ALL = "of all together"
 HEADERS = ("enums.h", "rows.h")
 PADDING = ("reserved", "padding")
+WHILE_RECORDING = "while recording:"
+"""How the comment of a member begins that no table has."""
 ENUMS = (schema.Activity, schema.Direction, schema.Phase, schema.RuntimeCallKind)
 TYPES = {
     "u8": "uint64",
@@ -132,9 +135,10 @@ def structs(source: str) -> dict[str, Struct]:
 
 
 def struct_with(found: dict[str, Struct], columns: tuple[str, ...]) -> tuple[str, Struct]:
-    """The struct with these members, padding aside."""
+    """The struct with these members, aside from padding and what it has while recording only."""
     for name, struct in found.items():
-        if tuple(member for member in struct.members if member in columns or member not in PADDING) == columns:
+        kept = (member for member, meaning in struct.members.items() if not meaning.startswith(WHILE_RECORDING))
+        if tuple(member for member in kept if member in columns or member not in PADDING) == columns:
             return name, struct
     raise LookupError(f"no struct of rows.h has the columns {columns}")
 

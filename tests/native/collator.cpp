@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "collate/collate.h"
-#include "collate/flat_map.h"
+#include "trace/flat_map.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -67,7 +67,7 @@ class Events {
     } else if (kind == "memory") {
       log_.memory_event(integer(1), event[2].cast<uint64_t>(), event[3].is_none() ? kUnknownFree : integer(3), 0, -1);
     } else if (kind == "reported") {
-      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1, false, true);
+      log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1, kStackOfOp, false, true);
     } else if (kind == "met") {
       log_.block_met(integer(1), event[2].cast<uint64_t>(), integer(3), event[4].cast<uint32_t>(),
                      static_cast<Ends>(integer(5)));
@@ -160,7 +160,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   for (const auto& [address, bytes, module] : parameters) {
     held.push_back({address, bytes, module, "M", kParameter, 0, -1, false});
   }
-  Carried carried{{}, {}, held_by_model(false, held)};
+  Carried carried{{}, {}, held_by_model(false, held), {}};
   const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
   auto [tables, times, allocated] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;

@@ -15,7 +15,8 @@ MAY_INCLUDE: Final[dict[str, str]] = {
     # The lowest first: a directory includes only directories that are listed before it.
     "trace": "",
     "collate": "trace",
-    "record": "trace",
+    "record/python": "",
+    "record": "trace record/python",
     "device": "trace",
     "device/cupti": "trace device",
     "device/events": "trace record device",

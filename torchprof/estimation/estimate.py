@@ -178,9 +178,9 @@ def _estimated(
         except Exception as error:
             if isinstance(own := getattr(error, "inner_exception", None), TorchprofError):  # which a compiler wraps
                 raise own from error
-            place = place_of_error(recording)
-            if reason := reason_of(error, place):
+            if reason := reason_of(error, recording):
                 raise EstimateError(reason) from error
+            place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
     trace = recording.trace

@@ -85,7 +85,7 @@ def record_fake_pass(
     except EstimateError:
         raise
     except Exception as error:
-        raise EstimateError(f"{place_of_error(recording)} raised {_in_short(error)} on fake tensors") from error
+        raise EstimateError(f"{place_of_error(recording, error)} raised {_in_short(error)} on fake tensors") from error
     trace = replace(recording.trace, model=described)
     trace.facts.update(facts, counted_as=device)
     return trace

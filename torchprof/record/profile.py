@@ -50,6 +50,7 @@ class profile(ContextDecorator):
         memory: record every allocation and free: of the CPU on all threads; of other devices on this thread, and on the
             autograd threads that run its backward passes.
         modules: record the calls of ``nn.Module``s.
+        stacks: record the stack of Python in which every op and module call begins and every block is allocated.
         gpu: how to record GPUs:
 
             - ``"cupti"``: every kernel, copy and memset of NVIDIA GPUs, with times of the device, attributed to the op, module,
@@ -101,6 +102,7 @@ class profile(ContextDecorator):
         shapes: bool = True,
         memory: bool = True,
         modules: bool = True,
+        stacks: bool = False,
         gpu: str = "auto",
         schedule: Schedule | None = None,
         aggregate: bool = False,
@@ -117,7 +119,9 @@ class profile(ContextDecorator):
         if on_trace_ready is not None and not callable(on_trace_ready):
             raise ArgumentError(f"on_trace_ready must be a function of one argument or None, not {on_trace_ready!r:.80}")
         require_extension()
-        options = Options(bool(ops), bool(shapes), bool(memory), bool(modules), check_backend(gpu), bool(aggregate), budget)
+        options = Options(
+            bool(ops), bool(shapes), bool(memory), bool(modules), check_backend(gpu), bool(aggregate), budget, bool(stacks)
+        )
         self._recorder = Recorder(options, check_models(model))
         self._budget = budget
         self._schedule = schedule if schedule is not None else Schedule.always()

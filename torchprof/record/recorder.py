@@ -51,6 +51,7 @@ class Options:
     gpu: str
     aggregate: bool
     budget: int
+    stacks: bool = False
 
     @property
     def reads_tensors(self) -> bool:
@@ -76,6 +77,7 @@ class Recorder:
         self._backend = GpuBackend("off", "")
         self._compiled_code = CompiledCode()
         self._has_merged = False
+        self._reads_frames = False
         self._places: _native.Places | None = None
 
     @property
@@ -103,6 +105,7 @@ class Recorder:
         if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
             self.counted_ops = "outputs"
         self._compiled_code = CompiledCode()
+        self._reads_frames = options.stacks and not options.aggregate and _can_read_frames()
         backends = gpu_backends(options.gpu)
         refusals = ""
         for backend in backends:
@@ -128,6 +131,7 @@ class Recorder:
                     run_backward=_engine(),
                     slice=_slice_of_storage() if options.memory else None,
                     on_evaluator=self._compiled_code,
+                    stacks=self._reads_frames,
                 )
                 break
             except _native.DeviceRecorderError as error:
@@ -234,6 +238,7 @@ class Recorder:
             "compiled": self._compiled_code.compiled,
             "gpu": self._backend.name,
             "gpu_note": note,
+            "stacks": "frames" if self._reads_frames else False,
         }
 
 
@@ -246,6 +251,11 @@ def _thread_name() -> str:
 def _slice_of_storage() -> torch.UntypedStorage:
     """Such as the weights of a mapped file are."""
     return torch.UntypedStorage(2)[:1]  # type: ignore[no-untyped-call, no-any-return]
+
+
+@functools.cache
+def _can_read_frames() -> bool:
+    return _native.can_read_frames()
 
 
 @functools.cache

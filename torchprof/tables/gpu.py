@@ -13,6 +13,7 @@ from torchprof.analysis.gpu.gaps import CAUSES
 from torchprof.analysis.gpu.idle import Idle
 from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.analysis.gpu.utilization import Utilization, utilization
+from torchprof.analysis.lines.where import most_first
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import active_steps
 from torchprof.rendering.grid import Parts
@@ -20,7 +21,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
 from torchprof.tables.footer import coverage, incomplete, launched_before_lines, of_file, unknown_flops
-from torchprof.tables.table import Table
+from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
@@ -79,7 +80,10 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_cause(self) -> Table:
-        """Idle time by cause and, below each, by module, most first; the causes add up to it."""
+        """Idle time by cause and, below each, by module, most first; the causes add up to it.
+
+        With stacks, the line that launched what came late or, of synchronization, that waited.
+        """
         return self._by_cause()
 
     def _by_cause(self, most: int | None = None) -> Table:
@@ -89,8 +93,9 @@ class Gpu(GpuAccount, Printed):
         def row(name: str, depth: int, found: Sequence[Idle]) -> Record:
             time = sum(idle.time for idle in found)
             ops = list(dict.fromkeys(idle.op for idle in found))  # those of most time first
+            lines = most_first((idle.line, idle.time) for idle in found) if depth else []
             row = {"name": name, "path": name, "type": "", "depth": depth, "idle": time, "idle_share": time / whole}
-            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None}
+            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None, "lines": lines}
 
         rows: list[Record] = []
         for cause in CAUSES:
@@ -109,7 +114,8 @@ class Gpu(GpuAccount, Printed):
         count = len(self.devices)
         of, how = ("all idle time", "") if count == 1 else (f"all idle time of {count} devices", "on average ")
         shares = coverage(self.trace, "idle_share", of, whole / max(count, 1), of_all=True, how=how)
-        return Table("Idle cause", rows, ("idle", "idle_share", "gaps", "at"), (shares, *MEANINGS), is_tree=True)
+        shown = worth_showing(rows, ("idle", "idle_share", "gaps", "at", "lines"), optional=("lines",))
+        return Table("Idle cause", rows, shown, (shares, *MEANINGS), is_tree=True)
 
     @cached_property
     def by_copy(self) -> Table:
@@ -129,7 +135,7 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_wait(self) -> Table:
-        """Where the host waited for a device, most time first."""
+        """Where the host waited for a device, most time first; with stacks, the line of the program that did."""
         rows = [
             {
                 "name": wait.op if wait.op == wait.inner else f"{wait.op} > {wait.inner}",
@@ -137,17 +143,32 @@ class Gpu(GpuAccount, Printed):
                 "call": wait.call,
                 "count": wait.count,
                 "waited": wait.time,
+                "lines": [wait.line] if wait.line else [],
             }
             for wait in self.waits
         ]
-        return Table("Waits of the host in", rows, ("count", "waited", "call", "module"))
+        shown = worth_showing(rows, ("count", "waited", "call", "module", "lines"), optional=("lines",))
+        return Table("Waits of the host in", rows, shown)
 
     @cached_property
     def by_launches(self) -> Table:
-        """Modules whose kernels take less time than the host needs to launch them, the largest difference first."""
-        rows = [{"name": bound.module, "host": bound.host, "took": bound.device} for bound in self.launch_bound]
+        """Modules whose kernels take less time than the host needs to launch them, the largest difference first.
+
+        With stacks, the lines of theirs that launched late.
+        """
+        late = [idle for idle in self.idle if idle.cause == "launch-bound"]
+        rows: list[Record] = [
+            {
+                "name": bound.module,
+                "host": bound.host,
+                "took": bound.device,
+                "lines": most_first((idle.line, idle.time) for idle in late if idle.module == bound.module),
+            }
+            for bound in self.launch_bound
+        ]
         meaning = "Host time without waits, and without what is below; device time of the kernels launched meanwhile"
-        return Table("Launch-bound module", rows, ("host", "took", "host_ratio"), (meaning,))
+        shown = worth_showing(rows, ("host", "took", "host_ratio", "lines"), optional=("lines",))
+        return Table("Launch-bound module", rows, shown, (meaning,))
 
     @property
     def span(self) -> int:

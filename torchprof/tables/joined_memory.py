@@ -64,14 +64,14 @@ class JoinedMemory(Memory):
     def leak_table(self) -> Table:
         """The leaks, each with the line of Python that allocated most of it."""
         table = super().leak_table
-        stacks: dict[tuple[str, str], Counter[Stack]] = {}
+        stacks: dict[tuple[str, str, str], Counter[Stack]] = {}
         rows = np.flatnonzero(self.allocations["end"] < 0)
         names = outermost_op_names(self.trace, self.allocations["op"][rows])
-        for row, op in zip(rows.tolist(), names, strict=True):
+        for row, op, line in zip(rows.tolist(), names, self.lines_of(rows), strict=True):
             if stack := self.stacks[row]:
-                stacks.setdefault((op, self.module_path(row)), Counter())[stack] += int(self.allocations["bytes"][row])
+                stacks.setdefault((op, self.module_path(row), line), Counter())[stack] += int(self.allocations["bytes"][row])
         for record, leak in zip(table.rows, self.leaks, strict=True):
-            of_leak = stacks.get((leak.op, leak.module))
+            of_leak = stacks.get((leak.op, leak.module, leak.line))
             record["stack"] = list(of_leak.most_common(1)[0][0]) if of_leak else []
         return replace(table, details=_lines)
 
@@ -108,6 +108,9 @@ class JoinedMemory(Memory):
         """Nanoseconds by which the clock of the snapshot is ahead of that of the trace, as found: taken off where the two are
         compared."""
         return self.snapshot.matching.ahead or 0
+
+    def _lines_at_peak(self) -> Parts:
+        yield from ()  # those of the snapshot are printed below
 
     def _said(self) -> Parts:
         missing = self.unmatched

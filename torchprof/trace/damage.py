@@ -101,6 +101,8 @@ REFERENCES: Final = (
     Reference("op_stacks", "", "stacks", optional=True),
     Reference("call_stacks", "", "stacks", optional=True),
     Reference("allocation_stacks", "", "stacks", optional=True),
+    Reference("op_totals", "stack", "stacks", optional=True),
+    Reference("call_totals", "stack", "stacks", optional=True),
 )
 
 SPANS: Final = (

@@ -3,7 +3,7 @@
     document.npy           UTF-8 JSON: {"torchprof": FORMAT, "strings": [...], "facts": {...}, "model": [...] or null,
                            "dtypes": [[6, "float32", 4], ...], "device_types": [[0, "cpu"], ...]}
     signature_flops.npy    int64, one for each row of signatures
-    ops.npy, tensors.npy, ...    the tables of ``LAYOUTS`` and ``STACKS``
+    ops.npy, tensors.npy, ...    the tables of ``LAYOUTS``
 
 What is written and read here are the parts of a `Trace`: the values of its fields, by name.
 """
@@ -53,7 +53,7 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
         "dtypes": [[number, *dtype] for number, dtype in parts["dtypes"].items()],
         "device_types": list(parts["device_types"].items()),
     }
-    arrays = {name: parts[name] for name in (*LAYOUTS, *STACKS, "signature_flops")}
+    arrays = {name: parts[name] for name in (*LAYOUTS, "signature_flops")}
     try:
         text = json.dumps(document)
     except (TypeError, ValueError) as error:
@@ -118,7 +118,7 @@ def _read(shown: str) -> dict[str, Any]:
             name: np.zeros(0, dtype=layout)
             if name in STACKS and f"{name}.npy" not in members
             else _array(archive, name, layout)
-            for name, layout in {**LAYOUTS, **STACKS}.items()
+            for name, layout in LAYOUTS.items()
         }
         flops = _array(archive, "signature_flops", np.dtype(np.int64))
     if len(flops) != len(tables["signatures"]):

@@ -62,6 +62,7 @@ class ModuleInfo(NamedTuple):
         container: whether it is an ``nn.Sequential`` or ``nn.ModuleList``.
         opaque: why calls inside it are not recorded: ``"TorchScript"``, ``"compiled"``, ``"exported"`` or empty.
         parameters, buffers: without those of its children; empty where ``same_as`` is set.
+        defined: where its class is, as ``/home/me/my_network.py:14``; None where that is not known.
         training: whether it is in train mode; None where that is not known, or ``same_as`` is set.
         kernel_size: of a convolution or pooling; None where it has none, or ``same_as`` is set.
     """
@@ -77,6 +78,7 @@ class ModuleInfo(NamedTuple):
     opaque: str = ""
     parameters: tuple[TensorInfo, ...] = ()
     buffers: tuple[TensorInfo, ...] = ()
+    defined: str | None = None
     training: bool | None = None
     kernel_size: int | tuple[int, ...] | None = None
 

@@ -178,7 +178,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
     ),
     # Sums that take the place of rows per op, call and kernel in a trace recorded with ``aggregate=True``.
     "op_totals": _struct(
-        104,
+        112,
         ("count", "i8", 0),
         ("time", "i8", 8),
         ("self_time", "i8", 16),
@@ -197,6 +197,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("nested", "u1", 101),
         ("wrapper", "u1", 102),
         ("unknown", "u1", 103),
+        ("stack", "i4", 104),
     ),
     "call_totals": _struct(
         56,
@@ -208,6 +209,7 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("module", "u4", 40),
         ("caller", "i4", 44),
         ("phase", "u1", 48),
+        ("stack", "i4", 52),
     ),
     "kernel_totals": _struct(
         64,
@@ -227,9 +229,6 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("in_graph", "u1", 57),
     ),
     "threads": _struct(16, ("torch_id", "u8", 0), ("native_id", "u8", 8)),
-}
-
-STACKS: Final[Mapping[str, np.dtype[Any]]] = {
     # A function of Python. ``name`` is a row of ``strings``, and so is ``file``; -1: not known, as of functions written in C.
     # ``first_line`` is where its definition begins; -1: not known.
     "functions": _struct(12, ("name", "u4", 0), ("file", "i4", 4), ("first_line", "i4", 8)),
@@ -242,7 +241,12 @@ STACKS: Final[Mapping[str, np.dtype[Any]]] = {
     "call_stacks": np.dtype("i4"),
     "allocation_stacks": np.dtype("i4"),
 }
-"""Tables of Python stacks."""
+
+STACKS: Final[Mapping[str, np.dtype[Any]]] = {
+    name: LAYOUTS[name] for name in ("functions", "stacks", "op_stacks", "call_stacks", "allocation_stacks")
+}
+"""The tables of Python stacks, which a trace may be made without."""
+
 
 SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7

@@ -12,7 +12,7 @@ saved on one machine can be analyzed on another.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torchprof.trace import file
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.shapes import Shape, shape_of
+from torchprof.trace.source import with_source
 from torchprof.trace.type_names import DeviceTypes, Dtypes
 from torchprof.wording import counted
 
@@ -45,10 +46,13 @@ class Trace:
             ``model.modules`` with parameters of which no op read any; None: not known), ``compiled``
             (whether ``torch.compile`` compiled anything meanwhile), ``compiled_outside_calls`` (how often
             compiled code began outside of all module calls), the version of ``torch``, the options of `torchprof.profile`,
+            ``stacks`` (how stacks of Python were read: ``"frames"``, from the interpreter's frames; ``"torch.profiler"``, from
+            its file; False: they were not),
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"``, ``"torch.profiler"`` or ``"off"``), ``gpu_note`` (what
             that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
             ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
-            ``shapes_kept``, how many shapes of an op in a module have sums of their own. Of a file of another tool: ``source``,
+            ``shapes_kept``, how many shapes of an op in a module have sums of their own; with `with_source`, ``source_files``,
+            texts by file. Of a file of another tool: ``source``,
             which; ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and
             ``parameters``, which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their
             names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with ``table`` and
@@ -57,7 +61,7 @@ class Trace:
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
         functions, stacks, op_stacks, call_stacks, allocation_stacks: functions of Python and their lines as a call tree, and
-            where in it every op and module call began and every block was allocated, described by ``STACKS``; empty where
+            where in it every op and module call began and every block was allocated, described by ``LAYOUTS``; empty where
             they are not known.
     """
 
@@ -92,7 +96,7 @@ class Trace:
     allocation_stacks: Rows = field(default_factory=lambda: np.zeros(0, dtype=STACKS["allocation_stacks"]))
 
     def __post_init__(self) -> None:
-        for name, layout in {**LAYOUTS, **STACKS}.items():
+        for name, layout in LAYOUTS.items():
             table: Rows = getattr(self, name)
             if table.dtype is not _found_right.get(name):
                 if table.dtype != layout:
@@ -123,7 +127,7 @@ class Trace:
     @property
     def nbytes(self) -> int:
         """Bytes of the tables."""
-        return sum(getattr(self, name).nbytes for name in (*LAYOUTS, *STACKS))
+        return sum(getattr(self, name).nbytes for name in LAYOUTS)
 
     @property
     def losses(self) -> dict[str, int]:
@@ -146,6 +150,16 @@ class Trace:
         """The time of the latest mark with this name, in nanoseconds; None if there is none."""
         times = [int(time) for time, string in self.marks.tolist() if self.strings[string] == name]
         return times[-1] if times else None
+
+    def with_source(self) -> Trace:
+        """The same trace with the text of the user's own files, among ``facts``: all that are there and did not change.
+
+        `torchprof.by_line` and `torchprof.annotate` then show it where the trace is opened without these files.
+
+        Example:
+            >>> prof.trace.with_source().save("step.torchprof")
+        """
+        return replace(self, facts=with_source(self))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file, which `torchprof.load` reads: see `torchprof.trace.file`.

@@ -65,9 +65,9 @@ def module_records(trace: Trace) -> list[Record]:
     everything below; ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation
     of time over steps); ``share`` of the step; ``flops_forward flops_backward flops bytes allocated`` with everything below;
     ``flops_unknown`` and the like: the ops in them whose FLOPs are unknown, if any; then the figure is a lower bound, or None.
-    ``params`` of its own. Where kernels were recorded, also ``device`` (time of kernels) and, of it, ``device_forward
-    device_recompute device_backward device_optimizer device_data device_other``, and ``kernels``, with everything below;
-    ``device_self`` without; ``device_share`` of the device time of all.
+    ``params`` of its own; ``defined``, where its class is. Where kernels were recorded, also ``device`` (time of kernels) and,
+    of it, ``device_forward device_recompute device_backward device_optimizer device_data device_other``, and ``kernels``, with
+    everything below; ``device_self`` without; ``device_share`` of the device time of all.
     """
     totals = step_totals(trace)
     of_modules = _sums_by_module(trace, totals)
@@ -94,6 +94,7 @@ def module_records(trace: Trace) -> list[Record]:
             **_module_record(trace, totals, own, total, wholes),
             **_bounds(trace, total, unknown, totals),
             "params": _own_parameters(trace, node),
+            "defined": node.info.defined if node.info is not None else None,
         }
         return total, unknown
 
@@ -104,7 +105,7 @@ def module_records(trace: Trace) -> list[Record]:
         if any(mine[name].any() for name in (*_PHASES, "device") if name in mine):
             unknown = {name: ops.get(index, frozenset()) for name, ops in unknown_in.items()}
             record = _module_record(trace, totals, mine, mine, wholes) | _bounds(trace, mine, unknown, totals)
-            records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0})
+            records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0, "defined": None})
     return records
 
 

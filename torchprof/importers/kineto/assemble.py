@@ -155,7 +155,7 @@ def assemble(events: Events) -> Assembled:
             "shapes": signatures.given,
             "values": signatures.has_values,
             "modules": len(calls) > 0,
-            "stacks": len(stacks) > 0,
+            "stacks": "torch.profiler" if stacks else False,
             "memory": has_addresses,
             "compiled_outside_calls": compiled_outside,
             "parameters": False,

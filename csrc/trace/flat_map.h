@@ -66,6 +66,10 @@ class FlatMap {
     }
   }
   size_t size() const { return size_; }
+  void clear() {
+    slots_.clear();
+    size_ = 0;
+  }
 
   // Calls f(key, value) for each.
   template <typename Function>

@@ -1,0 +1,102 @@
+#include "collate/stacks.h"
+
+#include <cstddef>
+
+namespace torchprof {
+namespace {
+
+constexpr int32_t kUnplaced = -2;  // an op without a stack of its own
+
+uint64_t key_of(int32_t high, int32_t low) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | static_cast<uint32_t>(low);
+}
+
+// The number of a key: those of a map are counted from 0.
+uint32_t number_of(FlatMap<uint32_t>& map, uint32_t high, int32_t low) {
+  return *map.try_emplace(key_of(static_cast<int32_t>(high), low), static_cast<uint32_t>(map.size())).first;
+}
+
+}  // namespace
+
+uint32_t MergedStacks::function(const Function& function) {
+  const uint32_t id = number_of(function_ids_, number_of(names_, function.name, function.file), function.first_line);
+  if (id == functions_.size()) {
+    functions_.push_back(function);
+  }
+  return id;
+}
+
+int32_t MergedStacks::stack(const Stack& stack) {
+  const uint32_t place = number_of(places_, stack.function, stack.line);
+  const auto [row, is_new] =
+      stack_ids_.try_emplace(key_of(stack.parent, static_cast<int32_t>(place)), static_cast<int32_t>(stacks_.size()));
+  if (is_new) {
+    stacks_.push_back(stack);
+  }
+  return *row;
+}
+
+void MergedStacks::add(ThreadLog& log) {
+  if (log.tree_number == kNoRow) {
+    return;
+  }
+  if (trees_.size() <= static_cast<size_t>(log.tree_number)) {
+    trees_.resize(static_cast<size_t>(log.tree_number) + 1);
+  }
+  Tree& tree = trees_[static_cast<size_t>(log.tree_number)];
+  const auto string = [&](uint32_t row) { return strings_.id(std::string_view(log.strings[row])); };
+  log.tree_rows.functions.drain([&](const Function* rows, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t file = rows[i].file == kNoRow ? kNoRow : static_cast<int32_t>(string(static_cast<uint32_t>(rows[i].file)));
+      tree.functions.push_back(function({string(rows[i].name), file, rows[i].first_line}));
+    }
+  });
+  log.tree_rows.nodes.drain([&](const Stack* rows, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t parent = rows[i].parent == kNoRow ? kNoRow : tree.rows[static_cast<size_t>(rows[i].parent)];
+      tree.rows.push_back(stack({parent, tree.functions[rows[i].function], rows[i].line}));
+    }
+  });
+}
+
+int32_t MergedStacks::row(const ThreadLog& log, int32_t node) const {
+  return node == kNoRow ? kNoRow : trees_[static_cast<size_t>(log.tree_number)].rows[static_cast<size_t>(node)];
+}
+
+uint32_t MergedStacks::row_of_memory(const ThreadLog& log, uint32_t stack) const {
+  if (stack >= kUnknownStack) {
+    return stack;
+  }
+  const auto found = static_cast<uint32_t>(row(log, static_cast<int32_t>(stack)));
+  return found < kUnknownStack ? found : kUnknownStack;
+}
+
+void MergedStacks::place_ops(ThreadLog& log, const std::vector<Op>& ops, std::vector<int32_t>& stacks) const {
+  const size_t first = stacks.size();
+  stacks.resize(ops.size(), kUnplaced);
+  log.op_stacks.drain([&](const OpStack* rows, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      stacks[first + static_cast<size_t>(rows[i].op)] = row(log, rows[i].stack);
+    }
+  });
+  for (size_t i = first; i < ops.size(); ++i) {
+    if (i - first >= log.ops_with_stacks) {
+      stacks[i] = kNoRow;
+    } else if (stacks[i] == kUnplaced) {
+      stacks[i] = ops[i].parent == kNoRow ? kNoRow : stacks[static_cast<size_t>(ops[i].parent)];
+    }
+  }
+}
+
+void MergedStacks::copy_into(Tables& tables, Interner& interner) const {
+  const auto string = [&](int32_t row) {
+    return row == kNoRow ? kNoRow : static_cast<int32_t>(interner.string(strings_[static_cast<uint32_t>(row)]));
+  };
+  for (const Function& function : functions_) {
+    tables.functions.push_back(
+        {static_cast<uint32_t>(string(static_cast<int32_t>(function.name))), string(function.file), function.first_line});
+  }
+  tables.stacks = stacks_;
+}
+
+}  // namespace torchprof

@@ -33,16 +33,17 @@ ROOMS: Final[dict[str, Room]] = {
     "wording": Room("How messages write numbers with their nouns, and values that they name."),
     "terminal": Room("Whether a stream is a terminal, how wide it is, and what may be written to it."),
     "errors": Room("The exceptions that torchprof raises.", "terminal"),
+    "paths": Room("Files at paths: opened to be read, and written as a whole or not at all.", "errors wording"),
     "_version": Room("The version of torchprof."),
     "arguments": Room("Checks of arguments that several functions share.", "errors"),
     "_C": Room("The compiled extension."),
     "_built_for": Room("The PyTorch that the extension was built for."),
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
     "_torch_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
-    "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version wording"),
+    "trace": Room("What one recording knows, as numpy tables, and its file format.", "paths errors _version wording"),
     "flops": Room("FLOPs of ops by formula.", "errors trace wording"),
     "analysis": Room("Computes figures from a trace.", "errors trace flops wording"),
-    "importers": Room("Reads what other tools recorded into a trace.", "errors terminal arguments trace flops wording"),
+    "importers": Room("Reads what other tools recorded into a trace.", "paths errors terminal arguments trace flops wording"),
     "record": Room(
         "Runs a recording and makes the trace.",
         "errors terminal arguments trace flops analysis _native _torch_private wording",
@@ -50,13 +51,14 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "allocator": Room(
         "The simulated CUDA allocator: settings, replay; what memory snapshots say.",
-        "errors arguments trace importers analysis _native wording",
+        "paths errors arguments trace importers analysis _native wording",
         torch=True,
     ),
-    "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis wording"),
+    "exporters": Room("Writes a trace as a file of another tool.", "paths errors _version terminal trace analysis wording"),
     "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis wording"),
     "tables": Room(
-        "Figures as tables, with one set of columns.", "errors arguments trace importers allocator analysis rendering wording"
+        "Figures as tables, with one set of columns.",
+        "paths errors arguments trace importers allocator analysis rendering wording",
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from torchprof.allocator.replay import Replay, check, figures, simulate
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.errors import ArgumentError
 from torchprof.importers.cuda_snapshot import CudaSnapshot
+from torchprof.paths import AnyPath
 
 __all__ = ["SnapshotReplay", "recorded_settings", "replay_snapshot", "replayed"]
 
@@ -40,7 +40,7 @@ class SnapshotReplay(Replay):
 
 
 def replay_snapshot(
-    snapshot: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | os.PathLike[str],
+    snapshot: Mapping[str, Any] | Sequence[Mapping[str, Any]] | AnyPath,
     settings: AllocatorSettings | None = None,
     capacity: int | str | None = None,
     *,

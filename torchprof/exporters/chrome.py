@@ -10,7 +10,8 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
-from typing import Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from torchprof.exporters.chrome_phases import phase_slices
 from torchprof.exporters.chrome_python import python_events
 from torchprof.exporters.python_stacks import PythonStacks
 from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
+from torchprof.paths import AnyPath, text_of, written
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
 
@@ -49,7 +51,7 @@ CATEGORIES: Final = ("op", "backward", "user")
 """Categories of ops: dispatcher calls, autograd nodes and user ranges."""
 
 
-def export_chrome(trace: Trace, path: str | os.PathLike[str], *, libraries: bool = False) -> None:
+def export_chrome(trace: Trace, path: AnyPath, *, libraries: bool = False) -> None:
     """Write the timeline of a trace as Chrome trace event JSON, for https://ui.perfetto.dev or ``chrome://tracing``.
 
     Every recorded thread is a track, on which module calls and ops nest. User ranges that do not, because one of them ended
@@ -78,13 +80,19 @@ def export_chrome(trace: Trace, path: str | os.PathLike[str], *, libraries: bool
         raise ArgumentError(
             f"trace must hold single ops, and {trace!r} holds sums, which have no timeline: record without aggregate=True"
         )
-    shown = os.fspath(path)
-    with gzip.open(shown, "wb", GZIP_LEVEL) if shown.endswith(".gz") else open(shown, "wb") as file:
+    with written(path) as plain, _packed(plain, text_of(path)) as file:
         file.write(_head(trace).encode())
         for events in _events(trace, libraries):
             # The head ends in an event, so every other event follows a comma.
             file.write("".join([f",\n{event}" for event in events]).encode())
         file.write(b"\n]}\n")
+
+
+def _packed(file: BinaryIO, name: str) -> AbstractContextManager[BinaryIO | gzip.GzipFile]:
+    """The file, or one that packs what is written to it."""
+    if not name.endswith(".gz"):
+        return nullcontext(file)
+    return gzip.GzipFile(os.path.basename(name)[:-3], "wb", GZIP_LEVEL, file)
 
 
 def _head(trace: Trace) -> str:

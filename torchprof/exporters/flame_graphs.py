@@ -6,13 +6,13 @@ There are two formats: the folded stacks of ``flamegraph.pl``, and the profiles 
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from torchprof._version import __version__
 from torchprof.exporters.python_stacks import Frame
 from torchprof.exporters.stack_values import UNITS
 from torchprof.exporters.stacks import Stacks
+from torchprof.paths import AnyPath, written
 from torchprof.terminal import printable
 from torchprof.trace.trace import Trace
 
@@ -21,7 +21,7 @@ __all__ = ["export_folded", "export_speedscope"]
 
 def export_folded(
     trace: Trace,
-    path: str | os.PathLike[str],
+    path: AnyPath,
     by: str = "time",
     *,
     functions: bool = False,
@@ -67,14 +67,14 @@ def export_folded(
     """
     stacks = Stacks(trace, by, functions=functions, libraries=libraries, backward_at_call=backward_at_call, device=device)
     clean = [printable(frame.text.replace(";", ",")) for frame in stacks.frames]
-    with open(path, "w", encoding="utf-8") as file:
+    with written(path) as file:
         for stack, value in stacks:
-            file.write(f"{';'.join([clean[frame] for frame in stack])} {value}\n")
+            file.write(f"{';'.join([clean[frame] for frame in stack])} {value}\n".encode())
 
 
 def export_speedscope(
     trace: Trace,
-    path: str | os.PathLike[str],
+    path: AnyPath,
     by: str = "time",
     *,
     functions: bool = False,
@@ -118,8 +118,8 @@ def export_speedscope(
             }
         ],
     }
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(document, file)
+    with written(path) as file:
+        file.write(json.dumps(document).encode())
 
 
 def _frame(frame: Frame) -> dict[str, Any]:

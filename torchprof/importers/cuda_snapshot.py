@@ -70,7 +70,7 @@ class CudaSnapshot:
             ArgumentError: a part that every snapshot has is missing.
             TraceFileError, OSError: the file cannot be read.
         """
-        if isinstance(snapshot, str | os.PathLike):
+        if isinstance(snapshot, str | bytes | os.PathLike):
             snapshot = read_snapshot(snapshot)
         if isinstance(snapshot, list | tuple):
             snapshot = {"segments": snapshot}

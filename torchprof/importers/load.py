@@ -13,6 +13,7 @@ from torchprof.errors import TraceFileError
 from torchprof.importers.kineto.beginning import may_be_kineto
 from torchprof.importers.other_files import what_else
 from torchprof.importers.snapshot_file import is_snapshot
+from torchprof.paths import AnyPath, opened, text_of
 from torchprof.terminal import is_terminal
 from torchprof.trace import file
 from torchprof.trace.trace import Trace
@@ -24,7 +25,7 @@ LONG: Final = 32 * 2**20
 """Bytes of a file that takes long enough to read to show how far it is."""
 
 
-def load(path: str | os.PathLike[str]) -> Trace:
+def load(path: AnyPath) -> Trace:
     """Read a trace: what ``Trace.save`` wrote, or what ``torch.profiler`` exported.
 
     Needs neither PyTorch, the compiled recorder nor the model. Which of the two a file is, is told by its contents, not by its
@@ -41,22 +42,22 @@ def load(path: str | os.PathLike[str]) -> Trace:
         >>> trace = torchprof.load("step.torchprof")
         >>> print(torchprof.by_module(trace))
     """
-    with file.opened(path, "rb") as stream:  # what is wrong with the path itself is an OSError
+    with opened(path) as stream:  # what is wrong with the path itself is an OSError
         begins = stream.read(LONGEST_BEGINNING)
         stream.seek(0)
         if not is_snapshot(begins) and may_be_kineto(begins):
             from torchprof.importers.kineto.read import read_kineto
 
             with _progress(stream) as advance:
-                return read_kineto(os.fspath(path), stream, advance)
+                return read_kineto(text_of(path), stream, advance)
     if is_snapshot(begins):
         raise TraceFileError(
-            f"{os.fspath(path)}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
+            f"{text_of(path)}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
         )
     if begins[: len(file.ZIP)] != file.ZIP[: len(begins)] or not begins:
         what = what_else(begins)
         raise TraceFileError(
-            f"{os.fspath(path)}: not a torchprof trace, nor a file of torch.profiler{', but ' if what else ''}{what}"
+            f"{text_of(path)}: not a torchprof trace, nor a file of torch.profiler{', but ' if what else ''}{what}"
         )
     return Trace(**file.read(path))
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import pickle
 import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final, NoReturn
 
-from torchprof.errors import ArgumentError, TraceFileError
+from torchprof.errors import TraceFileError
 from torchprof.importers.other_files import what_else
-from torchprof.wording import shown
+from torchprof.paths import AnyPath, opened, text_of
 
 __all__ = ["LARGEST", "is_snapshot", "read_snapshot"]
 
@@ -39,7 +38,7 @@ def is_snapshot(begins: bytes) -> bool:
     return begins.startswith(PICKLE)
 
 
-def read_snapshot(path: str | os.PathLike[str]) -> Any:
+def read_snapshot(path: AnyPath) -> Any:
     """What is in the file: of a snapshot, a dict; of ``torch.cuda.memory_snapshot()``, a list.
 
     Raises:
@@ -47,12 +46,8 @@ def read_snapshot(path: str | os.PathLike[str]) -> Any:
         OSError: the file cannot be opened.
         ArgumentError: the path is not a path.
     """
-    name = os.fsdecode(path)
-    try:
-        opened = open(path, "rb")  # noqa: SIM115
-    except ValueError as error:  # not an OSError, as where it contains a null character
-        raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
-    with opened as file:
+    name = text_of(path)
+    with opened(path) as file:
         content: BinaryIO = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file  # type: ignore[assignment]
         try:
             return _read(name, io.BufferedReader(_Limited(name, content), 2**20))

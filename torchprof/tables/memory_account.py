@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from torchprof.errors import ModuleTypeError
 from torchprof.importers.load import load
+from torchprof.paths import AnyPath
 from torchprof.tables.checks import check_trace
 from torchprof.tables.joined_memory import JoinedMemory, join_memory
 from torchprof.tables.memory import Memory
@@ -17,7 +18,7 @@ from torchprof.wording import shown
 
 __all__ = ["memory"]
 
-Snapshot = str | os.PathLike[str] | Mapping[str, Any] | list[Any] | tuple[Any, ...]
+Snapshot = AnyPath | Mapping[str, Any] | list[Any] | tuple[Any, ...]
 
 
 @overload
@@ -25,7 +26,7 @@ def memory(trace: Trace, device: str | None = None) -> Memory: ...
 @overload
 def memory(trace: Snapshot, device: str | None = None) -> SnapshotMemory: ...
 @overload
-def memory(trace: Trace | str | os.PathLike[str], device: str | None = None, *, snapshot: Snapshot) -> JoinedMemory: ...
+def memory(trace: Trace | AnyPath, device: str | None = None, *, snapshot: Snapshot) -> JoinedMemory: ...
 def memory(trace: Any, device: str | None = None, *, snapshot: Any = None) -> Memory | SnapshotMemory:
     """Account for the memory of a trace: every byte has one category, and belongs to one module or to none.
 
@@ -55,8 +56,8 @@ def memory(trace: Any, device: str | None = None, *, snapshot: Any = None) -> Me
         >>> torchprof.memory(prof.trace).by_category["activations"]
     """
     if snapshot is not None:
-        return join_memory(load(trace) if isinstance(trace, str | os.PathLike) else trace, device, snapshot)
-    if isinstance(trace, str | os.PathLike | Mapping | list | tuple):
+        return join_memory(load(trace) if isinstance(trace, str | bytes | os.PathLike) else trace, device, snapshot)
+    if isinstance(trace, str | bytes | os.PathLike | Mapping | list | tuple):
         return snapshot_memory(trace, device)
     if not isinstance(trace, Trace) and not hasattr(type(trace), "trace"):  # which is hinted at below
         raise ModuleTypeError(

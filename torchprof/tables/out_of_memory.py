@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,7 @@ from torchprof.allocator.out_of_memory import OutOfMemoryAccount, none_failed
 from torchprof.allocator.replay import check
 from torchprof.errors import ArgumentError
 from torchprof.importers.cuda_snapshot import CudaSnapshot
+from torchprof.paths import AnyPath
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes
@@ -93,7 +93,7 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
 
 
 def explain_oom(
-    snapshot: Mapping[str, Any] | str | os.PathLike[str], device: str | None = None, *, capacity: int | str | None = None
+    snapshot: Mapping[str, Any] | AnyPath, device: str | None = None, *, capacity: int | str | None = None
 ) -> OutOfMemory:
     """Explain the last ``torch.OutOfMemoryError`` of a recorded memory history, and replay it with other settings.
 

@@ -13,6 +13,7 @@ from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.analysis.model.totals import Totals
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
+from torchprof.paths import AnyPath
 from torchprof.rendering import torchsummary
 from torchprof.rendering.grid import Parts, Verbatim
 from torchprof.rendering.printed import Printed
@@ -25,8 +26,6 @@ from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 
 if TYPE_CHECKING:
-    import os
-
     import pandas
 
 __all__ = ["STYLES", "Style", "Summary", "chosen_columns", "default_columns", "summary_table"]
@@ -130,11 +129,11 @@ class Summary(Printed):
         rows = [{**row, "tensors": mine} for row, mine in zip(self.table.rows, tensors, strict=True)]
         return {"rows": rows, "totals": asdict(self.totals)}
 
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+    def to_json(self, path: AnyPath | None = None) -> str:
         """As `Table.to_json`."""
         return self.table.to_json(path)
 
-    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+    def to_csv(self, path: AnyPath | None = None) -> str:
         """As `Table.to_csv`."""
         return self.table.to_csv(path)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchprof.analysis.records import Record
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError
+from torchprof.paths import AnyPath, written
 from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of, with_computed
@@ -189,7 +188,7 @@ class Table(Printed):
         """The rows, as plain data."""
         return [dict(row) for row in self.rows]
 
-    def to_json(self, path: str | os.PathLike[str] | None = None, *, printed_only: bool = False) -> str:
+    def to_json(self, path: AnyPath | None = None, *, printed_only: bool = False) -> str:
         """The rows as JSON; also written to ``path`` if given.
 
         Args:
@@ -200,7 +199,7 @@ class Table(Printed):
         """
         return _written(json.dumps(self._printed_rows() if printed_only else self.rows, indent=1), path)
 
-    def to_csv(self, path: str | os.PathLike[str] | None = None, *, printed_only: bool = False) -> str:
+    def to_csv(self, path: AnyPath | None = None, *, printed_only: bool = False) -> str:
         """The rows as CSV, one column per figure; also written to ``path`` if given.
 
         Args:
@@ -259,9 +258,10 @@ def data_frame(rows: list[Record]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+def _written(text: str, path: AnyPath | None) -> str:
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        with written(path) as file:
+            file.write(text.encode())
     return text
 
 

@@ -14,20 +14,20 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from torchprof.errors import ArgumentError, TraceFileError
+from torchprof.paths import AnyPath, opened, text_of, written
 from torchprof.trace.damage import Damage, find_damage
 from torchprof.trace.facts import wrong_fact
 from torchprof.trace.kinds import is_of_kind
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
-from torchprof.wording import shown
 
-__all__ = ["FORMAT", "ZIP", "opened", "read", "write"]
+__all__ = ["FORMAT", "ZIP", "read", "write"]
 
 ZIP: Final = b"PK\x03\x04"
 """How a zip archive begins."""
@@ -37,7 +37,7 @@ ENCRYPTED: Final = 1
 """A flag of a member of a zip archive."""
 
 
-def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
+def write(path: AnyPath, parts: Mapping[str, Any]) -> None:
     """Write the parts of a trace to a file.
 
     Raises:
@@ -61,11 +61,11 @@ def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
             f"trace.facts cannot be written as JSON ({error}): keep plain numbers, strings and lists"
         ) from error
     encoded = np.frombuffer(text.encode(), dtype=np.uint8)
-    with opened(path, "wb") as file:
+    with written(path) as file:
         np.savez(file, allow_pickle=False, document=encoded, **arrays)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read(path: AnyPath) -> dict[str, Any]:
     """Read the parts of a trace from a file.
 
     Raises:
@@ -73,8 +73,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         OSError: the file cannot be opened.
         ArgumentError: the path is not a path.
     """
-    shown = os.fspath(path)
-    with opened(path, "rb") as file:  # what is wrong with the path itself is an OSError
+    shown = text_of(path)
+    with opened(path) as file:  # what is wrong with the path itself is an OSError
         begins = file.read(len(ZIP))
     try:
         if begins != ZIP[: len(begins)]:  # numpy takes any other file for a pickle, and recommends to load it as one
@@ -88,21 +88,6 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise TraceFileError(f"{shown}: damaged or cut short ({error})") from error
     except Exception as error:  # the readers of zip, numpy and JSON raise errors of all kinds on other files
         raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error
-
-
-def opened(path: str | os.PathLike[str], mode: Literal["rb", "wb"]) -> BinaryIO:
-    """The file at this path.
-
-    Raises:
-        OSError: it cannot be opened.
-        ArgumentError: the path is not a path.
-    """
-    if not isinstance(path, str | os.PathLike):  # open() takes numbers for open files
-        raise ArgumentError(f"path={shown(path)} is not a path")
-    try:
-        return open(path, mode)
-    except ValueError as error:  # not an OSError, as where it contains a null character
-        raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
 
 
 def _read(shown: str) -> dict[str, Any]:

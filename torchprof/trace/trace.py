@@ -11,13 +11,13 @@ saved on one machine can be analyzed on another.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from torchprof.errors import TraceFileError
+from torchprof.paths import AnyPath
 from torchprof.trace import file
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
@@ -161,7 +161,7 @@ class Trace:
         """
         return replace(self, facts=with_source(self))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the trace to a file, which `torchprof.load` reads: see `torchprof.trace.file`.
 
         Raises:

@@ -1,0 +1,82 @@
+"""Files at paths: opened to be read, and written as a whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
+
+from torchprof.errors import ArgumentError
+from torchprof.wording import shown
+
+__all__ = ["AnyPath", "opened", "text_of", "written"]
+
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def text_of(path: Any) -> str:
+    """A path as text.
+
+    Raises:
+        ArgumentError: it is not a path. ``open`` takes numbers, for open files.
+    """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise ArgumentError(f"path={shown(path)} is not a path")
+    return os.fsdecode(path)
+
+
+def opened(path: Any) -> io.BufferedReader:
+    """The file at this path, to be read.
+
+    Raises:
+        OSError: it cannot be opened.
+        ArgumentError: the path is not a path.
+    """
+    name = text_of(path)
+    try:
+        return open(name, "rb")
+    except ValueError as error:  # not an OSError, as where it contains a null character
+        raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
+
+
+@contextmanager
+def written(path: Any) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of the one at this path when the block ends: where it raises, the old file stays.
+
+    What is no plain file, such as ``/dev/stdout``, is written to directly.
+
+    Raises:
+        OSError: it cannot be written.
+        ArgumentError: the path is not a path.
+    """
+    name = text_of(path)
+    try:
+        place = os.path.realpath(name)  # what a link points to is replaced, and not the link
+        is_new = not os.path.lexists(place)
+    except ValueError as error:
+        raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
+    if not name or not (is_new or os.path.isfile(place)):
+        with open(name, "wb") as file:
+            yield file
+        return
+    if not is_new and not os.access(place, os.W_OK):
+        raise PermissionError(13, "Permission denied", name)
+    beside = f"{place}.{secrets.token_hex(4)}.part"
+    try:
+        # With the rights that a new file has here.
+        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, name) from None
+    try:
+        with open(number, "wb") as file:
+            yield file
+        if not is_new:
+            os.chmod(beside, os.stat(place).st_mode & 0o7777)
+        os.replace(beside, place)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise

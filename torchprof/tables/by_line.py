@@ -31,7 +31,7 @@ OPTIONAL: Final = (
     *("kernels", "synchronizations", "saved", "leaked", "at_peak", "source"),
 )
 """Columns that are printed where any row has something there."""
-BETWEEN: Final = "between its lines"
+BETWEEN: Final = "between its lines or calls"
 AGGREGATED: Final = "trace was recorded with aggregate=True, and its sums have no stacks: record without aggregate"
 NO_LINES: Final = "The trace knows no lines, only functions and where these begin: rows are functions"
 
@@ -42,9 +42,9 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
     The self times of all rows add up to the time recorded, unless threads worked at the same time. An op is of the line that
     was running in the innermost function of the user's own: what libraries do (PyTorch, transformers, Python's own, and all
     else that is installed) is of the line that called them. Backward is of the line that it differentiates, but for what Python
-    runs inside it, such as ``Function.backward``. Python between two ops is of the line that was running at both; where these
-    are two lines of a function, that function has a row of its own. ``time`` has what ran in functions that the line called,
-    too. What no line is known of is *unknown*.
+    runs inside it, such as ``Function.backward``. Python between two ops is of the line that was not left in between, such as
+    that of the module call around; where none is known, it is of the function that both ran in, in a row of its own. ``time``
+    has what ran in functions that the line called, too. What no line is known of is *unknown*.
 
     Args:
         trace: with stacks, of ``torchprof.profile(stacks=True)``. Files of ``torch.profiler`` have them that were recorded with

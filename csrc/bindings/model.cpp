@@ -91,9 +91,9 @@ class Describe {
     }
     const py::object shown_name = is_first && py::len(name) == 0 ? type_name : name;
     const py::int_ id(reinterpret_cast<uintptr_t>(module.ptr()));
-    const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, py::int_(parent),
-                                        py::int_(depth), id, py::int_(same_as), container, opaque, parameters, buffers,
-                                        py::object(kind[3]));
+    const py::object info =
+        named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, py::int_(parent), py::int_(depth), id,
+                    py::int_(same_as), container, opaque, parameters, buffers, py::object(kind[3]));
     for (size_t at = 0; at < attributes_.size(); ++at) {
       PyObject* const value = is_first ? value_in(attributes, attributes_[at].ptr()) : nullptr;
       PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());

@@ -131,6 +131,29 @@ def test_flame_graphs_of_functions_add_up_to_the_time_of_those_of_modules(tmp_pa
     assert sum(int(line.rpartition(" ")[2]) for line in (tmp_path / "modules").read_text().splitlines()) == 47_000
 
 
+def test_flame_graphs_and_the_timeline_show_functions_of_the_user_where_no_line_is_known(tmp_path: Path) -> None:
+    trace = read(tmp_path, *TRAINING)
+    torchprof.export_folded(trace, tmp_path / "own", functions=True)
+    main, step = "<module> (train.py:3)", "step (train.py:12)"
+    linear = f"{main};{step};forward (net.py:30);aten::linear"
+    assert dict(line.rsplit(" ", 1) for line in (tmp_path / "own").read_text().splitlines()) == {
+        f"{main};aten::randn": "2000",
+        f"{main};{step}": "20000",
+        linear: "2000",
+        f"{linear};aten::addmm": "8000",
+        f"{main};{step};aten::sum": "5000",
+        "backward;AddmmBackward0": "10000",
+    }
+    torchprof.export_chrome(trace, tmp_path / "timeline.json")
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    shown = [(event["name"], event["ts"], event["dur"], event["args"]) for event in events if event.get("cat") == "python"]
+    assert shown == [
+        (main, 0, 59, {"file": "train.py", "line": 3}),
+        (step, 11, 48, {"file": "train.py", "line": 12}),
+        ("forward (net.py:30)", 19, 10, {"file": "net.py", "line": 30}),
+    ]
+
+
 def test_kernels_are_below_the_function_that_launched_them(tmp_path: Path) -> None:
     trace = read(
         tmp_path,

@@ -19,6 +19,7 @@ from torch import nn
 import torchprof
 from torchprof import Trace
 from torchprof.analysis.lines.op_stacks import op_stacks
+from torchprof.analysis.lines.records import PHASES
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.python_frames import Frame, python_frames
 from torchprof.trace.schema import SCOPE_BACKWARD
@@ -102,6 +103,8 @@ def test_all_rows_add_up_to_the_recording(name: str, libraries: bool) -> None:
     for table in (torchprof.by_line(trace, libraries=libraries), torchprof.by_function(trace, libraries=libraries)):
         assert sum(row["self"] for row in table.rows) == pytest.approx(sum(trace.facts["phase_ns"]))
         assert sum(row["share"] for row in table.rows) == pytest.approx(1)
+        for name, phase in PHASES.items():
+            assert sum(row[f"{name}_self"] for row in table.rows) == pytest.approx(trace.facts["phase_ns"][phase])
 
 
 def line(function: Callable[..., Any], text: str) -> int:

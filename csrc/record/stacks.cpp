@@ -1,17 +1,11 @@
 #include "record/stacks.h"
 
-#include <atomic>
-#include <vector>
-
 #include "record/python/code_object.h"
 
 namespace torchprof {
 namespace {
 
 using python::InterpreterFrame;
-
-// Of the frames around these, none is recorded, which is said in their place.
-constexpr size_t kMostFrames = 1024;
 
 // How many code objects have ended. A thread that runs a new one where an old one was has had the GIL since then, so it sees that.
 std::atomic<uint64_t> ended_codes{1};
@@ -37,24 +31,42 @@ bool describe(const FrameRead& frame, Place& place) {
   return true;
 }
 
+// Of the stack in the frames of the tree.
+int32_t node_of(ThreadLog& log, bool is_cut) {
+  const int32_t node =
+      log.tree->node(is_cut, ended_codes.load(std::memory_order_relaxed), &describe, log.tree_rows, log.strings);
+  log.stacks_lost += log.tree->is_full() ? 1 : 0;
+  return node;
+}
+
 }  // namespace
 
-CodeObserver::CodeObserver() {
+StackObserver::StackObserver(StacksRead how) {
   if (!is_called) {
     original_dealloc = PyCode_Type.tp_dealloc;
     PyCode_Type.tp_dealloc = observed_dealloc;
     is_called = true;
   }
+  detail::asks_python.store(how == StacksRead::kByApi, std::memory_order_relaxed);
 }
 
-CodeObserver::~CodeObserver() {
+StackObserver::~StackObserver() {
+  detail::asks_python.store(false, std::memory_order_relaxed);
   if (PyCode_Type.tp_dealloc == observed_dealloc) {
     PyCode_Type.tp_dealloc = original_dealloc;
     is_called = false;
   }
 }
 
-bool CodeObserver::exists() { return PyCode_Type.tp_dealloc == observed_dealloc; }
+bool StackObserver::exists() { return PyCode_Type.tp_dealloc == observed_dealloc; }
+
+int32_t take_stack(ThreadLog& log, const AskedStack& asked) {
+  if (asked.get() == nullptr) {
+    return kNoRow;
+  }
+  log.tree->frames = asked.get()->frames;
+  return node_of(log, asked.get()->is_cut);
+}
 
 int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) {
   std::vector<FrameRead>& frames = log.tree->frames;
@@ -63,10 +75,7 @@ int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) {
   for (; frame != nullptr && frames.size() < kMostFrames; frame = frame->previous) {
     frames.push_back({frame->instruction, python::executable_of(*frame)});
   }
-  const int32_t stack =
-      log.tree->node(frame != nullptr, ended_codes.load(std::memory_order_relaxed), &describe, log.tree_rows, log.strings);
-  log.stacks_lost += log.tree->is_full() ? 1 : 0;
-  return stack;
+  return node_of(log, frame != nullptr);
 }
 
 bool can_read_frames() {

@@ -180,6 +180,22 @@ def test_steps_are_averaged() -> None:
     assert sum(row["self"] for row in table.rows) == pytest.approx((steps["end"] - steps["start"]).mean())
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_sums_over_steps_are_of_the_same_lines(name: str) -> None:
+    single, run, model = recorded(name)
+    with torchprof.profile(model, stacks=True, aggregate=True) as prof:
+        run()
+        prof.step()
+    plain, summed = torchprof.by_line(single), torchprof.by_line(prof.trace)
+    for figure in ("flops_self", "device_self"):
+        of_lines = [{row["name"]: row[figure] for row in table.rows if row.get(figure)} for table in (plain, summed)]
+        assert of_lines[0] == of_lines[1]
+    backward = [{row["name"] for row in table.rows if row["backward_self"]} for table in (plain, summed)]
+    assert backward[0] == backward[1]
+    assert sum(row["self"] for row in summed.rows) == pytest.approx(np.diff(prof.trace.steps[["start", "end"]].tolist()).sum())
+    str(summed)
+
+
 @pytest.mark.parametrize("options", [{"memory": False}, {"shapes": False}, {"modules": False}], ids=str)
 def test_lines_need_no_other_option(options: dict[str, bool]) -> None:
     trace, run, _ = recorded("cnn", **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -429,8 +428,3 @@ def test_the_sums_of_an_aggregated_recording_have_lines() -> None:
     assert figures(table, "flops_self") == {"a.py:6": 40}
     assert figures(table, "allocated") == {"a.py:6": 32}
     str(table)
-
-
-def test_an_aggregated_recording_without_stacks_is_an_error_that_says_so() -> None:
-    with pytest.raises(ArgumentError, match="recorded with aggregate=True, and its sums have no stacks"):
-        torchprof.by_line(replace(torchprof.Trace.empty(), facts={"aggregate": True, "stacks": False}))

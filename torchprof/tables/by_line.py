@@ -8,7 +8,6 @@ from typing import Final
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.lines.memory_costs import memory_costs
 from torchprof.analysis.lines.records import place_records
-from torchprof.analysis.lines.stack_costs import is_aggregated
 from torchprof.analysis.lines.user_code import has_user_code
 from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.records import Record
@@ -32,7 +31,6 @@ OPTIONAL: Final = (
 )
 """Columns that are printed where any row has something there."""
 BETWEEN: Final = "between its lines or calls"
-AGGREGATED: Final = "trace was recorded with aggregate=True, and its sums have no stacks: record without aggregate"
 NO_LINES: Final = "The trace knows no lines, only functions and where these begin: rows are functions"
 
 
@@ -53,7 +51,7 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
         backward_at_call: backward is of the line that called it.
 
     Raises:
-        ArgumentError: the trace has no stacks, or keeps none for its sums.
+        ArgumentError: the trace has no stacks.
 
     Example:
         >>> print(torchprof.by_line(prof.trace).head(20))
@@ -101,8 +99,6 @@ def _flag(name: str, value: object) -> bool:
 def check_stacks(trace: Trace) -> None:
     """Raise ArgumentError unless the trace has stacks."""
     check_trace(trace)
-    if not len(trace.stacks) and is_aggregated(trace) and trace.facts.get("stacks") is not None:
-        raise ArgumentError(AGGREGATED)
     if not len(trace.stacks):
         how = (
             "with_stack=True"

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.op_stacks import RUN, OpStacks
+from torchprof.analysis.lines.other_threads import Meanwhile, in_steps
 from torchprof.analysis.spans import closed_ends
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.self_times import calls_around
@@ -121,7 +122,7 @@ def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, c
     call_stacks = trace.call_stacks.astype(np.int64)
     spans = _spans(trace, stacks.own, call_stacks, op_ends, call_ends)
     main = _main_thread(trace, stacks.own)
-    meanwhile = _Meanwhile(trace, main, op_ends, call_ends)
+    meanwhile = Meanwhile(trace, main, op_ends, call_ends)
     active = active_steps(trace)
     pieces = [_outside(trace, spans.take((spans.kind == OUTSIDE) & (spans.around == main)), meanwhile, active)]
     ranges = np.flatnonzero(ops["scope"] == SCOPE_USER)
@@ -193,7 +194,7 @@ def _between(spans: _Spans) -> _Gaps:
     return _Gaps(spans.around[until], spans.end[since], end, spans.stack[since], spans.stack[until], phase)
 
 
-def _inside(spans: _Spans, holders: _Holders, meanwhile: _Meanwhile) -> list[tuple[Ints, Ints, Ints, Ints]]:
+def _inside(spans: _Spans, holders: _Holders, meanwhile: Meanwhile) -> list[tuple[Ints, Ints, Ints, Ints]]:
     """The row of the call or range, the stacks before and after, and nanoseconds."""
     changes = spans.around[1:] != spans.around[:-1]
     first, last = (np.flatnonzero(edge) for edge in (np.append(True, changes), np.append(changes, True)))
@@ -223,63 +224,16 @@ def _inside(spans: _Spans, holders: _Holders, meanwhile: _Meanwhile) -> list[tup
     return [(gaps.around, before, after, time), (rows, stack[rows], stack[rows], left)]
 
 
-def _outside(trace: Trace, spans: _Spans, meanwhile: _Meanwhile, active: Rows) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def _outside(trace: Trace, spans: _Spans, meanwhile: Meanwhile, active: Rows) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """The stacks before and after, the one that is sure (none), the phase, and nanoseconds in active steps.
 
     Of time outside of all calls and ranges.
     """
     gaps = _between(spans)
-    start, end = (_in_steps(trace, active, side) for side in (gaps.start, gaps.end))
+    start, end = (in_steps(trace, active, side) for side in (gaps.start, gaps.end))
     time = np.maximum(0, end - start - meanwhile.between(gaps.start, gaps.end, trace, active))
     phase = np.where(gaps.phase == Phase.BACKWARD, gaps.phase, int(Phase.OTHER))
     return gaps.before, gaps.after, np.full(len(time), -1), phase, time
-
-
-def _in_steps(trace: Trace, active: Rows, times: Ints) -> Ints:
-    """How much of active steps was over at each of these times."""
-    if not len(trace.steps):
-        return times
-    before = np.append(0, np.cumsum(active["end"] - active["start"]))
-    step = np.searchsorted(active["start"], times, side="right") - 1
-    inside = np.minimum(times, np.append(active["end"], 0)[step]) - np.append(active["start"], 0)[step]
-    return np.where(step >= 0, before[step] + inside, 0)
-
-
-class _Meanwhile:
-    """What other threads did than the main one: it waits for them between its ops."""
-
-    def __init__(self, trace: Trace, main: int, op_ends: Ints, call_ends: Ints) -> None:
-        works: list[tuple[Ints, Ints]] = []
-        for rows, ends, phase in (
-            (trace.ops, op_ends, phases(trace.ops)),
-            (trace.module_calls, call_ends, phases_of_calls(trace.module_calls)),
-        ):
-            is_other = (rows["thread"] != main) & (rows["parent"] < 0) & (phase != Phase.OTHER) & (phase != Phase.DATA)
-            works.append((rows["start"][is_other], ends[is_other]))
-        start, end = (np.concatenate(columns) for columns in zip(*works, strict=True))
-        order = np.argsort(start, kind="stable")
-        start, end = start[order], np.maximum.accumulate(end[order])
-        begins = np.append(True, start[1:] > end[:-1])[: len(start)]
-        self._start = start[begins]
-        self._end = end[np.append(begins[1:], True)[: len(start)]]
-
-    def between(self, start: Ints, end: Ints, trace: Trace | None = None, active: Rows | None = None) -> Ints:
-        """Nanoseconds from each start to each end in which other threads worked; with steps, in active ones."""
-        if not len(self._start):
-            return np.zeros(len(start), dtype=np.int64)
-
-        def position(times: Ints) -> Ints:
-            return times if trace is None or active is None else _in_steps(trace, active, times)
-
-        begins, ends = position(self._start), position(self._end)
-        before = np.append(0, np.cumsum(ends - begins))
-
-        def until(times: Ints) -> Ints:
-            at = np.searchsorted(self._start, times, side="right") - 1
-            inside = np.minimum(position(times), np.append(ends, 0)[at]) - np.append(begins, 0)[at]
-            return np.where(at >= 0, before[at] + np.maximum(0, inside), 0)
-
-        return until(np.maximum(start, end)) - until(start)
 
 
 def _main_thread(trace: Trace, op_stacks: Ints) -> int:

@@ -24,6 +24,7 @@ from torchprof._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES as SNAPSHOT_CATEGORIES
+    from torchprof.allocator.gpus import GPUS as GPUS
     from torchprof.allocator.replay import Replay as Replay
     from torchprof.allocator.replay import replay as replay
     from torchprof.allocator.settings import AllocatorSettings as AllocatorSettings
@@ -40,7 +41,6 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.errors import UnsupportedTorchError as UnsupportedTorchError
     from torchprof.estimation.estimate import estimate as estimate
     from torchprof.estimation.estimated import Estimate as Estimate
-    from torchprof.estimation.gpus import GPUS as GPUS
     from torchprof.estimation.planning import compare as compare
     from torchprof.estimation.planning import max_batch_size as max_batch_size
     from torchprof.exporters.chrome import export_chrome as export_chrome
@@ -76,7 +76,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
 
 _MODULES: Final = {
     "CATEGORIES": "torchprof.analysis.memory.categories",
-    "GPUS": "torchprof.estimation.gpus",
+    "GPUS": "torchprof.allocator.gpus",
     "SNAPSHOT_CATEGORIES": "torchprof.allocator.block_categories",
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",

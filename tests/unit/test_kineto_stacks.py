@@ -251,4 +251,4 @@ def test_ops_after_the_functions_around_them_are_counted(tmp_path: Path, monkeyp
     late = [function(LINE, 0, 20), function(STEP, 30, 20)]
     trace = read(tmp_path, op("aten::first", 60, 5), *late, op("aten::late", 5, 5), function("f.py(1): f", 55, 20))
     assert stacks(trace) == {"aten::late": [], "aten::first": ["f.py(1): f"]}
-    assert "the stacks of 1 ops may lack functions, because the file is not in order" in trace.facts["notes"]
+    assert "the stacks of 1 op may lack functions, because the file is not in order" in trace.facts["notes"]

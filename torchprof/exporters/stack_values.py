@@ -16,6 +16,7 @@ from torchprof.analysis.model.flops import counted_bytes, counted_flops
 from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["MEMORY", "UNITS", "VALUES", "Blocks", "blocks"]
 
@@ -70,8 +71,8 @@ def blocks(trace: Trace, by: str, device: str | None) -> Blocks:
 
 
 def _flops(trace: Trace) -> tuple[Ints, Ints]:
-    counted = counted_flops(trace, trace.ops["signature"], trace.ops["flags"] & OP_NESTED != 0)
-    return counted, np.zeros(len(trace.module_calls), dtype=np.int64)
+    flops = counted_flops(trace, trace.ops["signature"], trace.ops["flags"] & OP_NESTED != 0)
+    return flops, np.zeros(len(trace.module_calls), dtype=np.int64)
 
 
 def _bytes(trace: Trace) -> tuple[Ints, Ints]:
@@ -80,8 +81,8 @@ def _bytes(trace: Trace) -> tuple[Ints, Ints]:
     unknown = np.isnan(moved)
     if unknown.any():
         warnings.warn(
-            f"the bytes of {int(unknown.sum()):,} ops are unknown, and they are left out: the trace does not know the size of "
-            "their dtypes",
+            f"the bytes of {counted(int(unknown.sum()), 'op')} are unknown, and left out: the trace does not know the size of "
+            "the dtypes",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -115,7 +115,7 @@ def _table(
             ("share",), f"Share: of {'a step' if len(trace.steps) > 1 else 'the step' if len(trace.steps) else 'the recording'}"
         ),
         *_what_is_known(trace, shown),
-        *unknown_flops(names),
+        *unknown_flops(names, trace),
     )
     title = short_files({file})[file]
     return Table(

@@ -135,7 +135,7 @@ def _table(trace: Trace, title: str, records: list[Record], flops: str, librarie
         *below,
         *_libraries(trace, libraries),
         *_memory(trace),
-        *unknown_flops(unknown),
+        *unknown_flops(unknown, trace),
     )
     table = Table(title, records, shown, lines)
     if not records:

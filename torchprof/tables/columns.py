@@ -286,6 +286,7 @@ _COLUMNS: Final = (
     Column("category", "What", TEXT, "what kind of memory it is: see torchprof.CATEGORIES"),
     Column("at_peak", "At peak", BYTES, "held when the most was held"),
     Column("count", "Count", EXACT_COUNT, "how many"),
+    Column("awaiting_free", "Awaiting free", BYTES, "freed, and still used by another stream"),
     Column("free", "Free", BYTES, "of a segment, not allocated"),
     Column("largest_free", "Largest free", BYTES, "the largest free piece of a segment"),
     Column("outcome", "Outcome", TEXT, "whether all fits, or how far it comes"),

@@ -20,10 +20,11 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
-from torchprof.tables.footer import coverage, incomplete, launched_before_lines, unknown_flops
+from torchprof.tables.footer import coverage, incomplete, launched_before_lines, of_file, unknown_flops
 from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["Gpu", "gpu"]
 
@@ -108,7 +109,7 @@ class Gpu(GpuAccount, Printed):
             if most is not None and len(below) > most:
                 kept = {each["name"] for each in below[: most - 1]}
                 others = [idle for idle in of_cause if idle.module not in kept]
-                below = [*below[: most - 1], row(f"{len(below) - most + 1:,} other modules", 1, others)]
+                below = [*below[: most - 1], row(counted(len(below) - most + 1, "other module"), 1, others)]
             rows += [row(cause, 0, of_cause), *({**each, "path": f"{cause}: {each['name']}"} for each in below)]
         count = len(self.devices)
         of, how = ("all idle time", "") if count == 1 else (f"all idle time of {count} devices", "on average ")
@@ -204,25 +205,30 @@ class Gpu(GpuAccount, Printed):
             yield f"Waits of the host: {'not known, calls of the runtime were not recorded' if unknown else 'none'}"
         if self.graphs.launches or self.graphs.kernels:
             launches, kernels, time = self.graphs.launches, self.graphs.kernels, self.graphs.time
-            silent = f" ({self.graphs.unseen:,} of them show no kernels)" if self.graphs.unseen else ""
-            yield f"CUDA graphs: {launches:,} launches{silent}, {kernels:,} kernels, {format_ns(time)} of device time"
+            unseen = counted(self.graphs.unseen, "of them shows", "of them show")
+            silent = f" ({unseen} no kernels)" if self.graphs.unseen else ""
+            graphs = f"{counted(launches, 'launch', 'launches')}{silent}, {counted(kernels, 'kernel')}"
+            yield f"CUDA graphs: {graphs}, {format_ns(time)} of device time"
         if self.utilization is not None and self.ceilings is not None:
-            yield from _utilization_lines(self.utilization, self.ceilings, in_graphs=self.graphs.kernels > 0)
+            yield from _utilization_lines(self.utilization, self.ceilings, self.trace, in_graphs=self.graphs.kernels > 0)
         if facts.get("gpu_note"):
             yield f"Note: {facts['gpu_note']}"
-        if unseen := unseen_launches(self.trace):
-            yield f"Launches not seen: {unseen:,} kernels, which belong to no op and no module"
+        if unlaunched := unseen_launches(self.trace):
+            which = counted(unlaunched, "kernel, which belongs", "kernels, which belong")
+            yield f"Launches not seen: {which} to no op and no module"
         yield from launched_before_lines(self.trace)
+        yield from of_file(self.trace)
         yield from incomplete(self.trace.losses)
 
 
-def _utilization_lines(found: Utilization, ceilings: Ceilings, *, in_graphs: bool) -> Iterator[str]:
+def _utilization_lines(found: Utilization, ceilings: Ceilings, trace: Trace, *, in_graphs: bool) -> Iterator[str]:
     if not found.flops and found.unknown:
         yield "MFU: not known"
-        yield from unknown_flops(found.unknown)
+        yield from unknown_flops(found.unknown, trace)
         return
     if not found.flops:
-        yield "MFU: not known, no FLOPs were counted: record with shapes=True"
+        how = "record_shapes=True" if "source" in trace.facts else "shapes=True"
+        yield f"MFU: not known, no FLOPs were counted: record with {how}"
         return
     devices = f"{found.devices} x " if found.devices > 1 else ""
     peak = f"{devices}{format_flops(ceilings.flops)}FLOP/s ({ceilings.device}, {ceilings.dtype})"
@@ -230,7 +236,7 @@ def _utilization_lines(found: Utilization, ceilings: Ceilings, *, in_graphs: boo
     yield f"MFU: {100 * found.mfu:.1f}%, {counted}FLOPs in {format_ns(found.span)} against {peak}"
     if found.recomputed:
         yield f"HFU: {100 * found.hfu:.1f}%, with {format_flops(found.recomputed)}FLOPs of recomputation"
-    yield from unknown_flops(found.unknown)
+    yield from unknown_flops(found.unknown, trace)
     if in_graphs:
         yield "FLOPs inside CUDA graphs are not counted"
 

@@ -24,6 +24,7 @@ from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.shapes import Shape, shape_of
 from torchprof.trace.source import with_source
 from torchprof.trace.type_names import DeviceTypes, Dtypes
+from torchprof.wording import counted
 
 __all__ = ["Trace"]
 
@@ -120,10 +121,9 @@ class Trace:
         return cls(**tables, strings=[], model=model)
 
     def __repr__(self) -> str:
-        return (
-            f"<Trace: {len(self.ops):,} ops, {len(self.module_calls):,} module calls, {len(self.allocations):,} "
-            f"allocations, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
-        )
+        tables = ((self.ops, "op"), (self.module_calls, "module call"), (self.allocations, "allocation"))
+        counts = ", ".join(counted(len(rows), name) for rows, name in tables)
+        return f"<Trace: {counts}, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
 
     @property
     def nbytes(self) -> int:

@@ -32,8 +32,10 @@ from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
 from torchprof.analysis.memory.ops import outermost_op_names
 from torchprof.analysis.memory.steps import held_at_ends
+from torchprof.analysis.steps import how_to_mark_steps
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = [
     "FEWEST_STEPS",
@@ -89,7 +91,8 @@ def why_unknown(trace: Trace) -> str | None:
     if lost := [table.replace("_", " ") for table in NEEDED if trace.losses.get(table)]:
         return f"rows of {', '.join(lost)} were lost, and what was freed may be among them"
     if len(trace.steps) < FEWEST_STEPS:
-        return f"too few steps to tell: {FEWEST_STEPS} are needed, and {len(trace.steps)} were recorded"
+        how = f": {how_to_mark_steps(trace)}" if not len(trace.steps) and "source" in trace.facts else ""
+        return f"too few steps to tell: {FEWEST_STEPS} are needed, and {counted(len(trace.steps), 'was', 'were')} recorded{how}"
     return None
 
 

@@ -10,6 +10,7 @@ of the step. Where no threads work at the same time, the records add up to the s
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -225,7 +226,7 @@ def _module_record(
     record["self"] = mean(np.asarray(sum(own[name] for name in _PHASES)))
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
     record["share"] = record["time"] / wholes["share"] if wholes["share"] else 0.0
-    record["bytes"] = None if np.isnan(record["bytes"]) or not counts_flops(trace) else record["bytes"]
+    record["bytes"] = None if math.isnan(record["bytes"]) or not counts_flops(trace) else record["bytes"]
     record["allocated"] = None if trace.facts.get("memory") is False else record["allocated"]
     if "device" in own:
         record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES)}

@@ -1,7 +1,8 @@
-"""What it costs to record one op: a small addition in a C++ loop, so that Python's own time hides nothing."""
+"""What it costs to record one op: a small addition in a C++ loop, so that Python's own time hides nothing; and in Python."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -45,3 +46,40 @@ def test_recording_an_op(side_by_side: SideBySide) -> None:
         against="empty callback",
     )
     assert len(contest.medians) == 8
+
+
+def test_stacks_of_small_ops(side_by_side: SideBySide) -> None:
+    count = side_by_side.size(5_000, 10)
+    a, b = torch.ones(4, 4), torch.ones(4, 4)
+
+    def at_depth(levels: int) -> float:
+        if levels > 1:
+            return at_depth(levels - 1)
+        begin = time.perf_counter_ns()
+        for _ in range(count):
+            torch.add(a, b)
+        return (time.perf_counter_ns() - begin) / count
+
+    def recorded_by(observer: Callable[[], AbstractContextManager[Any]]) -> Peer:
+        def peer() -> float:
+            with torch.no_grad(), observer():
+                return at_depth(40)
+
+        return peer
+
+    contest = side_by_side(
+        "one op (torch.add of 4x4, no grad) in a loop of Python, 40 functions deep",
+        {
+            "bare": recorded_by(nothing),
+            "torchprof, everything": recorded_by(torchprof.profile),
+            "torchprof, everything and stacks": recorded_by(lambda: torchprof.profile(stacks=True)),
+            "torch.profiler, shapes + memory": recorded_by(lambda: torch_profiler(record_shapes=True, profile_memory=True)),
+            "torch.profiler, with stacks": recorded_by(
+                lambda: torch_profiler(record_shapes=True, profile_memory=True, with_stack=True)
+            ),
+        },
+        unit="ns",
+        rounds=30,
+        against="torchprof, everything",
+    )
+    assert len(contest.medians) == 5

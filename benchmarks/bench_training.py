@@ -50,8 +50,8 @@ def test_a_training_step(side_by_side: SideBySide) -> None:
         return peer
 
     @contextmanager
-    def by_torch_profiler() -> Iterator[Any]:
-        with torch_profiler(record_shapes=True, profile_memory=True, with_modules=True) as profiler:
+    def by_torch_profiler(**options: bool) -> Iterator[Any]:
+        with torch_profiler(record_shapes=True, profile_memory=True, with_modules=True, **options) as profiler:
             yield profiler
 
     contest = side_by_side(
@@ -61,13 +61,18 @@ def test_a_training_step(side_by_side: SideBySide) -> None:
             "empty callback": recorded_by(lambda: empty_callback(tensors=False)),
             "empty callback, tensors handed over": recorded_by(lambda: empty_callback(tensors=True)),
             "torchprof, everything": recorded_by(lambda: torchprof.profile(training.model)),
+            "torchprof, everything and stacks": recorded_by(lambda: torchprof.profile(training.model, stacks=True)),
             "torchprof, everything, aggregated": recorded_by(lambda: torchprof.profile(training.model, aggregate=True)),
+            "torchprof, everything and stacks, aggregated": recorded_by(
+                lambda: torchprof.profile(training.model, stacks=True, aggregate=True)
+            ),
             "torch.profiler, shapes + memory + modules": recorded_by(by_torch_profiler),
+            "torch.profiler, with stacks": recorded_by(lambda: by_torch_profiler(with_stack=True)),
         },
         unit="ms",
         rounds=11,
     )
-    assert len(contest.medians) == 6
+    assert len(contest.medians) == 9
 
 
 def test_stop_and_all_analyses(side_by_side: SideBySide) -> None:

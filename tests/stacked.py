@@ -87,8 +87,8 @@ def training(*, backward_thread: int = 0, first: int = 0, program: Program | Non
     """One step of 1000 ns: what ran in every line, and what the Python between it.
 
     ==========  ============================  ===========================================================================
-    train.py    17 ``def train():``           50 + 50 between lines 20 and 21, and 21 and 22
-                20 ``loss = net(x).sum()``    20 + 50 in the call of the net, 30 ``sum``, 20 between both; 40 backward
+    train.py    17 ``def train():``           20 between the net and its sum; 50 + 50 between lines 20 and 21, and 21 and 22
+                20 ``loss = net(x).sum()``    20 + 50 in the call of the net, 30 ``sum``; 40 backward
                 21 ``loss.backward()``        10 + 10 + 10 + 10 + 50 of the engine
                 22 ``opt.step()``             20 + 60 + 20
     net.py      7 ``def forward(self, x):``   50 between lines 8 and 9
@@ -152,8 +152,8 @@ def in_one_line(trace: Trace) -> Trace:
 
 
 SELF = {
-    "train.py:17 train": 100,
-    "train.py:20": 160,
+    "train.py:17 train": 120,
+    "train.py:20": 140,
     "train.py:21": 90,
     "train.py:22": 100,
     "net.py:7 Net.forward": 50,

@@ -28,7 +28,8 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      int8_t device_type, const HeldByModel& held, const py::object& evaluator_switch,
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
                      const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
-                     const std::string& thread_name, const py::object& run_backward, const py::object& slice, bool stacks) {
+                     const std::string& thread_name, const py::object& run_backward, const py::object& slice,
+                     const std::string& stacks) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -49,7 +50,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   options.flop_outputs = flop_outputs;
   options.aggregate = aggregate;
   options.thread_name = thread_name;
-  options.stacks = stacks;
+  options.stacks = stacks == "frames" ? StacksRead::kFromFrames : stacks == "api" ? StacksRead::kByApi : StacksRead::kNot;
   options.device_recorder = gpu;
   options.device_type = device_type;
   options.held = held.rows;
@@ -70,7 +71,7 @@ bool is_merge_due() {
 
 // The sums so far: tables by name, and strings.
 py::tuple sums() {
-  Tables tables = current().sums().value().sums().totals.copy();
+  Tables tables = current().sums().value().sums().totals.copy({});
   return py::make_tuple(to_arrays(tables), tables.strings);
 }
 
@@ -111,7 +112,7 @@ py::dict installed(const py::object& module_class) {
                   "profiler_slot"_a = ProfilerSlot::is_taken(), "profiler_switches"_a = ProfilerSlot::exists(),
                   "cpu_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::CPU)),
                   "meta_allocator"_a = reinterpret_cast<uintptr_t>(c10::GetAllocator(c10::DeviceType::Meta)),
-                  "function_hook"_a = FunctionHook::exists(), "code_hook"_a = CodeObserver::exists(),
+                  "function_hook"_a = FunctionHook::exists(), "code_hook"_a = StackObserver::exists(),
                   "classes"_a = ModuleObserver::observed_classes(reinterpret_cast<PyTypeObject*>(module_class.ptr())));
 }
 
@@ -124,7 +125,7 @@ void define_recording(py::module_& module) {
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
              "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
-             "slice"_a = py::none(), "stacks"_a = false);
+             "slice"_a = py::none(), "stacks"_a = "off");
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = nullptr);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

@@ -70,16 +70,22 @@ class ForwardOps {
   std::unordered_map<uint64_t, std::vector<std::pair<int64_t, int32_t>>> by_thread_;
 };
 
+struct Writer {
+  int32_t call;  // that it is attributed to
+  int32_t op;
+};
+
 class Attribution {
  public:
-  explicit Attribution(Tables& tables) : tables_(tables), ops_(tables.ops), roles_(roles(tables)) {
+  explicit Attribution(Tables& tables) : tables_(tables), ops_(tables.ops), roles_(roles(tables)), stacks_(tables.op_stacks) {
     ran_in_.reserve(ops_.size());
     for (const Op& op : ops_) {
       ran_in_.push_back(op.module_call);
     }
   }
 
-  std::vector<int32_t> run() {
+  // The calls that ops ran in, and their stacks: see Attributed.
+  std::pair<std::vector<int32_t>, std::vector<int32_t>> run() {
     find_phases();
     attribute_backward();
     mark_forward_outside_modules();
@@ -90,7 +96,7 @@ class Attribution {
         call.flags |= kLoadedData;
       }
     }
-    return std::move(ran_in_);
+    return {std::move(ran_in_), std::move(stacks_)};
   }
 
  private:
@@ -148,31 +154,36 @@ class Attribution {
 
   // Attributes every op of a backward pass to the module call of the forward op that it differentiates. The autograd node finds that
   // op by its number. The ops inside the node and the engine's op around it follow the node. Ops of a module that was called inside
-  // the node keep that call.
+  // the node keep that call. Their stacks follow likewise: what Python runs inside the node keeps its own.
   void attribute_backward() {
     const ForwardOps forward(tables_);
     nodes_.assign(ops_.size(), kNoRow);
-    FlatMap<int32_t> writers;  // storage -> the call that the latest op to return it is attributed to
+    FlatMap<Writer> writers;  // storage -> the latest op to return it
     for (size_t row = 0; row < ops_.size(); ++row) {
       Op& op = ops_[row];
       if (op.forward_thread != 0 && op.sequence_nr >= 0) {
         if (const int32_t creator = forward.creator(op.forward_thread, op.sequence_nr); creator != kNoRow) {
           nodes_[creator] = static_cast<int32_t>(row);
           attribute_to(ops_[creator].module_call, op);
+          take_stack(row, stack_of(creator));
         }
       } else if (role_of(op) == Role::kAccumulation && op.n_inputs != 0) {
-        if (const int32_t* const call = writers.find(storage(op.inputs))) {
-          attribute_to(*call, op);
+        if (const Writer* const writer = writers.find(storage(op.inputs))) {
+          attribute_to(writer->call, op);
+          take_stack(row, stack_of(writer->op));
         }
       }
       if ((op.flags & kAttributed) == 0 && op.parent != kNoRow && (ops_[op.parent].flags & kAttributed) != 0 &&
           ran_in_[op.parent] == op.module_call) {
         op.module_call = ops_[op.parent].module_call;
         op.flags |= kAttributed;
+        if (!stacks_.empty() && tables_.op_stacks[row] == tables_.op_stacks[op.parent]) {
+          stacks_[row] = stacks_[op.parent];
+        }
       }
       if ((op.flags & kAttributed) != 0) {
         for (uint32_t i = 0; i < op.n_outputs; ++i) {
-          writers[storage(op.outputs + i)] = op.module_call;
+          writers[storage(op.outputs + i)] = {op.module_call, static_cast<int32_t>(row)};
         }
       }
     }
@@ -184,6 +195,18 @@ class Attribution {
     if (op.parent != kNoRow && role_of(ops_[op.parent]) == Role::kEngine) {
       ops_[op.parent].module_call = call;
       ops_[op.parent].flags |= kAttributed;
+    }
+  }
+
+  int32_t stack_of(int32_t op) const { return stacks_.empty() ? kNoRow : stacks_[op]; }
+
+  // An op of backward, and the engine's around it, has this stack if it is known.
+  void take_stack(size_t row, int32_t stack) {
+    if (stack != kNoRow) {
+      stacks_[row] = stack;
+      if (const int32_t around = ops_[row].parent; around != kNoRow && role_of(ops_[around]) == Role::kEngine) {
+        stacks_[around] = stack;
+      }
     }
   }
 
@@ -229,6 +252,7 @@ class Attribution {
   const std::vector<Role> roles_;
   std::vector<int32_t> ran_in_;  // the call each op ran in, which may not be the call that it is attributed to
   std::vector<int32_t> nodes_;   // by forward op: the op that ran its autograd node last, if one was recorded
+  std::vector<int32_t> stacks_;  // see Attributed; empty where there are none
 };
 
 }  // namespace
@@ -243,8 +267,8 @@ std::vector<Role> roles(const Tables& tables) {
 
 Attributed attribute(Tables& tables, const std::vector<MemoryEvent>* events, const std::vector<Held>& held,
                      ModelTensors& tensors) {
-  std::vector<int32_t> ran_in = Attribution(tables).run();
-  return {std::move(ran_in), attribute_optimizer(tables, events, held, tensors)};
+  auto [ran_in, stacks] = Attribution(tables).run();
+  return {std::move(ran_in), attribute_optimizer(tables, events, held, tensors), std::move(stacks)};
 }
 
 }  // namespace torchprof

@@ -24,6 +24,7 @@ inline Phase phase(const ModuleCall& call) {
 struct Attributed {
   std::vector<int32_t> ran_in;  // the call each op ran in, which may not be the call that it is attributed to
   StateOwners state_owners;
+  std::vector<int32_t> stacks;  // as op_stacks; of backward, those of the forward ops that it differentiates
 };
 
 // Fills in the phases, and attributes backward ops, the accumulation of gradients and the updates of parameters to module calls of

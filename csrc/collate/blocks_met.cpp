@@ -110,7 +110,8 @@ void BlocksMet::meet(const BlockMet& met) {
       count(met, around);
     }
   } else if (met.bytes != 0) {
-    const MemoryEvent first_use{met.time, met.address, met.bytes, met.op, met.module_call, met.thread, kCpuDevice, -1, 0, {}};
+    const MemoryEvent first_use{met.time,   met.address, met.bytes, met.op, met.module_call,
+                                met.thread, kCpuDevice,  -1,        0,      kStackOfOp};
     free_below(first_use);
     add(met.address, met.bytes, kCpuDevice, Source::kMet);
     events_.push_back(first_use);
@@ -147,16 +148,8 @@ void BlocksMet::end(const BlockMet& storage) {
   const Source source = block->second.source;
   if ((source == Source::kMet && is_last) || (source == Source::kBefore && is_last && ends != Ends::kNothing) ||
       (source == Source::kReported && ends == Ends::kAround)) {
-    events_.push_back({storage.time,
-                       block->first,
-                       kUnknownFree,
-                       storage.op,
-                       storage.module_call,
-                       storage.thread,
-                       block->second.device_type,
-                       -1,
-                       0,
-                       {}});
+    events_.push_back({storage.time, block->first, kUnknownFree, storage.op, storage.module_call, storage.thread,
+                       block->second.device_type, -1, 0, kStackOfOp});
     open_.erase(block);
   }
 }

@@ -249,6 +249,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   mark_nested(tables, context.classes);
   std::vector<int64_t> allocated;
   if (context.only_sums) {
+    tables.op_stacks = std::move(memory.attributed.stacks);
     if (context.memory) {
       add_modules(tables, context.held);
     }

@@ -16,12 +16,17 @@ namespace {
 
 constexpr int64_t kOtherShapes = -(int64_t{1} << 62);  // no kind of a tensor: see add_kinds()
 
-void add_sums(OpTotal& total, const OpTotal& more) {
+template <typename Total>
+void add_times(Total& total, const Total& more) {
   total.min = total.count == 0 ? more.min : std::min(total.min, more.min);
   total.max = std::max(total.max, more.max);
   total.count += more.count;
   total.time += more.time;
   total.self_time += more.self_time;
+}
+
+void add_sums(OpTotal& total, const OpTotal& more) {
+  add_times(total, more);
   total.allocated += more.allocated;
   total.device_time += more.device_time;
   total.device_self += more.device_self;
@@ -104,7 +109,7 @@ bool Totals::is_merge_due() const {
 }
 
 void Totals::merge_shapes(const OpFigures& figures) {
-  const Tables before = copy();
+  const Tables before = copy({});
   for (;; shapes_kept_ /= 4) {
     Totals made(budget_);
     made.shapes_kept_ = shapes_kept_;
@@ -120,7 +125,7 @@ void Totals::merge_shapes(const OpFigures& figures) {
 
 void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
   Translation translate(before, *this);
-  std::map<std::tuple<uint32_t, int32_t, uint8_t, uint8_t, uint8_t>, size_t> kept;
+  std::map<std::tuple<uint32_t, int32_t, int32_t, uint8_t, uint8_t, uint8_t>, size_t> kept;
   for (size_t row = 0; row < before.op_totals.size(); ++row) {
     const OpTotal& total = before.op_totals[row];
     const Signature& signature = before.signatures[total.signature];
@@ -130,7 +135,7 @@ void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
     key.nested = total.nested;
     key.wrapper = total.wrapper;
     key.stack = total.stack;
-    size_t& count = kept[{signature.name, total.module, total.phase, total.nested, total.wrapper}];
+    size_t& count = kept[{signature.name, total.module, total.stack, total.phase, total.nested, total.wrapper}];
     const bool is_kept = total.merged == 0 && count < shapes_kept_;
     count += is_kept ? 1 : 0;
     key.signature = is_kept ? translate.signature(signature) : translate.other_shapes(signature.name);
@@ -149,11 +154,17 @@ void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
     }
   }
   for (const CallTotal& total : before.call_totals) {
-    CallTotal moved = total;
-    moved.module = static_cast<uint32_t>(translate.module(static_cast<int32_t>(total.module)));
-    moved.caller = translate.module(total.caller);
-    call_rows_.try_emplace(key_of(moved), tables_.call_totals.size());
-    tables_.call_totals.push_back(moved);
+    CallTotal key{};
+    key.module = static_cast<uint32_t>(translate.module(static_cast<int32_t>(total.module)));
+    key.caller = translate.module(total.caller);
+    key.phase = total.phase;
+    key.stack = total.stack;
+    const size_t found = row_of(key);
+    if (found == kNoRoom) {
+      losses_.module_calls += static_cast<uint64_t>(total.count);
+    } else {
+      add_times(tables_.call_totals[found], total);
+    }
   }
   for (const KernelTotal& total : before.kernel_totals) {
     KernelTotal moved = total;

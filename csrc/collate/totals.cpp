@@ -58,7 +58,7 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
     key.phase = static_cast<uint8_t>(phase(op));
     key.nested = (op.flags & kNested) != 0 ? 1 : 0;
     key.wrapper = (op.flags & kWrapper) != 0 ? 1 : 0;
-    key.stack = kNoRow;
+    key.stack = step.op_stacks.empty() ? kNoRow : step.op_stacks[row];
     const bool is_known = key.signature != kNoName && (op.module_call == kNoRow || static_cast<uint32_t>(module) != kNoName);
     const size_t found = is_known ? row_of(key) : kNoRoom;
     if (found == kNoRoom) {
@@ -87,19 +87,14 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
       continue;
     }
     key.phase = static_cast<uint8_t>(phase(call));
-    key.stack = kNoRow;
-    const auto [found, added] = call_rows_.try_emplace(key_of(key), tables_.call_totals.size());
-    const size_t row_of_sum = *found;
-    if (added && !has_room()) {
-      call_rows_.erase(key_of(key));
+    key.stack = step.call_stacks.empty() ? kNoRow : step.call_stacks[row];
+    key.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
+    const size_t found = row_of(key);
+    if (found == kNoRoom) {
       ++losses_.module_calls;
       continue;
     }
-    if (added) {
-      key.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
-      tables_.call_totals.push_back(key);
-    }
-    CallTotal& total = tables_.call_totals[row_of_sum];
+    CallTotal& total = tables_.call_totals[found];
     count(total, call_times[row], times.call_self[row]);
     bool outermost = true;
     for (int32_t around = call.parent; around != kNoRow; around = step.module_calls[around].parent) {
@@ -189,27 +184,55 @@ uint32_t Totals::add_signature(const Signature& signature, const Tables& step, c
 size_t Totals::row_of(const OpTotal& key) {
   const uint64_t word = uint64_t{key.signature} << 32 | static_cast<uint64_t>(key.module + 1) << 8 |
                         static_cast<uint64_t>(key.phase) << 4 | static_cast<uint64_t>(key.nested) << 1 | key.wrapper;
-  const auto [found, added] = op_rows_.try_emplace(word, tables_.op_totals.size());
-  if (added && !has_room()) {
-    op_rows_.erase(word);
-    return kNoRoom;
-  }
-  if (added) {
-    tables_.op_totals.push_back(key);
-  }
-  return *found;
+  return row_with_stack(op_groups_, op_rows_, word, key, tables_.op_totals);
 }
 
-Tables Totals::copy() const {
+size_t Totals::row_of(const CallTotal& key) {
+  return row_with_stack(call_groups_, call_rows_, uint64_t{key.module} << 8 | key.phase, key, tables_.call_totals);
+}
+
+// One whose stack has no room goes to the row without a stack, which is counted.
+template <typename Total>
+size_t Totals::row_with_stack(FlatMap<Group>& groups, FlatMap<size_t>& rows, uint64_t word, Total key,
+                              std::vector<Total>& table) {
+  const auto [found, is_new] = groups.try_emplace(word, {static_cast<uint32_t>(groups.size()), 0});
+  Group& group = *found;
+  const auto key_of = [&](int32_t stack) { return uint64_t{group.number} << 32 | static_cast<uint32_t>(stack + 1); };
+  if (const size_t* const known = rows.find(key_of(key.stack))) {
+    return *known;
+  }
+  if (key.stack != kNoRow && (group.stacks == kMostStacks || !has_room())) {
+    key.stack = kNoRow;
+    ++losses_.stacks;
+    if (const size_t* const known = rows.find(key_of(kNoRow))) {
+      return *known;
+    }
+  }
+  if (!has_room()) {
+    if (is_new) {
+      groups.erase(word);
+    }
+    return kNoRoom;
+  }
+  group.stacks += key.stack != kNoRow ? 1 : 0;
+  rows.try_emplace(key_of(key.stack), table.size());
+  table.push_back(key);
+  return table.size() - 1;
+}
+
+Tables Totals::copy(const MergedStacks& stacks) const {
   Tables tables = tables_;
-  interner_.copy_into(tables);
+  Interner interner = interner_;
+  interner.set_room(true);
+  stacks.copy_into(tables, interner);
+  interner.copy_into(tables);
   return tables;
 }
 
 int64_t Totals::bytes() const {
   constexpr size_t kNode = 48;  // of a hash table
-  const size_t rows = tables_.op_totals.size() * (sizeof(OpTotal) + kNode) +
-                      tables_.call_totals.size() * (sizeof(CallTotal) + kNode) +
+  const size_t rows = tables_.op_totals.size() * (sizeof(OpTotal) + 2 * kNode) +
+                      tables_.call_totals.size() * (sizeof(CallTotal) + 2 * kNode) +
                       tables_.kernel_totals.size() * (sizeof(KernelTotal) + 2 * kNode);
   const size_t named = tables_.signatures.size() * (sizeof(Signature) + 2 * kNode) +
                        tables_.tensors.size() * (sizeof(Tensor) + 3 * sizeof(int64_t)) + interner_.strings() * 2 * kNode +

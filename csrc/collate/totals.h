@@ -14,6 +14,7 @@
 #include "collate/interner.h"
 #include "collate/phase_times.h"
 #include "collate/signatures.h"
+#include "collate/stacks.h"
 #include "trace/flat_map.h"
 #include "trace/tables.h"
 
@@ -40,17 +41,21 @@ class Totals {
   size_t op_rows() const { return tables_.op_totals.size(); }
   size_t shapes_kept() const { return shapes_kept_; }  // of each op in each module
 
-  // The sums, with the strings, shapes, signatures and modules that they refer to.
-  Tables copy() const;
+  // The sums, with the strings, shapes, signatures, modules and stacks that they refer to.
+  Tables copy(const MergedStacks& stacks) const;
   const Losses& losses() const { return losses_; }
   int64_t bytes() const;  // about
 
  private:
   class Translation;
+  // Sums that are equal but for the stack.
+  struct Group {
+    uint32_t number;
+    uint32_t stacks;  // how many have sums of their own
+  };
   // Name, name of the op, module, device, kind, direction, phase, and whether in a graph.
   using KernelKey = std::tuple<uint32_t, uint32_t, int32_t, int8_t, int8_t, uint8_t, uint8_t, uint8_t, uint8_t>;
 
-  static uint64_t key_of(const CallTotal& total) { return uint64_t{total.module} << 8 | total.phase; }
   static KernelKey key_of(const KernelTotal& total) {
     return {total.name, total.op,        total.module, total.device_type, total.device_index,
             total.kind, total.direction, total.phase,  total.in_graph};
@@ -58,7 +63,11 @@ class Totals {
 
   bool has_room() const { return bytes() < budget_ / 2; }
   void keep_first_shapes(const Tables& before, const OpFigures& figures);
-  size_t row_of(const OpTotal& key);  // added if it is new; kNoRoom: it is, and has no room
+  // These rows are added if they are new; kNoRoom: they are, and have no room.
+  size_t row_of(const OpTotal& key);
+  size_t row_of(const CallTotal& key);
+  template <typename Total>
+  size_t row_with_stack(FlatMap<Group>& groups, FlatMap<size_t>& rows, uint64_t word, Total key, std::vector<Total>& table);
 
   uint32_t add_signature(const Signature& signature, const Tables& step, const std::vector<uint32_t>& strings,
                          const std::vector<uint32_t>& shapes);
@@ -66,6 +75,7 @@ class Totals {
 
   static constexpr size_t kNoRoom = SIZE_MAX;
   static constexpr size_t kMostShapes = 16;
+  static constexpr uint32_t kMostStacks = 64;  // that have sums of their own, of those that are equal but for the stack
   static constexpr size_t kMostNewRows = 4096;
 
   int64_t budget_;
@@ -75,8 +85,10 @@ class Totals {
   Interner interner_;
   SignatureTable known_;
   Tables tables_;
-  FlatMap<size_t> op_rows_;    // by signature, module, phase and nesting
-  FlatMap<size_t> call_rows_;  // by module and phase
+  FlatMap<Group> op_groups_;    // by signature, module, phase and nesting
+  FlatMap<Group> call_groups_;  // by module and phase
+  FlatMap<size_t> op_rows_;     // by group and stack
+  FlatMap<size_t> call_rows_;
   std::map<KernelKey, size_t> kernel_rows_;
 };
 

@@ -12,6 +12,7 @@ namespace {
 
 // Returns the generation in which the range was opened; 0: it is not recorded.
 uint64_t open_range(const void* key, const char* name) {
+  const AskedStack asked = AskedStack::of_op();
   const LogWriter writer;
   ThreadLog* const log = writer.log();
   if (log == nullptr) {
@@ -22,7 +23,7 @@ uint64_t open_range(const void* key, const char* name) {
     op->sequence_nr = -1;
     op->forward_thread = 0;
     op->scope = kUserScope;
-    note_stack_of_op(*log);
+    note_stack_of_op(*log, asked);
     op->start = ticks();
   }
   return writer.generation();

@@ -45,12 +45,12 @@ bool add_result(ThreadLog& log, PyObject* result, const Found& found, uint16_t& 
   return add_found(log, found, count);
 }
 
-void open_call(ThreadLog& log, PyObject* module, bool by_slot, const Found& inputs) {
+void open_call(ThreadLog& log, PyObject* module, bool by_slot, const Found& inputs, const AskedStack& asked) {
   if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name, !by_slot)) {
     if (!add_found(log, inputs, call->n_inputs)) {
       call->flags |= kMoreTensors;
     }
-    call->stack = stack_of_call(log);
+    call->stack = stack_of_call(log, asked);
     call->start = ticks();
   }
 }
@@ -81,6 +81,7 @@ uint64_t begin_call(PyObject* module, bool by_slot, const Found& inputs) {
   if (is_paused()) {
     return 0;
   }
+  const AskedStack asked = AskedStack::of_call();
   uint64_t generation = 0;
   {
     const LogWriter writer;
@@ -88,7 +89,7 @@ uint64_t begin_call(PyObject* module, bool by_slot, const Found& inputs) {
     if (log == nullptr) {
       return 0;
     }
-    open_call(*log, module, by_slot, inputs);
+    open_call(*log, module, by_slot, inputs, asked);
     generation = writer.generation();
   }
   notify_listener(inputs);

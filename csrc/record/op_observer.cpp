@@ -21,6 +21,7 @@ Context begin(const at::RecordFunction& function) {
   if (is_paused()) {
     return nullptr;
   }
+  const AskedStack asked = AskedStack::of_op();
   const LogWriter writer;
   ThreadLog* const log = writer.log();
   if (log == nullptr) {
@@ -36,10 +37,10 @@ Context begin(const at::RecordFunction& function) {
         note_storages(*log, arguments);
         add_inputs(*log, *op, arguments);
       }
-      note_stack_of_op(*log);
+      note_stack_of_op(*log, asked);
       op->start = ticks();
     } else {
-      note_stack_of_op(*log);
+      note_stack_of_op(*log, asked);
     }
   } catch (...) {
   }

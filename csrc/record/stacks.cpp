@@ -1,17 +1,11 @@
 #include "record/stacks.h"
 
-#include <atomic>
-#include <vector>
-
 #include "record/python/code_object.h"
 
 namespace torchprof {
 namespace {
 
 using python::InterpreterFrame;
-
-// Of the frames around these, none is recorded, which is said in their place.
-constexpr size_t kMostFrames = 1024;
 
 // How many code objects have ended. A thread that runs a new one where an old one was has had the GIL since then, so it sees that.
 std::atomic<uint64_t> ended_codes{1};
@@ -24,8 +18,7 @@ void observed_dealloc(PyObject* code) {
   original_dealloc(code);
 }
 
-bool describe(const FrameRead& frame, Place& place) {
-  auto* const executable = static_cast<PyObject*>(frame.executable);
+bool describe(PyObject* executable, const FrameRead& frame, Place& place) {
   if (!python::has_begun(executable, frame.instruction)) {
     return false;
   }
@@ -37,36 +30,106 @@ bool describe(const FrameRead& frame, Place& place) {
   return true;
 }
 
+// Where Python was asked, the frames of a tree have their code; else they are themselves where the code would be.
+bool describe_code(const FrameRead& frame, Place& place) {
+  return describe(static_cast<PyObject*>(frame.executable), frame, place);
+}
+bool describe_frame(const FrameRead& frame, Place& place) {
+  return describe(python::executable_of(*static_cast<const InterpreterFrame*>(frame.executable)), frame, place);
+}
+
+// The stack that this thread has read last, whose frames are those of the tree.
+struct Latest {
+  const CallTree* tree = nullptr;
+  uint64_t epoch = 0;
+  int32_t node = kNoRow;
+};
+#if defined(__linux__)
+[[gnu::tls_model("initial-exec")]]
+#endif
+thread_local constinit Latest latest;
+
+// Of the stack in the frames of the tree.
+int32_t node_of(ThreadLog& log, bool is_cut, CallTree::Describe describe) {
+  const uint64_t epoch = ended_codes.load(std::memory_order_relaxed);
+  const int32_t node = log.tree->node(is_cut, epoch, describe, log.tree_rows, log.strings);
+  log.stacks_lost += log.tree->is_full() ? 1 : 0;
+  latest = {log.tree->is_full() ? nullptr : log.tree, epoch, node};
+  return node;
+}
+
+enum class Change { kNone, kInnermost, kOther };
+
+// What has changed since these frames were read: nothing, where a loop runs; the instruction of the innermost, from line to line. The
+// next frame is taken from the list once it is known to be the right one: the processor need not wait for the list of the interpreter.
+Change change_of(std::vector<FrameRead>& frames, const InterpreterFrame* innermost) {
+  if (innermost == nullptr || frames.empty() || frames.front().executable != innermost) {
+    return Change::kOther;
+  }
+  const Change change = frames.front().instruction == innermost->instruction ? Change::kNone : Change::kInnermost;
+  const InterpreterFrame* frame = innermost;
+  for (size_t next = 1; next < frames.size(); ++next) {
+    const void* const expected = frames[next].executable;
+    const void* known = expected;
+    asm("" : "+r"(known));  // otherwise the compiler may take the other one, which is equal
+    if (frame->previous != expected) {
+      return Change::kOther;
+    }
+    frame = static_cast<const InterpreterFrame*>(known);
+    if (frame->instruction != frames[next].instruction) {
+      return Change::kOther;
+    }
+  }
+  if (frame->previous != nullptr) {
+    return Change::kOther;
+  }
+  frames.front().instruction = innermost->instruction;
+  return change;
+}
+
 }  // namespace
 
-CodeObserver::CodeObserver() {
+StackObserver::StackObserver(StacksRead how) {
   if (!is_called) {
     original_dealloc = PyCode_Type.tp_dealloc;
     PyCode_Type.tp_dealloc = observed_dealloc;
     is_called = true;
   }
+  detail::asks_python.store(how == StacksRead::kByApi, std::memory_order_relaxed);
 }
 
-CodeObserver::~CodeObserver() {
+StackObserver::~StackObserver() {
+  detail::asks_python.store(false, std::memory_order_relaxed);
   if (PyCode_Type.tp_dealloc == observed_dealloc) {
     PyCode_Type.tp_dealloc = original_dealloc;
     is_called = false;
   }
 }
 
-bool CodeObserver::exists() { return PyCode_Type.tp_dealloc == observed_dealloc; }
+bool StackObserver::exists() { return PyCode_Type.tp_dealloc == observed_dealloc; }
+
+int32_t take_stack(ThreadLog& log, const AskedStack& asked) {
+  if (asked.get() == nullptr) {
+    return kNoRow;
+  }
+  log.tree->frames = asked.get()->frames;
+  return node_of(log, asked.get()->is_cut, &describe_code);
+}
 
 int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) {
   std::vector<FrameRead>& frames = log.tree->frames;
+  if (latest.tree == log.tree && latest.epoch == ended_codes.load(std::memory_order_relaxed)) {
+    const Change change = change_of(frames, innermost);
+    if (change != Change::kOther) {
+      return change == Change::kNone ? latest.node : node_of(log, false, &describe_frame);
+    }
+  }
   frames.clear();
   const InterpreterFrame* frame = innermost;
   for (; frame != nullptr && frames.size() < kMostFrames; frame = frame->previous) {
-    frames.push_back({frame->instruction, python::executable_of(*frame)});
+    frames.push_back({frame->instruction, const_cast<InterpreterFrame*>(frame)});
   }
-  const int32_t stack =
-      log.tree->node(frame != nullptr, ended_codes.load(std::memory_order_relaxed), &describe, log.tree_rows, log.strings);
-  log.stacks_lost += log.tree->is_full() ? 1 : 0;
-  return stack;
+  return node_of(log, frame != nullptr, &describe_frame);
 }
 
 bool can_read_frames() {

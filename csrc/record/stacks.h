@@ -4,21 +4,36 @@
 //                               └ aten::linear      another position than that of the op around it: the stack is read
 //                                   └ aten::addmm   the same: it has the same stack
 //
-// Nothing is kept of Python: what a frame is, is read when it is first met, while it runs.
+// Nothing is kept of Python: what a frame is, is read when it is first met, while it runs. Where the frames of this Python are not
+// known, it is asked for the stack of every op outside of others and of every module call, which takes the GIL.
 #pragma once
+
+#include <atomic>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "record/python/frame.h"
 #include "trace/thread_log.h"
 
 namespace torchprof {
 
+enum class StacksRead : uint8_t { kNot, kFromFrames, kByApi };
+
+namespace detail {
+inline std::atomic<bool> asks_python{false};
+}
+
+// Of the frames around these, none is recorded, which is said in their place.
+inline constexpr size_t kMostFrames = 1024;
+
 // While one exists, code objects that end are noticed. It is made and ended with the GIL.
-class CodeObserver {
+class StackObserver {
  public:
-  CodeObserver();
-  ~CodeObserver();
-  CodeObserver(const CodeObserver&) = delete;
-  CodeObserver& operator=(const CodeObserver&) = delete;
+  explicit StackObserver(StacksRead how);
+  ~StackObserver();
+  StackObserver(const StackObserver&) = delete;
+  StackObserver& operator=(const StackObserver&) = delete;
   static bool exists();
 };
 
@@ -26,35 +41,66 @@ class CodeObserver {
 // the GIL.
 bool can_read_frames();
 
-// Reads the stack of this thread: a row of the tree of the log, or kNoRow.
+// What Python says of the stack of this thread, where frames are not read; null where it is not asked. That takes the GIL, so it comes
+// before a LogWriter, for which another thread may wait that has the GIL.
+class AskedStack {
+ public:
+  struct Frames {
+    std::vector<FrameRead> frames;
+    bool is_cut = false;
+  };
+
+  static AskedStack of_op() { return AskedStack(detail::asks_python.load(std::memory_order_relaxed) ? ask_for_op() : nullptr); }
+  static AskedStack of_call() { return AskedStack(detail::asks_python.load(std::memory_order_relaxed) ? ask() : nullptr); }
+  const Frames* get() const { return frames_.get(); }
+
+ private:
+  explicit AskedStack(std::unique_ptr<Frames> frames) : frames_(std::move(frames)) {}
+  static std::unique_ptr<Frames> ask_for_op();
+  static std::unique_ptr<Frames> ask();
+
+  std::unique_ptr<Frames> frames_;
+};
+
+// Reads the stack of this thread, or takes the one that was asked for: a row of the tree of the log, or kNoRow.
 int32_t read_stack(ThreadLog& log, const python::InterpreterFrame* innermost);
+int32_t take_stack(ThreadLog& log, const AskedStack& asked);
 
 inline Position position_of(const python::InterpreterFrame* frame) {
   return frame != nullptr ? Position{frame, frame->instruction} : Position{};
 }
 
 // The op that was opened last begins now. Comes after identify().
-inline void note_stack_of_op(ThreadLog& log) {
+inline void note_stack_of_op(ThreadLog& log, const AskedStack& asked) {
   if (log.tree == nullptr) {
     return;
   }
-  const python::InterpreterFrame* const frame = python::innermost_frame();
+  const bool reads = !detail::asks_python.load(std::memory_order_relaxed);
+  const python::InterpreterFrame* const frame = reads ? python::innermost_frame() : nullptr;
   const Position now = position_of(frame);
   const ThreadLog::OpenOp* const around = log.op_with_stack_of(now, 1);
-  log.place_op(now, around != nullptr ? around->stack : read_stack(log, frame));
+  log.place_op(now, around != nullptr ? around->stack : reads ? read_stack(log, frame) : take_stack(log, asked));
 }
 
-inline int32_t stack_of_call(ThreadLog& log) {
-  return log.tree != nullptr ? read_stack(log, python::innermost_frame()) : kNoRow;
+inline int32_t stack_of_call(ThreadLog& log, const AskedStack& asked) {
+  if (log.tree == nullptr) {
+    return kNoRow;
+  }
+  return detail::asks_python.load(std::memory_order_relaxed) ? take_stack(log, asked)
+                                                             : read_stack(log, python::innermost_frame());
 }
 
+// Python is not asked for it: what allocates may hold a lock that another thread with the GIL waits for.
 inline uint32_t stack_of_memory(ThreadLog& log) {
   if (log.tree == nullptr) {
     return kStackOfOp;
   }
-  const python::InterpreterFrame* const frame = python::innermost_frame();
-  const ThreadLog::OpenOp* const around = log.op_with_stack_of(position_of(frame), 0);
-  return around != nullptr ? kStackOfOp : log.stack_of_memory(read_stack(log, frame));
+  const bool reads = !detail::asks_python.load(std::memory_order_relaxed);
+  const python::InterpreterFrame* const frame = reads ? python::innermost_frame() : nullptr;
+  if (log.op_with_stack_of(position_of(frame), 0) != nullptr) {
+    return kStackOfOp;
+  }
+  return log.stack_of_memory(reads ? read_stack(log, frame) : kNoRow);
 }
 
 }  // namespace torchprof

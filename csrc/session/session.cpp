@@ -87,7 +87,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
       origin_unix_ns_(unix_ns()),
       classes_(op_classes()),
       memory_requested_(options.memory),
-      stacks_requested_(options.stacks && !options.aggregate),
+      stacks_requested_(options.stacks != StacksRead::kNot),
       held_(options.held),
       logs_(options.budget_bytes, classes_, stacks_requested_),
       device_(std::move(device)) {
@@ -102,7 +102,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
     sums_.emplace(options.budget_bytes, Carried{{}, {}, held_by_model(false, held_), {}});
   }
   if (stacks_requested_) {
-    codes_.emplace();
+    stacks_.emplace(options.stacks);
   }
   logs_.open();
   if (options.ops) {
@@ -228,7 +228,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
   meta_.reset();
   memory_.reset();
   logs_.close();
-  codes_.reset();
+  stacks_.reset();
   for (const auto& log : logs_.logs()) {
     recorded.storages_read.insert(log->storages_read);
   }
@@ -243,7 +243,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
       sums.totals.add(tables, times, allocated);  // no step was marked: the whole recording is one
     }
     recorded.phase_times = times.whole;
-    recorded.tables = sums.totals.copy();
+    recorded.tables = sums.totals.copy(sums.carried.stacks);
     recorded.shapes_kept = sums.totals.shapes_kept();
     recorded.tables.steps = std::move(sums.steps);
     recorded.tables.losses = sums.losses;

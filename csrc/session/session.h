@@ -47,12 +47,12 @@ struct Options {
   std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
   PyObject* loader_iter = nullptr;           // see FunctionRanges; borrowed, as the next
   PyObject* run_backward = nullptr;
-  bool flops = false;                   // without `ops`: record those that a count of FLOPs needs
-  bool flop_outputs = false;            // of these, also what they returned
-  std::string thread_name;              // of this thread, for those who ask for another recording
-  bool stacks = false;                  // of Python, where ops, calls and allocations begin
-  bool aggregate = false;               // keep sums over steps instead of rows per event
-  std::string device_recorder = "off";  // see make_device_recorder()
+  bool flops = false;                    // without `ops`: record those that a count of FLOPs needs
+  bool flop_outputs = false;             // of these, also what they returned
+  std::string thread_name;               // of this thread, for those who ask for another recording
+  StacksRead stacks = StacksRead::kNot;  // of Python, where ops, calls and allocations begin
+  bool aggregate = false;                // keep sums over steps instead of rows per event
+  std::string device_recorder = "off";   // see make_device_recorder()
   int8_t device_type = 0;
   std::vector<Held> held;             // by the model, now
   c10::StorageImpl* slice = nullptr;  // of a storage: see know_slices()
@@ -108,7 +108,7 @@ class Session {
   ThreadLogs logs_;
   std::optional<StepSums> sums_;  // with `aggregate`
   std::string device_failure_;
-  std::optional<CodeObserver> codes_;  // where stacks are recorded
+  std::optional<StackObserver> stacks_;
   std::optional<MemoryObserver> memory_;
   std::optional<MetaAllocator> meta_;
   std::optional<OpObserver> ops_;

@@ -120,6 +120,8 @@ class ThreadLog {
     return open != nullptr && open->op != nullptr && !is_range(*open) && open->began_at == now ? open : nullptr;
   }
 
+  bool is_outside_ops() const { return open_ops_.empty() || open_ops_.back().op == nullptr || is_range(open_ops_.back()); }
+
   // The op that was opened last began here.
   void place_op(const Position& position, int32_t stack) {
     OpenOp& open = open_ops_.back();

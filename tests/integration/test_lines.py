@@ -19,6 +19,7 @@ from torch import nn
 import torchprof
 from torchprof import Trace
 from torchprof.analysis.lines.op_stacks import op_stacks
+from torchprof.analysis.lines.records import PHASES
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.python_frames import Frame, python_frames
 from torchprof.trace.schema import SCOPE_BACKWARD
@@ -102,6 +103,8 @@ def test_all_rows_add_up_to_the_recording(name: str, libraries: bool) -> None:
     for table in (torchprof.by_line(trace, libraries=libraries), torchprof.by_function(trace, libraries=libraries)):
         assert sum(row["self"] for row in table.rows) == pytest.approx(sum(trace.facts["phase_ns"]))
         assert sum(row["share"] for row in table.rows) == pytest.approx(1)
+        for name, phase in PHASES.items():
+            assert sum(row[f"{name}_self"] for row in table.rows) == pytest.approx(trace.facts["phase_ns"][phase])
 
 
 def line(function: Callable[..., Any], text: str) -> int:
@@ -177,6 +180,22 @@ def test_steps_are_averaged() -> None:
     assert sum(row["self"] for row in table.rows) == pytest.approx((steps["end"] - steps["start"]).mean())
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_sums_over_steps_are_of_the_same_lines(name: str) -> None:
+    single, run, model = recorded(name)
+    with torchprof.profile(model, stacks=True, aggregate=True) as prof:
+        run()
+        prof.step()
+    plain, summed = torchprof.by_line(single), torchprof.by_line(prof.trace)
+    for figure in ("flops_self", "device_self"):
+        of_lines = [{row["name"]: row[figure] for row in table.rows if row.get(figure)} for table in (plain, summed)]
+        assert of_lines[0] == of_lines[1]
+    backward = [{row["name"] for row in table.rows if row["backward_self"]} for table in (plain, summed)]
+    assert backward[0] == backward[1]
+    assert sum(row["self"] for row in summed.rows) == pytest.approx(np.diff(prof.trace.steps[["start", "end"]].tolist()).sum())
+    str(summed)
+
+
 @pytest.mark.parametrize("options", [{"memory": False}, {"shapes": False}, {"modules": False}], ids=str)
 def test_lines_need_no_other_option(options: dict[str, bool]) -> None:
     trace, run, _ = recorded("cnn", **options)
@@ -230,7 +249,7 @@ def test_threads_have_lines_of_their_own() -> None:
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    assert [row["calls"] for row in torchprof.by_line(prof.trace).rows if row["function"].endswith("work")] == [2]
+    assert sum(row["calls"] for row in torchprof.by_line(prof.trace).rows if row["function"].endswith("work")) == 2
 
 
 def test_code_of_exec_and_of_cells_has_lines() -> None:

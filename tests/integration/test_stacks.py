@@ -10,39 +10,20 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from stacks import At, stack_in, stack_of, stacks_in
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import torchprof
-from torchprof.analysis.python_frames import Frame, python_frames
+from torchprof.analysis.python_frames import python_frames
+from torchprof.record import recorder
 
 FLOAT = 4
-
-At = tuple[str, str, int | None]
-"""A frame: the name of the function, its file, and the line that runs."""
-
-
-def stack_of(frame: FrameType | None) -> list[At]:
-    """What Python says, the outermost first."""
-    found: list[At] = []
-    while frame is not None:
-        found.append((frame.f_code.co_qualname, frame.f_code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    return found[::-1]
-
-
-def stack_in(trace: torchprof.Trace, row: int) -> list[At]:
-    """What a row of ``trace.stacks`` says."""
-    frames = python_frames(trace)
-    found: list[Frame] = []
-    while row >= 0:
-        found.append(frames[row])
-        row = int(trace.stacks["parent"][row])
-    return [(frame.name, frame.file or "?", frame.line) for frame in found[::-1]]
 
 
 @dataclass
@@ -56,9 +37,9 @@ class Truth:
         self.stacks[size] = stack_of(sys._getframe(1))
         return size
 
-    def check(self, trace: torchprof.Trace) -> None:
+    def check(self, trace: torchprof.Trace, how: str = "frames") -> None:
         """Whether the ops, and the blocks that they allocated, have these stacks."""
-        assert trace.facts["stacks"] == "frames"
+        assert trace.facts["stacks"] == how
         names = [trace.strings[name] for name in trace.op_names.tolist()]
         ops = {}
         for row, (name, op) in enumerate(zip(names, trace.ops, strict=True)):
@@ -66,9 +47,10 @@ class Truth:
                 ops[trace.shape(int(trace.tensors["shape"][trace.operands[op["outputs"]]]))[0]] = row
         blocks = {int(block["bytes"]): row for row, block in enumerate(trace.allocations)}
         assert sorted(self.stacks) == sorted(ops)
+        stacks = stacks_in(trace)
         for size, stack in self.stacks.items():
-            assert stack_in(trace, int(trace.op_stacks[ops[size]])) == stack
-            assert stack_in(trace, int(trace.allocation_stacks[blocks[size * FLOAT]])) == stack
+            assert stacks[trace.op_stacks[ops[size]]] == stack
+            assert stacks[trace.allocation_stacks[blocks[size * FLOAT]]] == stack
 
 
 def recorded(program: Callable[[Truth], object]) -> tuple[torchprof.Trace, Truth]:
@@ -428,3 +410,106 @@ def test_a_trace_with_stacks_is_saved_and_read(tmp_path: Any) -> None:
     trace.save(tmp_path / "x.torchprof")
     read = torchprof.load(tmp_path / "x.torchprof")
     assert stack_in(read, int(read.op_stacks[0])) == stack_in(trace, int(trace.op_stacks[0]))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a Python whose frames are not known."""
+    monkeypatch.setattr(recorder, "how_stacks_are_read", lambda: "api")
+
+
+@pytest.mark.usefixtures("asked")
+def test_python_is_asked_where_frames_are_not_known() -> None:
+    def numbers(truth: Truth) -> Iterator[Tensor]:
+        yield torch.zeros(truth())
+        with torch.profiler.record_function("range"):
+            yield torch.zeros(truth())
+
+    def program(truth: Truth) -> None:
+        list(numbers(truth))
+        thread = threading.Thread(target=lambda: torch.zeros(truth()))
+        thread.start()
+        thread.join()
+        for number in range(20):
+            space: dict[str, Any] = {"torch": torch, "truth": truth}
+            exec(compile(f"def made_{number}():\n  torch.zeros(truth())\nmade_{number}()", "made.py", "exec"), space)
+        nn.Linear(2, 2)(torch.ones(1, 2))
+
+    trace, truth = recorded(program)
+    truth.check(trace, how="api")
+    assert [stack_in(trace, row)[-1][0] for row in trace.call_stacks.tolist()] == [program.__qualname__]
+
+
+@pytest.mark.usefixtures("asked")
+def test_where_python_is_asked_ops_inside_ops_have_the_stack_of_the_outermost() -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * 2
+
+    with torchprof.profile(stacks=True) as prof:
+        Double.apply(torch.ones(3, requires_grad=True)).sum().backward()
+    trace = prof.trace
+    inner = np.flatnonzero(trace.ops["parent"] >= 0)
+    parents = trace.ops["parent"][inner]
+    of_op = trace.ops["scope"][parents] != 7
+    assert (trace.op_stacks[inner[of_op]] == trace.op_stacks[parents[of_op]]).all()
+
+
+@pytest.mark.usefixtures("asked")
+def test_many_threads_are_asked_while_the_recording_ends() -> None:
+    def work() -> None:
+        while not done.is_set():
+            torch.ones(2)
+
+    done = threading.Event()
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        with torchprof.profile(stacks=True) as prof:
+            torch.ones(2)
+        assert (prof.trace.op_stacks[prof.trace.ops["parent"] < 0] >= 0).all()
+    done.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_torch_func_and_compiled_code_have_lines_or_none() -> None:
+    def loss(x: Tensor) -> Tensor:
+        return (x * x).sum()
+
+    with torchprof.profile(stacks=True) as prof:
+        torch.func.grad(loss)(torch.ones(3))
+        torch.func.vmap(loss)(torch.ones(2, 3))
+        torch.compile(loss, backend="eager")(torch.ones(3))
+    trace = prof.trace
+    innermost = [stack_in(trace, row)[-1] for row in trace.op_stacks.tolist() if row >= 0]
+    line = loss.__code__.co_firstlineno + 1
+    assert [frame for frame in innermost if frame[:2] == (loss.__qualname__, __file__)].count(
+        (loss.__qualname__, __file__, line)
+    ) > 3
+
+
+def test_greenlets_have_their_own_stacks() -> None:
+    greenlet = pytest.importorskip("greenlet")
+
+    def program(truth: Truth) -> None:
+        def first() -> None:
+            torch.zeros(truth())
+            other.switch()
+            torch.zeros(truth())
+
+        def second() -> None:
+            torch.zeros(truth())
+            one.switch()
+
+        one, other = greenlet.greenlet(first), greenlet.greenlet(second)
+        one.switch()
+        torch.zeros(truth())
+
+    check(program)

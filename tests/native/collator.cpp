@@ -27,6 +27,17 @@ uint32_t name_row(DeviceReport& devices, const std::string& name) {
   return static_cast<uint32_t>(devices.names.size() - 1);
 }
 
+// What stands for the code that runs: a frame is a row of these.
+std::vector<Place>& places() {
+  static std::vector<Place> rows;
+  return rows;
+}
+
+bool describe(const FrameRead& frame, Place& place) {
+  place = places()[reinterpret_cast<size_t>(frame.executable)];
+  return true;
+}
+
 // Does to a log, and to the report of a device, what observers do for one event.
 class Events {
  public:
@@ -44,6 +55,10 @@ class Events {
         op_->forward_thread = event[5].cast<uint32_t>();
         op_->scope = event[6].cast<uint8_t>();
       }
+      if (log_.tree != nullptr) {
+        const auto* const around = log_.op_with_stack_of(position_, 1);
+        log_.place_op(position_, around != nullptr ? around->stack : stack());
+      }
     } else if (kind == "end") {
       if (Op* const op = log_.close_op(reinterpret_cast<const void*>(integer(1))).op) {
         op->end = integer(2);
@@ -55,6 +70,7 @@ class Events {
     } else if (kind == "call") {
       if (ModuleCall* const call = log_.open_call(event[2].cast<uint64_t>(), event[3].cast<std::string>().c_str())) {
         call->start = integer(1);
+        call->stack = log_.tree != nullptr ? stack() : kNoRow;
       }
     } else if (kind == "return") {
       if (ModuleCall* const call = log_.close_call()) {
@@ -65,7 +81,8 @@ class Events {
         ++op_->n_inputs;
       }
     } else if (kind == "memory") {
-      log_.memory_event(integer(1), event[2].cast<uint64_t>(), event[3].is_none() ? kUnknownFree : integer(3), 0, -1);
+      const uint32_t of_block = log_.tree != nullptr ? log_.stack_of_memory(stack()) : kStackOfOp;
+      log_.memory_event(integer(1), event[2].cast<uint64_t>(), event[3].is_none() ? kUnknownFree : integer(3), 0, -1, of_block);
     } else if (kind == "reported") {
       log_.memory_event(integer(1), event[2].cast<uint64_t>(), integer(3), 0, -1, kStackOfOp, false, true);
     } else if (kind == "met") {
@@ -73,6 +90,15 @@ class Events {
                      static_cast<Ends>(integer(5)));
     } else if (kind == "gone") {
       log_.storage_ended(integer(1), event[2].cast<uint32_t>(), true, static_cast<Ends>(integer(3)));
+    } else if (kind == "at") {
+      frames_.clear();
+      for (const py::handle& frame : event[1].cast<py::list>()) {
+        const auto [function, file, first_line, line] = frame.cast<std::tuple<std::string, std::string, int32_t, int32_t>>();
+        places().push_back({function, file, first_line, line});
+        const size_t row = places().size() - 1;
+        frames_.insert(frames_.begin(), {reinterpret_cast<const char*>(row), reinterpret_cast<void*>(row)});
+      }
+      position_ = {this, reinterpret_cast<const void*>(places().size())};
     } else if (kind == "launch") {
       RuntimeCall call{};
       call.start = call.end = integer(1);
@@ -86,6 +112,13 @@ class Events {
   }
 
  private:
+  int32_t stack() {
+    log_.tree->frames = frames_;
+    const int32_t node = log_.tree->node(false, 0, &describe, log_.tree_rows, log_.strings);
+    log_.stacks_lost += log_.tree->is_full() ? 1 : 0;
+    return node;
+  }
+
   bool add_tensor(const py::tuple& event) {
     const auto dims = event[1].cast<std::vector<int64_t>>();
     Tensor tensor{};
@@ -100,6 +133,8 @@ class Events {
   ThreadLog& log_;
   DeviceReport& devices_;
   Op* op_ = nullptr;  // the one that began last
+  std::vector<FrameRead> frames_;
+  Position position_;
 };
 
 template <typename Row>
@@ -118,6 +153,7 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 //   ("tensor", dims, storage)   an input of the op that began last   ("memory", time, address, bytes)
 //   ("launch", time, correlation)                               ("reported", time, address, bytes)
 //   ("met", time, address, bytes, storage, ends)                     ("gone", time, storage, ends)
+//   ("at", [(function, file, first line, line), ...])   where the thread is from now on, the outermost frame first: with `stacks`
 //
 // A free whose size is not known has None for bytes.
 //
@@ -126,8 +162,9 @@ py::array_t<uint8_t> to_bytes(const std::vector<Row>& rows) {
 py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_bytes,
                          const std::vector<std::tuple<uint32_t, int64_t, int64_t, std::string>>& kernels,
                          const std::vector<std::pair<int64_t, int64_t>>& steps, int64_t recording_ends,
-                         const std::vector<std::tuple<uint64_t, int64_t, uint64_t>>& parameters) {
+                         const std::vector<std::tuple<uint64_t, int64_t, uint64_t>>& parameters, bool stacks) {
   Budget budget(budget_bytes);
+  std::vector<std::unique_ptr<CallTree>> trees;
   std::vector<std::unique_ptr<ThreadLog>> logs;
   const OpClasses none;
   DeviceReport devices;
@@ -143,7 +180,11 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
   for (const py::list& list : threads) {
     const auto thread = static_cast<uint16_t>(logs.size());
     const uint64_t id = thread + uint64_t{1};
-    logs.push_back(std::make_unique<ThreadLog>(budget, thread, Thread{id, thread}, none, id));
+    if (stacks) {
+      trees.push_back(std::make_unique<CallTree>(budget, thread));
+    }
+    logs.push_back(
+        std::make_unique<ThreadLog>(budget, thread, Thread{id, thread}, none, id, stacks ? trees.back().get() : nullptr));
     Events events(*logs.back(), devices);
     for (const py::handle& event : list) {
       events.apply(event.cast<py::tuple>());
@@ -161,7 +202,7 @@ py::tuple collate_events(const std::vector<py::list>& threads, int64_t budget_by
     held.push_back({address, bytes, module, "M", kParameter, 0, -1, false});
   }
   Carried carried{{}, {}, held_by_model(false, held), {}};
-  const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1};
+  const Context context{moments, held, none, true, TickConverter({0, 0}, {1, 1}), recording_ends, 1, false, stacks};
   auto [tables, times, allocated] = collate(logs, std::move(devices), context, carried);
   py::dict arrays;
   for_each_table(tables, [&](const char* name, const auto& rows) { arrays[name] = to_bytes(rows); });
@@ -193,5 +234,5 @@ py::tuple change_map(const std::vector<std::pair<uint64_t, std::optional<int64_t
 PYBIND11_MODULE(collator, m) {
   m.def("change_map", &change_map, "changes"_a);
   m.def("collate_events", &collate_events, "threads"_a, "budget_bytes"_a, "kernels"_a = py::list(), "steps"_a = py::list(),
-        "recording_ends"_a = INT32_MAX, "parameters"_a = py::list());
+        "recording_ends"_a = INT32_MAX, "parameters"_a = py::list(), "stacks"_a = false);
 }

@@ -14,10 +14,10 @@ namespace {
 Budget budget(int64_t{1} << 30);
 std::unique_ptr<CallTree> tree;
 std::unique_ptr<ThreadLog> thread_log;
-std::unique_ptr<CodeObserver> observer;
+std::unique_ptr<StackObserver> observer;
 
 PyObject* begin(PyObject*, PyObject*) {
-  observer = std::make_unique<CodeObserver>();
+  observer = std::make_unique<StackObserver>(StacksRead::kFromFrames);
   thread_log.reset();
   tree = std::make_unique<CallTree>(budget, 0);
   thread_log = std::make_unique<ThreadLog>(budget, uint16_t{0}, Thread{}, OpClasses{}, 0, tree.get());

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def use(trace: torchprof.Trace, folder: Path) -> None:
         assert str(table(trace))
     if len(trace.steps):
         assert str(torchprof.by_step(trace))
+    if len(trace.stacks):
+        assert str(torchprof.by_line(trace))
+        assert str(torchprof.by_function(trace, libraries=True))
     if trace.facts["gpu"] != "off":
         assert str(torchprof.gpu(trace))
         assert str(torchprof.by_kernel(trace))
@@ -115,11 +119,11 @@ def changed(draw: Any) -> list[Any]:
         elif what == "twice":
             events.append(json.loads(json.dumps(events[at])))
         elif what == "replace":
-            events[at] = draw(st.sampled_from(VALUES))
+            events[at] = deepcopy(draw(st.sampled_from(VALUES)))
         elif isinstance(events[at], dict):
             place = events[at] if what == "value" or not isinstance(events[at].get("args"), dict) else events[at]["args"]
             if place:
-                place[draw(st.sampled_from(sorted(place)))] = draw(st.sampled_from(VALUES))
+                place[draw(st.sampled_from(sorted(place)))] = deepcopy(draw(st.sampled_from(VALUES)))
         if not events:
             break
     return draw(st.permutations(events)) if draw(st.booleans()) else events

@@ -50,7 +50,11 @@ class profile(ContextDecorator):
         memory: record every allocation and free: of the CPU on all threads; of other devices on this thread, and on the
             autograd threads that run its backward passes.
         modules: record the calls of ``nn.Module``s.
-        stacks: record the stack of Python in which every op and module call begins and every block is allocated.
+        stacks: record the stack of Python in which every op and module call begins and every block is allocated: the innermost
+            1,024 functions. What threads that run no Python do has none, nor has what other processes do, such as workers of a
+            ``DataLoader``. Ops inside compiled code have the line of the function that was compiled, or of the code made of it.
+            Where the frames of this Python are not known, ``trace.facts["stacks"]`` is ``"api"``: ops inside others have the
+            stack of these, and blocks outside of ops have none.
         gpu: how to record GPUs:
 
             - ``"cupti"``: every kernel, copy and memset of NVIDIA GPUs, with times of the device, attributed to the op, module,
@@ -66,7 +70,8 @@ class profile(ContextDecorator):
         aggregate: add every finished step to sums, so that a run of any length takes constant memory, but for 104 bytes per
             step. The tables by module, op and step remain; rows of single ops, module calls and allocations do not. Where a
             module runs an op with many shapes, the first 16 have sums of their own, fewer if the budget is small; the others
-            are merged into "other shapes", whose FLOPs and bytes are exact. Needs ``step()``.
+            are merged into "other shapes", whose FLOPs and bytes are exact. Likewise the first 64 stacks of an op in a module;
+            how many ops had others is ``trace.losses["stacks"]``. Needs ``step()``.
         budget: bytes that the recording may take, half of them for the sums of ``aggregate``; the trace is about as large.
             What does not fit is counted in ``trace.losses`` and not stored.
         on_trace_ready: called with this object at the end of every cycle of the schedule, while nothing is recorded; ``trace``

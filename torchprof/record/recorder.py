@@ -77,7 +77,7 @@ class Recorder:
         self._backend = GpuBackend("off", "")
         self._compiled_code = CompiledCode()
         self._has_merged = False
-        self._reads_frames = False
+        self._stacks = "off"
         self._places: _native.Places | None = None
 
     @property
@@ -105,7 +105,7 @@ class Recorder:
         if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
             self.counted_ops = "outputs"
         self._compiled_code = CompiledCode()
-        self._reads_frames = options.stacks and not options.aggregate and _can_read_frames()
+        self._stacks = how_stacks_are_read() if options.stacks else "off"
         backends = gpu_backends(options.gpu)
         refusals = ""
         for backend in backends:
@@ -131,7 +131,7 @@ class Recorder:
                     run_backward=_engine(),
                     slice=_slice_of_storage() if options.memory else None,
                     on_evaluator=self._compiled_code,
-                    stacks=self._reads_frames,
+                    stacks=self._stacks,
                 )
                 break
             except _native.DeviceRecorderError as error:
@@ -238,7 +238,7 @@ class Recorder:
             "compiled": self._compiled_code.compiled,
             "gpu": self._backend.name,
             "gpu_note": note,
-            "stacks": "frames" if self._reads_frames else False,
+            "stacks": self._stacks if self._stacks != "off" else False,
         }
 
 
@@ -254,8 +254,9 @@ def _slice_of_storage() -> torch.UntypedStorage:
 
 
 @functools.cache
-def _can_read_frames() -> bool:
-    return _native.can_read_frames()
+def how_stacks_are_read() -> str:
+    """From the frames of this Python where these are what they are taken for; else Python is asked."""
+    return "frames" if _native.can_read_frames() else "api"
 
 
 @functools.cache

@@ -8,7 +8,6 @@ from typing import Final
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.lines.memory_costs import memory_costs
 from torchprof.analysis.lines.records import place_records
-from torchprof.analysis.lines.stack_costs import is_aggregated
 from torchprof.analysis.lines.user_code import has_user_code
 from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.records import Record
@@ -31,8 +30,7 @@ OPTIONAL: Final = (
     *("kernels", "synchronizations", "saved", "leaked", "at_peak", "source"),
 )
 """Columns that are printed where any row has something there."""
-BETWEEN: Final = "between its lines"
-AGGREGATED: Final = "trace was recorded with aggregate=True, and its sums have no stacks: record without aggregate"
+BETWEEN: Final = "between its lines or calls"
 NO_LINES: Final = "The trace knows no lines, only functions and where these begin: rows are functions"
 
 
@@ -42,9 +40,9 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
     The self times of all rows add up to the time recorded, unless threads worked at the same time. An op is of the line that
     was running in the innermost function of the user's own: what libraries do (PyTorch, transformers, Python's own, and all
     else that is installed) is of the line that called them. Backward is of the line that it differentiates, but for what Python
-    runs inside it, such as ``Function.backward``. Python between two ops is of the line that was running at both; where these
-    are two lines of a function, that function has a row of its own. ``time`` has what ran in functions that the line called,
-    too. What no line is known of is *unknown*.
+    runs inside it, such as ``Function.backward``. Python between two ops is of the line that was not left in between, such as
+    that of the module call around; where none is known, it is of the function that both ran in, in a row of its own. ``time``
+    has what ran in functions that the line called, too. What no line is known of is *unknown*.
 
     Args:
         trace: with stacks, of ``torchprof.profile(stacks=True)``. Files of ``torch.profiler`` have them that were recorded with
@@ -53,7 +51,7 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
         backward_at_call: backward is of the line that called it.
 
     Raises:
-        ArgumentError: the trace has no stacks, or keeps none for its sums.
+        ArgumentError: the trace has no stacks.
 
     Example:
         >>> print(torchprof.by_line(prof.trace).head(20))
@@ -101,8 +99,6 @@ def _flag(name: str, value: object) -> bool:
 def check_stacks(trace: Trace) -> None:
     """Raise ArgumentError unless the trace has stacks."""
     check_trace(trace)
-    if not len(trace.stacks) and is_aggregated(trace) and trace.facts.get("stacks") is not None:
-        raise ArgumentError(AGGREGATED)
     if not len(trace.stacks):
         how = (
             "with_stack=True"

@@ -151,6 +151,11 @@ def incomplete(losses: Mapping[str, int]) -> list[str]:
     return [
         f"INCOMPLETE: {counted(count, *_nouns(table))} {why.get(table, 'did not fit the budget')}; figures above miss them"
         for table, count in losses.items()
+        if table != "stacks"
+    ] + [
+        f"INCOMPLETE: there was no room for the stacks of {count:,} ops, module calls and allocations, which have no line"
+        for table, count in losses.items()
+        if table == "stacks"
     ]
 
 

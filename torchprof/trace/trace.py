@@ -46,8 +46,9 @@ class Trace:
             ``model.modules`` with parameters of which no op read any; None: not known), ``compiled``
             (whether ``torch.compile`` compiled anything meanwhile), ``compiled_outside_calls`` (how often
             compiled code began outside of all module calls), the version of ``torch``, the options of `torchprof.profile`,
-            ``stacks`` (how stacks of Python were read: ``"frames"``, from the interpreter's frames; ``"torch.profiler"``, from
-            its file; False: they were not),
+            ``stacks`` (how stacks of Python were read: ``"frames"``, from the interpreter's frames; ``"api"``, by asking
+            Python, of ops outside of others and of module calls only; ``"torch.profiler"``, from its file; False: they were
+            not),
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"``, ``"torch.profiler"`` or ``"off"``), ``gpu_note`` (what
             that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
             ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace

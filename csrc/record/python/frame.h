@@ -1,6 +1,6 @@
 // The frames of this CPython. They are read by the thread that runs them, while it is in C: without the GIL and without counting
 // references, as they stand still and hold what they refer to. PyEval_GetFrame() is null there, as PyTorch releases the GIL before it
-// dispatches. A version whose frames are not known here is recorded in another way: see way_to_read().
+// dispatches. A version whose frames are not known here is asked instead: see AskedStack.
 //
 //   thread state ─► innermost ─ previous ─► its caller ─ previous ─► ... ─► null
 //
@@ -11,6 +11,9 @@
 #include <Python.h>
 
 #if defined(Py_GIL_DISABLED)
+#elif PY_VERSION_HEX >= 0x030E0000 && PY_VERSION_HEX < 0x030F0000
+#define TORCHPROF_KNOWS_FRAMES
+#include "record/python/frame_3_14.h"
 #elif PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
 #define TORCHPROF_KNOWS_FRAMES
 #include "record/python/frame_3_13.h"

@@ -22,7 +22,7 @@ from torchprof.analysis.remembered import remembered
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
 
-__all__ = ["OpStacks", "op_stacks"]
+__all__ = ["RUN", "OpStacks", "op_stacks"]
 
 Ints = npt.NDArray[np.int64]
 

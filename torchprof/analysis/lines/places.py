@@ -107,7 +107,6 @@ def places_of(trace: Trace, costs: StackCosts, *, libraries: bool, functions: bo
     parents = trace.stacks["parent"].tolist()
     stacks, called, known = (getattr(costs, name).tolist() for name in ("stack", "called", "line_known"))
     shown = [counted[stack] if counted[stack] >= 0 else stack for stack in stacks]
-    known = [line or row != stack for line, row, stack in zip(known, shown, stacks, strict=True)]
     of = [index.of(row, line) for row, line in zip(shown, known, strict=True)]
     sets: dict[int, frozenset[int]] = {-1: frozenset()}
 
@@ -129,7 +128,7 @@ def places_of(trace: Trace, costs: StackCosts, *, libraries: bool, functions: bo
     keys = list(zip(stacks, known, strict=True))
     for at, (stack, line) in enumerate(keys):
         if (stack, line) not in chains:  # where no line is known: of the function, and of what is around it
-            chains[stack, line] = above(stack if line else parents[stack]) | {of[at]}
+            chains[stack, line] = above(stack if line else parents[shown[at]]) | {of[at]}
     passes = {stack: above(stack) for stack in set(called)}
     at_call = [index.of(counted[stack], True) if counted[stack] >= 0 else -1 for stack in called]
     around = _Around(keys, [chains[key] for key in keys], [passes[stack] for stack in called])

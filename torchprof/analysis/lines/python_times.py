@@ -1,12 +1,16 @@
 """The time of Python between ops: in module calls, in user ranges such as the step of an optimizer, and outside of both.
 
-Nobody saw which line was running then. But the stacks are known in which the op before and the op after began:
+Nobody saw which line was running then. What is known are the stacks in which the op before and the op after began:
 
-    train.py:5 > net.py:12    the op before
-    train.py:5 > net.py:13    the op after
+    train.py:5 > net.py:12 > linear.py:134    the op before
+    train.py:5 > net.py:13                    the op after
 
-So meanwhile ``train.py:5`` was running all the time, and in it the function of ``net.py:12``, of which no line is known. Where
-both are in one line, that line was running.
+The innermost function in both is that of ``net.py``: the time is of it. Its line is known where it was not left meanwhile:
+
+    in a module call, the line that made the call; in a range, the line that called the function which opened it
+    in a function of a library that went on to a later line, the line that called it
+
+Two ops of one line say nothing of it: a loop may have gone around in between.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.lines.op_stacks import OpStacks
+from torchprof.analysis.lines.op_stacks import RUN, OpStacks
+from torchprof.analysis.lines.other_threads import Meanwhile, in_steps
 from torchprof.analysis.spans import closed_ends
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.self_times import calls_around
@@ -32,6 +37,8 @@ Flags = npt.NDArray[np.bool_]
 
 OUTSIDE, CALL, RANGE = 0, 1, 2
 """What something began directly in: outside of all, in a module call, in a user range."""
+OF_FUNCTIONS: Final = (RUN, "iter(DataLoader)")
+"""Ranges that torchprof opens around the call of a function."""
 WAITS: Final = (Phase.OTHER, Phase.OPTIMIZER, Phase.BACKWARD)
 """Phases of user ranges in which the main thread may wait for others."""
 
@@ -41,8 +48,8 @@ class PythonTimes:
     """Pieces of time, of the same length each.
 
     Attributes:
-        stack: the row of ``trace.stacks`` that was running; -1: not known.
-        line_known: whether the line of that row was; else only its function.
+        stack: the row of ``trace.stacks`` whose function was running; -1: not known.
+        line_known: whether the line was running of the innermost row in it that counts; else only the function was.
         phase: of the time.
         time: nanoseconds in active steps.
     """
@@ -91,21 +98,23 @@ class _Gaps(NamedTuple):
 
 
 class _Holders(NamedTuple):
-    """Module calls or user ranges."""
+    """Module calls or user ranges. ``sure`` is the innermost stack whose line was running all the time."""
 
     rows: Ints
     start: Ints
     end: Ints
     stack: Ints
+    sure: Ints
     own: Ints
     phase: Ints
     waits: Flags
 
 
-def python_times(trace: Trace, stacks: OpStacks, op_self: Ints, call_self: Ints) -> PythonTimes:
+def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, call_self: Ints) -> PythonTimes:
     """The times of Python of a trace that has stacks, and single ops and calls.
 
     Args:
+        counted: of every row of ``trace.stacks``, the innermost row in it that counts; -1: none.
         op_self, call_self: as `nested_self_times` gives them: the pieces in a call or range add up to these.
     """
     ops, calls = trace.ops, trace.module_calls
@@ -113,28 +122,49 @@ def python_times(trace: Trace, stacks: OpStacks, op_self: Ints, call_self: Ints)
     call_stacks = trace.call_stacks.astype(np.int64)
     spans = _spans(trace, stacks.own, call_stacks, op_ends, call_ends)
     main = _main_thread(trace, stacks.own)
-    meanwhile = _Meanwhile(trace, main, op_ends, call_ends)
+    meanwhile = Meanwhile(trace, main, op_ends, call_ends)
     active = active_steps(trace)
     pieces = [_outside(trace, spans.take((spans.kind == OUTSIDE) & (spans.around == main)), meanwhile, active)]
     ranges = np.flatnonzero(ops["scope"] == SCOPE_USER)
     phase = phases(ops).astype(np.int64)
     waits = np.isin(phase, WAITS) & (ops["thread"] == main)
     never = np.zeros(len(calls), dtype=np.bool_)
-    for kind, holders in (
-        (
-            CALL,
-            _Holders(np.arange(len(calls)), calls["start"], call_ends, call_stacks, call_self, phases_of_calls(calls), never),
-        ),
-        (RANGE, _Holders(ranges, ops["start"], op_ends, stacks.own, op_self, phase, waits)),
-    ):
+    every = np.arange(len(calls))
+    of_calls = _Holders(every, calls["start"], call_ends, call_stacks, call_stacks, call_self, phases_of_calls(calls), never)
+    sure = _not_left(trace, stacks.own, ranges)
+    of_ranges = _Holders(ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits)
+    for kind, holders in ((CALL, of_calls), (RANGE, of_ranges)):
         in_step = step_of(holders.start, trace, active) >= 0
-        for columns in _inside(spans.take(spans.kind == kind), holders, meanwhile):
-            around, before, after, time = columns
-            counted = np.flatnonzero(in_step[around] & (time != 0))
-            pieces.append((before[counted], after[counted], holders.phase[around[counted]], time[counted]))
-    before, after, of_phase, time = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-    stack, line_known = _common(trace, before, after)
+        for around, before, after, time in _inside(spans.take(spans.kind == kind), holders, meanwhile):
+            left = np.flatnonzero(in_step[around] & (time != 0))
+            at = around[left]
+            pieces.append((before[left], after[left], holders.sure[at], holders.phase[at], time[left]))
+    before, after, sure, of_phase, time = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
+    stack, goes_on = _common(trace, before, after)
+    shown = np.append(counted, -1)[stack]
+    line_known = (np.where(shown >= 0, shown, stack) <= sure) | (goes_on & (shown >= 0) & (shown != stack))
     return PythonTimes(stack, line_known, of_phase, time)
+
+
+def _not_left(trace: Trace, own: Ints, ranges: Ints) -> Ints:
+    """For every op, of these user ranges, the innermost stack whose line was running from its start to its end; -1: none.
+
+    torchprof opens a range around the call of a function. ``with record_function(...)`` opens one in ``__enter__``, and lines
+    of the function with the ``with`` change meanwhile.
+    """
+    enters = {row for row, name in enumerate(trace.strings) if name.rpartition(".")[2] == "__enter__"}
+    is_enter = [name in enters for name in trace.functions["name"].tolist()]
+    parents = trace.stacks["parent"].tolist()
+    outermost: list[int] = []  # of every stack, the outermost call of ``__enter__`` in it
+    for row, (parent, function) in enumerate(zip(parents, trace.stacks["function"].tolist(), strict=True)):
+        above = outermost[parent] if parent >= 0 else -1
+        outermost.append(above if above >= 0 or not is_enter[function] else row)
+    opened = np.array([parents[enter] if enter >= 0 else row for row, enter in enumerate(outermost)], dtype=np.int64)
+    of_functions = np.array([name in OF_FUNCTIONS for name in trace.strings], dtype=np.bool_)[trace.op_names[ranges]]
+    found = np.full(len(own), -1, dtype=np.int64)
+    around = np.append(trace.stacks["parent"].astype(np.int64), -1)[np.append(opened, -1)[own[ranges]]]
+    found[ranges] = np.where(of_functions, own[ranges], around)
+    return found
 
 
 def _spans(trace: Trace, op_stacks: Ints, call_stacks: Ints, op_ends: Ints, call_ends: Ints) -> _Spans:
@@ -164,7 +194,7 @@ def _between(spans: _Spans) -> _Gaps:
     return _Gaps(spans.around[until], spans.end[since], end, spans.stack[since], spans.stack[until], phase)
 
 
-def _inside(spans: _Spans, holders: _Holders, meanwhile: _Meanwhile) -> list[tuple[Ints, Ints, Ints, Ints]]:
+def _inside(spans: _Spans, holders: _Holders, meanwhile: Meanwhile) -> list[tuple[Ints, Ints, Ints, Ints]]:
     """The row of the call or range, the stacks before and after, and nanoseconds."""
     changes = spans.around[1:] != spans.around[:-1]
     first, last = (np.flatnonzero(edge) for edge in (np.append(True, changes), np.append(changes, True)))
@@ -194,59 +224,16 @@ def _inside(spans: _Spans, holders: _Holders, meanwhile: _Meanwhile) -> list[tup
     return [(gaps.around, before, after, time), (rows, stack[rows], stack[rows], left)]
 
 
-def _outside(trace: Trace, spans: _Spans, meanwhile: _Meanwhile, active: Rows) -> tuple[Ints, Ints, Ints, Ints]:
-    """The stacks before and after, the phase, and nanoseconds in active steps, of time outside of all calls and ranges."""
+def _outside(trace: Trace, spans: _Spans, meanwhile: Meanwhile, active: Rows) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """The stacks before and after, the one that is sure (none), the phase, and nanoseconds in active steps.
+
+    Of time outside of all calls and ranges.
+    """
     gaps = _between(spans)
-    start, end = (_in_steps(trace, active, side) for side in (gaps.start, gaps.end))
+    start, end = (in_steps(trace, active, side) for side in (gaps.start, gaps.end))
     time = np.maximum(0, end - start - meanwhile.between(gaps.start, gaps.end, trace, active))
-    return gaps.before, gaps.after, np.where(gaps.phase == Phase.BACKWARD, gaps.phase, int(Phase.OTHER)), time
-
-
-def _in_steps(trace: Trace, active: Rows, times: Ints) -> Ints:
-    """How much of active steps was over at each of these times."""
-    if not len(trace.steps):
-        return times
-    before = np.append(0, np.cumsum(active["end"] - active["start"]))
-    step = np.searchsorted(active["start"], times, side="right") - 1
-    inside = np.minimum(times, np.append(active["end"], 0)[step]) - np.append(active["start"], 0)[step]
-    return np.where(step >= 0, before[step] + inside, 0)
-
-
-class _Meanwhile:
-    """What other threads did than the main one: it waits for them between its ops."""
-
-    def __init__(self, trace: Trace, main: int, op_ends: Ints, call_ends: Ints) -> None:
-        works: list[tuple[Ints, Ints]] = []
-        for rows, ends, phase in (
-            (trace.ops, op_ends, phases(trace.ops)),
-            (trace.module_calls, call_ends, phases_of_calls(trace.module_calls)),
-        ):
-            is_other = (rows["thread"] != main) & (rows["parent"] < 0) & (phase != Phase.OTHER) & (phase != Phase.DATA)
-            works.append((rows["start"][is_other], ends[is_other]))
-        start, end = (np.concatenate(columns) for columns in zip(*works, strict=True))
-        order = np.argsort(start, kind="stable")
-        start, end = start[order], np.maximum.accumulate(end[order])
-        begins = np.append(True, start[1:] > end[:-1])[: len(start)]
-        self._start = start[begins]
-        self._end = end[np.append(begins[1:], True)[: len(start)]]
-
-    def between(self, start: Ints, end: Ints, trace: Trace | None = None, active: Rows | None = None) -> Ints:
-        """Nanoseconds from each start to each end in which other threads worked; with steps, in active ones."""
-        if not len(self._start):
-            return np.zeros(len(start), dtype=np.int64)
-
-        def position(times: Ints) -> Ints:
-            return times if trace is None or active is None else _in_steps(trace, active, times)
-
-        begins, ends = position(self._start), position(self._end)
-        before = np.append(0, np.cumsum(ends - begins))
-
-        def until(times: Ints) -> Ints:
-            at = np.searchsorted(self._start, times, side="right") - 1
-            inside = np.minimum(position(times), np.append(ends, 0)[at]) - np.append(begins, 0)[at]
-            return np.where(at >= 0, before[at] + np.maximum(0, inside), 0)
-
-        return until(np.maximum(start, end)) - until(start)
+    phase = np.where(gaps.phase == Phase.BACKWARD, gaps.phase, int(Phase.OTHER))
+    return gaps.before, gaps.after, np.full(len(time), -1), phase, time
 
 
 def _main_thread(trace: Trace, op_stacks: Ints) -> int:
@@ -257,7 +244,7 @@ def _main_thread(trace: Trace, op_stacks: Ints) -> int:
 
 
 def _common(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Flags]:
-    """What was running all the time between two stacks: the innermost function that is in both, and whether in one line."""
+    """The innermost function that is in both of two stacks, and whether it went on to a later line from one to the other."""
     pairs = Groups.by([before, after])
     parent, function = (np.append(trace.stacks[name].astype(np.int64), -1) for name in ("parent", "function"))
     activation = Groups.by([parent, function]).of  # rows that differ by line alone are the same
@@ -270,7 +257,8 @@ def _common(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Flags]:
         up_a, up_b = differ & (depth[a] >= depth[b]), differ & (depth[b] >= depth[a])
         a, b = np.where(up_a, parent[a], a), np.where(up_b, parent[b], b)
     found = np.where(b >= 0, a, -1)
-    return found[pairs.of], (a == b)[pairs.of]
+    line = np.append(trace.stacks["line"].astype(np.int64), -1)
+    return found[pairs.of], (line[a] < line[b])[pairs.of]
 
 
 def _depths(parent: Ints) -> Ints:

@@ -45,7 +45,7 @@ class StackCosts:
     Attributes:
         stack: the row of ``trace.stacks``; -1: not known.
         called: the stack in which the backward pass was called; -1: none, or it is not known.
-        line_known: whether the line was running that the stack says; else only its function was.
+        line_known: whether the line was running of the innermost row that counts; else only its function was.
         times: nanoseconds of self time, ``[rows, phases]``.
         sums: others by name: ``calls flops``; with kernels ``device kernels synchronizations waited``; with memory
             ``allocated``, which is per step as well, and ``at_peak saved leaked growth``, which are not.
@@ -105,17 +105,15 @@ def stack_costs(trace: Trace, libraries: bool, at_call: bool) -> StackCosts:
     """
     if is_aggregated(trace):
         return _of_totals(trace)
-    stacks = op_stacks(trace)
-    op_stack = (
-        np.where(stacks.own >= 0, stacks.own, stacks.called) if at_call else stacks.attributed(counted_rows(trace, libraries))
-    )
-    return _of_rows(trace, stacks, op_stack)
+    stacks, counted = op_stacks(trace), counted_rows(trace, libraries)
+    op_stack = np.where(stacks.own >= 0, stacks.own, stacks.called) if at_call else stacks.attributed(counted)
+    return _of_rows(trace, stacks, counted, op_stack)
 
 
-def _of_rows(trace: Trace, stacks: OpStacks, op_stack: Ints) -> StackCosts:
+def _of_rows(trace: Trace, stacks: OpStacks, counted: Ints, op_stack: Ints) -> StackCosts:
     ops, active = trace.ops, active_steps(trace)
     op_self, call_self = nested_self_times(trace)
-    python = python_times(trace, stacks, op_self, call_self)
+    python = python_times(trace, stacks, counted, op_self, call_self)
     in_step = step_of(ops["start"], trace, active) >= 0
     known = _Stacks()
     parts = {
@@ -126,6 +124,7 @@ def _of_rows(trace: Trace, stacks: OpStacks, op_stack: Ints) -> StackCosts:
     kernels, waits = trace.kernels, trace.runtime_calls[waiting_calls(trace)]
     for name, rows in (("kernels", kernels), ("waits", waits)):
         stack, line_known = running_at_launches(trace, rows, op_stack)
+        line_known |= np.append(counted, -1)[stack] != stack
         parts[name] = known.add(stack, np.append(stacks.called, -1)[rows["op"]], line_known)
     memory = memory_costs(trace)
     if memory is not None:
@@ -153,16 +152,16 @@ def _of_rows(trace: Trace, stacks: OpStacks, op_stack: Ints) -> StackCosts:
         "flops": summed("ops", np.where(in_step, counted_flops(trace, ops["signature"], nested), 0)),
     }
     if has_kernels(trace):
-        counted = kernel_steps(trace, active) >= 0
+        launched = kernel_steps(trace, active) >= 0
         waited = step_of(waits["start"], trace, active) >= 0
-        sums["device"] = summed("kernels", np.where(counted, kernel_times(kernels), 0))
-        sums["kernels"] = summed("kernels", counted)
+        sums["device"] = summed("kernels", np.where(launched, kernel_times(kernels), 0))
+        sums["kernels"] = summed("kernels", launched)
         sums["synchronizations"] = summed("waits", waited)
         sums["waited"] = summed("waits", np.where(waited, waits["end"] - waits["start"], 0))
     if memory is not None:
-        counted = step_of(memory.allocations["start"], trace, active) >= 0
+        made = step_of(memory.allocations["start"], trace, active) >= 0
         size = memory.allocations["bytes"]
-        sums["allocated"] = summed("memory", np.where(counted & (memory.allocations["start"] >= 0), size, 0))
+        sums["allocated"] = summed("memory", np.where(made & (memory.allocations["start"] >= 0), size, 0))
         sums["at_peak"] = summed("memory", np.where(memory.at_peak, size, 0))
         if memory.saved is not None:
             sums["saved"] = summed("memory", np.where(memory.saved, size, 0))

@@ -6,6 +6,7 @@
     python3 dev.py test [ARGS]       lint and the tests; ARGS go to pytest
     python3 dev.py bench [ARGS]      the benchmarks, side by side with their peers
     python3 dev.py sanitize [ARGS]   integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+    python3 dev.py fuzz [SECONDS]    damages files of each kind and looks at what is made of them; a minute if nothing is said
     python3 dev.py docs              the documentation, into build/docs; fails on a broken link or reference
     python3 dev.py matrix [PAIR ...] the integration tests with other Pythons and PyTorches, such as 3.12/2.11 3.13/2.14.1
 
@@ -67,6 +68,9 @@ def main(arguments: list[str]) -> int:
     if command == "sanitize":
         prepare()
         return sanitize(rest)
+    if command == "fuzz":
+        prepare()
+        return run(python(), "tests/fuzz.py", *(rest or ["60"]), variables={"PYTHONPATH": str(HERE)})
     if command == "docs":
         prepare()
         # What it would say is an advertisement for another tool.

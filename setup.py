@@ -20,7 +20,7 @@ SOURCES = Path("csrc")
 
 # TORCHPROF_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer: see README.md, "Sanitizers".
 sanitize = os.environ.get("TORCHPROF_SANITIZE") == "1"
-sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize=vptr"] if sanitize else []
+sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize=vptr", "-fno-wrapv"] if sanitize else []
 
 # TORCHPROF_DEVELOP=1 makes warnings errors, as dev.py does. An install never fails because of what a newer compiler warns of.
 warnings = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("TORCHPROF_DEVELOP") == "1" else [])]

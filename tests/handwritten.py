@@ -84,6 +84,11 @@ def trace(
     for index, shape in enumerate(shapes or []):
         arrays["shapes"][index] = (first, len(shape))
         first += len(shape)
+    if not tables.get("threads"):
+        threads = 1 + max(
+            (int(rows.max()) for name in ("ops", "module_calls") if len(rows := arrays[name]["thread"])), default=-1
+        )
+        arrays["threads"] = np.zeros(threads, dtype=LAYOUTS["threads"])
     arrays["operands"] = np.array(operands or [], dtype=np.int32)
     for name, rows_of_stacks in (stacks_of or {}).items():
         arrays[name] = np.array(rows_of_stacks, dtype=np.int32)

@@ -132,7 +132,7 @@ def describe(
     *,
     module_info: type,
     tensor_info: type,
-    read_class: Callable[[type], tuple[str, bool, bool]],
+    read_class: Callable[[type], tuple[str, bool, bool, str | None]],
     read_module: Callable[[str, Any], tuple[str, str, tuple[Any, ...], tuple[Any, ...]]],
     read_tensor: Callable[[str, torch.Tensor, str | None], Any],
     special: tuple[str, ...],

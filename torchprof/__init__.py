@@ -24,6 +24,7 @@ from torchprof._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES as SNAPSHOT_CATEGORIES
+    from torchprof.allocator.gpus import GPUS as GPUS
     from torchprof.allocator.replay import Replay as Replay
     from torchprof.allocator.replay import replay as replay
     from torchprof.allocator.settings import AllocatorSettings as AllocatorSettings
@@ -40,7 +41,6 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.errors import UnsupportedTorchError as UnsupportedTorchError
     from torchprof.estimation.estimate import estimate as estimate
     from torchprof.estimation.estimated import Estimate as Estimate
-    from torchprof.estimation.gpus import GPUS as GPUS
     from torchprof.estimation.planning import compare as compare
     from torchprof.estimation.planning import max_batch_size as max_batch_size
     from torchprof.exporters.chrome import export_chrome as export_chrome
@@ -53,7 +53,10 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
     from torchprof.summarize import summary as summary
+    from torchprof.tables.annotate import annotate as annotate
     from torchprof.tables.by_kernel import by_kernel as by_kernel
+    from torchprof.tables.by_line import by_function as by_function
+    from torchprof.tables.by_line import by_line as by_line
     from torchprof.tables.by_module import by_module as by_module
     from torchprof.tables.by_op import by_op as by_op
     from torchprof.tables.by_step import by_step as by_step
@@ -73,7 +76,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
 
 _MODULES: Final = {
     "CATEGORIES": "torchprof.analysis.memory.categories",
-    "GPUS": "torchprof.estimation.gpus",
+    "GPUS": "torchprof.allocator.gpus",
     "SNAPSHOT_CATEGORIES": "torchprof.allocator.block_categories",
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",
@@ -98,7 +101,10 @@ _MODULES: Final = {
     "Trace": "torchprof.trace.trace",
     "TraceFileError": "torchprof.errors",
     "UnsupportedTorchError": "torchprof.errors",
+    "annotate": "torchprof.tables.annotate",
+    "by_function": "torchprof.tables.by_line",
     "by_kernel": "torchprof.tables.by_kernel",
+    "by_line": "torchprof.tables.by_line",
     "by_module": "torchprof.tables.by_module",
     "by_op": "torchprof.tables.by_op",
     "by_step": "torchprof.tables.by_step",

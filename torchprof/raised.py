@@ -9,6 +9,7 @@ from typing import Any
 from torchprof.analysis.model.failure import failure
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.errors import RecordingError, TorchprofError
+from torchprof.record.error_lines import line_of_error
 from torchprof.record.inputs import Inputs
 from torchprof.record.mismatch import is_of_inputs, message_of, mismatch_note
 from torchprof.record.profile import profile
@@ -54,9 +55,12 @@ def explain_error(
         return
     with suppress(Exception):  # whatever goes wrong here, the error to see is the model's
         trace = recording.trace
+        line = line_of_error(error)
         if (found := raising_call(trace, error)) is not None:
-            error.add_note(_place(error, trace, *found, inputs=inputs, made_from=made_from))
-        trace.facts.update(failure=failure(trace, error), input_bytes=bytes_of(inputs.tensors()))
+            error.add_note(_place(error, trace, *found, line=line, inputs=inputs, made_from=made_from))
+        elif line:
+            error.add_note(f"torchprof.summary: raised at {line}")
+        trace.facts.update(failure={**failure(trace, error), "line": line}, input_bytes=bytes_of(inputs.tensors()))
         so_far = table(trace)
         error.torchprof_summary = so_far  # type: ignore[attr-defined]
         if prints:
@@ -66,10 +70,20 @@ def explain_error(
 
 
 def _place(
-    error: Exception, trace: Trace, path: str, type_name: str, given: tuple[str, ...], *, inputs: Inputs, made_from: str
+    error: Exception,
+    trace: Trace,
+    path: str,
+    type_name: str,
+    given: tuple[str, ...],
+    *,
+    line: str,
+    inputs: Inputs,
+    made_from: str,
 ) -> str:
     where = f"module {path!r} ({printable(type_name)})" if path else f"the root module ({printable(type_name)})"
     lines = [f"torchprof.summary: raised in {where}, called with {', '.join(given) or 'no tensors'}"]
+    if line:
+        lines.append(f"at {line}")
     mismatch = mismatch_note(error, trace, path, given, inputs, made=bool(made_from))
     if mismatch:
         lines.append(mismatch)

@@ -1,6 +1,7 @@
 #include "allocator/blocks.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 namespace torchprof {
@@ -195,11 +196,15 @@ AllocatorBlocks::Range* AllocatorBlocks::add_range(int64_t address, int64_t size
 // equal blocks the oldest is used first.
 int64_t AllocatorBlocks::new_address(int64_t size, int64_t used) {
   int64_t address = std::exchange(next_segment_, 0);
+  address = std::min(address, kLastAddress + 1);
   const auto after = segments_.lower_bound(address);
   const bool overlaps = (after != segments_.end() && after->first < address + used) ||
                         (after != segments_.begin() && std::prev(after)->second > address);
-  if (address <= 0 || overlaps) {
+  if (address <= 0 || address > kLastAddress || overlaps) {
     address = free_address(next_address_, size);
+    if (address > kLastAddress) {
+      throw std::invalid_argument("all segments together have more addresses than there are");
+    }
     next_address_ = address + round_up(size, kAddressRounding);
   }
   segments_.emplace(address, address + used);

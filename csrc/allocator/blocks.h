@@ -20,6 +20,10 @@ namespace torchprof {
 inline constexpr int64_t kSmallPool = 1;
 inline constexpr int64_t kExpandable = 2;
 
+// Far above any device, far below an overflow: of one allocation and of a device, and of addresses.
+inline constexpr int64_t kMostBytes = int64_t{1} << 50;
+inline constexpr int64_t kLastAddress = int64_t{1} << 62;
+
 // One block of a state that is read or restored. Rows are in order of address, those of a segment one after the other. A gap between
 // two rows of an expandable segment is not mapped.
 struct BlockRow {

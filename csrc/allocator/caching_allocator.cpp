@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -11,11 +12,10 @@ namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr int64_t kMinBlock = 512;
-constexpr int64_t kMaxSmall = kMiB;              // the small pool has blocks up to this size
-constexpr int64_t kSmallSegment = 2 * kMiB;      // in segments of this size
-constexpr int64_t kMinOwnSegment = 10 * kMiB;    // blocks from this size on have a segment of their own size,
-constexpr int64_t kSegmentRounding = 2 * kMiB;   // rounded up to this; smaller ones share one of large_segment_size
-constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of one allocation: far above any device, far below an overflow
+constexpr int64_t kMaxSmall = kMiB;             // the small pool has blocks up to this size
+constexpr int64_t kSmallSegment = 2 * kMiB;     // in segments of this size
+constexpr int64_t kMinOwnSegment = 10 * kMiB;   // blocks from this size on have a segment of their own size,
+constexpr int64_t kSegmentRounding = 2 * kMiB;  // rounded up to this; smaller ones share one of large_segment_size
 
 // 1200 with 4 divisions: between 1024 and 2048 there are 1024, 1280, 1536 and 1792, so 1280.
 int64_t round_to_division(int64_t size, int64_t divisions) {
@@ -33,11 +33,15 @@ CachingAllocator::CachingAllocator(const AllocatorSettings& settings, int64_t ca
                  ? static_cast<int64_t>(settings.per_process_memory_fraction * static_cast<double>(capacity))
                  : 0),
       collects_garbage_(limit_ > 0 && settings.garbage_collection_threshold > 0) {
+  if (capacity > kMostBytes || settings.large_segment_size > kMostBytes || settings.max_non_split_rounding > kMostBytes) {
+    throw std::invalid_argument("the capacity and the sizes of the settings are at most " + std::to_string(kMostBytes) +
+                                " bytes");
+  }
   held_.reserve(1024);
 }
 
 int64_t CachingAllocator::allocate(int64_t id, int64_t bytes, int64_t stream) {
-  if (bytes <= 0 || bytes > kMaxBytes) {
+  if (bytes <= 0 || bytes > kMostBytes) {
     throw std::invalid_argument("cannot allocate " + std::to_string(bytes) + " bytes");
   }
   if (id < 0 || held_.contains(id)) {
@@ -275,7 +279,14 @@ void CachingAllocator::restore(const std::vector<BlockRow>& rows) {
 
 void CachingAllocator::restore_segment(const BlockRow* rows, size_t count, int64_t next_segment) {
   const int64_t page = page_size((rows->kind & kSmallPool) != 0);
-  const auto in_use = blocks_.restore_segment(rows, count, next_segment, page, address_space(page));
+  const auto is_possible = [](const BlockRow& row) {
+    return row.segment > 0 && row.segment <= row.address && row.address <= kLastAddress && row.bytes > 0 &&
+           row.bytes <= kMostBytes;
+  };
+  std::optional<std::vector<Block*>> in_use;
+  if (std::all_of(rows, rows + count, is_possible)) {
+    in_use = blocks_.restore_segment(rows, count, next_segment, page, address_space(page));
+  }
   bool sound = in_use.has_value();
   for (size_t i = 0; sound && i < in_use->size(); ++i) {
     Block* const block = (*in_use)[i];

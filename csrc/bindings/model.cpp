@@ -49,10 +49,10 @@ py::object plain(PyObject* value) {
 
 // Makes a ModuleInfo of every place, and a TensorInfo of every parameter and buffer.
 class Describe {
-  static constexpr size_t kFields = 11;  // of a ModuleInfo, without `attributes`
+  static constexpr size_t kFields = 12;  // of a ModuleInfo, without `attributes`
 
  public:
-  // read_class: type -> (name, container, whether its modules are special). read_module: (path, module) -> (name of its class, opaque,
+  // read_class: type -> (name, container, whether its modules are special, where it is defined or None). read_module: (path, module) -> (name of its class, opaque,
   // parameters, buffers), for special modules: those of such a class, and those that have one of these attributes of their own.
   // read_tensor: (name, tensor, owner) -> TensorInfo, for tensors that are not plain. attributes: the further fields of a ModuleInfo,
   // which are attributes of the module; None where it has none of its own, or not a plain one.
@@ -91,8 +91,9 @@ class Describe {
     }
     const py::object shown_name = is_first && py::len(name) == 0 ? type_name : name;
     const py::int_ id(reinterpret_cast<uintptr_t>(module.ptr()));
-    const py::object info = named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, py::int_(parent),
-                                        py::int_(depth), id, py::int_(same_as), container, opaque, parameters, buffers);
+    const py::object info =
+        named_tuple(module_info_, attributes_.size(), path, shown_name, type_name, py::int_(parent), py::int_(depth), id,
+                    py::int_(same_as), container, opaque, parameters, buffers, py::object(kind[3]));
     for (size_t at = 0; at < attributes_.size(); ++at) {
       PyObject* const value = is_first ? value_in(attributes, attributes_[at].ptr()) : nullptr;
       PyTuple_SET_ITEM(info.ptr(), kFields + at, plain(value).release().ptr());

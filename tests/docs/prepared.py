@@ -83,7 +83,7 @@ def trained() -> Trace:
     """Six steps of the tutorial's network, one of them warm-up."""
     model = MyNetwork(num_class=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with torchprof.profile(model, schedule=torchprof.schedule(warmup=1, active=5)) as prof:
+    with torchprof.profile(model, stacks=True, schedule=torchprof.schedule(warmup=1, active=5)) as prof:
         for x in batches():
             nn.functional.cross_entropy(model(x), torch.zeros(4, dtype=torch.long)).backward()
             optimizer.step()

@@ -199,7 +199,7 @@ def test_what_inductor_asks_of_a_gpu_is_answered_to_it_alone() -> None:
         torchprof.estimate(Asks(), torch.empty(64, device="meta"), step=forward_of, steps=1, compile=True)
     finally:
         handle.remove()
-    assert asked == [before]
+    assert [each[:2] for each in asked] == [before[:2]]  # those of torch.cuda answer the program meanwhile
     assert names() == before
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import torchprof
 from torchprof import GPUS, Estimate
-from torchprof.estimation.gpus import COMPUTE_CAPABILITY, MULTIPROCESSORS
+from torchprof.allocator.gpus import COMPUTE_CAPABILITY, MULTIPROCESSORS
 from torchprof.estimation.overheads import Overhead
 
 GIB, MIB = 2**30, 2**20

@@ -139,7 +139,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "second": (lambda x: torch.cuda.set_device(1), "GPU 1, and an estimate is for one"),
     "old type": (
         lambda x: x.type("torch.cuda.FloatTensor"),
-        r"test_estimate_cuda_names\.py:\d+\) in the root module \(Net\) needs a GPU",
+        r"the root module \(Net\), at test_estimate_cuda_names\.py:\d+, in <lambda>: `.*`, needs a GPU",
     ),
 }
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 import torchprof
@@ -177,6 +178,12 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "foreach_kernels": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "index_copies": lambda: blocks(of(lambda x: x[torch.zeros(8, dtype=torch.long)])),
+    "flex_attention_of_cuda": lambda: blocks(of(lambda x: flex_attention(x, x, x), (1, 1, 128, 64))),
+    "inductor_without_bfloat16": lambda: (
+        torchprof.estimate(
+            nn.Linear(64, 64).bfloat16(), torch.empty(8, 64, dtype=torch.bfloat16), compile=True, capacity="T4", steps=1
+        ).notes
+    ),
     "inductor_for_cuda": without_code_for_cuda,
     "losses_of_elements": lambda: blocks(of(lambda x: F.mse_loss(x, x.detach()))),
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),

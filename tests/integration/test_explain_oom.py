@@ -187,3 +187,95 @@ def test_a_history_in_which_nothing_failed_is_refused() -> None:
     del snapshot["device_traces"][0][-1]
     with pytest.raises(ArgumentError, match="no request failed in the history of device 0"):
         torchprof.explain_oom(snapshot)
+
+
+def test_where_all_fits_as_it_was_recorded_no_setting_is_credited() -> None:
+    """With more memory nothing fails: that says nothing against the replay, which fails with the memory that there was."""
+    found = torchprof.explain_oom(run(halves(), 130 * MIB), capacity=1000 * MIB)
+    assert (found.attempts[0].fits, found.saved_by, found.reproduced) == (True, [], True)
+    text = str(found)
+    assert "INEXACT" not in text
+    assert text.splitlines()[-1] == "All fits in 1,000.0 MiB as it was recorded: no other setting is needed"
+
+
+def test_a_capacity_at_which_a_setting_still_helps_credits_it() -> None:
+    found = torchprof.explain_oom(run(halves(), 130 * MIB), capacity=120 * MIB)
+    assert found.saved_by[0] == GROWS
+    assert str(found).splitlines()[-1] == f"PYTORCH_ALLOC_CONF={GROWS} would have saved the run in 120.0 MiB"
+
+
+def test_a_replay_that_does_not_fail_credits_nothing() -> None:
+    snapshot = run(halves(), 130 * MIB)
+    snapshot["device_traces"][0][-1]["size"] = 20 * MIB  # which a free piece would serve
+    found = torchprof.explain_oom(snapshot)
+    assert (found.reproduced, found.saved_by) == (False, [])
+    text = str(found)
+    assert "INEXACT: replayed with its own settings" in text
+    assert text.splitlines()[-1] == "What would have saved the run is unknown: as replayed, it needs no other setting"
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_what_the_device_had_free_is_unknown_where_it_was_not_recorded(left_out: bool) -> None:
+    snapshot = run(all_in_use(), 150 * MIB)
+    entry = snapshot["device_traces"][0][-1]
+    if left_out:
+        del entry["device_free"]
+    else:
+        entry["device_free"] = None
+    found = torchprof.explain_oom(snapshot)
+    assert (found.device_free, found.capacity, found.limited) == (None, found.reserved, False)
+    text = str(found)
+    assert f"Of at least {found.reserved / MIB:.1f} MiB that PyTorch could have" in text
+    assert "free on the device: unknown, the history does not have it" in text
+    assert text.splitlines()[-1].startswith("Whether a setting would have saved the run is unknown")
+    given = torchprof.explain_oom(snapshot, capacity=150 * MIB)
+    assert str(given).splitlines()[-1].startswith("None of these settings would have saved the run in 150.0 MiB")
+
+
+@pytest.mark.parametrize("name", torchprof.GPUS)
+def test_a_gpu_is_a_capacity_here_as_for_an_estimate(name: str) -> None:
+    snapshot = run(halves(), 130 * MIB)
+    assert torchprof.explain_oom(snapshot, capacity=name).capacity == torchprof.GPUS[name]
+    assert torchprof.replay_snapshot(snapshot, capacity=name).capacity == torchprof.GPUS[name]
+
+
+@pytest.mark.parametrize(
+    ("capacity", "says"),
+    [
+        ("H100", r"capacity='H100' is no known GPU: give bytes, or one of 'T4', .*'H100-80GB'"),
+        (10**40, r"capacity=1000.* must be a positive int of bytes, at most 1 PiB, or a GPU"),
+        (0, "capacity=0 must be a positive number of bytes"),
+        (80e9, "capacity=80000000000.0 must be a positive number of bytes"),
+    ],
+)
+def test_a_capacity_that_cannot_be_says_what_can(capacity: Any, says: str) -> None:
+    with pytest.raises(ArgumentError, match=says) as raised:
+        torchprof.explain_oom(run(halves(), 130 * MIB), capacity=capacity)
+    assert len(str(raised.value)) < 250
+
+
+def test_a_snapshot_without_a_history_says_so_and_names_no_device() -> None:
+    snapshot = run(halves(), 130 * MIB)
+    snapshot["device_traces"] = []
+    with pytest.raises(ArgumentError, match=r"^snapshot: no request failed in it, which has no history: take"):
+        torchprof.explain_oom(snapshot)
+    with pytest.raises(ArgumentError, match=r"^snapshot: it has no history: call"):
+        torchprof.explain_oom(snapshot, "cuda:0")
+
+
+def test_what_another_stream_still_uses_is_neither_allocated_nor_free() -> None:
+    """Of six halves, three are free; of another one, the free was requested and is not completed."""
+    snapshot = run(halves(), 130 * MIB)
+    history = snapshot["device_traces"][0]
+    taken = [entry for entry in history if entry["action"] == "alloc" and entry["size"] == 20 * MIB]
+    freed = {entry["addr"] for entry in history if entry["action"] == "free_completed"}
+    used = next(entry for entry in taken if entry["addr"] not in freed)
+    history.insert(-1, {"action": "free_requested", "addr": used["addr"], "size": used["size"], "stream": 0})
+    for segment in snapshot["segments"]:
+        at = segment["address"]
+        for block in segment["blocks"]:
+            block["state"] = "active_awaiting_free" if at == used["addr"] else block["state"]
+            at += block["size"]
+    found = torchprof.explain_oom(snapshot)
+    assert (found.allocated, found.awaiting_free, found.free) == (40 * MIB, 20 * MIB, 60 * MIB)
+    assert "40.0 MiB were allocated, 20.0 MiB freed and still used by other streams; 60.0 MiB were reserved" in str(found)

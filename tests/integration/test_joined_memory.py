@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import kineto_files
 import pytest
 from handwritten import trace as handwritten
 from profiled_programs import BASE, OPS, Profiled, run
-from snapshot_programs import script
+from snapshot_programs import of_forward, script
 
 import torchprof
 from torchprof.errors import ArgumentError
@@ -146,3 +147,36 @@ def test_of_different_runs_nothing_is_guessed(tmp_path: Path) -> None:
     on_cpu = handwritten(allocations=[{"bytes": 8, "start": 1}])
     with pytest.raises(ArgumentError, match="device='cpu': snapshots are of CUDA's memory"):
         torchprof.memory(on_cpu, snapshot=other)
+
+
+@pytest.mark.parametrize(("skew", "far"), [(-800.0, False), (0.0, False), (-3_000_000.0, True), (40_000_000.0, True)])
+def test_how_far_the_clocks_are_apart_is_said(tmp_path: Path, skew: float, far: bool) -> None:
+    found = joined(run(Profiled(skew)), tmp_path)
+    assert abs(found.clock_difference + skew * 1000) < 1_000
+    line = next(line for line in str(found).splitlines() if line.startswith("Clocks: that of the snapshot is "))
+    assert ("ahead of" if found.clock_difference >= 0 else "behind") in line
+    assert line.endswith("check that these are") == far
+
+
+class Inference(Profiled):
+    """A batch goes through the layers, and all that they returned is freed before the next: nothing runs backward."""
+
+    def step(self) -> None:
+        kept = self.forward()
+        self.free(*kept, frames=of_forward(self.LAYERS - 1))
+
+
+@pytest.mark.parametrize("frames_of_frees", [None, [], "as recorded"])
+def test_what_inference_allocates_is_no_activation_in_either_account(tmp_path: Path, frames_of_frees: Any) -> None:
+    """Backward of CUDA frees without frames, and so may anything else: without backward, that says nothing."""
+    program = run(Inference())
+    snapshot = program.snapshot()
+    for entry in snapshot["device_traces"][0]:
+        if entry["action"].startswith("free") and frames_of_frees != "as recorded":
+            entry.pop("frames", None) if frames_of_frees is None else entry.update(frames=frames_of_frees)
+    alone = torchprof.memory(snapshot)
+    both = torchprof.memory(program.trace(tmp_path), snapshot=snapshot)
+    layers = program.at_peak["activations"] + program.at_peak["temporaries"]
+    for held in (alone.by_category, both.snapshot.by_category):
+        assert (held["activations"], held["temporaries"]) == (0, layers)
+    assert {row["category"] for row in both.line_table.to_dict() if row["op"] == "aten::linear"} == {"temporaries"}

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snapshot_programs import Program, script
+from snapshot_programs import Program, Training, script
 
 import torchprof
-from torchprof.allocator.account import BEFORE, NO_STACK, Held, SegmentUse
+from torchprof.allocator.account import BEFORE, NO_STACK, Held
+from torchprof.allocator.segment_use import SegmentUse
 from torchprof.errors import ArgumentError
 
 MIB = 2**20
@@ -197,3 +198,91 @@ def test_frames_of_any_kind_are_no_error() -> None:
         found = snapshot()
         found["device_traces"][0][1]["frames"] = frames
         assert torchprof.memory(found).peak == 18 * MIB
+
+
+def trained() -> dict[str, Any]:
+    """A history of three steps."""
+    program = Training()
+    for _ in range(3):
+        program.step()
+    return program.snapshot()
+
+
+def test_a_block_that_awaits_its_free_is_so_in_every_figure() -> None:
+    """It is not allocated, as ``torch.cuda.memory_allocated`` counts, and it cannot be had again."""
+    blocks = [(512, "active_allocated"), (1024, "active_awaiting_free"), (2**21 - 1536, "inactive")]
+    segment = {"device": 0, "address": 2**30, "total_size": 2**21, "segment_type": "small", "stream": 0}
+    waiting = {**segment, "address": 2**31, "blocks": [{"size": 2**21, "state": "active_pending_free"}]}
+    used = {**segment, "blocks": [{"size": size, "state": state} for size, state in blocks]}
+    found = torchprof.memory({"segments": [used, waiting]})
+    assert (found.reserved, found.allocated, found.awaiting_free) == (2**22, 512, 2**21 + 1024)
+    assert [(use.allocated, use.awaiting_free, use.free) for use in found.segments] == [
+        (512, 1024, 2**21 - 1536),
+        (0, 2**21, 0),
+    ]
+    assert found.fragmentation == 2**21 - 1536
+    assert sum(row["held"] for row in found.end_table.to_dict()) == 512
+    assert "512 B allocated; 2,049.0 KiB freed and still used by other streams; of the other 2,046.5 KiB" in str(found)
+    assert [row["awaiting_free"] for row in found.segment_table.to_dict()] == [1024, 2**21]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("state", "active_frobnicated", "state 'active_frobnicated' is unknown: active_allocated, active_awaiting_free"),
+        ("state", None, "state None is unknown"),
+        ("size", 0, "a block of 0 bytes is none"),
+        ("size", 512, "it has 2,097,152 bytes, and its blocks have 512"),
+    ],
+)
+def test_a_block_that_is_none_is_an_error(key: str, value: Any, says: str) -> None:
+    block = {"size": 2**21, "state": "inactive", key: value}
+    segment = {"device": 0, "address": 2**30, "total_size": 2**21, "segment_type": "small", "stream": 0, "blocks": [block]}
+    with pytest.raises(ArgumentError, match=f"number 0 of the segments of device 0 cannot be read: {says}"):
+        torchprof.memory({"segments": [segment]})
+    with pytest.raises(ArgumentError, match="segment_type 'medium' is unknown: small, large are known"):
+        torchprof.memory(
+            {"segments": [{**segment, "segment_type": "medium", "blocks": [{"size": 2**21, "state": "inactive"}]}]}
+        )
+
+
+def test_an_entry_of_an_action_that_is_not_known_is_said() -> None:
+    snapshot = trained()
+    snapshot["device_traces"][0].append({"action": "segment_split", "addr": 1, "size": 1, "stream": 0})
+    assert "INEXACT: 1 entry says 'segment_split', which is not known here" in str(torchprof.memory(snapshot))
+
+
+def test_a_history_in_which_nothing_is_allocated_is_a_history() -> None:
+    program = Training()
+    snapshot = program.snapshot()
+    snapshot["device_traces"] = [[{"action": "snapshot", "addr": 0, "size": 0, "stream": 0}]]
+    found = torchprof.memory(snapshot)
+    assert found.leaks_unknown == "nothing was allocated in the history"
+    assert "no history was recorded" not in str(found)
+    assert found.peak == found.allocated
+
+
+def test_what_the_segments_do_not_have_is_not_held_at_the_end() -> None:
+    """The entry that freed it is missing, and so the segment was released."""
+    snapshot = {"segments": [], "device_traces": [[{"action": "alloc", "addr": 2**30, "size": 5, "stream": 0}]]}
+    found = torchprof.memory(snapshot)
+    assert (found.allocated, found.at_end, found.missing) == (0, [], 1)
+    assert found.reserved_at_peak <= found.max_reserved
+    assert "INEXACT: 1 entry that allocates or frees is missing from the history" in str(found)
+
+
+def test_what_is_reserved_is_as_recorded_also_where_the_replay_is_not() -> None:
+    """A block lies where the simulated allocator would not put it."""
+    snapshot = trained()
+    for entry in snapshot["device_traces"][0]:
+        if entry["action"] == "segment_alloc":
+            entry["size"] //= 2
+    found = torchprof.memory(snapshot)
+    assert found.reserved_at_peak <= found.max_reserved
+    assert (found.timeline()["reserved"] <= found.max_reserved).all()
+
+
+@pytest.mark.parametrize("nothing", [None, 5, 1.5, b"memory.pickle", {5}])
+def test_what_is_neither_a_trace_nor_a_snapshot_is_named(nothing: Any) -> None:
+    with pytest.raises(torchprof.ModuleTypeError, match=r"^trace=.* is none: give a torchprof\.Trace.*_snapshot\(\) returned"):
+        torchprof.memory(nothing)

@@ -10,41 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from corpus import traces
 from environments import without_torch
-from handwritten import gpu_trace, loop_trace, two_layer_trace
-from torch import nn
+from handwritten import loop_trace
 
 import torchprof
-from torchprof.trace.trace import Trace
 from torchprof.trace.type_names import DeviceTypes, Dtypes
 
 EVERYTHING = Path(__file__).parents[1] / "everything.py"
-
-
-def training(*, aggregate: bool = False) -> Trace:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
-    optimizer = torch.optim.Adam(model.parameters())
-    with torchprof.profile(model, aggregate=aggregate) as prof:
-        for _ in range(3):
-            model(torch.rand(2, 3, 8, 8)).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            prof.step()
-    return prof.trace
-
-
-def traces() -> dict[str, Trace]:
-    recorded = training()
-    return {
-        "two_layers": two_layer_trace(),
-        "loop": loop_trace(),
-        "gpu": gpu_trace(),
-        "empty": Trace.empty(two_layer_trace().model),
-        "training": recorded,
-        "aggregated": training(aggregate=True),
-        "summary": torchprof.summary(nn.Linear(3, 4), (3,), batch_size=2, backward=True, verbose=0).trace,
-        "of_an_unknown_pytorch": replace(recorded, dtypes=Dtypes(), device_types=DeviceTypes()),
-    }
 
 
 def run(python: Path | str, *arguments: object, beside_torch: bool) -> str:
@@ -59,7 +32,9 @@ def run(python: Path | str, *arguments: object, beside_torch: bool) -> str:
 
 def test_everything_prints_the_same_where_pytorch_is_not_installed(tmp_path: Path) -> None:
     files = []
-    for name, trace in traces().items():
+    recorded = traces()
+    recorded["of_an_unknown_pytorch"] = replace(recorded["training"], dtypes=Dtypes(), device_types=DeviceTypes())
+    for name, trace in recorded.items():
         files.append(tmp_path / f"{name}.torchprof")
         trace.save(files[-1])
     with_torch = run(sys.executable, tmp_path, *files, beside_torch=True)

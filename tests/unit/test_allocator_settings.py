@@ -62,7 +62,7 @@ def test_intervals_between_those_named_are_not_rounded() -> None:
         ("max_split_size_mb:lots", "max_split_size_mb:lots is no number of MiB: write max_split_size_mb:512"),
         ("max_split_size_mb:19", "must be at least the large segment size, 20 MiB"),
         ("max_split_size_mb:40,large_segment_size_mb:64", "must be at least the large segment size, 64 MiB"),
-        ("large_segment_size_mb:10", "must be more than 10 MiB"),
+        ("large_segment_size_mb:10", "must be more than 10 MiB, and at most 1 PiB"),
         ("expandable_segments:true", "write expandable_segments:True or expandable_segments:False"),
         ("garbage_collection_threshold:1.0", "garbage_collection_threshold=1.0 cannot be"),
         ("garbage_collection_threshold:half", "write garbage_collection_threshold:0.8"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from handwritten import gpu_trace, loop_trace
+from stacked import training
 
 import torchprof
 from torchprof.cli.main import main
@@ -31,9 +32,17 @@ def test_show_prints_the_table_of_the_library(file: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("by", ["module", "op", "step", "kernel"])
-def test_show_has_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str) -> None:
+def test_show_has_every_table_of_ops(tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str) -> None:
     path = tmp_path / "gpu.torchprof"
     gpu_trace().save(path)
+    assert main(["show", str(path), "--by", by]) == 0
+    assert capsys.readouterr().out == f"{getattr(torchprof, f'by_{by}')(torchprof.load(path))}\n"
+
+
+@pytest.mark.parametrize("by", ["line", "function"])
+def test_show_has_every_table_of_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str) -> None:
+    path = tmp_path / "lines.torchprof"
+    training().trace().save(path)
     assert main(["show", str(path), "--by", by]) == 0
     assert capsys.readouterr().out == f"{getattr(torchprof, f'by_{by}')(torchprof.load(path))}\n"
 

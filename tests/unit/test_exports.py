@@ -388,7 +388,9 @@ def test_an_aggregated_trace_has_neither_timeline_nor_stacks(export: Callable[[T
 
 @pytest.mark.parametrize("export", [export_folded, export_speedscope])
 def test_an_unknown_by_is_refused(export: Callable[[Trace, Path, str], None], tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="by must be one of 'time', 'device', 'flops', 'bytes', not 'memory'"):
+    with pytest.raises(
+        ArgumentError, match="by must be one of 'time', 'device', 'flops', 'bytes', 'allocated', 'peak', not 'memory'"
+    ):
         export(training_step(), tmp_path / "out", "memory")
 
 

@@ -10,7 +10,8 @@ from kineto_files import kernel, launch, names, op, read
 
 import torchprof
 from torchprof.flops.outputs import output_shapes
-from torchprof.trace.schema import NO_FLOPS, OP_NESTED, UNKNOWN_FLOPS
+from torchprof.importers.kineto.arguments import DtypeNumbers, read_arguments
+from torchprof.trace.schema import NO_FLOPS, OP_NESTED, UNKNOWN, UNKNOWN_FLOPS
 
 
 def row_of(trace: torchprof.Trace, name: str) -> dict[str, Any]:
@@ -223,3 +224,20 @@ def test_a_smaller_op_inside_does_not_take_the_bytes_of_the_op_around_it(tmp_pat
     assert moved["aten::sub"] is None  # what it returns is not in the file
     assert moved["aten::zero"] == 0  # which zero_ moves
     assert moved["aten::zero_"] == 8 * 4
+
+
+def test_values_of_files_of_2021_are_no_tensors() -> None:
+    """They have the kind of every value, and no values. A list may be one of tensors."""
+    numbers = DtypeNumbers()
+    kinds = b'["float", "Int", "Double", "Bool", "None", "float"]'
+    found = read_arguments(b"[[2, 3], [], [], [], [], [3]]", kinds, b"", numbers)
+    assert [sizes for sizes, _ in found.tensors] == [(2, 3), (3,)]
+    assert (found.text, found.has_values) == (None, False)
+    lists = read_arguments(b"[[2, 3], []]", b'["float", "GenericList"]', b"", numbers)
+    assert [sizes for sizes, _ in lists.tensors] == [(2, 3), (UNKNOWN,)]
+    assert lists.text is None
+
+
+def test_where_all_arguments_are_tensors_no_values_are_needed() -> None:
+    found = read_arguments(b"[[2, 3], [[3], [4]]]", b'["float", "TensorList"]', b"", DtypeNumbers())
+    assert found.text == "[{}, [{}, {}]]"

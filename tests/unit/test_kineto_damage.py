@@ -258,3 +258,59 @@ def test_metadata_of_collectives_is_kept(tmp_path: Path, category: str) -> None:
         "[0, 1, ..., 7]",
     )
     assert trace.facts["distributed"]["rank"] == 3
+
+
+@pytest.mark.parametrize("plainly", [False, True])
+def test_odd_events_are_counted_and_the_file_is_still_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plainly: bool
+) -> None:
+    if plainly:
+        monkeypatch.setattr(of_event, "_decoder", None)
+    trace = read(tmp_path, op("aten::mm", 0, 5), 5, [1], None, {**op("aten::add", 10, 5), "args": [1]})  # type: ignore[arg-type]
+    assert names(trace) == ["aten::mm", "aten::add"]
+    notes = "\n".join(trace.facts["notes"])
+    assert "4 events are no objects, or their args are none" in notes
+    assert "JSON" not in notes
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have_are_said_with_either_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text(document([op("aten::mm", 0, 5, seq=123456)]).replace("123456", text))
+    for decoder in (of_event._decoder, None):
+        monkeypatch.setattr(of_event, "_decoder", decoder)
+        assert any("1 piece of the file was no valid JSON" in note for note in torchprof.load(path).facts["notes"])
+
+
+def test_a_gzip_that_was_cut_says_how_long_the_file_is(tmp_path: Path) -> None:
+    packed = gzip.compress(document(EVERYTHING * 20).encode())[:300]
+    path = tmp_path / "cut.json.gz"
+    path.write_bytes(packed)
+    with pytest.raises(torchprof.TraceFileError, match="cut short after 300 packed bytes"):
+        torchprof.load(path)
+
+
+@pytest.mark.parametrize("device", [-3, 128, 2**40, "x", None])
+def test_a_kernel_of_no_device_is_shown_on_that_of_its_process_or_the_first(tmp_path: Path, device: Any) -> None:
+    of_process = {**kernel("gemm", 40, 10, 1, device=3), "args": {"device": device, "stream": 7, "correlation": 1}}
+    nowhere = {**of_process, "pid": device, "ts": 60}
+    trace = read(tmp_path, op("aten::mm", 0, 20), launch(5, 1, 1), of_process, nowhere)
+    assert trace.kernels["device_index"].tolist() == [3, 0]
+    note = "1 kernel, copy or fill says no device that can be: shown on the first"
+    assert note in trace.facts["notes"]
+    assert note in str(torchprof.gpu(trace))
+
+
+@pytest.mark.parametrize("sizes", [[2**60, 2**60], [2**62, 2], [2**40, 2**40], [2**27, 2**27]])
+def test_sizes_that_no_tensor_has_are_unknown(tmp_path: Path, sizes: list[int]) -> None:
+    events = [
+        op(name, at, 5, dims=[sizes, sizes], types=["float", "float"], values=["", ""])
+        for at, name in ((0, "aten::mm"), (10, "aten::add"))
+    ]
+    trace = read(tmp_path, *events)
+    flops, moved = ({row["name"]: row[name] for row in torchprof.by_op(trace).rows} for name in ("flops", "bytes"))
+    assert flops["aten::mm"] is None
+    assert all(size is None or size >= 0 for size in moved.values())
+    use(trace, tmp_path)

@@ -112,7 +112,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, share: float, pack:
 @pytest.mark.parametrize(
     ("contents", "says"),
     [
-        (b"", "damaged or cut short"),
+        (b"", "but empty"),
         (b"garbage", "not a torchprof trace"),
         (b"{", "damaged or cut short"),
         (b"{}", "it has no 'traceEvents'"),
@@ -160,7 +160,7 @@ def test_numbers_that_are_none_and_text_that_is_not_utf_8_are_read_around(tmp_pa
     trace = torchprof.load(path)
     assert names(trace) == ["aten::mm: inf, nan"]
     assert trace.strings[int(trace.kernels["name"][0])] == "caf�"
-    assert any("were no valid JSON" in note for note in trace.facts["notes"])
+    assert any("1 piece of the file was no valid JSON" in note for note in trace.facts["notes"])
 
 
 def test_events_that_cannot_be_are_counted_and_said(tmp_path: Path, decoder: str) -> None:
@@ -180,8 +180,8 @@ def test_events_that_cannot_be_are_counted_and_said(tmp_path: Path, decoder: str
     notes = "\n".join(trace.facts["notes"])
     assert "events of other kinds are left out: 2 cuda_sync, 1 overhead" in notes
     assert "3 events have no name, no time or no duration, and are left out" in notes
-    assert "1 events end before they begin: they count as 0 ns" in notes
-    assert "1 ops have the External id of another one" in notes
+    assert "1 event ends before it begins: it counts as 0 ns" in notes
+    assert "1 op has the External id of another one" in notes
     assert "Read from torch.profiler: events of other kinds are left out: 2 cuda_sync" in str(torchprof.by_op(trace))
 
 

@@ -131,3 +131,21 @@ def test_numbers_of_devices_that_cannot_be_do_no_harm(tmp_path: Path, number: in
     trace = read(tmp_path, op("aten::mm", 0, 20), odd, allocation(6, 8192, 256, device=0))
     assert trace.allocations["bytes"].tolist() == [512, 256]
     assert str(torchprof.memory(trace))
+
+
+@pytest.mark.parametrize(("total", "reserved"), [(0, 1024), (511, 1024), (512, 100)])
+def test_totals_that_cannot_be_are_left_out_and_said(tmp_path: Path, total: int, reserved: int) -> None:
+    """After 512 bytes were allocated, no less are, and no less are reserved."""
+    events = [allocation(5, 4096, 512, total=total, reserved=reserved), allocation(9, 4096, -512, total=0, reserved=1024)]
+    trace = read(tmp_path, op("aten::mm", 0, 20), *events)
+    found = torchprof.memory(trace)
+    assert (found.peak.bytes, found.reserved, len(trace.allocator_totals)) == (512, None, 0)
+    assert "1 total of an allocator cannot be" in str(found)
+
+
+def test_a_total_of_0_after_all_was_freed_is_one(tmp_path: Path) -> None:
+    events = [allocation(5, 4096, 512, total=512, reserved=1024), allocation(9, 4096, -512, total=0, reserved=1024)]
+    trace = read(tmp_path, op("aten::mm", 0, 20), *events)
+    assert trace.allocator_totals["allocated"].tolist() == [512]
+    assert torchprof.memory(trace).max_reserved == 1024
+    assert not any("total" in note for note in trace.facts["notes"])

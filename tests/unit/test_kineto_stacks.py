@@ -52,7 +52,7 @@ def stacks(trace: torchprof.Trace) -> dict[str, list[str]]:
 
 def folded(trace: torchprof.Trace, folder: Path, by: str = "time") -> dict[str, int]:
     path = folder / "stacks.folded"
-    torchprof.export_folded(trace, path, by, functions=True)
+    torchprof.export_folded(trace, path, by, functions=True, libraries=True)
     lines = [line.rpartition(" ") for line in path.read_text().splitlines()]
     return {stack: int(value) for stack, _, value in lines}
 
@@ -116,17 +116,42 @@ def test_a_file_without_functions_has_no_stacks(tmp_path: Path) -> None:
 
 def test_flame_graphs_of_functions_add_up_to_the_time_of_those_of_modules(tmp_path: Path) -> None:
     trace = read(tmp_path, *TRAINING)
-    inside = f"{LINE};{STEP};nn.Module: Linear_0"
+    main, step = "<module> (train.py:3)", "step (train.py:12)"
+    inside = f"{main};{step};nn.Module: Linear_0"
+    linear = f"{inside};forward (net.py:30);<built-in function linear>;aten::linear"
     assert folded(trace, tmp_path) == {
-        f"{LINE};<built-in method randn of type object>;aten::randn": 2_000,
-        f"{inside};{FORWARD};<built-in function linear>;aten::linear": 2_000,
-        f"{inside};{FORWARD};<built-in function linear>;aten::linear;aten::addmm": 8_000,
+        f"{main};<built-in method randn of type object>;aten::randn": 2_000,
+        linear: 2_000,
+        f"{linear};aten::addmm": 8_000,
         inside: 20_000,
-        f"{LINE};{STEP};aten::sum": 5_000,
+        f"{main};{step};aten::sum": 5_000,
         "backward;AddmmBackward0": 10_000,
     }
     torchprof.export_folded(trace, tmp_path / "modules")
     assert sum(int(line.rpartition(" ")[2]) for line in (tmp_path / "modules").read_text().splitlines()) == 47_000
+
+
+def test_flame_graphs_and_the_timeline_show_functions_of_the_user_where_no_line_is_known(tmp_path: Path) -> None:
+    trace = read(tmp_path, *TRAINING)
+    torchprof.export_folded(trace, tmp_path / "own", functions=True)
+    main, step = "<module> (train.py:3)", "step (train.py:12)"
+    linear = f"{main};{step};forward (net.py:30);aten::linear"
+    assert dict(line.rsplit(" ", 1) for line in (tmp_path / "own").read_text().splitlines()) == {
+        f"{main};aten::randn": "2000",
+        f"{main};{step}": "20000",
+        linear: "2000",
+        f"{linear};aten::addmm": "8000",
+        f"{main};{step};aten::sum": "5000",
+        "backward;AddmmBackward0": "10000",
+    }
+    torchprof.export_chrome(trace, tmp_path / "timeline.json")
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    shown = [(event["name"], event["ts"], event["dur"], event["args"]) for event in events if event.get("cat") == "python"]
+    assert shown == [
+        (main, 0, 59, {"file": "train.py", "line": 3}),
+        (step, 11, 48, {"file": "train.py", "line": 12}),
+        ("forward (net.py:30)", 19, 10, {"file": "net.py", "line": 30}),
+    ]
 
 
 def test_kernels_are_below_the_function_that_launched_them(tmp_path: Path) -> None:
@@ -138,14 +163,14 @@ def test_kernels_are_below_the_function_that_launched_them(tmp_path: Path) -> No
         kernel("lost", 50, 3, 9),
         function(LINE, 0, 100),
     )
-    assert folded(trace, tmp_path, "device") == {f"{LINE};aten::mm;gemm": 7_000, "other;lost": 3_000}
+    assert folded(trace, tmp_path, "device") == {"<module> (train.py:3);aten::mm;gemm": 7_000, "other;lost": 3_000}
 
 
 def test_ops_of_a_timeline_tell_their_function(tmp_path: Path) -> None:
     torchprof.export_chrome(read(tmp_path, *TRAINING), tmp_path / "timeline.json")
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     told = {event["name"]: event["args"].get("function") for event in events if event.get("cat") in ("op", "backward")}
-    assert told["aten::sum"] == STEP
+    assert told["aten::sum"] == "step (train.py:12)"
     assert told["AddmmBackward0"] is None
 
 
@@ -226,4 +251,4 @@ def test_ops_after_the_functions_around_them_are_counted(tmp_path: Path, monkeyp
     late = [function(LINE, 0, 20), function(STEP, 30, 20)]
     trace = read(tmp_path, op("aten::first", 60, 5), *late, op("aten::late", 5, 5), function("f.py(1): f", 55, 20))
     assert stacks(trace) == {"aten::late": [], "aten::first": ["f.py(1): f"]}
-    assert "the stacks of 1 ops may lack functions, because the file is not in order" in trace.facts["notes"]
+    assert "the stacks of 1 op may lack functions, because the file is not in order" in trace.facts["notes"]

@@ -30,6 +30,7 @@ class Room(NamedTuple):
 
 ROOMS: Final[dict[str, Room]] = {
     # The lowest first: a room imports only rooms that are listed before it.
+    "wording": Room("How messages write numbers with their nouns, and values that they name."),
     "terminal": Room("Whether a stream is a terminal, how wide it is, and what may be written to it."),
     "errors": Room("The exceptions that torchprof raises.", "terminal"),
     "_version": Room("The version of torchprof."),
@@ -38,28 +39,28 @@ ROOMS: Final[dict[str, Room]] = {
     "_built_for": Room("The PyTorch that the extension was built for."),
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
     "_torch_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
-    "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version"),
-    "flops": Room("FLOPs of ops by formula.", "errors trace"),
-    "analysis": Room("Computes figures from a trace.", "errors trace flops"),
-    "importers": Room("Reads what other tools recorded into a trace.", "errors terminal arguments trace flops"),
+    "trace": Room("What one recording knows, as numpy tables, and its file format.", "errors _version wording"),
+    "flops": Room("FLOPs of ops by formula.", "errors trace wording"),
+    "analysis": Room("Computes figures from a trace.", "errors trace flops wording"),
+    "importers": Room("Reads what other tools recorded into a trace.", "errors terminal arguments trace flops wording"),
     "record": Room(
         "Runs a recording and makes the trace.",
-        "errors terminal arguments trace flops analysis _native _torch_private",
+        "errors terminal arguments trace flops analysis _native _torch_private wording",
         torch=True,
     ),
     "allocator": Room(
         "The simulated CUDA allocator: settings, replay; what memory snapshots say.",
-        "errors arguments trace importers analysis _native",
+        "errors arguments trace importers analysis _native wording",
         torch=True,
     ),
-    "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis"),
-    "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis"),
+    "exporters": Room("Writes a trace as a file of another tool.", "errors _version terminal trace analysis wording"),
+    "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis wording"),
     "tables": Room(
-        "Figures as tables, with one set of columns.", "errors arguments trace importers allocator analysis rendering"
+        "Figures as tables, with one set of columns.", "errors arguments trace importers allocator analysis rendering wording"
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
-        "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables",
+        "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables wording",
         torch=True,
     ),
     "raised": Room(
@@ -80,7 +81,7 @@ ROOMS: Final[dict[str, Room]] = {
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables summarize estimation _native",
     ),
-    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering __init__"),
+    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering wording __init__"),
     "__main__": Room("Runs the command line.", "cli"),
 }
 

@@ -185,7 +185,7 @@ def test_memory_whose_size_varies_at_random_is_hardly_ever_called_a_leak() -> No
 def test_with_few_steps_there_is_no_telling(count: int) -> None:
     found = memory(recorded(*(block(step) for step in range(count)), of=count))
     assert found.leaks == []
-    assert found.leaks_unknown == f"too few steps to tell: 4 are needed, and {count} were recorded"
+    assert found.leaks_unknown == f"too few steps to tell: 4 are needed, and {count} {'was' if count == 1 else 'were'} recorded"
     assert f"Leaks: unknown, because {found.leaks_unknown}" in str(found)
 
 

@@ -87,7 +87,7 @@ def test_arguments_are_kept_only_where_a_formula_needs_them() -> None:
 def test_without_pytorch_ops_are_classed_by_their_names() -> None:
     """As PyTorch says, except that ops which only call others may be unknown: what they call is then counted."""
     names = {name for name in _native.op_names([])[0] if is_pytorchs(name)}
-    classes, by_name = op_classes(), classes_by_name(names)
+    classes, by_name = op_classes(), classes_by_name(names, {})
     assert by_name.counted == {name for name in classes.counted if name in FORMULAS}
     for_tests = {name for name in names if name.startswith(("aten::_test", "aten::_foobar"))}
     assert names - classes.free - classes.counted - for_tests <= names - by_name.free

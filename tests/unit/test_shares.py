@@ -11,6 +11,7 @@ from functools import cached_property
 import pytest
 from handwritten import gpu_trace, loop_trace, trace, two_layer_trace
 from oracle_allocator import Oracle
+from stacked import HERE, in_one_line
 
 import torchprof
 from torchprof import Ceilings, Estimate, Table, Trace
@@ -36,7 +37,10 @@ def out_of_memory(_: Trace) -> Printed:
 
 
 PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
+    "annotate": lambda trace: torchprof.annotate(in_one_line(trace), HERE),
+    "by_function": lambda trace: torchprof.by_function(in_one_line(trace)),
     "by_kernel": torchprof.by_kernel,
+    "by_line": lambda trace: torchprof.by_line(in_one_line(trace)),
     "by_module": torchprof.by_module,
     "by_op": lambda trace: torchprof.by_op(trace, ceilings=H100),
     "by_step": torchprof.by_step,

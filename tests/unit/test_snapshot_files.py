@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from torchprof.errors import ArgumentError, ModuleTypeError, TraceFileError
 from torchprof.importers import snapshot_file
-from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotBlock, SnapshotEvent, SnapshotSegment
+from torchprof.importers.cuda_snapshot import CudaSnapshot
 from torchprof.importers.load import load
+from torchprof.importers.snapshot_entries import SnapshotBlock, SnapshotEvent, SnapshotSegment
 from torchprof.importers.snapshot_file import read_snapshot
 
 FRAMES = [
@@ -127,9 +129,64 @@ def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path: Path) -> None
 
 
 def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModuleTypeError, match="not int"):
+    with pytest.raises(ModuleTypeError, match=r"snapshot=3 is none: give what torch\.cuda\.memory\._snapshot\(\) returned"):
         CudaSnapshot.of(3)
-    with pytest.raises(ArgumentError, match=r"snapshot\['segments'\] is None"):
+    with pytest.raises(ArgumentError, match=r"snapshot has no 'segments', but 'weights': a snapshot of"):
         CudaSnapshot.of({"weights": []})
+    with pytest.raises(ArgumentError, match=r"snapshot\['segments'\] is None and must be a list"):
+        CudaSnapshot.of({"segments": None})
     with pytest.raises(ArgumentError, match="number 0 of the segments"):
         CudaSnapshot.of(["text"]).segments(0)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "but empty"),
+        (gzip.compress(b""), "but empty"),
+        ("text".encode("utf-16"), "but text in UTF-16"),
+        ('{"traceEvents": []}'.encode("utf-16-le"), "but text in UTF-16"),
+        ("[1]".encode("utf-16-be"), "but text in UTF-16"),
+        (b"PK\x03\x04" + b"\0" * 60, "zip archive"),
+        (b"\x28\xb5\x2f\xfd" + b"\0" * 60, "but packed by Zstandard: unpack it first"),
+        (b"BZh91AY", "but packed by bzip2"),
+        (b"\xfd7zXZ\0", "but packed by xz"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "but a pointer of Git LFS"),
+        (b"\xef\xbb\xbf<html>", "but a page"),
+    ],
+)
+def test_what_a_file_is_instead_is_said_by_what_reads_it(tmp_path: Path, data: bytes, says: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises(TraceFileError, match=says):
+        read_snapshot(path)
+    if not data.startswith(b"PK"):
+        with pytest.raises(TraceFileError, match=says):
+            load(path)
+
+
+def test_a_zip_archive_of_other_files_is_to_be_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "trace.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("trace.json", "{}")
+    with pytest.raises(TraceFileError, match=r"trace\.zip: a zip archive, but not a torchprof trace: unpack it first"):
+        load(path)
+
+
+@pytest.mark.parametrize("wrong", [{"segments": [1] * 1000}, None, 5, [0] * 1000, 10**5000], ids=type)
+def test_what_is_no_path_is_named_in_short(wrong: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"^path=.* is not a path$") as raised:
+        load(wrong)
+    assert len(str(raised.value)) < 120
+
+
+@pytest.mark.parametrize(("entry", "free"), [({"device_free": 7}, 7), ({"addr": 7}, 7), ({}, -1), ({"device_free": None}, -1)])
+def test_what_a_device_had_free_is_unknown_without_it(entry: dict[str, Any], free: int) -> None:
+    snapshot = CudaSnapshot.of({"segments": [], "device_traces": [[{"action": "oom", "size": 5, **entry}]]})
+    assert snapshot.history(0)[0].address == free
+
+
+def test_an_entry_without_an_address_is_none() -> None:
+    snapshot = CudaSnapshot.of({"segments": [], "device_traces": [[{"action": "alloc", "size": 5}]]})
+    with pytest.raises(ArgumentError, match=r"device_traces\[0\]\[0\] cannot be read: it has no 'addr'"):
+        snapshot.history(0)

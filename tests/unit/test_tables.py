@@ -73,7 +73,7 @@ def test_an_unknown_column_is_named_with_those_there_are(name: str) -> None:
 
 def test_the_head_says_what_it_left_out() -> None:
     table = torchprof.by_op(loop_trace())
-    assert str(table.head(1)).splitlines()[5] == "1 more rows"
+    assert str(table.head(1)).splitlines()[5] == "1 more row"
     assert table.head(2) is table
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handwritten import loop_trace, trace, two_layer_trace
+from handwritten import trace, two_layer_trace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -184,27 +184,163 @@ def test_whatever_is_wrong_with_a_file_it_is_said_in_one_way(tmp_path: Path, cha
         torchprof.load(tmp_path / "bad")
 
 
+def damaged(tmp_path: Path, whole: Trace, table: str, column: str, row: int, number: int) -> Path:
+    """The file of a trace of which one number is another."""
+    rows = getattr(whole, table).copy()
+    (rows[column] if column else rows)[row] = number
+    path = tmp_path / "damaged.torchprof"
+    replace(whole, **{table: rows}).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "row", "number", "said"),
+    [
+        ("ops", "parent", 0, 0, "row 0 of ops is not inside another that comes before it"),
+        ("ops", "parent", 1, -2, "parent -2 in row 1 of ops is not between -1 and 2147483648"),
+        ("ops", "start", 0, 2**60, f"start {2**60} in row 0 of ops is not between 0 and {2**55}"),
+        ("ops", "start", 1, 0, "row 1 of ops began before the row above it, on the same thread"),
+        ("ops", "end", 2, 1, "row 2 of ops ends before it begins"),
+        ("ops", "flags", 2, 96, "flags 96 in row 2 of ops is not between 0 and 95"),
+        ("ops", "signature", 1, 10**6, "signature 1000000 in row 1 of ops names signatures that are not there"),
+        ("ops", "module_call", 1, 10**6, "module_call 1000000 in row 1 of ops names module_calls that are not there"),
+        ("ops", "inputs", 1, 2**32 - 1, f"inputs {2**32 - 1} in row 1 of ops names operands that are not there"),
+        ("ops", "thread", 2, 1, "thread 1 in row 2 of ops names threads that are not there"),
+        ("signatures", "name", 0, 2**31, f"name {2**31} in row 0 of signatures names strings that are not there"),
+        ("steps", "end", 0, 0, "row 0 of steps ends before it begins"),
+        ("marks", "name", 0, 9999, "name 9999 in row 0 of marks names strings that are not there"),
+    ],
+)
+def test_a_row_that_cannot_be_followed_is_named(
+    tmp_path: Path, table: str, column: str, row: int, number: int, said: str
+) -> None:
+    whole = trace(
+        strings=["aten::add", "here"],
+        ops=[{"name": 0, "start": start, "end": start + 5} for start in (10, 20, 30)],
+        steps=[{"start": 5, "end": 40}],
+        marks=[{"time": 7, "name": 1}],
+    )
+    path = damaged(tmp_path, whole, table, column, row, number)
+    with pytest.raises(TraceFileError) as refused:
+        torchprof.load(path)
+    assert str(refused.value) == f"{path}: damaged: {said}"
+
+
 @pytest.mark.parametrize(
     ("table", "column", "number"),
     [
-        ("ops", "parent", 0),
         ("module_calls", "parent", 1),
-        ("ops", "signature", 10**6),
-        ("ops", "module_call", 10**6),
         ("module_calls", "module", 10**6),
         ("tensors", "shape", 10**6),
         ("shapes", "first", 10**6),
-        ("operands", None, 10**6),
+        ("operands", "", 10**6),
+        ("operands", "", -1),
+        ("modules", "type", 10**6),
+        ("dims", "", -3),
     ],
 )
-def test_rows_that_cannot_be_followed_are_damage(tmp_path: Path, table: str, column: str | None, number: int) -> None:
-    damaged = loop_trace() if table == "ops" else two_layer_trace()
-    rows = getattr(damaged, table).copy()
-    (rows if column is None else rows[column])[0] = number
-    path = tmp_path / "damaged.torchprof"
-    replace(damaged, **{table: rows}).save(path)
-    with pytest.raises(TraceFileError, match=r"damaged: rows (name|of) "):
-        torchprof.load(path)
+def test_rows_that_cannot_be_followed_are_damage(tmp_path: Path, table: str, column: str, number: int) -> None:
+    with pytest.raises(TraceFileError, match=rf"damaged: .*row 0 of {table} "):
+        torchprof.load(damaged(tmp_path, two_layer_trace(), table, column, 0, number))
+
+
+def test_a_row_is_found_wherever_it_is(tmp_path: Path) -> None:
+    many = trace(strings=["aten::add"], ops=[{"name": 0, "start": start, "end": start} for start in range(20_000)])
+    for row in (0, 8191, 8192, 8193, 19_999):
+        with pytest.raises(TraceFileError, match=rf"parent {row} in|row {row} of ops is not inside another"):
+            torchprof.load(damaged(tmp_path, many, "ops", "parent", row, row))
+    assert len(torchprof.load(damaged(tmp_path, many, "ops", "parent", 19_999, 19_998)).ops) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("member", "array", "said"),
+    [
+        ("ops", np.zeros(3, dtype=[("end", "i8"), ("start", "i8")]), "ops has 1 dimensions of .*'end'.*, not rows of"),
+        ("ops", np.arange(5.5), "ops has 1 dimensions of float64, not rows of"),
+        ("operands", np.zeros((2, 2), dtype=np.int32), "operands has 2 dimensions of int32, not rows of int32"),
+        ("dims", np.array([np.nan]), "dims has 1 dimensions of float64"),
+        ("operands", np.zeros(3, dtype=">i4"), "operands has 1 dimensions of >i4"),
+        ("signature_flops", np.zeros((), dtype=np.int64), "signature_flops has 0 dimensions"),
+    ],
+)
+def test_arrays_of_another_kind_are_not_cast(saved: Path, member: str, array: Any, said: str) -> None:
+    with pytest.raises(TraceFileError, match=f"damaged: {said}"):
+        torchprof.load(rewritten(saved, **{member: as_npy(array)}))
+
+
+def test_rows_that_are_not_there_take_no_memory(saved: Path) -> None:
+    array = as_npy(np.zeros(0, dtype=np.int32))
+    claims = array.replace(b"(0,), }" + b" " * 10, b"(99999999999,), }")
+    assert len(claims) == len(array)
+    with pytest.raises(TraceFileError, match=r"damaged: operands has 0 bytes, not those of 99,999,999,999 rows"):
+        torchprof.load(rewritten(saved, operands=claims))
+
+
+def test_what_is_compressed_is_refused_before_it_is_read(saved: Path) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    with pytest.raises(TraceFileError, match=r"damaged: document is compressed or encrypted, and torchprof writes neither"):
+        torchprof.load(saved)
+
+
+def with_document(saved: Path, **changes: Any) -> Path:
+    with zipfile.ZipFile(saved) as archive:
+        document = json.loads(np.load(io.BytesIO(archive.read("document.npy"))).tobytes())
+    text = json.dumps({**document, **changes}).encode()
+    return rewritten(saved, document=as_npy(np.frombuffer(text, dtype=np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ([], "facts are list"),
+        ({"duration_ns": "5"}, "facts['duration_ns'] is '5'"),
+        ({"duration_ns": True}, "facts['duration_ns'] is True"),
+        ({"duration_ns": 2**70}, f"facts['duration_ns'] is {2**70}"),
+        ({"losses": {"ops": None}}, "facts['losses'] is {'ops': None}"),
+        ({"unread_modules": 5}, "facts['unread_modules'] is 5"),
+        ({"notes": "one"}, "facts['notes'] is 'one'"),
+    ],
+)
+def test_facts_of_another_kind_are_named(saved: Path, facts: Any, said: str) -> None:
+    with pytest.raises(TraceFileError) as refused:
+        torchprof.load(with_document(saved, facts=facts))
+    assert str(refused.value) == f"{saved}: damaged: {said}"
+
+
+def test_facts_that_nothing_reads_are_kept(saved: Path) -> None:
+    assert torchprof.load(with_document(saved, facts={"mine": [1, {"a": None}]})).facts == {"mine": [1, {"a": None}]}
+
+
+ROOT = {"path": "", "name": "Net", "type": "Net", "parent": -1, "depth": 0, "address": 1, "parameters": [], "buffers": []}
+WEIGHT = {"name": "w", "shape": [2], "dtype": "float32", "device": "cpu", "numel": 2, "bytes": 8, "trainable": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({}, "the model is dict, not a list of modules"),
+        ([5], "module 0 of the model has no path"),
+        ([{**ROOT, "parent": 0}], "module 0 of the model is not inside another that comes before it"),
+        ([ROOT, {**ROOT, "parent": 0, "same_as": 1}], "module 1 of the model is not inside another"),
+        ([{**ROOT, "type": None}], "module 0 of the model has no type, or another"),
+        ([{**ROOT, "parameters": 3}], "module 0 of the model has no parameters, or another"),
+        ([{**ROOT, "parameters": [{**WEIGHT, "numel": "2"}]}], "module 0 of the model has no numel, or another"),
+        ([{**ROOT, "parameters": [{**WEIGHT, "shape": 2}]}], "module 0 of the model has no shape, or another"),
+    ],
+)
+def test_a_model_of_another_kind_is_named(saved: Path, model: Any, said: str) -> None:
+    with pytest.raises(TraceFileError, match=re.escape(said)):
+        torchprof.load(with_document(saved, model=model))
+
+
+def test_a_model_is_read_with_its_tensors(saved: Path) -> None:
+    read = torchprof.load(with_document(saved, model=[{**ROOT, "parameters": [WEIGHT], "kernel_size": [3, 3]}])).model
+    assert read is not None
+    assert (read.modules[0].parameters[0].shape, read.modules[0].kernel_size) == ((2,), (3, 3))
 
 
 @pytest.mark.parametrize("path", [None, 5, 1.5, b"steps.torchprof"])

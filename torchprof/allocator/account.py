@@ -11,16 +11,18 @@ import numpy.typing as npt
 
 from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES, block_categories
 from torchprof.allocator.history import History
-from torchprof.allocator.lifetimes import Blocks, allocated_in, lifetimes, missing_entries
+from torchprof.allocator.lifetimes import Blocks, allocated_at_end, allocated_in, lifetimes, missing_entries
+from torchprof.allocator.segment_use import SegmentUse, is_used, use_of
 from torchprof.allocator.snapshot import SnapshotReplay, replayed
 from torchprof.allocator.snapshot_leaks import StackLeak, grown_stacks, stack_leaks, why_leaks_unknown
 from torchprof.allocator.snapshot_steps import SnapshotSteps, snapshot_steps
 from torchprof.allocator.stack_roles import Role, in_ranges, roles
 from torchprof.analysis.memory.leaks import GrownPlace, not_enough
-from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotSegment
+from torchprof.importers.cuda_snapshot import CudaSnapshot
+from torchprof.importers.snapshot_entries import SnapshotSegment
 from torchprof.importers.stacks import Stack, Stacks
 
-__all__ = ["BEFORE", "NO_FRAMES", "NO_STACK", "Held", "SegmentUse", "SnapshotAccount"]
+__all__ = ["BEFORE", "NO_FRAMES", "NO_STACK", "Held", "SnapshotAccount"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,27 +48,6 @@ class Held(NamedTuple):
     bytes: int
     blocks: int
     category: str = "unknown"
-
-
-class SegmentUse(NamedTuple):
-    """How a segment was used at the end.
-
-    Attributes:
-        address, size: of the segment; bytes.
-        allocated, free, largest_free: bytes; the last of the largest piece.
-        pieces: how many free pieces.
-        stream, small, expandable: as `SnapshotSegment` has them.
-    """
-
-    address: int
-    size: int
-    allocated: int
-    free: int
-    largest_free: int
-    pieces: int
-    stream: int
-    small: bool
-    expandable: bool
 
 
 @dataclass(frozen=True)
@@ -107,6 +88,11 @@ class SnapshotAccount:
         return sum(block.size for segment in self._segments for block in segment.blocks if block.state == "active_allocated")
 
     @cached_property
+    def awaiting_free(self) -> int:
+        """Freed by the program, and still used by another stream, at the end: neither allocated nor free."""
+        return sum(use.awaiting_free for use in self.segments)
+
+    @cached_property
     def peak(self) -> int:
         """The most that was allocated during the history; without one, what is at the end."""
         return self.replay.max_allocated if self.replay else self.allocated
@@ -118,10 +104,17 @@ class SnapshotAccount:
 
     @cached_property
     def reserved_at_peak(self) -> int:
-        """What was reserved when the most was allocated."""
-        if not self.replay or not len(self.replay.reserved_after):
-            return self.reserved
-        return int(self.replay.reserved_after[max(self._peak_event, 0)])
+        """What was reserved when the most was allocated, as recorded."""
+        return int(self._reserved_after[max(self._peak_event, 0)]) if len(self._reserved_after) else self.reserved
+
+    @cached_property
+    def _reserved_after(self) -> Ints:
+        """After each event of the replay. The history says so itself, also where the replay does not follow it."""
+        if not self._replayed:
+            return np.zeros(0, dtype=np.int64)
+        replay, history = self._replayed
+        found: Ints = history.reserved_after[replay.rows]
+        return found
 
     def timeline(self) -> npt.NDArray[np.void]:
         """What was allocated and reserved after each event of the history.
@@ -137,7 +130,7 @@ class SnapshotAccount:
         times = self.snapshot.times(self.number)
         found["entry"] = replay.rows
         found["time"] = -1 if times is None else (np.array(times, dtype=np.int64) - times[0])[replay.rows] * 1000
-        found["allocated"], found["reserved"] = replay.allocated_after, replay.reserved_after
+        found["allocated"], found["reserved"] = replay.allocated_after, self._reserved_after
         return found
 
     @cached_property
@@ -151,7 +144,7 @@ class SnapshotAccount:
     @cached_property
     def missing(self) -> int:
         """How many entries must be missing from the history, as its others say: what was allocated may be off then."""
-        return missing_entries(self._replayed[1]) if self._replayed else 0
+        return missing_entries(self._replayed[1], self._segments) if self._replayed else 0
 
     @cached_property
     def category(self) -> Ints:
@@ -191,7 +184,8 @@ class SnapshotAccount:
     @cached_property
     def at_end(self) -> list[Held]:
         """What was still allocated when the snapshot was taken, by stack and category; the most first."""
-        return self._by_stack(np.flatnonzero(self.blocks["end"] < 0))
+        here = np.isin(self.blocks["address"], list(allocated_at_end(self._segments)))
+        return self._by_stack(np.flatnonzero((self.blocks["end"] < 0) & here))
 
     @cached_property
     def steps(self) -> SnapshotSteps | None:
@@ -226,12 +220,12 @@ class SnapshotAccount:
     @cached_property
     def segments(self) -> list[SegmentUse]:
         """How the segments were used when the snapshot was taken; those in use with the most free bytes first."""
-        return sorted(map(_use, self._segments), key=lambda use: (not use.allocated, -use.free, use.address))
+        return sorted(map(use_of, self._segments), key=lambda use: (not is_used(use), -use.free, use.address))
 
     @property
     def fragmentation(self) -> int:
         """Bytes that were free in segments in use: what no other allocation of another size or pool may fit into."""
-        return sum(use.free for use in self.segments if use.allocated)
+        return sum(use.free for use in self.segments if is_used(use))
 
     @cached_property
     def _segments(self) -> list[SnapshotSegment]:
@@ -259,11 +253,21 @@ class SnapshotAccount:
         blocks = self.blocks
         of_stack = roles(self._stacks)
         allocated, freed = ([of_stack[stack] for stack in blocks[name].tolist()] for name in ("stack", "freed_by"))
+        if Role.BACKWARD not in allocated and Role.ACCUMULATION not in allocated:
+            # Backward allocates: so it is not the autograd engine that frees without frames, as in inference.
+            for row in self._freed_without_frames:
+                freed[row] = Role.UNKNOWN
         annotations, times = self.snapshot.annotations(self.number), self.snapshot.times(self.number)
         if annotations and times is not None and len(times):
             in_ranges(allocated, blocks["start"], times, annotations)
             in_ranges(freed, blocks["end"], times, annotations)
         return allocated, freed
+
+    @property
+    def _freed_without_frames(self) -> list[int]:
+        """Rows of the blocks that were freed with a stack of no frames: that of the autograd engine has none."""
+        freed_by = self.blocks["freed_by"].tolist()
+        return [row for row, stack in enumerate(freed_by) if stack >= 0 and not self._stacks.frames(stack)]
 
     def stack(self, number: int) -> Stack:
         """The lines of one of the stacks of ``blocks``."""
@@ -280,21 +284,3 @@ class SnapshotAccount:
             found[1] += 1
         held = [Held(lines, size, count, SNAPSHOT_CATEGORIES[kind]) for (lines, kind), (size, count) in sums.items()]
         return sorted(held, key=lambda each: -each.bytes)
-
-
-def _use(segment: SnapshotSegment) -> SegmentUse:
-    free: list[int] = []
-    allocated, was_free = 0, False
-    for block in segment.blocks:
-        is_free = block.state == "inactive"
-        if not is_free:
-            allocated += block.size
-        elif was_free:
-            free[-1] += block.size
-        else:
-            free.append(block.size)
-        was_free = is_free
-    return SegmentUse(
-        *(segment.address, segment.size, allocated, sum(free), max(free, default=0), len(free)),
-        *(segment.stream[0], segment.small, segment.expandable),
-    )

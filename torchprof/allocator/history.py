@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.allocator.settings import AllocatorSettings
-from torchprof.importers.cuda_snapshot import SnapshotEvent, SnapshotSegment, StreamId
+from torchprof.importers.snapshot_entries import SnapshotEvent, SnapshotSegment, StreamId
 
 __all__ = ["EMPTY_CACHE", "FREE_REQUESTED", "History"]
 

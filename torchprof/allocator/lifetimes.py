@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from torchprof.allocator.history import History
 from torchprof.allocator.snapshot import SnapshotReplay
-from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotSegment
+from torchprof.importers.cuda_snapshot import CudaSnapshot
+from torchprof.importers.snapshot_entries import SnapshotSegment
 from torchprof.importers.stacks import NOT_RECORDED, Stacks
 
 __all__ = ["BLOCK", "Blocks", "allocated_in", "lifetimes", "missing_entries"]
@@ -64,8 +65,9 @@ def lifetimes(history: History, replay: SnapshotReplay, snapshot: CudaSnapshot, 
     return blocks
 
 
-def missing_entries(history: History) -> int:
-    """How many entries must be missing: blocks are freed that nobody allocated, or allocated while they are allocated.
+def missing_entries(history: History, segments: list[SnapshotSegment]) -> int:
+    """How many entries must be missing: blocks are freed that nobody allocated, or allocated while they are allocated, or
+    allocated at the end as the history has it, and not in what is reserved then.
 
     ``torch.cuda.memory._record_memory_history(skip_actions=...)`` leaves some out.
     """
@@ -85,7 +87,12 @@ def missing_entries(history: History) -> int:
             missing += address not in requested and address not in held
             requested.discard(address)
             held.discard(address)
-    return missing
+    return missing + len(held - allocated_at_end(segments))
+
+
+def allocated_at_end(segments: list[SnapshotSegment]) -> set[int]:
+    """Addresses of what is allocated in these."""
+    return set(_at_end(segments, Stacks()))
 
 
 def allocated_in(segments: list[SnapshotSegment], stacks: Stacks) -> Blocks:

@@ -13,10 +13,11 @@ from torchprof.allocator.replay import simulate
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.allocator.snapshot import recorded_settings, replayed
 from torchprof.errors import ArgumentError
-from torchprof.importers.cuda_snapshot import CudaSnapshot, SnapshotEvent
+from torchprof.importers.cuda_snapshot import CudaSnapshot
+from torchprof.importers.snapshot_entries import SnapshotEvent
 from torchprof.importers.stacks import Stack, Stacks
 
-__all__ = ["AS_RECORDED", "ATTEMPTS", "ATTEMPTS_BELOW_A_LIMIT", "Attempt", "OutOfMemoryAccount"]
+__all__ = ["AS_RECORDED", "ATTEMPTS", "ATTEMPTS_BELOW_A_LIMIT", "Attempt", "OutOfMemoryAccount", "none_failed"]
 
 AS_RECORDED: Final = "(as recorded)"
 ATTEMPTS: Final = (
@@ -46,9 +47,13 @@ class Attempt(NamedTuple):
     allocations: int
 
 
-class _Free(NamedTuple):
-    bytes: int
-    largest: int
+class _Then(NamedTuple):
+    """What was reserved when the request failed, as the replay has it."""
+
+    reserved: int
+    allocated: int
+    awaiting_free: int
+    largest_free: int
     pieces: int
 
 
@@ -83,10 +88,7 @@ class OutOfMemoryAccount:
         """
         failed = [row for row, entry in enumerate(self._entries) if entry.action == "oom"]
         if not failed:
-            raise ArgumentError(
-                f"snapshot: no request failed in the history of device {self.number}: take the snapshot after the "
-                "torch.OutOfMemoryError, with torch.cuda.memory._record_memory_history() before it"
-            )
+            raise none_failed(f"the history of device {self.number}")
         return failed[-1]
 
     @property
@@ -100,9 +102,10 @@ class OutOfMemoryAccount:
         return self._entries[self.entry].size
 
     @property
-    def device_free(self) -> int:
-        """What the device had free, as it said itself."""
-        return self._entries[self.entry].address
+    def device_free(self) -> int | None:
+        """What the device had free, as it said itself; None where the history does not have it."""
+        free = self._entries[self.entry].address
+        return free if free >= 0 else None
 
     @property
     def stack(self) -> Stack:
@@ -132,55 +135,80 @@ class OutOfMemoryAccount:
     @property
     def limited(self) -> bool:
         """Whether the device had room for the request all the same: then PyTorch was not allowed to take more."""
-        return self.settings.reserves(self.requested) <= self.device_free
+        return self.device_free is not None and self.settings.reserves(self.requested) <= self.device_free
 
     @property
     def capacity(self) -> int:
-        """What PyTorch could have of the device."""
-        if self.given_capacity is not None:
-            return self.given_capacity
-        return self.reserved + (0 if self.limited else self.device_free)
+        """What PyTorch could have of the device, at least where ``device_free`` is unknown; or what was given."""
+        return self._own_capacity if self.given_capacity is None else self.given_capacity
+
+    @property
+    def _own_capacity(self) -> int:
+        return self.reserved + (0 if self.limited else self.device_free or 0)
 
     @property
     def allocated(self) -> int:
-        """When the request failed, also what only another stream still used."""
-        return self.reserved - self._free.bytes
+        """When the request failed."""
+        return self._then.allocated
+
+    @property
+    def awaiting_free(self) -> int:
+        """Freed by the program, and still used by another stream, when the request failed: neither allocated nor free."""
+        return self._then.awaiting_free
 
     @property
     def free(self) -> int:
         """Of what was reserved when the request failed: free, in pieces or for others."""
-        return self._free.bytes
+        return max(self.reserved - self.allocated - self.awaiting_free, 0)
 
     @property
     def largest_free(self) -> int:
         """The largest free piece that the request could have had: of its stream and its pool."""
-        return self._free.largest
+        return self._then.largest_free
 
     @property
     def pieces(self) -> int:
         """How many free pieces."""
-        return self._free.pieces
+        return self._then.pieces
 
     @property
     def missing(self) -> int:
         """How much more is needed even if nothing is fragmented; 0: no more is."""
-        return max(self.allocated + self.requested - self.capacity, 0)
+        return max(self.allocated + self.awaiting_free + self.requested - self.capacity, 0)
+
+    @property
+    def followed(self) -> bool:
+        """Whether the replay has reserved as much as was recorded when the request failed."""
+        return self._then.reserved == self.reserved
 
     @cached_property
-    def _free(self) -> _Free:
+    def _then(self) -> _Then:
         events, rows = self._history.events(follow=True, under_capacity=False)
         before = events[rows < self.entry]
         blocks = simulate(before, replace(self.settings, per_process_memory_fraction=1.0), None, self._history.blocks)["blocks"]
-        free = blocks[blocks[:, 3] < 0]
+        is_free = blocks[:, 3] < 0
+        free, size = blocks[is_free], blocks[:, 2]
+        awaiting = int(size[~is_free & np.isin(blocks[:, 1], self._awaiting_free())].sum())
         stream = self._history.number(self._entries[self.entry].stream)
         is_small = (free[:, 5] & SMALL_POOL) != 0
         fits = (free[:, 4] == stream) & (is_small == (self.requested <= MAX_SMALL))
-        return _Free(int(free[:, 2].sum()), int(np.max(free[fits, 2], initial=0)), len(free))
+        largest = int(np.max(free[fits, 2], initial=0))
+        return _Then(int(size.sum()), int(size[~is_free].sum()) - awaiting, awaiting, largest, len(free))
+
+    def _awaiting_free(self) -> list[int]:
+        """Addresses of the blocks whose free was requested and not completed when the request failed."""
+        found = set(self._history.pending)
+        for action, address, _, _ in self._entries[: self.entry]:
+            if action == "free_requested":
+                found.add(address)
+            elif action in ("free_completed", "alloc"):
+                found.discard(address)
+        return list(found)
 
     @cached_property
     def attempts(self) -> list[Attempt]:
         """The run with the failed request, with the recorded settings and with others; what cannot be set is left out."""
-        found = [self._attempt(AS_RECORDED, self.settings)]
+        found = [self._attempt(AS_RECORDED, self.settings, self.capacity)]
         for text in (*ATTEMPTS, *(ATTEMPTS_BELOW_A_LIMIT if self.limited else ())):
             wanted = AllocatorSettings.parse(text)
             default = AllocatorSettings()
@@ -194,22 +222,24 @@ class OutOfMemoryAccount:
             except ArgumentError:  # smaller than the segments that were set
                 continue
             if settings != self.settings:
-                found.append(self._attempt(text, settings))
+                found.append(self._attempt(text, settings, self.capacity))
         return found
 
     @property
     def saved_by(self) -> list[str]:
-        """The settings with which all would have fit."""
-        return [attempt.text for attempt in self.attempts[1:] if attempt.fits]
+        """The settings with which all would have fit; none where all fits as it was recorded."""
+        first, *others = self.attempts
+        return [] if first.fits else [attempt.text for attempt in others if attempt.fits]
 
-    @property
+    @cached_property
     def reproduced(self) -> bool:
-        """Whether the replay with the recorded settings runs out of memory at this request, as the program did."""
-        first = self.attempts[0]
+        """Whether the replay with the recorded settings, and the memory that there was, fails at this request, as the program
+        did. That does not depend on a capacity that was given."""
+        same = self.capacity == self._own_capacity
+        first = self.attempts[0] if same else self._attempt(AS_RECORDED, self.settings, self._own_capacity)
         return not first.fits and first.served == first.allocations - 1
 
-    def _attempt(self, text: str, settings: AllocatorSettings) -> Attempt:
-        capacity = self.capacity
+    def _attempt(self, text: str, settings: AllocatorSettings, capacity: int) -> Attempt:
         if settings.garbage_collection_threshold and self.limited:  # it goes by a limit that is a share of the device
             settings, capacity = replace(settings, per_process_memory_fraction=0.5), 2 * capacity
         replay, _ = replayed(self.snapshot, settings, capacity, self.number, self.entry)
@@ -217,3 +247,11 @@ class OutOfMemoryAccount:
         served = sum(entry.action == "alloc" for entry in self._entries[: self.entry if end is None else end])
         allocations = sum(entry.action == "alloc" for entry in self._entries[: self.entry]) + 1
         return Attempt(text, end is None, replay.max_reserved, served + (end is None), allocations)
+
+
+def none_failed(place: str) -> ArgumentError:
+    """No request failed there."""
+    return ArgumentError(
+        f"snapshot: no request failed in {place}: take the snapshot after the torch.OutOfMemoryError, with "
+        "torch.cuda.memory._record_memory_history() before it"
+    )

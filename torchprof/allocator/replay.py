@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof import _native
-from torchprof.allocator.settings import LARGEST, AllocatorSettings
-from torchprof.arguments import is_int
+from torchprof.allocator.gpus import capacity_of
+from torchprof.allocator.settings import AllocatorSettings
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.trace.schema import Rows
+from torchprof.wording import shown
 
 __all__ = ["Replay", "check", "figures", "replay", "simulate"]
 
@@ -68,7 +69,7 @@ class Replay:
     reserved_after: Ints
 
 
-def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacity: int | None = None) -> Replay:
+def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacity: int | str | None = None) -> Replay:
     """Run the simulated allocator on allocations, on one stream.
 
     Blocks from before the recording are allocated first. At one moment, older blocks are freed before new ones are allocated.
@@ -77,10 +78,11 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
         allocations: rows of ``trace.allocations``, all of one device. Those of meta tensors have the bytes that were
             requested; those recorded on CUDA have the size of the block, which is never smaller.
         settings: PyTorch's defaults if None.
-        capacity: bytes of the device that PyTorch can have; None: no limit.
+        capacity: bytes of the device that PyTorch can have, or the name of a GPU of ``torchprof.GPUS``, all of it; None: no
+            limit.
 
     Raises:
-        ArgumentError: the rows are of several devices, or one cannot be allocated, or the capacity is not positive.
+        ArgumentError: the rows are of several devices, or one cannot be allocated, or the capacity is none.
         ModuleTypeError: they are no such rows, or the settings are no `AllocatorSettings`.
         ExtensionError: the compiled recorder is missing.
 
@@ -88,7 +90,7 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
         >>> replay(trace.allocations, capacity=24 * 2**30).out_of_memory is None
         True
     """
-    check(settings, capacity)
+    limit = check(settings, capacity)
     names = allocations.dtype.names if isinstance(allocations, np.ndarray) else None
     if not names or not {"bytes", "start", "end", "device_type", "device_index"} <= set(names):
         raise ModuleTypeError(f"allocations must be rows of trace.allocations, not {type(allocations).__name__}")
@@ -106,18 +108,17 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
     events = np.zeros((len(order), 3), dtype=np.int64)
     events[:, 0] = of_row
     events[:, 1] = np.where(is_free, 0, allocations["bytes"][of_row])
-    results = simulate(events, settings or AllocatorSettings(), capacity, NO_BLOCKS)
-    return Replay(**figures(results, settings or AllocatorSettings(), capacity, of_row))
+    results = simulate(events, settings or AllocatorSettings(), limit, NO_BLOCKS)
+    return Replay(**figures(results, settings or AllocatorSettings(), limit, of_row))
 
 
-def check(settings: Any, capacity: Any) -> None:
-    """Raises ModuleTypeError or ArgumentError if these are no settings, or no capacity."""
+def check(settings: Any, capacity: Any) -> int | None:
+    """The capacity in bytes; None for no limit. Raises ModuleTypeError or ArgumentError if these are no settings, or none."""
     if settings is not None and not isinstance(settings, AllocatorSettings):
         raise ModuleTypeError(
-            f"settings must be AllocatorSettings, as AllocatorSettings.parse('expandable_segments:True'), not {settings!r:.80}"
+            f"settings must be AllocatorSettings, as AllocatorSettings.parse('expandable_segments:True'), not {shown(settings)}"
         )
-    if capacity is not None and not is_int(capacity, 1, LARGEST):
-        raise ArgumentError(f"capacity={capacity!r} must be a positive number of bytes, or None for no limit")
+    return None if capacity is None else capacity_of(capacity)
 
 
 def simulate(events: Ints, settings: AllocatorSettings, capacity: int | None, blocks: Ints) -> dict[str, Any]:

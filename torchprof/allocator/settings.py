@@ -13,9 +13,9 @@ __all__ = ["LARGEST", "NO_SPLIT_LIMIT", "AllocatorSettings"]
 MIB: Final = 2**20
 MIN_BLOCK: Final = 512
 INTERVALS: Final = 16
-LARGEST: Final = 2**63 - 1
-"""Of what the simulator counts with."""
-NO_SPLIT_LIMIT: Final = LARGEST
+LARGEST: Final = 2**50
+"""Bytes of the largest device and block that the simulator counts with."""
+NO_SPLIT_LIMIT: Final = 2**63 - 1
 LONGEST_NUMBER: Final = 40
 """Digits of the longest number that is read: Python refuses to read thousands."""
 
@@ -62,14 +62,18 @@ class AllocatorSettings:
             kind = type(field.default)
             fits = type(value) is kind or (kind is float and type(value) is int)
             numbers = value if fits and kind is tuple else (value,) if kind is int else ()
-            if not fits or any(type(number) is not int or number > LARGEST for number in numbers):
+            if not fits or any(type(number) is not int or number > NO_SPLIT_LIMIT for number in numbers):
                 raise ArgumentError(f"{field.name}={value!r} cannot be: it must be {kinds[kind]}")
         large = f"the large segment size, {self.large_segment_size // MIB} MiB"
         divisions = self.roundup_power2_divisions
         rules = [
-            ("large_segment_size", self.large_segment_size > 10 * MIB, "more than 10 MiB"),
+            ("large_segment_size", 10 * MIB < self.large_segment_size <= LARGEST, "more than 10 MiB, and at most 1 PiB"),
             ("max_split_size", self.max_split_size >= self.large_segment_size, f"at least {large}"),
-            ("max_non_split_rounding", self.max_non_split_rounding >= self.large_segment_size, f"at least {large}"),
+            (
+                "max_non_split_rounding",
+                self.large_segment_size <= self.max_non_split_rounding <= LARGEST,
+                f"at least {large}, and at most 1 PiB",
+            ),
             ("garbage_collection_threshold", 0 <= self.garbage_collection_threshold < 1, "between 0 and 1"),
             ("per_process_memory_fraction", 0 <= self.per_process_memory_fraction <= 1, "between 0 and 1"),
             (

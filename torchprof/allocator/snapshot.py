@@ -42,7 +42,7 @@ class SnapshotReplay(Replay):
 def replay_snapshot(
     snapshot: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | os.PathLike[str],
     settings: AllocatorSettings | None = None,
-    capacity: int | None = None,
+    capacity: int | str | None = None,
     *,
     device: int = 0,
 ) -> SnapshotReplay:
@@ -57,11 +57,12 @@ def replay_snapshot(
         snapshot: of ``torch.cuda.memory._snapshot()`` after ``torch.cuda.memory._record_memory_history()``, or the path of the
             file that ``torch.cuda.memory._dump_snapshot`` wrote, plain or in gzip.
         settings: None: those of the snapshot.
-        capacity: bytes of the device that PyTorch can have; None: without end.
+        capacity: bytes of the device that PyTorch can have, or the name of a GPU of ``torchprof.GPUS``, all of it; None: no
+            limit.
         device: which one of the snapshot.
 
     Raises:
-        ArgumentError: the snapshot has no history of that device or cannot be read, or the capacity is not positive.
+        ArgumentError: the snapshot has no history of that device or cannot be read, or the capacity is none.
         TraceFileError: the file is no snapshot, is damaged, or asks to import something.
         ModuleTypeError: the snapshot is neither, or the settings are no `AllocatorSettings`.
         ExtensionError: the compiled recorder is missing.
@@ -70,8 +71,8 @@ def replay_snapshot(
         >>> replay_snapshot(torch.cuda.memory._snapshot()).max_reserved == torch.cuda.max_memory_reserved()
         True
     """
-    check(settings, capacity)
-    return replayed(CudaSnapshot.of(snapshot), settings, capacity, device)[0]
+    limit = check(settings, capacity)
+    return replayed(CudaSnapshot.of(snapshot), settings, limit, device)[0]
 
 
 def replayed(
@@ -159,6 +160,6 @@ def recorded_settings(recorded: Mapping[str, Any]) -> AllocatorSettings:
             found["garbage_collection_threshold"] = float(recorded["garbage_collection_threshold"])
         if recorded.get("roundup_power2_divisions"):
             found["roundup_power2_divisions"] = tuple(int(count) for count in recorded["roundup_power2_divisions"].values())
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"snapshot['allocator_settings'] cannot be read: {error}") from error
     return replace(settings, **found)

@@ -12,6 +12,7 @@ from torchprof.allocator.lifetimes import Blocks
 from torchprof.allocator.snapshot_steps import SnapshotSteps
 from torchprof.analysis.memory.leaks import FEWEST_STEPS, GrownPlace, grown_places
 from torchprof.importers.stacks import Stack
+from torchprof.wording import counted
 
 __all__ = ["StackLeak", "grown_stacks", "stack_leaks", "why_leaks_unknown"]
 
@@ -37,13 +38,14 @@ class StackLeak(NamedTuple):
 
 def why_leaks_unknown(blocks: Blocks, steps: SnapshotSteps | None) -> str | None:
     """Why it cannot be told what leaks; None where it can."""
-    if not (blocks["start"] >= 0).any():
+    if steps is None:
         return "no history was recorded"
+    if not (blocks["start"] >= 0).any():
+        return "nothing was allocated in the history"
     if not (blocks["stack"] >= 0).any():
         return "no stacks were recorded"
-    count = 0 if steps is None else len(steps.ends)
-    if count < FEWEST_STEPS:
-        return f"too few steps to tell: {FEWEST_STEPS} are needed, and {count} were found"
+    if (count := len(steps.ends)) < FEWEST_STEPS:
+        return f"too few steps to tell: {FEWEST_STEPS} are needed, and {counted(count, 'was', 'were')} found"
     return None
 
 

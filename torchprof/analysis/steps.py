@@ -12,7 +12,7 @@ from torchprof.analysis.spans import latest_before
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["PHASE_COLUMNS", "StepTimes", "active_steps", "step_of", "step_times"]
+__all__ = ["PHASE_COLUMNS", "StepTimes", "active_steps", "how_to_mark_steps", "step_of", "step_times"]
 
 PHASE_COLUMNS: Final = {
     "forward": Phase.FORWARD,
@@ -60,6 +60,16 @@ def active_steps(trace: Trace) -> Rows:
     """The steps that are not warm-up. Only these count in tables and accounts."""
     active: Rows = trace.steps[trace.steps["warmup"] == 0]
     return active
+
+
+def how_to_mark_steps(trace: Trace) -> str:
+    """What a recording needs to have steps."""
+    if "source" in trace.facts:
+        return (
+            "record with schedule= of torch.profiler.profile, without which it writes none, and call prof.step() at the end of "
+            "every pass of the loop"
+        )
+    return "call prof.step() at the end of every pass of the loop"
 
 
 def step_of(times: Rows, trace: Trace, active: Rows) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import Any
 import torchprof
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
+from torchprof.wording import counted
 
 __all__ = ["add_parser", "run"]
 
@@ -43,7 +44,7 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
     warmup = int((trace.steps["warmup"] != 0).sum())
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
-    yield "Model", f"{len(trace.model.modules):,} modules" if trace.model is not None else "not named in the recording"
+    yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
     for table in ("ops", "module_calls", "allocations", "kernels", "runtime_calls"):
         yield table.replace("_", " ").capitalize(), f"{len(getattr(trace, table)):,}"
     lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())

@@ -15,6 +15,8 @@ TABLES: Final[dict[str, Callable[[torchprof.Trace], torchprof.Table]]] = {
     "op": torchprof.by_op,
     "step": torchprof.by_step,
     "kernel": torchprof.by_kernel,
+    "line": torchprof.by_line,
+    "function": torchprof.by_function,
 }
 
 

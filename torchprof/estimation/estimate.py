@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchprof.allocator.gpus import capacity_of
 from torchprof.allocator.replay import replay
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.estimated import Estimate
-from torchprof.estimation.gpus import capacity_of
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.target import Target
@@ -131,6 +131,7 @@ def _estimated(
 ) -> Estimate:
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
     from torchprof.estimation.fake.compiled import as_compiled
+    from torchprof.estimation.fake.higher_order import read_by_dynamo
     from torchprof.estimation.fake.mode import EstimateMode
     from torchprof.estimation.fake.model import built, fake_model
     from torchprof.estimation.fake.real_ops import RealOps
@@ -143,7 +144,7 @@ def _estimated(
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
     mode = EstimateMode(rules.overrides, real_ops)
-    recording = profile(memory=True)
+    recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:
         stack.callback(mode.backward_nodes.close)
@@ -153,6 +154,7 @@ def _estimated(
         stack.enter_context(undisturbed())
         stack.enter_context(never_compiling())
         stack.enter_context(rules.installed())
+        stack.enter_context(read_by_dynamo())
         source = built(model)
         try:
             with recording:
@@ -174,9 +176,11 @@ def _estimated(
         except TorchprofError:
             raise
         except Exception as error:
-            place = place_of_error(recording)
-            if reason := reason_of(error, place):
+            if isinstance(own := getattr(error, "inner_exception", None), TorchprofError):  # which a compiler wraps
+                raise own from error
+            if reason := reason_of(error, recording):
                 raise EstimateError(reason) from error
+            place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
     trace = recording.trace

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torchprof.allocator.gpus import GPUS, capacity_of
 from torchprof.allocator.replay import Replay, replay
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
-from torchprof.estimation.gpus import GPUS, capacity_of
 from torchprof.estimation.overheads import Overhead, with_overheads
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
@@ -148,7 +148,7 @@ class Estimate(Printed):
         flops, unknown = self.flops, self.flops_unknown
         least = "at least " if unknown else ""
         yield f"FLOPs of a step: {'unknown' if flops is None else least + format_flops(flops)}"
-        yield from unknown_flops(unknown)
+        yield from unknown_flops(unknown, self.trace)
         if self.capacity is not None:
             verdicts = {
                 True: "fits",

@@ -85,7 +85,7 @@ def record_fake_pass(
     except EstimateError:
         raise
     except Exception as error:
-        raise EstimateError(f"{place_of_error(recording)} raised {_in_short(error)} on fake tensors") from error
+        raise EstimateError(f"{place_of_error(recording, error)} raised {_in_short(error)} on fake tensors") from error
     trace = replace(recording.trace, model=described)
     trace.facts.update(facts, counted_as=device)
     return trace
@@ -111,7 +111,9 @@ def _recorded(
         stack.enter_context(never_compiling())
         stack.callback(mode.backward_nodes.close)
         stack.callback(mode.outside.put_back)
-        with profile(ops=False, shapes=False, modules=False, gpu="off"):  # what is made here was there before the pass
+        with profile(
+            ops=False, shapes=False, modules=False, stacks=False, gpu="off"
+        ):  # what is made here was there before the pass
             stack.enter_context(substituted(modules, mode.faking))
             given = Inputs(mode.faking.values(inputs.args), mode.faking.values(inputs.kwargs))
             for tensor in filter(_is_strided, given.tensors()):

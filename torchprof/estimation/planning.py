@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from torch import nn
 
+from torchprof.allocator.gpus import capacity_of
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.estimation.estimate import estimate
 from torchprof.estimation.estimated import Estimate
-from torchprof.estimation.gpus import capacity_of
 from torchprof.rendering.units import format_bytes
 from torchprof.tables.table import Table
 from torchprof.terminal import is_terminal

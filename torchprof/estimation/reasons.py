@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import traceback
-from pathlib import Path
 from typing import Any, Final
-
-import torch
 
 from torchprof.analysis.model.layer_calls import raising_call
 from torchprof.estimation.fake.real_ops import (
@@ -19,6 +15,7 @@ from torchprof.estimation.fake.real_ops import (
     needs_values,
 )
 from torchprof.estimation.torch_private import ESTIMATE
+from torchprof.record.error_lines import line_of_error
 from torchprof.record.profile import profile
 from torchprof.terminal import printable
 
@@ -26,12 +23,24 @@ __all__ = ["place_of_error", "reason_of"]
 
 NEEDS_CUDA: Final = ("not compiled with CUDA", "not linked with support for cuda", "without ATen_cuda", "type torch.cuda.")
 """What PyTorch says where it would need a GPU."""
-PYTORCH: Final = str(Path(torch.__file__).parent)
-OWN: Final = str(Path(__file__).parents[1])
 
 
-def reason_of(error: Exception, place: str) -> str:
-    """Why fake tensors cannot do something, and the way out; empty where the error is the program's own."""
+def reason_of(error: BaseException, recording: profile) -> str:
+    """Why fake tensors cannot do something, and the way out; empty where the error is the program's own.
+
+    The program may have raised another exception because of it.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if reason := _reason(cause, place_of_error(recording, error, cause)):
+            return reason
+        seen.add(id(cause))
+        cause = cause.__cause__
+    return ""
+
+
+def _reason(error: BaseException, place: str) -> str:
     name = _op_of(error)
     if isinstance(error, UnmeasuredError):
         return (
@@ -60,22 +69,13 @@ def reason_of(error: Exception, place: str) -> str:
         )
     if any(text in str(error) for text in NEEDS_CUDA):
         return (
-            f"{_line_of(error)} in {place} needs a GPU, and an estimate has none: it takes 'cuda' as the device of tensors and "
-            "modules, and knows the GPU, its streams and its events. Leave the rest out with a step= of your own"
+            f"{place} needs a GPU, and an estimate has none: it takes 'cuda' as the device of tensors and modules, and knows "
+            "the GPU, its streams and its events. Leave the rest out with a step= of your own"
         )
     return ""
 
 
-def _line_of(error: Exception) -> str:
-    """The line of the program that raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((PYTORCH, OWN))]
-    if not frames:
-        return "something"
-    last = frames[-1]
-    return f"{last.line or last.name!r} ({Path(last.filename).name}:{last.lineno})"
-
-
-def _op_of(error: Exception) -> str:
+def _op_of(error: BaseException) -> str:
     """The name of the op that an error is about; empty where there is none."""
     named = (getattr(error, "op", None), getattr(error, "func", None), *error.args)
     op: Any = next((item for item in named if isinstance(item, ESTIMATE.OpOverload)), None)
@@ -85,9 +85,14 @@ def _op_of(error: Exception) -> str:
     return in_text.group() if in_text else ""
 
 
-def place_of_error(recording: profile) -> str:
-    """The module whose call raised, in words."""
-    found = raising_call(recording.trace) if recording.traces else None
+def place_of_error(recording: profile, error: BaseException, cause: BaseException | None = None) -> str:
+    """The module whose call raised, and the line of the program that raised the error or its cause, in words."""
+    found = raising_call(recording.trace, error) if recording.traces else None
+    line = line_of_error(cause or error)
+    return f"{_module(found)}, at {line}," if line else _module(found)
+
+
+def _module(found: tuple[str, str, tuple[str, ...]] | None) -> str:
     if found is None:
         return "the step"
     path, type_name, _ = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from torchprof.estimation.gpus import COMPUTE_CAPABILITY, MULTIPROCESSORS
+from torchprof.allocator.gpus import COMPUTE_CAPABILITY, MULTIPROCESSORS
 
 __all__ = ["Device", "Target"]
 

@@ -30,6 +30,7 @@ __all__ = [
     "ESTIMATE",
     "FEATURES",
     "GROUPED_MM_RULE",
+    "HIGHER_ORDER",
     "INDUCTOR_FOR_CUDA",
     "STANCE",
     "Feature",
@@ -167,6 +168,31 @@ ATTENTION_RULE: Final = Feature(
 )
 """The order in which attention kernels are tried: `torchprof.estimation.rules.attention_backends`."""
 
+HIGHER_ORDER: Final = Feature(
+    "The estimate of a model that calls an operator of torch.ops.higher_order",
+    "Other models can be estimated",
+    names={
+        "DispatchKey": "torch._C.DispatchKey",
+        "flex_attention": "torch.nn.attention.flex_attention",
+        "Tracer": "torch.fx.experimental.proxy_tensor._MakefxTracer",
+        "OfCond": "torch._higher_order_ops.cond.CondAutogradOp",
+        "OfMap": "torch._higher_order_ops.map.MapAutogradOp",
+        "OfScan": "torch._higher_order_ops.scan.ScanAutogradOp",
+        "generic_scan": "torch._higher_order_ops.scan.generic_scan",
+        "operators": "torch._higher_order_ops.utils",
+        "setup_compilation_env": "torch._higher_order_ops.utils.setup_compilation_env",
+    },
+    methods=(
+        "torch.nn.attention.flex_attention._apply_kernel_options",
+        "torch.nn.attention.flex_attention._validate_device",
+        "torch.ops.higher_order.associative_scan.py_kernels",
+        "torch.ops.higher_order.flex_attention.py_kernels",
+        "torch.ops.higher_order.flex_attention_backward.py_kernels",
+        "torch.ops.higher_order.map_impl.py_kernels",
+    ),
+)
+"""Attention with functions of the user's own, branches and loops: `torchprof.estimation.fake.higher_order`."""
+
 AUTOCAST_RULE: Final = Feature(
     "Autocast in estimate(device='cuda')",
     "Estimates without amp, and those for device='cpu', work all the same",
@@ -205,6 +231,7 @@ COMPILE: Final = Feature(
         "get_code_state": "torch._dynamo.pgo.get_code_state",
         "register_bytecode_hook": "torch._dynamo.convert_frame.register_bytecode_hook",
         "reset_code": "torch._C._dynamo.eval_frame.reset_code",
+        "skip_code": "torch._dynamo.eval_frame.skip_code",
     },
     methods=(
         "torch._inductor.compile_fx._recursive_post_grad_passes",
@@ -222,6 +249,9 @@ INDUCTOR_FOR_CUDA: Final = Feature(
     "Its code for the CPU is taken instead",
     names={
         "DeviceProperties": "torch._inductor.runtime.hints.DeviceProperties",
+        "IRNode": "torch._inductor.ir.IRNode",
+        "PyCodeCache": "torch._inductor.codecache.PyCodeCache",
+        "SkipFrame": "torch._dynamo.exc.SkipFrame",
         "scheduler": "torch._inductor.scheduler",
         "triton": "torch.utils._triton",
         "utils": "torch._inductor.utils",
@@ -249,6 +279,7 @@ FEATURES: Final = (
     CUDA_NAMES,
     ATTENTION_RULE,
     AUTOCAST_RULE,
+    HIGHER_ORDER,
     GROUPED_MM_RULE,
     COMPILE,
     INDUCTOR_FOR_CUDA,

@@ -19,13 +19,16 @@ from torchprof._version import __version__
 from torchprof.analysis.autograd import forward_and_backward_ops
 from torchprof.analysis.crossing import lanes_of_ranges
 from torchprof.analysis.gpu.backend import gpu_backend
+from torchprof.analysis.lines.op_stacks import op_stacks
+from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.model.module_tree import paths_of_modules
-from torchprof.analysis.python_frames import python_frames
 from torchprof.analysis.spans import closed_ends
 from torchprof.errors import ArgumentError
 from torchprof.exporters.chrome_gpu import gpu_events
 from torchprof.exporters.chrome_memory import memory_events
 from torchprof.exporters.chrome_phases import phase_slices
+from torchprof.exporters.chrome_python import python_events
+from torchprof.exporters.python_stacks import PythonStacks
 from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
@@ -46,20 +49,23 @@ CATEGORIES: Final = ("op", "backward", "user")
 """Categories of ops: dispatcher calls, autograd nodes and user ranges."""
 
 
-def export_chrome(trace: Trace, path: str | os.PathLike[str]) -> None:
+def export_chrome(trace: Trace, path: str | os.PathLike[str], *, libraries: bool = False) -> None:
     """Write the timeline of a trace as Chrome trace event JSON, for https://ui.perfetto.dev or ``chrome://tracing``.
 
     Every recorded thread is a track, on which module calls and ops nest. User ranges that do not, because one of them ended
     while a later one went on, are on a further track of the thread. Steps and phases have tracks of their own, the bytes held
     on each type of device are a counter, marks are instants, and an arrow leads from a forward op to the autograd node that
-    differentiates it. Where stacks of Python are known, an op tells the function that it ran in. Every device is a process with
-    a track for each stream. Calls of its runtime are on the threads that made them, and an arrow leads from each launch to its
-    kernel. An op whose end was not recorded is drawn to the end of what it ran in, or of the trace; a kernel without valid
-    times is drawn at its start, with no duration.
+    differentiates it. Where stacks of Python are known, an op tells the line that it is of (of backward, the line of forward
+    that it differentiates), and every thread has a further track with the lines of Python that were running: one lasts from the
+    first op or module call that began in it to the end of the last. Every device is a process with a track for each stream.
+    Calls of its runtime are on the threads that made them, and an arrow leads from each launch to its kernel. An op whose end
+    was not recorded is drawn to the end of what it ran in, or of the trace; a kernel without valid times is drawn at its start,
+    with no duration.
 
     Args:
         trace: what `torchprof.profile` recorded.
         path: the file to write. If it ends in ``.gz``, it is compressed with gzip, which both viewers read.
+        libraries: of Python, also show the lines of libraries, such as PyTorch's own.
 
     Raises:
         ArgumentError: the trace holds sums only, and no single ops.
@@ -75,7 +81,7 @@ def export_chrome(trace: Trace, path: str | os.PathLike[str]) -> None:
     shown = os.fspath(path)
     with gzip.open(shown, "wb", GZIP_LEVEL) if shown.endswith(".gz") else open(shown, "wb") as file:
         file.write(_head(trace).encode())
-        for events in _events(trace):
+        for events in _events(trace, libraries):
             # The head ends in an event, so every other event follows a comma.
             file.write("".join([f",\n{event}" for event in events]).encode())
         file.write(b"\n]}\n")
@@ -94,7 +100,7 @@ def _head(trace: Trace) -> str:
     return f'{{"displayTimeUnit":"ns","otherData":{json.dumps(facts)},"traceEvents":[\n{process}'
 
 
-def _events(trace: Trace) -> Iterator[list[str]]:
+def _events(trace: Trace, libraries: bool) -> Iterator[list[str]]:
     ends = closed_ends(trace, trace.ops)
     yield _tracks(trace)
     yield _steps(trace)
@@ -106,7 +112,8 @@ def _events(trace: Trace) -> Iterator[list[str]]:
     yield from _module_calls(trace)
     tracks, names = _tracks_of_ops(trace, ends)
     yield names
-    yield from _ops(trace, ends, tracks)
+    yield from _ops(trace, ends, tracks, libraries)
+    yield from python_events(trace, ends, libraries, [_thread_name(trace, row) for row in range(len(trace.threads))])
     yield from gpu_events(trace, ends)
     yield from _arrows(trace)
     yield from memory_events(trace)
@@ -187,7 +194,7 @@ def _module_calls(trace: Trace) -> Iterator[list[str]]:
         yield [complete(FIRST_THREAD + thread, "module", names[module], start, end) for thread, module, start, end in columns]
 
 
-def _ops(trace: Trace, ends: Ints, tracks: Ints) -> Iterator[list[str]]:
+def _ops(trace: Trace, ends: Ints, tracks: Ints, libraries: bool) -> Iterator[list[str]]:
     """One complete event per op. It is written out here, not by `complete`, because there are so many."""
     ops = trace.ops
     names = {row: json.dumps(trace.strings[row]) for row in np.unique(trace.signatures["name"]).tolist()}
@@ -195,8 +202,7 @@ def _ops(trace: Trace, ends: Ints, tracks: Ints) -> Iterator[list[str]]:
     # The last, at index -1, is for ops outside of all modules.
     modules = [f',"module":{json.dumps(path)}' for path in paths_of_modules(trace)] + [""]
     module_of_call = np.append(trace.module_calls["module"].astype(np.int64), -1)
-    functions = [f',"function":{json.dumps(frame.text)}' for frame in python_frames(trace)] + [""]
-    stacks = trace.op_stacks if len(trace.op_stacks) else np.full(len(ops), -1, dtype=np.int32)
+    functions, stacks = _functions(trace, libraries)
     category = np.zeros(256, dtype=np.uint8)
     category[[SCOPE_BACKWARD, SCOPE_USER]] = 1, 2
     for part in chunks(len(ops)):
@@ -222,6 +228,16 @@ def _ops(trace: Trace, ends: Ints, tracks: Ints) -> Iterator[list[str]]:
             f"{functions[stack]}}}}}"
             for track, scope, start, duration, signature, phase, module, number, stack in columns
         ]
+
+
+def _functions(trace: Trace, libraries: bool) -> tuple[list[str], Ints]:
+    """What is said of every row of ``trace.stacks``, at index -1 nothing, and the row of every op."""
+    if not len(trace.stacks):
+        return [""], np.full(len(trace.ops), -1)
+    python = PythonStacks(trace, libraries)
+    texts = [f',"function":{json.dumps(frame.text)}' for frame in python.frames()]
+    stack = op_stacks(trace).attributed(counted_rows(trace, libraries))
+    return [*texts, ""], np.append(python.shown, -1)[stack]
 
 
 def _name_and_shapes(trace: Trace, names: dict[int, str], row: int) -> str:

@@ -7,7 +7,6 @@ of ops: the node of an op follows from the node of its parent, which has a lower
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -17,36 +16,39 @@ import numpy.typing as npt
 from torchprof.analysis.gpu.kernel_names import short_name
 from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.model.flops import counted_bytes, counted_flops
+from torchprof.analysis.lines.op_stacks import op_stacks
+from torchprof.analysis.lines.user_code import counted_rows
+from torchprof.analysis.memory.categories import phase_at
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
-from torchprof.analysis.python_frames import python_frames
-from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.errors import ArgumentError
-from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, Activity, Phase, phases, phases_of_calls
+from torchprof.exporters.python_stacks import Frame, PythonStacks
+from torchprof.exporters.stack_values import MEMORY, UNITS, VALUES, Blocks, blocks
+from torchprof.trace.schema import Activity, Phase, phases, phases_of_calls
 from torchprof.trace.trace import Trace
 
-__all__ = ["UNITS", "Stacks"]
+__all__ = ["Stacks"]
 
 Values = npt.NDArray[np.int64]
 
 CHUNK: Final = 50_000
 PHASES: Final = 8
 """A bound on the number of phases: a module call and a phase are one number, ``call * PHASES + phase``."""
-UNITS: Final = {"time": "nanoseconds", "device": "nanoseconds", "flops": "none", "bytes": "bytes"}
-"""What the values of stacks may be, and their units as speedscope names them."""
+BEFORE, UNTRACKED = "before the recording", "untracked"
+"""In place of a phase, for memory."""
 
 
 class _Places(NamedTuple):
-    """What ops, module calls and kernels are below.
+    """What ops, module calls, kernels and blocks of memory are below.
 
     Attributes:
-        of_ops, of_calls, of_kernels: a number for each row.
+        of_ops, of_calls, of_kernels, of_blocks: a number for each row.
         node: gives the node of such a number.
     """
 
     of_ops: Values
     of_calls: Values
     of_kernels: Values
+    of_blocks: Values
     node: Callable[[int], int]
 
 
@@ -54,22 +56,35 @@ class Stacks:
     """A tree of stacks. Iterating gives every stack with a value, as frames from the outermost to the innermost.
 
     Attributes:
-        frames: the texts that stacks refer to by index.
+        frames: what stacks refer to by index.
         values: the value of every node of the tree.
     """
 
-    def __init__(self, trace: Trace, by: str, functions: bool = False) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        by: str,
+        *,
+        functions: bool = False,
+        libraries: bool = False,
+        backward_at_call: bool = False,
+        device: str | None = None,
+    ) -> None:
         """
         Args:
             by: a key of ``UNITS``.
-            functions: whether stacks are those of Python.
+            functions: whether stacks are those of Python; ``libraries``: with the frames of libraries; ``backward_at_call``:
+                backward is below the line that called it, and not below the one that it differentiates.
+            device: whose memory it is, for ``MEMORY``.
 
         Raises:
-            ArgumentError: ``by`` is unknown, the trace holds sums only, has no kernels for ``by="device"`` or no stacks of
-                Python.
+            ArgumentError: ``by`` is unknown, the trace holds sums only, has no kernels for ``by="device"``, no memory for
+                ``MEMORY`` or no stacks of Python.
         """
         if by not in UNITS:
             raise ArgumentError(f"by must be one of {', '.join(map(repr, UNITS))}, not {by!r}")
+        if device is not None and by not in MEMORY:
+            raise ArgumentError(f"device={device!r} is that of memory, and by={by!r} is not: by='allocated' and by='peak' are")
         if trace.facts.get("aggregate") and not len(trace.ops):
             raise ArgumentError(
                 f"trace must hold single ops, and {trace!r} holds sums, which have no stacks: record without aggregate=True"
@@ -78,28 +93,29 @@ class Stacks:
             raise ArgumentError(f"by={by!r}: the trace has no kernels: no device was recorded, or none ran anything")
         if functions and not len(trace.stacks):
             raise ArgumentError(
-                f"functions={functions!r}: the trace has no stacks of Python. Files of torch.profiler have them that were "
-                "recorded with with_stack=True"
+                f"functions={functions!r}: the trace has no stacks of Python. torchprof.profile(stacks=True) records them; "
+                "files of torch.profiler have them that were recorded with with_stack=True"
             )
-        self.frames: list[str] = []
-        self._index_of_frame: dict[str, int] = {}
+        held = blocks(trace, by, device) if by in MEMORY else None
+        self.frames: list[Frame] = []
+        self._index_of_frame: dict[Frame, int] = {}
         self._parent: list[int] = []  # of every node; -1 for a root
         self._frame: list[int] = []  # of every node
         self._nodes: dict[tuple[int, int], int] = {}  # by parent and frame
 
-        places = self._functions(trace) if functions else self._modules(trace)
+        places = self._functions(trace, libraries, backward_at_call) if functions else self._modules(trace)
         op_nodes = self._op_nodes(trace, places)
         if by == "device":
-            kernel_nodes = self._kernel_nodes(trace, places, op_nodes)
-            self.values = np.zeros(len(self._frame), dtype=np.int64)
-            np.add.at(self.values, kernel_nodes, kernel_times(trace.kernels))
-            return
-        op_values, call_values = VALUES[by](trace)
-        calls = np.flatnonzero(call_values)
-        call_nodes = [places.node(place) for place in places.of_calls[calls].tolist()]
+            nodes, values = self._kernel_nodes(trace, places, op_nodes), kernel_times(trace.kernels)
+        elif held is not None:
+            nodes, values = self._block_nodes(trace, held, places, op_nodes)
+        else:
+            op_values, call_values = VALUES[by](trace)
+            calls = np.flatnonzero(call_values)
+            call_nodes = np.array([places.node(place) for place in places.of_calls[calls].tolist()], dtype=np.int64)
+            nodes, values = np.append(op_nodes, call_nodes), np.append(op_values, call_values[calls])
         self.values = np.zeros(len(self._frame), dtype=np.int64)
-        np.add.at(self.values, op_nodes, op_values)
-        np.add.at(self.values, np.array(call_nodes, dtype=np.int64), call_values[calls])
+        np.add.at(self.values, nodes, values)
 
     def __iter__(self) -> Iterator[tuple[list[int], int]]:
         for node in np.flatnonzero(self.values).tolist():
@@ -110,10 +126,10 @@ class Stacks:
                 above = self._parent[above]
             yield stack[::-1], int(self.values[node])
 
-    def _frame_index(self, text: str) -> int:
-        index = self._index_of_frame.setdefault(text, len(self.frames))
+    def _frame_index(self, frame: Frame) -> int:
+        index = self._index_of_frame.setdefault(frame, len(self.frames))
         if index == len(self.frames):
-            self.frames.append(text)
+            self.frames.append(frame)
         return index
 
     def _node(self, parent: int, frame: int) -> int:
@@ -137,11 +153,11 @@ class Stacks:
             if found is None:
                 call, phase = divmod(key, PHASES)
                 if call < 0:
-                    found = self._node(-1, self._frame_index(Phase(phase).name.lower()))
+                    found = self._node(-1, self._frame_index(Frame(Phase(phase).name.lower())))
                 else:
                     parent = parents[call]
                     caller = module_nodes[modules[parent]].path if parent >= 0 else ""
-                    frame = self._frame_index(_label(module_nodes[modules[call]], caller))
+                    frame = self._frame_index(Frame(_label(module_nodes[modules[call]], caller)))
                     found = self._node(node_of_call(parent * PHASES + phase), frame)
                 known[key] = found
             return found
@@ -151,35 +167,39 @@ class Stacks:
             trace.ops["module_call"].astype(np.int64) * PHASES + phases(trace.ops),
             np.arange(len(calls)) * PHASES + phases_of_calls(calls),
             trace.kernels["module_call"].astype(np.int64) * PHASES + _phases_of_kernels(trace),
+            trace.allocations["module_call"].astype(np.int64) * PHASES + _phases_of_blocks(trace),
             node_of_call,
         )
 
-    def _functions(self, trace: Trace) -> _Places:
+    def _functions(self, trace: Trace, libraries: bool, backward_at_call: bool) -> _Places:
         """Rows of the stacks of Python; where there is none, the phase below all rows: ``-1 - phase``."""
+        python = PythonStacks(trace, libraries)
+        frames, above = python.frames(), python.above.tolist()
         nodes: dict[int, int] = {}
-        parents, frames = trace.stacks["parent"].tolist(), python_frames(trace)
 
         def node_of_stack(row: int) -> int:
-            found = nodes.get(row)
-            if found is None:
-                if row < 0:
-                    found = self._node(-1, self._frame_index(Phase(-1 - row).name.lower()))
-                else:
-                    above = node_of_stack(parents[row]) if parents[row] >= 0 else -1
-                    found = self._node(above, self._frame_index(frames[row].text))
-                nodes[row] = found
-            return found
+            if row < 0 and row not in nodes:
+                nodes[row] = self._node(-1, self._frame_index(Frame(Phase(-1 - row).name.lower())))
+            return nodes[row]
 
-        for row in range(len(parents)):  # callers first, so that it calls itself once at most
-            node_of_stack(row)
+        for row in np.unique(python.shown).tolist():  # callers come first
+            nodes[row] = self._node(nodes[above[row]] if above[row] >= 0 else -1, self._frame_index(frames[row]))
 
         def places(stack: Values, phase: Values) -> Values:
-            return np.where(stack >= 0, stack, -1 - phase)
+            return np.where(stack >= 0, np.append(python.shown, -1)[stack], -1 - phase)
 
-        of_calls = places(trace.call_stacks, phases_of_calls(trace.module_calls))
-        call, phase = trace.kernels["module_call"], _phases_of_kernels(trace)
-        of_kernels = np.where(call >= 0, np.append(of_calls, -1)[call], -1 - phase)
-        return _Places(places(trace.op_stacks, phases(trace.ops).astype(np.int64)), of_calls, of_kernels, node_of_stack)
+        stacks = op_stacks(trace)
+        counted = counted_rows(trace, libraries)
+        of_ops = np.where(stacks.own >= 0, stacks.own, stacks.called) if backward_at_call else stacks.attributed(counted)
+        calls = np.append(trace.call_stacks.astype(np.int64), -1)
+        own, call = trace.allocation_stacks.astype(np.int64), trace.allocations["module_call"]
+        return _Places(
+            places(of_ops, phases(trace.ops).astype(np.int64)),
+            places(calls[:-1], phases_of_calls(trace.module_calls)),
+            places(calls[trace.kernels["module_call"]], _phases_of_kernels(trace)),
+            places(np.where(own >= 0, own, calls[call]), _phases_of_blocks(trace)),
+            node_of_stack,
+        )
 
     def _op_nodes(self, trace: Trace, places: _Places) -> Values:
         """The node of every op."""
@@ -187,7 +207,7 @@ class Stacks:
         # An op is below its parent if both are in the same place; otherwise it is directly below that.
         parent = ops["parent"]
         parent = np.where((parent >= 0) & (keys[parent] == keys), parent, -1)
-        frames = {row: self._frame_index(trace.strings[row]) for row in np.unique(names).tolist()}
+        frames = {row: self._frame_index(Frame(trace.strings[row])) for row in np.unique(names).tolist()}
         found: list[int] = []
         for first in range(0, len(ops), CHUNK):
             part = slice(first, first + CHUNK)
@@ -204,9 +224,28 @@ class Stacks:
         found = []
         for row in groups.first.tolist():
             name = trace.strings[int(kernels["name"][row])]
-            frame = self._frame_index(short_name(name) if kernels["kind"][row] == Activity.KERNEL else name)
+            frame = self._frame_index(Frame(short_name(name) if kernels["kind"][row] == Activity.KERNEL else name))
             found.append(self._node(int(op_node[row]) if op_node[row] >= 0 else places.node(int(key[row])), frame))
         return np.array(found, dtype=np.int64)[groups.of]
+
+    def _block_nodes(self, trace: Trace, held: Blocks, places: _Places, op_nodes: Values) -> tuple[Values, Values]:
+        """The node of every block, and its bytes: below the op that allocated it or, without one, where Python did."""
+        nodes, values = [], held.bytes.tolist()
+        ops = trace.allocations["op"][held.rows].tolist()
+        for op, place, before in zip(ops, places.of_blocks[held.rows].tolist(), held.before, strict=True):
+            if before:
+                root = self._node(-1, self._frame_index(Frame(BEFORE)))
+                nodes.append(self._node(root, self._frame_index(Frame(before))))
+            else:
+                nodes.append(int(op_nodes[op]) if op >= 0 else places.node(place))
+        if held.untracked > 0:  # below 0, what was freed unseen
+            nodes.append(self._node(-1, self._frame_index(Frame(UNTRACKED))))
+            values.append(held.untracked)
+        return np.array(nodes, dtype=np.int64), np.array(values, dtype=np.int64)
+
+
+def _phases_of_blocks(trace: Trace) -> Values:
+    return phase_at(trace, trace.allocations["op"], trace.allocations["module_call"])
 
 
 def _phases_of_kernels(trace: Trace) -> Values:
@@ -221,31 +260,3 @@ def _label(module: ModuleNode, caller: str) -> str:
     if not module.path:
         return module.type
     return f"{module.path.removeprefix(f'{caller}.') if caller else module.path} ({module.type})"
-
-
-def _flops(trace: Trace) -> tuple[Values, Values]:
-    counted = counted_flops(trace, trace.ops["signature"], trace.ops["flags"] & OP_NESTED != 0)
-    return counted, np.zeros(len(trace.module_calls), dtype=np.int64)
-
-
-def _bytes(trace: Trace) -> tuple[Values, Values]:
-    flags = trace.ops["flags"]
-    moved = counted_bytes(trace, trace.ops["signature"], flags & OP_NESTED != 0, flags & OP_WRAPPER != 0)
-    unknown = np.isnan(moved)
-    if unknown.any():
-        warnings.warn(
-            f"the bytes of {int(unknown.sum()):,} ops are unknown, and they are left out: the trace does not know the size of "
-            "their dtypes",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    known: Values = np.where(unknown, 0, moved).astype(np.int64)
-    return known, np.zeros(len(trace.module_calls), dtype=np.int64)
-
-
-VALUES: Final[dict[str, Callable[[Trace], tuple[Values, Values]]]] = {
-    "time": nested_self_times,
-    "flops": _flops,
-    "bytes": _bytes,
-}
-"""The values of every op and of every module call."""

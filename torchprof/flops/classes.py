@@ -12,7 +12,7 @@ An op that is unknown itself is counted by what runs inside it, where anything t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from torchprof.flops.formulas import FORMULAS
@@ -66,12 +66,16 @@ def is_pytorchs(name: str) -> bool:
     return name.partition("::")[0] in PYTORCHS
 
 
-def classes_by_name(names: Iterable[str]) -> OpClasses:
-    """The classes of these ops by their names alone, where there is no PyTorch to ask, or another one than that ran them."""
-    counted = frozenset(name for name, formula in FORMULAS.items() if formula.only_outermost)
-    arguments = frozenset(name for name, formula in FORMULAS.items() if formula.tensors is None)
+def classes_by_name(names: Iterable[str], users: Mapping[str, Any]) -> OpClasses:
+    """The classes of these ops by their names alone, where there is no PyTorch to ask, or another one than that ran them.
+
+    Args:
+        users: formulas of the user's own, by name.
+    """
+    counted = frozenset(name for name, formula in FORMULAS.items() if formula.only_outermost) | users.keys()
+    arguments = frozenset(name for name, formula in FORMULAS.items() if formula.tensors is None) | users.keys()
     free = frozenset(name for name in names if name.startswith(AROUND_OPS) or (is_pytorchs(name) and _is_free(name)))
-    return OpClasses(counted, free, arguments, {})
+    return OpClasses(counted, free - counted, arguments, dict(users))
 
 
 def _is_free(name: str) -> bool:

@@ -23,11 +23,14 @@ from torchprof.trace.schema import (
     Rows,
 )
 from torchprof.trace.type_names import Dtypes
+from torchprof.wording import shown
 
 __all__ = ["Flops", "Registered", "evaluate", "filled"]
 
-Registered = Callable[[Any, list[Operand], list[Operand], tuple[str, ...]], int]
+Registered = Callable[[Any, list[Operand], list[Operand], tuple[str, ...]], int | None]
 """Calls a formula of a user's with inputs, outputs, and arguments and results as JSON where they were kept."""
+MOST_FLOPS: Final = 2**53
+"""Of one op: more takes a GPU many seconds, and a sum of thousands of these has room in 64 bits."""
 AHEAD_OF_TIME: Final = "Torch-Compiled Region: AOTInductor"
 """What AOTInductor compiled is never run op by op. The name is that of ``csrc/record/ahead_of_time.h``."""
 MOST_REMEMBERED: Final = 10_000
@@ -98,6 +101,9 @@ def evaluate(
             except Exception as error:
                 of_one = None
                 failed[name] = f"{type(error).__name__}: {error}"
+            if of_one is not None and not 0 <= of_one <= MOST_FLOPS:
+                failed[name] = f"{shown(of_one, 40)} FLOPs cannot be"
+                of_one = None
         found.of_signatures[row] = UNKNOWN_FLOPS if of_one is None else of_one
     found.problems.extend(f"the FLOP formula of {name} failed ({why}): its FLOPs are unknown" for name, why in failed.items())
     return found

@@ -15,74 +15,29 @@ Newer versions of PyTorch add to it: ``is_expandable``, ``segment_pool_id`` and 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.importers.snapshot_entries import (
+    ACTIONS,
+    BROKEN,
+    SnapshotEvent,
+    SnapshotSegment,
+    read_event,
+    read_segment,
+    whole_number,
+)
 from torchprof.importers.snapshot_file import read_snapshot
+from torchprof.wording import shown
 
-__all__ = ["Annotation", "CudaSnapshot", "SnapshotBlock", "SnapshotEvent", "SnapshotSegment", "StreamId"]
+__all__ = ["Annotation", "CudaSnapshot"]
 
-StreamId = tuple[int, tuple[int, int]]
-"""A stream, and the private pool of a CUDA graph: (0, 0) for none. Memory is never shared between two of these."""
-
-NO_POOL = (0, 0)
 MOST_DEVICES = 2**15
-BROKEN = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
-"""What is raised by reading entries that are none."""
-
-# Named tuples, as a history may have a million entries: they are made several times as fast as frozen dataclasses.
-
-
-class SnapshotEvent(NamedTuple):
-    """One entry of a history.
-
-    Attributes:
-        action: ``"alloc"``, ``"free_requested"``, ``"free_completed"``, ``"segment_alloc"``, ``"segment_free"``,
-            ``"segment_map"``, ``"segment_unmap"``, ``"oom"`` or ``"snapshot"``.
-        address, size: of the block or segment; bytes. Of ``"oom"``, what the device had free, and the block that was needed.
-        stream: whose memory it is.
-    """
-
-    action: str
-    address: int
-    size: int
-    stream: StreamId
-
-
-class SnapshotBlock(NamedTuple):
-    """A part of a segment.
-
-    Attributes:
-        size: bytes.
-        state: ``"active_allocated"``, ``"active_pending_free"`` (only another stream still uses it) or ``"inactive"``.
-        frames: of the stack that allocated it, the innermost first; None where it was not recorded.
-    """
-
-    size: int
-    state: str
-    frames: Sequence[Any] | None = None
-
-
-class SnapshotSegment(NamedTuple):
-    """Memory that was reserved in one piece.
-
-    Attributes:
-        address, size: bytes.
-        stream: whose memory it is.
-        small: whether it is in the pool of blocks of at most 1 MiB.
-        expandable: whether it is a stretch of pages of an expandable segment.
-        blocks: in order of address, without gaps.
-    """
-
-    address: int
-    size: int
-    stream: StreamId
-    small: bool
-    expandable: bool
-    blocks: tuple[SnapshotBlock, ...]
+NEEDED = "a snapshot of torch.cuda.memory._snapshot() is needed, or the path of what torch.cuda.memory._dump_snapshot wrote"
 
 
 class Annotation(NamedTuple):
@@ -121,22 +76,23 @@ class CudaSnapshot:
             snapshot = {"segments": snapshot}
         if not isinstance(snapshot, Mapping):
             raise ModuleTypeError(
-                "snapshot must be what torch.cuda.memory._snapshot() returns, or the path of its file, "
-                f"not {type(snapshot).__name__}"
+                f"snapshot={shown(snapshot)} is none: give what torch.cuda.memory._snapshot() returned, or the path of what "
+                "torch.cuda.memory._dump_snapshot wrote"
             )
+        if "segments" not in snapshot:
+            raise ArgumentError(f"snapshot has no 'segments', {_keys(snapshot)}: {NEEDED}")
         settings, annotations = snapshot.get("allocator_settings", {}), snapshot.get("external_annotations", ())
-        segments, histories = snapshot.get("segments"), snapshot.get("device_traces", ())
+        segments, histories = snapshot["segments"], snapshot.get("device_traces", ())
         for name, value, kind in (
             ("allocator_settings", settings, Mapping),
             ("segments", segments, Sequence),
             ("device_traces", histories, Sequence),
             ("external_annotations", annotations, Sequence),
         ):
-            if not isinstance(value, kind) or isinstance(value, str):
-                raise ArgumentError(
-                    f"snapshot[{name!r}] is {value!r:.80}: a snapshot of torch.cuda.memory._snapshot() is needed"
-                )
-        return cls(settings, segments, histories, annotations)  # type: ignore[arg-type]
+            if not isinstance(value, kind) or isinstance(value, str | bytes):
+                wanted = "a dict" if kind is Mapping else "a list"
+                raise ArgumentError(f"snapshot[{name!r}] is {shown(value)} and must be {wanted}: {NEEDED}")
+        return cls(settings, segments, histories, annotations)
 
     def history(self, device: int) -> list[SnapshotEvent]:
         """What happened on a device, oldest first.
@@ -144,26 +100,28 @@ class CudaSnapshot:
         Raises:
             ArgumentError: there is no history of it, or an entry cannot be read.
         """
-        if not is_int(device, 0, len(self._histories) - 1) or not self._histories[device]:
+        if not is_int(device, 0):
+            raise ArgumentError(f"device={shown(device)} must be the number of a device, such as 0")
+        if not self.has_history(device):
+            others = ", ".join(str(number) for number in range(len(self._histories)) if self.has_history(number))
             raise ArgumentError(
-                f"device={device!r}: the snapshot has no history of it: call torch.cuda.memory._record_memory_history() before "
-                "what is to be replayed"
+                f"snapshot: it has no history of device {device}, but of {others}: name one of these"
+                if others
+                else "snapshot: it has no history: call torch.cuda.memory._record_memory_history() before the program runs"
             )
         entries = self._histories[device]
         events: list[SnapshotEvent] = []
         try:
             for entry in entries:
-                events.append(
-                    SnapshotEvent(
-                        entry["action"],
-                        _int(entry.get("addr", entry.get("device_free", 0))),
-                        _int(entry["size"]),
-                        _stream(entry),
-                    )
-                )
+                events.append(read_event(entry))
         except BROKEN as error:
             raise _unreadable(f"device_traces[{device}][{len(events)}]", error) from error
         return events
+
+    def unknown_actions(self, device: int) -> dict[str, int]:
+        """Entries of a history with an action that is not known here, by its name: what they did is not known either."""
+        counts = Counter(str(entry["action"]) for entry in self._histories[device])
+        return {action: count for action, count in counts.items() if action not in ACTIONS}
 
     def frames(self, device: int, row: int) -> Sequence[Any] | None:
         """Of the stack of an entry of a history, the innermost first; None where it was not recorded."""
@@ -184,7 +142,7 @@ class CudaSnapshot:
         begun: dict[str, list[int]] = {}
         try:
             for entry in self._annotations:
-                name, stage, time = str(entry["name"]), entry["stage"], _int(entry["time_us"])
+                name, stage, time = str(entry["name"]), entry["stage"], whole_number(entry["time_us"])
                 if entry.get("device", 0) != device:
                     continue
                 if stage == "START":
@@ -201,7 +159,7 @@ class CudaSnapshot:
             return None
         times = [entry.get("time_us") for entry in self._histories[device]]
         try:
-            return None if None in times else [_int(time) for time in times]
+            return None if None in times else [whole_number(time) for time in times]
         except BROKEN as error:
             raise _unreadable(f"time_us of device_traces[{device}]", error) from error
 
@@ -216,7 +174,7 @@ class CudaSnapshot:
         for number, segment in enumerate(self._segments):
             found = segment.get("device", 0) if isinstance(segment, Mapping) else 0
             if not is_int(found, 0, MOST_DEVICES):
-                raise _unreadable(f"number {number} of the segments", ValueError(f"device {found!r:.40} is none"))
+                raise _unreadable(f"number {number} of the segments", ValueError(f"device {shown(found, 40)} is none"))
             reserved.add(found)
         return sorted(reserved | {number for number, history in enumerate(self._histories) if history})
 
@@ -233,41 +191,18 @@ class CudaSnapshot:
         try:
             for segment in self._segments:
                 if segment.get("device", 0) == device:
-                    found.append(_segment(segment))
+                    found.append(read_segment(segment))
         except BROKEN as error:
             raise _unreadable(f"number {len(found)} of the segments of device {device}", error) from error
         return found
 
 
-def _segment(segment: Mapping[str, Any]) -> SnapshotSegment:
-    return SnapshotSegment(
-        _int(segment["address"]),
-        _int(segment["total_size"]),
-        _stream(segment),
-        segment["segment_type"] == "small",
-        bool(segment.get("is_expandable", False)),
-        tuple(SnapshotBlock(_int(block["size"]), block["state"], _frames(block)) for block in segment["blocks"]),
-    )
-
-
-def _frames(block: Mapping[str, Any]) -> Any:
-    """Of a block; older versions of PyTorch have them in its history."""
-    history = block.get("history")
-    return history[-1].get("frames") if history else block.get("frames")
-
-
-def _int(value: Any) -> int:
-    number = int(value)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{number} is no address and no number of bytes")
-    return number
-
-
-def _stream(entry: Mapping[str, Any]) -> StreamId:
-    first, second = entry.get("pool_id", entry.get("segment_pool_id", NO_POOL))
-    return int(entry.get("stream", 0)), (int(first), int(second))
+def _keys(found: Mapping[Any, Any]) -> str:
+    """What is in it, in short."""
+    first = ", ".join(shown(key, 20) for key in list(found)[:3])
+    return f"but {first}{', ...' if len(found) > 3 else ''}" if found else "and nothing else"
 
 
 def _unreadable(place: str, error: Exception) -> ArgumentError:
-    reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-    return ArgumentError(f"snapshot: {place} cannot be read: {reason}. A snapshot of torch.cuda.memory._snapshot() is needed")
+    reason = f"it has no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
+    return ArgumentError(f"snapshot: {place} cannot be read: {reason}: {NEEDED}")

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final
 
 from torchprof.errors import TraceFileError
 from torchprof.importers.kineto.beginning import may_be_kineto
+from torchprof.importers.other_files import what_else
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.terminal import is_terminal
 from torchprof.trace import file
@@ -51,6 +52,11 @@ def load(path: str | os.PathLike[str]) -> Trace:
     if is_snapshot(begins):
         raise TraceFileError(
             f"{os.fspath(path)}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
+        )
+    if begins[: len(file.ZIP)] != file.ZIP[: len(begins)] or not begins:
+        what = what_else(begins)
+        raise TraceFileError(
+            f"{os.fspath(path)}: not a torchprof trace, nor a file of torch.profiler{', but ' if what else ''}{what}"
         )
     return Trace(**file.read(path))
 

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from torchprof import _native
 from torchprof.errors import ModuleTypeError
+from torchprof.record.definitions import definition_of
 from torchprof.record.nested import tensor_bytes, tensor_sizes
 from torchprof.record.opaque import COMPILED_ATTRIBUTES, is_opaque, opaque_because
 from torchprof.record.packed import PACKED_ATTRIBUTES, bytes_of_quantized, is_packing, packed_parameters
@@ -146,10 +147,11 @@ UNREADABLE: Final = (TensorInfo("packed parameters", (), UNKNOWN, UNKNOWN, 0, 0,
 """In place of what is in a packed object that cannot be read."""
 
 
-def _read_class(kind: type[nn.Module]) -> tuple[str, bool, bool]:
-    """What all modules of a class have in common: its name, whether it is a container, and whether they are special."""
-    is_special = is_opaque(kind) or is_packing(kind)
-    return kind.__name__, issubclass(kind, nn.Sequential | nn.ModuleList), is_special
+def _read_class(kind: type[nn.Module]) -> tuple[str, bool, bool, str | None]:
+    """What all modules of a class have in common: name, whether it is a container, whether they are special, where it is."""
+    opaque = is_opaque(kind)
+    defined = None if opaque else definition_of(kind)
+    return kind.__name__, issubclass(kind, nn.Sequential | nn.ModuleList), opaque or is_packing(kind), defined
 
 
 def _tensor_info(name: str, tensor: torch.Tensor, owner: str | None) -> TensorInfo:

@@ -30,6 +30,7 @@ from torchprof.record.recorder import Options, Recorder
 from torchprof.record.schedule import Schedule, State
 from torchprof.record.whole import whole
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["profile"]
 
@@ -175,7 +176,8 @@ class profile(ContextDecorator):
             )
         if not self._block.is_inside and 0 < self._number < self._schedule.wait:
             raise RecordingError(
-                f"nothing was recorded: {self._number} calls of step() did not reach an active step of {self._schedule}"
+                f"nothing was recorded: {counted(self._number, 'call')} of step() did not reach an active step of "
+                f"{self._schedule}"
             )
         before = "it has not run, or was interrupted when it began, or again and again when it ended"
         state = "it is still running" if self._block.is_inside else before

@@ -40,6 +40,7 @@ font-variant-numeric:tabular-nums;width:auto;table-layout:auto}
 padding:.1em .6em;vertical-align:baseline;color:inherit;background:var(--bg);line-height:inherit}
 .torchprof.torchprof table tr{background:none;border:0}
 .torchprof.torchprof table tr>:first-child,.torchprof.torchprof table .l{text-align:left}
+.torchprof.torchprof table .l{white-space:pre}
 .torchprof.torchprof table .n{white-space:normal;min-width:20em}
 .torchprof.torchprof table thead th{position:sticky;top:0;z-index:2;font-weight:600;\
 border-bottom:1px solid rgba(128,128,128,.6)}

@@ -118,8 +118,8 @@ class _Hooks:
             inside = read.get("weight_calls", []) * (4 if weight is not None else 2)
             inside += read.get("bias_calls", []) * (3 if bias is not None else 2)
             for path, of_call, is_sequence in inside if within < DEEPEST_READ else ():
-                called = self.by_path[path]
-                yield from self._rows_of(called, called.type, of_call, is_sequence, within + 1)
+                if (called := self.by_path.get(path)) is not None:
+                    yield from self._rows_of(called, called.type, of_call, is_sequence, within + 1)
 
     def _tensor(self, info: ModuleInfo, name: str) -> tuple[int, bool] | None:
         """Elements of an attribute, and whether it requires a gradient."""

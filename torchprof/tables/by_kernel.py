@@ -11,6 +11,7 @@ from torchprof.tables.footer import coverage, footer, launched_before_lines
 from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["by_kernel"]
 
@@ -46,6 +47,7 @@ def by_kernel(trace: Trace, *, phase: str | Phase | None = None, module: str | N
         coverage(trace, "device_share", "the device time of these kernels", time),
     )
     if unseen := unseen_launches(trace):
-        below = (*below, f"{unseen:,} launches were not seen: what they ran belongs to no op and no module")
+        which = counted(unseen, "launch was not seen: what it", "launches were not seen: what they")
+        below = (*below, f"{which} ran belongs to no op and no module")
     below = (*below, *launched_before_lines(trace))
     return Table("Kernel", records, shown, below).sort("device")

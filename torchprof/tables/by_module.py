@@ -57,7 +57,7 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     if depth is not None:
         records = [record for record in records if record["depth"] <= depth]
     unknown = {name for record in records for name in record["flops_unknown"]} if "flops" in shown else ()
-    below = (*footer(trace), *_shares(trace, records), *unknown_flops(unknown), *_unseen(trace))
+    below = (*footer(trace), *_shares(trace, records), *unknown_flops(unknown, trace), *_unseen(trace))
     return Table("Module", records, shown, below, is_tree=True)
 
 

@@ -66,7 +66,7 @@ def by_op(
     below = (*below, _why_empty(trace, phase)) if not records else (*_shares(trace, records), *below)
     if ceilings is not None:
         below = (*below, About(("roofline",), f"Of roof: of what {ceilings.device} can do at that FLOP/B, in {ceilings.dtype}"))
-    table = Table("Op", records, tuple(columns), (*footer(trace), *below, *unknown_flops(unknown)))
+    table = Table("Op", records, tuple(columns), (*footer(trace), *below, *unknown_flops(unknown, trace)))
     if not records:
         return table
     return table.sort("self").sort("device_self") if on_device else table.sort("self")

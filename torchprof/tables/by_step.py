@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchprof.analysis.memory.devices import resolve_device
 from torchprof.analysis.memory.steps import memory_is_known
+from torchprof.analysis.steps import how_to_mark_steps
 from torchprof.analysis.time.step_records import step_records
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_trace
@@ -32,12 +33,16 @@ def by_step(trace: Trace) -> Table:
     records = step_records(trace)
     if not records:
         ended = f" ({trace.facts['ended_by']} ended the recording in its first one)" if "ended_by" in trace.facts else ""
-        raise ArgumentError(f"the trace has no steps{ended}: call prof.step() at the end of every pass of the loop")
+        raise ArgumentError(f"the trace has no steps{ended}: {how_to_mark_steps(trace)}")
     columns = "warmup time device kernels forward recompute backward optimizer data other flops allocated peak held".split()
     shown = worth_showing(records, columns, optional=[name for name in columns if name != "time"])
     rows = [{"name": record["step"], **record} for record in records]
     unknown = {name for record in records for name in record["flops_unknown"] or ()}
-    lines = (*footer(trace, of="Each row is one step"), *ops_not_recorded(trace, "column Other"), *unknown_flops(unknown))
+    lines = (
+        *footer(trace, of="Each row is one step"),
+        *ops_not_recorded(trace, "column Other"),
+        *unknown_flops(unknown, trace),
+    )
     below: tuple[str | About, ...] = (_of_memory(trace), *lines)
     return Table("Step", rows, shown, below, is_dim=_is_warmup, unknown="?")
 

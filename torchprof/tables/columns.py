@@ -116,10 +116,21 @@ def _first_two(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
 
 
+def _short_place(place: str) -> str:
+    """``my_network.py:14`` of a path with a line."""
+    folders, _, file = place.replace("\\", "/").rpartition("/")
+    return f"{folders.rpartition('/')[2]}/{file}" if file.startswith("__init__.py:") and folders else file
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= LONGEST_SOURCE else f"{text[: LONGEST_SOURCE - 1]}…"
+
+
 def _kernel_size(size: int | Sequence[int]) -> str:
     return str(size) if isinstance(size, int) else str(list(size))
 
 
+LONGEST_SOURCE: Final = 64
 TEXT: Final = Quantity(str, left=True)
 NUMBER: Final = Quantity(str)
 COUNT: Final = Quantity(_count)
@@ -173,7 +184,13 @@ _COLUMNS: Final = (
     ),
     Column("dtype", "Dtype", DTYPES, "of the tensors that the first call returned, each once", ("output_dtypes",), tuple),
     Column("param_dtype", "Param dtype", DTYPES, "of its own parameters, each once", ("param_dtypes",), tuple),
-    Column("calls", "Calls", COUNT, "how often it was called; in a recording of several steps, per step"),
+    Column(
+        "defined",
+        "Defined",
+        Quantity(_short_place, left=True),
+        "the file and the line of its class, with folders in the rows; empty where it has none",
+    ),
+    Column("calls", "Calls", COUNT, "how often it was called; of a line, ops that it called; in several steps, per step"),
     Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
     Column("params", "Params", COUNT, "elements of its own parameters"),
     Column(
@@ -205,8 +222,8 @@ _COLUMNS: Final = (
         "share",
         "Share",
         SHARE,
-        "of the step; in a table by op, of the self time of its rows; in a summary, of the model's forward time; "
-        "of what is held, of the peak",
+        "of the step; in a table by op, line or function, of the self time of its rows; in a summary, of the model's forward "
+        "time; of what is held, of the peak",
     ),
     Column(
         "device",
@@ -240,6 +257,13 @@ _COLUMNS: Final = (
         "per step, with what runs inside; in a summary, of forward. A multiply-add is two; ? and >= where some are unknown",
         unknown="flops_unknown",
     ),
+    Column(
+        "flops_self",
+        "FLOPs self",
+        FLOPS,
+        "per step, of its own ops, without functions that it called; of backward those that differentiate them",
+        unknown="flops_self_unknown",
+    ),
     Column("flops_forward", "Fwd FLOPs", FLOPS, "of forward, with what runs inside", unknown="flops_forward_unknown"),
     Column("flops_backward", "Bwd FLOPs", FLOPS, "of backward, with what runs inside", unknown="flops_backward_unknown"),
     Column(
@@ -255,12 +279,14 @@ _COLUMNS: Final = (
     Column("held", "Held", BYTES, "held at the end of the step"),
     Column("growth", "Growth per step", BYTES, "how much more was held at the end of every step, on average"),
     Column("saved", "Saved", BYTES, "activations kept for backward, when the most were kept"),
+    Column("leaked", "Leaked", BYTES, "held at the end of the last step, of what grows from step to step"),
     Column("needed", "Needed", BYTES, "on the device, the context included"),
     Column("max_allocated", "Allocated", BYTES, "the most that was allocated at once"),
     Column("max_reserved", "Reserved", BYTES, "the most that the allocator reserved at once"),
     Column("category", "What", TEXT, "what kind of memory it is: see torchprof.CATEGORIES"),
     Column("at_peak", "At peak", BYTES, "held when the most was held"),
     Column("count", "Count", EXACT_COUNT, "how many"),
+    Column("awaiting_free", "Awaiting free", BYTES, "freed, and still used by another stream"),
     Column("free", "Free", BYTES, "of a segment, not allocated"),
     Column("largest_free", "Largest free", BYTES, "the largest free piece of a segment"),
     Column("outcome", "Outcome", TEXT, "whether all fits, or how far it comes"),
@@ -268,6 +294,7 @@ _COLUMNS: Final = (
     Column("steps", "Steps", NUMBER, "in how many steps"),
     Column("total", "Bytes", BYTES, "all together"),
     Column("module", "Module", TEXT, "path of the module"),
+    Column("lines", "Line", Quantity(_first, left=True), "of the program, the one of the most, and how many others there are"),
     Column("op", "Op", TEXT, "the outermost op that allocated it"),
     Column("span", "Span", TIME, "from the start of the first kernel to the end of the last"),
     Column("busy", "Busy", TIME, "time in which any kernel, copy or fill ran"),
@@ -285,6 +312,7 @@ _COLUMNS: Final = (
         "the op that launched what came late; of synchronization, the op that waited",
     ),
     Column("call", "Call", TEXT, "of the device's runtime"),
+    Column("synchronizations", "Syncs", COUNT, "how often the host waited for a device, per step"),
     Column("waited", "Waited", TIME, "host time"),
     Column("host", "Host", TIME, "host time in the module's own code and ops, waits left out"),
     Column("took", "Device", TIME, "device time"),
@@ -308,6 +336,10 @@ _COLUMNS: Final = (
         "of the tensors it was given; an aggregated recording merges other shapes than the first",
     ),
     Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
+    Column("code", "", TEXT, "the text of the line"),
+    Column(
+        "source", "Source", Quantity(_beginning, left=True), "the text of the line, where its file is there and did not change"
+    ),
     *(Column(f"peak_{name.replace(' ', '_')}", name.capitalize(), BYTES, "held at the peak") for name in CATEGORIES),
 )
 

@@ -9,17 +9,20 @@ from torchprof.analysis.device_names import on_device
 from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
 from torchprof.analysis.gpu.kernels import launches_before
 from torchprof.analysis.memory.steps import not_recorded
+from torchprof.analysis.model.unknown_flops import ways_out
 from torchprof.analysis.steps import step_times
 from torchprof.rendering.units import format_ns
 from torchprof.tables.columns import COLUMNS
 from torchprof.tables.table import About
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = [
     "coverage",
     "footer",
     "incomplete",
     "launched_before_lines",
+    "of_file",
     "of_what",
     "ops_not_recorded",
     "remarks",
@@ -50,8 +53,12 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
 def remarks(trace: Trace) -> list[str]:
     """What must be said of a recording that does not have everything: below every table and account."""
     note = trace.facts.get("memory_note")
-    of_file = [f"Read from {trace.facts.get('source', 'a file')}: {each}" for each in trace.facts.get("notes", ())]
-    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *of_file, *incomplete(trace.losses)]
+    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *of_file(trace), *incomplete(trace.losses)]
+
+
+def of_file(trace: Trace) -> list[str]:
+    """What must be said of a file of another tool that does not have everything, or not everything of which is read."""
+    return [f"Read from {trace.facts.get('source', 'a file')}: {each}" for each in trace.facts.get("notes", ())]
 
 
 def merged_shapes(trace: Trace) -> list[str]:
@@ -122,22 +129,19 @@ def coverage(
     return About((column,), f"{header}: of {step}, {format_ns(round(whole))}, of which the rows are {covered}{more}")
 
 
-def unknown_flops(names: Iterable[str]) -> list[str]:
-    """What must be said of ops that may have FLOPs and have no formula."""
+def unknown_flops(names: Iterable[str], trace: Trace | None) -> list[str]:
+    """What must be said of ops of a trace that may have FLOPs of which nobody knows how many."""
     listed = sorted(set(names))
     if not listed:
         return []
     shown = ", ".join(listed[:MOST_NAMED]) + (f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else "")
-    return [
-        f"Unknown FLOPs (? and >=): of {shown}",
-        "Formulas are registered with torch.utils.flop_counter.register_flop_formula",
-    ]
+    return [f"Unknown FLOPs (? and >=): of {shown}", *ways_out(listed, trace)]
 
 
 def launched_before_lines(trace: Trace) -> list[str]:
     """What must be said of kernels that were launched before the recording began."""
     count = launches_before(trace)
-    which = "1 kernel was" if count == 1 else f"{count:,} kernels were"
+    which = counted(count, "kernel was", "kernels were")
     return [f"{which} launched before the recording began: of no step"] if count else []
 
 
@@ -145,7 +149,7 @@ def incomplete(losses: Mapping[str, int]) -> list[str]:
     """What must be said of rows that a recording had no room for."""
     why = {"kernels": "did not fit the budget, or the device's own buffers"}
     return [
-        f"INCOMPLETE: {count:,} {table.replace('_', ' ')} {why.get(table, 'did not fit the budget')}; figures above miss them"
+        f"INCOMPLETE: {counted(count, *_nouns(table))} {why.get(table, 'did not fit the budget')}; figures above miss them"
         for table, count in losses.items()
         if table != "stacks"
     ] + [
@@ -153,3 +157,9 @@ def incomplete(losses: Mapping[str, int]) -> list[str]:
         for table, count in losses.items()
         if table == "stacks"
     ]
+
+
+def _nouns(table: str) -> tuple[str, str]:
+    """A table's rows, one and several: ``module_calls`` are ``module call`` and ``module calls``."""
+    several = table.replace("_", " ")
+    return several.removesuffix("s"), several

@@ -13,16 +13,18 @@ from torchprof.analysis.gpu.gaps import CAUSES
 from torchprof.analysis.gpu.idle import Idle
 from torchprof.analysis.gpu.kernels import unseen_launches
 from torchprof.analysis.gpu.utilization import Utilization, utilization
+from torchprof.analysis.lines.where import most_first
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import active_steps
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_flops, format_ns
 from torchprof.tables.checks import check_ceilings, check_trace
-from torchprof.tables.footer import coverage, incomplete, launched_before_lines, unknown_flops
-from torchprof.tables.table import Table
+from torchprof.tables.footer import coverage, incomplete, launched_before_lines, of_file, unknown_flops
+from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["Gpu", "gpu"]
 
@@ -78,7 +80,10 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_cause(self) -> Table:
-        """Idle time by cause and, below each, by module, most first; the causes add up to it."""
+        """Idle time by cause and, below each, by module, most first; the causes add up to it.
+
+        With stacks, the line that launched what came late or, of synchronization, that waited.
+        """
         return self._by_cause()
 
     def _by_cause(self, most: int | None = None) -> Table:
@@ -88,8 +93,9 @@ class Gpu(GpuAccount, Printed):
         def row(name: str, depth: int, found: Sequence[Idle]) -> Record:
             time = sum(idle.time for idle in found)
             ops = list(dict.fromkeys(idle.op for idle in found))  # those of most time first
+            lines = most_first((idle.line, idle.time) for idle in found) if depth else []
             row = {"name": name, "path": name, "type": "", "depth": depth, "idle": time, "idle_share": time / whole}
-            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None}
+            return {**row, "gaps": sum(idle.gaps for idle in found), "at": ops if depth else None, "lines": lines}
 
         rows: list[Record] = []
         for cause in CAUSES:
@@ -103,12 +109,13 @@ class Gpu(GpuAccount, Printed):
             if most is not None and len(below) > most:
                 kept = {each["name"] for each in below[: most - 1]}
                 others = [idle for idle in of_cause if idle.module not in kept]
-                below = [*below[: most - 1], row(f"{len(below) - most + 1:,} other modules", 1, others)]
+                below = [*below[: most - 1], row(counted(len(below) - most + 1, "other module"), 1, others)]
             rows += [row(cause, 0, of_cause), *({**each, "path": f"{cause}: {each['name']}"} for each in below)]
         count = len(self.devices)
         of, how = ("all idle time", "") if count == 1 else (f"all idle time of {count} devices", "on average ")
         shares = coverage(self.trace, "idle_share", of, whole / max(count, 1), of_all=True, how=how)
-        return Table("Idle cause", rows, ("idle", "idle_share", "gaps", "at"), (shares, *MEANINGS), is_tree=True)
+        shown = worth_showing(rows, ("idle", "idle_share", "gaps", "at", "lines"), optional=("lines",))
+        return Table("Idle cause", rows, shown, (shares, *MEANINGS), is_tree=True)
 
     @cached_property
     def by_copy(self) -> Table:
@@ -128,7 +135,7 @@ class Gpu(GpuAccount, Printed):
 
     @cached_property
     def by_wait(self) -> Table:
-        """Where the host waited for a device, most time first."""
+        """Where the host waited for a device, most time first; with stacks, the line of the program that did."""
         rows = [
             {
                 "name": wait.op if wait.op == wait.inner else f"{wait.op} > {wait.inner}",
@@ -136,17 +143,32 @@ class Gpu(GpuAccount, Printed):
                 "call": wait.call,
                 "count": wait.count,
                 "waited": wait.time,
+                "lines": [wait.line] if wait.line else [],
             }
             for wait in self.waits
         ]
-        return Table("Waits of the host in", rows, ("count", "waited", "call", "module"))
+        shown = worth_showing(rows, ("count", "waited", "call", "module", "lines"), optional=("lines",))
+        return Table("Waits of the host in", rows, shown)
 
     @cached_property
     def by_launches(self) -> Table:
-        """Modules whose kernels take less time than the host needs to launch them, the largest difference first."""
-        rows = [{"name": bound.module, "host": bound.host, "took": bound.device} for bound in self.launch_bound]
+        """Modules whose kernels take less time than the host needs to launch them, the largest difference first.
+
+        With stacks, the lines of theirs that launched late.
+        """
+        late = [idle for idle in self.idle if idle.cause == "launch-bound"]
+        rows: list[Record] = [
+            {
+                "name": bound.module,
+                "host": bound.host,
+                "took": bound.device,
+                "lines": most_first((idle.line, idle.time) for idle in late if idle.module == bound.module),
+            }
+            for bound in self.launch_bound
+        ]
         meaning = "Host time without waits, and without what is below; device time of the kernels launched meanwhile"
-        return Table("Launch-bound module", rows, ("host", "took", "host_ratio"), (meaning,))
+        shown = worth_showing(rows, ("host", "took", "host_ratio", "lines"), optional=("lines",))
+        return Table("Launch-bound module", rows, shown, (meaning,))
 
     @property
     def span(self) -> int:
@@ -183,25 +205,30 @@ class Gpu(GpuAccount, Printed):
             yield f"Waits of the host: {'not known, calls of the runtime were not recorded' if unknown else 'none'}"
         if self.graphs.launches or self.graphs.kernels:
             launches, kernels, time = self.graphs.launches, self.graphs.kernels, self.graphs.time
-            silent = f" ({self.graphs.unseen:,} of them show no kernels)" if self.graphs.unseen else ""
-            yield f"CUDA graphs: {launches:,} launches{silent}, {kernels:,} kernels, {format_ns(time)} of device time"
+            unseen = counted(self.graphs.unseen, "of them shows", "of them show")
+            silent = f" ({unseen} no kernels)" if self.graphs.unseen else ""
+            graphs = f"{counted(launches, 'launch', 'launches')}{silent}, {counted(kernels, 'kernel')}"
+            yield f"CUDA graphs: {graphs}, {format_ns(time)} of device time"
         if self.utilization is not None and self.ceilings is not None:
-            yield from _utilization_lines(self.utilization, self.ceilings, in_graphs=self.graphs.kernels > 0)
+            yield from _utilization_lines(self.utilization, self.ceilings, self.trace, in_graphs=self.graphs.kernels > 0)
         if facts.get("gpu_note"):
             yield f"Note: {facts['gpu_note']}"
-        if unseen := unseen_launches(self.trace):
-            yield f"Launches not seen: {unseen:,} kernels, which belong to no op and no module"
+        if unlaunched := unseen_launches(self.trace):
+            which = counted(unlaunched, "kernel, which belongs", "kernels, which belong")
+            yield f"Launches not seen: {which} to no op and no module"
         yield from launched_before_lines(self.trace)
+        yield from of_file(self.trace)
         yield from incomplete(self.trace.losses)
 
 
-def _utilization_lines(found: Utilization, ceilings: Ceilings, *, in_graphs: bool) -> Iterator[str]:
+def _utilization_lines(found: Utilization, ceilings: Ceilings, trace: Trace, *, in_graphs: bool) -> Iterator[str]:
     if not found.flops and found.unknown:
         yield "MFU: not known"
-        yield from unknown_flops(found.unknown)
+        yield from unknown_flops(found.unknown, trace)
         return
     if not found.flops:
-        yield "MFU: not known, no FLOPs were counted: record with shapes=True"
+        how = "record_shapes=True" if "source" in trace.facts else "shapes=True"
+        yield f"MFU: not known, no FLOPs were counted: record with {how}"
         return
     devices = f"{found.devices} x " if found.devices > 1 else ""
     peak = f"{devices}{format_flops(ceilings.flops)}FLOP/s ({ceilings.device}, {ceilings.dtype})"
@@ -209,7 +236,7 @@ def _utilization_lines(found: Utilization, ceilings: Ceilings, *, in_graphs: boo
     yield f"MFU: {100 * found.mfu:.1f}%, {counted}FLOPs in {format_ns(found.span)} against {peak}"
     if found.recomputed:
         yield f"HFU: {100 * found.hfu:.1f}%, with {format_flops(found.recomputed)}FLOPs of recomputation"
-    yield from unknown_flops(found.unknown)
+    yield from unknown_flops(found.unknown, trace)
     if in_graphs:
         yield "FLOPs inside CUDA graphs are not counted"
 

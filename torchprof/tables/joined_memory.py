@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from torchprof.errors import ArgumentError
 from torchprof.importers.cuda_snapshot import CudaSnapshot
 from torchprof.importers.stacks import Stack
 from torchprof.rendering.grid import Parts
-from torchprof.rendering.units import format_bytes
+from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
 from torchprof.tables.memory import SHOWN, Memory
 from torchprof.tables.snapshot_memory import callers, line_of
@@ -26,6 +26,9 @@ from torchprof.tables.table import Table
 from torchprof.tables.traced_snapshot import TracedSnapshot
 
 __all__ = ["JoinedMemory", "join_memory"]
+
+FAR_APART: Final = 10**9
+"""Nanoseconds between the clocks of one run, which PyTorch calibrates once each."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -61,14 +64,14 @@ class JoinedMemory(Memory):
     def leak_table(self) -> Table:
         """The leaks, each with the line of Python that allocated most of it."""
         table = super().leak_table
-        stacks: dict[tuple[str, str], Counter[Stack]] = {}
+        stacks: dict[tuple[str, str, str], Counter[Stack]] = {}
         rows = np.flatnonzero(self.allocations["end"] < 0)
         names = outermost_op_names(self.trace, self.allocations["op"][rows])
-        for row, op in zip(rows.tolist(), names, strict=True):
+        for row, op, line in zip(rows.tolist(), names, self.lines_of(rows), strict=True):
             if stack := self.stacks[row]:
-                stacks.setdefault((op, self.module_path(row)), Counter())[stack] += int(self.allocations["bytes"][row])
+                stacks.setdefault((op, self.module_path(row), line), Counter())[stack] += int(self.allocations["bytes"][row])
         for record, leak in zip(table.rows, self.leaks, strict=True):
-            of_leak = stacks.get((leak.op, leak.module))
+            of_leak = stacks.get((leak.op, leak.module, leak.line))
             record["stack"] = list(of_leak.most_common(1)[0][0]) if of_leak else []
         return replace(table, details=_lines)
 
@@ -100,8 +103,24 @@ class JoinedMemory(Memory):
         yield from self.line_table.head(SHOWN).parts()
         yield from self._said()
 
+    @property
+    def clock_difference(self) -> int:
+        """Nanoseconds by which the clock of the snapshot is ahead of that of the trace, as found: taken off where the two are
+        compared."""
+        return self.snapshot.matching.ahead or 0
+
+    def _lines_at_peak(self) -> Parts:
+        yield from ()  # those of the snapshot are printed below
+
     def _said(self) -> Parts:
         missing = self.unmatched
+        ahead = self.clock_difference
+        which = "ahead of" if ahead >= 0 else "behind"
+        yield f"Clocks: that of the snapshot is {format_ns(abs(ahead))} {which} that of the trace, which is taken off" + (
+            f". More than {format_ns(FAR_APART)} are not of one run as a rule: check that these are"
+            if abs(ahead) > FAR_APART
+            else ""
+        )
         began = int((self.allocations["start"] >= 0).sum())
         reasons = [f"{missing[why]:,} {why}" for why in tuple(missing)[:3] if missing[why]]
         found = began - sum(missing[why] for why in tuple(missing)[:3])

@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+
 from torchprof.analysis.memory.account import MemoryAccount
-from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
 from torchprof.analysis.memory.modules import NO_MODULE, module_label
 from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.records import Record
@@ -14,11 +16,13 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.footer import of_what, remarks
-from torchprof.tables.table import About, Table
+from torchprof.tables.table import About, Table, worth_showing
 
 __all__ = ["SHOWN", "Memory"]
 
 SHOWN: Final = 10
+BEFORE, UNKNOWN = "(before the recording)", "(unknown)"
+"""In place of a line."""
 
 
 class Memory(MemoryAccount, Printed):
@@ -26,7 +30,7 @@ class Memory(MemoryAccount, Printed):
 
     Beside the figures of `MemoryAccount` (``peak``, ``by_category``, ``by_module``, ``saved_by_module``, ``timeline()``,
     ``leaks``; of a device ``reserved``, ``max_reserved``, ``fragmentation``, ``untracked``) it has tables of them, to sort,
-    select and export: ``categories``, ``modules`` and ``leak_table``.
+    select and export: ``categories``, ``modules``, ``peak_lines`` and ``leak_table``.
     """
 
     @cached_property
@@ -59,8 +63,40 @@ class Memory(MemoryAccount, Printed):
         return Table("Module", rows, ("at_peak", *saved, *shown)).sort("at_peak")
 
     @cached_property
+    def peak_lines(self) -> Table:
+        """What was held at the peak, by the line of the program that made it, category and module; the rows add up to it.
+
+        Without rows where the trace has no stacks.
+        """
+        sums: dict[tuple[str, str, str], list[int]] = {}
+        rows = np.flatnonzero(self.held_at_peak) if len(self.trace.stacks) else np.zeros(0, dtype=np.int64)
+        columns = (self.lines_of(rows), *(self.allocations[name][rows].tolist() for name in ("start", "bytes")))
+        for row, line, start, size in zip(rows.tolist(), *columns, strict=True):
+            name = line or (BEFORE if start < 0 else UNKNOWN)
+            found = sums.setdefault((name, CATEGORIES[int(self.category[row])], self.module_path(row)), [0, 0])
+            found[0] += size
+            found[1] += 1
+        if len(self.trace.stacks) and self.untracked:
+            sums[UNKNOWN, UNTRACKED, NO_MODULE] = [self.untracked, 0]
+        whole = self.peak.bytes
+        records: list[Record] = [
+            {
+                "name": line,
+                "at_peak": size,
+                "share": size / whole if whole else 0.0,
+                "count": count,
+                "category": category,
+                "module": module_label(self.trace, module),
+            }
+            for (line, category, module), (size, count) in sums.items()
+        ]
+        shares = About(("share",), f"Share: of the peak, {format_bytes(whole)}")
+        shown = ("at_peak", "share", "count", "category", "module")
+        return Table("Held at the peak, made at", records, shown, (shares,), headers={"count": "Blocks"}).sort("at_peak")
+
+    @cached_property
     def leak_table(self) -> Table:
-        """The leaks: ops in modules that hold more and more at the ends of steps; the most growth first."""
+        """The leaks: ops in modules, and lines, that hold more and more at the ends of steps; the most growth first."""
         rows = [
             {
                 "name": leak.op or "(no op)",
@@ -70,11 +106,12 @@ class Memory(MemoryAccount, Printed):
                 "held": leak.bytes,
                 "count": leak.count,
                 "steps": leak.steps,
+                "lines": [leak.line] if leak.line else [],
             }
             for leak in self.leaks
         ]
-        shown = ("module", "category", "growth", "held", "count", "steps")
-        headers = {"count": "Blocks", "steps": "Grew in steps"}
+        shown = worth_showing(rows, ("lines", "module", "category", "growth", "held", "count", "steps"), optional=("lines",))
+        headers = {"count": "Blocks", "steps": "Grew in steps", "lines": "At"}
         return Table("Made by", rows, shown, headers=headers)
 
     def __repr__(self) -> str:
@@ -84,7 +121,7 @@ class Memory(MemoryAccount, Printed):
         peak = self.peak
         step = f"{'warm-up ' if peak.warmup else ''}step {peak.step}" if peak.step is not None else ""
         module = "in no module" if peak.module == NO_MODULE else f"in {module_label(self.trace, peak.module)}"
-        where = ", ".join(text for text in (step, peak.phase, peak.op, module) if text)
+        where = ", ".join(text for text in (step, peak.phase, peak.op, module, peak.line) if text)
         of_recorded = " (INCOMPLETE: of what was recorded)" if self.trace.losses.get("allocations") else ""
         yield f"Peak on {self.device}: {format_bytes(peak.bytes)}{of_recorded} at {format_ns(peak.time)} ({where})"
         if self.reserved is not None and self.max_reserved is not None and self.fragmentation is not None:
@@ -99,6 +136,7 @@ class Memory(MemoryAccount, Printed):
                 f"{format_bytes(self.untracked - self.untracked_at_start)} of threads that do not report to it"
             )
         yield from self.modules.head(SHOWN).parts()
+        yield from self._lines_at_peak()
         if self.saved_unknown is not None:
             yield f"Kept for backward: unknown, because {self.saved_unknown}"
         else:
@@ -117,6 +155,11 @@ class Memory(MemoryAccount, Printed):
         elif not self.leaks:
             yield "Leaks: nothing held more and more at the ends of steps"
         yield from remarks(self.trace)
+
+    def _lines_at_peak(self) -> Parts:
+        """The largest blocks at the peak, by line, where the trace knows these."""
+        if len(self.peak_lines):
+            yield from self.peak_lines.head(SHOWN).parts()
 
     def _held_at_ends(self) -> str:
         """The bytes held at the ends of steps, of many steps those of some."""

@@ -6,16 +6,18 @@ import os
 from collections.abc import Mapping
 from typing import Any, overload
 
+from torchprof.errors import ModuleTypeError
 from torchprof.importers.load import load
 from torchprof.tables.checks import check_trace
 from torchprof.tables.joined_memory import JoinedMemory, join_memory
 from torchprof.tables.memory import Memory
 from torchprof.tables.snapshot_memory import SnapshotMemory, snapshot_memory
 from torchprof.trace.trace import Trace
+from torchprof.wording import shown
 
 __all__ = ["memory"]
 
-Snapshot = str | os.PathLike[str] | Mapping[str, Any] | list[Any]
+Snapshot = str | os.PathLike[str] | Mapping[str, Any] | list[Any] | tuple[Any, ...]
 
 
 @overload
@@ -54,7 +56,12 @@ def memory(trace: Any, device: str | None = None, *, snapshot: Any = None) -> Me
     """
     if snapshot is not None:
         return join_memory(load(trace) if isinstance(trace, str | os.PathLike) else trace, device, snapshot)
-    if isinstance(trace, str | os.PathLike | Mapping | list):
+    if isinstance(trace, str | os.PathLike | Mapping | list | tuple):
         return snapshot_memory(trace, device)
+    if not isinstance(trace, Trace) and not hasattr(type(trace), "trace"):  # which is hinted at below
+        raise ModuleTypeError(
+            f"trace={shown(trace)} is none: give a torchprof.Trace, such as prof.trace or what torchprof.load(path) returns, "
+            "or what torch.cuda.memory._snapshot() returned, or the path of what torch.cuda.memory._dump_snapshot wrote"
+        )
     check_trace(trace)
     return Memory.of(trace, device)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from torchprof.allocator.out_of_memory import OutOfMemoryAccount
+from torchprof.allocator.out_of_memory import OutOfMemoryAccount, none_failed
 from torchprof.allocator.replay import check
 from torchprof.errors import ArgumentError
 from torchprof.importers.cuda_snapshot import CudaSnapshot
@@ -16,6 +16,7 @@ from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes
 from torchprof.tables.snapshot_memory import device_number, line_of
 from torchprof.tables.table import Table
+from torchprof.wording import counted
 
 __all__ = ["OutOfMemory", "explain_oom"]
 
@@ -50,36 +51,49 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
     def parts(self) -> Parts:
         where = f" in {line_of(self.stack)}" if self.stack else ""
         yield f"Out of memory on {self.device}: {format_bytes(self.requested)} were needed{where}"
+        least = "at least " if self.device_free is None and self.given_capacity is None else ""
+        waiting = f", {format_bytes(self.awaiting_free)} freed and still used by other streams" if self.awaiting_free else ""
         yield (
-            f"Of {format_bytes(self.capacity)} that PyTorch could have, {format_bytes(self.allocated)} were allocated; "
-            f"{format_bytes(self.free)} were reserved and free, in {self.pieces:,} pieces"
+            f"Of {least}{format_bytes(self.capacity)} that PyTorch could have, {format_bytes(self.allocated)} were "
+            f"allocated{waiting}; {format_bytes(self.free)} were reserved and free, in {counted(self.pieces, 'piece')}"
         )
-        yield (
-            f"The largest piece for this request: {format_bytes(self.largest_free)}; "
-            f"free on the device: {format_bytes(self.device_free)}"
-        )
+        free = "unknown, the history does not have it" if self.device_free is None else format_bytes(self.device_free)
+        yield f"The largest piece for this request: {format_bytes(self.largest_free)}; free on the device: {free}"
         if self.limited and self.given_capacity is None:
             yield "The device had room: a limit such as torch.cuda.set_per_process_memory_fraction must have ended it"
         if self.earlier:
             yield f"Earlier requests that failed, after which the program went on: {self.earlier:,}"
         yield from self.attempt_table.parts()
+        if not self.followed:
+            yield "INEXACT: the history could not be followed: what was allocated and free, and the pieces, may be off"
         if not self.reproduced:
-            yield "INEXACT: replayed with its own settings, the run does not fail there: take the others with a grain of salt"
+            yield (
+                "INEXACT: replayed with its own settings and the memory that there was, the run does not fail there: take the "
+                "others with a grain of salt"
+            )
         if self.before:
             yield f"Allocated before the history, and not moved by other settings: {format_bytes(self.before)}"
         yield self._verdict()
 
     def _verdict(self) -> str:
+        given, unknown = self.given_capacity is not None, self.given_capacity is None and self.device_free is None
+        within = f" in {format_bytes(self.capacity)}" if given else ""
+        if self.attempts[0].fits:
+            if given:
+                return f"All fits{within} as it was recorded: no other setting is needed"
+            return "What would have saved the run is unknown: as replayed, it needs no other setting"
         if self.saved_by:
-            return f"PYTORCH_ALLOC_CONF={self.saved_by[0]} would have saved the run"
+            return f"PYTORCH_ALLOC_CONF={self.saved_by[0]} would have saved the run{within}"
+        if unknown:
+            return "Whether a setting would have saved the run is unknown, as is what the device had free: give capacity="
         if self.missing:
             more = format_bytes(self.missing)
-            return f"No setting would have saved the run: {more} more are needed even with nothing fragmented"
-        return "None of these settings would have saved the run, though enough was free in pieces"
+            return f"No setting would have saved the run{within}: {more} more are needed even with nothing fragmented"
+        return f"None of these settings would have saved the run{within}, though enough was free in pieces"
 
 
 def explain_oom(
-    snapshot: Mapping[str, Any] | str | os.PathLike[str], device: str | None = None, *, capacity: int | None = None
+    snapshot: Mapping[str, Any] | str | os.PathLike[str], device: str | None = None, *, capacity: int | str | None = None
 ) -> OutOfMemory:
     """Explain the last ``torch.OutOfMemoryError`` of a recorded memory history, and replay it with other settings.
 
@@ -87,7 +101,8 @@ def explain_oom(
         snapshot: the path of what ``torch.cuda.memory._dump_snapshot`` wrote after the error, or what
             ``torch.cuda.memory._snapshot()`` returned; with ``torch.cuda.memory._record_memory_history()`` before.
         device: such as ``"cuda:1"``; by default the one whose request failed, if it is one.
-        capacity: bytes of the device that PyTorch could have; None: what it had reserved, and what the device had free.
+        capacity: bytes of the device that PyTorch could have, or the name of a GPU of ``torchprof.GPUS``: all its memory, of
+            which the CUDA context takes some hundred MiB. None: what PyTorch had reserved, and what the device had free.
 
     Raises:
         ArgumentError: no request failed in the history, or on several devices; or the snapshot cannot be read.
@@ -97,13 +112,16 @@ def explain_oom(
     Example:
         >>> print(torchprof.explain_oom(torch.cuda.memory._snapshot()))
     """
-    check(None, capacity)
+    limit = check(None, capacity)
     found = CudaSnapshot.of(snapshot)
     failed = [number for number in found.devices if found.has_history(number) and _failed(found, number)]
     if device is None and len(failed) > 1:
         raise ArgumentError(f"requests failed on {', '.join(f'cuda:{number}' for number in failed)}: name the device")
-    number = failed[0] if device is None and failed else device_number(found, device)
-    explained = OutOfMemory(found, number, capacity)
+    if device is None and not failed:
+        numbers = [str(each) for each in found.devices if found.has_history(each)]
+        raise none_failed(f"the history of device {', '.join(numbers)}" if numbers else "it, which has no history")
+    number = failed[0] if device is None else device_number(found, device)
+    explained = OutOfMemory(found, number, limit)
     _ = explained.entry  # says so if there is none
     return explained
 

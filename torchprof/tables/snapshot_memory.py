@@ -15,6 +15,7 @@ from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes
 from torchprof.tables.table import About, Table
+from torchprof.wording import counted, shown
 
 __all__ = ["SnapshotMemory", "callers", "device_number", "line_of", "snapshot_memory"]
 
@@ -82,6 +83,7 @@ class SnapshotMemory(SnapshotAccount, Printed):
                 "category": f"{'small' if use.small else 'large'}{', expandable' if use.expandable else ''}",
                 "total": use.size,
                 "allocated": use.allocated,
+                "awaiting_free": use.awaiting_free,
                 "free": use.free,
                 "largest_free": use.largest_free,
                 "count": use.pieces,
@@ -89,7 +91,8 @@ class SnapshotMemory(SnapshotAccount, Printed):
             }
             for use in self.segments
         ]
-        shown = ("category", "total", "allocated", "free", "largest_free", "count")
+        awaiting = ("awaiting_free",) if any(use.awaiting_free for use in self.segments) else ()
+        shown = ("category", "total", "allocated", *awaiting, "free", "largest_free", "count")
         headers = {"category": "Pool", "total": "Reserved", "count": "Free pieces"}
         return Table("Segment", rows, shown, headers=headers)
 
@@ -106,15 +109,15 @@ class SnapshotMemory(SnapshotAccount, Printed):
             if not replay.complete:
                 yield "The history begins later: what was there is known from where it was freed, or from the end"
             if self.missing:
-                yield (
-                    f"INEXACT: {self.missing:,} entries that allocate or free are missing from the history: what was allocated "
-                    "may be off, and the peak with it"
-                )
+                which = counted(self.missing, "entry that allocates or frees is", "entries that allocate or free are")
+                yield f"INEXACT: {which} missing from the history: what was allocated may be off, and the peak with it"
             elif replay.misplaced:
                 yield (
-                    f"INEXACT: {replay.misplaced:,} allocations could not be followed; sizes of blocks may be off, what was "
-                    "reserved is as recorded"
+                    f"INEXACT: {counted(replay.misplaced, 'allocation')} could not be followed; sizes of blocks may be off, "
+                    "what was reserved is as recorded"
                 )
+            for action, count in self.snapshot.unknown_actions(self.number).items():
+                yield f"INEXACT: {counted(count, 'entry says', 'entries say')} {shown(action, 40)}, which is not known here"
             if told:
                 yield from self.categories.parts()
             elif self.peak:
@@ -128,10 +131,11 @@ class SnapshotMemory(SnapshotAccount, Printed):
             yield "No history was recorded: torch.cuda.memory._record_memory_history() before the program keeps one"
             if told:
                 yield from self.categories.parts()
-        cached = self.reserved - self.allocated
+        waiting = f"; {format_bytes(self.awaiting_free)} freed and still used by other streams" if self.awaiting_free else ""
+        cached = self.reserved - self.allocated - self.awaiting_free
         yield (
-            f"At the end on {self.device}: {format_bytes(self.reserved)} reserved, {format_bytes(self.allocated)} allocated; "
-            f"of the other {format_bytes(cached)}, {format_bytes(self.fragmentation)} in segments in use"
+            f"At the end on {self.device}: {format_bytes(self.reserved)} reserved, {format_bytes(self.allocated)} "
+            f"allocated{waiting}; of the other {format_bytes(cached)}, {format_bytes(self.fragmentation)} in segments in use"
         )
         if self.at_end:
             yield from self.end_table.head(SHOWN).parts()
@@ -142,7 +146,7 @@ class SnapshotMemory(SnapshotAccount, Printed):
         steps = self.steps
         if steps is not None and len(steps.ends):
             by = f"{steps.told_by}, {line_of(self.stack(steps.stack))}" if steps.stack >= 0 else steps.told_by
-            found = f"{len(steps.ends):,} steps, told by {by}"
+            found = f"{counted(len(steps.ends), 'step')}, told by {by}"
         if self.leaks:
             yield f"Leaks: these held more and more at the ends of steps ({found})"
             yield from self.leak_table.head(SHOWN).parts()
@@ -203,7 +207,7 @@ def device_number(snapshot: CudaSnapshot, device: Any) -> int:
         return max(numbers, key=lambda number: (sum(segment.size for segment in snapshot.segments(number)), -number))
     named = {f"cuda:{number}": number for number in numbers}
     if not isinstance(device, str) or device not in named:
-        raise ArgumentError(f"device={device!r}: the snapshot has {', '.join(named) or 'no device'}")
+        raise ArgumentError(f"device={shown(device)}: the snapshot has {', '.join(named) or 'no device'}")
     return named[device]
 
 

@@ -22,6 +22,7 @@ from torchprof.tables.footer import incomplete, unknown_flops
 from torchprof.tables.table import About, Table, data_frame
 from torchprof.trace.shapes import shape_text
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 if TYPE_CHECKING:
     import os
@@ -101,7 +102,7 @@ class Summary(Printed):
         return self.width
 
     def __repr__(self) -> str:
-        return f"<Summary: {len(self.rows):,} rows, {self.totals.params:,} parameters>"
+        return f"<Summary: {counted(len(self.rows), 'row')}, {counted(self.totals.params, 'parameter')}>"
 
     def select(self, *columns: str) -> Table:
         """As `Table.select`."""
@@ -258,7 +259,7 @@ def _flop_lines(totals: Totals) -> Iterator[str]:
         if totals.flops_recomputed:
             line += f", forward again: {_flops(totals.flops_recomputed, totals.flops_backward_unknown)}"
     yield f"{line} (a multiply-add is two)" if any(map(str.isdigit, line)) else line
-    yield from unknown_flops([*totals.flops_unknown, *totals.flops_backward_unknown])
+    yield from unknown_flops([*totals.flops_unknown, *totals.flops_backward_unknown], None)
 
 
 def _flops(count: int | None, unknown: Collection[str]) -> str:

@@ -17,6 +17,7 @@ from torchprof.errors import ArgumentError
 from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of, with_computed
+from torchprof.wording import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -182,7 +183,7 @@ class Table(Printed):
         check_int("head(count)", count, 0)
         if count >= len(self.rows):
             return self
-        return replace(self, rows=self.rows[:count], footer=(f"{len(self.rows) - count:,} more rows", *self.footer))
+        return replace(self, rows=self.rows[:count], footer=(counted(len(self.rows) - count, "more row"), *self.footer))
 
     def to_dict(self) -> list[Record]:
         """The rows, as plain data."""

@@ -154,8 +154,10 @@ class TracedSnapshot(SnapshotMemory):
 
     @cached_property
     def _roles(self) -> tuple[list[Role], list[Role]]:
-        """Where no stack says what was done, the phase of the trace does."""
+        """Where no stack says what was done, the phase of the trace does; also where a stack without frames says that the
+        autograd engine freed a block."""
         allocated, freed = super()._roles
+        guessed = set(self._freed_without_frames)
         trace, allocations = self.account.trace, self.account.allocations
         nowhere = np.full(len(allocations), -1)
         for roles, ops, calls in (
@@ -165,6 +167,7 @@ class TracedSnapshot(SnapshotMemory):
             phases = phase_at(trace, ops, calls).tolist()
             known = ((ops >= 0) | (calls >= 0)).tolist()
             for block, row in enumerate(self.allocation.tolist()):
-                if row >= 0 and known[row] and roles[block] == Role.UNKNOWN:
+                unclear = roles[block] == Role.UNKNOWN or (roles is freed and block in guessed)
+                if row >= 0 and known[row] and unclear:
                     roles[block] = ROLES[Phase(phases[row])]
         return allocated, freed

@@ -19,27 +19,22 @@ from typing import Any, BinaryIO, Final, Literal
 import numpy as np
 
 from torchprof.errors import ArgumentError, TraceFileError
+from torchprof.trace.damage import Damage, find_damage
+from torchprof.trace.facts import wrong_fact
+from torchprof.trace.kinds import is_of_kind
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
+from torchprof.wording import shown
 
-__all__ = ["FORMAT", "opened", "read", "write"]
+__all__ = ["FORMAT", "ZIP", "opened", "read", "write"]
 
 ZIP: Final = b"PK\x03\x04"
 """How a zip archive begins."""
 FORMAT: Final = 5
 """The version of the file format. Raised by every change that an older torchprof would misread."""
-
-STRING_COLUMNS: Final = (
-    ("signatures", "name"),
-    ("modules", "type"),
-    ("marks", "name"),
-    ("kernels", "name"),
-    ("runtime_calls", "name"),
-    ("functions", "name"),
-    ("functions", "file"),
-)
-"""Columns that are a row of the list of strings, or -1."""
+ENCRYPTED: Final = 1
+"""A flag of a member of a zip archive."""
 
 
 def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
@@ -87,6 +82,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _read(shown)
     except TraceFileError:
         raise
+    except Damage as error:
+        raise TraceFileError(f"{shown}: damaged: {error}") from None
     except (zipfile.BadZipFile, EOFError) as error:
         raise TraceFileError(f"{shown}: damaged or cut short ({error})") from error
     except Exception as error:  # the readers of zip, numpy and JSON raise errors of all kinds on other files
@@ -101,41 +98,43 @@ def opened(path: str | os.PathLike[str], mode: Literal["rb", "wb"]) -> BinaryIO:
         ArgumentError: the path is not a path.
     """
     if not isinstance(path, str | os.PathLike):  # open() takes numbers for open files
-        raise ArgumentError(f"path={path!r} is not a path")
+        raise ArgumentError(f"path={shown(path)} is not a path")
     try:
         return open(path, mode)
     except ValueError as error:  # not an OSError, as where it contains a null character
-        raise ArgumentError(f"path={path!r} is not a path: {error}") from None
+        raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
 
 
 def _read(shown: str) -> dict[str, Any]:
-    with np.load(shown, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile) or "document" not in archive:
-            raise TraceFileError(f"{shown}: not a torchprof trace")
-        document = json.loads(archive["document"].tobytes())
+    with zipfile.ZipFile(shown) as archive:
+        members = set(archive.namelist())
+        if "document.npy" not in members:
+            raise TraceFileError(
+                f"{shown}: a zip archive, but not a torchprof trace: unpack it first, if it has a file of torch.profiler in it"
+            )
+        document = json.loads(_array(archive, "document", np.dtype(np.uint8)).tobytes())
         _check_format(shown, document)
-        tables: dict[str, Rows] = {
-            name: archive[name].astype(layout, copy=False)
+        tables = {
+            name: np.zeros(0, dtype=layout)
+            if name in STACKS and f"{name}.npy" not in members
+            else _array(archive, name, layout)
             for name, layout in LAYOUTS.items()
-            if name in archive or name not in STACKS
         }
-        tables |= {name: np.zeros(0, dtype=layout) for name, layout in STACKS.items() if name not in tables}
-        flops = archive["signature_flops"].astype(np.int64, copy=False)
+        flops = _array(archive, "signature_flops", np.dtype(np.int64))
     if len(flops) != len(tables["signatures"]):
-        raise TraceFileError(f"{shown}: damaged: it has FLOPs for {len(flops)} of {len(tables['signatures'])} signatures")
-    strings, facts, model = document["strings"], document["facts"], document["model"]
-    if not (isinstance(facts, dict) and isinstance(strings, list) and all(isinstance(text, str) for text in strings)):
-        raise TraceFileError(f"{shown}: damaged: its document has other contents than a trace's")
-    names = np.concatenate([tables[table][column] for table, column in STRING_COLUMNS])
-    if names.max(initial=0) >= max(1, len(strings)):
-        raise TraceFileError(f"{shown}: damaged: rows name strings that are not there")
-    _check_references(shown, tables)
+        raise Damage(f"it has FLOPs for {len(flops)} of {len(tables['signatures'])} signatures")
+    strings, facts = document["strings"], document["facts"]
+    if not is_of_kind(strings, list[str]):
+        raise Damage("its strings are no list of strings")
+    if wrong := wrong_fact(facts):
+        raise Damage(wrong)
+    find_damage(tables, len(strings), flops)
     return {
         **tables,
         "signature_flops": flops,
         "strings": strings,
         "facts": facts,
-        "model": Model.from_json(model) if model is not None else None,
+        "model": Model.from_json(document["model"]) if document["model"] is not None else None,
         "dtypes": Dtypes(
             {
                 _number(number): Dtype(str(name), size if size is None else int(size))
@@ -146,26 +145,23 @@ def _read(shown: str) -> dict[str, Any]:
     }
 
 
-def _check_references(shown: str, tables: Mapping[str, Rows]) -> None:
-    """Analyses follow these from row to row: what is around a row comes before it, so they come to an end."""
-    for name in ("ops", "module_calls", "stacks"):
-        parent = tables[name]["parent"]
-        if (parent >= np.arange(len(parent))).any():
-            raise TraceFileError(f"{shown}: damaged: rows of {name} are not inside others that began before them")
-    signatures, operands, shapes = tables["signatures"], tables["operands"], tables["shapes"]
-    references = [
-        ("signatures", tables["ops"]["signature"], len(signatures)),
-        ("modules", tables["module_calls"]["module"], len(tables["modules"])),
-        ("tensors", operands, len(tables["tensors"])),
-        ("shapes", tables["tensors"]["shape"], len(shapes)),
-        ("dims", shapes["first"].astype(np.int64) + shapes["ndim"], len(tables["dims"]) + 1),
-        ("calls", tables["ops"]["module_call"], len(tables["module_calls"])),
-        ("functions", tables["stacks"]["function"], len(tables["functions"])),
-        *(("stacks", tables[name], len(tables["stacks"])) for name in ("op_stacks", "call_stacks", "allocation_stacks")),
-    ]
-    for name, rows, count in references:
-        if rows.max(initial=0) >= max(1, count):
-            raise TraceFileError(f"{shown}: damaged: rows name {name} that are not there")
+def _array(archive: zipfile.ZipFile, name: str, layout: np.dtype[Any]) -> Rows:
+    """The array of a member, which must be of this layout. Nothing is allocated for rows that are not there."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
+        raise Damage(f"{name} is compressed or encrypted, and torchprof writes neither")
+    if member.compress_size != member.file_size or member.file_size > os.fstat(archive.fp.fileno()).st_size:  # type: ignore[union-attr]
+        raise Damage(f"{name} is larger than the file")
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        if dtype != layout or len(shape) != 1:
+            raise Damage(f"{name} has {len(shape)} dimensions of {dtype}, not rows of {layout}")
+        rows = stream.read()
+    if len(rows) != shape[0] * layout.itemsize:
+        raise Damage(f"{name} has {len(rows):,} bytes, not those of {shape[0]:,} rows")
+    return np.frombuffer(rows, dtype=layout)
 
 
 def _number(number: Any) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
+from torchprof.trace.kinds import is_of_kind
 from torchprof.trace.shapes import Shape
 
 __all__ = ["UNKNOWN", "Model", "ModuleInfo", "TensorInfo"]
@@ -61,6 +62,7 @@ class ModuleInfo(NamedTuple):
         container: whether it is an ``nn.Sequential`` or ``nn.ModuleList``.
         opaque: why calls inside it are not recorded: ``"TorchScript"``, ``"compiled"``, ``"exported"`` or empty.
         parameters, buffers: without those of its children; empty where ``same_as`` is set.
+        defined: where its class is, as ``/home/me/my_network.py:14``; None where that is not known.
         training: whether it is in train mode; None where that is not known, or ``same_as`` is set.
         kernel_size: of a convolution or pooling; None where it has none, or ``same_as`` is set.
     """
@@ -76,8 +78,12 @@ class ModuleInfo(NamedTuple):
     opaque: str = ""
     parameters: tuple[TensorInfo, ...] = ()
     buffers: tuple[TensorInfo, ...] = ()
+    defined: str | None = None
     training: bool | None = None
     kernel_size: int | tuple[int, ...] | None = None
+
+
+Info = TypeVar("Info", TensorInfo, ModuleInfo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +112,51 @@ class Model:
         ]
 
     @classmethod
-    def from_json(cls, document: list[dict[str, Any]]) -> Model:
-        """The model of such data. What a newer torchprof wrote beside it is left out."""
+    def from_json(cls, document: Any) -> Model:
+        """The model of such data. What a newer torchprof wrote beside it is left out.
 
-        def known(item: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-            return {name: item[name] for name in fields if name in item}
+        Raises:
+            ValueError: it is no such data: names the module.
+        """
+        if not isinstance(document, list):
+            raise ValueError(f"the model is {type(document).__name__}, not a list of modules")
+        if not document:
+            raise ValueError("the model has no modules")
+        modules = []
+        for row, item in enumerate(document):
+            module = _module(item, row)
+            if not (-1 <= module.parent < row and -1 <= module.same_as < row and module.depth >= 0):
+                raise ValueError(f"module {row} of the model is not inside another that comes before it")
+            modules.append(module)
+        return cls(tuple(modules))
 
-        def tensors(items: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
-            return tuple(TensorInfo(**{**known(item, TensorInfo._fields), "shape": tuple(item["shape"])}) for item in items)
 
-        def module(item: dict[str, Any]) -> ModuleInfo:
-            size = item.get("kernel_size")
-            read = {
-                "parameters": tensors(item["parameters"]),
-                "buffers": tensors(item["buffers"]),
-                "kernel_size": tuple(size) if isinstance(size, list) else size,
-            }
-            return ModuleInfo(**{**known(item, ModuleInfo._fields), **read})
+KINDS: Final = {kind: get_type_hints(kind) for kind in (TensorInfo, ModuleInfo)}
 
-        return cls(tuple(map(module, document)))
+
+def _tensor(item: Any, row: int) -> TensorInfo:
+    if isinstance(item, dict) and isinstance(shape := item.get("shape"), list):
+        item = {**item, "shape": tuple(shape)}
+    return _read(TensorInfo, item, row)
+
+
+def _module(item: Any, row: int) -> ModuleInfo:
+    if isinstance(item, dict):
+        tensors = {
+            name: tuple(_tensor(each, row) for each in item[name])
+            for name in ("parameters", "buffers")
+            if isinstance(item.get(name), list)
+        }
+        size = item.get("kernel_size")
+        item = {**item, **tensors, "kernel_size": tuple(size) if isinstance(size, list) else size}
+    return _read(ModuleInfo, item, row)
+
+
+def _read(kind: type[Info], item: Any, row: int) -> Info:
+    """A named tuple of a dict with its fields, each of which must be of its kind."""
+    known = {name: item[name] for name in kind._fields if name in item} if isinstance(item, dict) else {}
+    missing = [name for name in kind._fields if name not in known and name not in kind._field_defaults]
+    wrong = [name for name, value in known.items() if not is_of_kind(value, KINDS[kind][name])]
+    if missing or wrong:
+        raise ValueError(f"module {row} of the model has no {(missing + wrong)[0]}, or another than a model's")
+    return kind(**known)

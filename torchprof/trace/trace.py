@@ -12,7 +12,7 @@ saved on one machine can be analyzed on another.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,9 @@ from torchprof.trace import file
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.shapes import Shape, shape_of
+from torchprof.trace.source import with_source
 from torchprof.trace.type_names import DeviceTypes, Dtypes
+from torchprof.wording import counted
 
 __all__ = ["Trace"]
 
@@ -50,7 +52,8 @@ class Trace:
             ``gpu`` (how GPUs were recorded: ``"cupti"``, ``"events"``, ``"torch.profiler"`` or ``"off"``), ``gpu_note`` (what
             that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
             ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
-            ``shapes_kept``, how many shapes of an op in a module have sums of their own. Of a file of another tool: ``source``,
+            ``shapes_kept``, how many shapes of an op in a module have sums of their own; with `with_source`, ``source_files``,
+            texts by file. Of a file of another tool: ``source``,
             which; ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and
             ``parameters``, which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their
             names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with ``table`` and
@@ -118,10 +121,9 @@ class Trace:
         return cls(**tables, strings=[], model=model)
 
     def __repr__(self) -> str:
-        return (
-            f"<Trace: {len(self.ops):,} ops, {len(self.module_calls):,} module calls, {len(self.allocations):,} "
-            f"allocations, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
-        )
+        tables = ((self.ops, "op"), (self.module_calls, "module call"), (self.allocations, "allocation"))
+        counts = ", ".join(counted(len(rows), name) for rows, name in tables)
+        return f"<Trace: {counts}, {self.facts.get('duration_ns', 0) / 1e6:,.1f} ms, {self.nbytes / 2**20:,.1f} MiB>"
 
     @property
     def nbytes(self) -> int:
@@ -149,6 +151,16 @@ class Trace:
         """The time of the latest mark with this name, in nanoseconds; None if there is none."""
         times = [int(time) for time, string in self.marks.tolist() if self.strings[string] == name]
         return times[-1] if times else None
+
+    def with_source(self) -> Trace:
+        """The same trace with the text of the user's own files, among ``facts``: all that are there and did not change.
+
+        `torchprof.by_line` and `torchprof.annotate` then show it where the trace is opened without these files.
+
+        Example:
+            >>> prof.trace.with_source().save("step.torchprof")
+        """
+        return replace(self, facts=with_source(self))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file, which `torchprof.load` reads: see `torchprof.trace.file`.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.gpu.launchers import op_label
 from torchprof.analysis.groups import Groups
+from torchprof.analysis.lines.where import lines_of_launches, numbered
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import Activity, RuntimeCallKind
@@ -36,6 +37,7 @@ class Waits:
         inner: the innermost, such as ``aten::_local_scalar_dense``.
         module: the module that it ran in.
         call: the runtime call.
+        line: of the program, as ``train.py:31``; empty where it is not known.
         count, time: the number of waits, and nanoseconds of host time.
     """
 
@@ -45,10 +47,11 @@ class Waits:
     call: str
     count: int
     time: int
+    line: str = ""
 
 
 def host_waits(trace: Trace, labels: Sequence[str]) -> list[Waits]:
-    """Waits in active steps by op, module and runtime call, most time first.
+    """Waits in active steps by op, module, runtime call and line, most time first.
 
     Args:
         labels: of modules, as `module_labels` returns them.
@@ -58,7 +61,8 @@ def host_waits(trace: Trace, labels: Sequence[str]) -> list[Waits]:
     inner = calls["op"].astype(np.int64)
     outer_name, inner_name = names_of_ops(trace, _outermost(trace, inner)), names_of_ops(trace, inner)
     module = modules_of_calls(trace, calls["module_call"])
-    groups = Groups.by([outer_name, inner_name, module, calls["name"]])
+    lines = lines_of_launches(trace, calls)
+    groups = Groups.by([outer_name, inner_name, module, calls["name"], numbered(lines)])
     time = groups.sums(calls["end"] - calls["start"])
     waits = [
         Waits(
@@ -68,6 +72,7 @@ def host_waits(trace: Trace, labels: Sequence[str]) -> list[Waits]:
             trace.strings[int(calls["name"][first])],
             int(groups.count[group]),
             int(time[group]),
+            lines[first],
         )
         for group, first in enumerate(groups.first.tolist())
     ]

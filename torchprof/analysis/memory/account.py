@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.lines.where import lines_of_allocations
 from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
 from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.devices import resolve_device
 from torchprof.analysis.memory.leaks import Leak, find_leaks, too_few_steps, why_unknown
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
-from torchprof.analysis.memory.on_device import allocations_on, categories_on, changes_on, modules_on, totals_on
+from torchprof.analysis.memory.on_device import allocations_on, categories_on, changes_on, modules_on, rows_on, totals_on
 from torchprof.analysis.memory.peak import Peak, peak_after, peak_change
 from torchprof.analysis.memory.steps import StepMemory, not_recorded, step_memory
 from torchprof.analysis.memory.timeline import held_over_time
@@ -71,7 +72,10 @@ class MemoryAccount:
     @cached_property
     def peak(self) -> Peak:
         """When the most was held."""
-        return peak_after(self.trace, self.allocations, self._modules, self._changes, self._allocator, self._peak_change)
+        found = peak_after(self.trace, self.allocations, self._modules, self._changes, self._allocator, self._peak_change)
+        if self._peak_change < 0:
+            return found
+        return replace(found, line=self.lines_of(self._changes.rows[[self._peak_change]])[0])
 
     @cached_property
     def held_at_peak(self) -> npt.NDArray[np.bool_]:
@@ -127,6 +131,10 @@ class MemoryAccount:
     def module_path(self, allocation: int) -> str:
         """The path of the module of this row of ``allocations``: empty for the root, ``"(no module)"`` for none."""
         return self._modules.path(allocation)
+
+    def lines_of(self, allocations: npt.NDArray[np.int64]) -> list[str]:
+        """The line of the program that made each of these rows of ``allocations``, as ``train.py:31``; empty where unknown."""
+        return lines_of_allocations(self.trace, rows_on(self.trace, self.device)[allocations])
 
     @cached_property
     def saved(self) -> npt.NDArray[np.bool_]:
@@ -192,7 +200,7 @@ class MemoryAccount:
 
     @cached_property
     def _growing(self) -> tuple[list[Leak], list[Leak]]:
-        return find_leaks(self.trace, self.allocations, self.category, self._modules)
+        return find_leaks(self.trace, self.allocations, self.category, self._modules, self.lines_of)
 
     @cached_property
     def _changes(self) -> Changes:

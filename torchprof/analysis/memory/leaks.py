@@ -1,6 +1,7 @@
 """What holds more and more from step to step.
 
-A leak is growth. A *place* is an op in a module; it holds the blocks that it allocated while recording and that are not freed.
+A leak is growth. A *place* is an op in a module and, where it is known, in a line of the program; it holds the blocks that it
+allocated while recording and that are not freed.
 The steps are divided into three thirds, in order. A place leaks if what it holds
 
     has grown by the end of every third: more than nothing at the end of the first, more than that at the end of the second, and
@@ -31,8 +32,10 @@ from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
 from torchprof.analysis.memory.ops import outermost_op_names
 from torchprof.analysis.memory.steps import held_at_ends
+from torchprof.analysis.steps import how_to_mark_steps
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = [
     "FEWEST_STEPS",
@@ -48,7 +51,7 @@ __all__ = [
 ]
 
 Ints = npt.NDArray[np.int64]
-Place = TypeVar("Place", tuple[str, str], int)
+Place = TypeVar("Place", tuple[str, str, str], int)
 
 FEWEST_STEPS: Final = 4
 """With fewer steps there is no telling what keeps growing: the last third must have two."""
@@ -61,7 +64,7 @@ NEEDED: Final = ("allocations", "ops", "module_calls")
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A place, an op in a module, that held more and more at the ends of steps.
+    """A place, an op in a module and a line, that held more and more at the ends of steps.
 
     Attributes:
         op: the outermost op that allocated it, such as ``aten::clone``; empty for none.
@@ -70,6 +73,7 @@ class Leak:
         count, bytes: the blocks that it held at the end of the last step.
         steps: the number of steps at whose end it held more than at the end of the step before.
         growth: bytes per step, from the end of the first step at whose end it held any to the end of the last.
+        line: of the program, that made these blocks, as ``train.py:31``; empty where it is not known.
     """
 
     op: str
@@ -79,6 +83,7 @@ class Leak:
     bytes: int
     steps: int
     growth: float
+    line: str = ""
 
 
 def why_unknown(trace: Trace) -> str | None:
@@ -86,7 +91,8 @@ def why_unknown(trace: Trace) -> str | None:
     if lost := [table.replace("_", " ") for table in NEEDED if trace.losses.get(table)]:
         return f"rows of {', '.join(lost)} were lost, and what was freed may be among them"
     if len(trace.steps) < FEWEST_STEPS:
-        return f"too few steps to tell: {FEWEST_STEPS} are needed, and {len(trace.steps)} were recorded"
+        how = f": {how_to_mark_steps(trace)}" if not len(trace.steps) and "source" in trace.facts else ""
+        return f"too few steps to tell: {FEWEST_STEPS} are needed, and {counted(len(trace.steps), 'was', 'were')} recorded{how}"
     return None
 
 
@@ -131,22 +137,28 @@ def _named(leak: Leak) -> str:
     return (leak.op or "(no op)") + (f" in {leak.module}" if leak.module not in ("", NO_MODULE) else "")
 
 
-def find_leaks(trace: Trace, allocations: Rows, category: Ints, modules: AllocationModules) -> tuple[list[Leak], list[Leak]]:
+def find_leaks(
+    trace: Trace, allocations: Rows, category: Ints, modules: AllocationModules, lines_of: Callable[[Ints], list[str]]
+) -> tuple[list[Leak], list[Leak]]:
     """The leaks among these rows of ``trace.allocations``, and what `may_grow`, the most growth first.
+
+    Args:
+        lines_of: gives the line of the program that made each of some of these rows.
 
     Both are empty where it cannot be told: see `why_unknown`.
     """
     if why_unknown(trace) is not None:
         return [], []
     first, last = held_at_ends(trace.steps, allocations)
-    places = _Places(trace, allocations, np.flatnonzero(first < last), modules)
+    places = _Places(trace, allocations, np.flatnonzero(first < last), modules, lines_of)
     found: list[Leak] = []
     unclear: list[Leak] = []
     for grown in grown_places(first, last, allocations["bytes"], len(trace.steps), places.place):
         size = allocations["bytes"][grown.still_held]
         by_category = np.bincount(category[grown.still_held], weights=size, minlength=len(CATEGORIES))
         kind, count = CATEGORIES[int(by_category.argmax())], len(grown.still_held)
-        leak = Leak(*grown.place, kind, count, grown.bytes, grown.steps, grown.growth)
+        op, module, line = grown.place
+        leak = Leak(op, module, kind, count, grown.bytes, grown.steps, grown.growth, line)
         (found if grown.keeps_growing else unclear).append(leak)
     return found, unclear
 
@@ -199,12 +211,15 @@ def grown_places(first: Ints, last: Ints, sizes: Ints, count: int, place_of: Cal
 
 
 class _Places:
-    """The op and the module that each of these allocations belongs to."""
+    """The op, the module and the line that each of these allocations belongs to."""
 
-    def __init__(self, trace: Trace, allocations: Rows, rows: Ints, modules: AllocationModules) -> None:
+    def __init__(
+        self, trace: Trace, allocations: Rows, rows: Ints, modules: AllocationModules, lines_of: Callable[[Ints], list[str]]
+    ) -> None:
         self._op, self._modules = allocations["op"], modules
         ops = np.unique(self._op[rows])
         self._names = dict(zip(ops.tolist(), outermost_op_names(trace, ops), strict=True))
+        self._lines = dict(zip(rows.tolist(), lines_of(rows), strict=True))
 
-    def place(self, row: int) -> tuple[str, str]:
-        return self._names[int(self._op[row])], self._modules.path(row)
+    def place(self, row: int) -> tuple[str, str, str]:
+        return self._names[int(self._op[row])], self._modules.path(row), self._lines[row]

@@ -13,7 +13,13 @@ from torchprof.analysis.remembered import remembered
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["allocations_on", "categories_on", "changes_on", "modules_on", "totals_on"]
+__all__ = ["allocations_on", "categories_on", "changes_on", "modules_on", "rows_on", "totals_on"]
+
+
+@remembered
+def rows_on(trace: Trace, device: str) -> npt.NDArray[np.int64]:
+    """Which rows of ``trace.allocations`` are on the device with this name."""
+    return np.flatnonzero(on_device(trace, trace.allocations, device))
 
 
 @remembered

@@ -29,6 +29,7 @@ class Peak:
         phase: ``"forward"``, ``"backward"``, ...
         op: the outermost op that was running; empty for none.
         module: path of the module: empty for the root, ``"(no module)"`` for none.
+        line: of the program, that made the block after which it was reached, as ``train.py:31``; empty where it is not known.
     """
 
     bytes: int
@@ -38,6 +39,7 @@ class Peak:
     phase: str
     op: str
     module: str
+    line: str = ""
 
 
 def peak_change(changes: Changes, totals: AllocatorTotals) -> int:

@@ -51,11 +51,12 @@ def with_failure(rows: Sequence[Row], failure: dict[str, Any]) -> list[Row]:
 
 
 def in_words(failure: dict[str, Any]) -> str:
-    """``forward raised in module 'encoder.0' (Linear)``."""
+    """``forward raised in module 'encoder.0' (Linear), at model.py:12, in forward: `x = self.encoder(x)```."""
     path, kind = failure["module"], failure["type"]
+    at = f", at {failure['line']}" if failure.get("line") else ""
     if path is None:
-        return f"{failure['phase']} raised {failure['error']}"
-    return f"{failure['phase']} raised in " + (f"module {path!r} ({kind})" if path else f"the root module ({kind})")
+        return f"{failure['phase']} raised {failure['error']}{at}"
+    return f"{failure['phase']} raised in " + (f"module {path!r} ({kind})" if path else f"the root module ({kind})") + at
 
 
 def _first_line(error: BaseException) -> str:

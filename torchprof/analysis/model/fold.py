@@ -89,6 +89,7 @@ def _signature(subtree: list[Row]) -> tuple[object, ...]:
             row.output_dtypes,
             row.training,
             row.kernel_size,
+            row.defined,
             row.params,
             row.trainable,
             row.note,

@@ -50,6 +50,7 @@ class Row(NamedTuple):
         output_dtypes: of every tensor that its first call returned, as in ``float32``.
         training: whether it is in train mode; None where that is not known.
         kernel_size: of a convolution or pooling; None where it has none.
+        defined: where its class is, as ``/home/me/my_network.py:14``; None where that is not known.
         inputs_in_objects, outputs_in_objects: how many of these shapes, the last of them, are of tensors in objects that are no
             containers, such as a cache.
         failed: whether the exception that ended the run came from here.
@@ -84,6 +85,7 @@ class Row(NamedTuple):
     output_dtypes: tuple[str, ...] = ()
     training: bool | None = None
     kernel_size: int | tuple[int, ...] | None = None
+    defined: str | None = None
     inputs_in_objects: int = 0
     outputs_in_objects: int = 0
     failed: bool = False
@@ -131,7 +133,7 @@ class _Rows:
         if info is not None:
             fields.update(_own_tensors(info))
             module = self.modules[info.same_as] if info.same_as >= 0 else info
-            fields.update(training=module.training, kernel_size=module.kernel_size)
+            fields.update(training=module.training, kernel_size=module.kernel_size, defined=module.defined)
         rows[at] = row = Row(
             node.path,
             node.name,

@@ -10,6 +10,7 @@ of the step. Where no threads work at the same time, the records add up to the s
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -64,9 +65,9 @@ def module_records(trace: Trace) -> list[Record]:
     everything below; ``forward_self recompute_self backward_self optimizer_self self`` without; ``spread`` (standard deviation
     of time over steps); ``share`` of the step; ``flops_forward flops_backward flops bytes allocated`` with everything below;
     ``flops_unknown`` and the like: the ops in them whose FLOPs are unknown, if any; then the figure is a lower bound, or None.
-    ``params`` of its own. Where kernels were recorded, also ``device`` (time of kernels) and, of it, ``device_forward
-    device_recompute device_backward device_optimizer device_data device_other``, and ``kernels``, with everything below;
-    ``device_self`` without; ``device_share`` of the device time of all.
+    ``params`` of its own; ``defined``, where its class is. Where kernels were recorded, also ``device`` (time of kernels) and,
+    of it, ``device_forward device_recompute device_backward device_optimizer device_data device_other``, and ``kernels``, with
+    everything below; ``device_self`` without; ``device_share`` of the device time of all.
     """
     totals = step_totals(trace)
     of_modules = _sums_by_module(trace, totals)
@@ -93,6 +94,7 @@ def module_records(trace: Trace) -> list[Record]:
             **_module_record(trace, totals, own, total, wholes),
             **_bounds(trace, total, unknown, totals),
             "params": _own_parameters(trace, node),
+            "defined": node.info.defined if node.info is not None else None,
         }
         return total, unknown
 
@@ -103,7 +105,7 @@ def module_records(trace: Trace) -> list[Record]:
         if any(mine[name].any() for name in (*_PHASES, "device") if name in mine):
             unknown = {name: ops.get(index, frozenset()) for name, ops in unknown_in.items()}
             record = _module_record(trace, totals, mine, mine, wholes) | _bounds(trace, mine, unknown, totals)
-            records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0})
+            records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0, "defined": None})
     return records
 
 
@@ -224,7 +226,7 @@ def _module_record(
     record["self"] = mean(np.asarray(sum(own[name] for name in _PHASES)))
     record["spread"] = none_if_nan(totals.spread(np.asarray(time)[np.newaxis])[0])
     record["share"] = record["time"] / wholes["share"] if wholes["share"] else 0.0
-    record["bytes"] = None if np.isnan(record["bytes"]) or not counts_flops(trace) else record["bytes"]
+    record["bytes"] = None if math.isnan(record["bytes"]) or not counts_flops(trace) else record["bytes"]
     record["allocated"] = None if trace.facts.get("memory") is False else record["allocated"]
     if "device" in own:
         record |= {name: mean(total[name]) for name in ("device", *DEVICE_PHASES)}

@@ -10,7 +10,7 @@ from torchprof.analysis.spans import closed_ends, latest_before, sum_by
 from torchprof.trace.schema import OP_ATTRIBUTED, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["nested_self_times"]
+__all__ = ["calls_around", "nested_self_times"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -24,7 +24,7 @@ def nested_self_times(trace: Trace) -> tuple[Ints, Ints]:
     ops, calls = trace.ops, trace.module_calls
     op_ends, call_ends = closed_ends(trace, ops), closed_ends(trace, calls)
     op_durations, call_durations = op_ends - ops["start"], call_ends - calls["start"]
-    call_around = _calls_around(trace, op_ends, call_ends)
+    call_around = calls_around(trace, op_ends, call_ends)
     op_self, call_self = op_durations.copy(), call_durations.copy()
     for durations, op, call in ((op_durations, ops["parent"], call_around), (call_durations, calls["op"], calls["parent"])):
         in_call = (call >= 0) & (calls["op"][call] == op) if len(calls) else np.zeros(len(call), dtype=np.bool_)
@@ -60,7 +60,7 @@ def _follow(trace: Trace, thread: int, op_ends: Ints, call_ends: Ints, op_self: 
         open_spans.append((end, row, own))
 
 
-def _calls_around(trace: Trace, op_ends: Ints, call_ends: Ints) -> Ints:
+def calls_around(trace: Trace, op_ends: Ints, call_ends: Ints) -> Ints:
     """For every op, the module call that it ran in.
 
     The ``module_call`` of an attributed op is another one, so the call around it is found by time.

@@ -10,23 +10,23 @@ For CUDA, Inductor writes it for tensors that say they are there, as it would on
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import CodeType
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from torchprof import _native
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, moved, runs_anywhere, writes_for_cuda
+from torchprof.estimation.fake.callers import REPLACES, Stage, stage
+from torchprof.estimation.fake.dynamo import undone
+from torchprof.estimation.fake.higher_order import check_compiled
+from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, check_bfloat16, moved, runs_anywhere, writes_for_cuda
 from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.target import Device, Target
-from torchprof.estimation.torch_private import COMPILE, ESTIMATE
+from torchprof.estimation.torch_private import COMPILE, ESTIMATE, INDUCTOR_FOR_CUDA
 
 __all__ = ["as_compiled"]
 
@@ -52,65 +52,34 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
     COMPILE.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
-        return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
+        check_compiled(graph)
+        _use_originals(graph)
+        with stage(Stage.GRAPH):
+            return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
 
     # Where there is a way, Dynamo looks up what is compiled here apart from what the user compiled.
     apart = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
-    seen: list[CodeType] = []
-    with ExitStack() as stack:
-        stack.enter_context(COMPILE.functorch_config.patch(enable_autograd_cache=False))
-        stack.callback(COMPILE.register_bytecode_hook(lambda code, _: seen.append(code)).remove)
-        callback_handler = COMPILE.callback_handler
-        callback_handler.register_start_callback(_pause)
-        stack.callback(callback_handler.remove_start_callback, _pause)
-        callback_handler.register_end_callback(_resume)
-        stack.callback(callback_handler.remove_end_callback, _resume)
-        stack.callback(_forget, seen, backend)
-        stack.callback(_set_shapes, copy.deepcopy(COMPILE.get_code_state()))
-        stack.enter_context(compiling_with(backend))
+    with (
+        undone(backend),
+        stage(Stage.DYNAMO),
+        COMPILE.functorch_config.patch(enable_autograd_cache=False),
+        compiling_with(backend),
+    ):
         compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
         yield compiled
 
 
-def _pause(_: object) -> None:
-    """While the compiler works, on fake tensors of its own, nothing is recorded."""
-    _native.pause_recording()
-
-
-def _resume(_: object) -> None:
-    _native.resume_recording([], 0)
-
-
-def _set_shapes(seen: dict[Any, Any]) -> None:
-    """Put back which shapes Dynamo has seen: it would compile for any shape when it sees a second one."""
-    state = COMPILE.get_code_state()
-    state.clear()
-    state.update(seen)
-
-
-def _forget(codes: Sequence[CodeType], backend: Callable[..., Any]) -> None:
-    """Remove what Dynamo keeps of the functions it compiled with this backend. What the user compiled stays."""
-
-    def is_of_estimate(found: Any) -> bool:
-        return getattr(found, "compiler_fn", found) is backend
-
-    for code in dict.fromkeys(codes):
-        entries = COMPILE.cache_entries_of(code)
-        of_estimate = [entry for entry in entries if is_of_estimate(entry.backend)]
-        if len(of_estimate) == len(entries):
-            COMPILE.reset_code(code)
-            continue
-        for entry in of_estimate:
-            guards: Any = entry.guard_manager
-            guards.extra_state.invalidate(entry, COMPILE.DeletedGuardManager("the estimate is over"))
-    backends = COMPILE.cached_backends
-    for key in [key for key, cached in backends.items() if is_of_estimate(cached)]:
-        del backends[key]
+def _use_originals(graph: Any) -> None:
+    """Dynamo itself may put functions of an estimate into a graph, which Inductor does not know."""
+    for module in graph.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            if node.op == "call_function":
+                node.target = getattr(node.target, REPLACES, node.target)
 
 
 def _without_kernels(target: Target, gm: Any, example_inputs: Sequence[Any], **options: Any) -> Callable[[list[Any]], Any]:
     """What ``torch._inductor.compile_fx.compile_fx_inner`` does, but for caches, kernels and CUDA graphs."""
-    with ESTIMATE.disable_modes(), torch.no_grad(), COMPILE.DebugContext():
+    with stage(Stage.INDUCTOR), ESTIMATE.disable_modes(), torch.no_grad(), COMPILE.DebugContext():
         COMPILE.compile_fx.view_to_reshape(gm)
         if target.device == "cpu":
             graph, code = _written(gm, example_inputs, options)
@@ -119,7 +88,10 @@ def _without_kernels(target: Target, gm: Any, example_inputs: Sequence[Any], **o
             try:
                 with writes_for_cuda(target):
                     graph, code = _written(gm, example_inputs, options, "cuda")
+                    check_bfloat16(graph, target)
                 call = _loaded(runs_anywhere(code), graph.constants)
+            except INDUCTOR_FOR_CUDA.SkipFrame:
+                raise
             except Exception:  # of Inductor, which may ask for what is not known, or lack what is patched
                 moved(gm, example_inputs, "cpu")
                 graph, code = _written(gm, example_inputs, options)

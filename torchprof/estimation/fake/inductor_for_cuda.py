@@ -16,11 +16,14 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import ESTIMATE, INDUCTOR_FOR_CUDA
+from torchprof.estimation.fake.callers import remark
+from torchprof.estimation.target import AMPERE, Target
+from torchprof.estimation.torch_private import COMPILE, ESTIMATE, INDUCTOR_FOR_CUDA
 
-__all__ = ["FOR_THE_CPU", "moved", "runs_anywhere", "writes_for_cuda"]
+__all__ = ["FOR_THE_CPU", "NOT_COMPILED", "check_bfloat16", "moved", "runs_anywhere", "writes_for_cuda"]
 
+NOT_COMPILED: Final = "torchprof: bfloat16 that Inductor does not compile"
+"""A remark, where a function was left as it is."""
 FOR_THE_CPU: Final = "torchprof: code of Inductor for the CPU"
 """A range in the trace, around code that was to be written for CUDA and could not."""
 NEEDS_A_GPU: Final = re.compile(r"^(import triton\b|from \S+triton_heuristics import |from \S+ import _cuda_).*$", re.MULTILINE)
@@ -35,7 +38,8 @@ def writes_for_cuda(target: Target) -> Iterator[None]:
     INDUCTOR_FOR_CUDA.require()
     with ExitStack() as stack:
         for owner, name, answer in _answers(target):
-            stack.callback(setattr, owner, name, vars(owner)[name])
+            is_own = name in vars(owner)
+            stack.callback(*(setattr, owner, name, vars(owner)[name]) if is_own else (delattr, owner, name))
             setattr(owner, name, _on_this_thread(getattr(owner, name), answer))
         stack.callback(_forget)
         _forget()
@@ -50,13 +54,28 @@ def moved(graph: Any, inputs: Sequence[Any], device: str) -> list[Any]:
         on_meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         return ESTIMATE.FakeTensor(tensor.fake_mode, on_meta, where)
 
-    for node in graph.graph.nodes:
+    nested = [module.graph for module in graph.modules() if isinstance(module, torch.fx.GraphModule)]
+    for node in (node for each in nested for node in each.nodes):
         if node.op == "call_function":
             node.args, node.kwargs = ESTIMATE.tree_map_only(torch.device, lambda _: where, (node.args, node.kwargs))
         if "val" in node.meta:
             node.meta["val"] = ESTIMATE.tree_map_only(ESTIMATE.FakeTensor, on_device, node.meta["val"])
     found: list[Any] = ESTIMATE.tree_map_only(ESTIMATE.FakeTensor, on_device, list(inputs))
     return found
+
+
+def check_bfloat16(graph: Any, target: Target) -> None:
+    """What ``torch._inductor.compile_fx._check_triton_bf16_support`` does, which asks the GPU.
+
+    Raises:
+        SkipFrame: the GPU has no bfloat16, and some input or output of the graph is. Dynamo runs the function as it is written.
+    """
+    if target.capability >= AMPERE:
+        return
+    for node in (*graph.graph_inputs.values(), *graph.graph_outputs):
+        if isinstance(node, INDUCTOR_FOR_CUDA.IRNode) and node.has_tensor_output() and node.get_dtype() is torch.bfloat16:
+            remark(NOT_COMPILED)
+            raise INDUCTOR_FOR_CUDA.SkipFrame("BF16 is not supported")
 
 
 def runs_anywhere(code: str) -> str:
@@ -87,6 +106,17 @@ def _answers(target: Target) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield torch.cuda, "current_device", lambda: 0
     yield INDUCTOR_FOR_CUDA.scheduler, "has_triton", lambda: True
     yield INDUCTOR_FOR_CUDA.triton, "triton_hash_with_backend", lambda: ""
+    yield INDUCTOR_FOR_CUDA.PyCodeCache, "load", lambda *code, **options: SimpleNamespace(__file__="", key="")
+    yield ESTIMATE.FakeTensor, "contiguous", _contiguous
+    constant_name = COMPILE.GraphLowering.constant_name
+    yield COMPILE.GraphLowering, "constant_name", lambda graph, name, device: constant_name(graph, name, None)
+
+
+def _contiguous(tensor: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
+    """As ``tensor.contiguous()``, which makes the GPU the current one before it copies. A convolution of one dimension asks."""
+    if tensor.is_contiguous(memory_format=memory_format):
+        return tensor
+    return torch.ops.aten.clone.default(tensor, memory_format=memory_format)  # type: ignore[no-any-return]
 
 
 def _on_this_thread(original: Any, answer: Callable[..., Any]) -> Callable[..., Any]:

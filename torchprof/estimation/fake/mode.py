@@ -15,6 +15,7 @@ from torchprof import _native
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import MISS, FakeOpCache
+from torchprof.estimation.fake.higher_order import eager
 from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
@@ -76,6 +77,9 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         if func is ESTIMATE.run_with_rng_state:
             with self:
                 return args[1](*args[2:], **kwargs)
+        if (written := eager(func.name())) is not None:
+            with self:
+                return written(*args, **kwargs)
         raise EstimateError(
             f"an estimate does not know what torch.ops.higher_order.{func.name()} needs: estimate the model without it, or "
             "register an operator of your own around it, with a fake kernel (torch.library.custom_op)"

@@ -11,6 +11,7 @@ from torch import nn
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 from torchprof.rendering.units import format_bytes
+from torchprof.wording import counted
 
 __all__ = ["Outside"]
 
@@ -72,7 +73,7 @@ class Outside:
     def notes(self) -> Iterable[str]:
         if self._sizes:
             size = format_bytes(sum(self._sizes.values()))
-            yield f"{len(self._sizes)} tensors that the program holds beside model and inputs: {size}"
+            yield f"{counted(len(self._sizes), 'tensor')} that the program holds beside model and inputs: {size}"
 
 
 def _is_number(tensor: torch.Tensor) -> bool:

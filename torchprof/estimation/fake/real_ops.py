@@ -68,13 +68,13 @@ class SparseError(Exception):
         self.op = op
 
 
-def needs_values(error: Exception) -> bool:
+def needs_values(error: BaseException) -> bool:
     """Whether a fake tensor cannot do something because it depends on values."""
     kinds = (ESTIMATE.DataDependentOutputException, ESTIMATE.DynamicOutputShapeException)
     return isinstance(error, kinds) or any(text in str(error) for text in (KNOWS_NO_NUMPY, KNOWS_NO_FORMAT))
 
 
-def has_no_fake_kernel(error: Exception) -> bool:
+def has_no_fake_kernel(error: BaseException) -> bool:
     """Whether an op has no fake kernel, so that what it returns is not known."""
     return isinstance(error, ESTIMATE.UnsupportedOperatorException) or "no fake impl registered" in str(error)
 

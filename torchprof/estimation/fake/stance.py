@@ -24,8 +24,8 @@ def never_compiling() -> Iterator[None]:
 
 
 @contextmanager
-def compiling_with(backend: Any) -> Iterator[None]:
-    """Compiled functions are compiled by this backend, on this thread, until the block ends."""
+def compiling_with(backend: Any = None) -> Iterator[None]:
+    """Compiled functions are compiled by this backend, or by their own, on this thread, until the block ends."""
     with _stance_of_this_thread(STANCE.DynamoStance("default", backend=backend)):
         yield
 

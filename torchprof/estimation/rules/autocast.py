@@ -11,12 +11,12 @@ from typing import Any, Final
 import torch
 
 from torchprof import _native
+from torchprof.estimation.fake.callers import by_program, in_graph
 from torchprof.estimation.rules.autocast_policies import Policy, Treatment, treatments
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, DISPATCHER_RULES, ESTIMATE
 from torchprof.record.nested import find_tensors
-from torchprof.record.torch_private import is_fake_mode_active
 
 aten = torch.ops.aten
 
@@ -61,7 +61,7 @@ def _made(kernels: _Kernels) -> Callable[..., None]:
 
     @wraps(make)
     def init(self: torch.autocast, device_type: str, dtype: torch.dtype | None = None, *args: Any, **options: Any) -> None:
-        if is_fake_mode_active() and device_type in ("cuda", "cpu"):
+        if in_graph() and device_type in ("cuda", "cpu"):
             kernels.install()
             if device_type == "cuda":
                 device_type, dtype = "cpu", dtype or torch.get_autocast_dtype("cuda")
@@ -80,7 +80,7 @@ def _states(kernels: _Kernels) -> Iterator[tuple[Any, str, Any]]:
 def _of_cpu(function: Callable[..., Any], kernels: _Kernels, default_dtype: torch.dtype) -> Callable[..., Any]:
     def of_device(*args: Any) -> Any:
         names_none = not args or not isinstance(args[0], str)
-        if not is_fake_mode_active() or not (names_none or args[0] == "cuda"):
+        if not by_program() or not (names_none or args[0] == "cuda"):
             return function(*args)
         if function.__name__ == "set_autocast_enabled":
             kernels.install()

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import torch
 
+from torchprof.estimation.fake.callers import REPLACES, in_graph, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import CUDA_NAMES
-from torchprof.record.torch_private import is_fake_mode_active
+from torchprof.estimation.torch_private import CUDA_NAMES, DISPATCHER_RULES
 
 CPU: Final = torch.device("cpu")
 LIKE: Final = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like")
@@ -27,22 +27,20 @@ NOTHING: Final = ("cuda", "pin_memory")
     "torch.Tensor.to",
     "torch.Tensor.cuda",
     on="cuda",
-    when="the program names the device 'cuda'; not for compiled models, whose compiler reads the names itself",
+    when="the program names the device 'cuda'",
     source="dispatch_to in tools/autograd/templates/python_variable_methods.cpp: a tensor that is there is returned",
 )
 @contextmanager
 def cuda_devices(target: Target) -> Iterator[None]:
     """``"cuda"`` is where fake tensors are, until the block ends."""
-    if target.compiled:
-        yield
-        return
     constructors = {function.__name__ for function in CUDA_NAMES.constructors()}
     with ExitStack() as stack:
         for owner, names, wrapper in (
             (torch, (*constructors, *LIKE), _with_device),
-            (torch.fft, constructors, _with_device),
+            (torch.fft, ("fftfreq", "rfftfreq"), _with_device),
             (torch.Tensor, NEW, _with_device),
             (torch.Tensor, NOTHING, _unchanged),
+            (DISPATCHER_RULES.FunctionalTensor, ("cuda",), _unchanged),  # a compiler's, which asks which GPU it is
             (torch.Tensor, ("record_stream",), _ignored),
             (torch.nn.Module, ("to", "cuda"), _stays),
         ):
@@ -56,27 +54,13 @@ def cuda_devices(target: Target) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute is another, until the block ends."""
-    original = vars(owner).get(name, owner)  # the owner itself: it has inherited the attribute
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if original is owner:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, original)
-
-
 def _with_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, which takes the CPU for CUDA."""
     is_method = function.__name__ == "to"
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        if not is_fake_mode_active():
+        if not in_graph():
             return function(*args, **options)
         if any(map(is_cuda, args[1:])):
             args = (args[0], *(CPU if is_cuda(arg) else arg for arg in args[1:]))
@@ -87,6 +71,7 @@ def _with_device(function: Callable[..., Any]) -> Callable[..., Any]:
             options["device"] = CPU
         return function(*args, **options)
 
+    setattr(call, REPLACES, function)
     return call
 
 
@@ -95,7 +80,7 @@ def _of_device(make: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(make)
     def init(self: Any, device: Any) -> None:
-        make(self, CPU if is_fake_mode_active() and is_cuda(device) else device)
+        make(self, CPU if in_graph() and is_cuda(device) else device)
 
     return init
 
@@ -103,7 +88,7 @@ def _of_device(make: Callable[..., None]) -> Callable[..., None]:
 def _unchanged(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(self: torch.Tensor, *args: Any, **options: Any) -> Any:
-        return self if is_fake_mode_active() else function(self, *args, **options)
+        return self if in_graph() else function(self, *args, **options)
 
     return call
 
@@ -113,7 +98,7 @@ def _stays(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(self: torch.nn.Module, *args: Any, **options: Any) -> Any:
-        if not is_fake_mode_active():
+        if not in_graph():
             return function(self, *args, **options)
         args = tuple(arg for arg in args if not is_cuda(arg) and type(arg) is not int)
         if is_cuda(options.get("device")) or type(options.get("device")) is int:
@@ -127,7 +112,7 @@ def _stays(function: Callable[..., Any]) -> Callable[..., Any]:
 def _ignored(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(self: torch.Tensor, stream: Any) -> None:
-        if not is_fake_mode_active():
+        if not in_graph():
             function(self, stream)
 
     return call

@@ -9,17 +9,17 @@ from typing import Any, Final, NoReturn
 
 import torch
 
+from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
-from torchprof.estimation.gpus import GPUS
-from torchprof.estimation.rules.cuda_devices import replaced
+from torchprof.estimation.fake.callers import by_program, forget_remarks, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
-from torchprof.record.torch_private import is_fake_mode_active
 from torchprof.trace.trace import Trace
 
 DOES_NOTHING: Final = (
     "synchronize ipc_collect init reset_peak_memory_stats reset_max_memory_allocated "
-    "reset_max_memory_cached reset_accumulated_memory_stats set_rng_state set_rng_state_all set_sync_debug_mode"
+    "reset_max_memory_cached reset_accumulated_memory_stats set_rng_state set_rng_state_all set_sync_debug_mode "
+    "manual_seed manual_seed_all seed seed_all"
 ).split()
 NEEDS_A_GPU: Final = (
     "memory_allocated max_memory_allocated memory_reserved max_memory_reserved memory_cached max_memory_cached memory_stats "
@@ -36,15 +36,13 @@ STATE_BYTES: Final = 16
     Kind.PATCH,
     "torch.cuda",
     on="cuda",
-    when="the program asks for the GPU, of which there is one; not for compiled models, whose compiler asks itself",
+    when="the program asks for the GPU, of which there is one",
     source="torch/cuda/__init__.py, torch/cuda/memory.py and torch/cuda/streams.py",
 )
 @contextmanager
 def cuda_queries(target: Target) -> Iterator[None]:
     """``torch.cuda`` answers as on the target, until the block ends."""
-    if target.compiled:
-        yield
-        return
+    forget_remarks()
     with ExitStack() as stack:
         for name, answer in _answers(target).items():
             if hasattr(torch.cuda, name):
@@ -64,13 +62,13 @@ def _in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
                 return isinstance(instance, (original, answer) if isinstance(answer, type) else original)
 
         def make(cls: type, *args: Any, **options: Any) -> Any:
-            return (answer if is_fake_mode_active() else original)(*args, **options)
+            return (answer if by_program() else original)(*args, **options)
 
         return Kind(original.__name__, (original,), {"__new__": make, "__doc__": original.__doc__})
 
     @wraps(original, updated=())
     def call(*args: Any, **options: Any) -> Any:
-        return (answer if is_fake_mode_active() else original)(*args, **options)
+        return (answer if by_program() else original)(*args, **options)
 
     return call
 
@@ -131,6 +129,9 @@ def _noted(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
     """The same, which stands in the trace."""
 
     def call(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            remark(f"torch.cuda.{name}")
+            return answer(*args, **options)
         with torch.profiler.record_function(f"torch.cuda.{name}"):
             return answer(*args, **options)
 
@@ -226,5 +227,5 @@ class Event:
     source="release_cached_blocks and get_pool in c10/cuda/CUDACachingAllocator.cpp: a block is for one stream",
 )
 def cuda_reserved(trace: Trace, target: Target) -> str | None:
-    called = [f"torch.cuda.{name}" for name in CHANGES_MEMORY if f"torch.cuda.{name}" in trace.strings]
+    called = [f"torch.cuda.{name}" for name in CHANGES_MEMORY if f"torch.cuda.{name}" in {*trace.strings, *remarked()}]
     return f"what {', '.join(called)} changes of what is reserved" if called else None

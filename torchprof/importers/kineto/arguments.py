@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +20,11 @@ from torchprof.trace.type_names import Dtype, Dtypes
 __all__ = ["UNKNOWN_TYPE", "Arguments", "DtypeNumbers", "read_arguments"]
 
 Sizes = tuple[int, ...]
-NOT_TENSORS: Final = ("", "Scalar", "ScalarList", "Device", "None")
+_OF_2021: Final = "Int SymInt SymFloat SymBool Double ComplexDouble Bool String Stream Generator Enum"
+"""Files of 2021 and 2022 have the kind of every value. A GenericList is not among these: it may be one of tensors."""
+NOT_TENSORS: Final = frozenset(["", "Scalar", "ScalarList", "Device", "None", *_OF_2021.split()])
+MOST_ELEMENTS: Final = 2**53
+"""Of a tensor: its bytes have room in 64 bits, also those of many. A size beyond is none."""
 UNKNOWN_TYPE: Final = "?"
 """The dtype of a tensor whose type the file does not say."""
 
@@ -74,11 +79,13 @@ class Arguments:
         tensors: shape and dtype of every tensor, also of those in lists.
         text: all arguments as JSON, with ``{}`` for every tensor; None where the file has no values.
         given: whether the file says anything of them.
+        has_values: whether it has values of those that are no tensors.
     """
 
     tensors: tuple[tuple[Sizes, int], ...]
     text: str | None
     given: bool
+    has_values: bool = False
 
 
 def read_arguments(dims: bytes, types: bytes, values: bytes, numbers: DtypeNumbers) -> Arguments:
@@ -91,21 +98,24 @@ def read_arguments(dims: bytes, types: bytes, values: bytes, numbers: DtypeNumbe
     has_values = known and all_values is not None and len(all_values) == len(all_dims)
     tensors: list[tuple[Sizes, int]] = []
     written: list[Any] = []
+    only_tensors = known
     for at, sizes in enumerate(all_dims):
         kind = kinds[at] if known else UNKNOWN_TYPE
         if kind in NOT_TENSORS or (not known and not sizes):
+            only_tensors = False
             written.append(_value(str(all_values[at])) if has_values and all_values is not None else None)
         elif _is_list(sizes):
             each = [(_sizes(one), numbers.number(kind)) for one in sizes]
             tensors += each
             written.append([{}] * len(each))
-        elif "List" in kind:  # of tensors whose sizes the file does not say
+        elif "List" in kind:  # of tensors whose sizes the file does not say, or of other values
+            only_tensors = False
             tensors.append(((UNKNOWN,), numbers.number(kind)))
             written.append([{}])
         else:
             tensors.append((_sizes(sizes), numbers.number(kind)))
             written.append({})
-    return Arguments(tuple(tensors), json.dumps(written) if has_values else None, True)
+    return Arguments(tuple(tensors), json.dumps(written) if has_values or only_tensors else None, True, has_values)
 
 
 def _list(text: bytes) -> list[Any] | None:
@@ -123,7 +133,10 @@ def _is_list(sizes: Any) -> bool:
 
 
 def _sizes(sizes: Any) -> Sizes:
-    return tuple(max(UNKNOWN, integer(size, UNKNOWN)) for size in sizes) if isinstance(sizes, list) else (UNKNOWN,)
+    if not isinstance(sizes, list):
+        return (UNKNOWN,)
+    found = tuple(max(UNKNOWN, integer(size, UNKNOWN)) for size in sizes)
+    return found if math.prod(max(size, 1) for size in found) <= MOST_ELEMENTS else (UNKNOWN,) * len(found)
 
 
 def _value(text: str) -> Any:

@@ -27,6 +27,7 @@ from torchprof.importers.kineto.threads import Threads, threads_of, torch_ids_of
 from torchprof.trace.schema import LAYOUTS, Rows
 from torchprof.trace.trace import Trace
 from torchprof.trace.type_names import DeviceTypes
+from torchprof.wording import counted
 
 __all__ = ["Assembled", "assemble"]
 
@@ -45,7 +46,7 @@ class Assembled:
     Attributes:
         trace: without the facts of the file.
         origin: its start, in nanoseconds as in the file.
-        problems: what formulas could not count.
+        problems: what formulas could not count, and totals of allocators that cannot be.
         same_ids: ops with the ``External id`` of another one.
         unfinished: steps that began and in which nothing ran.
         has_memory: whether the file has memory events, with addresses or not.
@@ -72,7 +73,7 @@ def assemble(events: Events) -> Assembled:
     of_ops = field(op_kinds, OP_KIND, "thread")[ops_read["kind"]].astype(np.int32)
     threads = threads_of([of_ops, calls_read["thread"], memory["thread"]], events)
     del of_ops
-    blocks, totals, of_devices = _memory_of(memory, totals_read, threads)
+    blocks, totals, of_devices, wrong_totals = _memory_of(memory, totals_read, threads)
     memory_ends = int(memory["time"].max(initial=0))
     has_memory, has_addresses = len(memory["time"]) > 0, len(blocks.table) > 0
     del memory
@@ -126,6 +127,9 @@ def assemble(events: Events) -> Assembled:
     strings = events.names.list()
     mark_nested(ops, nesting, tables, strings, signatures.dtypes.dtypes)
     flops, problems = flops_of(tables, strings, signatures.dtypes.dtypes)
+    if wrong_totals:
+        less = "less than was just allocated, or more than was reserved"
+        problems.append(f"{counted(wrong_totals, 'total')} of an allocator cannot be, {less}: all of its device are left out")
     order = nesting.order
     del nesting, kind, signature
     give_back()
@@ -149,6 +153,7 @@ def assemble(events: Events) -> Assembled:
             "duration_ns": end,
             "ops": len(ops) > 0,
             "shapes": signatures.given,
+            "values": signatures.has_values,
             "modules": len(calls) > 0,
             "stacks": "torch.profiler" if stacks else False,
             "memory": has_addresses,
@@ -210,8 +215,9 @@ def _devices(nesting: Nesting, kernels: Rows) -> Ints:
     return found[:-1]
 
 
-def _memory_of(memory: Arrays, totals: Arrays, threads: Threads) -> tuple[of_memory.Blocks, Rows, DeviceTypes]:
-    """The blocks of memory, the totals of allocators, and the types of devices. Events without addresses make none."""
+def _memory_of(memory: Arrays, totals: Arrays, threads: Threads) -> tuple[of_memory.Blocks, Rows, DeviceTypes, int]:
+    """The blocks of memory, the totals of allocators, the types of devices, and how many totals cannot be. Events without
+    addresses make none."""
     if len(totals["event"]):
         for name in ("allocated", "reserved"):
             memory[name] = np.full(len(memory["time"]), NONE, dtype=np.int64)
@@ -220,9 +226,10 @@ def _memory_of(memory: Arrays, totals: Arrays, threads: Threads) -> tuple[of_mem
         in_order = np.argsort(memory["time"], kind="stable")
         for name in memory:
             memory[name] = memory[name][in_order]
+    wrong = of_memory.drop_impossible_totals(memory)
     found = memory if (memory["address"] != NONE).all() else {name: column[:0] for name, column in memory.items()}
     of_thread = threads.row_of(found["thread"]).astype(np.uint16)
-    return of_memory.blocks_of(found, of_thread), of_memory.totals_of(found), _device_types(memory)
+    return of_memory.blocks_of(found, of_thread), of_memory.totals_of(found), _device_types(memory), wrong
 
 
 def _device_types(memory: Arrays) -> DeviceTypes:

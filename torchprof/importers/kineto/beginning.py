@@ -12,7 +12,8 @@ BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 def is_json(begins: bytes) -> bool:
     """Whether what begins with these bytes may be JSON."""
-    return begins.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"[")
+    text = begins.removeprefix(BYTE_ORDER_MARK).lstrip()
+    return text[:1] in (b"{", b"[") and text[1:2] != b"\0"  # as in UTF-16
 
 
 def may_be_kineto(begins: bytes) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from torchprof.flops.classes import COMPILED_REGION, OpClasses, classes_by_name
 from torchprof.flops.evaluate import evaluate
-from torchprof.flops.formulas import FORMULAS
+from torchprof.flops.formulas import FORMULAS, Operand
+from torchprof.flops.registered import by_registered, users_formulas
 from torchprof.flops.views import moves_nothing
 from torchprof.importers.kineto.columns import Ints
 from torchprof.importers.kineto.freed import give_back
@@ -34,7 +35,7 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
     parent = nesting.op_parent
     name_of_op = tables["signatures"]["name"][ops["signature"]]
     is_function = ops["scope"] == FUNCTION
-    classes = classes_by_name(names)
+    classes = classes_by_name(names, users_formulas())
     of_dispatcher = np.array([_class_of(name, classes, True) for name in names] or [FREE], dtype=np.int8)
     of_others = np.array([_class_of(name, classes, False) for name in names] or [FREE], dtype=np.int8)
     kind = np.where(is_function, of_dispatcher[name_of_op], of_others[name_of_op])
@@ -65,11 +66,18 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
 
 def flops_of(tables: Mapping[str, Rows], names: list[str], dtypes: Dtypes) -> tuple[Ints, list[str]]:
     """FLOPs of one op of each signature, and which formulas failed."""
-    found, problems = evaluate(tables, names, dtypes, classes_by_name(names), outputs=False)
+    users = users_formulas()
+    classes = classes_by_name(names, users)
+    found, problems = evaluate(tables, names, dtypes, classes, outputs=False, registered=_registered)
     signatures = tables["signatures"]
-    has_formula = np.array([name in FORMULAS for name in names] or [False])[signatures["name"]]
+    has_formula = np.array([name in FORMULAS or name in users for name in names] or [False])[signatures["name"]]
     found[has_formula & (signatures["n_inputs"] == 0)] = UNKNOWN_FLOPS  # its shapes are not in the file
     return found, problems
+
+
+def _registered(formula: Any, inputs: list[Operand], outputs: list[Operand], texts: tuple[str, ...]) -> int | None:
+    """What a formula of the user's says; None where the file has no values of arguments, one of which it may need."""
+    return by_registered(formula, inputs, outputs, texts) if texts else None
 
 
 def _class_of(name: str, classes: OpClasses, of_dispatcher: bool) -> int:

@@ -13,6 +13,7 @@ in a string or inside an event, and another is tried. So every cut is between tw
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO, Final
 from torchprof.errors import TraceFileError
 from torchprof.importers.kineto.beginning import BYTE_ORDER_MARK, GZIP, is_json
 from torchprof.importers.kineto.event import Event, MalformedError, decode, decode_repaired, parse
+from torchprof.importers.other_files import what_else
 
 __all__ = ["Document"]
 
@@ -59,6 +61,7 @@ class Document:
         is_packed = file.read(len(GZIP)) == GZIP
         file.seek(0)
         self._file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=file) if is_packed else file
+        self._is_packed = is_packed
 
     def events(self) -> Iterator[list[Event]]:
         """The events, in the order of the file.
@@ -100,7 +103,8 @@ class Document:
         """What follows the beginning of the list of events."""
         text = self._read(PIECE).removeprefix(BYTE_ORDER_MARK)
         if not is_json(text):
-            raise TraceFileError(f"{self._shown}: {_NO_TRACE}")
+            what = what_else(text[:64])
+            raise TraceFileError(f"{self._shown}: {_NO_TRACE}{', but ' if what else ''}{what}")
         if text.lstrip()[:1] == b"[":
             raise TraceFileError(f"{self._shown}: a JSON list, and {_NO_TRACE}: that has its events under 'traceEvents'")
         looked_at = 0
@@ -177,7 +181,10 @@ class Document:
         return found
 
     def _cut_short(self) -> TraceFileError:
+        place = f"{self._length:,} bytes of its text"
+        if self._is_packed:  # which is unpacked some way ahead of what was read
+            self._raw.seek(0, os.SEEK_END)
+            place = f"{self._raw.tell():,} packed bytes"
         return TraceFileError(
-            f"{self._shown}: cut short after {self._length:,} bytes of its text: kernels and what ran last may be missing, so "
-            "nothing of it is read"
+            f"{self._shown}: cut short after {place}: kernels and what ran last may be missing, so nothing of it is read"
         )

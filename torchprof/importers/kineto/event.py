@@ -10,9 +10,10 @@ import gc
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-__all__ = ["ARGUMENTS", "NO_ARGS", "Event", "EventArgs", "MalformedError", "decode", "decode_repaired", "parse"]
+__all__ = ["ARGUMENTS", "NO_ARGS", "Event", "EventArgs", "MalformedError", "PlainEvent", "decode", "decode_repaired", "parse"]
 
 ARGUMENTS: Final = {
     "external_id": "External id",
@@ -100,7 +101,7 @@ for _name, _key in ARGUMENTS.items():
 class PlainEvent:
     """An event: its phase, category, name, process, thread, and its time and duration in us."""
 
-    __slots__ = ("args", "cat", "dur", "name", "ph", "pid", "tid", "ts")
+    __slots__ = ("args", "cat", "dur", "is_odd", "name", "ph", "pid", "tid", "ts")
     ph: Any
     cat: Any
     name: Any
@@ -108,15 +109,18 @@ class PlainEvent:
     tid: Any
     ts: Any
     dur: Any
+    is_odd: bool
+    """Whether it is no object, or its ``args`` are none."""
 
     def __init__(self, given: Any) -> None:
         get = given.get if isinstance(given, dict) else {}.get
         self.ph, self.cat, self.name, self.pid, self.tid, self.ts, self.dur = map(get, _FIELDS)
         args = get("args")
         self.args = PlainArgs(args) if args is not None else None
+        self.is_odd = not isinstance(given, dict) or not isinstance(args, dict | None)
 
 
-def parse(text: bytes | str) -> Any:
+def parse(text: bytes | str, parse_constant: Callable[[str], None] | None = None) -> Any:
     """JSON, with numbers that have a fraction as text.
 
     Raises:
@@ -125,7 +129,7 @@ def parse(text: bytes | str) -> Any:
     collects = gc.isenabled()
     try:
         gc.disable()  # while only C runs: it would look at every event again and again, and finds nothing
-        return json.loads(text, parse_float=str, strict=False)
+        return json.loads(text, parse_float=str, strict=False, parse_constant=parse_constant)
     except (ValueError, RecursionError) as error:
         raise MalformedError(str(error)) from None
     finally:
@@ -133,8 +137,19 @@ def parse(text: bytes | str) -> Any:
             gc.enable()
 
 
+def _decode_strictly(text: bytes) -> list[Event]:
+    return _events(parse(text, parse_constant=_refuse))
+
+
 def _decode_plainly(text: bytes) -> list[Event]:
-    found = parse(text)
+    return _events(parse(text))
+
+
+def _refuse(text: str) -> None:
+    raise MalformedError(f"{text} is no JSON")
+
+
+def _events(found: Any) -> list[Event]:
     if not isinstance(found, list):
         raise MalformedError("it is no list of events")
     return [PlainEvent(each) for each in found]
@@ -153,6 +168,8 @@ def decode_repaired(text: bytes) -> list[Event]:
 
 
 _decoder: Any = None
+_odd: type[Exception] = MalformedError
+"""What the decoder raises of JSON that is unlike the events of torch.profiler."""
 if TYPE_CHECKING or importlib.util.find_spec("msgspec") is None:
     Event: TypeAlias = PlainEvent
     EventArgs: TypeAlias = PlainArgs
@@ -167,18 +184,21 @@ else:
     )
     Event = msgspec.defstruct("Event", [*((name, Any, None) for name in _FIELDS), ("args", EventArgs | None, None)], gc=False)
     _decoder = msgspec.json.Decoder(list[Event], float_hook=str)
+    _odd = msgspec.ValidationError
 
 
 def decode(text: bytes) -> list[Event]:
-    """The events of a JSON list.
+    """The events of a JSON list, also those that are unlike the ones of torch.profiler.
 
     Raises:
-        MalformedError: it is no such list, or has events unlike those of torch.profiler: see `decode_repaired`.
+        MalformedError: it is no such list: see `decode_repaired`.
     """
     if _decoder is None:
-        return _decode_plainly(text)
+        return _decode_strictly(text)
     try:
         found: list[Event] = _decoder.decode(text)
+    except _odd:  # it is JSON so far, and an event is no object, or the like
+        return _decode_strictly(text)
     except (ValueError, RecursionError) as error:  # those of msgspec are ValueErrors
         raise MalformedError(str(error)) from None
     return found

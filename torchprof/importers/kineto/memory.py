@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from torchprof.importers.kineto.columns import Ints, at
 from torchprof.importers.kineto.nesting import AT_ONCE, Nesting, open_at
+from torchprof.importers.kineto.numbers import NONE
 from torchprof.trace.schema import LAYOUTS, NO_THREAD, SCOPE_USER, Phase, Rows, Use, phases
 
-__all__ = ["Blocks", "blocks_of", "fill_steps", "place", "totals_of"]
+__all__ = ["Blocks", "blocks_of", "drop_impossible_totals", "fill_steps", "place", "totals_of"]
 
 Memory = dict[str, npt.NDArray[Any]]
 
@@ -121,6 +122,20 @@ def _ends_of_what_made(rows: Rows, ran_in: Ints, ops: Rows, calls: Rows, nesting
 def _phase(ops: Rows, rows: Ints) -> Ints:
     """The phase of each of these ops; that of none is -1."""
     return np.where(rows >= 0, phases(ops[rows]).astype(np.int64), -1) if len(ops) else np.full(len(rows), -1)
+
+
+def drop_impossible_totals(memory: Memory) -> int:
+    """Of devices whose totals cannot be, less than the block that was just allocated or more than is reserved, drop all. How
+    many cannot be."""
+    if "allocated" not in memory:
+        return 0
+    allocated = memory["allocated"]
+    wrong = (allocated >= 0) & ((allocated < memory["bytes"]) | (memory["reserved"] < allocated))
+    for device_type, index in set(
+        zip(*(memory[name][wrong].tolist() for name in ("device_type", "device_index")), strict=True)
+    ):
+        allocated[(memory["device_type"] == device_type) & (memory["device_index"] == index)] = NONE
+    return int(wrong.sum())
 
 
 def totals_of(memory: Memory) -> Rows:

@@ -12,6 +12,7 @@ from torchprof.importers.kineto.numbers import integer
 from torchprof.importers.kineto.read_events import Events
 from torchprof.trace.schema import Activity
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["SOURCE", "read_kineto"]
 
@@ -70,20 +71,40 @@ def _notes(document: Document, events: Events, found: Assembled) -> Iterator[str
         more = len(events.left_out) - MOST_NAMED
         yield f"events of other kinds are left out: {kinds}" + (f" and {more} more kinds" if more > 0 else "")
     if events.unreadable:
-        yield f"{events.unreadable:,} events have no name, no time or no duration, and are left out"
+        yield counted(
+            events.unreadable,
+            "event has no name, no time or no duration, and is left out",
+            "events have no name, no time or no duration, and are left out",
+        )
+    if events.odd:
+        yield counted(events.odd, "event is no object, or its args are none", "events are no objects, or their args are none")
+    if events.no_device:
+        which = counted(events.no_device, "kernel, copy or fill says", "kernels, copies and fills say")
+        yield f"{which} no device that can be: shown on the first"
     if events.backwards:
-        yield f"{events.backwards:,} events end before they begin: they count as 0 ns"
+        yield counted(
+            events.backwards,
+            "event ends before it begins: it counts as 0 ns",
+            "events end before they begin: they count as 0 ns",
+        )
     if found.same_ids:
-        yield f"{found.same_ids:,} ops have the External id of another one: kernels belong to the first"
+        yield f"{counted(found.same_ids, 'op has', 'ops have')} the External id of another one: kernels belong to the first"
     if unsized := int(((found.trace.kernels["kind"] != Activity.KERNEL) & (found.trace.kernels["bytes"] == 0)).sum()):
-        which = "1 copy has" if unsized == 1 else f"{unsized:,} copies and fills have"
-        yield f"{which} no size: they are missing in sums of bytes"
+        yield counted(
+            unsized,
+            "copy has no size: it is missing in sums of bytes",
+            "copies and fills have no size: they are missing in sums of bytes",
+        )
     if events.frames.late:
-        yield f"the stacks of {events.frames.late:,} ops may lack functions, because the file is not in order"
+        yield f"the stacks of {counted(events.frames.late, 'op')} may lack functions, because the file is not in order"
     if found.unfinished:
         yield "its last step is left out, in which nothing ran: torch.profiler begins one more than there are"
     if document.repaired:
-        yield f"{document.repaired:,} pieces of the file were no valid JSON, and were read as what they must have been"
+        yield counted(
+            document.repaired,
+            "piece of the file was no valid JSON, and was read as what it must have been",
+            "pieces of the file were no valid JSON, and were read as what they must have been",
+        )
     if not found.trace.facts["modules"]:
         yield "it names no modules: record with with_stack=True to have them"
     yield from found.problems

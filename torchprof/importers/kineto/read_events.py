@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from torchprof.importers.kineto.columns import Columns, Ints, Numbered
-from torchprof.importers.kineto.event import NO_ARGS, Event, EventArgs
+from torchprof.importers.kineto.event import NO_ARGS, Event, EventArgs, PlainEvent
 from torchprof.importers.kineto.frames import Frames
-from torchprof.importers.kineto.numbers import integer, integers, nanoseconds
+from torchprof.importers.kineto.numbers import NONE, integer, integers, nanoseconds
 from torchprof.trace.schema import Activity
 
 __all__ = ["CALL_KIND", "CATEGORIES", "KERNEL_KIND", "MODULE", "OP_KIND", "Events", "Kind", "OpArguments"]
@@ -60,6 +60,8 @@ class Events:
         collectives: metadata of collectives, by table and row in the file.
         left_out: events of other kinds, by category.
         unreadable: events without a time or a name.
+        no_device: kernels whose device has no number that can be.
+        odd: events that are no objects, or whose arguments are none.
         backwards: events that end before they begin.
         frames: functions of Python that are no modules.
     """
@@ -78,7 +80,7 @@ class Events:
         self.threads = Numbered[tuple[int, int]]()
         self.collectives: dict[str, dict[int, Record]] = {"ops": {}, "kernels": {}}
         self.left_out: Counter[str] = Counter()
-        self.unreadable = self.backwards = 0
+        self.unreadable = self.backwards = self.odd = self.no_device = 0
         self.frames = Frames(self._ops_since)
         self._threads: dict[Any, int] = {}
         self._does_nothing: dict[str, bool] = {}
@@ -102,6 +104,8 @@ class Events:
     def add(self, events: list[Event]) -> None:
         """Keep what is known of these events."""
         handlers = self._handlers
+        if events and type(events[0]) is PlainEvent:
+            self.odd += sum(event.is_odd for event in events)
         for event in events:
             try:
                 handler = handlers.get(event.cat)
@@ -177,8 +181,8 @@ class Events:
         kind = (
             self.names.row(event.name),
             int(activity),
-            integer(args.device, max(0, integer(event.pid, 0))) & 0x7F,
-            integer(args.stream, max(0, integer(event.tid, 0))) & 0xFFFFFFFF,
+            self._device(args.device, event.pid),
+            _first(2**32 - 1, args.stream, event.tid, 0),
             integer(args.bytes, integer(args.size)),
             integers(args.grid, 3, 2**32 - 1),
             integers(args.block, 3, 2**16 - 1),
@@ -187,6 +191,12 @@ class Events:
             max(integer(args.graph, 0), 0) & 0xFFFFFFFF,
         )
         self.kernels.append(*span, integer(args.correlation), integer(external), self.kernel_kinds.row(kind))
+
+    def _device(self, device: Any, process: Any) -> int:
+        """The number of a device, which is that of its process as well; 0, and counted, where neither can be."""
+        found = _first(LAST_DEVICE, device, process, NONE)
+        self.no_device += found == NONE
+        return max(found, 0)
 
     def _runtime_call(self, event: Event) -> None:
         name = event.name
@@ -216,12 +226,20 @@ class Events:
         if time is None or not count:
             self.unreadable += 1
             return
-        device_type = min(max(integer(args.device_type, CPU), CPU), LAST_DEVICE)
+        device_type = integer(args.device_type, CPU)
+        device_type = device_type if CPU <= device_type <= LAST_DEVICE else LAST_DEVICE  # which is said to be unknown
         allocated, reserved = integer(args.allocated), integer(args.reserved)
         if device_type != CPU and allocated >= 0 and reserved > 0:
             self.totals.append(len(self.memory), allocated, reserved)
-        thread, index = self.thread(event.pid, event.tid), min(max(integer(args.device_index), -1), LAST_DEVICE)
+        thread, index = self.thread(event.pid, event.tid), _first(LAST_DEVICE, args.device_index, NONE)
         self.memory.append(time, thread, integer(args.address), count, device_type, index)
+
+
+def _first(most: int, *values: Any) -> int:
+    """The first of these that is a number from 0 to the most that there is room for; the last one as it is."""
+    numbers = (integer(value) for value in values[:-1])
+    found: int = next((number for number in numbers if 0 <= number <= most), values[-1])
+    return found
 
 
 def _is_ignored(category: Any) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from torchprof.flops.formulas import FORMULAS
 from torchprof.flops.outputs import output_shapes
+from torchprof.flops.registered import users_formulas
 from torchprof.importers.kineto.arguments import UNKNOWN_TYPE, Arguments, DtypeNumbers, Sizes, read_arguments
 from torchprof.importers.kineto.columns import Ints, Numbered
 from torchprof.importers.kineto.read_events import OpArguments
@@ -41,13 +42,16 @@ class Signatures:
     Attributes:
         strings: names, to which arguments are added.
         given: whether the file says anything of the arguments of some op.
+        has_values: whether it has values of those of some op that are no tensors.
     """
 
     strings: Numbered[str]
     given: bool = False
+    has_values: bool = False
     dtypes: DtypeNumbers = field(default_factory=DtypeNumbers)
     _rows: Numbered[tuple[int, tuple[Kind, ...], tuple[Kind, ...], int]] = field(default_factory=Numbered)
     _read: dict[int, Arguments] = field(default_factory=dict)
+    _users: dict[str, Any] = field(default_factory=users_formulas)
 
     def add(self, name: str, number: int, arguments: OpArguments, device: tuple[int, int]) -> int:
         """The row of the signature of ops with this name and these arguments.
@@ -60,9 +64,11 @@ class Signatures:
         if found is None:
             found = self._read[number] = read_arguments(*arguments, self.dtypes)
             self.given |= found.given
+            self.has_values |= found.has_values
         text = NO_ARGUMENTS
         formula = FORMULAS.get(name)
-        if formula is not None and formula.tensors is None and found.text is not None:
+        by_arguments = name in self._users or (formula is not None and formula.tensors is None)
+        if by_arguments and found.text is not None:
             text = self.strings.row(found.text)
         inputs = tuple((*tensor, *device) for tensor in found.tensors[:MOST_OPERANDS])
         return self._rows.row((self.strings.row(name), inputs, self._outputs(name, inputs, found), text))

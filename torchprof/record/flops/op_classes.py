@@ -7,31 +7,17 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
-from torch.utils import flop_counter
 from torch.utils.flop_counter import flop_registry
 
 from torchprof import _native
 from torchprof.flops.classes import OpClasses, is_pytorchs
 from torchprof.flops.formulas import FORMULAS
 from torchprof.flops.free_ops import base, has_free_name
+from torchprof.flops.registered import users_formulas
 
-__all__ = ["op_classes", "op_classes_of", "users_formulas"]
+__all__ = ["op_classes", "op_classes_of"]
 
 FREE_TAGS: Final = ("pointwise", "reduction", "view_copy", "inplace_view")
-
-
-def users_formulas() -> dict[str, Any]:
-    """The formulas that are registered now and not PyTorch's own, by name of the op; of its own, those that are not here.
-
-    Higher-order operators are not ops of the dispatcher: what they run is.
-    """
-    found = {}
-    for packet, formula in flop_registry.items():
-        if isinstance(packet, torch._ops.OpOverloadPacket):
-            name = str(packet).replace(".", "::", 1)
-            if name not in FORMULAS or getattr(formula, "__module__", "") != flop_counter.__name__:
-                found[name] = formula
-    return found
 
 
 _latest: tuple[dict[Any, Any], OpClasses] | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from torchprof.allocator.settings import LARGEST
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError
+from torchprof.wording import shown
 
 __all__ = ["COMPUTE_CAPABILITY", "GPUS", "MULTIPROCESSORS", "capacity_of"]
 
@@ -71,12 +73,15 @@ def capacity_of(capacity: Any) -> int:
     """Bytes, given as such or as the name of a GPU.
 
     Raises:
-        ArgumentError: the GPU is unknown, or the number is not positive.
+        ArgumentError: the GPU is unknown, or it is no number of bytes.
     """
     if isinstance(capacity, str):
         if capacity not in GPUS:
-            raise ArgumentError(f"capacity={capacity!r} is no known GPU: give bytes, or one of {', '.join(map(repr, GPUS))}")
+            names = ", ".join(map(repr, GPUS))
+            raise ArgumentError(f"capacity={shown(capacity)} is no known GPU: give bytes, or one of {names}")
         return GPUS[capacity]
-    if not is_int(capacity, 1):
-        raise ArgumentError(f"capacity must be a positive number of bytes, or the name of a GPU, not {capacity!r}")
+    if not is_int(capacity, 1, LARGEST):
+        raise ArgumentError(
+            f"capacity={shown(capacity)} must be a positive int of bytes, at most 1 PiB, or a GPU such as 'A100-80GB'"
+        )
     return int(capacity)

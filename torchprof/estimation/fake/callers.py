@@ -1,0 +1,114 @@
+"""Who calls a function that an estimate has put in place of one of PyTorch: the program, or the compiler that works on it.
+
+A program runs under fake tensors. Where it is compiled, Dynamo reads it instead, and sees the functions that are in place; what
+AOTAutograd makes of it runs under fake tensors as well. The code that Inductor writes names devices of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, Final
+
+import torch
+
+from torchprof.estimation.torch_private import COMPILE
+from torchprof.record.torch_private import is_fake_mode_active
+
+__all__ = [
+    "REPLACES",
+    "Stage",
+    "by_program",
+    "forget_remarks",
+    "in_graph",
+    "is_read",
+    "remark",
+    "remarked",
+    "replaced",
+    "stage",
+]
+
+
+REPLACES: Final = "_torchprof_replaces"
+"""An attribute of a function: the one whose place it takes."""
+
+
+class Stage(IntEnum):
+    """What works on the program, on one thread."""
+
+    NONE = 0
+    DYNAMO = 1
+    GRAPH = 2
+    INDUCTOR = 3
+
+
+class _Now(threading.local):
+    def __init__(self) -> None:
+        self.stage = Stage.NONE
+        self.remarks: set[str] = set()
+
+
+_now = _Now()
+
+
+@contextmanager
+def stage(reached: Stage) -> Iterator[None]:
+    """This works on the program of this thread, until the block ends."""
+    before = _now.stage
+    _now.stage = reached
+    try:
+        yield
+    finally:
+        _now.stage = before
+
+
+def remark(name: str) -> None:
+    """Remember what was met while the program was compiled, of which nothing is recorded."""
+    _now.remarks.add(name)
+
+
+def remarked() -> set[str]:
+    """What was met in the last estimate of this thread."""
+    return _now.remarks
+
+
+def forget_remarks() -> None:
+    """To be called where an estimate begins."""
+    _now.remarks = set()
+
+
+def is_read() -> bool:
+    """Whether Dynamo reads the program that is estimated. It asks once, for it takes the answer for a constant."""
+    return _now.stage is Stage.DYNAMO
+
+
+def by_program() -> bool:
+    """Whether the program calls, rather than the compiler."""
+    if torch.compiler.is_dynamo_compiling():
+        return is_read()
+    return _now.stage <= Stage.DYNAMO and is_fake_mode_active()
+
+
+def in_graph() -> bool:
+    """Whether the program calls, or the compiler does on its behalf, to find out what is returned."""
+    if torch.compiler.is_dynamo_compiling():
+        return is_read()
+    if _now.stage is Stage.INDUCTOR:
+        return False
+    return is_fake_mode_active() or (_now.stage is Stage.DYNAMO and COMPILE.TracingContext.try_get() is not None)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute is another, until the block ends."""
+    original = vars(owner).get(name, owner)  # the owner itself: it has inherited the attribute
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if original is owner:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)

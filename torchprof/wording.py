@@ -1,0 +1,32 @@
+"""How messages write numbers with their nouns, and values that they name."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+__all__ = ["counted", "shown"]
+
+LONGEST: Final = 80
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    """A number with its noun, and with what else depends on it.
+
+    Args:
+        one: what stands after 1.
+        more: what stands after any other number; by default the same with an ``s``.
+
+    Example:
+        >>> counted(1, "piece"), counted(1200, "piece"), counted(2, "launch was", "launches were")
+        ('1 piece', '1,200 pieces', '2 launches were')
+    """
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def shown(value: Any, longest: int = LONGEST) -> str:
+    """A value for a message, shortened to so many characters. One that cannot be written is named by its type."""
+    try:
+        text = repr(value)
+    except Exception:  # ints of thousands of digits, and what a class of the user's own may raise
+        return f"(of type {type(value).__name__})"
+    return text if len(text) <= longest else text[: longest - 3] + "..."

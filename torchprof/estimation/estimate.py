@@ -144,7 +144,7 @@ def _estimated(
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
     mode = EstimateMode(rules.overrides, real_ops)
-    recording = profile(memory=True)
+    recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:
         stack.callback(mode.backward_nodes.close)

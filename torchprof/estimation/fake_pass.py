@@ -111,7 +111,9 @@ def _recorded(
         stack.enter_context(never_compiling())
         stack.callback(mode.backward_nodes.close)
         stack.callback(mode.outside.put_back)
-        with profile(ops=False, shapes=False, modules=False, gpu="off"):  # what is made here was there before the pass
+        with profile(
+            ops=False, shapes=False, modules=False, stacks=False, gpu="off"
+        ):  # what is made here was there before the pass
             stack.enter_context(substituted(modules, mode.faking))
             given = Inputs(mode.faking.values(inputs.args), mode.faking.values(inputs.kwargs))
             for tensor in filter(_is_strided, given.tensors()):

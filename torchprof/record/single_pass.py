@@ -53,11 +53,11 @@ def record_single_pass(
         Exception: whatever the model raises.
     """
     require_extension()
-    recording = profile(model, ops=False, shapes=False)
+    recording = profile(model, ops=False, shapes=False, stacks=False)
     with preserved(model, inputs.args, inputs.kwargs) as classes:
         try:
             for _ in range(warmup):  # recorded too: one of them may raise
-                recording = profile(model, ops=False, shapes=False)
+                recording = profile(model, ops=False, shapes=False, stacks=False)
                 with recording:
                     model(*inputs.args, **inputs.kwargs)
             recording = recording_of(model, backward, classes)
@@ -76,7 +76,7 @@ def record_single_pass(
 def recording_of(model: nn.Module, backward: bool, classes: Iterable[type[nn.Module]]) -> profile:
     """A recording of what a summary shows. ``classes``: those of the modules."""
     # All ops are needed to tie backward to modules. Without a backward, those are enough that FLOPs are counted of.
-    recording = profile(model, ops=backward, shapes=backward)
+    recording = profile(model, ops=backward, shapes=backward, stacks=False)
     if not backward:
         recording._count_flops(outputs=any(map(_may_pack_weights, classes)))
     return recording

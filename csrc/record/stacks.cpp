@@ -51,6 +51,7 @@ thread_local constinit Latest latest;
 
 // Of the stack in the frames of the tree.
 int32_t node_of(ThreadLog& log, bool is_cut, CallTree::Describe describe) {
+  latest.tree = nullptr;  // where what follows throws
   const uint64_t epoch = ended_codes.load(std::memory_order_relaxed);
   const int32_t node = log.tree->node(is_cut, epoch, describe, log.tree_rows, log.strings);
   log.stacks_lost += log.tree->is_full() ? 1 : 0;
@@ -124,6 +125,7 @@ int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) {
       return change == Change::kNone ? latest.node : node_of(log, false, &describe_frame);
     }
   }
+  latest.tree = nullptr;
   frames.clear();
   const InterpreterFrame* frame = innermost;
   for (; frame != nullptr && frames.size() < kMostFrames; frame = frame->previous) {

@@ -53,7 +53,7 @@ class profile(ContextDecorator):
         stacks: record the stack of Python in which every op and module call begins and every block is allocated: the innermost
             1,024 functions. What threads that run no Python do has none, nor has what other processes do, such as workers of a
             ``DataLoader``. Ops inside compiled code have the line of the function that was compiled, or of the code made of it.
-            Where the frames of this Python are not known, ``trace.facts["stacks"]`` is ``"api"``: ops inside others have the
+            It costs next to nothing: see ``docs/costs.md``. Where the frames of this Python are not known, ``trace.facts["stacks"]`` is ``"api"``: ops inside others have the
             stack of these, and blocks outside of ops have none.
         gpu: how to record GPUs:
 
@@ -107,7 +107,7 @@ class profile(ContextDecorator):
         shapes: bool = True,
         memory: bool = True,
         modules: bool = True,
-        stacks: bool = False,
+        stacks: bool = True,
         gpu: str = "auto",
         schedule: Schedule | None = None,
         aggregate: bool = False,

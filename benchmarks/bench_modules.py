@@ -42,7 +42,7 @@ def test_recording_a_module_call(side_by_side: SideBySide) -> None:
         "one module call (nn.Identity), on top of calling it",
         {
             "bare": recorded_by(nothing),
-            "torchprof, tensors in and out": recorded_by(lambda: torchprof.profile(ops=False, memory=False)),
+            "torchprof, tensors in and out": recorded_by(lambda: torchprof.profile(ops=False, memory=False, stacks=False)),
             "Python pre and post hooks": recorded_by(lambda: python_hooks(model)),
         },
         unit="ns",

@@ -1,5 +1,12 @@
 #include "record/stacks.h"
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#include <pthread.h>
+#endif
+
 #include "record/python/code_object.h"
 
 namespace torchprof {
@@ -49,6 +56,15 @@ struct Latest {
 #endif
 thread_local constinit Latest latest;
 
+// Whether the process began with this thread.
+bool is_first_thread() {
+#if defined(__linux__)
+  return static_cast<pid_t>(syscall(SYS_gettid)) == getpid();
+#else
+  return pthread_main_np() != 0;
+#endif
+}
+
 // Of the stack in the frames of the tree.
 int32_t node_of(ThreadLog& log, bool is_cut, CallTree::Describe describe) {
   latest.tree = nullptr;  // where what follows throws
@@ -89,6 +105,16 @@ Change change_of(std::vector<FrameRead>& frames, const InterpreterFrame* innermo
 }
 
 }  // namespace
+
+const InterpreterFrame* look_up_innermost_frame(ThreadLog& log) {
+  CallTree& tree = *log.tree;
+  if (!tree.is_thread_known) {
+    tree.is_thread_known = true;
+    // The state of another thread may end before it, and it gets a new one when it runs Python again.
+    tree.lasting_thread = is_first_thread() ? PyGILState_GetThisThreadState() : nullptr;
+  }
+  return python::innermost_frame();
+}
 
 StackObserver::StackObserver(StacksRead how) {
   if (!is_called) {

@@ -66,6 +66,13 @@ class AskedStack {
 int32_t read_stack(ThreadLog& log, const python::InterpreterFrame* innermost);
 int32_t take_stack(ThreadLog& log, const AskedStack& asked);
 
+// The innermost frame of this thread; nullptr on threads that do not run Python.
+const python::InterpreterFrame* look_up_innermost_frame(ThreadLog& log);
+inline const python::InterpreterFrame* innermost_frame(ThreadLog& log) {
+  const void* const thread = log.tree->lasting_thread;
+  return thread != nullptr ? python::innermost_frame(static_cast<const PyThreadState*>(thread)) : look_up_innermost_frame(log);
+}
+
 inline Position position_of(const python::InterpreterFrame* frame) {
   return frame != nullptr ? Position{frame, frame->instruction} : Position{};
 }
@@ -76,7 +83,7 @@ inline void note_stack_of_op(ThreadLog& log, const AskedStack& asked) {
     return;
   }
   const bool reads = !detail::asks_python.load(std::memory_order_relaxed);
-  const python::InterpreterFrame* const frame = reads ? python::innermost_frame() : nullptr;
+  const python::InterpreterFrame* const frame = reads ? innermost_frame(log) : nullptr;
   const Position now = position_of(frame);
   const ThreadLog::OpenOp* const around = log.op_with_stack_of(now, 1);
   log.place_op(now, around != nullptr ? around->stack : reads ? read_stack(log, frame) : take_stack(log, asked));
@@ -86,8 +93,7 @@ inline int32_t stack_of_call(ThreadLog& log, const AskedStack& asked) {
   if (log.tree == nullptr) {
     return kNoRow;
   }
-  return detail::asks_python.load(std::memory_order_relaxed) ? take_stack(log, asked)
-                                                             : read_stack(log, python::innermost_frame());
+  return detail::asks_python.load(std::memory_order_relaxed) ? take_stack(log, asked) : read_stack(log, innermost_frame(log));
 }
 
 // Python is not asked for it: what allocates may hold a lock that another thread with the GIL waits for.
@@ -96,7 +102,7 @@ inline uint32_t stack_of_memory(ThreadLog& log) {
     return kStackOfOp;
   }
   const bool reads = !detail::asks_python.load(std::memory_order_relaxed);
-  const python::InterpreterFrame* const frame = reads ? python::innermost_frame() : nullptr;
+  const python::InterpreterFrame* const frame = reads ? innermost_frame(log) : nullptr;
   if (log.op_with_stack_of(position_of(frame), 0) != nullptr) {
     return kStackOfOp;
   }

@@ -54,6 +54,9 @@ class CallTree {
   CallTree& operator=(const CallTree&) = delete;
 
   std::vector<FrameRead> frames;  // of the stack that is read, the innermost first
+  // What the thread is for Python, where that lasts as long as the process; nullptr: it is looked up every time.
+  const void* lasting_thread = nullptr;
+  bool is_thread_known = false;
 
   // Among the trees of a recording.
   int32_t number() const { return number_; }

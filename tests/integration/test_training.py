@@ -611,7 +611,7 @@ def test_a_step_outside_the_recording_is_refused() -> None:
 def test_a_loop_too_short_for_its_schedule_says_so() -> None:
     with torchprof.profile(schedule=torchprof.schedule(wait=3, active=1)) as prof:
         prof.step()
-    with pytest.raises(torchprof.RecordingError, match="1 calls of step"):
+    with pytest.raises(torchprof.RecordingError, match="1 call of step"):
         _ = prof.trace
 
 

@@ -93,7 +93,7 @@ class Stacks:
             )
         if by == "device" and not len(trace.kernels):
             raise ArgumentError(f"by={by!r}: the trace has no kernels: no device was recorded, or none ran anything")
-        if functions and not len(trace.stacks):
+        if functions and not len(trace.stacks) and not trace.facts.get("stacks"):
             raise ArgumentError(
                 f"functions={functions!r}: the trace has no stacks of Python. torchprof.profile(stacks=True) records them; "
                 "files of torch.profiler have them that were recorded with with_stack=True"

@@ -21,7 +21,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof._native import require_extension
-from torchprof.arguments import is_int
+from torchprof.arguments import check_flag, is_int
 from torchprof.errors import ArgumentError, ModuleTypeError, RecordingError
 from torchprof.record.gpu_backends import check_backend
 from torchprof.record.modules import check_models
@@ -53,7 +53,7 @@ class profile(ContextDecorator):
         stacks: record the stack of Python in which every op and module call begins and every block is allocated: the innermost
             1,024 functions. What threads that run no Python do has none, nor has what other processes do, such as workers of a
             ``DataLoader``. Ops inside compiled code have the line of the function that was compiled, or of the code made of it.
-            It costs next to nothing: see ``docs/costs.md``. Where the frames of this Python are not known, ``trace.facts["stacks"]`` is ``"api"``: ops inside others have the
+            Where the frames of this Python are not known, ``trace.facts["stacks"]`` is ``"api"``: ops inside others have the
             stack of these, and blocks outside of ops have none.
         gpu: how to record GPUs:
 
@@ -124,9 +124,9 @@ class profile(ContextDecorator):
         if on_trace_ready is not None and not callable(on_trace_ready):
             raise ArgumentError(f"on_trace_ready must be a function of one argument or None, not {on_trace_ready!r:.80}")
         require_extension()
-        options = Options(
-            bool(ops), bool(shapes), bool(memory), bool(modules), check_backend(gpu), bool(aggregate), budget, bool(stacks)
-        )
+        flags = {"ops": ops, "shapes": shapes, "memory": memory, "modules": modules, "aggregate": aggregate, "stacks": stacks}
+        checked = {name: check_flag(name, flag) for name, flag in flags.items()}
+        options = Options(**checked, gpu=check_backend(gpu), budget=budget)
         self._recorder = Recorder(options, check_models(model))
         self._budget = budget
         self._schedule = schedule if schedule is not None else Schedule.always()

@@ -11,6 +11,7 @@ from torchprof.analysis.lines.records import place_records
 from torchprof.analysis.lines.user_code import has_user_code
 from torchprof.analysis.memory.steps import memory_is_known
 from torchprof.analysis.records import Record
+from torchprof.arguments import check_flag
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import coverage, footer, unknown_flops
@@ -59,14 +60,17 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
     """
     check_stacks(trace)
     records = place_records(
-        trace, functions=False, libraries=_flag("libraries", libraries), at_call=_flag("backward_at_call", backward_at_call)
+        trace,
+        functions=False,
+        libraries=check_flag("libraries", libraries),
+        at_call=check_flag("backward_at_call", backward_at_call),
     )
     has_lines = any(record["line"] is not None for record in records)
     if has_lines:
         for record in records:
             if record["line"] is None and record["file"] is not None:
                 record["note"] = BETWEEN
-    return _table(trace, "Line", records, "flops_self", libraries, [] if has_lines else [NO_LINES])
+    return _table(trace, "Line", records, "flops_self", libraries, [] if has_lines or not len(trace.stacks) else [NO_LINES])
 
 
 def by_function(trace: Trace, *, libraries: bool = False, backward_at_call: bool = False) -> Table:
@@ -87,25 +91,22 @@ def by_function(trace: Trace, *, libraries: bool = False, backward_at_call: bool
     """
     check_stacks(trace)
     records = place_records(
-        trace, functions=True, libraries=_flag("libraries", libraries), at_call=_flag("backward_at_call", backward_at_call)
+        trace,
+        functions=True,
+        libraries=check_flag("libraries", libraries),
+        at_call=check_flag("backward_at_call", backward_at_call),
     )
     return _table(trace, "Function", records, "flops", libraries, [])
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ArgumentError(f"{name}={value!r} must be True or False")
-    return value
 
 
 def check_stacks(trace: Trace) -> None:
     """Raise ArgumentError unless the trace has stacks."""
     check_trace(trace)
-    if not len(trace.stacks):
+    if not len(trace.stacks) and not trace.facts.get("stacks"):  # a recording in which nothing ran has no lines
         how = (
             "with_stack=True"
             if "source" in trace.facts
-            else "torchprof.profile(stacks=True), or torch.profiler with with_stack=True"
+            else "stacks=True, the default of torchprof.profile, or torch.profiler with with_stack=True"
         )
         raise ArgumentError(f"trace has no stacks of Python, which say what line did what: record with {how}")
 
@@ -152,7 +153,7 @@ def _shares(trace: Trace, records: list[Record]) -> Iterator[About]:
 
 
 def _libraries(trace: Trace, libraries: bool) -> list[str]:
-    if libraries:
+    if libraries or not len(trace.stacks):
         return []
     if not has_user_code(trace):
         return ["Libraries: there is no other code, so that their lines are shown"]

@@ -42,8 +42,8 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
     was running in the innermost function of the user's own: what libraries do (PyTorch, transformers, Python's own, and all
     else that is installed) is of the line that called them. Backward is of the line that it differentiates, but for what Python
     runs inside it, such as ``Function.backward``. Python between two ops is of the line that was not left in between, such as
-    that of the optimizer's step; where none is known, it is of the function that both ran in, in a row of its own, and before the
-    first op of a module call and after its last one it is of ``forward``. ``time`` has what ran in functions that the line
+    that of the optimizer's step; where none is known, it is of the function that both ran in, in a row of its own, and before
+    the first op of a module call and after its last one it is of ``forward``. ``time`` has what ran in functions that the line
     called, too; ``calls`` counts ops that Python called there. What no line is known of is *unknown*.
 
     Args:

@@ -88,10 +88,10 @@ def training(*, backward_thread: int = 0, first: int = 0, program: Program | Non
 
     ==========  ============================  ===========================================================================
     train.py    17 ``def train():``           20 between the net and its sum; 50 + 50 between lines 20 and 21, and 21 and 22
-                20 ``loss = net(x).sum()``    20 + 50 in the call of the net, 30 ``sum``; 40 backward
+                20 ``loss = net(x).sum()``    30 ``sum``; 40 backward
                 21 ``loss.backward()``        10 + 10 + 10 + 10 + 50 of the engine
                 22 ``opt.step()``             20 + 60 + 20
-    net.py      7 ``def forward(self, x):``   50 between lines 8 and 9
+    net.py      7 ``def forward(self, x):``   20 + 50 at the edges of the call, 50 between lines 8 and 9
                 8 ``x = self.fc(x)``          10 + 110 + 10; 70 backward, 40 accumulation of the gradient
                 9 ``return x.relu()``         50; 60 backward
     unknown                                   100 before the first, 50 after the last
@@ -153,10 +153,10 @@ def in_one_line(trace: Trace) -> Trace:
 
 SELF = {
     "train.py:17 train": 120,
-    "train.py:20": 140,
+    "train.py:20": 70,
     "train.py:21": 90,
     "train.py:22": 100,
-    "net.py:7 Net.forward": 50,
+    "net.py:7 Net.forward": 120,
     "net.py:8": 240,
     "net.py:9": 110,
     "unknown": 150,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import torchprof
 from torchprof import Trace
+from torchprof.analysis.time.self_times import nested_self_times
 from torchprof.tables.columns import COLUMNS
 
 HOW: list[dict[str, bool]] = [{}, {"libraries": True}, {"backward_at_call": True}]
@@ -161,6 +162,40 @@ def test_backward_is_below_the_line_that_it_differentiates_or_below_its_call(tra
     backward = sum(value for stack, value in of_call.items() if call in stack)
     assert backward == 6 * 2 * (64 * 8 * 16 + 2 * 64 * 16)
     assert not any("Net.forward" in stack and "Backward0" in stack for stack in of_call)
+
+
+class Inner(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = self.inner(x)
+            sum(range(1000))
+        return x
+
+
+@pytest.mark.parametrize("libraries", [False, True])
+def test_python_in_a_call_is_of_its_forward_in_tables_and_flame_graphs(tmp_path: Path, libraries: bool) -> None:
+    model, x = Outer(), torch.ones(2)
+    model(x)
+    with torchprof.profile(model, stacks=True) as prof:
+        model(x)
+    of_calls, of_inner = nested_self_times(prof.trace)[1], prof.trace.module_calls["parent"] >= 0
+    of_lines = {row["name"]: row["forward_self"] for row in torchprof.by_line(prof.trace, libraries=libraries).rows}
+    stacks = folded(prof.trace, tmp_path, "time", functions=True, libraries=libraries)
+    for function, spent in ((Outer.forward, of_calls[~of_inner].sum()), (Inner.forward, of_calls[of_inner].sum())):
+        name = f"test_lines_in_exports.py:{function.__code__.co_firstlineno}"
+        assert of_lines[f"{name} {function.__qualname__}"] == pytest.approx(spent)
+        assert sum(value for stack, value in stacks.items() if stack.endswith(f";{function.__qualname__} ({name})")) == spent
+    here = line(test_python_in_a_call_is_of_its_forward_in_tables_and_flame_graphs, "        model(x)\n")
+    assert of_lines[f"test_lines_in_exports.py:{here}"] == 0, "it called the module, and ran nothing itself"
 
 
 def test_data_of_every_table_has_lines_and_no_table_has_an_empty_column(trained: Trace) -> None:

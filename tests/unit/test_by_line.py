@@ -39,7 +39,7 @@ def test_backward_can_be_of_the_line_that_called_it() -> None:
 
 def test_forward_and_optimizer_are_of_the_lines_that_ran_them() -> None:
     table = torchprof.by_line(training().trace())
-    assert figures(table, "forward_self") == {"train.py:20": 100, "net.py:7 Net.forward": 50, "net.py:8": 130, "net.py:9": 50}
+    assert figures(table, "forward_self") == {"train.py:20": 30, "net.py:7 Net.forward": 120, "net.py:8": 130, "net.py:9": 50}
     assert figures(table, "optimizer_self") == {"train.py:22": 100}
     assert figures(table, "other_self") == {"train.py:17 train": 120, "unknown": 150}
 
@@ -47,7 +47,7 @@ def test_forward_and_optimizer_are_of_the_lines_that_ran_them() -> None:
 def test_the_time_of_a_line_has_what_ran_in_functions_that_it_called() -> None:
     time = figures(torchprof.by_line(training().trace()), "time")
     assert time["net.py:8"] == 240
-    assert time["train.py:20"] == 140 + 50 + 240 + 110
+    assert time["train.py:20"] == 70 + 120 + 240 + 110
     assert time["train.py:21"] == 90 + 40 + 110 + 60, "the whole backward pass"
     assert time["train.py:40"] == 850
 
@@ -56,8 +56,8 @@ def test_functions_have_self_time_and_time_with_what_they_called() -> None:
     table = torchprof.by_function(training().trace())
     assert figures(table, "self", "time") == {
         "train.py:1 <module>": (0, 850),
-        "train.py:17 train": (450, 850),
-        "net.py:7 Net.forward": (400, 400),
+        "train.py:17 train": (380, 850),
+        "net.py:7 Net.forward": (470, 470),
         "unknown": (150, 150),
     }
 
@@ -66,12 +66,12 @@ def test_libraries_have_rows_of_their_own_on_request() -> None:
     table = torchprof.by_line(training().trace(), libraries=True)
     assert figures(table, "self") == {
         "train.py:17 train": 120,
-        "train.py:20": 140,
+        "train.py:20": 70,
         "graph.py:966": 90,
         "optimizer.py:500 Optimizer.step": 40,
         "optimizer.py:511": 60,
-        "net.py:7 Net.forward": 50,
-        "net.py:8": 20,
+        "net.py:7 Net.forward": 120,
+        "linear.py:130 Linear.forward": 20,
         "linear.py:134": 220,
         "net.py:9": 110,
         "unknown": 150,
@@ -220,10 +220,93 @@ def test_a_loop_around_a_line_is_not_of_the_line() -> None:
         p.op("aten::exp", begin + 10, begin + 30, p.stack(line, net, 10), module_call=begin // 100, flags=FORWARD)
         p.op("aten::relu", begin + 40, begin + 50, p.stack(line, relu, 101))
         p.op("aten::relu_", begin + 55, begin + 60, p.stack(line, relu, 103))
-    at_3 = {"net": 2 * 10, "relu": 2 * (10 + 5 + 5)}
     table = torchprof.by_line(p.trace(duration_ns=160))
-    assert figures(table, "self") == {"a.py:3": sum(at_3.values()), "a.py:10": 2 * 20, "a.py:1 main": 2 * 10 + 40}
+    assert figures(table, "self") == {
+        "a.py:3": 2 * (10 + 5 + 5),
+        "a.py:9 Net.forward": 2 * 10,
+        "a.py:10": 2 * 20,
+        "a.py:1 main": 2 * 10 + 40,
+    }
     assert "between its lines or calls" in str(table)
+
+
+class Called:
+    """``net(x)`` in line 2 of ``main``, from 0 to 100, and stacks of what may run in it."""
+
+    def __init__(self) -> None:
+        self.program = p = Program()
+        self.line = p.stack(-1, p.function("main", "/home/me/a.py", 1), 2)
+        self.between = p.stack(self.line, p.function("Module._call_impl", f"{TORCH}/nn/modules/module.py", 1779), 1789)
+        self.call = p.call(0, 100, self.line)
+
+    def inside(self, name: str, line: int, file: str = "/home/me/net.py", around: int | None = None) -> int:
+        p = self.program
+        return p.stack(self.between if around is None else around, p.function(name, file, line - line % 10), line)
+
+    def op(self, start: int, end: int, stack: int) -> None:
+        self.program.op("aten::exp", start, end, stack, module_call=self.call, flags=FORWARD)
+
+    def own(self, **options: bool) -> dict[str, Any]:
+        return figures(torchprof.by_line(self.program.trace(duration_ns=100), **options), "self")
+
+
+@pytest.mark.parametrize("libraries", [False, True])
+def test_python_at_the_edges_of_a_call_is_of_the_forward_that_it_ran(libraries: bool) -> None:
+    called = Called()
+    called.op(10, 20, called.inside("Net.forward", 41))
+    called.op(30, 40, called.inside("Net.forward", 41))
+    expected = {"net.py:40 Net.forward": 10 + 10 + 60, "net.py:41": 20}
+    assert called.own(libraries=libraries) == expected
+    assert figures(torchprof.by_line(called.program.trace(duration_ns=100)), "time") == {**expected, "a.py:2": 100}
+
+
+def test_a_forward_that_only_calls_others_has_the_time_after_the_last_one() -> None:
+    called = Called()
+    p, forward = called.program, called.inside("Net.forward", 41)
+    for start in (0, 20):  # for _ in range(2): x = self.layer(x); time.sleep(1)
+        child = p.call(start, start + 5, forward, parent=called.call)
+        inner = p.stack(
+            p.stack(forward, p.function("Module._call_impl", f"{TORCH}/nn/modules/module.py", 1779), 1789),
+            p.function("Layer.forward", "/home/me/net.py", 50),
+            51,
+        )
+        p.op("aten::exp", start, start + 5, inner, module_call=child, flags=FORWARD)
+    assert called.own() == {"net.py:40 Net.forward": 15 + 75, "net.py:51": 10}
+
+
+def test_a_forward_inside_decorators_and_functions_that_it_calls_is_found() -> None:
+    for decorator in ("/home/me/net.py", f"{TORCH}/utils/_contextlib.py"):
+        called = Called()
+        forward = called.inside("Net.forward", 41, around=called.inside("decorated", 11, decorator))
+        called.op(10, 20, called.inside("helper", 61, around=forward))
+        assert called.own() == {"net.py:40 Net.forward": 90, "net.py:61": 10}
+
+
+def test_python_at_an_edge_beside_a_hook_is_of_the_hook() -> None:
+    called = Called()
+    called.op(10, 20, called.inside("Net.forward", 41))
+    called.op(20, 30, called.inside("log", 71))
+    assert called.own() == {"net.py:40 Net.forward": 10, "net.py:41": 10, "net.py:71": 10, "net.py:70 log": 70}
+
+
+def test_beside_what_no_stack_is_known_of_it_is_of_the_only_function_in_the_call() -> None:
+    called = Called()
+    called.op(10, 20, called.inside("Net.forward", 41))
+    called.op(20, 30, -1)
+    assert called.own()["net.py:40 Net.forward"] == 10 + 70
+
+
+def test_python_at_the_edges_of_a_layer_of_a_library_is_of_the_line_that_called_it() -> None:
+    called = Called()
+    linear = f"{TORCH}/nn/modules/linear.py"
+    called.op(10, 20, called.inside("Linear.forward", 134, linear))
+    called.op(20, 30, called.inside("log", 71))
+    assert called.own() == {"a.py:2": 10 + 10, "net.py:71": 10, "net.py:70 log": 70}
+    assert called.own(libraries=True)["linear.py:130 Linear.forward"] == 10
+
+
+def test_a_call_in_which_nothing_was_recorded_is_of_the_line_that_made_it() -> None:
+    assert Called().own() == {"a.py:2": 100}
 
 
 def test_a_range_of_a_library_is_of_the_line_that_called_it() -> None:
@@ -428,3 +511,19 @@ def test_the_sums_of_an_aggregated_recording_have_lines() -> None:
     assert figures(table, "flops_self") == {"a.py:6": 40}
     assert figures(table, "allocated") == {"a.py:6": 32}
     str(table)
+
+
+@pytest.mark.parametrize("second", ["Net.forward", "Other.forward"])
+def test_sums_of_python_in_calls_are_of_the_forward_that_one_line_called(second: str) -> None:
+    p = Program()
+    line = p.stack(-1, p.function("main", "/home/me/a.py", 1), 2)
+    between = p.stack(line, p.function("Module._call_impl", f"{TORCH}/nn/modules/module.py", 1779), 1789)
+    p.rows["signatures"] = [{"name": p.string("aten::mm")}]
+    for name in ("Net.forward", second):
+        stack = p.stack(between, p.function(name, "/home/me/net.py", 40), 41)
+        p.add("op_totals", signature=0, count=1, time=20, self_time=20, phase=int(Phase.FORWARD), stack=stack)
+    p.add("call_totals", module=0, caller=-1, count=2, time=100, self_time=60, phase=int(Phase.FORWARD), stack=line)
+    p.add("steps", start=0, end=100, number=0)
+    own = figures(torchprof.by_line(p.trace(aggregate=True, duration_ns=100)), "self")
+    of_calls = "net.py:40 Net.forward" if second == "Net.forward" else "a.py:2"
+    assert own == {"net.py:41": 40, of_calls: 60}

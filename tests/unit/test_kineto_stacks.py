@@ -123,7 +123,7 @@ def test_flame_graphs_of_functions_add_up_to_the_time_of_those_of_modules(tmp_pa
         f"{main};<built-in method randn of type object>;aten::randn": 2_000,
         linear: 2_000,
         f"{linear};aten::addmm": 8_000,
-        inside: 20_000,
+        f"{inside};forward (net.py:30)": 20_000,
         f"{main};{step};aten::sum": 5_000,
         "backward;AddmmBackward0": 10_000,
     }
@@ -138,7 +138,7 @@ def test_flame_graphs_and_the_timeline_show_functions_of_the_user_where_no_line_
     linear = f"{main};{step};forward (net.py:30);aten::linear"
     assert dict(line.rsplit(" ", 1) for line in (tmp_path / "own").read_text().splitlines()) == {
         f"{main};aten::randn": "2000",
-        f"{main};{step}": "20000",
+        f"{main};{step};forward (net.py:30)": "20000",
         linear: "2000",
         f"{linear};aten::addmm": "8000",
         f"{main};{step};aten::sum": "5000",

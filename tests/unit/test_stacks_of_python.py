@@ -43,6 +43,7 @@ STACKS = [
 ]
 NO_MODULE = {"parent": -1, "module_call": -1, "sequence_nr": -1}
 MAIN, NET, NEXT = "main (train.py:30)", "Net.forward (net.py:12)", "Net.forward (net.py:13)"
+BETWEEN = "Net.forward (net.py:8)"  # where it begins: which line it was is not known
 CALLED, ITEM = "main (train.py:31)", "main (train.py:32)"
 
 
@@ -88,7 +89,7 @@ def folded(found: Trace, folder: Path, by: str = "time", **options: Any) -> dict
 
 def test_lines_take_the_place_of_modules_and_libraries_that_of_nobody(tmp_path: Path) -> None:
     assert folded(training_step(), tmp_path) == {
-        MAIN: 50 - 15 - 15,
+        f"{MAIN};{BETWEEN}": 50 - 15 - 15,
         f"{MAIN};{NET};aten::linear": 5,
         f"{MAIN};{NET};aten::linear;aten::addmm": 10,
         f"{MAIN};{NEXT};aten::mm": 15,
@@ -101,7 +102,7 @@ def test_lines_take_the_place_of_modules_and_libraries_that_of_nobody(tmp_path: 
 def test_libraries_are_shown_on_request(tmp_path: Path) -> None:
     torch = "Module._call_impl (module.py:1780)"
     assert folded(training_step(), tmp_path, libraries=True) == {
-        MAIN: 20,
+        f"{MAIN};{torch};{BETWEEN}": 20,
         f"{MAIN};{torch};{NET};<built-in linear>;aten::linear": 5,
         f"{MAIN};{torch};{NET};<built-in linear>;aten::linear;aten::addmm": 10,
         f"{MAIN};{torch};{NEXT};aten::mm": 15,

@@ -55,13 +55,13 @@ class PythonStacks:
             self.shown = np.where(counted[:-1] >= 0, counted[:-1], self.shown)
             self.above = np.where(counted[:-1] >= 0, counted[self.above], self.above)
 
-    def frames(self) -> list[Frame]:
-        """The frame of every row."""
+    def frames(self, *, lines: bool = True) -> list[Frame]:
+        """The frame of every row, at the line that was running, or without ``lines`` where its function begins."""
         found = python_frames(self._trace)
         files = short_files({frame.file for frame in found if frame.file is not None})
         frames = []
         for name, file, first_line, line in found:
-            at = first_line if line is None else line
+            at = first_line if line is None or not lines else line
             place = "" if file is None else files[file] if at is None else f"{files[file]}:{at}"
             frames.append(Frame(name, place, file, at))
         return frames

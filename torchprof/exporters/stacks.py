@@ -17,6 +17,7 @@ from torchprof.analysis.gpu.kernel_names import short_name
 from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.op_stacks import op_stacks
+from torchprof.analysis.lines.python_times import python_in_calls
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.memory.categories import phase_at
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
@@ -41,15 +42,16 @@ class _Places(NamedTuple):
     """What ops, module calls, kernels and blocks of memory are below.
 
     Attributes:
-        of_ops, of_calls, of_kernels, of_blocks: a number for each row.
+        of_ops, of_kernels, of_blocks: a number for each row.
         node: gives the node of such a number.
+        of_calls: gives such numbers and values, of values of every call.
     """
 
     of_ops: Values
-    of_calls: Values
     of_kernels: Values
     of_blocks: Values
     node: Callable[[int], int]
+    of_calls: Callable[[Values], tuple[Values, Values]]
 
 
 class Stacks:
@@ -111,8 +113,9 @@ class Stacks:
             nodes, values = self._block_nodes(trace, held, places, op_nodes)
         else:
             op_values, call_values = VALUES[by](trace)
+            of_calls, call_values = places.of_calls(call_values)
             calls = np.flatnonzero(call_values)
-            call_nodes = np.array([places.node(place) for place in places.of_calls[calls].tolist()], dtype=np.int64)
+            call_nodes = np.array([places.node(place) for place in of_calls[calls].tolist()], dtype=np.int64)
             nodes, values = np.append(op_nodes, call_nodes), np.append(op_values, call_values[calls])
         self.values = np.zeros(len(self._frame), dtype=np.int64)
         np.add.at(self.values, nodes, values)
@@ -162,28 +165,36 @@ class Stacks:
                 known[key] = found
             return found
 
-        calls = trace.module_calls
+        of_calls = np.arange(len(trace.module_calls)) * PHASES + phases_of_calls(trace.module_calls)
         return _Places(
             trace.ops["module_call"].astype(np.int64) * PHASES + phases(trace.ops),
-            np.arange(len(calls)) * PHASES + phases_of_calls(calls),
             trace.kernels["module_call"].astype(np.int64) * PHASES + _phases_of_kernels(trace),
             trace.allocations["module_call"].astype(np.int64) * PHASES + _phases_of_blocks(trace),
             node_of_call,
+            lambda values: (of_calls, values),
         )
 
     def _functions(self, trace: Trace, libraries: bool, backward_at_call: bool) -> _Places:
-        """Rows of the stacks of Python; where there is none, the phase below all rows: ``-1 - phase``."""
+        """Rows of the stacks of Python; the functions of these, of which no line is known, behind all rows, in their order.
+
+        Where there is none, the phase below all rows: ``-1 - phase``.
+        """
         python = PythonStacks(trace, libraries)
-        frames, above = python.frames(), python.above.tolist()
+        frames, above, count = python.frames(), python.above.tolist(), len(trace.stacks)
         nodes: dict[int, int] = {}
 
         def node_of_stack(row: int) -> int:
             if row < 0 and row not in nodes:
                 nodes[row] = self._node(-1, self._frame_index(Frame(Phase(-1 - row).name.lower())))
+            elif row >= count and row not in nodes:
+                around = above[row - count]
+                nodes[row] = self._node(nodes[around] if around >= 0 else -1, self._frame_index(functions[row - count]))
             return nodes[row]
 
         for row in np.unique(python.shown).tolist():  # callers come first
             nodes[row] = self._node(nodes[above[row]] if above[row] >= 0 else -1, self._frame_index(frames[row]))
+
+        functions = python.frames(lines=False)
 
         def places(stack: Values, phase: Values) -> Values:
             return np.where(stack >= 0, np.append(python.shown, -1)[stack], -1 - phase)
@@ -191,14 +202,22 @@ class Stacks:
         stacks = op_stacks(trace)
         counted = counted_rows(trace, libraries)
         of_ops = np.where(stacks.own >= 0, stacks.own, stacks.called) if backward_at_call else stacks.attributed(counted)
+
+        def of_calls(values: Values) -> tuple[Values, Values]:
+            if not values.any():
+                return values[:0], values[:0]
+            pieces = python_in_calls(trace, stacks, counted, values)
+            place = places(pieces.stack, pieces.phase)
+            return np.where((place >= 0) & ~pieces.line_known, place + count, place), pieces.time
+
         calls = np.append(trace.call_stacks.astype(np.int64), -1)
         own, call = trace.allocation_stacks.astype(np.int64), trace.allocations["module_call"]
         return _Places(
             places(of_ops, phases(trace.ops).astype(np.int64)),
-            places(calls[:-1], phases_of_calls(trace.module_calls)),
             places(calls[trace.kernels["module_call"]], _phases_of_kernels(trace)),
             places(np.where(own >= 0, own, calls[call]), _phases_of_blocks(trace)),
             node_of_stack,
+            of_calls,
         )
 
     def _op_nodes(self, trace: Trace, places: _Places) -> Values:

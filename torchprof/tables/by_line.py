@@ -42,8 +42,9 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
     was running in the innermost function of the user's own: what libraries do (PyTorch, transformers, Python's own, and all
     else that is installed) is of the line that called them. Backward is of the line that it differentiates, but for what Python
     runs inside it, such as ``Function.backward``. Python between two ops is of the line that was not left in between, such as
-    that of the module call around; where none is known, it is of the function that both ran in, in a row of its own. ``time``
-    has what ran in functions that the line called, too. What no line is known of is *unknown*.
+    that of the optimizer's step; where none is known, it is of the function that both ran in, in a row of its own, and before
+    the first op of a module call and after its last one it is of ``forward``. ``time`` has what ran in functions that the line
+    called, too; ``calls`` counts ops that Python called there. What no line is known of is *unknown*.
 
     Args:
         trace: with stacks, of ``torchprof.profile(stacks=True)``. Files of ``torch.profiler`` have them that were recorded with
@@ -76,7 +77,8 @@ def by_function(trace: Trace, *, libraries: bool = False, backward_at_call: bool
     """What every function of the program cost per step, most self time first, like `by_line`.
 
     ``self`` is the time of its own lines and of the libraries that they called, and adds up; ``time`` has what ran in functions
-    that it called as well, and of these the backward passes. A function that calls itself counts once.
+    that it called as well, and of these the backward passes. A function that calls itself counts once. ``calls`` counts ops
+    here too, and not calls of the function.
 
     Args:
         trace, libraries, backward_at_call: as for `by_line`.

@@ -190,7 +190,12 @@ _COLUMNS: Final = (
         Quantity(_short_place, left=True),
         "the file and the line of its class, with folders in the rows; empty where it has none",
     ),
-    Column("calls", "Calls", COUNT, "how often it was called; of a line, ops that it called; in several steps, per step"),
+    Column(
+        "calls",
+        "Calls",
+        COUNT,
+        "how often it was called; of a line or function, ops that Python called in it; in several steps, per step",
+    ),
     Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
     Column("params", "Params", COUNT, "elements of its own parameters"),
     Column(

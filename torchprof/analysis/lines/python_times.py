@@ -10,7 +10,8 @@ The innermost function in both is that of ``net.py``: the time is of it. Its lin
     in a module call, the line that made the call; in a range, the line that called the function which opened it
     in a function of a library that went on to a later line, the line that called it
 
-Two ops of one line say nothing of it: a loop may have gone around in between.
+Two ops of one line say nothing of it: a loop may have gone around in between. What is before the first op of a module call, or
+after its last one, is of the function that the call ran, if that is known and counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.groups import Groups
+from torchprof.analysis.lines.called_functions import called_functions
+from torchprof.analysis.lines.common_stacks import common_stacks
 from torchprof.analysis.lines.op_stacks import RUN, OpStacks
 from torchprof.analysis.lines.other_threads import Meanwhile, in_steps
 from torchprof.analysis.spans import closed_ends
@@ -30,7 +32,7 @@ from torchprof.analysis.time.self_times import calls_around
 from torchprof.trace.schema import SCOPE_USER, Phase, Rows, phases, phases_of_calls
 from torchprof.trace.trace import Trace
 
-__all__ = ["PythonTimes", "python_times"]
+__all__ = ["PythonTimes", "python_in_calls", "python_times"]
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -110,6 +112,16 @@ class _Holders(NamedTuple):
     waits: Flags
 
 
+class _Pieces(NamedTuple):
+    """Time between two stacks. ``sure`` is the innermost one whose line was running meanwhile; -1: none."""
+
+    before: Ints
+    after: Ints
+    sure: Ints
+    phase: Ints
+    time: Ints
+
+
 def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, call_self: Ints) -> PythonTimes:
     """The times of Python of a trace that has stacks, and single ops and calls.
 
@@ -128,22 +140,47 @@ def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, c
     ranges = np.flatnonzero(ops["scope"] == SCOPE_USER)
     phase = phases(ops).astype(np.int64)
     waits = np.isin(phase, WAITS) & (ops["thread"] == main)
-    never = np.zeros(len(calls), dtype=np.bool_)
-    every = np.arange(len(calls))
-    of_calls = _Holders(every, calls["start"], call_ends, call_stacks, call_stacks, call_self, phases_of_calls(calls), never)
     sure = _not_left(trace, stacks.own, ranges)
     of_ranges = _Holders(ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits)
-    for kind, holders in ((CALL, of_calls), (RANGE, of_ranges)):
-        in_step = step_of(holders.start, trace, active) >= 0
-        for around, before, after, time in _inside(spans.take(spans.kind == kind), holders, meanwhile):
-            left = np.flatnonzero(in_step[around] & (time != 0))
-            at = around[left]
-            pieces.append((before[left], after[left], holders.sure[at], holders.phase[at], time[left]))
-    before, after, sure, of_phase, time = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-    stack, goes_on = _common(trace, before, after)
+    in_step = [step_of(rows["start"], trace, active) >= 0 for rows in (calls, ops)]
+    pieces += _in_calls(trace, counted, spans, call_ends, call_self, in_step[0])
+    pieces += _pieces(of_ranges, _inside(spans.take(spans.kind == RANGE), of_ranges, meanwhile), in_step[1])
+    return _found(trace, counted, pieces)
+
+
+def python_in_calls(trace: Trace, stacks: OpStacks, counted: Ints, call_self: Ints) -> PythonTimes:
+    """Those in module calls, in steps that are active or not: they add up to ``call_self``. Arguments: as `python_times`."""
+    op_ends, call_ends = closed_ends(trace, trace.ops), closed_ends(trace, trace.module_calls)
+    spans = _spans(trace, stacks.own, trace.call_stacks.astype(np.int64), op_ends, call_ends)
+    every = np.ones(len(trace.module_calls), dtype=np.bool_)
+    return _found(trace, counted, _in_calls(trace, counted, spans, call_ends, call_self, every))
+
+
+def _in_calls(trace: Trace, counted: Ints, spans: _Spans, ends: Ints, own: Ints, wanted: Flags) -> list[_Pieces]:
+    calls, stacks = trace.module_calls, trace.call_stacks.astype(np.int64)
+    never = np.zeros(len(calls), dtype=np.bool_)
+    holders = _Holders(np.arange(len(calls)), calls["start"], ends, stacks, stacks, own, phases_of_calls(calls), never)
+    inside = spans.take(spans.kind == CALL)
+    functions = called_functions(trace, counted, inside.around, stacks[inside.around], inside.stack)
+    return _pieces(holders, _inside(inside, holders, None, functions), wanted)
+
+
+def _pieces(holders: _Holders, inside: list[tuple[Ints, Ints, Ints, Ints]], wanted: Flags) -> list[_Pieces]:
+    """Those of the holders that are wanted."""
+    pieces = []
+    for around, before, after, time in inside:
+        left = np.flatnonzero(wanted[around] & (time != 0))
+        at = around[left]
+        pieces.append(_Pieces(before[left], after[left], holders.sure[at], holders.phase[at], time[left]))
+    return pieces
+
+
+def _found(trace: Trace, counted: Ints, pieces: list[_Pieces]) -> PythonTimes:
+    before, after, sure, phase, time = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
+    stack, goes_on = common_stacks(trace, before, after)
     shown = np.append(counted, -1)[stack]
     line_known = (np.where(shown >= 0, shown, stack) <= sure) | (goes_on & (shown >= 0) & (shown != stack))
-    return PythonTimes(stack, line_known, of_phase, time)
+    return PythonTimes(stack, line_known, phase, time)
 
 
 def _not_left(trace: Trace, own: Ints, ranges: Ints) -> Ints:
@@ -194,19 +231,31 @@ def _between(spans: _Spans) -> _Gaps:
     return _Gaps(spans.around[until], spans.end[since], end, spans.stack[since], spans.stack[until], phase)
 
 
-def _inside(spans: _Spans, holders: _Holders, meanwhile: Meanwhile) -> list[tuple[Ints, Ints, Ints, Ints]]:
-    """The row of the call or range, the stacks before and after, and nanoseconds."""
+def _inside(
+    spans: _Spans, holders: _Holders, meanwhile: Meanwhile | None, functions: Ints | None = None
+) -> list[tuple[Ints, Ints, Ints, Ints]]:
+    """The row of the call or range, the stacks before and after, and nanoseconds.
+
+    Args:
+        functions: for each of the spans, the stack whose function ran before it, if it is the first in its call, and after it,
+            if it is the last; -1 and None: not known.
+    """
     changes = spans.around[1:] != spans.around[:-1]
     first, last = (np.flatnonzero(edge) for edge in (np.append(True, changes), np.append(changes, True)))
     if not len(spans.around):
         first = last = first[:0]
     stack = holders.stack
     begins, ends = spans.take(first), spans.take(last)
+    ran = np.full(len(spans.around), -1) if functions is None else functions
+    (begin, inner_begin), (end, inner_end) = (
+        (np.where(ran[at] >= 0, ran[at], stack[spans.around[at]]), np.where(ran[at] >= 0, ran[at], spans.stack[at]))
+        for at in (first, last)
+    )
     none = np.full(len(first), -1)
     parts = (
         _between(spans),
-        _Gaps(begins.around, holders.start[begins.around], begins.start, stack[begins.around], begins.stack, none),
-        _Gaps(ends.around, ends.end, np.maximum(ends.end, holders.end[ends.around]), ends.stack, stack[ends.around], none),
+        _Gaps(begins.around, holders.start[begins.around], begins.start, begin, inner_begin, none),
+        _Gaps(ends.around, ends.end, np.maximum(ends.end, holders.end[ends.around]), inner_end, end, none),
     )
     gaps = _Gaps(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     time = gaps.end - gaps.start
@@ -215,25 +264,25 @@ def _inside(spans: _Spans, holders: _Holders, meanwhile: Meanwhile) -> list[tupl
     nests = (found == holders.own)[gaps.around] & (time >= 0)
     rest = holders.own.copy()
     np.subtract.at(rest, gaps.around[nests], time[nests])
-    others = np.where(holders.waits[gaps.around], meanwhile.between(gaps.start, gaps.end), 0)
-    time = np.where(nests, time - others, 0)
+    if meanwhile is not None:
+        time = time - np.where(holders.waits[gaps.around], meanwhile.between(gaps.start, gaps.end), 0)
+    time = np.where(nests, time, 0)
     before, after = (np.where(side >= 0, side, stack[gaps.around]) for side in (gaps.before, gaps.after))
     rows = holders.rows
-    empty = np.isin(rows, spans.around, invert=True) & holders.waits[rows]
-    left = rest[rows] - np.where(empty, np.minimum(meanwhile.between(holders.start[rows], holders.end[rows]), rest[rows]), 0)
+    left = rest[rows]
+    if meanwhile is not None:
+        empty = np.isin(rows, spans.around, invert=True) & holders.waits[rows]
+        left = left - np.where(empty, np.minimum(meanwhile.between(holders.start[rows], holders.end[rows]), left), 0)
     return [(gaps.around, before, after, time), (rows, stack[rows], stack[rows], left)]
 
 
-def _outside(trace: Trace, spans: _Spans, meanwhile: Meanwhile, active: Rows) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """The stacks before and after, the one that is sure (none), the phase, and nanoseconds in active steps.
-
-    Of time outside of all calls and ranges.
-    """
+def _outside(trace: Trace, spans: _Spans, meanwhile: Meanwhile, active: Rows) -> _Pieces:
+    """Time outside of all calls and ranges, in active steps."""
     gaps = _between(spans)
     start, end = (in_steps(trace, active, side) for side in (gaps.start, gaps.end))
     time = np.maximum(0, end - start - meanwhile.between(gaps.start, gaps.end, trace, active))
     phase = np.where(gaps.phase == Phase.BACKWARD, gaps.phase, int(Phase.OTHER))
-    return gaps.before, gaps.after, np.full(len(time), -1), phase, time
+    return _Pieces(gaps.before, gaps.after, np.full(len(time), -1), phase, time)
 
 
 def _main_thread(trace: Trace, op_stacks: Ints) -> int:
@@ -241,29 +290,3 @@ def _main_thread(trace: Trace, op_stacks: Ints) -> int:
     known = trace.ops["thread"][op_stacks >= 0], trace.module_calls["thread"][trace.call_stacks >= 0]
     counts = np.bincount(np.concatenate(known), minlength=1)
     return int(counts.argmax())
-
-
-def _common(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Flags]:
-    """The innermost function that is in both of two stacks, and whether it went on to a later line from one to the other."""
-    pairs = Groups.by([before, after])
-    parent, function = (np.append(trace.stacks[name].astype(np.int64), -1) for name in ("parent", "function"))
-    activation = Groups.by([parent, function]).of  # rows that differ by line alone are the same
-    depth = _depths(parent[:-1])
-    a, b = before[pairs.first], after[pairs.first]
-    while True:
-        differ = (a >= 0) & (b >= 0) & (activation[a] != activation[b])
-        if not differ.any():
-            break
-        up_a, up_b = differ & (depth[a] >= depth[b]), differ & (depth[b] >= depth[a])
-        a, b = np.where(up_a, parent[a], a), np.where(up_b, parent[b], b)
-    found = np.where(b >= 0, a, -1)
-    line = np.append(trace.stacks["line"].astype(np.int64), -1)
-    return found[pairs.of], (line[a] < line[b])[pairs.of]
-
-
-def _depths(parent: Ints) -> Ints:
-    """How many rows are around each; one more value, -1, of none."""
-    found: list[int] = []
-    for above in parent.tolist():
-        found.append(found[above] + 1 if above >= 0 else 0)
-    return np.array([*found, -1], dtype=np.int64)

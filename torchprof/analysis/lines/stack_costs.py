@@ -16,6 +16,7 @@ from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.gpu.kernels import kernel_steps, kernel_times
 from torchprof.analysis.gpu.waits import waiting_calls
 from torchprof.analysis.groups import Groups
+from torchprof.analysis.lines.called_functions import called_forward
 from torchprof.analysis.lines.memory_costs import memory_costs
 from torchprof.analysis.lines.op_stacks import OpStacks, op_stacks
 from torchprof.analysis.lines.python_times import python_times
@@ -103,9 +104,10 @@ def stack_costs(trace: Trace, libraries: bool, at_call: bool) -> StackCosts:
             where it is a library that runs it.
         at_call: whether backward is of the line that called it, and not of the lines that it differentiates.
     """
+    counted = counted_rows(trace, libraries)
     if is_aggregated(trace):
-        return _of_totals(trace)
-    stacks, counted = op_stacks(trace), counted_rows(trace, libraries)
+        return _of_totals(trace, counted)
+    stacks = op_stacks(trace)
     op_stack = np.where(stacks.own >= 0, stacks.own, stacks.called) if at_call else stacks.attributed(counted)
     return _of_rows(trace, stacks, counted, op_stack)
 
@@ -194,13 +196,15 @@ def _names(trace: Trace, row: Ints, unknown: Flags) -> dict[int, frozenset[str]]
     return {at: frozenset(names) for at, names in found.items()}
 
 
-def _of_totals(trace: Trace) -> StackCosts:
+def _of_totals(trace: Trace, counted: Ints) -> StackCosts:
     """The sums of an aggregated trace: of ops and, as far as they are known, of the Python in module calls."""
     rows, calls, totals = trace.op_totals, trace.call_totals, step_totals(trace)
     known = _Stacks()
     known.add(np.full(1, -1))
-    known.add(rows["stack"].astype(np.int64))
-    known.add(calls["stack"].astype(np.int64))
+    op_stack, call_stack = (table["stack"].astype(np.int64) for table in (rows, calls))
+    forward = called_forward(trace, counted, call_stack, np.append(op_stack, call_stack))
+    known.add(op_stack)
+    known.add(np.where(forward >= 0, forward, call_stack), None, forward < 0)
     (stack, called, line_known), ((unknown,), row, call) = known.numbered()
     count = len(stack)
     times = np.zeros(count * PHASES)

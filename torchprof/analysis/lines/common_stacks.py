@@ -1,0 +1,40 @@
+"""What two stacks of Python have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from torchprof.analysis.groups import Groups
+from torchprof.trace.trace import Trace
+
+__all__ = ["common_stacks"]
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def common_stacks(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Flags]:
+    """The innermost function that is in both of two stacks, and whether it went on to a later line from one to the other."""
+    pairs = Groups.by([before, after])
+    parent, function = (np.append(trace.stacks[name].astype(np.int64), -1) for name in ("parent", "function"))
+    activation = Groups.by([parent, function]).of  # rows that differ by line alone are the same
+    depth = _depths(parent[:-1])
+    a, b = before[pairs.first], after[pairs.first]
+    while True:
+        differ = (a >= 0) & (b >= 0) & (activation[a] != activation[b])
+        if not differ.any():
+            break
+        up_a, up_b = differ & (depth[a] >= depth[b]), differ & (depth[b] >= depth[a])
+        a, b = np.where(up_a, parent[a], a), np.where(up_b, parent[b], b)
+    found = np.where(b >= 0, a, -1)
+    line = np.append(trace.stacks["line"].astype(np.int64), -1)
+    return found[pairs.of], (line[a] < line[b])[pairs.of]
+
+
+def _depths(parent: Ints) -> Ints:
+    """How many rows are around each; one more value, -1, of none."""
+    found: list[int] = []
+    for above in parent.tolist():
+        found.append(found[above] + 1 if above >= 0 else 0)
+    return np.array([*found, -1], dtype=np.int64)

@@ -77,6 +77,18 @@ def test_flex_attention_makes_all_scores_unless_it_is_compiled(make: type[nn.Mod
     assert compiled.count(LOG_SUM_EXP) >= 1
 
 
+@pytest.mark.parametrize(("compiled", "noted"), [(False, True), (True, False)])
+def test_what_the_program_compiles_of_it_itself_is_noted(compiled: bool, noted: bool) -> None:
+    compiled_function = torch.compile(flex_attention)
+
+    class Compiled(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            return compiled_function(q, q, q)  # type: ignore[return-value]
+
+    found = torchprof.estimate(Compiled(), torch.empty(1, 2, 256, 64), step=forward_of, capacity="A100-80GB", compile=compiled)
+    assert any("as it is written it makes all scores" in note for note in found.notes) is noted
+
+
 def test_what_a_score_function_takes_from_around_it_has_a_gradient() -> None:
     for choice in (False, True):
         torch._dynamo.reset()

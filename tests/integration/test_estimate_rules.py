@@ -179,6 +179,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "grouped_mm": lambda: blocks(of(grouped, (256, 64))),
     "index_copies": lambda: blocks(of(lambda x: x[torch.zeros(8, dtype=torch.long)])),
     "flex_attention_of_cuda": lambda: blocks(of(lambda x: flex_attention(x, x, x), (1, 1, 128, 64))),
+    "flex_attention_as_written": lambda: of(lambda x: flex_attention(x, x, x), (1, 1, 128, 64)).notes,
     "inductor_without_bfloat16": lambda: (
         torchprof.estimate(
             nn.Linear(64, 64).bfloat16(), torch.empty(8, 64, dtype=torch.bfloat16), compile=True, capacity="T4", steps=1

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.callers import in_graph, replaced
+from torchprof.estimation.fake.callers import in_graph, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import HIGHER_ORDER
+from torchprof.trace.trace import Trace
 
 
 class _OnCuda:
@@ -22,6 +23,7 @@ class _OnCuda:
 
 
 ON_CUDA: Final = _OnCuda()
+NAME: Final = "flex_attention"
 
 
 @rule(
@@ -45,6 +47,7 @@ def flex_attention_of_cuda(target: Target) -> Iterator[None]:
     @wraps(apply_options)
     def apply_kernel_options(query: Any, key: Any, value: Any, *args: Any) -> Any:
         if in_graph():
+            remark(NAME)
             query = key = value = ON_CUDA
         return apply_options(query, key, value, *args)
 
@@ -52,3 +55,15 @@ def flex_attention_of_cuda(target: Target) -> Iterator[None]:
         stack.enter_context(replaced(module, "_validate_device", validate_device))
         stack.enter_context(replaced(module, "_apply_kernel_options", apply_kernel_options))
         yield
+
+
+@rule(
+    Kind.NOTE,
+    on="cuda",
+    when="the program calls flex_attention, and compile=True is not given: also torch.compile(flex_attention) runs as written",
+    source="math_attention in torch/_higher_order_ops/flex_attention.py makes all scores, the kernel of Inductor none",
+)
+def flex_attention_as_written(trace: Trace, target: Target) -> str | None:
+    if target.compiled or NAME not in remarked():
+        return None
+    return "what torch.compile(flex_attention) saves: as it is written it makes all scores; compile=True predicts compiled code"

@@ -30,7 +30,7 @@ inline pybind11::object untracked(pybind11::object made) {
 
 inline void check_fields(const pybind11::type& type, size_t expected) {
   if (pybind11::len(type.attr("_fields")) != expected) {
-    throw pybind11::type_error(pybind11::str(type).cast<std::string>() + " has other fields than csrc/bindings fills in");
+    throw pybind11::type_error(std::string(pybind11::repr(type)) + " has other fields than csrc/bindings fills in");
   }
 }
 

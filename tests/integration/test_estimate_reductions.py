@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import torchprof
-from torchprof.estimation import gpus
+from torchprof.allocator import gpus
 from torchprof.estimation.rules.reduced_dimensions import ReducedDimensions
 
 Reduce = Callable[[Tensor], Any]

@@ -56,6 +56,18 @@ struct Latest {
 #endif
 thread_local constinit Latest latest;
 
+// That of the thread that Python began with, which lasts as long as the process: the oldest one.
+std::atomic<const PyThreadState*> oldest_state{nullptr};
+
+const PyThreadState* find_oldest_state() {
+  const PyThreadState* oldest = nullptr;
+  for (PyThreadState* state = PyInterpreterState_ThreadHead(PyInterpreterState_Main()); state != nullptr;
+       state = PyThreadState_Next(state)) {
+    oldest = state;
+  }
+  return oldest;
+}
+
 // Whether the process began with this thread.
 bool is_first_thread() {
 #if defined(__linux__)
@@ -110,8 +122,11 @@ const InterpreterFrame* look_up_innermost_frame(ThreadLog& log) {
   CallTree& tree = *log.tree;
   if (!tree.is_thread_known) {
     tree.is_thread_known = true;
-    // The state of another thread may end before it, and it gets a new one when it runs Python again.
-    tree.lasting_thread = is_first_thread() ? PyGILState_GetThisThreadState() : nullptr;
+    // The state of another thread may end before it, and it gets a new one when it runs Python again. So may that of the first
+    // thread of a program which Python is only a part of.
+    const PyThreadState* const state = PyGILState_GetThisThreadState();
+    const bool lasts = is_first_thread() && state == oldest_state.load(std::memory_order_relaxed);
+    tree.lasting_thread = lasts ? state : nullptr;
   }
   return python::innermost_frame();
 }
@@ -122,6 +137,7 @@ StackObserver::StackObserver(StacksRead how) {
     PyCode_Type.tp_dealloc = observed_dealloc;
     is_called = true;
   }
+  oldest_state.store(find_oldest_state(), std::memory_order_relaxed);
   detail::asks_python.store(how == StacksRead::kByApi, std::memory_order_relaxed);
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torchprof
+from torchprof.analysis.python_frames import Frame
 
 MAIN, AUTOGRAD, PROCESS = 100, 101, 100
 """Threads of the host, and their process; the main thread has the number of the process."""
@@ -102,3 +103,8 @@ def read(folder: Path, *events: Event, **rest: Any) -> torchprof.Trace:
 def names(trace: torchprof.Trace) -> list[str]:
     """The name of every op."""
     return [trace.strings[name] for name in trace.op_names]
+
+
+def function_name(frame: Frame) -> str:
+    """As torch.profiler writes it: ``train.py(12): step``, with the line where the function begins."""
+    return frame.name if frame.file is None else f"{frame.file}({frame.first_line}): {frame.name}"

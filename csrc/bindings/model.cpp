@@ -52,8 +52,9 @@ class Describe {
   static constexpr size_t kFields = 12;  // of a ModuleInfo, without `attributes`
 
  public:
-  // read_class: type -> (name, container, whether its modules are special, where it is defined or None). read_module: (path, module) -> (name of its class, opaque,
-  // parameters, buffers), for special modules: those of such a class, and those that have one of these attributes of their own.
+  // read_class: type -> (name, container, whether its modules are special, where it is defined or None). read_module: (path, module)
+  // -> (name of its class, opaque, parameters, buffers), for special modules: those of such a class, and those that have one of these
+  // attributes of their own.
   // read_tensor: (name, tensor, owner) -> TensorInfo, for tensors that are not plain. attributes: the further fields of a ModuleInfo,
   // which are attributes of the module; None where it has none of its own, or not a plain one.
   Describe(const py::type& module_info, const py::type& tensor_info, py::function read_class, py::function read_module,

@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kineto_files import AUTOGRAD, MAIN, Event, document, function, kernel, launch, module, names, op, read, user_range
+from kineto_files import (
+    AUTOGRAD,
+    MAIN,
+    Event,
+    document,
+    function,
+    function_name,
+    kernel,
+    launch,
+    module,
+    names,
+    op,
+    read,
+    user_range,
+)
 
 import torchprof
 from torchprof.analysis.python_frames import python_frames
@@ -40,7 +54,7 @@ def stack_of(trace: torchprof.Trace, row: int) -> list[str]:
     """The functions of a row of stacks, outermost first."""
     frames, found = python_frames(trace), []
     while row >= 0:
-        found.append(frames[row].text)
+        found.append(function_name(frames[row]))
         row = int(trace.stacks["parent"][row])
     return found[::-1]
 

@@ -24,12 +24,6 @@ class Frame(NamedTuple):
     first_line: int | None
     line: int | None
 
-    @property
-    def text(self) -> str:
-        """``train.py(12): step``, with the line that was running or, where that is not known, the first one."""
-        line = self.first_line if self.line is None else self.line
-        return self.name if self.file is None else f"{self.file}({'?' if line is None else line}): {self.name}"
-
 
 def python_frames(trace: Trace) -> list[Frame]:
     """The frame of every row of ``trace.stacks``."""

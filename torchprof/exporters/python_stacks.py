@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.lines.file_names import short_files
+from torchprof.analysis.lines.file_names import place_text, short_files
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.python_frames import python_frames
 from torchprof.trace.trace import Trace
@@ -62,6 +62,5 @@ class PythonStacks:
         frames = []
         for name, file, first_line, line in found:
             at = first_line if line is None or not lines else line
-            place = "" if file is None else files[file] if at is None else f"{files[file]}:{at}"
-            frames.append(Frame(name, place, file, at))
+            frames.append(Frame(name, place_text(files, file, at), file, at))
         return frames

@@ -58,13 +58,7 @@ def by_line(trace: Trace, *, libraries: bool = False, backward_at_call: bool = F
     Example:
         >>> print(torchprof.by_line(prof.trace).head(20))
     """
-    check_stacks(trace)
-    records = place_records(
-        trace,
-        functions=False,
-        libraries=check_flag("libraries", libraries),
-        at_call=check_flag("backward_at_call", backward_at_call),
-    )
+    records = _records(trace, False, libraries, backward_at_call)
     has_lines = any(record["line"] is not None for record in records)
     if has_lines:
         for record in records:
@@ -89,14 +83,13 @@ def by_function(trace: Trace, *, libraries: bool = False, backward_at_call: bool
     Example:
         >>> print(torchprof.by_function(prof.trace).sort("time").head(10))
     """
+    return _table(trace, "Function", _records(trace, True, libraries, backward_at_call), "flops", libraries, [])
+
+
+def _records(trace: Trace, functions: bool, libraries: bool, backward_at_call: bool) -> list[Record]:
     check_stacks(trace)
-    records = place_records(
-        trace,
-        functions=True,
-        libraries=check_flag("libraries", libraries),
-        at_call=check_flag("backward_at_call", backward_at_call),
-    )
-    return _table(trace, "Function", records, "flops", libraries, [])
+    flags = check_flag("libraries", libraries), check_flag("backward_at_call", backward_at_call)
+    return place_records(trace, functions=functions, libraries=flags[0], at_call=flags[1])
 
 
 def check_stacks(trace: Trace) -> None:

@@ -77,7 +77,7 @@ def read(path: AnyPath) -> dict[str, Any]:
     with opened(path) as file:  # what is wrong with the path itself is an OSError
         begins = file.read(len(ZIP))
     try:
-        if begins != ZIP[: len(begins)]:  # numpy takes any other file for a pickle, and recommends to load it as one
+        if begins != ZIP[: len(begins)]:  # a zip archive may stand at the end of any other file
             raise TraceFileError(f"{shown}: not a torchprof trace")
         return _read(shown)
     except TraceFileError:

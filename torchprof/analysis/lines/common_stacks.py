@@ -11,11 +11,13 @@ from torchprof.trace.trace import Trace
 __all__ = ["common_stacks"]
 
 Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
-def common_stacks(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Flags]:
-    """The innermost function that is in both of two stacks, and whether it went on to a later line from one to the other."""
+def common_stacks(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Ints]:
+    """The innermost function that is in both of two stacks, called by the same lines: its row in either; -1: there is none.
+
+    The two rows differ by the line that was running.
+    """
     pairs = Groups.by([before, after])
     parent, function = (np.append(trace.stacks[name].astype(np.int64), -1) for name in ("parent", "function"))
     activation = Groups.by([parent, function]).of  # rows that differ by line alone are the same
@@ -27,9 +29,8 @@ def common_stacks(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Flags]
             break
         up_a, up_b = differ & (depth[a] >= depth[b]), differ & (depth[b] >= depth[a])
         a, b = np.where(up_a, parent[a], a), np.where(up_b, parent[b], b)
-    found = np.where(b >= 0, a, -1)
-    line = np.append(trace.stacks["line"].astype(np.int64), -1)
-    return found[pairs.of], (line[a] < line[b])[pairs.of]
+    none = (a < 0) | (b < 0)
+    return np.where(none, -1, a)[pairs.of], np.where(none, -1, b)[pairs.of]
 
 
 def _depths(parent: Ints) -> Ints:

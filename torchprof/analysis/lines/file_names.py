@@ -1,10 +1,10 @@
-"""Short names of files: as much of the end of a path as tells it from the others."""
+"""Short names of files, as much of the end of a path as tells it from the others, and of places in them."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-__all__ = ["short_files"]
+__all__ = ["place_text", "short_files"]
 
 
 def short_files(files: set[str]) -> dict[str, str]:
@@ -21,3 +21,10 @@ def short_files(files: set[str]) -> dict[str, str]:
         left = [file for file in left if file not in found]
         size += 1
     return found
+
+
+def place_text(files: dict[str, str], file: str | None, line: int | None) -> str:
+    """``net.py:12``, with the short name of a file: without what is not known."""
+    if file is None:
+        return ""
+    return files[file] if line is None else f"{files[file]}:{line}"

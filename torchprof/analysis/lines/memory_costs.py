@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.device_names import on_device
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.leaks import grown_places, why_unknown
+from torchprof.analysis.memory.on_device import rows_on
 from torchprof.analysis.memory.steps import held_at_ends, memory_is_known
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import Rows
@@ -63,7 +63,7 @@ def memory_costs(trace: Trace) -> MemoryCosts | None:
         account = MemoryAccount.of(trace)
     except ArgumentError:  # it says why: the trace has no single allocations
         return None
-    rows = np.flatnonzero(on_device(trace, trace.allocations, account.device))
+    rows = rows_on(trace, account.device)
     saved = account.saved if account.saved_unknown is None else None
     steps = trace.steps if why_unknown(trace) is None else None
     return MemoryCosts(account.device, steps, rows, account.allocations, account.held_at_peak, saved)

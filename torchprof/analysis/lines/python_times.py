@@ -177,7 +177,9 @@ def _pieces(holders: _Holders, inside: list[tuple[Ints, Ints, Ints, Ints]], want
 
 def _found(trace: Trace, counted: Ints, pieces: list[_Pieces]) -> PythonTimes:
     before, after, sure, phase, time = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-    stack, goes_on = common_stacks(trace, before, after)
+    stack, later = common_stacks(trace, before, after)
+    line = np.append(trace.stacks["line"].astype(np.int64), -1)
+    goes_on = line[stack] < line[later]
     shown = np.append(counted, -1)[stack]
     line_known = (np.where(shown >= 0, shown, stack) <= sure) | (goes_on & (shown >= 0) & (shown != stack))
     return PythonTimes(stack, line_known, phase, time)

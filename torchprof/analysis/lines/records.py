@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.lines.file_names import short_files
+from torchprof.analysis.lines.file_names import place_text, short_files
 from torchprof.analysis.lines.places import Place, Places, places_of
 from torchprof.analysis.lines.stack_costs import StackCosts, stack_costs
 from torchprof.analysis.model.flops import at_least, counts_flops
@@ -105,6 +105,5 @@ def _name(place: Place, files: dict[str, str]) -> str:
     if place.file is None:
         return place.function or UNKNOWN
     if place.line is not None:
-        return f"{files[place.file]}:{place.line}"
-    first = f":{place.first_line}" if place.first_line is not None else ""
-    return f"{files[place.file]}{first} {place.function}"
+        return place_text(files, place.file, place.line)
+    return f"{place_text(files, place.file, place.first_line)} {place.function}"

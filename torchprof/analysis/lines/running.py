@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.lines.common_stacks import common_stacks
 from torchprof.analysis.lines.op_stacks import op_stacks
 from torchprof.trace.schema import NO_THREAD, Rows
 from torchprof.trace.trace import Trace
@@ -54,24 +55,5 @@ def running_between(trace: Trace, threads: Ints, times: Ints) -> tuple[Ints, npt
             at = np.searchsorted(ops["start"][rows], times[wanted], side="right")
             before[wanted] = np.where(at > 0, own[rows[at - 1]], -1)
             after[wanted] = np.append(own[rows], -1)[at]
-    parent, function = trace.stacks["parent"].tolist(), trace.stacks["function"].tolist()
-    known: dict[tuple[int, int], tuple[int, bool]] = {}
-    pairs = list(zip(before.tolist(), after.tolist(), strict=True))
-    for pair in dict.fromkeys(pairs):
-        known[pair] = _common(parent, function, *pair)
-    found = [known[pair] for pair in pairs]
-    return np.array([row for row, _ in found], dtype=np.int64), np.array([same for _, same in found], dtype=np.bool_)
-
-
-def _common(parent: list[int], function: list[int], before: int, after: int) -> tuple[int, bool]:
-    """The innermost row of ``before`` whose function, called by the same lines, is in ``after`` too; whether with its line."""
-    of_after = {}
-    while after >= 0:
-        of_after[parent[after], function[after]] = after
-        after = parent[after]
-    while before >= 0:
-        found = of_after.get((parent[before], function[before]))
-        if found is not None:
-            return before, found == before
-        before = parent[before]
-    return -1, False
+    row, later = common_stacks(trace, before, after)
+    return row, (row == later) & (row >= 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.analysis.lines.file_names import short_files
+from torchprof.analysis.lines.file_names import place_text, short_files
 from torchprof.analysis.lines.op_stacks import op_stacks
 from torchprof.analysis.lines.running import running_at_launches
 from torchprof.analysis.lines.user_code import counted_rows
@@ -89,7 +89,6 @@ def _names(trace: Trace) -> tuple[tuple[str, ...], tuple[str, ...]]:
     files = short_files({frame.file for frame in found if frame.file is not None})
     lines, functions = [], []
     for name, file, first_line, line in found:
-        where = "" if file is None else files[file] if first_line is None else f"{files[file]}:{first_line}"
-        functions.append(f"{where} {name}".strip())
-        lines.append(f"{files[file]}:{line}" if file is not None and line is not None else functions[-1])
+        functions.append(f"{place_text(files, file, first_line)} {name}".strip())
+        lines.append(place_text(files, file, line) if file is not None and line is not None else functions[-1])
     return (*lines, ""), (*functions, "")

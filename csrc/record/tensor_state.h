@@ -30,7 +30,7 @@ class TensorState {
   c10::intrusive_ptr<at::TensorImpl> alias_;  // on the same storage. Null for tensors that cannot be copied in this way
   std::optional<uint32_t> version_;
   at::Tensor gradient_;
-  c10::intrusive_ptr<torch::autograd::Node> grad_fn_;
+  decltype(torch::autograd::AutogradMeta::grad_fn_) grad_fn_;  // of another kind in older PyTorches
   uint32_t output_nr_ = 0;
   uint32_t attr_version_ = 0;
   bool requires_grad_ = false;

@@ -208,6 +208,7 @@ def damaged(tmp_path: Path, whole: Trace, table: str, column: str, row: int, num
         ("ops", "thread", 2, 1, "thread 1 in row 2 of ops names threads that are not there"),
         ("signatures", "name", 0, 2**31, f"name {2**31} in row 0 of signatures names strings that are not there"),
         ("steps", "end", 0, 0, "row 0 of steps ends before it begins"),
+        ("steps", "start", 1, 0, "row 1 of steps began before the row above it"),
         ("marks", "name", 0, 9999, "name 9999 in row 0 of marks names strings that are not there"),
     ],
 )
@@ -217,7 +218,7 @@ def test_a_row_that_cannot_be_followed_is_named(
     whole = trace(
         strings=["aten::add", "here"],
         ops=[{"name": 0, "start": start, "end": start + 5} for start in (10, 20, 30)],
-        steps=[{"start": 5, "end": 40}],
+        steps=[{"start": 5, "end": 40}, {"start": 40, "end": 50}],
         marks=[{"time": 7, "name": 1}],
     )
     path = damaged(tmp_path, whole, table, column, row, number)

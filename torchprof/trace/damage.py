@@ -258,6 +258,10 @@ def _is_before(rows: Rows, first: int) -> npt.NDArray[np.bool_]:
     return np.append(False, wrong)
 
 
+def _is_an_earlier_step(rows: Rows, first: int) -> npt.NDArray[np.bool_]:
+    return np.append(False, rows["start"][1:] < rows["start"][:-1])
+
+
 def _ends_early(rows: Rows, first: int) -> npt.NDArray[np.bool_]:
     wrong: npt.NDArray[np.bool_] = rows["end"] < rows["start"]
     return wrong & (rows["end"] != -1) if wrong.any() else wrong
@@ -266,6 +270,7 @@ def _ends_early(rows: Rows, first: int) -> npt.NDArray[np.bool_]:
 ORDERS: Final = (
     *(Order(table, _is_not_inside, "is not inside another that comes before it") for table in NESTED),
     *(Order(table, _is_before, "began before the row above it, on the same thread") for table in ORDERED),
+    Order("steps", _is_an_earlier_step, "began before the row above it"),
     *(Order(table, _ends_early, "ends before it begins") for table in ("ops", "module_calls", "allocations", "steps")),
 )
 

@@ -23,6 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 from torchprof._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from torchprof.advice.finding import Finding as Finding
+    from torchprof.advice.findings import Findings as Findings
+    from torchprof.advice.findings import findings as findings
     from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES as SNAPSHOT_CATEGORIES
     from torchprof.allocator.gpus import GPUS as GPUS
     from torchprof.allocator.replay import Replay as Replay
@@ -84,6 +87,8 @@ _MODULES: Final = {
     "Estimate": "torchprof.estimation.estimated",
     "EstimateError": "torchprof.errors",
     "ExtensionError": "torchprof.errors",
+    "Finding": "torchprof.advice.finding",
+    "Findings": "torchprof.advice.findings",
     "Gpu": "torchprof.tables.gpu",
     "JoinedMemory": "torchprof.tables.joined_memory",
     "Memory": "torchprof.tables.memory",
@@ -116,6 +121,7 @@ _MODULES: Final = {
     "export_chrome": "torchprof.exporters.chrome",
     "export_folded": "torchprof.exporters.flame_graphs",
     "export_speedscope": "torchprof.exporters.flame_graphs",
+    "findings": "torchprof.advice.findings",
     "gpu": "torchprof.tables.gpu",
     "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",

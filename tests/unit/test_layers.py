@@ -60,6 +60,7 @@ ROOMS: Final[dict[str, Room]] = {
         "Figures as tables, with one set of columns.",
         "paths errors arguments trace importers allocator analysis rendering wording",
     ),
+    "advice": Room("Says what could be better in a program.", "analysis rendering tables trace wording"),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables wording",
@@ -81,7 +82,8 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "__init__": Room(
         "The public names.",
-        "errors _version trace importers record allocator analysis exporters rendering tables summarize estimation _native",
+        "errors _version trace importers record allocator analysis exporters rendering tables advice summarize estimation "
+        "_native",
     ),
     "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering wording __init__"),
     "__main__": Room("Runs the command line.", "cli"),

@@ -102,6 +102,7 @@ def _waited_for_data(trace: Trace, start: Ints, end: Ints) -> Ints:
         time = np.clip(time, first, last)
         at = np.searchsorted(free_begins, time, side="right")
         over = np.append(0, free_ends)[at] - time  # of a time between two waits: what is left until the next
-        return time - first - until[at] + np.where(at > 0, np.maximum(over, 0), 0)
+        waited: Ints = time - first - until[at] + np.where(at > 0, np.maximum(over, 0), 0)
+        return waited
 
     return data_before(end) - data_before(start)

@@ -38,6 +38,7 @@ __all__ = [
     "lines_by",
     "modules_by",
     "on_host",
+    "only_module",
     "ops_named",
     "ops_where",
     "outermost_of",
@@ -201,3 +202,9 @@ def modules_by(trace: Trace, rows: Ints, values: npt.ArrayLike) -> tuple[str, ..
     sums = np.bincount(modules + 1, weights=np.asarray(values, dtype=np.float64))
     found = np.unique(modules + 1)
     return tuple(most_first((paths[at - 1], float(sums[at])) for at in found.tolist()))
+
+
+def only_module(trace: Trace, rows: Ints) -> str:
+    """The path of the module that all these ops are of; empty where they are of several."""
+    modules = np.unique(modules_of_calls(trace, trace.ops["module_call"][rows]))
+    return [*paths_of_modules(trace), ""][int(modules[0])] if len(modules) == 1 else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from torchprof.rendering.units import format_count, format_ns
 __all__ = ["Place", "Places", "per_step"]
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """What happened in one place: how often, and how many nanoseconds it took, in all active steps together."""
 
     what: str

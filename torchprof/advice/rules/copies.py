@@ -17,7 +17,7 @@ from torchprof.advice.ops_of import (
     host_time,
     input_tensors,
     lines_by,
-    modules_by,
+    only_module,
     ops_named,
     output_tensors,
     saved_by,
@@ -60,11 +60,11 @@ def copies(trace: Trace) -> Iterator[Finding]:
     low = int(cheaper.sum()) / loop.steps if worth.low else 0
     yield Finding(
         "copies",
-        f"{per_step(len(back), loop, 'copy', 'copies')} of tensors to another device, dtype or layout are only copied back",
+        f"Tensors are copied to another device, dtype or layout only to be copied back: {per_step(len(back), loop, 'time')}",
         "Use the tensor from before, or stay on the device and in the dtype and layout that what follows needs.",
         "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html",
         loop.worth(worth.high, worth.basis, low=low),
-        module=(modules_by(trace, back, times) or ("",))[0],
+        module=only_module(trace, back),
         lines=lines_by(trace, back, times + device_time(trace, back)),
         details=places.details(loop),
     )

@@ -22,9 +22,10 @@ from torchprof.analysis.lines.where import lines_of_ops, most_first
 from torchprof.analysis.spans import latest_before
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.tensors import tensor_shape
-from torchprof.rendering.units import format_count, format_ns
+from torchprof.rendering.units import format_ns
 from torchprof.trace.schema import Phase, phases
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 
 __all__ = ["index_loops"]
 
@@ -182,7 +183,7 @@ def _details(trace: Trace, loop: Loop, found: list[_Passes], lines: list[str], t
         total[1] += time
     longest = sorted(sums.items(), key=lambda item: -item[1][1])
     return tuple(
-        f"{line + ' ' if line else ''}{of}: {per_step(count, loop, 'pass', 'passes')}, of {format_count(ops)} ops, "
+        f"{line + ' ' if line else ''}{of}: {per_step(count, loop, 'pass', 'passes')}, of {counted(round(ops), 'op')}, "
         f"{format_ns(round(time / loop.steps))}"
         for (line, of), (count, time, ops) in longest
     )

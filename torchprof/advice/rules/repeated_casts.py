@@ -15,7 +15,7 @@ from torchprof.advice.ops_of import (
     check_ops,
     host_time,
     input_tensors,
-    modules_by,
+    only_module,
     ops_named,
     output_tensors,
     saved_by,
@@ -25,7 +25,7 @@ from torchprof.advice.registry import NotTold, rule
 from torchprof.advice.uses_of import check_addresses, storages_of, uses_of
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.where import lines_of_ops
-from torchprof.trace.schema import Phase, Use, phases
+from torchprof.trace.schema import Phase, Rows, Use, phases
 from torchprof.trace.trace import Trace
 
 __all__ = ["repeated_casts"]
@@ -61,10 +61,10 @@ def repeated_casts(trace: Trace) -> Iterator[Finding]:
     places = Places.of(whats, lines_of_ops(trace, rows), times)
     count = float(spare.sum())
     fixed = not changes.all()
+    again = per_step(count, loop, "time")
     yield Finding(
         "repeated_casts",
-        f"{per_step(count, loop, 'conversion')} were made before: of tensors that "
-        + ("stay the same" if fixed else "change once in a step"),
+        f"Tensors that {'stay the same' if fixed else 'change once in a step'} are converted again: {again}",
         (
             "Convert once, ahead of the loop, and keep the result: a buffer, a frozen layer or a model that is not trained "
             "can be converted with .to(dtype)."
@@ -74,7 +74,7 @@ def repeated_casts(trace: Trace) -> Iterator[Finding]:
         ),
         "https://docs.pytorch.org/docs/stable/amp.html",
         worth,
-        module=(modules_by(trace, rows, times) or ("",))[0],
+        module=only_module(trace, rows),
         lines=places.lines,
         details=places.details(loop),
     )
@@ -88,15 +88,21 @@ def _casts(trace: Trace, loop: Loop) -> tuple[Ints, npt.NDArray[np.float64], Fla
     read, made = input_tensors(trace, rows, 0), output_tensors(trace, rows)
     storage = storages_of(trace, read)
     stays, trained = _blocks_that_stay(trace, rows, storage)
-    rows, read, made, storage, trained = (each[stays] for each in (rows, read, made, storage, trained))
+    rows, read, made = rows[stays], read[stays], made[stays]
+    storage, trained = storage[stays], trained[stays]
     if not len(rows):
         return none
     start, end = int(trace.ops["start"][rows].min()), int(trace.ops["end"][rows].max()) + 1
     uses = uses_of(trace, storage)
     written = uses.between(storage, np.full(len(rows), start), np.full(len(rows), end), writes=True) > 0
     changes = written | trained
+    to = trace.tensors[made]
     groups = Groups.by(
-        [read, trace.tensors["dtype"][made], trace.tensors["device_type"][made], trace.tensors["device_index"][made]]
+        [
+            np.unique(storage, return_inverse=True)[1],
+            trace.tensors["shape"][read],
+            *(to[column] for column in ("dtype", "device_type", "device_index")),
+        ]
     )
     count = groups.count[groups.of]
     needed = np.where(changes, loop.steps, 0)
@@ -115,5 +121,16 @@ def _blocks_that_stay(trace: Trace, rows: Ints, storage: npt.NDArray[np.uint64])
     blocks = blocks[(blocks["start"] <= first) & ((blocks["end"] < 0) | (blocks["end"] > last)) & (blocks["address"] != 0)]
     if len(trace.steps):
         blocks = blocks[blocks["start"] <= int(trace.steps["start"][trace.steps["warmup"] == 0].min())]
-    with_gradients = (blocks["uses"] & (Use.PARAMETER | Use.READ_BY_OPTIMIZER)) == (Use.PARAMETER | Use.READ_BY_OPTIMIZER)
-    return np.isin(storage, blocks["address"]), np.isin(storage, blocks["address"][with_gradients])
+    trained = blocks[(blocks["uses"] & Use.PARAMETER != 0) & _is_trained(trace, blocks)]
+    return np.isin(storage, blocks["address"]), np.isin(storage, trained["address"])
+
+
+def _is_trained(trace: Trace, blocks: Rows) -> Flags:
+    """Which blocks the optimizer reads or, where backward runs, are of modules that are not frozen."""
+    by_optimizer: Flags = blocks["uses"] & Use.READ_BY_OPTIMIZER != 0
+    if trace.model is None or not (phases(trace.ops) == Phase.BACKWARD).any():
+        return by_optimizer
+    frozen = {info.address for info in trace.model.modules if not any(each.trainable for each in info.parameters)}
+    is_frozen = np.array([*(address in frozen for address in trace.modules["address"].tolist()), False], dtype=np.bool_)
+    by_optimizer |= ~is_frozen[blocks["module"]]
+    return by_optimizer

@@ -61,7 +61,7 @@ def zeroed_gradients(trace: Trace) -> Iterator[Finding]:
         return
     yield Finding(
         "zeroed_gradients",
-        f"{per_step(gradients, loop, 'gradient')} are zeroed, and added to in backward",
+        f"Gradients are zeroed instead of dropped, and backward adds to the zeros: {per_step(gradients, loop)}",
         "Drop them: optimizer.zero_grad() or module.zero_grad() without set_to_none=False, or param.grad = None. They take no "
         "memory then between the update and the next backward pass.",
         "https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html",

@@ -47,6 +47,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
     "estimate": estimate_of,
     "explain_oom": out_of_memory,
+    "findings": torchprof.findings,
     "gpu": torchprof.gpu,
     "memory": torchprof.memory,
     "summary": Summary,

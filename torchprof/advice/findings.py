@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from torchprof.advice.finding import Finding, Worth
 from torchprof.advice.registry import NotTold, all_rules
 from torchprof.analysis.records import Record
-from torchprof.rendering.grid import Parts
+from torchprof.rendering.grid import Parts, Verbatim
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
@@ -79,7 +79,7 @@ def _lines(number: int, finding: Finding) -> Iterator[str]:
     if (left := len(finding.details) - DETAILS_SHOWN) > 0:
         yield f"{below}- {left:,} more"
     yield f"{below}Do: {finding.advice}"
-    yield f"{below}Why: {finding.why}"
+    yield Verbatim(f"{below}Why: {finding.why}")
 
 
 def worth_text(worth: Worth) -> str:

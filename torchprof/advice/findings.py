@@ -65,7 +65,7 @@ class Findings(Printed):
         yield from self.remarks
 
 
-def _lines(number: int, finding: Finding) -> Iterator[str]:
+def _lines(number: int, finding: Finding) -> Parts:
     """What is printed of a finding: what it is, and below what it is worth, where, and what to do."""
     yield f"{number}. {finding.what}"
     below = " " * (len(str(number)) + 2)

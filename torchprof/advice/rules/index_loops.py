@@ -43,7 +43,7 @@ FEW: Final = 30
 SMALL: Final = 100_000
 """Nanoseconds of most ops, above which it has enough to do: what a loop costs is the price of calling small ops."""
 BREAK: Final = 10
-"""A pass that took so many times as long as the median is none: the loop had ended, and began again later."""
+"""So many times as many ops as in most passes are none: the loop had ended, and began again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +118,14 @@ def _loops(trace: Trace, called: Ints) -> Iterator[_Passes]:
         own = rows[order[bounds[group] : bounds[group + 1]]]
         at = np.searchsorted(called, own)
         start = ops["start"][own].astype(np.int64)
-        length = np.diff(start)
-        typical = int(np.median(length))
-        if np.median(np.diff(at)) > FEW or np.median(times[at[0] : at[-1] + 1]) > SMALL:
+        ops_between, typical = np.diff(at), int(np.median(np.diff(start)))
+        if np.median(ops_between) > FEW or np.median(times[at[0] : at[-1] + 1]) > SMALL:
             continue
-        goes_on = np.append(length <= BREAK * typical, True)
+        goes_on = np.append(ops_between <= BREAK * np.median(ops_between), True)
         if int(goes_on.sum()) < MANY:
             continue
         end = np.append(start[1:], start[-1] + typical)
-        yield _Passes(int(own[0]), int(goes_on.sum()), float(np.median(np.diff(at))), start[goes_on], end[goes_on])
+        yield _Passes(int(own[0]), int(goes_on.sum()), float(np.median(ops_between)), start[goes_on], end[goes_on])
 
 
 def _indexing(trace: Trace, called: Ints) -> tuple[Ints, Ints]:

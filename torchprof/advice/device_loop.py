@@ -42,7 +42,7 @@ class DeviceLoop:
         return Worth("device time", min(round(low), most), most, self.busy, measured, basis)
 
     def is_small(self, time: float) -> bool:
-        """Whether so many nanoseconds of a step are not worth a word: of the device's time, or of a step in which it is idle."""
+        """Whether so many nanoseconds of a step are not worth a word: of the device's time, or of a step that it idles in."""
         return time < LEAST * max(self.busy, self.time)
 
 

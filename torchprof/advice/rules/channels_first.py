@@ -43,8 +43,8 @@ def channels_first(trace: Trace) -> Iterator[Finding]:
         "channels_first",
         f"Convolutions convert their operands from channels first, which takes {format_ns(time)} of the "
         f"{format_ns(loop.busy)} in which the device is busy in a step",
-        "Keep the model and its input in channels last: model.to(memory_format=torch.channels_last), and the same for the batch. "
-        "On ROCm, some versions of PyTorch want PYTORCH_MIOPEN_SUGGEST_NHWC=1 as well.",
+        "Keep the model and its input in channels last: model.to(memory_format=torch.channels_last), and the same for the "
+        "batch. On ROCm, some versions of PyTorch want PYTORCH_MIOPEN_SUGGEST_NHWC=1 as well.",
         "https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html",
         loop.worth(time, "the device time of the kernels that convert", low=time),
         module=modules[0] if len(modules) == 1 else "",

@@ -99,6 +99,6 @@ def _advice(formats: Formats) -> str:
     if formats.tf32 <= 1:
         return f"Mixed precision: {mixed}; parameters stay float32."
     return (
-        f'torch.set_float32_matmul_precision("high") for products, and torch.backends.cudnn.allow_tf32 = True for convolutions, '
-        f"round operands to TF32, up to {formats.tf32:.0f} times as fast; or {mixed}."
+        'torch.set_float32_matmul_precision("high") for products, and torch.backends.cudnn.allow_tf32 = True for '
+        f"convolutions, round operands to TF32, up to {formats.tf32:.0f} times as fast; or {mixed}."
     )

@@ -55,10 +55,10 @@ def uneven_half_dims(trace: Trace) -> Iterator[Finding]:
     yield Finding(
         "uneven_half_dims",
         f"Products of half precision with sizes that are no multiple of {MULTIPLE} ({', '.join(map(str, sizes[:3]))}"
-        f"{', ...' if len(sizes) > 3 else ''}) take {format_ns(total)} of the {format_ns(loop.busy)} in which the device is busy "
-        "in a step",
-        f"Pad such a size, as of a vocabulary or a number of classes, to a multiple of {PADDED}, at least of {MULTIPLE}: tensor "
-        "cores then load 16 bytes at once. Of a sequence length, use attention that is fused.",
+        f"{', ...' if len(sizes) > 3 else ''}) take {format_ns(total)} of the {format_ns(loop.busy)} in which the device is "
+        "busy in a step",
+        f"Pad such a size, as of a vocabulary or a number of classes, to a multiple of {PADDED}, at least of {MULTIPLE}: "
+        "tensor cores then load 16 bytes at once. Of a sequence length, use attention that is fused.",
         "https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/index.html",
         loop.worth(
             MOST_GAIN * total,

@@ -37,6 +37,8 @@ def printed(trace: torchprof.Trace, folder: Path) -> Iterator[tuple[str, Callabl
     yield "memory on a device", lambda: torchprof.memory(trace, "cpu")
     yield "gpu", lambda: torchprof.gpu(trace)
     yield "gpu with ceilings", lambda: torchprof.gpu(trace, ceilings=H100)
+    yield "findings", lambda: torchprof.findings(trace)
+    yield "findings as data", lambda: torchprof.findings(trace).to_dict()
     yield "summary", lambda: every_column(summary_table(*rows_and_totals(trace)))
     yield "torchsummary", lambda: torchsummary.render(trace)
     yield "the call that raised", lambda: raising_call(trace)

@@ -66,7 +66,7 @@ def test_a_convolution_before_a_batch_norm() -> None:
 def test_on_a_device_its_kernels_are_what_it_is_worth() -> None:
     (found,) = bias_before_norm(convolution(kernels=30))
     assert found.worth is not None
-    assert (found.worth.low, found.worth.high, found.worth.whole) == (60 * US, 60 * US, 900 * US)
+    assert (found.worth.low, found.worth.high, found.worth.whole) == (0, 60 * US, 1000 * US)
     assert found.worth.measured
     assert list(bias_before_norm(convolution(kernels=1))) == []
 

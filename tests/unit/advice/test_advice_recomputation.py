@@ -88,7 +88,7 @@ def test_on_a_device_the_time_of_kernels_counts() -> None:
         )
     )
     assert found.worth is not None
-    assert (found.worth.of, found.worth.high, found.worth.whole) == ("device time", 300_000, 1_200_000)
+    assert (found.worth.of, found.worth.high, found.worth.whole) == ("step time", 300_000, 1_200_000)
 
 
 def test_without_times_of_phases_it_cannot_be_told() -> None:

@@ -44,7 +44,7 @@ def recomputation(trace: Trace) -> Iterator[Finding]:
     These are the activations made again in a step, but for those of one checkpoint, that are held at once with it too.
     """
     loop, time = _price(trace)
-    if time < LEAST * (loop.busy if isinstance(loop, DeviceLoop) else loop.time):
+    if time < LEAST * (loop.loop if isinstance(loop, DeviceLoop) else loop).time:
         return
     try:
         account = memory_accounts(trace)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -23,10 +22,6 @@ from torchprof.trace.trace import Trace
 __all__ = ["DeviceLoop", "device_loop_of", "kernel_modules", "kernels_named"]
 
 
-DEVICE_BOUND: Final = 0.95
-"""Part of a step in which a device must be busy, for a step to be as long as its work: then what the device saves is saved."""
-
-
 @dataclass(frozen=True, slots=True)
 class DeviceLoop:
     """What devices did in a loop.
@@ -41,10 +36,9 @@ class DeviceLoop:
     busy: int
     loop: Loop
 
-    def worth(self, high: float, basis: str, *, low: float = 0, measured: bool = True) -> Worth:
-        """So many nanoseconds of device time in a step. None is certain where the device waits for the host."""
-        certain = low if self.busy >= DEVICE_BOUND * self.loop.time else 0
-        return self.loop.worth(min(high, self.busy), basis, low=certain, measured=measured)
+    def worth(self, high: float, basis: str, *, measured: bool = True) -> Worth:
+        """At most so many nanoseconds of a step: where the device waits for the host or another rank, nothing is saved."""
+        return self.loop.worth(min(high, self.busy), basis, measured=measured)
 
     def is_small(self, time: float) -> bool:
         """Whether so many nanoseconds of a step are not worth a word."""

@@ -149,7 +149,7 @@ def _worth(trace: Trace, modules: list[int]) -> Worth | None:
     own = sums[np.isin(sums["module"], modules) & (backward == is_sum)]
     time = own["device_time"].sum() / loop.steps
     basis = "the kernels that add the bias, and sum its gradient"
-    return loop.worth(0 if loop.is_small(time) else time, basis, low=time)
+    return loop.worth(0 if loop.is_small(time) else time, basis)
 
 
 def _lines(trace: Trace, modules: list[int]) -> list[str]:

@@ -90,7 +90,7 @@ def _frozen_layers(trace: Trace, creators: Ints) -> Iterator[Finding]:
         f"though nothing before them is trained: their backward takes {format_ns(time)} of a step",
         "Run them under torch.no_grad(), or give them an input that requires no gradient: x.detach().",
         WHY,
-        loop.worth(time, "the backward of these layers", low=time),
+        loop.worth(time, "the backward of these layers", low=time if column == "time" else 0),
         module=names[0] if len(names) == 1 else "",
         lines=tuple(most_first((line, 1) for line in lines_of_ops(trace, used))),
         details=tuple(names),

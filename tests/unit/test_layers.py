@@ -60,7 +60,7 @@ ROOMS: Final[dict[str, Room]] = {
         "Figures as tables, with one set of columns.",
         "paths errors arguments trace importers allocator analysis rendering wording",
     ),
-    "advice": Room("Says what could be better in a program.", "analysis flops rendering tables trace wording"),
+    "advice": Room("Says what could be better in a program.", "errors analysis flops rendering tables trace wording"),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables wording",

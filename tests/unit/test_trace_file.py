@@ -329,7 +329,7 @@ WEIGHT = {"name": "w", "shape": [2], "dtype": "float32", "device": "cpu", "numel
         ([5], "module 0 of the model has no path"),
         ([{**ROOT, "parent": 0}], "module 0 of the model is not inside another that comes before it"),
         ([ROOT, {**ROOT, "parent": 0, "same_as": 1}], "module 1 of the model is not inside another"),
-        ([ROOT, {**ROOT, "parent": 0, "depth": 2**31}], f"module 1 of the model is at depth {2**31}, which is not one below"),
+        ([ROOT, {**ROOT, "parent": 0, "depth": 2**31}], f"module 1 of the model is at depth {2**31}, not one below"),
         ([{**ROOT, "type": None}], "module 0 of the model has no type, or another"),
         ([{**ROOT, "parameters": 3}], "module 0 of the model has no parameters, or another"),
         ([{**ROOT, "parameters": [{**WEIGHT, "numel": "2"}]}], "module 0 of the model has no numel, or another"),

@@ -128,7 +128,7 @@ class Model:
             if not (-1 <= module.parent < row and -1 <= module.same_as < row):
                 raise ValueError(f"module {row} of the model is not inside another that comes before it")
             if module.depth != (modules[module.parent].depth + 1 if module.parent >= 0 else 0):
-                raise ValueError(f"module {row} of the model is at depth {module.depth}, which is not one below that of its parent")
+                raise ValueError(f"module {row} of the model is at depth {module.depth}, not one below its parent")
             modules.append(module)
         return cls(tuple(modules))
 

@@ -57,7 +57,9 @@ def on_a_terminal(
     """
     outside, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    variables = {name: value for name, value in os.environ.items() if name not in ("PAGER", "LESS", "NO_COLOR", "COLUMNS", "LINES")}
+    variables = {
+        name: value for name, value in os.environ.items() if name not in ("PAGER", "LESS", "NO_COLOR", "COLUMNS", "LINES")
+    }
     running = subprocess.Popen(
         arguments,
         stdin=inside,

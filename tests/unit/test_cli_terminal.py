@@ -49,9 +49,7 @@ def marking_pager(folder: Path) -> str:
 
 
 def test_what_is_longer_than_the_screen_goes_through_the_pager_in_color(tmp_path: Path, file: Path, table: str) -> None:
-    shown = on_a_terminal(
-        command("show", file, "--by", "op"), rows=LOW, environment={"PAGER": marking_pager(tmp_path)}
-    )
+    shown = on_a_terminal(command("show", file, "--by", "op"), rows=LOW, environment={"PAGER": marking_pager(tmp_path)})
     assert shown.code == 0
     assert plain(shown.text) == f"PAGED\n{table}"
     assert "\x1b[1m" in shown.text
@@ -141,9 +139,7 @@ def test_names_of_files_that_are_no_text_are_read_written_and_told(tmp_path: Pat
 @pytest.mark.parametrize("arguments", [["show"], ["show", "--json"], ["export", "--to", "folded", "-o", "-"], ["info"]])
 def test_where_nothing_can_be_written_one_line_says_so(file: Path, arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command(*arguments, file), stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE
-        )
+        done = subprocess.run(command(*arguments, file), stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
     assert done.returncode == 1
     assert done.stderr == "torchprof: standard output: No space left on device\n"
 
@@ -203,12 +199,31 @@ def test_what_is_quick_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-HEAVY = ("torch", "pandas", "rich", "plotly", "jinja2", "argcomplete", "subprocess", "multiprocessing", "asyncio", "numpy.ma.mrecords")
+HEAVY = (
+    "torch",
+    "pandas",
+    "rich",
+    "plotly",
+    "jinja2",
+    "argcomplete",
+    "subprocess",
+    "multiprocessing",
+    "asyncio",
+    "numpy.ma.mrecords",
+)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["show"], ["show", "--by", "op", "--sort", "calls"], ["memory"], ["info"], ["findings"], ["gpu"], ["export", "--to", "folded", "-o", "/dev/null"]],
+    [
+        ["show"],
+        ["show", "--by", "op", "--sort", "calls"],
+        ["memory"],
+        ["info"],
+        ["findings"],
+        ["gpu"],
+        ["export", "--to", "folded", "-o", "/dev/null"],
+    ],
     ids=" ".join,
 )
 def test_files_are_read_without_what_takes_long_to_import(file: Path, arguments: list[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final
 
 from torchprof.analysis.lines.file_names import short_files
 from torchprof.analysis.lines.source_range import SourceRange
 from torchprof.errors import ArgumentError
+from torchprof.trace.library_files import is_library
 from torchprof.trace.trace import Trace
 from torchprof.wording import nearest
 
@@ -26,14 +28,15 @@ def function_named(trace: Trace, text: str) -> SourceRange | None:
     Raises:
         ArgumentError: several functions are named so; or none of this file.
     """
-    if text.replace("\\", "/").endswith(".py"):
+    files = {trace.strings[row] for row in set(trace.functions["file"].tolist()) if row >= 0}
+    if text.endswith(".py") or os.path.isfile(text) or any(_is_file(file, text) for file in files):
         return None
     functions = _functions(trace)
     found = {key: name for key, name in functions.items() if name == text} or _ending(functions, text)
     in_file = IN_FILE.fullmatch(text)
     if not found and in_file is not None:
         here = {key: name for key, name in functions.items() if _is_file(key[0], in_file["file"])}
-        if in_file["line"]:
+        if in_file["line"]:  # of several of this name
             here = {key: name for key, name in here.items() if key[1] == int(in_file["line"])}
         name = in_file["name"]
         found = {key: each for key, each in here.items() if each == name} or _ending(here, name)
@@ -41,6 +44,8 @@ def function_named(trace: Trace, text: str) -> SourceRange | None:
             raise ArgumentError(
                 f"what={text!r}: {in_file['file']} has no function of this name in the trace{_near(name, here)}"
             )
+    if len(found) > 1:  # the user's own are meant, as a rule
+        found = {key: name for key, name in found.items() if not is_library(key[0])} or found
     if len(found) > 1:
         files = short_files({file for file, _ in found})
         named = [f"{files[file]}:{line} {name}" for (file, line), name in found.items()]

@@ -257,7 +257,7 @@ def test_a_name_of_a_function_inside_another(net: ModuleType) -> None:
     [
         ("Net.foward", r"what='Net.foward' is no function and no file of the trace: did you mean 'Net.forward'\?"),
         ("zebra", r"what='zebra' is no function and no file of the trace: torchprof.by_function\(trace\) lists them"),
-        ("net.py:trian", r"net.py has no function of this name in the trace: did you mean 'train'\?"),
+        ("net.py:trian", r"net.py has no such function in the trace: did you mean 'train'\?"),
         ("net.py:3 train", r"what='net.py:3 train'"),
         ("nothing.py:train", r"what='nothing.py:train': nothing of nothing.py is in the trace"),
         ("nowhere.py", r"the source of nowhere.py is not there"),

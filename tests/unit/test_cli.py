@@ -223,7 +223,7 @@ def test_annotate_shows_a_function_by_its_name(tmp_path: Path, capsys: pytest.Ca
         (("name", "time", "code"), "        y = self.fc(x)"),
     ]
     assert "did you mean 'Net.forward'?" in failed(["annotate", path, "Net.foward"], capsys)
-    assert "net.py has no function of this name in the trace" in failed(["annotate", path, "net.py:train"], capsys)
+    assert "net.py has no such function in the trace" in failed(["annotate", path, "net.py:train"], capsys)
 
 
 @pytest.mark.parametrize("by", ["time", "device", "flops", "bytes"])

@@ -5,6 +5,7 @@ It runs where PyTorch is not installed, and prints the same beside PyTorch, whic
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
@@ -34,6 +35,8 @@ def printed(trace: torchprof.Trace, folder: Path) -> Iterator[tuple[str, Callabl
         "memory, tables",
         lambda: [str(table) for table in (torchprof.memory(trace).categories, torchprof.memory(trace).modules)],
     )
+    yield "memory, data", lambda: json.dumps(torchprof.memory(trace).to_dict())
+    yield "gpu, data", lambda: json.dumps(torchprof.gpu(trace).to_dict())
     yield "memory on a device", lambda: torchprof.memory(trace, "cpu")
     yield "gpu", lambda: torchprof.gpu(trace)
     yield "gpu with ceilings", lambda: torchprof.gpu(trace, ceilings=H100)

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from torchprof._version import __version__
-from torchprof.cli import info, show
+from torchprof.cli import diff, info, show
 from torchprof.errors import TorchprofError
 from torchprof.terminal import printable
 
 __all__ = ["main"]
 
-SUBCOMMANDS: Final = (show, info)
+SUBCOMMANDS: Final = (show, info, diff)
 FAILED: Final = 1
 
 
@@ -26,14 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        code: int | None = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (TorchprofError, OSError) as error:
         print(f"torchprof: {printable(str(error))}", file=sys.stderr)
-        return FAILED
-    return 0
+        return int(getattr(options, "trouble", FAILED))
+    return code or 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from torchprof.comparison.noise import Sample, difference_interval, ratio_interval
+from torchprof.comparison.noise import Sample, difference_interval, mostly, ratio_interval
 from torchprof.comparison.student import student_quantile
 
 Times = npt.NDArray[np.float64]
@@ -94,8 +94,25 @@ def test_a_tenth_more_is_found_where_steps_differ_by_two_percent(steps: int) -> 
     assert share_of_differences(independent, steps, 1.1) >= 0.99
 
 
+@pytest.mark.parametrize(("scale", "expected"), [(1.2, 1), (0.8, -1)])
+def test_most_steps_tell_what_a_few_long_ones_hide(scale: float, expected: int) -> None:
+    random = np.random.default_rng(0)
+    a, b = (Sample.of(times * with_peaks(random, 30) + 300 * (np.arange(30) % 9 == 0)) for times in (1.0, scale))
+    assert a is not None
+    assert b is not None
+    low, high = difference_interval(a, b)
+    assert low < 0 < high
+    assert mostly(a.values, b.values) == expected
+    assert mostly(b.values, a.values) == -expected
+
+
+def test_ranks_of_very_few_steps_say_nothing() -> None:
+    a, b = np.arange(4.0), 100 + np.arange(4.0)
+    assert mostly(a, b) == 0
+
+
 def share_of_differences(make: Callable[[np.random.Generator, int], Times], steps: int, times: float) -> float:
-    """In what part of all tries the interval does not have 0 in it."""
+    """In what part of all tries the interval does not have 0 in it, or most steps are said to be longer or shorter."""
     random = np.random.default_rng(steps)
     found = 0
     for _ in range(TRIES):
@@ -105,5 +122,5 @@ def share_of_differences(make: Callable[[np.random.Generator, int], Times], step
         low, high = difference_interval(a, b)
         ratio = ratio_interval(a, b)
         assert ratio is None or (ratio.low <= 1 <= ratio.high) == (low <= 0 <= high), "both say the same"
-        found += not low <= 0 <= high
+        found += not low <= 0 <= high or mostly(a.values, b.values) != 0
     return found / TRIES

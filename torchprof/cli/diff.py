@@ -20,8 +20,8 @@ A limit is a figure, > or <, and how much it may change from A to B, as a percen
   --fail-if "time > +5%" "peak > +200 MiB" "encoder.0: backward > +1 ms" "flops < -1%"
 
 Figures: time (of a step), forward, backward, optimizer, data, device, kernels, ops, flops, peak, reserved, saved, allocated; of
-a row also self, calls. A time fails where all of its 95% interval is beyond the limit; with --strict, noise or not. A figure
-that is not known fails.
+a row also self, calls. A time fails where all of its 95% interval, or most steps, are beyond the limit; with --strict, noise
+or not. A figure that is not known fails.
 
 Exit code: 0, 1 where a limit is passed, 2 where files or arguments are wrong.
 """

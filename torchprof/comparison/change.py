@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 from torchprof.comparison.figures import Figure
-from torchprof.comparison.noise import CONFIDENCE, Interval, Sample, difference_interval, ratio_interval
+from torchprof.comparison.noise import CONFIDENCE, Interval, Sample, difference_interval, mostly, ratio_interval
 
 __all__ = ["LOWER_BOUND", "Change", "Verdict"]
 
+Verdict = Literal[
+    "unknown", "same", "within noise", "noise unknown", "slower", "faster", "mostly slower", "mostly faster", "more", "less"
+]
+
+MOSTLY: Final[dict[int, Verdict]] = {-1: "mostly faster", 0: "within noise", 1: "mostly slower"}
 LOWER_BOUND: Final = "a lower bound"
 """How the reason ends for which a difference is not known where a figure may be more."""
-
-Verdict = Literal["unknown", "same", "within noise", "noise unknown", "slower", "faster", "more", "less"]
 
 
 class Change(NamedTuple):
@@ -61,6 +64,17 @@ class Change(NamedTuple):
         found = ratio_interval(self.sample_a, self.sample_b, self.outside)
         return Interval(found.low - 1, found.high - 1) if found is not None else None
 
+    def mostly_beyond(self, amount: float, *, of_a: bool) -> int:
+        """Whether most steps take longer than in A and this amount more (1), or less (-1); 0 where that may be chance.
+
+        Args:
+            of_a: the amount is a part of A.
+        """
+        if self.sample_a is None or self.sample_b is None:
+            return 0
+        values = self.sample_a.values
+        return mostly(values * (1 + amount) if of_a else values + amount, self.sample_b.values, self.outside)
+
     @property
     def verdict(self) -> Verdict:
         """In a word."""
@@ -73,6 +87,6 @@ class Change(NamedTuple):
             if interval is None:
                 return "noise unknown"
             if interval.low <= 0 <= interval.high:
-                return "within noise"
+                return MOSTLY[self.mostly_beyond(0.0, of_a=False)]
             return "slower" if self.difference > 0 else "faster"
         return "more" if self.difference > 0 else "less"

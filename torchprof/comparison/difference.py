@@ -110,7 +110,7 @@ class Diff(Printed):
         if len(changed):
             yield from changed.head(SHOWN).parts()
             if folded := len(self) - len(changed):
-                yield f"Not shown: {counted(folded, 'row')} that did not change, or within noise"
+                yield f"Not shown: {counted(folded, 'row')} without a change beyond noise"
         yield from noise_lines(self.a, self.b, self._totals, len(self))
         for letter, side in (("A", self.a), ("B", self.b)):
             yield from (f"{letter}: {remark}" for remark in side.remarks)

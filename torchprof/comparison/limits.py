@@ -118,8 +118,8 @@ class Check:
 def check(limit: Limit, change: Change, *, strict: bool) -> Check:
     """Hold a change against a limit.
 
-    What is not known fails: it cannot be told that the limit was kept. A time beyond the limit does so only where its interval
-    is beyond it as a whole, or where noise is not known.
+    What is not known fails: it cannot be told that the limit was kept. A time beyond the limit does so only where all of its
+    interval or most steps are beyond it, or where noise is not known.
 
     Args:
         strict: a time fails wherever it is beyond the limit, noise or not.
@@ -145,6 +145,8 @@ def check(limit: Limit, change: Change, *, strict: bool) -> Check:
         return Check(limit.text, True, f"{text}; its noise is not known")
     if limit.is_passed_by_all(ends):
         return Check(limit.text, True, text)
+    if change.mostly_beyond(limit.amount, of_a=limit.of_a) == (1 if limit.than == ">" else -1):
+        return Check(limit.text, True, f"{text}; beyond the limit in most steps")
     return Check(limit.text, strict, f"{text}; beyond the limit, but within noise")
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from torchprof.comparison.change import LOWER_BOUND, Change
 from torchprof.comparison.columns import percent, percent_range
+from torchprof.comparison.noise import CORRELATED_FROM
 from torchprof.comparison.side import Side
 from torchprof.rendering.grid import Grid, GridColumn
 from torchprof.wording import counted
@@ -90,6 +91,9 @@ def noise_lines(a: Side, b: Side, totals: Sequence[Change], rows: int) -> Iterat
     if a.no_noise or b.no_noise:
         return
     has_rows = any(row.samples for row in a.rows) and any(row.samples for row in b.rows)
+    independent = min(len(sample.values) for side in (a, b) for sample in side.totals.samples.values()) < CORRELATED_FROM
+    if independent:
+        yield f"Fewer than {CORRELATED_FROM} steps are taken to be independent of each other: on a busy machine they are not"
     yield (
         "Intervals: 95% confidence, by what differs from step to step, not from run to run (Welch's t of the means"
         + (f"; in the table for all {counted(rows, 'row')} together)" if has_rows else ")")

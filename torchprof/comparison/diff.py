@@ -15,7 +15,7 @@ from torchprof.wording import shown
 __all__ = ["diff"]
 
 
-def diff(a: Any, b: Any, *, by: By | None = None) -> Diff:
+def diff(a: Any, b: Any, *, by: By | None = None, names: tuple[str, str] | None = None) -> Diff:
     """Say what is different between two traces, estimates, summaries or accounts of memory, and whether it is noise.
 
     Rows are matched by module path, name of op, line or kernel; what was renamed, added and removed is shown as that. Of
@@ -28,6 +28,7 @@ def diff(a: Any, b: Any, *, by: By | None = None) -> Diff:
             what `torchprof.load` reads, or memory snapshots.
         by: what rows are: ``"module"``, ``"op"``, ``"line"``, ``"function"``, ``"kernel"`` or ``"category"`` (of memory at the
             peak). By default by module, of traces without modules by op, of snapshots by line, of other memory by category.
+        names: what to call them in the text; by default the paths of files.
 
     Raises:
         ModuleTypeError: these are not two of the same of these kinds.
@@ -40,9 +41,14 @@ def diff(a: Any, b: Any, *, by: By | None = None) -> Diff:
     """
     if by is not None and by not in BYS:
         raise ArgumentError(f"by={shown(by)} is unknown: use one of {', '.join(map(repr, BYS))}")
-    labels = [text_of(value) if isinstance(value, str | bytes | os.PathLike) else "" for value in (a, b)]
+    if names is None:
+        names = _name(a), _name(b)
     a, b = comparable(a, "a"), comparable(b, "b")
     if kind_of(a) != kind_of(b):
         raise ModuleTypeError(f"a is a {type(a).__name__} and b a {type(b).__name__}: compare two of the same kind")
     by = usual_by(a, b) if by is None else by
-    return Diff(side_of(a, by), side_of(b, by), labels[0], labels[1])
+    return Diff(side_of(a, by), side_of(b, by), *names)
+
+
+def _name(value: Any) -> str:
+    return text_of(value) if isinstance(value, str | bytes | os.PathLike) else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Final, Literal
 
 from torchprof.comparison.change import Change
@@ -13,7 +12,7 @@ from torchprof.comparison.columns import percent, percent_range
 from torchprof.comparison.figures import FIGURES
 from torchprof.comparison.noise import Interval
 from torchprof.errors import ArgumentError
-from torchprof.wording import shown
+from torchprof.wording import nearest, shown
 
 __all__ = ["Check", "Limit", "check", "no_such_row"]
 
@@ -67,10 +66,10 @@ class Limit:
             raise ArgumentError(f"limit {shown(text)} cannot be read: write it like {EXAMPLES}")
         name = ALIASES.get(found["figure"].lower(), found["figure"].lower())
         if name not in FIGURES:
-            near = get_close_matches(name, [*FIGURES, *ALIASES], 1)
+            near = nearest(name, [*FIGURES, *ALIASES])
             raise ArgumentError(
                 f"limit {shown(text)}: there is no figure {found['figure']!r}"
-                + (f"; is it {near[0]!r}?" if near else f": use one of {', '.join(FIGURES)}")
+                + (f"; is it {near!r}?" if near else f": use one of {', '.join(FIGURES)}")
             )
         amount, unit = float(found["amount"].replace("_", "")), found["unit"]
         if unit != "%":
@@ -152,7 +151,7 @@ def check(limit: Limit, change: Change, *, strict: bool) -> Check:
 
 def no_such_row(name: str, names: Sequence[str], by: str) -> ArgumentError:
     """The exception for a limit of a row that there is not."""
-    near = get_close_matches(name, names, 1)
+    near = nearest(name, names)
     return ArgumentError(
-        f"there is no row {shown(name)} by {by}" + (f": is it {near[0]!r}?" if near else "; rows by something else: by=")
+        f"there is no row {shown(name)} by {by}" + (f": is it {near!r}?" if near else "; rows by something else: by=")
     )

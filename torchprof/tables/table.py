@@ -16,7 +16,7 @@ from torchprof.paths import AnyPath, written
 from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of, with_computed
-from torchprof.wording import counted
+from torchprof.wording import counted, nearest
 
 if TYPE_CHECKING:
     import pandas
@@ -244,7 +244,9 @@ class Table(Printed):
         figures = {figure for row in self.rows for figure in row}
         known = columns_of(figures, self.known) if self.rows else list(self.known)
         if name not in known:
-            raise ArgumentError(f"column {name!r} is unknown: this table has {', '.join(known)}")
+            near = nearest(name, known)
+            meant = f" (did you mean {near!r}?)" if near else ""
+            raise ArgumentError(f"column {name!r} is unknown{meant}: this table has {', '.join(known)}")
         return name
 
 

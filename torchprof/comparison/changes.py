@@ -112,9 +112,8 @@ def _change(figure: Figure, pair: Pair, a: Side, b: Side, known_a: set[str], kno
         sample_a = Sample.nothing(sample_b)
     if pair.b is None and sample_a is not None:
         sample_b = Sample.nothing(sample_a)
-    why = _incomparable(figure, a, b) or _bound(pair, name)
-    if not why and (value_a is None or value_b is None):
-        why = f"it is not known of {'A and B' if value_a is None and value_b is None else 'A' if value_a is None else 'B'}"
+    missing = [side for side, value in (("A", value_a), ("B", value_b)) if value is None]
+    why = f"it is not known of {' and '.join(missing)}" if missing else _incomparable(figure, a, b) or _bound(pair, name)
     return Change(figure, value_a, value_b, why, sample_a, sample_b, (1 - CONFIDENCE) / max(together, 1))
 
 

@@ -66,7 +66,7 @@ def test_of_few_steps_noise_is_not_known(steps: int) -> None:
     found = torchprof.diff(run(STEADY), run(SLOWER[:steps]))
     assert row(found, "act")["verdict"] == "noise unknown"
     assert row(found, "act")["self_low"] is None
-    assert f"Noise is not known: B: it has {steps} step" in str(found)
+    assert f"Noise of times: not known, B: it has {steps} step" in str(found)
 
 
 def test_an_aggregated_run_knows_the_noise_of_steps_and_not_of_rows() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 from torchprof.comparison.side import Side
 
 __all__ = ["unlike"]
+
+MORE: Final = {"compiled code": "; calls of modules inside it are not seen"}
+"""What else is to be known, by the condition."""
 
 
 def unlike(a: Side, b: Side) -> Iterator[str]:
@@ -18,7 +22,8 @@ def unlike(a: Side, b: Side) -> Iterator[str]:
     for name in dict.fromkeys([*a.conditions, *b.conditions]):
         mine, other = a.conditions.get(name, ""), b.conditions.get(name, "")
         if mine and other and mine != other:
-            yield _batches(mine, other) if name == "inputs" else f"Not the same: {name}: {mine} in A, {other} in B"
+            more = MORE.get(name, "")
+            yield _batches(mine, other) if name == "inputs" else f"Not the same: {name}: {mine} in A, {other} in B{more}"
 
 
 def _batches(a: str, b: str) -> str:

@@ -103,7 +103,7 @@ class Diff(Printed):
             yield total_grid(self._totals, whole)
         changed = self.changed
         yield (
-            f"By {self.a.by}, what changed most first; A and B: {ABOUT[self.lead]}"
+            f"By {self.a.by}, what changed most first: A and B are {ABOUT[self.lead]}"
             if len(changed)
             else nothing_changed(len(self), self.a.by)
         )

@@ -31,19 +31,19 @@ ARROW: Final = "→"
 
 
 def change_text(change: Change, name: str) -> str:
-    """``Step 12.1 ms → 10.4 ms, -14.0% (-15.2 to -12.7%): faster``."""
+    """``Step: 12.1 ms → 10.4 ms, -14.0% (-15.2 to -12.7%), faster``."""
     write = change.figure.write
     if change.verdict == "same":
-        return f"{name} {write(change.b)}: the same"
-    text = f"{name} {value_text(change, change.a)} {ARROW} {value_text(change, change.b)}"
+        return f"{name}: {write(change.b)}, the same"
+    text = f"{name}: {value_text(change, change.a)} {ARROW} {value_text(change, change.b)}"
     if change.difference is None:
-        return f"{text}: difference unknown, {change.unknown_because}"
+        return f"{text}, difference unknown: {change.unknown_because}"
     ends = change.fraction_interval
     if change.fraction is not None:
         text += f", {percent(change.fraction)}" + (f" ({percent_range(*ends)})" if ends is not None else "")
     else:
         text += f", {change.figure.write_signed(change.difference)}"
-    return f"{text}: {change.verdict}"
+    return f"{text}, {change.verdict}"
 
 
 def value_text(change: Change, value: float | None) -> str:
@@ -87,19 +87,19 @@ def noise_lines(a: Side, b: Side, totals: Sequence[Change], rows: int) -> Iterat
         return
     for letter, side in (("A", a), ("B", b)):
         if side.no_noise:
-            yield f"Noise is not known: {letter}: {side.no_noise}"
+            yield f"Noise of times: not known, {letter}: {side.no_noise}"
     if a.no_noise or b.no_noise:
         return
     has_rows = any(row.samples for row in a.rows) and any(row.samples for row in b.rows)
     independent = min(len(sample.values) for side in (a, b) for sample in side.totals.samples.values()) < CORRELATED_FROM
     if independent:
-        yield f"Fewer than {CORRELATED_FROM} steps are taken to be independent of each other: on a busy machine they are not"
+        yield f"Fewer than {CORRELATED_FROM} steps: taken to be independent of each other, which on a busy machine they are not"
     yield (
         "Intervals: 95% confidence, by what differs from step to step, not from run to run (Welch's t of the means"
         + (f"; in the table for all {counted(rows, 'row')} together)" if has_rows else ")")
     )
     if not has_rows and a.rows and b.rows:
-        yield f"Noise of rows by {a.by} is not known: there are no times of single steps"
+        yield f"Noise of rows by {a.by}: not known, there are no times of single steps"
 
 
 def nothing_changed(rows: int, by: str) -> str:

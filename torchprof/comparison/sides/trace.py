@@ -115,7 +115,7 @@ def trace_rows(trace: Trace, by: By) -> tuple[list[Record], Memory | None]:
             records = kernel_records(trace, by_step=True)
         case "line" | "function":
             check_stacks(trace)
-            records = place_records(trace, functions=by == "function")
+            records = place_records(trace, functions=by == "function", by_step=True)
             with_sources(trace, records)
         case "category":
             if account is None:

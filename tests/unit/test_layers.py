@@ -66,6 +66,10 @@ ROOMS: Final[dict[str, Room]] = {
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables wording",
         torch=True,
     ),
+    "comparison": Room(
+        "What is different between two traces, estimates, summaries or accounts of memory.",
+        "paths errors trace importers analysis rendering tables estimation wording",
+    ),
     "raised": Room(
         "Adds to an exception of a model where it was raised, and the table up to there.",
         "errors terminal trace record analysis tables",
@@ -82,8 +86,8 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "__init__": Room(
         "The public names.",
-        "errors _version trace importers record allocator analysis exporters rendering tables advice summarize estimation "
-        "_native",
+        "errors _version trace importers record allocator analysis exporters rendering tables advice comparison summarize "
+        "estimation _native",
     ),
     "cli": Room(
         "The subcommands, over the public names.",

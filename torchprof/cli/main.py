@@ -21,6 +21,7 @@ from torchprof._version import __version__
 from torchprof.cli import (
     annotate,
     completion,
+    diff,
     estimate,
     explain_oom,
     export,
@@ -41,6 +42,7 @@ __all__ = ["main"]
 
 GROUPS: Final = {
     "see what a recording holds": (show, annotate, memory, gpu, findings, explain_oom, info),
+    "compare two": (diff,),
     "make a file of it": (export,),
     "look at a model": (summary, estimate),
     "set up": (completion,),
@@ -64,6 +66,7 @@ COMPLETING: Final = "_ARGCOMPLETE"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong."""
+    options = argparse.Namespace()
     try:
         made = parser()
         if COMPLETING in os.environ:
@@ -82,14 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TorchprofError, OSError) as error:
         _complain(_text_of(error))
         _print_no_more()
-        return FAILED
+        return int(getattr(options, "failed", FAILED))
     except UserError as error:
         if str(error):  # otherwise it was printed
             _complain(str(error))
         return FAILED
     except MemoryError:
         _complain("the memory of this machine is not enough for that")
-        return FAILED
+        return int(getattr(options, "failed", FAILED))
     except KeyboardInterrupt:
         _print_no_more()
         return INTERRUPTED

@@ -1,0 +1,32 @@
+"""The module tree as an icicle chart, by any of its figures."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torchprof.tables.columns import COLUMNS
+from torchprof.tables.table import Table
+
+__all__ = ["icicle"]
+
+FIGURES: Final = {
+    "time": "--accent",
+    "forward": "--forward",
+    "recompute": "--recompute",
+    "backward": "--backward",
+    "optimizer": "--optimizer",
+    "device": "--busy",
+    "flops": "--forward",
+    "saved": "--activations",
+    "at_peak": "--activations",
+}
+"""Figures of modules that contain those of the modules below, and the color of each."""
+
+
+def icicle(modules: Table) -> list[dict[str, Any]]:
+    """The figures that can be chosen of a table by module: those that any row has. The page draws them from its rows."""
+    return [
+        {"name": name, "header": COLUMNS[name].header, "color": color}
+        for name, color in FIGURES.items()
+        if name in modules.columns and any(row.get(name) for row in modules.rows)
+    ]

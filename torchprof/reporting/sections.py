@@ -1,0 +1,234 @@
+"""The sections of the page, in their order: each with its figures and tables, or a sentence that says why it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torchprof.analysis.gpu.backend import gpu_backend
+from torchprof.analysis.model.flops import counts_flops
+from torchprof.errors import ArgumentError
+from torchprof.rendering.grid import Grid
+from torchprof.reporting.figure import Figure
+from torchprof.reporting.gpu_chart import gpu_chart
+from torchprof.reporting.icicle import icicle
+from torchprof.reporting.memory_chart import memory_chart
+from torchprof.reporting.module_tree import module_table
+from torchprof.reporting.roofline_chart import roofline_chart
+from torchprof.reporting.steps_chart import steps_chart
+from torchprof.reporting.tables_of import MOST_ROWS, table_data
+from torchprof.reporting.verdict import Sentence, of_devices, of_memory, of_steps
+from torchprof.tables.by_kernel import by_kernel
+from torchprof.tables.by_line import by_line
+from torchprof.tables.by_op import by_op
+from torchprof.tables.by_step import by_step
+from torchprof.tables.gpu import Gpu, gpu
+from torchprof.tables.memory import Memory
+from torchprof.tables.table import Table
+from torchprof.trace.ceilings import Ceilings
+from torchprof.trace.trace import Trace
+from torchprof.wording import counted
+
+__all__ = ["Section", "sections_of"]
+
+
+@dataclass
+class Section:
+    """A section of the page.
+
+    Attributes:
+        name: its anchor.
+        title: its heading.
+        sentences: of the verdict, that it is the place of.
+        lead, notes: lines above its figures, and below its tables.
+        figures, tables: by name.
+        parts: names of these, in the order in which they stand.
+        headings: of these parts, where they have one.
+        tree: figures of the table of modules that the icicle shows.
+    """
+
+    name: str
+    title: str
+    sentences: list[Sentence] = field(default_factory=list)
+    lead: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: list[tuple[str, str]] = field(default_factory=list)
+    headings: dict[str, str] = field(default_factory=dict)
+    tree: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_table(self, name: str, table: Table, heading: str = "") -> None:
+        """Add a table that has rows."""
+        if len(table):
+            self.tables[name] = table_data(table)
+            self.parts.append(("table", name))
+            self.headings[name] = heading
+
+    def add_figure(self, name: str, figure: Figure) -> None:
+        """Add a figure."""
+        self.figures[name] = figure
+        self.parts.append(("figure", name))
+
+
+def sections_of(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
+    """All that have something to say."""
+    account = _account(trace)
+    yield _modules(trace, account if isinstance(account, Memory) else None, ceilings)
+    yield _memory(account)
+    yield _steps(trace)
+    yield from _gpu(trace, ceilings)
+    yield _lines(trace)
+    yield _ops(trace, ceilings)
+    yield from _kernels(trace)
+    yield _roofline(trace, ceilings)
+
+
+def _account(trace: Trace) -> Memory | str:
+    """The account of memory, or why there is none."""
+    try:
+        return Memory.of(trace)
+    except ArgumentError as error:
+        return str(error)
+
+
+def _modules(trace: Trace, account: Memory | None, ceilings: Ceilings | None) -> Section:
+    section = Section("modules", "Modules")
+    table = module_table(trace, account, ceilings)
+    if not len(table):
+        section.lead.append("No module was called while it was recorded, and no op ran.")
+        return section
+    section.tree = icicle(table)
+    section.add_table("modules", table)
+    if section.tree:
+        section.parts.append(("icicle", "icicle"))
+    return section
+
+
+def _memory(account: Memory | str) -> Section:
+    section = Section("memory", "Memory")
+    if isinstance(account, str):
+        section.lead.append(_sentence(account))
+        return section
+    if not len(account.allocations) and not account.peak.bytes:
+        section.lead.append(f"Nothing was allocated on {account.device}.")
+        return section
+    section.sentences += of_memory(account)
+    lines = [part for part in account.parts() if isinstance(part, str)]
+    section.lead.append(lines[0])
+    figure, said = memory_chart(account)
+    section.add_figure("memory", figure)
+    section.headings["memory"] = f"Held on {account.device} over time"
+    section.add_table("peak", account.categories, "At the peak, by category")
+    if account.leaks:
+        section.add_table("leaks", account.leak_table, "Leaks: these held more and more at the ends of steps")
+    section.add_table("peak_modules", account.modules, "At the peak, by module")
+    section.add_table("peak_lines", account.peak_lines, "At the peak, by line")
+    section.notes += [*said, *(line for line in lines[1:] if not line.startswith("Leaks: these"))]
+    return section
+
+
+def _steps(trace: Trace) -> Section:
+    section = Section("steps", "Steps", list(of_steps(trace)))
+    try:
+        table = by_step(trace)
+    except ArgumentError as error:
+        section.lead.append(_sentence(str(error)))
+        return section
+    figure, said = steps_chart(table)
+    section.add_figure("steps", figure)
+    section.notes += said
+    section.add_table("steps", _slowest(table))
+    return section
+
+
+def _slowest(table: Table) -> Table:
+    """The table without its fastest steps, where it has too many."""
+    if len(table) <= MOST_ROWS:
+        return table
+    slowest = sorted(range(len(table)), key=lambda at: -table.rows[at]["time"])[:MOST_ROWS]
+    left = f"{counted(len(table) - MOST_ROWS, 'faster step')} left out"
+    return replace(table, rows=[table.rows[at] for at in sorted(slowest)], footer=(left, *table.footer))
+
+
+def _gpu(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
+    if gpu_backend(trace) == "off":
+        return
+    section = Section("gpu", "GPU")
+    yield section
+    try:
+        account = gpu(trace, ceilings=ceilings)
+    except ArgumentError as error:
+        section.lead.append(_sentence(str(error)))
+        return
+    headline, *remarks = (part for part in account.parts() if not isinstance(part, Grid))
+    section.lead.append(str(headline))
+    if not account.devices:
+        section.notes += map(str, remarks)
+        return
+    section.sentences += of_devices(account)
+    section.add_figure("gpu", gpu_chart(account))
+    _gpu_tables(section, account)
+    section.notes += map(str, remarks)
+
+
+def _gpu_tables(section: Section, account: Gpu) -> None:
+    section.add_table("devices", account.by_device, "Busy and idle")
+    section.add_table("causes", account.by_cause, "Why it was idle")
+    section.add_table("copies", account.by_copy, "Copies")
+    section.add_table("waits", account.by_wait, "Where the host waited")
+    section.add_table("launches", account.by_launches, "Modules that launch slower than their kernels run")
+
+
+def _lines(trace: Trace) -> Section:
+    section = Section("lines", "Lines")
+    try:
+        table = by_line(trace)
+    except ArgumentError as error:
+        section.lead.append(_sentence(str(error)))
+        return section
+    section.add_table("lines", table)
+    if not len(table):
+        section.lead.append("No line ran while it was recorded.")
+    return section
+
+
+def _ops(trace: Trace, ceilings: Ceilings | None) -> Section:
+    section = Section("ops", "Ops")
+    table = by_op(trace, ceilings=ceilings)
+    section.add_table("ops", table)
+    if not len(table):
+        section.lead += [_sentence(line) for line in table.footer if isinstance(line, str)][-1:]
+    return section
+
+
+def _kernels(trace: Trace) -> Iterator[Section]:
+    if gpu_backend(trace) == "off":
+        return
+    section = Section("kernels", "Kernels")
+    section.add_table("kernels", by_kernel(trace))
+    if section.tables:
+        yield section
+
+
+def _roofline(trace: Trace, ceilings: Ceilings | None) -> Section:
+    section = Section("roofline", "Roofline")
+    figure = roofline_chart(by_op(trace, shapes=True, ceilings=ceilings), ceilings)
+    if figure is None:
+        how = "record_shapes=True" if "source" in trace.facts else "shapes=True"
+        why = "no op with a FLOP formula ran" if counts_flops(trace) else f"no shapes were recorded: record with {how}"
+        section.lead.append(f"No rates are known: {why}.")
+        return section
+    section.add_figure("roofline", figure)
+    if ceilings is None:
+        section.lead.append(
+            "What the device could do is not drawn: give ceilings=torchprof.ceilings() of the machine that it was recorded on."
+        )
+    section.notes.append("A circle is an op with inputs of some shapes; its area is the time that it took in a step")
+    return section
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -10,7 +10,17 @@ from typing import Any, Final
 from torchprof.rendering.units import format_bytes, format_flops, format_ns
 from torchprof.terminal import printable
 
-__all__ = ["PHASE_COLORS", "Figure", "bytes_axis", "flops_text", "label", "time_axis", "times_in"]
+__all__ = [
+    "CAUSE_COLORS",
+    "PHASE_COLORS",
+    "Figure",
+    "bytes_axis",
+    "category_color",
+    "flops_text",
+    "label",
+    "time_axis",
+    "times_in",
+]
 
 Figure = dict[str, Any]
 """``data`` and ``layout`` of plotly. A color such as ``"--forward"`` is that of the page's style, light or dark."""
@@ -23,6 +33,7 @@ PHASE_COLORS: Final = {
     "data": "--data",
     "other": "--other",
 }
+CAUSE_COLORS: Final = {"launch-bound": "--launch-bound", "synchronization": "--synchronization", "other": "--other"}
 TICKS: Final = 5
 MILLISECOND: Final = 10**6
 
@@ -30,6 +41,11 @@ MILLISECOND: Final = 10**6
 def label(text: str) -> str:
     """Text for plotly, which reads some HTML in its labels."""
     return html.escape(printable(text), quote=False)
+
+
+def category_color(category: str) -> str:
+    """The color of a category of memory."""
+    return f"--{category.replace(' ', '-')}"
 
 
 def bytes_axis(most: int) -> Figure:

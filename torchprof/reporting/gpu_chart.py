@@ -6,12 +6,11 @@ from typing import Final
 
 from torchprof.analysis.gpu.gaps import CAUSES
 from torchprof.rendering.units import format_ns
-from torchprof.reporting.figure import Figure, label
+from torchprof.reporting.figure import CAUSE_COLORS, Figure, label
 from torchprof.tables.gpu import Gpu
 
 __all__ = ["gpu_chart"]
 
-COLORS: Final = {"launch-bound": "--launch-bound", "synchronization": "--synchronization", "other": "--other"}
 ROW: Final = 44
 MARGIN: Final = 96
 
@@ -22,7 +21,7 @@ def gpu_chart(account: Gpu) -> Figure:
     names = [label(device.name) for device in devices]
     spans = [max(device.span, 1) for device in devices]
     parts = [("busy", "--busy", [device.busy for device in devices])]
-    parts += [(f"idle, {cause}", COLORS[cause], [device.idle[cause] for device in devices]) for cause in CAUSES]
+    parts += [(f"idle, {cause}", CAUSE_COLORS[cause], [device.idle[cause] for device in devices]) for cause in CAUSES]
     data = []
     for name, color, times in parts:
         if not any(times):

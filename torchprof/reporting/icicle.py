@@ -10,7 +10,7 @@ from torchprof.tables.table import Table
 __all__ = ["icicle"]
 
 FIGURES: Final = {
-    "time": "--accent",
+    "time": "--slate",
     "forward": "--forward",
     "recompute": "--recompute",
     "backward": "--backward",
@@ -25,8 +25,11 @@ FIGURES: Final = {
 
 def icicle(modules: Table) -> list[dict[str, Any]]:
     """The figures that can be chosen of a table by module: those that any row has. The page draws them from its rows."""
-    return [
-        {"name": name, "header": COLUMNS[name].header, "color": color}
-        for name, color in FIGURES.items()
-        if name in modules.columns and any(row.get(name) for row in modules.rows)
-    ]
+    roots = [row for row in modules.rows if not row["depth"]]
+    found = []
+    for name, color in FIGURES.items():
+        if name in modules.columns and any(row.get(name) for row in modules.rows):
+            column = COLUMNS[name]
+            whole = column.quantity.write(sum(row.get(name) or 0 for row in roots))
+            found.append({"name": name, "header": column.header, "color": color, "whole": whole})
+    return found

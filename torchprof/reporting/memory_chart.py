@@ -11,7 +11,7 @@ from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.modules import NO_MODULE, module_label
 from torchprof.analysis.memory.moments import Alive, Moments
 from torchprof.rendering.units import format_bytes, format_ns
-from torchprof.reporting.figure import Figure, bytes_axis, label, times_in
+from torchprof.reporting.figure import Figure, bytes_axis, category_color, label, times_in
 from torchprof.trace.trace import Trace
 
 __all__ = ["memory_chart"]
@@ -27,7 +27,7 @@ def memory_chart(account: MemoryAccount) -> tuple[Figure, list[str]]:
     times, end = found.times.tolist(), max(int(account.trace.facts.get("duration_ns", 0)), int(found.times[-1]))
     total = found.held.sum(axis=1)
     x = times_in([*times, end])
-    data = []
+    data: list[Figure] = []
     for index, name in enumerate(CATEGORIES):
         held = found.held[:, index]
         if not held.any():
@@ -41,7 +41,7 @@ def memory_chart(account: MemoryAccount) -> tuple[Figure, list[str]]:
                 "x": x,
                 "y": [*np.maximum(held, 0).tolist(), max(int(held[-1]), 0)],
                 "line": {"width": 0, "shape": "hv"},
-                "fillcolor": f"--{name.replace(' ', '-')}",
+                "fillcolor": category_color(name),
                 "hoverinfo": "skip",
             }
         )
@@ -76,6 +76,7 @@ def memory_chart(account: MemoryAccount) -> tuple[Figure, list[str]]:
     left = peak.time < end / 2
     layout = {
         "hovermode": "x",
+        "hoverdistance": -1,
         "xaxis": {"ticksuffix": " ms", "range": [0, end / 10**6 or 1]},
         "yaxis": {**bytes_axis(most), "range": [0, most * 1.15 or 1]},
         "shapes": _steps(account.trace),
@@ -95,8 +96,8 @@ def memory_chart(account: MemoryAccount) -> tuple[Figure, list[str]]:
     if found.changes > 1:
         said.insert(
             0,
-            f"Each point is the moment at which the most was held, of {found.changes:,} allocations and frees in a row: less was "
-            "held in between",
+            f"Each point is the moment at which the most was held, of {found.changes:,} allocations and frees in a row: less "
+            "was held in between",
         )
     return {"data": data, "layout": layout}, said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -41,7 +42,9 @@ def module_table(trace: Trace, account: MemoryAccount | None, ceilings: Ceilings
         footer.append(About(("at_peak",), f"At peak: of {format_bytes(account.peak.bytes)} on {account.device}"))
     rows = _largest(table.rows)
     if len(rows) < len(table.rows):
-        footer.insert(0, f"{counted(len(table.rows) - len(rows), 'further module')}, of the least time, are in those above them")
+        footer.insert(
+            0, f"{counted(len(table.rows) - len(rows), 'further module')}, of the least time, are in those above them"
+        )
     return replace(table, rows=rows, columns=tuple(columns), footer=tuple(footer))
 
 
@@ -50,21 +53,29 @@ def _add_utilization(rows: list[Record], ceilings: Ceilings, of: str) -> None:
     for row in rows:
         parts = [row["flops_forward"], row["flops_backward"]]
         possible = row[of] * 1e-9 * ceilings.flops
-        row["mfu"] = sum(parts) / possible if possible and None not in parts else None
+        row["mfu"] = sum(parts) / possible if possible and None not in parts and sum(parts) else None
 
 
 def _add_peak(rows: list[Record], account: MemoryAccount) -> None:
     """Bytes held at the peak, with everything below."""
     own = Counter({path: sum(held.values()) for path, held in account.by_module.items()})
-    ancestors: list[Record] = []
-    for row in rows:
+    for row, above in zip(rows, _above(rows), strict=True):
         row["at_peak"] = 0
-        del ancestors[row["depth"] :]
-        ancestors.append(row)
         of_step = not row["path"] and row["name"] in (DATA, OTHER)
         held = 0 if of_step else own[NO_MODULE if row["name"] == OUTSIDE else row["path"]]
-        for above in ancestors:
-            above["at_peak"] += held
+        for at in above:
+            rows[at]["at_peak"] += held
+        row["at_peak"] += held
+
+
+def _above(rows: list[Record]) -> Iterator[tuple[int, ...]]:
+    """The rows above every row, the root first."""
+    above: list[int] = []
+    for at, row in enumerate(rows):
+        while above and rows[above[-1]]["depth"] >= row["depth"]:
+            above.pop()
+        yield tuple(above)
+        above.append(at)
 
 
 def _largest(rows: list[Record]) -> list[Record]:
@@ -72,12 +83,7 @@ def _largest(rows: list[Record]) -> list[Record]:
     if len(rows) <= MOST_MODULES:
         return rows
     kept: set[int] = set()
-    above: list[int] = []
-    ancestors: list[tuple[int, ...]] = []
-    for at, row in enumerate(rows):
-        del above[row["depth"] :]
-        ancestors.append(tuple(above))
-        above.append(at)
+    ancestors = list(_above(rows))
     for at in sorted(range(len(rows)), key=lambda at: (rows[at]["depth"] > 0, -rows[at]["time"])):
         more = {at, *ancestors[at]} - kept
         if len(kept) + len(more) > MOST_MODULES:

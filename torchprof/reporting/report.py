@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -27,6 +28,8 @@ from torchprof.wording import counted, shown
 __all__ = ["report"]
 
 NEEDED = 'report needs {}, which is not installed: pip install "torchprof-recorder[report]", or plotly and jinja2'
+ORDER = ("steps", "memory", "gpu")
+"""Of the sentences of the verdict."""
 PLACES = {"peak memory": "memory", "step time": "steps", "device time": "gpu"}
 """Sections that findings lead to which name no module and no line."""
 
@@ -69,7 +72,7 @@ def report(trace: Trace, path: AnyPath, *, title: str | None = None, ceilings: C
 
 def contents(trace: Trace, title: str | None, ceilings: Ceilings | None) -> dict[str, Any]:
     """What the template is filled with."""
-    sections = [section for section in sections_of(trace, ceilings)]
+    sections = list(sections_of(trace, ceilings))
     found = findings(trace)
     data = {
         "tables": {name: table for section in sections for name, table in section.tables.items()},
@@ -81,7 +84,7 @@ def contents(trace: Trace, title: str | None, ceilings: Ceilings | None) -> dict
         "version": __version__,
         "facts": list(map(printable, _facts(trace))),
         "remarks": list(map(printable, remarks(trace))),
-        "verdict": [sentence for section in sections for sentence in section.sentences],
+        "verdict": sorted((each for section in sections for each in section.sentences), key=lambda each: ORDER.index(each.of)),
         "findings": [_finding(finding, sections) for finding in found],
         "nothing_found": _nothing(found),
         "not_told": list(map(printable, _not_told(found))),
@@ -99,10 +102,8 @@ def _facts(trace: Trace) -> Iterator[str]:
     """What was recorded, in a few words each."""
     facts = trace.facts
     if began := facts.get("origin_unix_ns"):
-        try:
+        with suppress(ValueError, OverflowError, OSError, TypeError):  # of a damaged file
             yield datetime.fromtimestamp(int(began) / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        except (ValueError, OverflowError, OSError, TypeError):
-            pass  # of a damaged file
     if "source" in facts:
         yield str(facts["source"])
     else:
@@ -162,7 +163,11 @@ def _template() -> Any:
     except ImportError:
         raise MissingPackageError(NEEDED.format("jinja2")) from None
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["printable"] = printable
     return environment.get_template("page.html.j2")

@@ -59,11 +59,20 @@ def roofline_chart(ops: Table, ceilings: Ceilings | None) -> Figure | None:
 
 
 def _powers(values: list[float]) -> Figure:
-    """Ticks at powers of ten, with prefixes."""
+    """Ticks at powers of ten, of few ones also in between, with prefixes."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    ticks = range(low, high + 1)
-    texts = [f"{10 ** (at % 3)} {PREFIXES.get(at - at % 3, f'e{at - at % 3}')}".strip() for at in ticks]
-    return {"tickvals": [10.0**at for at in ticks], "ticktext": texts}
+    factors = (1, 2, 5) if high - low <= 2 else (1,)
+    ticks = {
+        factor * 10.0**at: f"{factor * 10 ** (at % 3)} {_prefix(at - at % 3)}"
+        for at in range(low, high + 1)
+        for factor in factors
+    }
+    near = [math.log10(min(values) / 2), math.log10(max(values) * 2)]
+    return {"tickvals": list(ticks), "ticktext": [text.strip() for text in ticks.values()], "range": near}
+
+
+def _prefix(power: int) -> str:
+    return PREFIXES.get(power, f"e{power}")
 
 
 def _hover(row: Record, time: str) -> str:

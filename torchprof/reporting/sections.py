@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchprof.analysis.gpu.backend import gpu_backend
+from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.model.flops import counts_flops
 from torchprof.errors import ArgumentError
 from torchprof.rendering.grid import Grid
-from torchprof.reporting.figure import Figure
+from torchprof.reporting.figure import CAUSE_COLORS, Figure, category_color
 from torchprof.reporting.gpu_chart import gpu_chart
 from torchprof.reporting.icicle import icicle
 from torchprof.reporting.memory_chart import memory_chart
@@ -44,7 +45,7 @@ class Section:
         lead, notes: lines above its figures, and below its tables.
         figures, tables: by name.
         parts: names of these, in the order in which they stand.
-        headings: of these parts, where they have one.
+        headings, captions: above and below these parts, where they have any.
         tree: figures of the table of modules that the icicle shows.
     """
 
@@ -57,6 +58,7 @@ class Section:
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: list[tuple[str, str]] = field(default_factory=list)
     headings: dict[str, str] = field(default_factory=dict)
+    captions: dict[str, list[str]] = field(default_factory=dict)
     tree: list[dict[str, Any]] = field(default_factory=list)
 
     def add_table(self, name: str, table: Table, heading: str = "") -> None:
@@ -66,9 +68,17 @@ class Section:
             self.parts.append(("table", name))
             self.headings[name] = heading
 
-    def add_figure(self, name: str, figure: Figure) -> None:
+    def color_rows(self, name: str, colors: dict[str, str]) -> None:
+        """Give rows of a table, by their names, the colors that they have in a figure."""
+        if name in self.tables:
+            table = self.tables[name]
+            roots = table.get("depths", [0] * len(table["names"]))
+            table["colors"] = [colors.get(row) if not depth else None for row, depth in zip(table["names"], roots, strict=True)]
+
+    def add_figure(self, name: str, figure: Figure, *captions: str) -> None:
         """Add a figure."""
         self.figures[name] = figure
+        self.captions[name] = list(captions)
         self.parts.append(("figure", name))
 
 
@@ -118,14 +128,15 @@ def _memory(account: Memory | str) -> Section:
     lines = [part for part in account.parts() if isinstance(part, str)]
     section.lead.append(lines[0])
     figure, said = memory_chart(account)
-    section.add_figure("memory", figure)
+    section.add_figure("memory", figure, *said)
     section.headings["memory"] = f"Held on {account.device} over time"
     section.add_table("peak", account.categories, "At the peak, by category")
+    section.color_rows("peak", {name: category_color(name) for name in CATEGORIES})
     if account.leaks:
         section.add_table("leaks", account.leak_table, "Leaks: these held more and more at the ends of steps")
     section.add_table("peak_modules", account.modules, "At the peak, by module")
     section.add_table("peak_lines", account.peak_lines, "At the peak, by line")
-    section.notes += [*said, *(line for line in lines[1:] if not line.startswith("Leaks: these"))]
+    section.notes += [line for line in lines[1:] if not line.startswith("Leaks: these")]
     return section
 
 
@@ -137,8 +148,7 @@ def _steps(trace: Trace) -> Section:
         section.lead.append(_sentence(str(error)))
         return section
     figure, said = steps_chart(table)
-    section.add_figure("steps", figure)
-    section.notes += said
+    section.add_figure("steps", figure, *said)
     section.add_table("steps", _slowest(table))
     return section
 
@@ -176,6 +186,7 @@ def _gpu(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
 def _gpu_tables(section: Section, account: Gpu) -> None:
     section.add_table("devices", account.by_device, "Busy and idle")
     section.add_table("causes", account.by_cause, "Why it was idle")
+    section.color_rows("causes", CAUSE_COLORS)
     section.add_table("copies", account.by_copy, "Copies")
     section.add_table("waits", account.by_wait, "Where the host waited")
     section.add_table("launches", account.by_launches, "Modules that launch slower than their kernels run")
@@ -188,6 +199,8 @@ def _lines(trace: Trace) -> Section:
     except ArgumentError as error:
         section.lead.append(_sentence(str(error)))
         return section
+    if "source" in table.columns:  # beside the name, where it is read
+        table = table.select("source", *(name for name in table.columns if name != "source"))
     section.add_table("lines", table)
     if not len(table):
         section.lead.append("No line ran while it was recorded.")
@@ -220,12 +233,12 @@ def _roofline(trace: Trace, ceilings: Ceilings | None) -> Section:
         why = "no op with a FLOP formula ran" if counts_flops(trace) else f"no shapes were recorded: record with {how}"
         section.lead.append(f"No rates are known: {why}.")
         return section
-    section.add_figure("roofline", figure)
+    of_circles = "A circle is an op with inputs of some shapes; its area is the time that it took in a step"
+    section.add_figure("roofline", figure, of_circles)
     if ceilings is None:
         section.lead.append(
             "What the device could do is not drawn: give ceilings=torchprof.ceilings() of the machine that it was recorded on."
         )
-    section.notes.append("A circle is an op with inputs of some shapes; its area is the time that it took in a step")
     return section
 
 

@@ -56,7 +56,7 @@ def steps_chart(steps: Table) -> tuple[Figure, list[str]]:
     layout = {
         "barmode": "stack",
         "bargap": 0.25 if len(rows) <= 60 else 0,
-        "xaxis": {"title": {"text": "step"}, "fixedrange": True, **_ticks(numbers)},
+        "xaxis": {"title": {"text": "step"}, "fixedrange": True, "showgrid": False, **_ticks(numbers)},
         "yaxis": time_axis(max((row["time"] for row in rows), default=0)),
     }
     return {"data": data, "layout": layout}, said

@@ -5,17 +5,29 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.records import Record
 from torchprof.rendering.grid import Grid
-from torchprof.rendering.units import format_count
+from torchprof.reporting.figure import CAUSE_COLORS, PHASE_COLORS, category_color
 from torchprof.tables.columns import COLUMNS
 from torchprof.tables.table import Table
 from torchprof.terminal import printable
 
-__all__ = ["MOST_ROWS", "grid_data", "lines_below", "number", "row_key", "table_data"]
+__all__ = ["MOST_ROWS", "grid_data", "number", "row_key", "table_data"]
 
 MOST_ROWS: Final = 1000
 """Rows of a list that are on the page."""
+
+BARS: Final = ("share", "device_share", "busy_share", "idle_share", "roofline")
+"""Columns whose values are drawn as bars, too."""
+
+COLORS: Final = {
+    **PHASE_COLORS,
+    "busy": "--busy",
+    **{f"idle_{cause.replace('-', '_')}": color for cause, color in CAUSE_COLORS.items()},
+    **{f"peak_{category.replace(' ', '_')}": category_color(category) for category in CATEGORIES},
+}
+"""Columns that have the color of what they show in charts."""
 
 Data = dict[str, Any]
 
@@ -30,7 +42,9 @@ def table_data(table: Table, most: int = MOST_ROWS) -> Data:
     data["keys"] = [printable(row_key(row)) for row in table.rows]
     for column, name, of_rows in zip(data["columns"], table.columns, values, strict=True):
         column["name"] = name
-        column["bar"] = COLUMNS[name].quantity.unit == "fraction"
+        column["bar"] = name in BARS
+        if name in COLORS:
+            column["color"] = COLORS[name]
         column["values"] = [number(value) for value in of_rows]
         if all(value is None for value in column["values"]):
             del column["values"]  # it is sorted by its texts
@@ -73,8 +87,3 @@ def number(value: Any) -> float | int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(f"{value:.7g}")
-
-
-def lines_below(shown: int, whole: int, what: str) -> list[str]:
-    """What must be said where a figure shows less than there is."""
-    return [f"{format_count(shown)} of {format_count(whole)} {what}"] if shown < whole else []

@@ -278,7 +278,7 @@ _COLUMNS: Final = (
         "mfu",
         "MFU",
         SHARE,
-        "model FLOPs utilization: FLOPs of forward and backward, of what the device could compute in its time; on a page of report",
+        "model FLOPs utilization: FLOPs of forward and backward, of what the device could compute in that time",
         unknown="flops_unknown",
     ),
     Column("bytes", "Bytes", BYTES, "of ops: inputs and outputs, each once, an estimate; of copies: counted"),

@@ -73,7 +73,7 @@ def moments(
         done = until
         by_category[row] = np.bincount(of_category, weights=held, minlength=len(CATEGORIES))
         most = np.argsort(-held, kind="stable") if len(held) <= named else np.argpartition(-held, named)[:named]
-        found = [Alive(*names[which], int(held[which])) for which in most.tolist() if held[which] > 0]
+        found = [Alive(names[which][0], names[which][1], int(held[which])) for which in most.tolist() if held[which] > 0]
         if untracked[row] > 0:
             found.append(Alive(NO_MODULE, UNTRACKED, int(untracked[row])))
         alive.append(sorted(found, key=lambda each: -each.bytes)[:named])

@@ -4,7 +4,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
-  const FIRST_ROWS = 25, MORE_ROWS = 200, UNFOLDED = 30;
+  const FIRST_ROWS = 15, MORE_ROWS = 200, UNFOLDED = 30;
   const PHASES = ["forward", "recompute", "backward", "optimizer", "data", "other"];
 
   function element(tag, attributes = {}, ...children) {
@@ -14,6 +14,12 @@
       else if (value !== undefined && value !== null) made.setAttribute(name, value);
     }
     made.append(...children);
+    return made;
+  }
+
+  function swatch(color) {
+    const made = element("span", { class: "swatch", "aria-hidden": "true" });
+    made.style.background = `var(${color})`;
     return made;
   }
 
@@ -41,24 +47,27 @@
 
   class RowTable {
     constructor(place, table) {
-      Object.assign(this, { place, table, query: "", flat: false, by: null, descending: true, limit: FIRST_ROWS, found: -1 });
+      Object.assign(this, { place, table, query: "", flat: false, by: null, descending: true, limit: 0, found: -1 });
       const count = table.names.length, depths = table.depths ?? new Array(count).fill(0), path = [];
       this.parent = new Int32Array(count).fill(-1);
       this.children = Array.from({ length: count }, () => []);
       this.roots = [];
       for (let row = 0; row < count; row++) {
-        path.length = depths[row];
-        const above = depths[row] > 0 ? path[depths[row] - 1] ?? -1 : -1;
-        path[depths[row]] = row;
+        while (path.length && depths[path.at(-1)] >= depths[row]) path.pop();
+        const above = path.at(-1) ?? -1;
+        path.push(row);
         this.parent[row] = above;
         (above < 0 ? this.roots : this.children[above]).push(row);
       }
       this.depths = depths;
       this.isTree = this.roots.length < count;
+      this.limit = this.first();
       this.open = new Set();
       this.unfoldSome();
       this.build();
     }
+
+    first() { return this.isTree ? 2 * UNFOLDED : FIRST_ROWS; }
 
     /** Unfolds level by level, as long as few rows are seen. */
     unfoldSome() {
@@ -79,7 +88,7 @@
       if (table.names.length > 8) {
         const search = element("input", {
           type: "search", placeholder: "Search", "aria-label": `Search in ${table.title}`, spellcheck: "false",
-          oninput: () => { this.query = search.value.trim().toLowerCase(); this.limit = FIRST_ROWS; this.render(); },
+          oninput: () => { this.query = search.value.trim().toLowerCase(); this.limit = this.first(); this.render(); },
         });
         this.search = search;
         tools.append(search);
@@ -107,8 +116,9 @@
 
     header(row, text, at, meaning, left) {
       const cell = element("th", { scope: "col", "aria-sort": "none", class: left ? "left" : null });
+      const color = this.table.columns[at]?.color, mark = color ? [swatch(color)] : [];
       cell.append(element("button", { type: "button", title: meaning || null, onclick: () => this.sort(at) },
-        text || element("span", { class: "visually-hidden" }, "note")));
+        ...mark, text || element("span", { class: "visually-hidden" }, "note")));
       row.append(cell);
       return cell;
     }
@@ -125,7 +135,7 @@
     }
 
     ordered(rows) {
-      if (this.by === null) return rows;
+      if (this.by === null) return [...rows];
       const column = this.by < 0 ? { texts: this.table.names } : this.table.columns[this.by];
       const values = column.values ?? column.texts, sign = this.descending ? -1 : 1;
       const order = (a, b) => {
@@ -165,7 +175,8 @@
       const part = left > 0 ? rows.slice(0, this.limit) : rows;
       this.body.replaceChildren(...part.flatMap((row) => this.row(row)));
       this.more.hidden = left <= 0;
-      this.more.textContent = left > 0 ? `Show ${Math.min(MORE_ROWS, rows.length - this.limit)} more of ${rows.length - this.limit}` : "";
+      const hidden = rows.length - this.limit;
+      this.more.textContent = hidden > MORE_ROWS ? `Show ${MORE_ROWS} more of ${hidden.toLocaleString("en")}` : `Show ${hidden} more`;
     }
 
     row(row) {
@@ -188,6 +199,7 @@
       }
       const shown = this.flat && this.isTree ? table.keys[row] : table.names[row];
       const match = /^(.+?)( \([^()]*\))$/.exec(shown);
+      if (table.colors?.[row]) name.append(swatch(table.colors[row]));
       name.append(...(match && this.isTree ? [match[1], element("i", {}, match[2])] : [shown]));
       if (table.notes[row]) name.append(element("i", {}, `  ${table.notes[row]}`));
       const made = element("tr", { class: kind.filter(Boolean).join(" ") || null, "data-row": row }, name);
@@ -202,25 +214,29 @@
 
     cell(column, row) {
       const text = column.texts[row];
-      const cell = element("td", { class: column.left ? "left" : text === "-" ? "quiet" : null }, text);
-      if (column.left && text.length > 40) cell.title = text;
-      if (column.bar && column.values?.[row] > 0) {
-        cell.className = "share";
-        const track = element("span", { class: "track", "aria-hidden": "true" });
+      if (!column.bar) {
+        const long = column.left && text.length > 40 ? text : null;
+        const kind = column.left ? `left ${column.name ?? ""}` : text === "-" ? "quiet" : null;
+        return element("td", { class: kind, title: long }, text);
+      }
+      const cell = element("td", { class: "share" });
+      const track = element("span", { class: "track", "aria-hidden": "true" });
+      if (column.values?.[row] > 0) {
         for (const [color, part] of this.parts(column, row)) {
           const piece = element("i");
           piece.style.cssText = `width:${Math.min(100, 100 * part).toFixed(2)}%;background:var(--${color})`;
           track.append(piece);
         }
-        cell.append(track);
       }
+      cell.append(track, text);
       return cell;
     }
 
     /** Of the share of a step, the phases; of any other share, itself. */
     parts(column, row) {
       const share = column.values[row];
-      if (column.name !== "share") return [[column.name === "device_share" || column.name === "busy_share" ? "busy" : "other", share]];
+      if (this.table.colors?.[row]) return [[this.table.colors[row].slice(2), share]];
+      if (column.name !== "share") return [[/^(device|busy)_/.test(column.name) ? "busy" : "other", share]];
       const suffix = this.table.columns.some((each) => each.name === "forward_self") ? "_self" : "";
       const times = PHASES.map((name) => [name, this.table.columns.find((each) => each.name === name + suffix)?.values?.[row] ?? 0]);
       const whole = times.reduce((sum, [, time]) => sum + time, 0);
@@ -229,7 +245,7 @@
 
     unfold(all) {
       this.open = new Set(all ? [...this.table.names.keys()].filter((row) => this.children[row].length) : []);
-      this.limit = FIRST_ROWS;
+      this.limit = this.first();
       this.render();
     }
 
@@ -279,17 +295,17 @@
       data: [{
         type: "icicle", branchvalues: "remainder", maxdepth: 7, sort: true,
         ids: ["all", ...rows.map(String)],
-        labels: [plain(by.header), ...rows.map((row) => plain(table.names[row]))],
+        labels: [plain(by.whole), ...rows.map((row) => plain(table.names[row]))],
         parents: ["", ...rows.map((row) => (tree.parent[row] < 0 ? "all" : String(tree.parent[row])))],
         values: [0, ...rows.map(own)],
-        text: ["", ...rows.map((row) => plain(`${column.texts[row]}, ${share(row)}`))],
-        hovertext: ["all rows", ...rows.map((row) => `<b>${plain(table.keys[row])}</b><br>${plain(table.names[row])}<br>${plain(column.texts[row])}, ${share(row)}`)],
+        text: ["all", ...rows.map((row) => plain(`${column.texts[row]}, ${share(row)}`))],
+        hovertext: [plain(`${by.header}: ${by.whole}`), ...rows.map((row) => `<b>${plain(table.keys[row])}</b><br>${plain(table.names[row])}<br>${plain(column.texts[row])}, ${share(row)}`)],
         hovertemplate: "%{hovertext}<extra></extra>", texttemplate: "%{label}<br>%{text}",
         marker: { colors: ["--raised", ...rows.map((row) => shade(by.color, values[row] / whole))], line: { width: 1, color: "--paper" } },
         tiling: { orientation: "v", pad: 1 }, pathbar: { visible: true, thickness: 22 }, root: { color: "--raised" },
         textfont: { size: 12 },
       }],
-      layout: { margin: { l: 0, r: 0, t: 4, b: 4 } },
+      layout: { margin: { l: 0, r: 0, t: 4, b: 4 }, uniformtext: { minsize: 10, mode: "hide" } },
     };
   }
 

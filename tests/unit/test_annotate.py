@@ -172,9 +172,15 @@ def test_a_file_that_changed_since_is_not_shown(net: ModuleType) -> None:
     path = Path(net.__file__ or "")
     trace = recorded(str(path), origin_unix_ns=time.time_ns())
     assert source(trace)["net.py:20"] == "x = x.exp()  # e to the power of x"
+    assert "Text left out" not in str(torchprof.by_line(trace))
     path.write_text(f"# a line more\n{SOURCE}")
     os.utime(path, ns=(0, time.time_ns() + 10**9))
     assert set(source(trace).values()) == {""}
+    assert "Text left out: net.py, changed since the recording" in str(torchprof.by_line(trace))
+    path.unlink()
+    assert "Text left out" not in str(torchprof.by_line(trace)), "what is elsewhere did not change"
+    path.write_text(f"# a line more\n{SOURCE}")
+    os.utime(path, ns=(0, time.time_ns() + 10**9))
     with pytest.raises(ArgumentError, match=r"net\.py is not there, or changed since the recording.*with_source\(\)"):
         torchprof.annotate(trace, net.Net.forward)
 

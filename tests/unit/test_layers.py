@@ -86,8 +86,8 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "__init__": Room(
         "The public names.",
-        "errors _version trace importers record allocator analysis exporters rendering tables advice reporting summarize estimation "
-        "_native",
+        "errors _version trace importers record allocator analysis exporters rendering tables advice reporting summarize "
+        "estimation _native",
     ),
     "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering wording __init__"),
     "__main__": Room("Runs the command line.", "cli"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.model.flops import counts_flops
+from torchprof.analysis.time.module_records import DATA, OTHER
 from torchprof.errors import ArgumentError
 from torchprof.rendering.grid import Grid
-from torchprof.reporting.figure import CAUSE_COLORS, Figure, category_color
+from torchprof.reporting.figure import CAUSE_COLORS, PHASE_COLORS, Figure, category_color
 from torchprof.reporting.gpu_chart import gpu_chart
 from torchprof.reporting.icicle import icicle
 from torchprof.reporting.memory_chart import memory_chart
@@ -24,6 +25,7 @@ from torchprof.tables.by_kernel import by_kernel
 from torchprof.tables.by_line import by_line
 from torchprof.tables.by_op import by_op
 from torchprof.tables.by_step import by_step
+from torchprof.tables.footer import remarks
 from torchprof.tables.gpu import Gpu, gpu
 from torchprof.tables.memory import Memory
 from torchprof.tables.table import Table
@@ -41,6 +43,7 @@ class Section:
     Attributes:
         name: its anchor.
         title: its heading.
+        said: lines that stand on top of the page, and so below none of its tables.
         sentences: of the verdict, that it is the place of.
         lead, notes: lines above its figures, and below its tables.
         figures, tables: by name.
@@ -51,6 +54,7 @@ class Section:
 
     name: str
     title: str
+    said: Collection[str] = ()
     sentences: list[Sentence] = field(default_factory=list)
     lead: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -64,6 +68,7 @@ class Section:
     def add_table(self, name: str, table: Table, heading: str = "") -> None:
         """Add a table that has rows."""
         if len(table):
+            table = replace(table, footer=tuple(line for line in table.footer if line not in self.said))
             self.tables[name] = table_data(table)
             self.parts.append(("table", name))
             self.headings[name] = heading
@@ -86,7 +91,7 @@ def sections_of(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
     """All that have something to say."""
     account = _account(trace)
     yield _modules(trace, account if isinstance(account, Memory) else None, ceilings)
-    yield _memory(account)
+    yield _memory(trace, account)
     yield _steps(trace)
     yield from _gpu(trace, ceilings)
     yield _lines(trace)
@@ -104,20 +109,21 @@ def _account(trace: Trace) -> Memory | str:
 
 
 def _modules(trace: Trace, account: Memory | None, ceilings: Ceilings | None) -> Section:
-    section = Section("modules", "Modules")
+    section = Section("modules", "Modules", remarks(trace))
     table = module_table(trace, account, ceilings)
     if not len(table):
         section.lead.append("No module was called while it was recorded, and no op ran.")
         return section
-    section.tree = icicle(table)
     section.add_table("modules", table)
-    if section.tree:
+    section.color_rows("modules", {DATA: PHASE_COLORS["data"], OTHER: PHASE_COLORS["other"]})
+    if any(row["depth"] for row in table.rows):
+        section.tree = icicle(table)
         section.parts.append(("icicle", "icicle"))
     return section
 
 
-def _memory(account: Memory | str) -> Section:
-    section = Section("memory", "Memory")
+def _memory(trace: Trace, account: Memory | str) -> Section:
+    section = Section("memory", "Memory", remarks(trace))
     if isinstance(account, str):
         section.lead.append(_sentence(account))
         return section
@@ -136,12 +142,12 @@ def _memory(account: Memory | str) -> Section:
         section.add_table("leaks", account.leak_table, "Leaks: these held more and more at the ends of steps")
     section.add_table("peak_modules", account.modules, "At the peak, by module")
     section.add_table("peak_lines", account.peak_lines, "At the peak, by line")
-    section.notes += [line for line in lines[1:] if not line.startswith("Leaks: these")]
+    section.notes += [line for line in lines[1:] if not line.startswith("Leaks: these") and line not in section.said]
     return section
 
 
 def _steps(trace: Trace) -> Section:
-    section = Section("steps", "Steps", list(of_steps(trace)))
+    section = Section("steps", "Steps", remarks(trace), list(of_steps(trace)))
     try:
         table = by_step(trace)
     except ArgumentError as error:
@@ -165,22 +171,22 @@ def _slowest(table: Table) -> Table:
 def _gpu(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
     if gpu_backend(trace) == "off":
         return
-    section = Section("gpu", "GPU")
+    section = Section("gpu", "GPU", remarks(trace))
     yield section
     try:
         account = gpu(trace, ceilings=ceilings)
     except ArgumentError as error:
         section.lead.append(_sentence(str(error)))
         return
-    headline, *remarks = (part for part in account.parts() if not isinstance(part, Grid))
+    headline, *below = (part for part in account.parts() if not isinstance(part, Grid))
     section.lead.append(str(headline))
     if not account.devices:
-        section.notes += map(str, remarks)
+        section.notes += [line for line in map(str, below) if line not in section.said]
         return
     section.sentences += of_devices(account)
     section.add_figure("gpu", gpu_chart(account))
     _gpu_tables(section, account)
-    section.notes += map(str, remarks)
+    section.notes += [line for line in map(str, below) if line not in section.said]
 
 
 def _gpu_tables(section: Section, account: Gpu) -> None:
@@ -193,7 +199,7 @@ def _gpu_tables(section: Section, account: Gpu) -> None:
 
 
 def _lines(trace: Trace) -> Section:
-    section = Section("lines", "Lines")
+    section = Section("lines", "Lines", remarks(trace))
     try:
         table = by_line(trace)
     except ArgumentError as error:
@@ -208,7 +214,7 @@ def _lines(trace: Trace) -> Section:
 
 
 def _ops(trace: Trace, ceilings: Ceilings | None) -> Section:
-    section = Section("ops", "Ops")
+    section = Section("ops", "Ops", remarks(trace))
     table = by_op(trace, ceilings=ceilings)
     section.add_table("ops", table)
     if not len(table):
@@ -219,14 +225,14 @@ def _ops(trace: Trace, ceilings: Ceilings | None) -> Section:
 def _kernels(trace: Trace) -> Iterator[Section]:
     if gpu_backend(trace) == "off":
         return
-    section = Section("kernels", "Kernels")
+    section = Section("kernels", "Kernels", remarks(trace))
     section.add_table("kernels", by_kernel(trace))
     if section.tables:
         yield section
 
 
 def _roofline(trace: Trace, ceilings: Ceilings | None) -> Section:
-    section = Section("roofline", "Roofline")
+    section = Section("roofline", "Roofline", remarks(trace))
     figure = roofline_chart(by_op(trace, shapes=True, ceilings=ceilings), ceilings)
     if figure is None:
         how = "record_shapes=True" if "source" in trace.facts else "shapes=True"
@@ -243,5 +249,6 @@ def _roofline(trace: Trace, ceilings: Ceilings | None) -> Section:
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    """What an error says of an argument, as a sentence for a reader."""
+    text = f"The {text}" if text.startswith("trace ") else text[:1].upper() + text[1:]
     return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -189,7 +189,7 @@ def test_the_icicle_shows_the_figure_that_is_chosen(open_page: Open) -> None:
     assert "370 us" in chart.inner_text()
     page.locator("#icicle-by").select_option(label="Device")
     page.wait_for_function("document.querySelector('[data-figure=icicle]').textContent.includes('230 us')")
-    assert "fc (Linear)" in chart.text_content()
+    assert "fc" in chart.text_content()
 
 
 def hover(page: Page, figure: str, x: float, y: float = 0.5) -> str:

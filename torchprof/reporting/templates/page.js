@@ -295,7 +295,7 @@
       data: [{
         type: "icicle", branchvalues: "remainder", maxdepth: 7, sort: true,
         ids: ["all", ...rows.map(String)],
-        labels: [plain(by.whole), ...rows.map((row) => plain(table.names[row]))],
+        labels: [plain(by.whole), ...rows.map((row) => plain(table.names[row].replace(/(.) \([^()]*\)$/, "$1")))],  // no class
         parents: ["", ...rows.map((row) => (tree.parent[row] < 0 ? "all" : String(tree.parent[row])))],
         values: [0, ...rows.map(own)],
         text: ["all", ...rows.map((row) => plain(`${column.texts[row]}, ${share(row)}`))],

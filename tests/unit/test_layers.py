@@ -63,7 +63,7 @@ ROOMS: Final[dict[str, Room]] = {
     "advice": Room("Says what could be better in a program.", "analysis rendering tables trace wording"),
     "reporting": Room(
         "Writes what a trace says as one HTML file.",
-        "paths errors _version terminal trace analysis rendering tables advice wording",
+        "paths errors _version terminal trace allocator analysis rendering tables advice wording",
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",

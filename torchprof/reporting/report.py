@@ -17,9 +17,12 @@ from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.errors import ArgumentError, MissingPackageError
 from torchprof.paths import AnyPath, text_of, written
 from torchprof.rendering.units import format_ns
-from torchprof.reporting.sections import Section, sections_of
+from torchprof.reporting.section import Section
+from torchprof.reporting.sections import sections_of
+from torchprof.reporting.snapshot_page import snapshot_sections
 from torchprof.tables.checks import check_ceilings, check_trace
 from torchprof.tables.footer import remarks
+from torchprof.tables.snapshot_memory import SnapshotMemory
 from torchprof.terminal import printable
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
@@ -34,7 +37,7 @@ PLACES = {"peak memory": "memory", "step time": "steps", "device time": "gpu"}
 """Sections that findings lead to which name no module and no line."""
 
 
-def report(trace: Trace, path: AnyPath, *, title: str | None = None, ceilings: Ceilings | None = None) -> None:
+def report(trace: Trace | SnapshotMemory, path: AnyPath, *, title: str | None = None, ceilings: Ceilings | None = None) -> None:
     """Write what a trace says as one HTML file, to open in a browser: it needs no network and nothing beside it.
 
     On top stand a verdict and what `torchprof.findings` found, each leading to its place. Below are the module tree, memory
@@ -43,7 +46,8 @@ def report(trace: Trace, path: AnyPath, *, title: str | None = None, ceilings: C
     that a page of a million ops opens like any other.
 
     Args:
-        trace: of `torchprof.profile` or `torchprof.load`.
+        trace: of `torchprof.profile` or `torchprof.load`; or what `torchprof.memory` says of a CUDA memory snapshot, whose page
+            shows memory alone.
         path: the file to write, such as ``"report.html"``.
         title: of the page; by default the name of the model.
         ceilings: of `torchprof.ceilings`, measured on the machine that the trace is of: adds the utilization of every module
@@ -58,39 +62,56 @@ def report(trace: Trace, path: AnyPath, *, title: str | None = None, ceilings: C
     Example:
         >>> torchprof.report(prof.trace, "report.html")
     """
-    check_trace(trace)
+    if not isinstance(trace, SnapshotMemory):
+        check_trace(trace)
     text_of(path)
     if title is not None and not isinstance(title, str):
         raise ArgumentError(f"title={shown(title)} is no text: give a str, or None for the name of the model")
     if ceilings is not None:
-        check_ceilings(ceilings, of_device=has_kernels(trace))
+        check_ceilings(ceilings, of_device=isinstance(trace, SnapshotMemory) or has_kernels(trace))
     template, plotly = _template(), _plotly()
-    page = template.render(**contents(trace, title, ceilings), plotly=plotly)
+    filled = snapshot_contents(trace) if isinstance(trace, SnapshotMemory) else contents(trace, ceilings)
+    name = printable(title) if title is not None else filled["title"]
+    page = template.render(**{**filled, "title": name, "version": __version__, "plotly": plotly})
     with written(path) as file:
         file.write(page.encode())
 
 
-def contents(trace: Trace, title: str | None, ceilings: Ceilings | None) -> dict[str, Any]:
-    """What the template is filled with."""
+def snapshot_contents(account: SnapshotMemory) -> dict[str, Any]:
+    """What the template is filled with for a memory snapshot."""
+    filled = _filled(list(snapshot_sections(account)))
+    return {
+        **filled,
+        "title": f"Memory of {account.device}",
+        "facts": ["CUDA memory snapshot"],
+        "remarks": [],
+        "findings": None,
+    }
+
+
+def contents(trace: Trace, ceilings: Ceilings | None) -> dict[str, Any]:
+    """What the template is filled with for a trace."""
     sections = list(sections_of(trace, ceilings))
     found = findings(trace)
+    return {
+        **_filled(sections),
+        "title": _name(trace),
+        "facts": list(map(printable, _facts(trace))),
+        "remarks": list(map(printable, remarks(trace))),
+        "findings": [_finding(finding, sections) for finding in found],
+        "nothing_found": _nothing(found),
+        "not_told": list(map(printable, _not_told(found))),
+    }
+
+
+def _filled(sections: list[Section]) -> dict[str, Any]:
     data = {
         "tables": {name: table for section in sections for name, table in section.tables.items()},
         "figures": {name: figure for section in sections for name, figure in section.figures.items()},
         "tree": [each for section in sections for each in section.tree],
     }
-    return {
-        "title": printable(title) if title is not None else _name(trace),
-        "version": __version__,
-        "facts": list(map(printable, _facts(trace))),
-        "remarks": list(map(printable, remarks(trace))),
-        "verdict": sorted((each for section in sections for each in section.sentences), key=lambda each: ORDER.index(each.of)),
-        "findings": [_finding(finding, sections) for finding in found],
-        "nothing_found": _nothing(found),
-        "not_told": list(map(printable, _not_told(found))),
-        "sections": sections,
-        "data": _json(data),
-    }
+    sentences = [each for section in sections for each in section.sentences]
+    return {"sections": sections, "verdict": sorted(sentences, key=lambda each: ORDER.index(each.of)), "data": _json(data)}
 
 
 def _name(trace: Trace) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.memory.categories import CATEGORIES
@@ -12,15 +11,16 @@ from torchprof.analysis.model.flops import counts_flops
 from torchprof.analysis.time.module_records import DATA, OTHER
 from torchprof.errors import ArgumentError
 from torchprof.rendering.grid import Grid
-from torchprof.reporting.figure import CAUSE_COLORS, PHASE_COLORS, Figure, category_color
+from torchprof.reporting.figure import CAUSE_COLORS, PHASE_COLORS, category_color
 from torchprof.reporting.gpu_chart import gpu_chart
 from torchprof.reporting.icicle import icicle
 from torchprof.reporting.memory_chart import memory_chart
 from torchprof.reporting.module_tree import module_table
 from torchprof.reporting.roofline_chart import roofline_chart
+from torchprof.reporting.section import Section
 from torchprof.reporting.steps_chart import steps_chart
-from torchprof.reporting.tables_of import MOST_ROWS, table_data
-from torchprof.reporting.verdict import Sentence, of_devices, of_memory, of_steps
+from torchprof.reporting.tables_of import MOST_ROWS
+from torchprof.reporting.verdict import of_devices, of_memory, of_steps
 from torchprof.tables.by_kernel import by_kernel
 from torchprof.tables.by_line import by_line
 from torchprof.tables.by_op import by_op
@@ -33,58 +33,7 @@ from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 
-__all__ = ["Section", "sections_of"]
-
-
-@dataclass
-class Section:
-    """A section of the page.
-
-    Attributes:
-        name: its anchor.
-        title: its heading.
-        said: lines that stand on top of the page, and so below none of its tables.
-        sentences: of the verdict, that it is the place of.
-        lead, notes: lines above its figures, and below its tables.
-        figures, tables: by name.
-        parts: names of these, in the order in which they stand.
-        headings, captions: above and below these parts, where they have any.
-        tree: figures of the table of modules that the icicle shows.
-    """
-
-    name: str
-    title: str
-    said: Collection[str] = ()
-    sentences: list[Sentence] = field(default_factory=list)
-    lead: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    figures: dict[str, Figure] = field(default_factory=dict)
-    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
-    parts: list[tuple[str, str]] = field(default_factory=list)
-    headings: dict[str, str] = field(default_factory=dict)
-    captions: dict[str, list[str]] = field(default_factory=dict)
-    tree: list[dict[str, Any]] = field(default_factory=list)
-
-    def add_table(self, name: str, table: Table, heading: str = "") -> None:
-        """Add a table that has rows."""
-        if len(table):
-            table = replace(table, footer=tuple(line for line in table.footer if line not in self.said))
-            self.tables[name] = table_data(table)
-            self.parts.append(("table", name))
-            self.headings[name] = heading
-
-    def color_rows(self, name: str, colors: dict[str, str]) -> None:
-        """Give rows of a table, by their names, the colors that they have in a figure."""
-        if name in self.tables:
-            table = self.tables[name]
-            roots = table.get("depths", [0] * len(table["names"]))
-            table["colors"] = [colors.get(row) if not depth else None for row, depth in zip(table["names"], roots, strict=True)]
-
-    def add_figure(self, name: str, figure: Figure, *captions: str) -> None:
-        """Add a figure."""
-        self.figures[name] = figure
-        self.captions[name] = list(captions)
-        self.parts.append(("figure", name))
+__all__ = ["sections_of"]
 
 
 def sections_of(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:

@@ -14,7 +14,7 @@ from torchprof.tables.gpu import Gpu
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
-__all__ = ["Sentence", "of_devices", "of_memory", "of_steps"]
+__all__ = ["Sentence", "of_devices", "of_memory", "of_steps", "shares"]
 
 LEAST: Final = 0.02
 """Parts of a whole that are smaller are not named."""
@@ -49,7 +49,7 @@ def of_steps(trace: Trace) -> Iterator[Sentence]:
     phases["outside of phases"] = float(times.by_phase[Phase.OTHER].mean())
     mean = f", the mean of {len(times.time):,}" if len(times.time) > 1 else ""
     what = "A step takes" if times.is_step else "The recording took"
-    yield Sentence("steps", what, format_ns(round(time)), f"{mean}: {_shares(phases.items(), time)}")
+    yield Sentence("steps", what, format_ns(round(time)), f"{mean}: {shares(phases.items(), time)}")
 
 
 def of_memory(account: MemoryAccount) -> Iterator[Sentence]:
@@ -63,7 +63,7 @@ def of_memory(account: MemoryAccount) -> Iterator[Sentence]:
     held = ((name, size) for name, size in account.by_category.items())
     incomplete = " of what was recorded" if account.trace.losses.get("allocations") else ""
     leaks = f"; {format_bytes(round(sum(leak.growth for leak in account.leaks)))} more at every step" if account.leaks else ""
-    after = f"{incomplete} on {account.device}{when}: {_shares(held, peak.bytes)}{leaks}"
+    after = f"{incomplete} on {account.device}{when}: {shares(held, peak.bytes)}{leaks}"
     yield Sentence("memory", "The peak is", format_bytes(peak.bytes), after)
 
 
@@ -78,13 +78,13 @@ def of_devices(account: Gpu) -> Iterator[Sentence]:
     name = devices[0].name if len(devices) == 1 else f"{len(devices)} devices"
     verb = "was" if len(devices) == 1 else "were"
     of = f" of {format_ns(span)}" + (" together" if len(devices) > 1 else "")
-    rest = f"; idle: {shares}" if (shares := _shares(idle.items(), span)) else ""
+    rest = f"; idle: {why}" if (why := shares(idle.items(), span)) else ""
     if account.utilization is not None and account.utilization.flops:
         rest += f"; MFU {100 * account.utilization.mfu:.1f}%"
     yield Sentence("gpu", f"{name} {verb} busy", f"{100 * busy / span:.1f}%" if span else "?", f"{of}{rest}")
 
 
-def _shares(parts: Iterable[tuple[str, float]], whole: float) -> str:
+def shares(parts: Iterable[tuple[str, float]], whole: float) -> str:
     """``52% backward, 28% forward``, most first."""
     largest = sorted(((value / whole, name) for name, value in parts), key=lambda part: -part[0])
     return ", ".join(f"{100 * share:.0f}% {name}" for share, name in largest if share >= LEAST)

@@ -188,7 +188,8 @@ class MemoryAccount:
             points: the largest number of these.
             named: how much of what held the most is listed.
         """
-        return moments(self.allocations, self.category, self._modules, self._changes, self._allocator, points, named)
+        names, group = self._modules.groups(self.category)
+        return moments(self.allocations, names, group, self._changes, self._allocator, points, named)
 
     @cached_property
     def leaks(self) -> list[Leak]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from torchprof.analysis.memory.allocator_totals import AllocatorTotals
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
 from torchprof.analysis.memory.changes import Changes
-from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
+from torchprof.analysis.memory.modules import NO_MODULE
 from torchprof.trace.schema import Rows
 
 __all__ = ["Alive", "Moments", "moments"]
@@ -22,9 +23,12 @@ MOST_SUMS: Final = 2**24
 
 
 class Alive(NamedTuple):
-    """What a module held of one category at a moment. Its path is empty for the root, ``"(no module)"`` for none."""
+    """What one place held of one category at a moment.
 
-    module: str
+    A place is the path of a module, empty for the root and ``"(no module)"`` for none; of a snapshot, a line.
+    """
+
+    place: str
     category: str
     bytes: int
 
@@ -33,8 +37,8 @@ class Moments(NamedTuple):
     """What was held at some moments, in their order.
 
     Attributes:
-        times: in nanoseconds, ``[n]``.
-        held: bytes by category, ``[n, len(CATEGORIES)]``: they add up to what was held at that very moment.
+        times: in nanoseconds, ``[n]``; of a snapshot, entries of its history.
+        held: bytes by category, ``[n, categories]``: they add up to what was held at that very moment.
         alive: of every moment, what held the most.
         changes: how many allocations and frees every moment stands for, at most: it is the one of the most held among them.
     """
@@ -47,37 +51,47 @@ class Moments(NamedTuple):
 
 def moments(
     allocations: Rows,
-    category: Ints,
-    modules: AllocationModules,
+    names: list[tuple[str, str]],
+    group: Ints,
     changes: Changes,
-    totals: AllocatorTotals,
+    totals: AllocatorTotals | None,
     points: int,
     named: int,
+    categories: Sequence[str] = CATEGORIES,
 ) -> Moments:
-    """See `MemoryAccount.moments`."""
-    names, group = modules.groups(category)
+    """See `MemoryAccount.moments`.
+
+    Args:
+        names: place and category of every group of allocations.
+        group: the group of each.
+    """
+
+    def untracked_at(times: Ints) -> Ints:
+        return totals.untracked_at(times) if totals is not None else np.zeros(len(times), dtype=np.int64)
+
     points = min(points, max(2, MOST_SUMS // max(len(names), 1)))
-    at, each = _moments_of_most(changes.held + totals.untracked_at(changes.times), points)
+    at, each = _moments_of_most(changes.held + untracked_at(changes.times), points)
     times = np.append(0, changes.times[at]) if len(changes) else np.zeros(1, dtype=np.int64)
-    untracked = totals.untracked_at(times)
+    untracked = untracked_at(times)
     before = allocations["start"] < 0
     held = np.zeros(len(names))
     held += np.bincount(group[before], weights=allocations["bytes"][before], minlength=len(names))
-    of_category = np.array([CATEGORIES.index(name) for _, name in names], dtype=np.int64)
-    by_category = np.zeros((len(times), len(CATEGORIES)), dtype=np.int64)
+    of_category = np.array([categories.index(name) for _, name in names], dtype=np.int64)
+    by_category = np.zeros((len(times), len(categories)), dtype=np.int64)
     alive: list[list[Alive]] = []
     done = 0
     for row, until in enumerate([0, *(at + 1).tolist()]):
         part = slice(done, until)
         held += np.bincount(group[changes.rows[part]], weights=changes.bytes[part], minlength=len(names))
         done = until
-        by_category[row] = np.bincount(of_category, weights=held, minlength=len(CATEGORIES))
+        by_category[row] = np.bincount(of_category, weights=held, minlength=len(categories))
         most = np.argsort(-held, kind="stable") if len(held) <= named else np.argpartition(-held, named)[:named]
         found = [Alive(names[which][0], names[which][1], int(held[which])) for which in most.tolist() if held[which] > 0]
         if untracked[row] > 0:
             found.append(Alive(NO_MODULE, UNTRACKED, int(untracked[row])))
         alive.append(sorted(found, key=lambda each: -each.bytes)[:named])
-    by_category[:, CATEGORIES.index(UNTRACKED)] += untracked
+    if untracked.any():
+        by_category[:, categories.index(UNTRACKED)] += untracked
     return Moments(times, by_category, alive, each)
 
 

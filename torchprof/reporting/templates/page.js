@@ -4,7 +4,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
-  const FIRST_ROWS = 15, MORE_ROWS = 200, UNFOLDED = 30;
+  const FIRST_ROWS = 15, MORE_ROWS = 200, UNFOLDED = 30, MOST_PARTS = 600;
   const PHASES = ["forward", "recompute", "backward", "optimizer", "data", "other"];
 
   function element(tag, attributes = {}, ...children) {
@@ -288,8 +288,17 @@
     const column = table.columns.find((each) => each.name === by.name);
     const values = column.values.map((value) => Math.max(0, value ?? 0));
     const whole = tree.roots.reduce((sum, row) => sum + values[row], 0);
-    const rows = [...values.keys()].filter((row) => values[row] > 0);
-    const own = (row) => Math.max(0, values[row] - tree.children[row].reduce((sum, below) => sum + values[below], 0));
+    // The largest: none of them without those above it, which are as large at least and come first.
+    const all = [...values.keys()].filter((row) => values[row] > 0).sort((a, b) => values[b] - values[a] || a - b);
+    const rows = [], kept = new Set();
+    for (const row of all) {
+      if (rows.length === MOST_PARTS) break;
+      if (tree.parent[row] < 0 || kept.has(tree.parent[row])) { rows.push(row); kept.add(row); }
+    }
+    document.getElementById("icicle-note").textContent = rows.length < all.length
+      ? `The ${rows.length.toLocaleString("en")} largest of ${all.length.toLocaleString("en")} are drawn; click one to look closer`
+      : "Click a part to look closer";
+    const own = (row) => Math.max(0, values[row] - tree.children[row].reduce((sum, below) => sum + (kept.has(below) ? values[below] : 0), 0));
     const share = (row) => `${((100 * values[row]) / whole).toFixed(1)}%`;
     return {
       data: [{
@@ -333,7 +342,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 8, t: 8, b: 8 },
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "--dim" },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal" }, hovermode: "x", hoverlabel: {
-        bgcolor: "--raised", bordercolor: "--rule", align: "left", font: { color: "--ink", size: 12.5 }, namelength: -1,
+        bgcolor: "--raised", bordercolor: "--rule", align: "left", font: { color: "--ink", size: 12.5, family: getComputedStyle(document.body).fontFamily }, namelength: -1,
       },
       ...figure.layout,
     };

@@ -89,7 +89,11 @@ ROOMS: Final[dict[str, Room]] = {
         "errors _version trace importers record allocator analysis exporters rendering tables advice reporting summarize "
         "estimation _native",
     ),
-    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering wording __init__"),
+    "cli": Room(
+        "The subcommands, over the public names.",
+        "paths errors _version terminal importers rendering tables wording __init__",
+        torch=True,
+    ),
     "__main__": Room("Runs the command line.", "cli"),
 }
 

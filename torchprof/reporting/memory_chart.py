@@ -73,6 +73,7 @@ def snapshot_chart(account: SnapshotMemory) -> tuple[Figure, list[str]] | None:
     last = int(timeline["time" if timed else "entry"][-1])
     x = times_in([*times, last]) if timed else [float(each) for each in [*times, last]]
     words = [f"at {format_ns(time)}" if timed else f"after entry {time:,}" for time in times]
+    words[0] = "where the history begins"
     most = int(found.held.sum(axis=1).argmax())
     held = Held(found, SNAPSHOT_CATEGORIES, x, words, lambda alive: _short(line_of((alive.place,))), (x[most], account.peak))
     figure = _stacked(held)

@@ -31,21 +31,20 @@ def module_table(trace: Trace, account: MemoryAccount | None, ceilings: Ceilings
     table = by_module(trace)
     if not table.rows:
         return table
+    rows = table.to_dict()
     columns, footer = list(table.columns), list(table.footer)
     if ceilings is not None and "flops" in columns:
-        _add_utilization(table.rows, ceilings, "device" if has_kernels(trace) else "time")
+        _add_utilization(rows, ceilings, "device" if has_kernels(trace) else "time")
         columns.insert(columns.index("flops") + 1, "mfu")
         footer.append(About(("mfu",), f"MFU: of what {ceilings.device} can compute in that time, in {ceilings.dtype}"))
     if account is not None and account.peak.bytes:
-        _add_peak(table.rows, account)
+        _add_peak(rows, account)
         columns.insert(-1 if columns[-1] == "spread" else len(columns), "at_peak")
         footer.append(About(("at_peak",), f"At peak: of {format_bytes(account.peak.bytes)} on {account.device}"))
-    rows = _largest(table.rows)
-    if len(rows) < len(table.rows):
-        footer.insert(
-            0, f"{counted(len(table.rows) - len(rows), 'further module')}, of the least time, are in those above them"
-        )
-    return replace(table, rows=rows, columns=tuple(columns), footer=tuple(footer))
+    kept = _largest(rows)
+    if left := len(rows) - len(kept):
+        footer.insert(0, f"{counted(left, 'further module')}, of the least time, are in those above them")
+    return replace(table, rows=kept, columns=tuple(columns), footer=tuple(footer))
 
 
 def _add_utilization(rows: list[Record], ceilings: Ceilings, of: str) -> None:

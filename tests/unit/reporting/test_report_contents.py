@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from handwritten import gpu_trace, loop_trace, trace, two_layer_trace
 from pages import AWKWARD, SHOWN, awkward_trace, embedded, wide_trace
 
 import torchprof
+from torchprof.allocator.block_categories import SNAPSHOT_CATEGORIES
+from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.reporting.figure import CAUSE_COLORS, PHASE_COLORS, category_color
 
 H100 = torchprof.Ceilings("NVIDIA H100", "float32", 0, flops=50e12, bytes=3e12)
 
@@ -193,3 +197,28 @@ def test_without_a_package_the_error_names_the_extra(tmp_path: Path, monkeypatch
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(torchprof.MissingPackageError, match=rf"{package}.*torchprof-recorder\[report\]"):
         torchprof.report(loop_trace(), tmp_path / "page")
+
+
+FRAMES = [{"filename": AWKWARD, "line": 7, "name": AWKWARD}, {"filename": "train.py", "line": 3, "name": "step"}]
+BLOCKS = [{"size": 512, "state": "active_allocated", "frames": FRAMES}, {"size": 1536, "state": "inactive"}]
+SEGMENT = {"device": 0, "address": 4096, "total_size": 2048, "segment_type": "small", "blocks": BLOCKS}
+
+
+def test_a_memory_snapshot_has_a_page_of_its_memory(tmp_path: Path) -> None:
+    account = torchprof.memory({"segments": [SEGMENT], "device_traces": [[]]})
+    page = page_of(account, tmp_path)
+    data = embedded(page)
+    assert "Allocated were <b>512 B</b>" in page.read_text()
+    (grid,) = account.end_table.parts()
+    assert data["tables"]["end_stacks"]["columns"][0]["texts"] == list(grid.columns[0].texts)
+    assert data["tables"]["end_stacks"]["details"] == {"0": ["from train.py:3 step"]}
+    assert data["figures"] == {}
+    assert "<script>boo" not in page.read_text()
+
+
+def test_the_colors_of_categories_and_phases_are_those_of_the_style() -> None:
+    style = (files("torchprof.reporting") / "templates" / "page.css").read_text()
+    for name in (*CATEGORIES, *SNAPSHOT_CATEGORIES):
+        assert style.count(f"{category_color(name)}:") == 2, name  # light and dark
+    for color in (*PHASE_COLORS.values(), *CAUSE_COLORS.values()):
+        assert style.count(f"{color}:") == 2, color

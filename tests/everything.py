@@ -35,7 +35,7 @@ def printed(trace: torchprof.Trace, folder: Path) -> Iterator[tuple[str, Callabl
         lambda: [str(table) for table in (torchprof.memory(trace).categories, torchprof.memory(trace).modules)],
     )
     yield "memory on a device", lambda: torchprof.memory(trace, "cpu")
-    yield "report", lambda: exported(torchprof.report, trace, folder / "report.html")
+    yield "report", lambda: exported(torchprof.report, trace, folder / "report.html").partition("* plotly.js")[0]
     yield "gpu", lambda: torchprof.gpu(trace)
     yield "gpu with ceilings", lambda: torchprof.gpu(trace, ceilings=H100)
     yield "summary", lambda: every_column(summary_table(*rows_and_totals(trace)))

@@ -141,9 +141,10 @@ def _facts(trace: Trace) -> Iterator[str]:
 def _finding(finding: Finding, sections: list[Section]) -> dict[str, Any]:
     tables = {name: set(table["keys"]) for section in sections for name, table in section.tables.items()}
     places = []
-    for table, keys in (("modules", [finding.module] if finding.module else []), ("lines", list(finding.lines))):
+    of_module = [finding.module] if finding.module else []
+    for table, what, keys in (("modules", "module ", of_module), ("lines", "", list(finding.lines))):
         for key in map(printable, keys):
-            places.append({"text": key, "table": table if key in tables.get(table, ()) else None, "key": key})
+            places.append({"text": f"{what}{key}", "table": table if key in tables.get(table, ()) else None, "key": key})
     of = PLACES.get(finding.worth.of) if finding.worth is not None else None
     section = next((section for section in sections if section.name == of), None)
     if section is not None:
@@ -170,7 +171,7 @@ def _not_told(found: Findings) -> Iterator[str]:
     for name, reason in found.not_told.items():
         reasons.setdefault(reason, []).append(name.replace("_", " "))
     for reason, names in reasons.items():
-        yield f"Not looked for, {reason}: {', '.join(names)}"
+        yield f"{', '.join(names)}: {reason}"
 
 
 def _json(data: Any) -> str:

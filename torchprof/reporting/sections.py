@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 from torchprof.analysis.gpu.backend import gpu_backend
 from torchprof.analysis.memory.categories import CATEGORIES
+from torchprof.analysis.memory.devices import devices_by_memory
 from torchprof.analysis.model.flops import counts_flops
 from torchprof.analysis.time.module_records import DATA, OTHER
 from torchprof.errors import ArgumentError
@@ -34,6 +36,10 @@ from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 
 __all__ = ["sections_of"]
+
+
+MOST_DEVICES: Final = 8
+"""Devices whose memory is drawn."""
 
 
 def sections_of(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
@@ -92,6 +98,13 @@ def _memory(trace: Trace, account: Memory | str) -> Section:
     section.add_table("peak_modules", account.modules, "At the peak, by module")
     section.add_table("peak_lines", account.peak_lines, "At the peak, by line")
     section.notes += [line for line in lines[1:] if not line.startswith("Leaks: these") and line not in section.said]
+    for number, device in enumerate(devices_by_memory(trace)[1:MOST_DEVICES], 1):
+        other = Memory.of(trace, device)
+        figure, said = memory_chart(other)
+        section.add_figure(f"memory_{number}", figure, *said)
+        section.headings[f"memory_{number}"] = f"Held on {device} over time"
+        section.add_table(f"peak_{number}", other.categories, f"At the peak of {device}, by category")
+        section.color_rows(f"peak_{number}", {name: category_color(name) for name in CATEGORIES})
     return section
 
 

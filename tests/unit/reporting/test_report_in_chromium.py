@@ -162,7 +162,7 @@ def test_findings_lead_to_rows_and_sections_that_are_then_seen(open_page: Open, 
     page = open_page(wide_trace(400))
     assert page.locator(".findings h3").inner_text() == SHOWN
     assert page.locator(".worth").inner_text() == "10.0 to 20.0% of the step time, 0.01 us to 0.02 us (estimated: a guess)"
-    page.get_by_role("link", name="blocks.7.layer3").click()
+    page.get_by_role("link", name="module blocks.7.layer3").click()
     row = page.locator("tr.found")
     assert row.locator("th").inner_text() == "layer3 (Linear)"
     page.wait_for_function("document.querySelector('tr.found').getBoundingClientRect().top < innerHeight")

@@ -80,12 +80,17 @@ ROOMS: Final[dict[str, Room]] = {
     "torchinfo": Room(
         "The function of the torchinfo package.", "errors arguments record analysis tables summarize", torch=True
     ),
+    "running": Room(
+        "What `torchprof run` does inside the program that it records.",
+        "errors terminal trace wording importers record analysis rendering tables advice _native",
+        torch=True,
+    ),
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice summarize estimation "
         "_native",
     ),
-    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering wording __init__"),
+    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering running wording __init__"),
     "__main__": Room("Runs the command line.", "cli"),
 }
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from torchprof._version import __version__
-from torchprof.cli import info, show
+from torchprof.cli import info, run, show
 from torchprof.errors import TorchprofError
 from torchprof.terminal import printable
 
 __all__ = ["main"]
 
-SUBCOMMANDS: Final = (show, info)
+SUBCOMMANDS: Final = (run, show, info)
 FAILED: Final = 1
 
 

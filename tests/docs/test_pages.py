@@ -102,3 +102,15 @@ def test_the_page_of_the_format_tells_the_version_that_is_written() -> None:
     from torchprof.trace.file import FORMAT
 
     assert f"This is format {FORMAT}." in text_of("docs/file-format.md")
+
+
+def test_every_subcommand_and_option_is_described() -> None:
+    hook = runpy.run_path(str(DOCS / "hooks" / "command_line.py"))
+    page = hook["on_page_markdown"](text_of("docs/reference/command-line.md"))
+    sections = dict(re.findall(r"\n### (\S+)\n(.*?)(?=\n##|\Z)", page, re.DOTALL))
+    subcommands = hook["subcommands"]()
+    assert list(sections) != []
+    assert set(sections) == set(subcommands)
+    for name, parser in subcommands.items():
+        options = {option for action in parser._actions for option in action.option_strings} - {"-h", "--help"}
+        assert options <= set(re.findall(r"`(--?[\w-]+)", sections[name])), name

@@ -90,7 +90,11 @@ ROOMS: Final[dict[str, Room]] = {
         "errors _version trace importers record allocator analysis exporters rendering tables advice summarize estimation "
         "_native",
     ),
-    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering running wording __init__"),
+    "cli": Room(
+        "The subcommands, over the public names.",
+        "paths errors _version terminal importers rendering tables running wording __init__",
+        torch=True,
+    ),
     "__main__": Room("Runs the command line.", "cli"),
 }
 

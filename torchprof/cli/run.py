@@ -17,9 +17,10 @@ __all__ = ["add_parser", "run"]
 USAGE: Final = """torchprof run [OPTIONS] SCRIPT [ARGS ...]
        torchprof run [OPTIONS] -m MODULE [ARGS ...]
        torchprof run [OPTIONS] -- torchrun ... SCRIPT [ARGS ...]"""
-ABOUT: Final = f"""Record a program that was not written for it: it runs as `python SCRIPT ARGS` does, its models and steps are
-found, and at its end some lines on standard error say what was recorded. Options of torchprof come before SCRIPT; what
-comes after it is the program's.
+ABOUT: Final = f"""Record a script as it is.
+
+It runs as `python SCRIPT ARGS` does. Its models and steps are found, and at its end some lines on standard error say what
+was recorded. Options of torchprof come before SCRIPT; what comes after it is the program's.
 
 A step ends when the optimizer has stepped or, in a program that has none, when a call of the model ends. The first
 {FIRST_STEPS} steps are recorded, if --steps says nothing else; the program then goes on unrecorded."""
@@ -34,12 +35,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the arguments of ``run``."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "run",
-        help="record a script as it is",
         usage=USAGE,
         description=ABOUT,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", help="the file, which is replaced (default: SCRIPT.torchprof, or SCRIPT-2, ...)")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchprof.running.found_models import live_objects
 
@@ -32,8 +34,7 @@ class OptimizerSteps:
         self._process = os.getpid()
         self._turn: dict[int, int] = {}  # how often each stepped since the last call of the function
         self._expected: set[int] = set()
-        self._open: list[int] = []
-        self._hooks = [register_optimizer_step_pre_hook(self._before), register_optimizer_step_post_hook(self._after)]
+        self._hook = register_optimizer_step_post_hook(self._after)
 
     def look(self) -> bool:
         """Look for the optimizers that there are. Whether there are any."""
@@ -42,28 +43,35 @@ class OptimizerSteps:
 
     def remove(self) -> None:
         """Listen no more."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _before(self, optimizer: Optimizer, *_: Any) -> None:
-        key = id(optimizer)
-        if key in self._open:  # it raised
-            del self._open[self._open.index(key) :]
-        self._open.append(key)
+        self._hook.remove()
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
-        if id(optimizer) in self._open:
-            del self._open[self._open.index(id(optimizer)) :]
-        if self._open or os.getpid() != self._process:
+        if os.getpid() != self._process:
             return
         key = key_of(optimizer)
+        if is_inside_another():
+            self._expected.discard(key)
+            return
         count = self._turn[key] = self._turn.get(key, 0) + 1
         if self._expected <= self._turn.keys() or count >= MOST_STEPS:
             self._expected, self._turn = set(self._turn), {}
             self._then()
 
-    # Dynamo runs these as they are, and looks at nothing that they call.
-    _before._torchdynamo_disable = _after._torchdynamo_disable = True  # type: ignore[attr-defined]
+    # Dynamo runs it as it is, and looks at nothing that it calls. It breaks no graph that PyTorch's own hook, which comes first, does
+    # not break; one before the step would.
+    _after._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+HOOKED_STEP: Final = Optimizer.profile_hook_step(lambda: None).__code__
+"""What runs around the ``step`` of every optimizer, and calls the hooks."""
+
+
+def is_inside_another() -> bool:
+    """Whether an optimizer whose hook runs has stepped inside the step of another, which stands for both."""
+    frame: types.FrameType | None = sys._getframe(3)  # past the step that calls the hook
+    while frame is not None and frame.f_code is not HOOKED_STEP:
+        frame = frame.f_back
+    return frame is not None
 
 
 def key_of(optimizer: Optimizer) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,8 @@ A_STEP: Final = {
     "forward": "a step is a call of the model: no optimizer stepped",
     "batches": "a step is a batch of a DataLoader",
 }
+MODELS: Final = 5
+"""How many are named."""
 PHASES: Final = {
     Phase.FORWARD: "forward",
     Phase.RECOMPUTATION: "recomputation",
@@ -47,6 +50,7 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     trace = load(outcome.file)
     file = shlex.quote(file_of(options.shown, rank))
     rows = [
+        *_models(trace),
         *_steps(trace, outcome),
         *_times(trace),
         *_memory(trace),
@@ -68,9 +72,18 @@ def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
 
 
 def _what(trace: Trace, outcome: Outcome) -> str:
-    ranks = f", as did each of the {trace.facts['world_size']} ranks" if "world_size" in trace.facts else ""
-    models = f" of {counted(outcome.models, 'model')}" if outcome.models else ""
-    return f"recorded {counted(len(trace.ops), 'op')}{models} into {printable(outcome.file)}{ranks}"
+    steps = f"{len(trace.steps):,} of {counted(outcome.steps, 'step')}" if len(trace.steps) else counted(len(trace.ops), "op")
+    size = format_bytes(Path(outcome.file).stat().st_size)
+    ranks = f"; so did each of the {trace.facts['world_size']} ranks" if "world_size" in trace.facts else ""
+    return f"recorded {steps} into {printable(outcome.file)} ({size}){ranks}"
+
+
+def _models(trace: Trace) -> Iterator[tuple[str, str]]:
+    roots = [info for info in (trace.model.modules if trace.model is not None else ()) if info.parent < 0]
+    if roots:
+        named = ", ".join(info.type if info.name == info.type else f"{info.name} ({info.type})" for info in roots[:MODELS])
+        more = f" and {len(roots) - MODELS} more" if len(roots) > MODELS else ""
+        yield "Model" if len(roots) == 1 else "Models", named + more
 
 
 def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
@@ -80,7 +93,7 @@ def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "Steps", f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called"
         return
     which = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
-    said = f"{which} of {outcome.steps:,}"
+    said = which
     if warmup := int((trace.steps["warmup"] != 0).sum()):
         said += ", the first as warm-up" if warmup == 1 else f", the first {warmup} as warm-up"
     of = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")

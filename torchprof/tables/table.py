@@ -16,7 +16,7 @@ from torchprof.paths import AnyPath, written
 from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of, with_computed
-from torchprof.wording import counted
+from torchprof.wording import counted, nearest
 
 if TYPE_CHECKING:
     import pandas
@@ -241,7 +241,9 @@ class Table(Printed):
             return name
         known = columns_of({figure for row in self.rows for figure in row}) if self.rows else list(COLUMNS)
         if name not in known:
-            raise ArgumentError(f"column {name!r} is unknown: this table has {', '.join(known)}")
+            near = nearest(name, known)
+            meant = f" (did you mean {near!r}?)" if near else ""
+            raise ArgumentError(f"column {name!r} is unknown{meant}: this table has {', '.join(known)}")
         return name
 
 

@@ -78,7 +78,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "calls": whole(calls[row]),
             "time": float(time[row]),
             "self": float(own[row]),
-            "mean": float(time[row] / calls[row]),
+            "mean": float(time[row] / calls[row]) if calls[row] else None,
             "min": int(shortest[row]),
             "max": int(longest[row]),
             "spread": none_if_nan(spread[row]),

@@ -88,6 +88,11 @@ ROOMS: Final[dict[str, Room]] = {
     "torchinfo": Room(
         "The function of the torchinfo package.", "errors arguments record analysis tables summarize", torch=True
     ),
+    "running": Room(
+        "What `torchprof run` does inside the program that it records.",
+        "errors terminal trace wording importers record analysis rendering tables advice _native",
+        torch=True,
+    ),
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
@@ -95,7 +100,7 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "cli": Room(
         "The subcommands, over the public names.",
-        "paths errors _version terminal importers rendering tables wording __init__",
+        "paths errors _version terminal importers rendering tables running wording __init__",
         torch=True,
     ),
     "__main__": Room("Runs the command line.", "cli"),

@@ -35,6 +35,7 @@ __all__ = [
     "innermost_around",
     "input_tensors",
     "inside",
+    "is_number",
     "lines_by",
     "modules_by",
     "on_host",
@@ -188,6 +189,12 @@ def _tensors(trace: Trace, rows: Ints, place: int, which: str) -> Ints:
     there = ops[f"n_{which}"] > place
     operands = np.append(trace.operands.astype(np.int64), -1)
     return operands[np.where(there, ops[which].astype(np.int64) + place, -1)]
+
+
+def is_number(trace: Trace, tensors: Ints) -> Flags:
+    """Which of these rows of ``trace.tensors`` have no dimension; -1 has none, and is no tensor."""
+    found: Flags = np.append(trace.shapes["ndim"][trace.tensors["shape"]] == 0, False)[tensors]
+    return found
 
 
 def lines_by(trace: Trace, rows: Ints, values: npt.ArrayLike) -> tuple[str, ...]:

@@ -60,16 +60,16 @@ class Uses:
 
     def between(self, storage: Addresses, after: Ints, before: Ints, *, writes: bool = False) -> Ints:
         """For each address, how many uses, or writes, began after one time and before another."""
-        counts = np.append(0, np.cumsum(self.writes if writes else np.ones(len(self.op), dtype=np.int64)))
-        addresses, first = np.unique(self.storage, return_index=True)
-        last = np.append(first[1:], len(self.storage))
-        at = np.searchsorted(addresses, storage)
-        found = np.zeros(len(storage), dtype=np.int64)
-        is_used = np.append(addresses, np.uint64(0))[at] == storage
-        for row in np.flatnonzero(is_used & (at < len(addresses))).tolist():
-            own = self.start[first[at[row]] : last[at[row]]]
-            low, high = np.searchsorted(own, after[row], side="left"), np.searchsorted(own, before[row], side="left")
-            found[row] = counts[first[at[row]] + high] - counts[first[at[row]] + low] if high > low else 0
+        count = len(self.op)
+        counts = np.append(0, np.cumsum(self.writes if writes else np.ones(count, dtype=np.int64)))
+        address = np.unique(np.concatenate([self.storage, storage]), return_inverse=True)[1]
+        times = np.unique(np.concatenate([self.start, after, before]), return_inverse=True)[1]
+        keys = address[:count] * len(times) + times[:count]  # in order, as the uses are
+        first, last = (
+            np.searchsorted(keys, address[count:] * len(times) + at)
+            for at in (times[count : count + len(after)], times[count + len(after) :])
+        )
+        found: Ints = np.where(last > first, counts[last] - counts[first], 0)
         return found
 
 

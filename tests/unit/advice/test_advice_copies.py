@@ -57,7 +57,7 @@ def test_a_device_there_and_back_may_gain_nothing_where_the_device_has_other_wor
 
 def test_a_layout_there_and_back() -> None:
     (found,) = copies(program("aten::clone", dtype=6, between="aten::transpose"))
-    assert found.details == ("float32, copied twice, 1 a step, 50.0 us",)
+    assert found.details == ("float32 to another layout and back, 1 a step, 50.0 us",)
 
 
 @pytest.mark.parametrize("between", ["aten::mm", "aten::mul_", "aten::empty"])

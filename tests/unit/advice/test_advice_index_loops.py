@@ -87,6 +87,21 @@ def test_a_loop_over_rows_takes_them_apart_once() -> None:
     assert found.details == ("aten::sum of [8]: 20 passes a step, of 1 op, 100 us",)
 
 
+def test_a_loop_that_ran_twice_is_left_with_two_passes() -> None:
+    made = Program(length=1_000_000)
+    whole, piece = made.tensor(1, shape=(20, 8)), made.tensor(2, shape=(8,))
+    for step in made.steps:
+        for begin in (0, 500_000):
+            for at in range(20):
+                made.op("aten::select", step["start"] + begin + 5000 * at, 2000, [whole], [piece])
+            for at in range(30):
+                made.op("aten::mul", step["start"] + begin + 200_000 + 5000 * at, 2000, [piece], [piece])
+    (found,) = index_loops(made.trace())
+    assert found.worth is not None
+    assert found.worth.high == 2 * 19 * 5000
+    assert found.details == ("aten::select of [20, 8]: 40 passes a step, of 1 op, 200 us",)
+
+
 @pytest.mark.parametrize(
     "change",
     [

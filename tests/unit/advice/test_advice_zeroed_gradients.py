@@ -62,6 +62,17 @@ def test_other_tensors_may_be_zeroed_and_gradients_that_are_dropped_are_not() ->
     assert not list(zeroed_gradients(trace(strings=["aten::mm"], ops=[{"name": 0, "end": 9}], steps=[{"end": 10}])))
 
 
+def test_zeros_that_backward_itself_begins_with_are_none() -> None:
+    """The gradient of an embedding is zeros to which rows are added."""
+    made = Program()
+    gradient = made.tensor(10)
+    for step in made.steps:
+        node = made.op("EmbeddingBackward0", step["start"], 500_000, phase=3, scope=SCOPE_BACKWARD)
+        zeros = made.op("aten::zeros", step["start"], 100_000, [], [gradient], parent=node, phase=3)
+        made.op("aten::zero_", step["start"], 100_000, [gradient], [gradient], parent=zeros, phase=3)
+    assert not list(zeroed_gradients(made.trace(allocations=[{"start": -1, "address": 10, "uses": Use.GRADIENT}])))
+
+
 def test_little_time_is_not_worth_a_word_and_an_aggregated_trace_does_not_tell() -> None:
     assert not list(zeroed_gradients(program(time=1000)))
     with pytest.raises(NotTold, match="aggregated"):

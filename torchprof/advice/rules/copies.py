@@ -54,7 +54,7 @@ def copies(trace: Trace) -> Iterator[Finding]:
         return
     times = host_time(trace, there) + host_time(trace, back)
     cheaper = np.minimum(host_time(trace, there), host_time(trace, back))
-    whats = [f"{a} to {b} and back" if a != b else f"{a}, copied twice" for a, b in from_and_to(trace, there)]
+    whats = [f"{a} to {b if a != b else 'another layout'} and back" for a, b in from_and_to(trace, there)]
     places = Places.of(whats, lines_of_ops(trace, back), times)
     # On the host, one of two copies at least is for nothing: one could make what both make.
     low = int(cheaper.sum()) / loop.steps if worth.low else 0

@@ -16,7 +16,7 @@ from torchprof.advice.places import per_step
 from torchprof.advice.registry import rule
 from torchprof.advice.uses_of import storages_of
 from torchprof.analysis.autograd import forward_and_backward_ops
-from torchprof.analysis.gpu.gaps import covered
+from torchprof.analysis.gpu.gaps import gaps_between
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.where import lines_of_ops, most_first
 from torchprof.analysis.spans import latest_before
@@ -43,16 +43,25 @@ FEW: Final = 30
 SMALL: Final = 100_000
 """Nanoseconds of most ops, above which it has enough to do: what a loop costs is the price of calling small ops."""
 BREAK: Final = 10
-"""A pass that took so many times as long as the median is none: the loop had ended, and began again later."""
+"""So many times as many ops as in most passes are none of a pass: the loop had ended, and began again later."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Passes:
-    """The passes of one loop in one step: the ops that began them, and when each began and ended."""
+class _Loops:
+    """Places in one step of the loop of training at which loops ran, once or several times.
 
-    first: int
-    count: int
-    ops: float
+    Attributes:
+        first: of each place the op that began its first pass.
+        loops, passes, ops: how many loops, how many passes in all of them, and how many ops Python called in most passes.
+        of: the place of each pass.
+        start, end: when each pass began and ended.
+    """
+
+    first: Ints
+    loops: Ints
+    passes: Ints
+    ops: Ints
+    of: Ints
     start: Ints
     end: Ints
 
@@ -64,42 +73,40 @@ def index_loops(trace: Trace) -> Iterator[Finding]:
     loop = loop_of(trace)
     called = called_by_python(trace)
     called = called[np.isin(phases(trace.ops)[called], PROGRAM)]
-    found = list(_loops(trace, called))
-    if not found:
+    loops = _loops(trace, called)
+    if loops is None:
         return
-    host = sum(_covered_by_thread(trace, found))
-    backward = _backward(trace, found)
-    passes = sum(each.count for each in found)
+    times = np.bincount(loops.of, weights=loops.end - loops.start)
+    took = sum(_time_and_backward(trace, loops))
+    passes = int(loops.passes.sum())
     # Of all passes of a loop, one is left: that which does all at once.
-    part = 1 - len(found) / passes
-    high = part * (host + backward) / loop.steps
+    high = (1 - int(loops.loops.sum()) / passes) * took / loop.steps
     if loop.is_small(high):
         return
-    lines = lines_of_ops(trace, np.array([each.first for each in found]))
-    times = [int((each.end - each.start).sum()) for each in found]
+    lines = lines_of_ops(trace, loops.first)
     yield Finding(
         "index_loops",
-        f"Loops over indices of tensors take {format_ns(round((host + backward) / loop.steps))} of {loop.a_step}: "
+        f"Loops over indices of tensors take {format_ns(round(took / loop.steps))} of {loop.a_step}: "
         f"{per_step(passes, loop, 'pass', 'passes')}",
         "Where one pass does not need another, take all pieces in one op: broadcasting, gather and index_add, bmm, torch.vmap. "
         "Where it does, take one op for the loop (cumsum, nn.LSTM), or compile it.",
         "https://docs.pytorch.org/docs/stable/generated/torch.vmap.html",
         # At least nothing: what the one op takes is not known.
         loop.worth(high, "the time of the loops and of their backward, but for one pass"),
-        lines=tuple(most_first(zip(lines, times, strict=True))),
-        details=_details(trace, loop, found, lines, times),
+        lines=tuple(most_first(zip(lines, times.tolist(), strict=True))),
+        details=_details(trace, loop, loops, lines, times.tolist()),
     )
 
 
-def _loops(trace: Trace, called: Ints) -> Iterator[_Passes]:
-    """Loops in active steps.
+def _loops(trace: Trace, called: Ints) -> _Loops | None:
+    """Loops in active steps; None where there are none.
 
     Args:
         called: what the program called, by thread and in order of time.
     """
     rows, tensor = _indexing(trace, called)
     if not len(rows):
-        return
+        return None
     ops = trace.ops
     groups = Groups.by(
         [
@@ -111,22 +118,43 @@ def _loops(trace: Trace, called: Ints) -> Iterator[_Passes]:
             np.unique(storages_of(trace, tensor), return_inverse=True)[1],
         ]
     )
-    times = host_time(trace, called)
-    order = np.argsort(groups.of, kind="stable")
-    bounds = np.append(0, np.cumsum(groups.count))
-    for group in np.flatnonzero(groups.count >= MANY).tolist():
-        own = rows[order[bounds[group] : bounds[group + 1]]]
-        at = np.searchsorted(called, own)
-        start = ops["start"][own].astype(np.int64)
-        length = np.diff(start)
-        typical = int(np.median(length))
-        if np.median(np.diff(at)) > FEW or np.median(times[at[0] : at[-1] + 1]) > SMALL:
-            continue
-        goes_on = np.append(length <= BREAK * typical, True)
-        if int(goes_on.sum()) < MANY:
-            continue
-        end = np.append(start[1:], start[-1] + typical)
-        yield _Passes(int(own[0]), int(goes_on.sum()), float(np.median(np.diff(at))), start[goes_on], end[goes_on])
+    kept = np.flatnonzero(groups.count[groups.of] >= MANY)
+    kept = kept[np.argsort(groups.of[kept], kind="stable")]
+    if not len(kept):
+        return None
+    rows, of = rows[kept], np.unique(groups.of[kept], return_inverse=True)[1]
+    at, start = np.searchsorted(called, rows), ops["start"][rows].astype(np.int64)
+    is_last = np.append(of[1:] != of[:-1], True)
+    between, length = np.diff(at, append=0), np.diff(start, append=0)
+    usual_ops, usual_length = (_medians(values[~is_last], of[~is_last]) for values in (between, length))
+    first, last = np.flatnonzero(np.append(True, is_last[:-1])), np.flatnonzero(is_last)
+    small = np.append(0, np.cumsum(host_time(trace, called) <= SMALL))
+    are_small = 2 * (small[at[last] + 1] - small[at[first]]) >= at[last] + 1 - at[first]
+    ends = is_last | (between > BREAK * usual_ops[of])
+    passes, loops = np.bincount(of), np.bincount(of, weights=ends).astype(np.int64)
+    is_loop = (usual_ops <= FEW) & are_small & (passes >= MANY * loops)
+    if not is_loop.any():
+        return None
+    end = start + np.where(ends, usual_length[of], length)
+    mine = is_loop[of]
+    return _Loops(
+        rows[first[is_loop]],
+        loops[is_loop],
+        passes[is_loop],
+        usual_ops[is_loop],
+        (np.cumsum(is_loop) - 1)[of[mine]],
+        start[mine],
+        end[mine],
+    )
+
+
+def _medians(values: Ints, of: Ints) -> Ints:
+    """The lower median of the values of each group; every group has some."""
+    order = np.lexsort((values, of))
+    count = np.bincount(of)
+    first = np.append(0, np.cumsum(count)[:-1])
+    found: Ints = values[order][first + (count - 1) // 2]
+    return found
 
 
 def _indexing(trace: Trace, called: Ints) -> tuple[Ints, Ints]:
@@ -148,38 +176,34 @@ def _indexing(trace: Trace, called: Ints) -> tuple[Ints, Ints]:
     return rows[order], tensor[order]
 
 
-def _covered_by_thread(trace: Trace, found: list[_Passes]) -> Iterator[int]:
-    """Nanoseconds in which any loop ran, of each thread: loops in loops count once."""
-    by_thread: dict[int, list[_Passes]] = {}
-    for each in found:
-        by_thread.setdefault(int(trace.ops["thread"][each.first]), []).append(each)
-    for loops in by_thread.values():
-        yield covered(np.concatenate([each.start for each in loops]), np.concatenate([each.end for each in loops]))
-
-
-def _backward(trace: Trace, found: list[_Passes]) -> int:
-    """Nanoseconds of nodes that differentiate what ran in the loops."""
+def _time_and_backward(trace: Trace, loops: _Loops) -> Iterator[int]:
+    """Nanoseconds in which any loop ran, as loops in loops count once, and of nodes that differentiate what ran in them."""
     forward, nodes = forward_and_backward_ops(trace)
     own = are_counted(trace)[nodes]
     forward, nodes = forward[own], nodes[own]
-    inside = np.zeros(len(forward), dtype=np.bool_)
-    start, thread = trace.ops["start"][forward], trace.ops["thread"][forward]
-    for each in found:
-        mine = thread == trace.ops["thread"][each.first]
-        at = latest_before(each.start, start)
-        inside |= mine & (at >= 0) & (start < each.end[at])
-    return int(host_time(trace, nodes[inside]).sum())
+    begun, on = trace.ops["start"][forward], trace.ops["thread"][forward]
+    threads = trace.ops["thread"][loops.first][loops.of]
+    for thread in np.unique(threads):
+        mine = threads == thread
+        start, end = loops.start[mine], loops.end[mine]
+        gap_starts, gap_ends, _ = gaps_between(start, end)
+        starts, ends = np.append(start.min(), gap_ends), np.append(gap_starts, end.max())
+        at = latest_before(starts, begun)
+        inside = (on == thread) & (at >= 0) & (begun < ends[at])
+        yield int((ends - starts).sum())
+        yield int(host_time(trace, nodes[inside]).sum())
 
 
-def _details(trace: Trace, loop: Loop, found: list[_Passes], lines: list[str], times: list[int]) -> tuple[str, ...]:
+def _details(trace: Trace, loop: Loop, loops: _Loops, lines: list[str], times: list[float]) -> tuple[str, ...]:
     """``train.py:31 aten::select of [64, 128]: 64 passes a step, of 3 ops, 1.20 ms``, the longest first."""
+    tensors, names = input_tensors(trace, loops.first, 0).tolist(), trace.op_names[loops.first].tolist()
     sums: dict[tuple[str, str], list[float]] = {}
-    for each, line, time in zip(found, lines, times, strict=True):
-        tensor = int(input_tensors(trace, np.array([each.first]), 0)[0])
-        name = trace.strings[int(trace.op_names[each.first])]
-        of = f"{name} of {list(shape)}" if tensor >= 0 and not isinstance(shape := tensor_shape(trace, tensor), str) else name
-        total = sums.setdefault((line, of), [0, 0, each.ops])
-        total[0] += each.count
+    columns = zip(tensors, names, lines, loops.passes.tolist(), times, loops.ops.tolist(), strict=True)
+    for tensor, name, line, count, time, ops in columns:
+        shape = tensor_shape(trace, tensor) if tensor >= 0 else ""
+        of = f"{trace.strings[name]} of {list(shape)}" if not isinstance(shape, str) else trace.strings[name]
+        total = sums.setdefault((line, of), [0, 0, ops])
+        total[0] += count
         total[1] += time
     longest = sorted(sums.items(), key=lambda item: -item[1][1])
     return tuple(

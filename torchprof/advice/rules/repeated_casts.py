@@ -57,7 +57,7 @@ def repeated_casts(trace: Trace) -> Iterator[Finding]:
     worth = saved_by(trace, loop, rows, "conversions that were made before", float(times.sum()) / total if total else 0.0)
     if loop.is_small(worth.high):
         return
-    whats = [f"{before} to {after}" for before, after in from_and_to(trace, rows)]
+    whats = [f"{before} to {after if after != before else 'another layout'}" for before, after in from_and_to(trace, rows)]
     places = Places.of(whats, lines_of_ops(trace, rows), times)
     count = float(spare.sum())
     fixed = not changes.all()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torchprof.advice.finding import Finding
 from torchprof.advice.loop import loop_of
 from torchprof.advice.ops_of import (
+    called_by_python,
     check_ops,
     host_time,
     input_tensors,
@@ -24,7 +25,7 @@ from torchprof.advice.ops_of import (
 from torchprof.advice.places import per_step
 from torchprof.advice.registry import rule
 from torchprof.rendering.units import format_ns
-from torchprof.trace.schema import SCOPE_BACKWARD, Use
+from torchprof.trace.schema import SCOPE_BACKWARD, Phase, Use, phases
 from torchprof.trace.trace import Trace
 
 __all__ = ["zeroed_gradients"]
@@ -45,8 +46,9 @@ def zeroed_gradients(trace: Trace) -> Iterator[Finding]:
     """Ops that zero gradients, and those of backward that add to what was zeroed."""
     check_ops(trace)
     loop = loop_of(trace)
-    zeros = ops_named(trace, *ZERO)
-    zeros = outermost_of(trace, zeros[inside(trace, zeros, ranges_named(trace, ZERO_GRAD)) | _of_gradients(trace, zeros)])
+    zeros = np.intersect1d(ops_named(trace, *ZERO), called_by_python(trace))  # backward makes zeros of its own
+    zeros = zeros[phases(trace.ops)[zeros] != Phase.BACKWARD]
+    zeros = zeros[inside(trace, zeros, ranges_named(trace, ZERO_GRAD)) | _of_gradients(trace, zeros)]
     if not len(zeros):
         return
     adds = ops_named(trace, ADD)

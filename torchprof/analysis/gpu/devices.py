@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.device_names import device_name
-from torchprof.analysis.gpu.gaps import CAUSES, Gaps, covered, gaps_between, split_gaps
+from torchprof.analysis.gpu.gaps import CAUSES, Gaps, gaps_between, split_gaps
 from torchprof.analysis.gpu.kernels import kernel_steps, kernel_times
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.steps import active_steps
@@ -92,5 +92,13 @@ def _streams(of_kernels: Rows, of_intervals: Rows, starts: Ints, ends: Ints) -> 
     streams = []
     for number, count in zip(*np.unique(of_kernels, return_counts=True), strict=True):
         on_stream = of_intervals == number
-        streams.append(Stream(int(number), int(count), covered(starts[on_stream], ends[on_stream])))
+        streams.append(Stream(int(number), int(count), _covered(starts[on_stream], ends[on_stream])))
     return tuple(streams)
+
+
+def _covered(start: Ints, end: Ints) -> int:
+    """Nanoseconds that lie in any of these intervals."""
+    if not len(start):
+        return 0
+    gap_starts, gap_ends, _ = gaps_between(start, end)
+    return int(end.max() - start.min() - (gap_ends - gap_starts).sum())

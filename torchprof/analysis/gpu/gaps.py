@@ -28,7 +28,7 @@ from torchprof.analysis.gpu.waits import waiting_calls
 from torchprof.trace.schema import NO_THREAD
 from torchprof.trace.trace import Trace
 
-__all__ = ["CAUSES", "Gaps", "covered", "gaps_between", "split_gaps"]
+__all__ = ["CAUSES", "Gaps", "gaps_between", "split_gaps"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -59,14 +59,6 @@ def gaps_between(start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
     start, latest = start[order], np.maximum.accumulate(end[order])
     after_gap = np.flatnonzero(start[1:] > latest[:-1]) + 1
     return latest[after_gap - 1], start[after_gap], order[after_gap]
-
-
-def covered(start: Ints, end: Ints) -> int:
-    """Nanoseconds that lie in any of these intervals."""
-    if not len(start):
-        return 0
-    gap_starts, gap_ends, _ = gaps_between(start, end)
-    return int(end.max() - start.min() - (gap_ends - gap_starts).sum())
 
 
 def split_gaps(trace: Trace, start: Ints, end: Ints, kernel: Ints) -> Gaps:

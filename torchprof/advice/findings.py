@@ -51,12 +51,19 @@ class Findings(Printed):
         return [asdict(finding) for finding in self.found]
 
     def parts(self) -> Parts:
-        if not self.found and self.looked_for:
-            yield "Nothing to improve was found"
-            yield f"Looked for: {'; '.join(self.looked_for.values())}"
+        if not self.found:
+            yield "Nothing to improve was found" if self.looked_for else "The trace does not tell what could be better"
+            yield from [f"Looked for: {'; '.join(self.looked_for.values())}"] if self.looked_for else []
         for number, finding in enumerate(self.found, 1):
+            yield from [""] if number > 1 else []
             yield from _lines(number, finding)
-            yield ""
+        below = list(self._below())
+        yield from ["", *below] if self.found and below else below
+
+    def _below(self) -> Iterator[str]:
+        """What must be said of all findings, of what was not looked for, and of the recording."""
+        if len(self.found) > 1:
+            yield "Findings overlap: what they are worth does not add up"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.not_told.items():
             reasons.setdefault(reason, []).append(name)

@@ -38,6 +38,7 @@ def printed(trace: torchprof.Trace, folder: Path) -> Iterator[tuple[str, Callabl
     yield "memory, data", lambda: json.dumps(torchprof.memory(trace).to_dict())
     yield "gpu, data", lambda: json.dumps(torchprof.gpu(trace).to_dict())
     yield "memory on a device", lambda: torchprof.memory(trace, "cpu")
+    yield "report", lambda: exported(torchprof.report, trace, folder / "report.html").partition("* plotly.js")[0]
     yield "gpu", lambda: torchprof.gpu(trace)
     yield "gpu with ceilings", lambda: torchprof.gpu(trace, ceilings=H100)
     yield "findings", lambda: torchprof.findings(trace)

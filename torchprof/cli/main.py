@@ -29,6 +29,7 @@ from torchprof.cli import (
     gpu,
     info,
     memory,
+    run,
     show,
     summary,
 )
@@ -41,6 +42,7 @@ from torchprof.terminal import printable
 __all__ = ["main"]
 
 GROUPS: Final = {
+    "record a program": (run,),
     "see what a recording holds": (show, annotate, memory, gpu, findings, explain_oom, info),
     "compare two": (diff,),
     "make a file of it": (export,),
@@ -52,6 +54,7 @@ FAILED: Final = 1
 INTERRUPTED: Final = 130
 """As shells say of what SIGINT ended."""
 EXAMPLES: Final = """examples:
+  torchprof run train.py --epochs 3
   torchprof show step.torchprof --by op --head 20
   torchprof memory step.torchprof
   torchprof findings trace.json.gz

@@ -96,3 +96,14 @@ def test_what_is_no_trace_is_refused() -> None:
 def test_every_rule_stands_in_the_file_of_its_name() -> None:
     assert all(rule.find.__module__.endswith(f".{rule.name}") for rule in all_rules())
     assert len(all_rules()) > 0
+
+
+def test_in_a_notebook_names_stay_text_and_addresses_are_links() -> None:
+    finding = replace(FINDING, what="<b>Net</b> waits", details=("cuda:0: 5 ms",), lines=('"><script>.py:1',))
+    html = Findings((finding,), {"a_rule": "waits"}, {})._repr_html_()
+    assert "<p><b>1. &lt;b&gt;Net&lt;/b&gt; waits</b></p>" in html
+    assert "<p>\u2013 cuda:0: 5 ms</p>" in html
+    assert '<p><b>Why:</b> <a href="https://docs.pytorch.org/a/page.html">https://docs.pytorch.org/a/page.html</a></p>' in html
+    assert "<script>" not in html
+    no_link = replace(FINDING, why="javascript:alert(1)")
+    assert "<a " not in Findings((no_link,), {"a_rule": "waits"}, {})._repr_html_()

@@ -159,6 +159,8 @@ def test_info_tells_devices_and_ranks(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Rank           3 of 8\n" in text
     found = json.loads(printed(["info", path, "--json"], capsys))
     assert (found["devices"], found["rank"], found["world_size"]) == (["NVIDIA H100"] * 2, 3, 8)
+    torchprof.Trace(**{**vars(loop_trace()), "facts": {"rank": 1, "world_size": 2}}).save(tmp_path / "of a rank")
+    assert "Rank           1 of 2\n" in printed(["info", tmp_path / "of a rank"], capsys)
 
 
 @pytest.mark.parametrize("name", ["snapshot.pickle", "snapshot.pickle.gz"])

@@ -20,6 +20,7 @@ from torchprof.wording import counted
 __all__ = ["add_parser", "run"]
 
 TABLES = ("ops", "module_calls", "allocations", "kernels", "runtime_calls")
+RANK = ("rank", "world_size")
 OPTIONS = ("ops", "shapes", "memory", "modules", "stacks")
 
 
@@ -84,9 +85,9 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
 
 
 def _distributed(trace: torchprof.Trace) -> dict[str, Any]:
-    """What a file says of ranks."""
+    """The rank and how many there are, as ``torchprof run`` or a file of torch.profiler says."""
     found = trace.facts.get("distributed")
-    return found if isinstance(found, dict) else {}
+    return {**(found if isinstance(found, dict) else {}), **{name: trace.facts[name] for name in RANK if name in trace.facts}}
 
 
 def _warmup(trace: torchprof.Trace) -> int:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.errors import ArgumentError as ArgumentError
     from torchprof.errors import EstimateError as EstimateError
     from torchprof.errors import ExtensionError as ExtensionError
+    from torchprof.errors import MissingPackageError as MissingPackageError
     from torchprof.errors import ModuleTypeError as ModuleTypeError
     from torchprof.errors import RecordingError as RecordingError
     from torchprof.errors import TorchprofError as TorchprofError
@@ -57,6 +58,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.record.profile import profile as profile
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
+    from torchprof.reporting.report import report as report
     from torchprof.summarize import summary as summary
     from torchprof.tables.annotate import annotate as annotate
     from torchprof.tables.by_kernel import by_kernel as by_kernel
@@ -95,6 +97,7 @@ _MODULES: Final = {
     "Gpu": "torchprof.tables.gpu",
     "JoinedMemory": "torchprof.tables.joined_memory",
     "Memory": "torchprof.tables.memory",
+    "MissingPackageError": "torchprof.errors",
     "ModuleTypeError": "torchprof.errors",
     "OutOfMemory": "torchprof.tables.out_of_memory",
     "Phase": "torchprof.trace.schema",
@@ -133,6 +136,7 @@ _MODULES: Final = {
     "profile": "torchprof.record.profile",
     "replay": "torchprof.allocator.replay",
     "replay_snapshot": "torchprof.allocator.snapshot",
+    "report": "torchprof.reporting.report",
     "schedule": "torchprof.record.schedule",
     "summary": "torchprof.summarize",
 }

@@ -278,6 +278,13 @@ _COLUMNS: Final = (
     Column(
         "macs", "MACs", FLOPS, "multiply-adds: half the FLOPs", ("flops",), lambda flops: flops / 2, unknown="flops_unknown"
     ),
+    Column(
+        "mfu",
+        "MFU",
+        SHARE,
+        "model FLOPs utilization: FLOPs of forward and backward, of what the device could compute in that time",
+        unknown="flops_unknown",
+    ),
     Column("bytes", "Bytes", BYTES, "of ops: inputs and outputs, each once, an estimate; of copies: counted"),
     Column("intensity", "FLOP/B", Quantity(lambda value: f"{value:,.1f}", "FLOPs per byte"), "FLOPs per byte"),
     Column("flop_rate", "FLOP/s", FLOP_RATE, "achieved"),

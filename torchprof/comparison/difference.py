@@ -114,7 +114,7 @@ class Diff(Printed):
             yield from changed.head(SHOWN).parts()
             if folded := len(self) - len(changed):
                 yield f"Not shown: {counted(folded, 'row')} without a change beyond noise"
-        yield from noise_lines(self.a, self.b, self._totals, len(self))
+        yield from noise_lines(self.a, self.b, self._totals, self.lead, len(self))
         for letter, side in (("A", self.a), ("B", self.b)):
             yield from (f"{letter}: {remark}" for remark in side.remarks)
 

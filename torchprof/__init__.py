@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.allocator.snapshot import SnapshotReplay as SnapshotReplay
     from torchprof.allocator.snapshot import replay_snapshot as replay_snapshot
     from torchprof.analysis.memory.categories import CATEGORIES as CATEGORIES
+    from torchprof.comparison.diff import diff as diff
+    from torchprof.comparison.difference import Diff as Diff
     from torchprof.errors import ArgumentError as ArgumentError
     from torchprof.errors import EstimateError as EstimateError
     from torchprof.errors import ExtensionError as ExtensionError
@@ -86,6 +88,7 @@ _MODULES: Final = {
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",
     "Ceilings": "torchprof.trace.ceilings",
+    "Diff": "torchprof.comparison.difference",
     "Estimate": "torchprof.estimation.estimated",
     "EstimateError": "torchprof.errors",
     "ExtensionError": "torchprof.errors",
@@ -119,6 +122,7 @@ _MODULES: Final = {
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",
     "data": "torchprof.record.data",
+    "diff": "torchprof.comparison.diff",
     "estimate": "torchprof.estimation.estimate",
     "explain_oom": "torchprof.tables.out_of_memory",
     "export_chrome": "torchprof.exporters.chrome",

@@ -46,6 +46,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "by_op": lambda trace: torchprof.by_op(trace, ceilings=H100),
     "by_step": torchprof.by_step,
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
+    "diff": lambda trace: torchprof.diff(trace, trace),
     "estimate": estimate_of,
     "explain_oom": out_of_memory,
     "gpu": torchprof.gpu,

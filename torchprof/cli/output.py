@@ -58,7 +58,7 @@ def write(text: str) -> None:
         OSError: it cannot be written.
     """
     if sys.stdout is None:  # as where a shell closed it: >&-
-        raise OSError(errno.EBADF, "is closed, nothing can be printed", "standard output")
+        raise OSError(errno.EBADF, "standard output is closed: nothing can be printed")
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
 

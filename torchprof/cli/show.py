@@ -68,7 +68,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
-    given = {name: value for name in ONLY_FOR if (value := getattr(options, name)) not in (None, False)}
+    given = {name: value for name in ONLY_FOR if (value := getattr(options, name)) is not None and value is not False}
     for name in given:
         if options.by not in ONLY_FOR[name]:
             by = " and ".join(f"--by {each}" for each in ONLY_FOR[name])

@@ -20,6 +20,7 @@ from torchprof.advice.rules.frozen_graph import frozen_graph
 from torchprof.advice.rules.leaks import leaks
 from torchprof.advice.rules.recomputation import recomputation
 from torchprof.advice.rules.unused_parameters import unused_parameters
+from torchprof.rendering.units import format_bytes
 
 ABOUT_THE_MODEL = (
     "attention_fallback bias_before_norm checkpoint_candidates fragmentation frozen_graph leaks recomputation unused_parameters"
@@ -196,6 +197,21 @@ def test_a_weight_that_two_layers_share_gets_one() -> None:
     assert list(unused_parameters(trained(model, lambda: torch.randint(100, (4, 64))))) == []
 
 
+def test_a_bias_that_belongs_to_two_modules_gets_one() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(8))
+            self.decoder = nn.Linear(64, 8)
+            self.decoder.bias = self.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.decoder(x)
+            return made
+
+    assert list(unused_parameters(trained(Head(), sequences))) == []
+
+
 def test_gradients_that_are_kept_and_zeroed() -> None:
     model = Blocks(Block())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -251,12 +267,11 @@ def test_attention_of_plain_products() -> None:
 
 
 def test_what_a_checkpoint_would_save_is_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def peak(*, checkpoints: bool) -> torchprof.Trace:
-        return trained(
-            Blocks(*(Block(attends=False) for _ in range(6)), checkpoints=checkpoints), lambda: torch.randn(64, 64, 64)
-        )
+    def of_blocks(*, checkpoints: bool) -> torchprof.Trace:
+        blocks = (Block(attends=False) for _ in range(6))
+        return trained(Blocks(*blocks, checkpoints=checkpoints), lambda: torch.randn(16, 64, 64), steps=2)
 
-    kept, again = peak(checkpoints=False), peak(checkpoints=True)
+    kept, again = of_blocks(checkpoints=False), of_blocks(checkpoints=True)
     assert list(candidates.checkpoint_candidates(kept)) == []  # of so little memory it is not worth a word
     monkeypatch.setattr(candidates, "LEAST_PEAK", 0)
     found = only(candidates.checkpoint_candidates(kept))
@@ -267,12 +282,13 @@ def test_what_a_checkpoint_would_save_is_what_it_saves(monkeypatch: pytest.Monke
 
 
 def test_the_price_of_checkpoints() -> None:
-    trace = trained(Blocks(*(Block(attends=False) for _ in range(4)), checkpoints=True), lambda: torch.randn(64, 64, 64))
+    blocks = (Block(attends=False) for _ in range(4))
+    trace = trained(Blocks(*blocks, checkpoints=True), lambda: torch.randn(16, 64, 64), steps=2)
     found = only(recomputation(trace))
-    of_block = sum(64 * 64 * width * 4 for width in (64, 4 * 64, 4 * 64))  # of the norm, and around GELU
-    assert len(found.details) == 4
-    assert "it saves up to" in found.what
+    of_block = sum(4 * 16 * 64 * width for width in (64, 4 * 64, 4 * 64)) + 2 * 4 * 16 * 64  # of the norm, and around GELU
+    assert f"it saves up to {format_bytes(3 * of_block)} of activations" in found.what
+    (detail,) = found.details
+    assert detail.startswith(f"blocks.*: {format_bytes(4 * of_block)} of activations for ")
     by_step = torchprof.by_step(trace).rows
     assert found.worth is not None
     assert found.worth.high == sum(row["recompute"] for row in by_step) // len(by_step)
-    assert all(f"{(of_block + 2 * 64 * 64 * 4) / 1024:,.1f} KiB" in detail or "MiB" in detail for detail in found.details)

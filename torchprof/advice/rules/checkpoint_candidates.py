@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from torchprof.advice.finding import Finding
+from torchprof.advice.kinds import kind_of
 from torchprof.advice.memory_accounts import memory_accounts, peak_worth
 from torchprof.advice.registry import NotTold, rule
 from torchprof.analysis.gpu.kernels import call_kernel_times
@@ -31,7 +31,6 @@ LEAST_PEAK: Final = 2**30
 """Bytes of a peak below which memory limits nothing, so that time is better not spent on it."""
 LEAST_DROPPED: Final = 0.02
 """Part of the peak that the checkpoints of modules of one kind must drop."""
-NUMBERS: Final = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 
 
 @rule("activations that checkpoints would drop most cheaply")
@@ -117,7 +116,7 @@ def _candidates(account: MemoryAccount, what: Drops) -> list[Candidate]:
     paths_that_drop = {of_calls[row] for row in np.flatnonzero(dropped).tolist()} - {""}
     rows = [row for row, path in enumerate(of_calls) if path in paths_that_drop]
     for row in rows:
-        kind = NUMBERS.sub("*", of_calls[row])
+        kind = kind_of(of_calls[row])
         each = found.setdefault(kind, Candidate(kind))
         each.modules.add(of_calls[row])
         each.bytes += int(dropped[row])

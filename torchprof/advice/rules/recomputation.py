@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from torchprof.advice.device_loop import DeviceLoop, device_loop_of
 from torchprof.advice.finding import Finding
+from torchprof.advice.kinds import kind_of
 from torchprof.advice.loop import Loop, loop_of
 from torchprof.advice.memory_accounts import memory_accounts
 from torchprof.advice.op_sums import lines_of, op_sums
@@ -82,9 +83,9 @@ def _price(trace: Trace) -> tuple[Loop | DeviceLoop, int]:
 
 @dataclass
 class Checkpoint:
-    """One module that is recomputed: nanoseconds and bytes of all active steps."""
+    """Modules of one kind that are recomputed: nanoseconds and bytes of all active steps."""
 
-    path: str
+    kind: str
     time: int = 0
     bytes: int = 0
 
@@ -95,7 +96,7 @@ class Checkpoint:
 
 
 def _saved(trace: Trace, account: MemoryAccount) -> tuple[int | None, list[str]]:
-    """Bytes that checkpointing saves, None where that is not known; and a line for each module, the least value first."""
+    """Bytes that checkpointing saves, None where that is not known; and a line for each kind, the least value first."""
     active = active_steps(trace)
     steps = max(1, len(active))
     allocations = account.allocations
@@ -113,17 +114,17 @@ def _saved(trace: Trace, account: MemoryAccount) -> tuple[int | None, list[str]]
     again = is_recomputed(trace)
     outermost = np.flatnonzero(again & ~np.append(again, False)[calls["parent"]])
     outermost = outermost[step_of(calls["start"][outermost], trace, active) >= 0]
-    of_calls = paths(trace)[1]
+    kinds = [kind_of(path) for path in paths(trace)[1]]
     found: dict[str, Checkpoint] = {}
     for row, time in zip(outermost.tolist(), durations(calls)[outermost].tolist(), strict=True):
-        found.setdefault(of_calls[row], Checkpoint(of_calls[row])).time += time
+        found.setdefault(kinds[row], Checkpoint(kinds[row])).time += time
     around = _outermost(calls["parent"], again, allocations["module_call"][rows].astype(np.int64))
     for row, size in zip(around.tolist(), allocations["bytes"][rows].tolist(), strict=True):
-        if row >= 0 and of_calls[row] in found:
-            found[of_calls[row]].bytes += size
+        if row >= 0 and kinds[row] in found:
+            found[kinds[row]].bytes += size
     details = [
-        f"{each.path or 'the model'}: {format_bytes(each.bytes // steps)} of activations for {format_ns(each.time // steps)}"
-        for each in sorted(found.values(), key=lambda each: (each.value, each.path))
+        f"{each.kind or 'the model'}: {format_bytes(each.bytes // steps)} of activations for {format_ns(each.time // steps)}"
+        for each in sorted(found.values(), key=lambda each: (each.value, each.kind))
     ]
     return max(0, saved), details
 

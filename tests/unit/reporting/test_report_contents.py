@@ -99,7 +99,7 @@ def test_names_are_text_whatever_they_contain(tmp_path: Path) -> None:
     assert "<script>boo" not in text
     assert "<img" not in ours
     assert "\x1b" not in text
-    assert len(re.findall("<script", text)) == text.count("</script") == 4 + text.count("<script>alert")
+    assert len(re.findall("<script", text)) == text.count("</script") == 5 + text.count("<script>alert")
     data = embedded(page)
     assert f"{SHOWN} ({SHOWN})" in data["tables"]["modules"]["names"] or SHOWN in data["tables"]["modules"]["keys"]
     assert data["tables"]["ops"]["names"] == [SHOWN]

@@ -43,8 +43,7 @@ def plain_attention(trace: Trace) -> Iterator[Finding]:
     of_math = set(of_names(trace, MATH)["module"].tolist())
     products = _in(trace, "aten::bmm", in_forward)
     takes, makes = _scores(trace, products, 0), _results(trace, products)
-    dropped = {*_scores(trace, _in(trace, "aten::dropout", in_forward), 0)}
-    dropped |= {*_scores(trace, _in(trace, "aten::native_dropout", in_forward), 0)}
+    dropped = set(_scores(trace, _in(trace, "aten::bernoulli_", in_forward), 0))  # aten::dropout runs where p is 0, too
     wanted = set(_scores(trace, softmax, 0)) & set(takes) & set(makes)
     wanted = {scores for scores in wanted if scores[1] and scores[0] not in of_math}
     if not softmax["device_time"].any():

@@ -255,6 +255,28 @@ def test_export_by_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert out.read_text() == (tmp_path / "expected").read_text()
 
 
+@pytest.mark.parametrize("name", ["gpu.torchprof", "kineto.json.gz", "snapshot.pickle"])
+def test_report_writes_a_page(
+    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(tmp_path)
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    page = tmp_path / f"{name.partition('.')[0]}{'.pickle' if name == 'snapshot.pickle' else ''}.html"
+    text = printed(["report", folder / name, "--title", "a <b> of mine"], capsys)
+    assert text.startswith(f"Wrote {page.name}, ")
+    assert "a &lt;b&gt; of mine" in page.read_text()
+    assert opened == []
+    printed(["report", folder / name, "-o", tmp_path / "other.html", "--open"], capsys)
+    assert opened == [(tmp_path / "other.html").as_uri()]
+
+
+def test_a_report_never_takes_the_place_of_its_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "gpu.torchprof"
+    assert "this is FILE itself" in failed(["report", path, "-o", path], capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options"),
     [

@@ -237,6 +237,18 @@ print(code, *(name for name in {HEAVY!r} if name in sys.modules), file=sys.stder
     assert done.stderr == "0\n"
 
 
+def test_a_report_is_written_without_pytorch(file: Path) -> None:
+    pytest.importorskip("plotly")
+    program = f"""
+import sys
+from torchprof.cli.main import main
+code = main(["report", {str(file)!r}, "-o", "/dev/null"])
+print(code, "torch" in sys.modules, "pandas" in sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.stderr == "0 False False\n"
+
+
 def test_help_imports_no_numpy() -> None:
     program = "import sys, torchprof.cli.main as cli; cli.parser().format_help(); print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)

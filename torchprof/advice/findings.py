@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from torchprof.advice.finding import Finding, Worth
 from torchprof.advice.registry import NotTold, all_rules
 from torchprof.analysis.records import Record
-from torchprof.rendering.grid import Parts, Verbatim
+from torchprof.rendering.grid import Entry, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
@@ -51,12 +51,19 @@ class Findings(Printed):
         return [asdict(finding) for finding in self.found]
 
     def parts(self) -> Parts:
-        if not self.found and self.looked_for:
-            yield "Nothing to improve was found"
-            yield f"Looked for: {'; '.join(self.looked_for.values())}"
+        if not self.found:
+            yield "Nothing to improve was found" if self.looked_for else "The trace does not tell what could be better"
+            yield from [f"Looked for: {'; '.join(self.looked_for.values())}"] if self.looked_for else []
         for number, finding in enumerate(self.found, 1):
-            yield from _lines(number, finding)
-            yield ""
+            yield from [""] if number > 1 else []
+            yield Entry(number, finding.what, list(_facts(finding)))
+        below = list(self._below())
+        yield from ["", *below] if self.found and below else below
+
+    def _below(self) -> Iterator[str]:
+        """What must be said of all findings, of what was not looked for, and of the recording."""
+        if len(self.found) > 1:
+            yield "Findings overlap: what they are worth does not add up"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.not_told.items():
             reasons.setdefault(reason, []).append(name)
@@ -65,21 +72,19 @@ class Findings(Printed):
         yield from self.remarks
 
 
-def _lines(number: int, finding: Finding) -> Parts:
-    """What is printed of a finding: what it is, and below what it is worth, where, and what to do."""
-    yield f"{number}. {finding.what}"
-    below = " " * (len(str(number)) + 2)
+def _facts(finding: Finding) -> Iterator[tuple[str, str]]:
+    """What is said of a finding: what it is worth, where, what to do, and why."""
     if finding.worth is not None:
-        yield f"{below}Worth: {worth_text(finding.worth)}"
+        yield "Worth", worth_text(finding.worth)
     where = [*([finding.module] if finding.module else []), *finding.lines[:LINES_SHOWN]]
     if where:
         left = len(finding.lines) - LINES_SHOWN
-        yield f"{below}At: {', '.join(where)}{f' and {left:,} more' if left > 0 else ''}"
-    yield from (f"{below}- {detail}" for detail in finding.details[:DETAILS_SHOWN])
+        yield "At", f"{', '.join(where)}{f' and {left:,} more' if left > 0 else ''}"
+    yield from (("", detail) for detail in finding.details[:DETAILS_SHOWN])
     if (left := len(finding.details) - DETAILS_SHOWN) > 0:
-        yield f"{below}- {left:,} more"
-    yield f"{below}Do: {finding.advice}"
-    yield Verbatim(f"{below}Why: {finding.why}")
+        yield "", f"{left:,} more"
+    yield "Do", finding.advice
+    yield "Why", finding.why
 
 
 def worth_text(worth: Worth) -> str:

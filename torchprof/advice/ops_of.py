@@ -30,6 +30,7 @@ __all__ = [
     "are_counted",
     "called_by_python",
     "check_ops",
+    "check_recorded",
     "device_time",
     "host_time",
     "innermost_around",
@@ -158,6 +159,15 @@ def saved_by(trace: Trace, loop: Loop, rows: Ints, what: str, part: float = 1.0)
     if uses_device(trace):
         return loop.worth(max(host, device), f"the longer of host and device time of {what}")
     return loop.worth(host, f"the time of {what}", low=host)
+
+
+def check_recorded(trace: Trace) -> None:
+    """
+    Raises:
+        NotTold: the trace has neither ops nor kernels, so that nobody knows what ran where.
+    """
+    if not any(len(rows) for rows in (trace.ops, trace.op_totals, trace.kernels, trace.kernel_totals)):
+        raise NotTold("no ops were recorded")
 
 
 @remembered

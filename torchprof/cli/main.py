@@ -29,6 +29,7 @@ from torchprof.cli import (
     gpu,
     info,
     memory,
+    report,
     run,
     show,
     summary,
@@ -45,7 +46,7 @@ GROUPS: Final = {
     "record a program": (run,),
     "see what a recording holds": (show, annotate, memory, gpu, findings, explain_oom, info),
     "compare two": (diff,),
-    "make a file of it": (export,),
+    "make a file of it": (report, export),
     "look at a model": (summary, estimate),
     "set up": (completion,),
 }
@@ -58,9 +59,11 @@ EXAMPLES: Final = """examples:
   torchprof show step.torchprof --by op --head 20
   torchprof memory step.torchprof
   torchprof findings trace.json.gz
+  torchprof report step.torchprof --open
   torchprof summary package.module:Net --input-size 4,3,224,224
 
-FILE is what Trace.save() or torch.profiler wrote or, for memory, explain-oom and info, a CUDA memory snapshot.
+FILE is what torchprof run, Trace.save() or torch.profiler wrote or, for memory, explain-oom, info, report and diff, a
+memory snapshot of CUDA.
 torchprof SUBCOMMAND --help says more."""
 OF_WRITING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMPLETING: Final = "_ARGCOMPLETE"

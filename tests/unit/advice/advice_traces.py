@@ -53,9 +53,12 @@ def device_loop(
             launched.append({**kernel, "start": at + begin * US, "end": at + end * US})
         if data is not None:
             ops.append({"name": 1, "start": at + data[0] * US, "end": at + data[1] * US, "flags": 5 << 4})
+    order = sorted(range(len(ops)), key=lambda row: ops[row]["start"])
+    for row in (*calls, *launched):
+        row["op"] = order.index(row["op"])
     return trace(
         strings=STRINGS,
-        ops=ops,
+        ops=[ops[row] for row in order],
         runtime_calls=calls,
         kernels=launched,
         steps=[{"start": 1000 * US * step, "end": 1000 * US * (step + 1), "number": step} for step in (0, 1)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from advice_traces import KERNELS, device_loop
+from advice_traces import KERNELS, Program, device_loop
 from handwritten import trace
 
 from torchprof.advice.registry import NotTold
@@ -39,4 +39,6 @@ def test_without_runtime_calls_it_is_not_told_and_without_a_device_nothing_is_sa
     kernels = [{"start": 0, "end": 5}]
     with pytest.raises(NotTold, match="runtime"):
         list(blocking_copies(trace(kernels=kernels, strings=["k"], steps=[{"start": 0, "end": 1000}])))
-    assert not list(blocking_copies(trace()))
+    program = Program()
+    program.op("aten::mm", 0, 10)
+    assert not list(blocking_copies(program.trace()))

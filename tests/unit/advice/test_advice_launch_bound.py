@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from advice_traces import device_loop
-from handwritten import gpu_trace, trace
+from advice_traces import Program, device_loop
+from handwritten import gpu_trace
 
 from torchprof.advice.registry import NotTold
 from torchprof.advice.rules.launch_bound import launch_bound
@@ -45,7 +45,10 @@ def test_what_is_compiled_or_launches_graphs_has_other_advice() -> None:
 
 
 def test_without_a_device_nothing_is_said_and_without_kernels_it_is_not_told() -> None:
-    assert not list(launch_bound(trace(steps=[{"start": 0, "end": 1000}])))
-    on_device = trace(shapes=[()], tensors=[{"dtype": 6, "device_type": 1}], steps=[{"start": 0, "end": 1000}])
+    program = Program()
+    program.op("aten::mm", 0, 10)
+    assert not list(launch_bound(program.trace()))
+    program.tensor(1, device=1)
+    on_device = program.trace()
     with pytest.raises(NotTold, match="no kernels"):
         list(launch_bound(on_device))

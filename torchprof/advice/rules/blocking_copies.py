@@ -10,7 +10,7 @@ import numpy as np
 from torchprof.advice.finding import Finding
 from torchprof.advice.idle_of import check_kernels, idle_of
 from torchprof.advice.loop import loop_of
-from torchprof.advice.ops_of import uses_device
+from torchprof.advice.ops_of import check_recorded, uses_device
 from torchprof.advice.places import per_step
 from torchprof.advice.registry import NotTold, rule
 from torchprof.advice.waits_of import places_of_waits, waits_of, worth_of_waits
@@ -27,12 +27,14 @@ PINNED: Final = "Pinned"
 @rule("copies to the device that the host waits for")
 def blocking_copies(trace: Trace) -> Iterator[Finding]:
     """Waits of the host in copies to the device, and the idle time of the device that follows."""
+    check_recorded(trace)
+    loop = loop_of(trace)
     if not uses_device(trace):
         return
     check_kernels(trace)
     if not len(trace.runtime_calls):
         raise NotTold("no calls of the device's runtime were recorded")
-    loop, idle = loop_of(trace), idle_of(trace)
+    idle = idle_of(trace)
     if idle is None:
         return
     waits = waits_of(trace, idle).to_device

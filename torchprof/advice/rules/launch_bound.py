@@ -10,7 +10,7 @@ import numpy as np
 from torchprof.advice.finding import Finding
 from torchprof.advice.idle_of import check_kernels, idle_of
 from torchprof.advice.loop import loop_of
-from torchprof.advice.ops_of import uses_device
+from torchprof.advice.ops_of import check_recorded, uses_device
 from torchprof.advice.places import Places, per_step
 from torchprof.advice.registry import rule
 from torchprof.analysis.lines.where import lines_of_launches, most_first
@@ -29,10 +29,12 @@ PHASES: Final = [phase.name.lower() if phase != Phase.OTHER else "the rest of th
 @rule("a device that waits for the host to launch kernels")
 def launch_bound(trace: Trace) -> Iterator[Finding]:
     """Idle time of the device in which the host was late to launch, and did not wait for the device or for data."""
+    check_recorded(trace)
+    loop = loop_of(trace)
     if not uses_device(trace):
         return
     check_kernels(trace)
-    loop, idle = loop_of(trace), idle_of(trace)
+    idle = idle_of(trace)
     if idle is None:
         return
     time = float(idle.launch_bound.sum()) / loop.steps

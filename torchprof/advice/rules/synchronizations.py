@@ -11,7 +11,7 @@ from torchprof.advice.finding import Finding, Worth
 from torchprof.advice.idle_of import idle_of
 from torchprof.advice.loop import Loop, loop_of
 from torchprof.advice.op_sums import lines_of, names_of, of_names, sum_tensors
-from torchprof.advice.ops_of import on_host, uses_device
+from torchprof.advice.ops_of import check_recorded, on_host, uses_device
 from torchprof.advice.places import Places, per_step
 from torchprof.advice.registry import NotTold, rule
 from torchprof.advice.waits_of import places_of_waits, waits_of, worth_of_waits
@@ -35,9 +35,10 @@ WHY = "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#avoi
 @rule("waits of the host for the device, as of .item(), .cpu() and masks")
 def synchronizations(trace: Trace) -> Iterator[Finding]:
     """Waits of the host by line, and the idle time of the device that follows; without a device nothing waits."""
+    check_recorded(trace)
+    loop = loop_of(trace)
     if not uses_device(trace):
         return
-    loop = loop_of(trace)
     yield from _of_ops(trace, loop) if is_aggregated(trace) or not len(trace.runtime_calls) else _of_calls(trace, loop)
 
 

@@ -57,8 +57,8 @@ class OptimizerSteps:
             self._expected, self._turn = set(self._turn), {}
             self._then()
 
-    # Dynamo runs it as it is, and looks at nothing that it calls. It breaks no graph that PyTorch's own hook, which comes first, does
-    # not break; one before the step would.
+    # Dynamo runs it as it is, and looks at nothing that it calls. After a step of compiled code that breaks no graph that would
+    # not be broken without it; a hook before the step would.
     _after._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 

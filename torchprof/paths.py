@@ -58,7 +58,7 @@ def written(path: Any) -> Iterator[BinaryIO]:
     except ValueError as error:
         raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
     if not name or not (is_new or os.path.isfile(name)):
-        with open(name, "wb") as file:
+        with _named(name), open(name, "wb") as file:
             yield file
         return
     if not is_new and not os.access(place, os.W_OK):
@@ -70,7 +70,7 @@ def written(path: Any) -> Iterator[BinaryIO]:
     except OSError as error:
         raise type(error)(error.errno, error.strerror, name) from None
     try:
-        with open(number, "wb") as file:
+        with _named(name), open(number, "wb") as file:
             yield file
         if not is_new:
             os.chmod(beside, os.stat(place).st_mode & 0o7777)
@@ -78,4 +78,15 @@ def written(path: Any) -> Iterator[BinaryIO]:
     except BaseException:
         with suppress(OSError):
             os.unlink(beside)
+        raise
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of writing, such as that the disk is full, do not say of which file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = name
         raise

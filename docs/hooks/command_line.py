@@ -28,7 +28,7 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 def options_of(name: str) -> str:
     """Its usage, and its arguments and options as a table."""
     found = subcommands()[name]
-    rows = [f"| {written(action)} | {meaning(action)} |" for action in found._actions if action.dest != "help"]
+    rows = [f"| {written(action)} | {meaning(found, action)} |" for action in found._actions if is_shown(action)]
     return "\n".join([f"```text\n{found.usage}\n```", "", "| | |", "| --- | --- |", *rows])
 
 
@@ -40,7 +40,11 @@ def written(action: argparse.Action) -> str:
     return ", ".join(f"`{option}{f' {value}' if value else ''}`" for option in action.option_strings)
 
 
-def meaning(action: argparse.Action) -> str:
+def is_shown(action: argparse.Action) -> bool:
+    return action.dest != "help" and action.help != argparse.SUPPRESS
+
+
+def meaning(of: argparse.ArgumentParser, action: argparse.Action) -> str:
     """What it does, and which values there are."""
-    text = str(action.help).replace("|", r"\|").replace("<", "&lt;")
+    text = of._get_formatter()._expand_help(action).replace("|", r"\|").replace("<", "&lt;")
     return f"{text}: {', '.join(f'`{each}`' for each in action.choices)}" if action.choices and action.option_strings else text

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import torchprof
+from torchprof.advice.registry import all_rules
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST
 from torchprof.trace.schema import LAYOUTS
 
@@ -67,6 +68,11 @@ def test_contributing_lists_every_room() -> None:
     rooms = [path.parent.relative_to(ROOT) for path in (ROOT / "torchprof").glob("*/__init__.py")]
     rooms += [path.relative_to(ROOT) for path in (ROOT / "csrc").iterdir() if path.is_dir()]
     assert [room for room in rooms if f"`{room}/`" not in text] == []
+
+
+def test_every_rule_of_advice_is_described() -> None:
+    page = text_of("docs/guides/what-could-be-better.md")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == [rule.name for rule in all_rules()]
 
 
 def test_every_table_of_a_trace_is_described_with_every_column() -> None:

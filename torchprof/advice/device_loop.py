@@ -1,4 +1,4 @@
-"""For how long devices are busy in a step, which is what findings about kernels are a part of."""
+"""For how long devices are busy in a step, and how much of the step a change of their work can be worth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchprof.advice.finding import Worth
-from torchprof.advice.loop import LEAST, loop_of
+from torchprof.advice.loop import Loop, loop_of
 from torchprof.advice.registry import NotTold
 from torchprof.analysis.gpu.backend import has_kernels, why_no_kernels
 from torchprof.analysis.gpu.gaps import gaps_between
@@ -29,21 +29,20 @@ class DeviceLoop:
     Attributes:
         steps: how many active steps; 1 where no steps were marked, which is then the whole recording.
         busy: nanoseconds of one, on average, in which any device ran anything.
-        time: nanoseconds of one, on average.
+        loop: of which it is a part.
     """
 
     steps: int
     busy: int
-    time: int
+    loop: Loop
 
-    def worth(self, high: float, basis: str, *, low: float = 0, measured: bool = True) -> Worth:
-        """So many nanoseconds of device time of a step, at most all of it."""
-        most = min(round(high), self.busy)
-        return Worth("device time", min(round(low), most), most, self.busy, measured, basis)
+    def worth(self, high: float, basis: str, *, measured: bool = True) -> Worth:
+        """At most so many nanoseconds of a step: where the device waits for the host or another rank, nothing is saved."""
+        return self.loop.worth(min(high, self.busy), basis, measured=measured)
 
     def is_small(self, time: float) -> bool:
-        """Whether so many nanoseconds of a step are not worth a word: of the device's time, or of a step that it idles in."""
-        return time < LEAST * max(self.busy, self.time)
+        """Whether so many nanoseconds of a step are not worth a word."""
+        return self.loop.is_small(time)
 
 
 def device_loop_of(trace: Trace) -> DeviceLoop:
@@ -57,7 +56,7 @@ def device_loop_of(trace: Trace) -> DeviceLoop:
     busy = _busy(trace)
     if not busy:
         raise NotTold("no kernel of an active step was recorded")
-    return DeviceLoop(loop.steps, busy, loop.time)
+    return DeviceLoop(loop.steps, busy, loop)
 
 
 def _busy(trace: Trace) -> int:

@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from torchprof.advice.finding import Finding, Worth
 from torchprof.advice.registry import NotTold, all_rules
 from torchprof.analysis.records import Record
-from torchprof.rendering.grid import Parts
+from torchprof.rendering.grid import Entry, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import remarks
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
 
 __all__ = ["Findings", "findings", "worth_text"]
 
 DETAILS_SHOWN = 6
+LINES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -52,37 +52,55 @@ class Findings(Printed):
 
     def parts(self) -> Parts:
         if not self.found:
-            yield f"Nothing to improve was found: {counted(len(self.looked_for), 'rule')} looked"
+            yield "Nothing to improve was found" if self.looked_for else "The trace does not tell what could be better"
+            yield from [f"Looked for: {'; '.join(self.looked_for.values())}"] if self.looked_for else []
         for number, finding in enumerate(self.found, 1):
-            yield f"{number}. {finding.what}"
-            if finding.worth is not None:
-                yield f"   Worth: {worth_text(finding.worth)}"
-            place = ", ".join([*([finding.module] if finding.module else []), *finding.lines])
-            if place:
-                yield f"   At: {place}"
-            yield from (f"   - {detail}" for detail in finding.details[:DETAILS_SHOWN])
-            if left := len(finding.details) - DETAILS_SHOWN:
-                yield from [f"   - {left:,} more"] if left > 0 else []
-            yield f"   {finding.advice}"
-            yield f"   Why: {finding.why}"
-            yield ""
+            yield from [""] if number > 1 else []
+            yield Entry(number, finding.what, list(_facts(finding)))
+        below = list(self._below())
+        yield from ["", *below] if self.found and below else below
+
+    def _below(self) -> Iterator[str]:
+        """What must be said of all findings, of what was not looked for, and of the recording."""
+        if len(self.found) > 1:
+            yield "Findings overlap: what they are worth does not add up"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.not_told.items():
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            yield f"Not looked for, {reason}: {', '.join(names)}"
+            yield f"Not looked for: {', '.join(names)} ({reason})"
         yield from self.remarks
 
 
+def _facts(finding: Finding) -> Iterator[tuple[str, str]]:
+    """What is said of a finding: what it is worth, where, what to do, and why."""
+    if finding.worth is not None:
+        yield "Worth", worth_text(finding.worth)
+    where = [*([finding.module] if finding.module else []), *finding.lines[:LINES_SHOWN]]
+    if where:
+        left = len(finding.lines) - LINES_SHOWN
+        yield "At", f"{', '.join(where)}{f' and {left:,} more' if left > 0 else ''}"
+    yield from (("", detail) for detail in finding.details[:DETAILS_SHOWN])
+    if (left := len(finding.details) - DETAILS_SHOWN) > 0:
+        yield "", f"{left:,} more"
+    yield "Do", finding.advice
+    yield "Why", finding.why
+
+
 def worth_text(worth: Worth) -> str:
-    """In words: ``12.3% of the step time, 4.10 ms (measured: the time that the host waited)``."""
+    """In words: ``up to 12.3% of the step time, 4.10 ms (measured: the time in which data was waited for)``."""
     write = format_bytes if worth.of == "peak memory" else format_ns
-    amount = write(worth.high) if worth.low == worth.high else f"{write(worth.low)} to {write(worth.high)}"
+    amount = _from_to(worth, write(worth.low), write(worth.high))
     if worth.whole:
-        low, high = 100 * worth.low / worth.whole, 100 * worth.high / worth.whole
-        share = f"{high:.1f}%" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}%"
-        amount = f"{share} of the {worth.of}, {amount}"
+        low, high = (f"{100 * value / worth.whole:.1f}" for value in (worth.low, worth.high))
+        share = _from_to(worth, low, high)
+        amount = f"{share}% of the {worth.of}, {amount.removeprefix('up to ')}"
     return f"{amount} ({'measured' if worth.measured else 'estimated'}: {worth.basis})"
+
+
+def _from_to(worth: Worth, low: str, high: str) -> str:
+    """The two ends of the range, or what both are."""
+    return high if low == high else f"{low} to {high}" if worth.low else f"up to {high}"
 
 
 def findings(trace: Trace) -> Findings:

@@ -10,7 +10,8 @@ from typing import Any
 import torchprof
 from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
 from torchprof.cli.files import trace_of
-from torchprof.cli.output import add_output_options, paged, write
+from torchprof.cli.output import COMPUTING, add_output_options, paged, write
+from torchprof.cli.progress import working
 
 __all__ = ["add_parser", "run"]
 
@@ -38,7 +39,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Print the source."""
-    table = torchprof.annotate(trace_of(options.file), options.what)
+    trace = trace_of(options.file)
+    with working(COMPUTING):
+        table = torchprof.annotate(trace, options.what)
     if options.columns is not None:
         table = table.select(*options.columns)
     if options.head is not None:

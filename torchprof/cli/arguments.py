@@ -23,6 +23,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **more})
 
+    def options(self) -> list[str]:
+        """All that begin with a dash."""
+        return [option for action in self._actions for option in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         """Say it and exit with 2."""
         if sys.stderr is not None:

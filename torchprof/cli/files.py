@@ -71,7 +71,7 @@ def beside(path: str, ending: str) -> str:
     return f"{name}{ending}"
 
 
-def refuse_to_overwrite(source: str, path: str) -> None:
+def refuse_to_overwrite(source: str, path: str, option: str = "-o") -> None:
     """Raise ArgumentError where what is written would take the place of what it is made of."""
     if os.path.exists(path) and os.path.samefile(source, path):
-        raise ArgumentError(f"-o {path}: this is FILE itself, which would be lost: give another name")
+        raise ArgumentError(f"{option} {path}: this is FILE itself, which would be lost: give another name")

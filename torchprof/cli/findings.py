@@ -8,7 +8,7 @@ from typing import Any
 import torchprof
 from torchprof.cli.arguments import add_file, subcommand
 from torchprof.cli.files import trace_of
-from torchprof.cli.output import add_output_options, emit
+from torchprof.cli.output import COMPUTING, add_output_options, emit
 from torchprof.cli.progress import working
 
 __all__ = ["add_parser", "run"]
@@ -31,6 +31,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Print the findings."""
     trace = trace_of(options.file)
-    with working("looking for what could be better"):
+    with working(COMPUTING):
         found = torchprof.findings(trace)
     emit(found, options)

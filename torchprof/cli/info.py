@@ -136,8 +136,7 @@ def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str,
 def _facts_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> Iterator[tuple[str, str]]:
     data = _data_of_snapshot(account, size)
     yield "File", f"{format_bytes(size)}, a CUDA memory snapshot"
-    known = ", ".join(f"{name}:{value}" for name, value in data["settings"].items())
-    yield "Settings", known or "unknown"
+    yield "Settings", _settings(data["settings"])
     for device in data["devices"]:
         name = str(device["device"])
         yield name, f"{counted(device['segments'], 'segment')}, {format_bytes(device['reserved'])} reserved at the end"
@@ -149,3 +148,12 @@ def _facts_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> Iterator
         yield "", f"{counted(device['entries'], 'entry', 'entries')} of history{long}, {stacks}"
         if failed := device["requests_failed"]:
             yield "", f"{counted(failed, 'request')} failed: torchprof explain-oom says why"
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    """Those of the allocator that were set."""
+    if not settings:
+        return "unknown"
+    given = {name: value for name, value in settings.items() if value and value != -1}
+    given = {name: value for name, value in given.items() if not isinstance(value, dict) or any(value.values())}
+    return ", ".join(f"{name}:{value}" for name, value in given.items()) or "the defaults"

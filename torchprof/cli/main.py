@@ -9,6 +9,7 @@ bars and completion, is done by a pager, rich and argcomplete.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torchprof._version import __version__
 from torchprof.cli import (
     annotate,
     completion,
+    diff,
     estimate,
     explain_oom,
     export,
@@ -27,6 +29,7 @@ from torchprof.cli import (
     gpu,
     info,
     memory,
+    report,
     run,
     show,
     summary,
@@ -42,7 +45,8 @@ __all__ = ["main"]
 GROUPS: Final = {
     "record a program": (run,),
     "see what a recording holds": (show, annotate, memory, gpu, findings, explain_oom, info),
-    "make a file of it": (export,),
+    "compare two": (diff,),
+    "make a file of it": (report, export),
     "look at a model": (summary, estimate),
     "set up": (completion,),
 }
@@ -55,23 +59,29 @@ EXAMPLES: Final = """examples:
   torchprof show step.torchprof --by op --head 20
   torchprof memory step.torchprof
   torchprof findings trace.json.gz
+  torchprof report step.torchprof --open
   torchprof summary package.module:Net --input-size 4,3,224,224
 
-FILE is what Trace.save() or torch.profiler wrote or, for memory, explain-oom and info, a CUDA memory snapshot.
+FILE is what torchprof run, Trace.save() or torch.profiler wrote or, for memory, explain-oom, info, report and diff, a
+memory snapshot of CUDA.
 torchprof SUBCOMMAND --help says more."""
+OF_WRITING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMPLETING: Final = "_ARGCOMPLETE"
 """Set in the environment where a shell asks what it can complete."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong."""
+    options = argparse.Namespace()
     try:
         made = parser()
         if COMPLETING in os.environ:
             _complete(made)
         given = list(sys.argv[1:] if arguments is None else arguments)
         _check_subcommand(made, given)
-        options = made.parse_args(given)
+        options, unknown = made.parse_known_args(given)
+        if unknown:
+            options.parser.error(f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0], options.parser.options())}")
         code = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -81,14 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TorchprofError, OSError) as error:
         _complain(_text_of(error))
         _print_no_more()
-        return FAILED
+        return int(getattr(options, "failed", FAILED))
     except UserError as error:
         if str(error):  # otherwise it was printed
             _complain(str(error))
         return FAILED
     except MemoryError:
         _complain("the memory of this machine is not enough for that")
-        return FAILED
+        return int(getattr(options, "failed", FAILED))
     except KeyboardInterrupt:
         _print_no_more()
         return INTERRUPTED
@@ -97,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _text_of(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, TorchprofError) and error.strerror:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+        where = os.fsdecode(error.filename) if error.filename else "standard output" if error.errno in OF_WRITING else ""
+        return f"{where}: {error.strerror}" if where else error.strerror
     return str(error)
 
 
@@ -124,7 +135,7 @@ def _complete(made: argparse.ArgumentParser) -> None:
         import argcomplete
     except ImportError:
         sys.exit(FAILED)
-    argcomplete.autocomplete(made, exclude=["--help"])
+    argcomplete.autocomplete(made, always_complete_options=False)
 
 
 def parser() -> Parser:
@@ -141,7 +152,7 @@ def parser() -> Parser:
         lines += [f"{title}:"]
         for module in modules:
             added = module.add_parser(subparsers)
-            added.set_defaults(run=module.run)
+            added.set_defaults(run=module.run, parser=added)
             lines += [f"  {_name_of(module):<12} {(added.description or '').partition(chr(10))[0]}"]
         lines += [""]
     made.epilog = "\n".join([*lines, EXAMPLES])

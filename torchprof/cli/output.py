@@ -8,14 +8,16 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import Any, Final
 
 from torchprof.cli.arguments import number_of
+from torchprof.cli.progress import working
 from torchprof.terminal import NARROWEST, is_terminal, printable
 
-__all__ = ["add_output_options", "emit", "paged", "say", "write", "write_json"]
+__all__ = ["COMPUTING", "add_output_options", "emit", "paged", "say", "write", "write_json"]
 
+COMPUTING: Final = "computing"
 LESS: Final = "FRX"
 """Options of less where ``LESS`` is not set, as git sets them: colors are kept, and the text stays when it ends."""
 
@@ -38,9 +40,11 @@ def add_output_options(parser: argparse.ArgumentParser, *, csv: bool = False, js
 def emit(printed: Any, options: argparse.Namespace) -> None:
     """Print it as the options say: something that prints itself, and has ``to_dict()``."""
     if options.json:
-        write_json(printed.to_dict())
+        with working(COMPUTING):
+            data = printed.to_dict()
+        write_json(data)
     else:
-        with paged(options):
+        with paged(options, COMPUTING):
             printed.print(width=options.width)
 
 
@@ -58,7 +62,7 @@ def write(text: str) -> None:
         OSError: it cannot be written.
     """
     if sys.stdout is None:  # as where a shell closed it: >&-
-        raise OSError(errno.EBADF, "is closed, nothing can be printed", "standard output")
+        raise OSError(errno.EBADF, "standard output is closed: nothing can be printed")
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
 
@@ -77,25 +81,31 @@ class _Screen(io.StringIO):
 
 
 @contextmanager
-def paged(options: argparse.Namespace) -> Iterator[None]:
-    """What is printed meanwhile goes through a pager, if standard output is a terminal and it is longer than that."""
+def paged(options: argparse.Namespace, doing: str = "") -> Iterator[None]:
+    """What is printed meanwhile goes through a pager, if standard output is a terminal and it is longer than that.
+
+    Args:
+        doing: is said on standard error where it takes its time.
+    """
     if sys.stdout is None:
         write("")
-    pager = None if options.no_pager or not is_terminal(sys.stdout) else _pager()
-    if pager is None:
-        yield
+    said = working(doing) if doing else nullcontext()
+    if not is_terminal(sys.stdout):
+        with said:
+            yield
         return
     screen = _Screen()
     try:
-        with redirect_stdout(screen):
+        with said, redirect_stdout(screen):
             yield
     except BaseException:
         write(screen.getvalue())
         raise
-    text = screen.getvalue()
     from shutil import get_terminal_size
 
-    if text.count("\n") < get_terminal_size().lines or not _through(pager, text):
+    text, pager = screen.getvalue(), _pager()
+    fits = options.no_pager or pager is None or text.count("\n") < get_terminal_size().lines
+    if fits or not _through(str(pager), text):
         write(text)
 
 

@@ -37,8 +37,14 @@ def working(doing: str) -> Iterator[None]:
             columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
             with lock:
                 if not done:
-                    bar = shown.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
-                    bar.add_task(printable(doing), total=None)
+                    bar = Progress(
+                        *columns,
+                        console=Console(stderr=True),
+                        transient=True,
+                        redirect_stdout=False,  # what is printed meanwhile is kept elsewhere
+                        redirect_stderr=False,
+                    )
+                    shown.enter_context(bar).add_task(printable(doing), total=None)
 
         timer = threading.Timer(PATIENCE, show)
         timer.daemon = True

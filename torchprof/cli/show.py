@@ -10,7 +10,8 @@ from typing import Any, Final
 import torchprof
 from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
 from torchprof.cli.files import trace_of
-from torchprof.cli.output import add_output_options, paged, write
+from torchprof.cli.output import COMPUTING, add_output_options, paged, write
+from torchprof.cli.progress import working
 from torchprof.errors import ArgumentError
 
 __all__ = ["add_parser", "run"]
@@ -68,7 +69,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
-    given = {name: value for name in ONLY_FOR if (value := getattr(options, name)) not in (None, False)}
+    given = {name: value for name in ONLY_FOR if (value := getattr(options, name)) is not None and value is not False}
     for name in given:
         if options.by not in ONLY_FOR[name]:
             by = " and ".join(f"--by {each}" for each in ONLY_FOR[name])
@@ -97,7 +98,8 @@ def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
     trace = trace_of(file)
     if by == "rank":
         raise ArgumentError(f"--by rank: {file} is of one process and has no ranks: show the file of each rank by itself")
-    table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
+    with working(COMPUTING):
+        table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
     return table
 
 

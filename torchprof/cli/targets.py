@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from torchprof.cli.arguments import completes, did_you_mean
@@ -20,12 +20,14 @@ from torchprof.errors import ArgumentError, ModuleTypeError, TorchprofError
 from torchprof.wording import shown
 
 if TYPE_CHECKING:
+    from traceback import TracebackException
+
     from torch import nn
 
 __all__ = ["UserError", "add_target", "attribute_of", "builder_of", "of_the_user"]
 
 FORM: Final = "give package.module:name or path/to/file.py:name, of a model, a class, or a function that returns one"
-OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NOT_THEIRS: Final = (os.path.join(os.path.dirname(os.path.dirname(__file__)), ""), "<frozen ", importlib.__file__)
 
 
 class UserError(Exception):
@@ -139,25 +141,29 @@ def of_the_user(named: str) -> Iterator[None]:
     """
     try:
         yield
-    except TorchprofError:
+    except (TorchprofError, UserError):
         raise
     except Exception as error:
-        import traceback
+        from traceback import TracebackException
 
-        own = _theirs(error.__traceback__)
-        if own is None and not isinstance(error, SyntaxError):  # none of their frames: of wrong arguments
-            raise UserError(f"{named}: {traceback.format_exception_only(error)[-1].strip()}") from error
-        lines = traceback.format_exception(type(error), error, own)
+        told = TracebackException.from_exception(error)
+        _leave_out_ours(told)
+        if not told.stack and not isinstance(error, SyntaxError):  # none of their frames: of wrong arguments
+            raise UserError(f"{named}: {type(error).__name__}: {error}") from error
         if sys.stderr is not None:
-            sys.stderr.write("".join(lines).encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode())
+            sys.stderr.write("".join(told.format()).encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode())
         raise UserError from error
 
 
-def _theirs(frames: TracebackType | None) -> TracebackType | None:
-    """The frames from the first that is not ours, nor of what imports modules."""
-    while frames is not None:
-        file = frames.tb_frame.f_code.co_filename
-        if not (file.startswith((OURS, "<frozen ")) or file == importlib.__file__ or file == __file__):
-            return frames
-        frames = frames.tb_next
-    return None
+def _leave_out_ours(told: TracebackException | None) -> None:
+    """Leave out the frames that are ours, or of what imports modules; of causes, too."""
+    if told is None:
+        return
+    from traceback import StackSummary
+
+    theirs = [frame for frame in told.stack if not frame.filename.startswith(NOT_THEIRS)]
+    told.stack = StackSummary.from_list(theirs)
+    _leave_out_ours(told.__cause__)
+    _leave_out_ours(told.__context__)
+    for each in told.exceptions or ():
+        _leave_out_ours(each)

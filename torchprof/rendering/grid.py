@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-__all__ = ["Grid", "GridColumn", "Kind", "Part", "Parts", "Verbatim"]
+__all__ = ["Entry", "Grid", "GridColumn", "Kind", "Part", "Parts", "Verbatim"]
 
 Kind = Literal["root", "row", "dim", "failed"]
 """How a row looks: the root of a tree, one like others, one that has little to say, or the one that raised an exception."""
@@ -60,7 +60,22 @@ class Verbatim(NamedTuple):
     text: str
 
 
-Part = Grid | Verbatim | str
-"""What is printed is made of tables, of text to the character, and of lines."""
+class Entry(NamedTuple):
+    """One of a numbered list.
+
+    Attributes:
+        number: in the list, from 1.
+        title: one line.
+        facts: what is said below, each with the word that it begins with; of a detail, this is empty. What is nothing but the
+            address of a page is a link.
+    """
+
+    number: int
+    title: str
+    facts: Sequence[tuple[str, str]]
+
+
+Part = Grid | Verbatim | Entry | str
+"""What is printed is made of tables, of text to the character, of entries of lists, and of lines."""
 
 Parts = Iterator[Part]

@@ -17,10 +17,11 @@ from html import escape
 from itertools import chain, repeat
 from typing import Final
 
-from torchprof.rendering.grid import Grid, Part, Verbatim
+from torchprof.rendering.entries import is_link
+from torchprof.rendering.grid import Entry, Grid, Part, Verbatim
 from torchprof.terminal import printable
 
-__all__ = ["as_html"]
+__all__ = ["as_html", "as_page"]
 
 # The class stands twice: notebooks have rules of their own for tables, and the more specific one wins.
 STYLE: Final = """
@@ -53,6 +54,8 @@ border-bottom:1px solid rgba(128,128,128,.6)}
 .torchprof.torchprof table tr.failed td{color:#e5484d;font-weight:600}
 .torchprof.torchprof i{font-style:normal;font-weight:400;opacity:.65}
 .torchprof.torchprof p{margin:.3em 0}
+.torchprof.torchprof .torchprof-below{margin:0 0 .8em 1.6em}
+.torchprof.torchprof .torchprof-below p{margin:.1em 0}
 .torchprof.torchprof button{visibility:hidden;width:1em;padding:0;border:0;background:none;color:inherit;font:inherit;\
 cursor:pointer;text-align:left}
 .torchprof.torchprof tbody[onclick] button{visibility:visible}
@@ -88,13 +91,32 @@ def as_html(parts: Iterable[Part]) -> str:
     return "".join(chain((f'<div class="torchprof"><style>{STYLE}</style>',), map(_part, parts), ("</div>",)))
 
 
+def as_page(title: str, parts: Iterable[Part]) -> str:
+    """What is printed, as a page that needs nothing else, light or dark as the reader prefers it."""
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f'<meta name="viewport" content="width=device-width"><title>{_text(title)}</title></head>'
+        f'<body style="margin:1.5em">{as_html(parts)}</body></html>'
+    )
+
+
 def _part(part: Part) -> str:
     if isinstance(part, Grid):
         long = " torchprof-long" if len(part.names) > LONG else ""
         return f'<div class="torchprof-box{long}">{"".join(_table(part))}</div>'
+    if isinstance(part, Entry):
+        return "".join(_entry(part))
     if isinstance(part, Verbatim):
         return f"<pre>{'<br>'.join(map(_text, part.text.split(chr(10))))}</pre>"
     return f"<p>{_sentence(part)}</p>"
+
+
+def _entry(entry: Entry) -> Iterator[str]:
+    yield f'<p><b>{entry.number}. {_text(entry.title)}</b></p><div class="torchprof-below">'
+    for word, text in entry.facts:
+        shown = f'<a href="{escape(text)}">{_text(text)}</a>' if is_link(text) else _text(text)
+        yield f"<p><b>{_text(word)}:</b> {shown}</p>" if word else f"<p>\u2013 {shown}</p>"
+    yield "</div>"
 
 
 def _table(grid: Grid) -> Iterator[str]:

@@ -14,19 +14,24 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from torchprof.rendering.cells import aligned, width_of, widths_of
+from torchprof.rendering.entries import entry_lines
 from torchprof.rendering.fit import GAP, WIDEST_NAME, fit
-from torchprof.rendering.grid import Grid, Part, Verbatim
+from torchprof.rendering.grid import Entry, Grid, Part, Verbatim
 from torchprof.rendering.names import cut, cut_in_the_middle, shortened
 from torchprof.terminal import is_terminal, printable
 
 __all__ = ["Line", "as_text", "branches", "lay_out", "lines_of", "print_lines"]
 
-STYLES: Final = {"header": "bold", "rule": "dim", "root": "bold", "row": "", "dim": "dim", "failed": "bold red", "total": ""}
+STYLES: Final = {
+    **{"header": "bold", "rule": "dim", "root": "bold", "row": "", "dim": "dim", "failed": "bold red", "total": ""},
+    **{"title": "bold", "fact": "", "detail": ""},
+}
 
 PARTS: Final = {
     "root": {r"\([^()]*\)": "cyan"},
     "row": {r"^[ │├└─…]+": "dim", r"\([^()]*\)": "cyan"},
     "total": {r"^[^:]+:": "bold"},
+    "fact": {r"^ +\w+:": "bold"},
 }
 """What has a style of its own inside a line."""
 CLOSER: Final = re.compile("(.)[─ ] ")
@@ -47,6 +52,8 @@ def lines_of(parts: Iterable[Part], width: int | None = None) -> Iterator[Line]:
     for part in parts:
         if isinstance(part, Grid):
             yield from lay_out(part, width)
+        elif isinstance(part, Entry):
+            yield from (Line(kind, text) for kind, text in entry_lines(part, width))
         elif isinstance(part, Verbatim):
             yield from (Line("total", printable(text)) for text in part.text.split("\n"))
         else:

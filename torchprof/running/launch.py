@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,6 +35,8 @@ def start_python(arguments: Sequence[str], options: RunOptions) -> NoReturn:
     """
     if sys.flags.ignore_environment or sys.flags.no_site:
         raise ArgumentError("`torchprof run` needs PYTHONPATH and the module site: start it without -I, -E and -S of Python")
+    import subprocess  # which no other subcommand needs
+
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     _become(sys.executable, [sys.executable, *flags, *arguments], options)
 

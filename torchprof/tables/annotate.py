@@ -41,8 +41,8 @@ def annotate(trace: Trace, what: Any) -> Table:
     Args:
         trace: with stacks, as for `torchprof.by_line`.
         what: a function, method, class, module, ``nn.Module`` (its ``forward``), code object, or the path of a file. What is
-            wrapped around a function is left out; functions inside it are shown. Or the name of a function of the trace, such
-            as ``"Net.forward"``, ``"net.py:Net.forward"`` or ``"forward"`` where only one is named so: nothing is imported.
+            wrapped around a function is left out; functions inside it are shown. Or the name of a function of the trace:
+            ``"Net.forward"``, ``"net.py:Net.forward"``, or ``"forward"`` where only one of yours is named so.
 
     Raises:
         ArgumentError: the trace has no stacks, ``what`` is none of these, names several or is written in C, or its source is

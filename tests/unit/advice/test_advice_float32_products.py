@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from handwritten import gpu_trace, trace
+from launches import Launch, gpu_step
 
 import torchprof
 from torchprof.advice.gpus import AMPERE_OR_LATER, formats_of
@@ -27,8 +28,8 @@ def test_sgemm_on_an_ampere() -> None:
         "aten::mm: 100 us, such as ampere_sgemm_128x64_nt",
     )
     assert found.worth is not None
-    busy, products, ratio = 447_000, 210_000, 16
-    assert (found.worth.low, found.worth.high, found.worth.whole) == (0, products - products // ratio, busy)
+    step, products, ratio = 1_000_000, 210_000, 16
+    assert (found.worth.low, found.worth.high, found.worth.whole) == (0, products - products // ratio, step)
     assert not found.worth.measured
     assert "set_float32_matmul_precision" in found.advice
 
@@ -78,10 +79,8 @@ def test_where_nothing_says_which_gpu_it_is() -> None:
 
 
 def test_products_that_take_next_to_nothing() -> None:
-    busy = gpu_trace()
-    steps = busy.steps.copy()
-    steps["busy"] = 20_000_000
-    assert list(float32_products(replace(busy, steps=steps))) == []
+    few = gpu_step(Launch("aten::mm", "ampere_sgemm_128x64_tn", 15), Launch("aten::relu", "relu_kernel", 900))
+    assert list(float32_products(few)) == []
 
 
 def test_without_kernels_it_cannot_be_told() -> None:

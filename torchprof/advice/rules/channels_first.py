@@ -46,7 +46,7 @@ def channels_first(trace: Trace) -> Iterator[Finding]:
         "Keep the model and its input in channels last: model.to(memory_format=torch.channels_last), and the same for the "
         "batch. On ROCm, some versions of PyTorch want PYTORCH_MIOPEN_SUGGEST_NHWC=1 as well.",
         "https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html",
-        loop.worth(time, "the device time of the kernels that convert", low=time),
+        loop.worth(time, "the device time of the kernels that convert"),
         module=modules[0] if len(modules) == 1 else "",
         lines=tuple(most_first(zip(lines_of(trace, sums), sums["device_time"].tolist(), strict=True))),
         details=tuple(

@@ -44,7 +44,12 @@ def unused_parameters(trace: Trace) -> Iterator[Finding]:
         raise NotTold("it is not known which gradients there were")
     rows = np.unique(allocations["module"][of_gradients])
     trained = set(trace.modules["address"][rows[rows >= 0]].tolist())
-    found = [each for each in trace.model.modules if _bytes(each) and each.address not in trained]
+    by_another = {each.owner for info in trace.model.modules if info.address in trained for each in info.parameters}
+    found = [
+        each
+        for each in trace.model.modules
+        if _bytes(each) and each.address not in trained and each.path not in by_another  # as one that both have
+    ]
     if not found:
         return
     unread = set(trace.facts.get("unread_modules") or ())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final
 
 from torchprof.analysis.lines.file_names import short_files
 from torchprof.analysis.lines.source_range import SourceRange
 from torchprof.errors import ArgumentError
+from torchprof.trace.library_files import is_library
 from torchprof.trace.trace import Trace
 from torchprof.wording import nearest
 
@@ -16,6 +18,8 @@ __all__ = ["function_named"]
 IN_FILE: Final = re.compile(r"(?P<file>.+):(?:(?P<line>\d+) )?(?P<name>[^:]+)")
 """``net.py:Net.forward``, and ``net.py:8 Net.forward``, as `torchprof.by_function` has it."""
 MOST_NAMED: Final = 6
+Functions = dict[tuple[str, int], str]
+"""Names by file and first line."""
 
 
 def function_named(trace: Trace, text: str) -> SourceRange | None:
@@ -26,28 +30,20 @@ def function_named(trace: Trace, text: str) -> SourceRange | None:
     Raises:
         ArgumentError: several functions are named so; or none of this file.
     """
-    if text.replace("\\", "/").endswith(".py"):
+    files = [trace.strings[row] for row in set(trace.functions["file"].tolist()) if row >= 0]
+    if text.endswith(".py") or os.path.isfile(text) or any(_is_file(file, text) for file in files):
         return None
     functions = _functions(trace)
-    found = {key: name for key, name in functions.items() if name == text} or _ending(functions, text)
-    in_file = IN_FILE.fullmatch(text)
-    if not found and in_file is not None:
-        here = {key: name for key, name in functions.items() if _is_file(key[0], in_file["file"])}
-        if in_file["line"]:
-            here = {key: name for key, name in here.items() if key[1] == int(in_file["line"])}
-        name = in_file["name"]
-        found = {key: each for key, each in here.items() if each == name} or _ending(here, name)
-        if here and not found:
-            raise ArgumentError(
-                f"what={text!r}: {in_file['file']} has no function of this name in the trace{_near(name, here)}"
-            )
+    found = _of_name(functions, text)
+    if not found and (in_file := IN_FILE.fullmatch(text)) is not None:
+        found = _in_file(functions, text, in_file["file"], in_file["name"], int(in_file["line"] or -1))
+    if len(found) > 1:  # the user's own are meant, as a rule
+        found = {key: name for key, name in found.items() if not is_library(key[0])} or found
     if len(found) > 1:
-        files = short_files({file for file, _ in found})
-        named = [f"{files[file]}:{line} {name}" for (file, line), name in found.items()]
+        short = short_files({file for file, _ in found})
+        named = [repr(f"{short[file]}:{line} {name}") for (file, line), name in found.items()]
         more = ", ..." if len(named) > MOST_NAMED else ""
-        raise ArgumentError(
-            f"what={text!r} could be any of {', '.join(map(repr, named[:MOST_NAMED]))}{more}: give one of these"
-        )
+        raise ArgumentError(f"what={text!r} could be any of {', '.join(named[:MOST_NAMED])}{more}: give one of these")
     for (file, line), name in found.items():
         return SourceRange(name, file, line, line)
     if text.replace(".", "").replace("<locals>", "").isidentifier():
@@ -55,21 +51,34 @@ def function_named(trace: Trace, text: str) -> SourceRange | None:
     return None
 
 
-def _functions(trace: Trace) -> dict[tuple[str, int], str]:
+def _in_file(functions: Functions, text: str, file: str, name: str, line: int) -> Functions:
+    """The functions of this name in this file, and that begin in this line, unless it is -1."""
+    here = {key: each for key, each in functions.items() if _is_file(key[0], file)}
+    found = {key: each for key, each in _of_name(here, name).items() if line in (-1, key[1])}
+    if here and not found:
+        raise ArgumentError(f"what={text!r}: {file} has no such function in the trace{_near(name, here)}")
+    if not here and file.endswith(".py"):
+        raise ArgumentError(f"what={text!r}: nothing of {file} is in the trace")
+    return found
+
+
+def _functions(trace: Trace) -> Functions:
     """The names of the functions whose source is known, by file and first line."""
     strings = trace.strings
     rows = zip(*(trace.functions[name].tolist() for name in ("name", "file", "first_line")), strict=True)
     return {(strings[file], line): strings[name] for name, file, line in rows if file >= 0 and line >= 1}
 
 
-def _ending(functions: dict[tuple[str, int], str], text: str) -> dict[tuple[str, int], str]:
-    return {key: name for key, name in functions.items() if name.endswith(f".{text}")}
+def _of_name(functions: Functions, text: str) -> Functions:
+    """Those of this name or, where there are none, those whose names end so."""
+    found = {key: name for key, name in functions.items() if name == text}
+    return found or {key: name for key, name in functions.items() if name.endswith(f".{text}")}
 
 
 def _is_file(file: str, text: str) -> bool:
     return f"/{file}".replace("\\", "/").endswith("/" + text.replace("\\", "/").lstrip("/"))
 
 
-def _near(name: str, functions: dict[tuple[str, int], str]) -> str:
+def _near(name: str, functions: Functions) -> str:
     near = nearest(name, functions.values())
     return f": did you mean {near!r}?" if near else ": torchprof.by_function(trace) lists them"

@@ -105,14 +105,16 @@ def test_an_optimizer_that_never_steps_is_not_waited_for_long(tmp_path: Path) ->
 
 def test_two_phases_of_training_have_their_own_steps(tmp_path: Path) -> None:
     def program() -> None:
-        model = small()
-        first = torch.optim.SGD(model.parameters(), 0.1)
-        loop(3, model, first)
-        second = torch.optim.Adam(model.parameters())
-        loop(13, model, second)
-        assert first.param_groups
+        models = small(), small()
+        optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models[:1]]
+        loop(3, models[0], optimizers[0])
+        optimizers += [torch.optim.Adam(model.parameters()) for model in models]  # beside the first one, which steps no more
+        loop(3, models[0], optimizers[1])
+        loop(4, models[1], optimizers[2])
+        loop(4, models[0], optimizers[1])
 
-    assert calls(recorded(tmp_path, program)) == [2] * 16  # of the same parameters
+    # Of the same parameters, others, and those of before; that a phase is over is known when an optimizer steps again.
+    assert calls(recorded(tmp_path, program)) == [2, 2, 2, 2, 2, 2, 4, 2, 2, 4, 2, 2]
 
 
 class Outer(torch.optim.Optimizer):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import itertools
 import re
 import shlex
 import subprocess
@@ -110,7 +111,7 @@ def shell(command: list[str]) -> None:
         print(done.stdout + done.stderr, end="")
         assert done.returncode == 0, done.stderr
     elif command[:1] == ["torchprof"]:
-        assert main(command[1:]) == 0
+        assert main(list(itertools.takewhile(lambda word: word not in ("|", ">", ">>"), command[1:]))) == 0
     elif command[:2] == ["python3", "dev.py"]:
         assert f'command == "{command[2]}"' in (ROOT / "dev.py").read_text(encoding="utf-8")
 

@@ -93,9 +93,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(modules: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder is where the command line runs, in this process."""
     monkeypatch.chdir(modules)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["torchprof"])
+    before = list(sys.argv), list(sys.path)
     yield modules
+    assert (sys.argv, sys.path) == before
     for name in [name for name in sys.modules if name.startswith("cli_")]:
         del sys.modules[name]
 
@@ -248,10 +248,14 @@ def test_an_estimate_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) 
     arguments = "cli_nets:Net --input 64,4 --optimizer AdamW --optimizer-arg foreach=False --loss cli_nets:square --device cpu"
     assert main(["estimate", *arguments.split(), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    from cli_nets import Net, square  # type: ignore[import-not-found]
+    nets = sys.modules["cli_nets"]
 
     expected = torchprof.estimate(
-        Net(), (64, 4), optimizer=lambda parameters: torch.optim.AdamW(parameters, foreach=False), loss=square, device="cpu"
+        nets.Net(),
+        (64, 4),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, foreach=False),
+        loss=nets.square,
+        device="cpu",
     )
     assert found == {**json.loads(json.dumps(expected.to_dict())), "max_batch_size": None}
     assert found["device_memory"] == expected.device_memory

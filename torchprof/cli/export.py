@@ -106,4 +106,7 @@ def _to_stdout(export: Callable[[str], None], name: str) -> None:
         with working("exporting"):
             export(path)
         with open(path, "rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
+            if (binary := getattr(sys.stdout, "buffer", None)) is not None:
+                shutil.copyfileobj(file, binary)
+            else:  # it was replaced by something for text
+                write(file.read().decode())

@@ -73,6 +73,7 @@ COMPLETING: Final = "_ARGCOMPLETE"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong."""
     options = argparse.Namespace()
+    program, places = sys.argv, list(sys.path)  # which are those of a model while it is made
     try:
         made = parser()
         if COMPLETING in os.environ:
@@ -102,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _print_no_more()
         return INTERRUPTED
+    finally:
+        sys.argv, sys.path[:] = program, places
     return code or 0
 
 

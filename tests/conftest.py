@@ -78,6 +78,13 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     assert _left_behind() == before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_is_no_garbage() -> None:
+    """The collector leaves the modules of all tests alone: to look through them again and again takes minutes."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     """A driver that is not there; see tests/fake_gpu.py."""

@@ -16,6 +16,7 @@ def without_torch() -> Path:
     """A Python that has what torchprof depends on, PyTorch aside, and the files of torchprof on its path."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [requirement for requirement in project["dependencies"] if not requirement.startswith("torch")]
+    needed += project["optional-dependencies"]["report"]
     place = ROOT / "build" / "without-torch" / f"{sys.version_info.major}.{sys.version_info.minor}"
     python, stamp = place / "bin" / "python", place / "installed"
     if not stamp.exists() or stamp.read_text().splitlines() != needed:

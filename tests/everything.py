@@ -5,6 +5,7 @@ It runs where PyTorch is not installed, and prints the same beside PyTorch, whic
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
@@ -34,12 +35,22 @@ def printed(trace: torchprof.Trace, folder: Path) -> Iterator[tuple[str, Callabl
         "memory, tables",
         lambda: [str(table) for table in (torchprof.memory(trace).categories, torchprof.memory(trace).modules)],
     )
+    yield "memory, data", lambda: json.dumps(torchprof.memory(trace).to_dict())
+    yield "gpu, data", lambda: json.dumps(torchprof.gpu(trace).to_dict())
     yield "memory on a device", lambda: torchprof.memory(trace, "cpu")
+    yield "report", lambda: exported(torchprof.report, trace, folder / "report.html").partition("* plotly.js")[0]
     yield "gpu", lambda: torchprof.gpu(trace)
     yield "gpu with ceilings", lambda: torchprof.gpu(trace, ceilings=H100)
+    yield "findings", lambda: torchprof.findings(trace)
+    yield "findings as data", lambda: torchprof.findings(trace).to_dict()
     yield "summary", lambda: every_column(summary_table(*rows_and_totals(trace)))
     yield "torchsummary", lambda: torchsummary.render(trace)
     yield "the call that raised", lambda: raising_call(trace)
+    for by in ("module", "op", "line", "function", "kernel", "category"):
+        yield f"diff by {by}", lambda by=by: torchprof.diff(trace, trace, by=by)
+    yield "diff, every figure", lambda: torchprof.diff(trace, trace).to_json()
+    yield "diff, CSV", lambda: torchprof.diff(trace, trace).to_csv()
+    yield "diff from nothing", lambda: torchprof.diff(torchprof.Trace.empty(), trace)
     yield "chrome", lambda: exported(torchprof.export_chrome, trace, folder / "chrome.json")
     for by in ("time", "device", "flops", "bytes"):
         yield f"folded by {by}", lambda by=by: exported(torchprof.export_folded, trace, folder / "folded", by)

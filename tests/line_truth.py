@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -66,8 +66,8 @@ def what_ran(run: Callable[[], None], file: str) -> list[Ran]:
     return mode.ran
 
 
-def common(one: list[str], other: list[str]) -> list[tuple[int, int]]:
-    """The positions of the longest sequence of names that is in both, in order."""
+def common(one: Sequence[object], other: Sequence[object]) -> list[tuple[int, int]]:
+    """The positions of the longest sequence that is in both, in order."""
     lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
     for a in range(len(one) - 1, -1, -1):
         row, below = lengths[a], lengths[a + 1]

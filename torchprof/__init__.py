@@ -34,9 +34,12 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.allocator.snapshot import SnapshotReplay as SnapshotReplay
     from torchprof.allocator.snapshot import replay_snapshot as replay_snapshot
     from torchprof.analysis.memory.categories import CATEGORIES as CATEGORIES
+    from torchprof.comparison.diff import diff as diff
+    from torchprof.comparison.difference import Diff as Diff
     from torchprof.errors import ArgumentError as ArgumentError
     from torchprof.errors import EstimateError as EstimateError
     from torchprof.errors import ExtensionError as ExtensionError
+    from torchprof.errors import MissingPackageError as MissingPackageError
     from torchprof.errors import ModuleTypeError as ModuleTypeError
     from torchprof.errors import RecordingError as RecordingError
     from torchprof.errors import TorchprofError as TorchprofError
@@ -55,6 +58,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.record.profile import profile as profile
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
+    from torchprof.reporting.report import report as report
     from torchprof.summarize import summary as summary
     from torchprof.tables.annotate import annotate as annotate
     from torchprof.tables.by_kernel import by_kernel as by_kernel
@@ -84,6 +88,7 @@ _MODULES: Final = {
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",
     "Ceilings": "torchprof.trace.ceilings",
+    "Diff": "torchprof.comparison.difference",
     "Estimate": "torchprof.estimation.estimated",
     "EstimateError": "torchprof.errors",
     "ExtensionError": "torchprof.errors",
@@ -92,6 +97,7 @@ _MODULES: Final = {
     "Gpu": "torchprof.tables.gpu",
     "JoinedMemory": "torchprof.tables.joined_memory",
     "Memory": "torchprof.tables.memory",
+    "MissingPackageError": "torchprof.errors",
     "ModuleTypeError": "torchprof.errors",
     "OutOfMemory": "torchprof.tables.out_of_memory",
     "Phase": "torchprof.trace.schema",
@@ -116,6 +122,7 @@ _MODULES: Final = {
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",
     "data": "torchprof.record.data",
+    "diff": "torchprof.comparison.diff",
     "estimate": "torchprof.estimation.estimate",
     "explain_oom": "torchprof.tables.out_of_memory",
     "export_chrome": "torchprof.exporters.chrome",
@@ -129,6 +136,7 @@ _MODULES: Final = {
     "profile": "torchprof.record.profile",
     "replay": "torchprof.allocator.replay",
     "replay_snapshot": "torchprof.allocator.snapshot",
+    "report": "torchprof.reporting.report",
     "schedule": "torchprof.record.schedule",
     "summary": "torchprof.summarize",
 }

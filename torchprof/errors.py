@@ -36,3 +36,7 @@ class UnsupportedTorchError(TorchprofError, RuntimeError):
 
 class ExtensionError(TorchprofError, ImportError):
     """PyTorch or the compiled recorder is missing, or the recorder was built for another PyTorch."""
+
+
+class MissingPackageError(TorchprofError, ImportError):
+    """A package that only this function needs is not installed: the message says which, and how to install it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
@@ -55,23 +54,23 @@ def written(path: Any) -> Iterator[BinaryIO]:
     name = text_of(path)
     try:
         place = os.path.realpath(name)  # what a link points to is replaced, and not the link
-        is_new = not os.path.lexists(place)
+        is_new = not (os.path.exists(name) or os.path.lexists(place))  # a pipe behind /dev/stdout is at no place
     except ValueError as error:
         raise ArgumentError(f"path={shown(path)} is not a path: {error}") from None
-    if not name or not (is_new or os.path.isfile(place)):
-        with open(name, "wb") as file:
+    if not name or not (is_new or os.path.isfile(name)):
+        with _named(name), open(name, "wb") as file:
             yield file
         return
     if not is_new and not os.access(place, os.W_OK):
         raise PermissionError(13, "Permission denied", name)
-    beside = f"{place}.{secrets.token_hex(4)}.part"
+    beside = f"{place}.{os.urandom(4).hex()}.part"
     try:
         # With the rights that a new file has here.
         number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, name) from None
     try:
-        with open(number, "wb") as file:
+        with _named(name), open(number, "wb") as file:
             yield file
         if not is_new:
             os.chmod(beside, os.stat(place).st_mode & 0o7777)
@@ -79,4 +78,15 @@ def written(path: Any) -> Iterator[BinaryIO]:
     except BaseException:
         with suppress(OSError):
             os.unlink(beside)
+        raise
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of writing, such as that the disk is full, do not say of which file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = name
         raise

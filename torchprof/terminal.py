@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["is_terminal", "printable", "terminal_width"]
+__all__ = ["NARROWEST", "is_terminal", "printable", "terminal_width"]
+
+NARROWEST: Final = 20
+"""Characters in a line of what is printed, at least."""
 
 
 def is_terminal(stream: Any) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
-__all__ = ["counted", "shown"]
+__all__ = ["counted", "nearest", "shown"]
 
 LONGEST: Final = 80
 
@@ -30,3 +31,12 @@ def shown(value: Any, longest: int = LONGEST) -> str:
     except Exception:  # ints of thousands of digits, and what a class of the user's own may raise
         return f"(of type {type(value).__name__})"
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Which of the known names was meant; None where none is near."""
+    from difflib import get_close_matches  # which takes its time to import
+
+    lower = {each.lower(): each for each in known}
+    found = get_close_matches(name.lower(), lower, 1, 0.6)
+    return lower[found[0]] if found else None

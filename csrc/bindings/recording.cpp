@@ -29,13 +29,14 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
                      const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
                      const std::string& thread_name, const py::object& run_backward, const py::object& slice,
-                     const std::string& stacks) {
+                     const std::string& stacks, const py::object& on_outermost_call) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
   options.memory = memory;
   options.budget_bytes = budget_bytes;
   options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
+  options.on_outermost_call = on_outermost_call.is_none() ? nullptr : on_outermost_call.ptr();
   options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
   for (const py::object& each : profiler_switches) {
     options.profiler_switches.push_back(each.ptr());
@@ -125,7 +126,7 @@ void define_recording(py::module_& module) {
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
              "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
-             "slice"_a = py::none(), "stacks"_a = "off");
+             "slice"_a = py::none(), "stacks"_a = "off", "on_outermost_call"_a = py::none());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = nullptr);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

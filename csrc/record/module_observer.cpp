@@ -21,6 +21,7 @@ ternaryfunc original_call = nullptr;
 PyTypeObject* module_type = nullptr;  // torch.nn.Module
 ModuleObserver* observer = nullptr;   // the one that exists
 std::atomic<ModuleObserver::Listener> listener{nullptr};
+PyObject* on_outermost = nullptr;  // owned by the observer
 
 bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
   for (size_t i = 0; i < found.tensors.size(); ++i) {
@@ -160,14 +161,46 @@ bool is_inside_a_call() {
   return log != nullptr && log->innermost_call() != kNoRow;
 }
 
+// Whether a call that begins now is one that Python asked to be told of.
+bool is_told() {
+  if (on_outermost == nullptr || is_paused()) {
+    return false;
+  }
+  const LogWriter writer;
+  const ThreadLog* const log = writer.log();
+  return log != nullptr && !log->is_inside_a_call();
+}
+
+// False: it raised.
+bool tell(PyObject* module, bool ended) {
+  PyObject* const function = on_outermost;
+  if (function == nullptr) {  // the recording ended inside the call
+    return true;
+  }
+  Py_INCREF(function);
+  PyObject* const arguments[] = {module, ended ? Py_True : Py_False};
+  PyObject* const result = PyObject_Vectorcall(function, arguments, 2, nullptr);
+  Py_DECREF(function);
+  Py_XDECREF(result);
+  return result != nullptr;
+}
+
 // Calls a module, recorded. `find` returns the tensors among its inputs. Nothing around the call may forbid exceptions: a thread that
 // Python ends when the interpreter does is unwound through here.
 template <typename Find, typename Call>
 PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
+  const bool told = is_told();
+  if (told && !tell(module, false)) {
+    return nullptr;
+  }
   const uint64_t generation = begin_call(module, by_slot, search(find));
   PyObject* const result = call();
   if (generation != 0) {
     end_call(generation, result);
+  }
+  if (told && result != nullptr && !tell(module, true)) {
+    Py_DECREF(result);
+    return nullptr;
   }
   return result;
 }
@@ -272,10 +305,12 @@ class Names {
 
 void ModuleObserver::set_listener(Listener new_listener) noexcept { listener = new_listener; }
 
-ModuleObserver::ModuleObserver(PyTypeObject* module_class, bool sees_evaluators)
+ModuleObserver::ModuleObserver(PyTypeObject* module_class, bool sees_evaluators, PyObject* on_outermost_call)
     : module_class_(module_class), function_(function_of(module_class), observed_function, sees_evaluators) {
   module_type = module_class;
   observer = this;
+  Py_XINCREF(on_outermost_call);
+  on_outermost = on_outermost_call;
   original_call = module_class->tp_call;
   try {
     walk();
@@ -345,6 +380,7 @@ ModuleObserver::~ModuleObserver() { forget(); }
 
 void ModuleObserver::forget() noexcept {
   observer = nullptr;
+  Py_CLEAR(on_outermost);
   for (const Seen& seen : seen_) {
     // Assigning __call__ to a class sets its slot to another function, which stays.
     if (seen.type->tp_call == observed_call) {

@@ -30,8 +30,10 @@ class ModuleObserver {
   // There is at most one, for calls on all threads. nullptr: none. It may still be called shortly after another one was set.
   static void set_listener(Listener listener) noexcept;
 
-  // `module_class`: torch.nn.Module. `sees_evaluators`: see FunctionHook.
-  ModuleObserver(PyTypeObject* module_class, bool sees_evaluators);
+  // `module_class`: torch.nn.Module. `sees_evaluators`: see FunctionHook. `on_outermost`: a function of Python that is called with the
+  // module and False before, and with True after each call that is inside no other on its thread, where nothing was raised; what it
+  // raises itself, the call raises. It may end the recording. nullptr: none.
+  ModuleObserver(PyTypeObject* module_class, bool sees_evaluators, PyObject* on_outermost = nullptr);
   ~ModuleObserver();
   ModuleObserver(const ModuleObserver&) = delete;
   ModuleObserver& operator=(const ModuleObserver&) = delete;

@@ -116,7 +116,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   }
   const bool sees_evaluators = compiled_code_.has_value() && compiled_code_->sees_evaluators();
   if (options.module_class != nullptr) {
-    modules_.emplace(options.module_class, sees_evaluators);
+    modules_.emplace(options.module_class, sees_evaluators, options.on_outermost_call);
   }
   if (options.ops) {
     functions_.emplace(options.loader_iter, options.run_backward, sees_evaluators);

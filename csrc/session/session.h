@@ -41,6 +41,7 @@ struct Options {
   bool memory = true;
   int64_t budget_bytes = int64_t{1} << 30;
   PyTypeObject* module_class = nullptr;      // nullptr: module calls are not recorded
+  PyObject* on_outermost_call = nullptr;     // see ModuleObserver; borrowed
   PyObject* evaluator_switch = nullptr;      // see CompiledCodeObserver; borrowed
   PyObject* on_evaluator = nullptr;          // the same
   std::vector<PyObject*> ahead_of_time;      // see AheadOfTimeObserver; borrowed

@@ -181,6 +181,8 @@ class ThreadLog {
   }
   // The row of the innermost open module call.
   int32_t innermost_call() const { return current_call(); }
+  // Also where the budget left no row for the call.
+  bool is_inside_a_call() const { return !open_calls_.empty(); }
 
   // The name of the open op that is `up` levels above the innermost; empty if there is none.
   std::string_view open_name(size_t up) const {

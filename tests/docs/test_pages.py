@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import torchprof
+from torchprof.advice.registry import all_rules
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST
 from torchprof.trace.schema import LAYOUTS
 
@@ -69,6 +70,11 @@ def test_contributing_lists_every_room() -> None:
     assert [room for room in rooms if f"`{room}/`" not in text] == []
 
 
+def test_every_rule_of_advice_is_described() -> None:
+    page = text_of("docs/guides/what-could-be-better.md")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == [rule.name for rule in all_rules()]
+
+
 def test_every_table_of_a_trace_is_described_with_every_column() -> None:
     page = text_of("docs/file-format.md")
     assert re.findall(r"^<!-- columns of (\w+) -->$", page, re.MULTILINE) != []
@@ -102,3 +108,15 @@ def test_the_page_of_the_format_tells_the_version_that_is_written() -> None:
     from torchprof.trace.file import FORMAT
 
     assert f"This is format {FORMAT}." in text_of("docs/file-format.md")
+
+
+def test_every_subcommand_and_option_is_described() -> None:
+    hook = runpy.run_path(str(DOCS / "hooks" / "command_line.py"))
+    page = hook["on_page_markdown"](text_of("docs/reference/command-line.md"))
+    sections = dict(re.findall(r"\n### (\S+)\n(.*?)(?=\n##|\Z)", page, re.DOTALL))
+    subcommands = hook["subcommands"]()
+    assert list(sections) != []
+    assert set(sections) == set(subcommands)
+    for name, parser in subcommands.items():
+        options = {option for action in parser._actions for option in action.option_strings} - {"-h", "--help"}
+        assert options <= set(re.findall(r"`(--?[\w-]+)", sections[name])), name

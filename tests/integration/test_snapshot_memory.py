@@ -13,6 +13,7 @@ import torchprof
 from torchprof.allocator.account import BEFORE, NO_STACK, Held
 from torchprof.allocator.segment_use import SegmentUse
 from torchprof.errors import ArgumentError
+from torchprof.reporting.memory_chart import snapshot_chart
 
 MIB = 2**20
 BEGIN = 2**41
@@ -86,6 +87,28 @@ def test_what_was_allocated_and_reserved_over_time() -> None:
     assert timeline["time"].tolist() == [0, 1000, 2000, 3000, 4000, 5000]
     assert (timeline["allocated"] // MIB).tolist() == [12, 18, 12, 12, 9, 9]
     assert (timeline["reserved"] // MIB).tolist() == [22] * 6
+
+
+def test_the_moments_of_the_most_are_told_apart_by_category_and_line() -> None:
+    memory = torchprof.memory(snapshot())
+    found = memory.moments()
+    assert found.times.tolist() == [0, 0, 1, 2, 4]  # the first is before the first entry
+    assert (found.held.sum(axis=1) // MIB).tolist() == [8, 12, 18, 12, 9]
+    at_peak = found.alive[int(found.held.sum(axis=1).argmax())]
+    assert at_peak[0] == (STEP_STACK[0], "temporaries", 6 * MIB)
+    assert sum(each.bytes for each in at_peak) == memory.peak
+
+
+def test_a_page_of_it_draws_what_was_allocated_and_reserved(tmp_path: Path) -> None:
+    memory = torchprof.memory(snapshot())
+    drawn = snapshot_chart(memory)
+    assert drawn is not None
+    of = {each["name"]: each for each in drawn[0]["data"]}
+    assert max(of["held"]["y"]) == of["peak"]["y"][0] == memory.peak
+    assert set(of["reserved"]["y"]) == {22 * MIB}
+    assert of["peak"]["x"] == [0.001]  # milliseconds
+    torchprof.report(memory, tmp_path / "page.html")
+    assert "The peak is <b>18.0 MiB</b>" in (tmp_path / "page.html").read_text()
 
 
 def test_what_is_still_held_at_the_end_by_stack() -> None:

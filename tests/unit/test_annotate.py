@@ -172,9 +172,15 @@ def test_a_file_that_changed_since_is_not_shown(net: ModuleType) -> None:
     path = Path(net.__file__ or "")
     trace = recorded(str(path), origin_unix_ns=time.time_ns())
     assert source(trace)["net.py:20"] == "x = x.exp()  # e to the power of x"
+    assert "Text left out" not in str(torchprof.by_line(trace))
     path.write_text(f"# a line more\n{SOURCE}")
     os.utime(path, ns=(0, time.time_ns() + 10**9))
     assert set(source(trace).values()) == {""}
+    assert "Text left out: net.py, changed since the recording" in str(torchprof.by_line(trace))
+    path.unlink()
+    assert "Text left out" not in str(torchprof.by_line(trace)), "what is elsewhere did not change"
+    path.write_text(f"# a line more\n{SOURCE}")
+    os.utime(path, ns=(0, time.time_ns() + 10**9))
     with pytest.raises(ArgumentError, match=r"net\.py is not there, or changed since the recording.*with_source\(\)"):
         torchprof.annotate(trace, net.Net.forward)
 
@@ -227,6 +233,49 @@ def test_two_files_that_end_alike_are_an_error_that_names_them() -> None:
         p.op("aten::exp", 0, 10, p.stack(-1, p.function("f", f"/home/{folder}/net.py", 1), 2))
     with pytest.raises(ArgumentError, match=r"'net\.py' could be any of '/home/a/net\.py', '/home/b/net\.py'"):
         torchprof.annotate(p.trace(), "net.py")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Net.forward", "forward", "net.py:Net.forward", "net.py:forward", "net.py:15 Net.forward", "{file}:Net.forward"],
+)
+def test_a_function_may_be_named(net: ModuleType, name: str) -> None:
+    trace = recorded(net.__file__ or "")
+    named = torchprof.annotate(trace, name.format(file=net.__file__))
+    assert named.rows == torchprof.annotate(trace, net.Net.forward).rows
+    assert str(named) == str(torchprof.annotate(trace, net.Net.forward))
+
+
+def test_a_name_of_a_function_inside_another(net: ModuleType) -> None:
+    trace = recorded(net.__file__ or "")
+    for name in ("scaled", "Net.forward.<locals>.scaled"):
+        assert [row["line"] for row in torchprof.annotate(trace, name).rows] == [17, 18]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Net.foward", r"what='Net.foward' is no function and no file of the trace: did you mean 'Net.forward'\?"),
+        ("zebra", r"what='zebra' is no function and no file of the trace: torchprof.by_function\(trace\) lists them"),
+        ("net.py:trian", r"net.py has no such function in the trace: did you mean 'train'\?"),
+        ("net.py:3 train", r"what='net.py:3 train'"),
+        ("nothing.py:train", r"what='nothing.py:train': nothing of nothing.py is in the trace"),
+        ("nowhere.py", r"the source of nowhere.py is not there"),
+    ],
+)
+def test_a_name_of_nothing_is_an_error_that_says_what_is_near(net: ModuleType, name: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        torchprof.annotate(recorded(net.__file__ or ""), name)
+
+
+def test_a_name_of_several_functions_is_an_error_that_names_them() -> None:
+    p = Program()
+    for at, file in enumerate(("/a/one.py", "/a/two.py", f"{TORCH}/nn.py")):
+        p.op("aten::exp", 10 * at, 10 * at + 5, p.stack(-1, p.function("f", file, 3), 4))
+    with pytest.raises(ArgumentError, match=r"'f' could be any of 'one.py:3 f', 'two.py:3 f': give one of these"):
+        torchprof.annotate(p.trace(), "f")
+    with pytest.raises(ArgumentError, match=r"the source of /a/two\.py is not there"):
+        torchprof.annotate(p.trace(), "two.py:f")
 
 
 def test_a_function_in_which_nothing_ran_is_shown_with_an_empty_margin(net: ModuleType) -> None:

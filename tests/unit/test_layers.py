@@ -60,11 +60,19 @@ ROOMS: Final[dict[str, Room]] = {
         "Figures as tables, with one set of columns.",
         "paths errors arguments trace importers allocator analysis rendering wording",
     ),
-    "advice": Room("Says what could be better in a program.", "analysis rendering tables trace wording"),
+    "advice": Room("Says what could be better in a program.", "errors analysis flops rendering tables trace wording"),
+    "reporting": Room(
+        "Writes what a trace says as one HTML file.",
+        "paths errors _version terminal trace allocator analysis rendering tables advice wording",
+    ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables wording",
         torch=True,
+    ),
+    "comparison": Room(
+        "What is different between two traces, estimates, summaries or accounts of memory.",
+        "paths errors trace importers analysis rendering tables estimation wording",
     ),
     "raised": Room(
         "Adds to an exception of a model where it was raised, and the table up to there.",
@@ -80,12 +88,21 @@ ROOMS: Final[dict[str, Room]] = {
     "torchinfo": Room(
         "The function of the torchinfo package.", "errors arguments record analysis tables summarize", torch=True
     ),
+    "running": Room(
+        "What `torchprof run` does inside the program that it records.",
+        "errors terminal trace wording importers record analysis rendering tables advice _native",
+        torch=True,
+    ),
     "__init__": Room(
         "The public names.",
-        "errors _version trace importers record allocator analysis exporters rendering tables advice summarize estimation "
-        "_native",
+        "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
+        "summarize estimation _native",
     ),
-    "cli": Room("The subcommands, over the public names.", "errors _version terminal rendering wording __init__"),
+    "cli": Room(
+        "The subcommands, over the public names.",
+        "paths errors _version terminal importers rendering tables running wording __init__",
+        torch=True,
+    ),
     "__main__": Room("Runs the command line.", "cli"),
 }
 

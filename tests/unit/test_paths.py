@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,17 @@ def test_what_is_no_plain_file_is_written_to_directly(tmp_path: Path) -> None:
     with written("/dev/null") as file:
         file.write(b"x")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_pipe_that_is_standard_output_is_written_to() -> None:
+    program = "from torchprof.paths import written\nwith written('/dev/stdout') as file: file.write(b'x')"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"x"
+
+
+def test_a_full_disk_is_told_with_the_path() -> None:
+    with pytest.raises(OSError, match="No space left on device") as full, written("/dev/full") as file:
+        file.write(bytes(2**20))
+    assert full.value.filename == "/dev/full"
 
 
 def test_the_error_names_the_path_that_was_given(tmp_path: Path) -> None:

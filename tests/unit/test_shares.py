@@ -17,6 +17,7 @@ import torchprof
 from torchprof import Ceilings, Estimate, Table, Trace
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.rendering.printed import Printed
+from torchprof.reporting.module_tree import module_table
 from torchprof.tables.columns import COLUMNS, SHARE
 from torchprof.tables.summary import Summary
 from torchprof.tables.table import About
@@ -45,6 +46,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "by_op": lambda trace: torchprof.by_op(trace, ceilings=H100),
     "by_step": torchprof.by_step,
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
+    "diff": lambda trace: torchprof.diff(trace, trace),
     "estimate": estimate_of,
     "explain_oom": out_of_memory,
     "gpu": torchprof.gpu,
@@ -52,6 +54,9 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "summary": Summary,
 }
 """What public functions return, by their names, made of a trace."""
+OF_PAGES: dict[str, Callable[[Trace], Table | Printed]] = {"report": lambda trace: module_table(trace, None, H100)}
+"""Tables that only pages show."""
+WITHOUT_TABLES = ["findings"]
 
 
 def test_every_public_function_that_prints_a_table_is_here() -> None:
@@ -62,7 +67,7 @@ def test_every_public_function_that_prints_a_table_is_here() -> None:
             made = typing.get_type_hints(function).get("return")
             if any(inspect.isclass(kind) and issubclass(kind, Printed) for kind in (made, *typing.get_args(made))):
                 printing.append(name)
-    assert sorted(printing) == sorted(PRINT)
+    assert sorted(printing) == sorted([*PRINT, *WITHOUT_TABLES])
 
 
 @pytest.fixture
@@ -98,12 +103,12 @@ def unsaid(table: Table) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("recorded", [gpu_trace, loop_trace, two_layer_trace])
-@pytest.mark.parametrize("name", PRINT)
+@pytest.mark.parametrize("name", [*PRINT, *OF_PAGES])
 def test_every_column_of_shares_has_a_line_that_says_of_what(
     name: str, recorded: Callable[[], Trace], made: list[Table]
 ) -> None:
     try:
-        use(PRINT[name](recorded()))
+        use({**PRINT, **OF_PAGES}[name](recorded()))
     except torchprof.ArgumentError:  # not every trace has everything; the GPU's has
         assert recorded is not gpu_trace
         return
@@ -112,7 +117,7 @@ def test_every_column_of_shares_has_a_line_that_says_of_what(
 
 
 def test_all_kinds_of_shares_are_seen(made: list[Table]) -> None:
-    for make in PRINT.values():
+    for make in (*PRINT.values(), *OF_PAGES.values()):
         use(make(gpu_trace()))
     assert {name for name in SHARES for table in made for row in table.rows if row.get(name) is not None} == set(SHARES)
 

@@ -71,6 +71,11 @@ def test_an_unknown_column_is_named_with_those_there_are(name: str) -> None:
             change(name)
 
 
+def test_an_unknown_column_is_told_which_was_meant() -> None:
+    with pytest.raises(ArgumentError, match=r"'Cals' is unknown \(did you mean 'calls'\?\): this table has calls"):
+        torchprof.by_op(loop_trace()).select("Cals")
+
+
 def test_the_head_says_what_it_left_out() -> None:
     table = torchprof.by_op(loop_trace())
     assert str(table.head(1)).splitlines()[5] == "1 more row"

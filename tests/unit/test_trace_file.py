@@ -207,6 +207,7 @@ def damaged(tmp_path: Path, whole: Trace, table: str, column: str, row: int, num
         ("ops", "inputs", 1, 2**32 - 1, f"inputs {2**32 - 1} in row 1 of ops names operands that are not there"),
         ("ops", "thread", 2, 1, "thread 1 in row 2 of ops names threads that are not there"),
         ("signatures", "name", 0, 2**31, f"name {2**31} in row 0 of signatures names strings that are not there"),
+        ("steps", "end", 1, -1, f"end -1 in row 1 of steps is not between 0 and {2**55}"),
         ("steps", "end", 0, 0, "row 0 of steps ends before it begins"),
         ("steps", "start", 1, 0, "row 1 of steps began before the row above it"),
         ("marks", "name", 0, 9999, "name 9999 in row 0 of marks names strings that are not there"),
@@ -304,6 +305,7 @@ def with_document(saved: Path, **changes: Any) -> Path:
         ({"losses": {"ops": None}}, "facts['losses'] is {'ops': None}"),
         ({"unread_modules": 5}, "facts['unread_modules'] is 5"),
         ({"notes": "one"}, "facts['notes'] is 'one'"),
+        ({"phase_ns": [1, 2]}, "facts['phase_ns'] is [1, 2]"),
     ],
 )
 def test_facts_of_another_kind_are_named(saved: Path, facts: Any, said: str) -> None:
@@ -327,6 +329,7 @@ WEIGHT = {"name": "w", "shape": [2], "dtype": "float32", "device": "cpu", "numel
         ([5], "module 0 of the model has no path"),
         ([{**ROOT, "parent": 0}], "module 0 of the model is not inside another that comes before it"),
         ([ROOT, {**ROOT, "parent": 0, "same_as": 1}], "module 1 of the model is not inside another"),
+        ([ROOT, {**ROOT, "parent": 0, "depth": 2**31}], f"module 1 of the model is at depth {2**31}, not one below"),
         ([{**ROOT, "type": None}], "module 0 of the model has no type, or another"),
         ([{**ROOT, "parameters": 3}], "module 0 of the model has no parameters, or another"),
         ([{**ROOT, "parameters": [{**WEIGHT, "numel": "2"}]}], "module 0 of the model has no numel, or another"),

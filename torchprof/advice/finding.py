@@ -13,14 +13,14 @@ class Worth:
     """How much of something a change could save.
 
     Attributes:
-        of: of what: the time of a step, the time in which the device is busy in one, or the peak of memory.
+        of: of what: the time of a step, or of the recording where no steps were marked; or the peak of memory.
         low, high: nanoseconds of a step, or bytes; the same where it is no range.
         whole: all of it, in the same unit: the time of a step, or the peak.
         measured: whether this was measured in the recording; otherwise it is estimated, and ``basis`` says from what.
         basis: what it is, or follows from, in a few words: ``"the time that the host waited"``.
     """
 
-    of: Literal["step time", "device time", "peak memory"]
+    of: Literal["step time", "recording", "peak memory"]
     low: int
     high: int
     whole: int

@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from torchprof.advice.finding import Finding, Worth
 from torchprof.advice.registry import NotTold, all_rules
 from torchprof.analysis.records import Record
-from torchprof.rendering.grid import Parts
+from torchprof.rendering.grid import Parts, Verbatim
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import remarks
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
 
 __all__ = ["Findings", "findings", "worth_text"]
 
 DETAILS_SHOWN = 6
+LINES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -51,38 +51,51 @@ class Findings(Printed):
         return [asdict(finding) for finding in self.found]
 
     def parts(self) -> Parts:
-        if not self.found:
-            yield f"Nothing to improve was found: {counted(len(self.looked_for), 'rule')} looked"
+        if not self.found and self.looked_for:
+            yield "Nothing to improve was found"
+            yield f"Looked for: {'; '.join(self.looked_for.values())}"
         for number, finding in enumerate(self.found, 1):
-            yield f"{number}. {finding.what}"
-            if finding.worth is not None:
-                yield f"   Worth: {worth_text(finding.worth)}"
-            place = ", ".join([*([finding.module] if finding.module else []), *finding.lines])
-            if place:
-                yield f"   At: {place}"
-            yield from (f"   - {detail}" for detail in finding.details[:DETAILS_SHOWN])
-            if left := len(finding.details) - DETAILS_SHOWN:
-                yield from [f"   - {left:,} more"] if left > 0 else []
-            yield f"   {finding.advice}"
-            yield f"   Why: {finding.why}"
+            yield from _lines(number, finding)
             yield ""
         reasons: dict[str, list[str]] = {}
         for name, reason in self.not_told.items():
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            yield f"Not looked for, {reason}: {', '.join(names)}"
+            yield f"Not looked for: {', '.join(names)} ({reason})"
         yield from self.remarks
 
 
+def _lines(number: int, finding: Finding) -> Parts:
+    """What is printed of a finding: what it is, and below what it is worth, where, and what to do."""
+    yield f"{number}. {finding.what}"
+    below = " " * (len(str(number)) + 2)
+    if finding.worth is not None:
+        yield f"{below}Worth: {worth_text(finding.worth)}"
+    where = [*([finding.module] if finding.module else []), *finding.lines[:LINES_SHOWN]]
+    if where:
+        left = len(finding.lines) - LINES_SHOWN
+        yield f"{below}At: {', '.join(where)}{f' and {left:,} more' if left > 0 else ''}"
+    yield from (f"{below}- {detail}" for detail in finding.details[:DETAILS_SHOWN])
+    if (left := len(finding.details) - DETAILS_SHOWN) > 0:
+        yield f"{below}- {left:,} more"
+    yield f"{below}Do: {finding.advice}"
+    yield Verbatim(f"{below}Why: {finding.why}")
+
+
 def worth_text(worth: Worth) -> str:
-    """In words: ``12.3% of the step time, 4.10 ms (measured: the time that the host waited)``."""
+    """In words: ``up to 12.3% of the step time, 4.10 ms (measured: the time in which data was waited for)``."""
     write = format_bytes if worth.of == "peak memory" else format_ns
-    amount = write(worth.high) if worth.low == worth.high else f"{write(worth.low)} to {write(worth.high)}"
+    amount = _from_to(worth, write(worth.low), write(worth.high))
     if worth.whole:
-        low, high = 100 * worth.low / worth.whole, 100 * worth.high / worth.whole
-        share = f"{high:.1f}%" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}%"
-        amount = f"{share} of the {worth.of}, {amount}"
+        low, high = (f"{100 * value / worth.whole:.1f}" for value in (worth.low, worth.high))
+        share = _from_to(worth, low, high)
+        amount = f"{share}% of the {worth.of}, {amount.removeprefix('up to ')}"
     return f"{amount} ({'measured' if worth.measured else 'estimated'}: {worth.basis})"
+
+
+def _from_to(worth: Worth, low: str, high: str) -> str:
+    """The two ends of the range, or what both are."""
+    return high if low == high else f"{low} to {high}" if worth.low else f"up to {high}"
 
 
 def findings(trace: Trace) -> Findings:

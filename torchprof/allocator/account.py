@@ -17,7 +17,9 @@ from torchprof.allocator.snapshot import SnapshotReplay, replayed
 from torchprof.allocator.snapshot_leaks import StackLeak, grown_stacks, stack_leaks, why_leaks_unknown
 from torchprof.allocator.snapshot_steps import SnapshotSteps, snapshot_steps
 from torchprof.allocator.stack_roles import Role, in_ranges, roles
+from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.leaks import GrownPlace, not_enough
+from torchprof.analysis.memory.moments import Moments, moments
 from torchprof.importers.cuda_snapshot import CudaSnapshot
 from torchprof.importers.snapshot_entries import SnapshotSegment
 from torchprof.importers.stacks import Stack, Stacks
@@ -132,6 +134,23 @@ class SnapshotAccount:
         found["time"] = -1 if times is None else (np.array(times, dtype=np.int64) - times[0])[replay.rows] * 1000
         found["allocated"], found["reserved"] = replay.allocated_after, self._reserved_after
         return found
+
+    def moments(self, points: int = 500, named: int = 5) -> Moments:
+        """What was allocated after some entries of the history, by category, and by which lines most of it.
+
+        The first is the start of the history, as entry 0. Each further one stands for an equal number of allocations and frees,
+        and is that after which the most was allocated, so that the peak is among them.
+
+        Args:
+            points: the largest number of these.
+            named: how much of what was allocated most is listed.
+        """
+        blocks = self.blocks
+        keys, group = np.unique(blocks["stack"] * len(SNAPSHOT_CATEGORIES) + self.category, return_inverse=True)
+        names = [divmod(key, len(SNAPSHOT_CATEGORIES)) for key in keys.tolist()]
+        places = [(self.stack(stack)[0], SNAPSHOT_CATEGORIES[kind]) for stack, kind in names]
+        categories = SNAPSHOT_CATEGORIES
+        return moments(blocks, places, group.reshape(-1), Changes(blocks), None, points, named, categories)
 
     @cached_property
     def blocks(self) -> Blocks:

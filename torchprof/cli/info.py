@@ -1,4 +1,4 @@
-"""``torchprof info FILE``: what a saved trace holds."""
+"""``torchprof info FILE``: what a file holds, be it a trace or a memory snapshot."""
 
 from __future__ import annotations
 
@@ -8,29 +8,79 @@ from collections.abc import Iterator
 from typing import Any
 
 import torchprof
+from torchprof.cli.arguments import add_file, subcommand
+from torchprof.cli.files import holds_snapshot, trace_of
+from torchprof.cli.output import add_output_options, paged, write, write_json
+from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
 from torchprof.wording import counted
 
 __all__ = ["add_parser", "run"]
 
+TABLES = ("ops", "module_calls", "allocations", "kernels", "runtime_calls")
+OPTIONS = ("ops", "shapes", "memory", "modules", "stacks")
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the arguments of ``info``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "info", help="what a file holds", description="Say what a trace holds: versions, rows, steps, losses, size."
+    parser = subcommand(
+        subparsers,
+        "info FILE",
+        "Say what a file holds: versions, device, steps, rows, losses, size.",
+        "info step.torchprof",
+        "info snapshot.pickle --json",
     )
-    parser.add_argument("file", metavar="FILE", help="the trace")
+    add_file(parser, snapshots=True)
+    add_output_options(parser)
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Print a line for each fact."""
-    trace = torchprof.load(options.file)
-    facts = list(_facts(trace, os.stat(options.file).st_size))
+    size = os.stat(options.file).st_size
+    if holds_snapshot(options.file):
+        with working(f"reading {options.file}"):
+            snapshot = torchprof.memory(options.file)
+            data, facts = _data_of_snapshot(snapshot, size), list(_facts_of_snapshot(snapshot, size))
+    else:
+        trace = trace_of(options.file)
+        data, facts = _data(trace, size), list(_facts(trace, size))
+    if options.json:
+        write_json(data)
+        return
     width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        print(f"{name:<{width}}  {printable(value)}")
+    with paged(options):
+        for name, value in facts:
+            write(f"{name:<{width}}  {printable(value)}\n")
+
+
+def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
+    facts = trace.facts
+    return {
+        "kind": "trace",
+        "file_bytes": size,
+        "table_bytes": trace.nbytes,
+        "torch": facts.get("torch"),
+        "python": facts.get("python"),
+        "source": facts.get("source"),
+        "options": {name: facts.get(name) for name in (*OPTIONS, "aggregate")},
+        "gpu": facts.get("gpu"),
+        "gpu_note": facts.get("gpu_note"),
+        "duration_ns": facts.get("duration_ns"),
+        "origin_unix_ns": facts.get("origin_unix_ns"),
+        "steps": len(trace.steps),
+        "warmup_steps": _warmup(trace),
+        "modules": len(trace.model.modules) if trace.model is not None else None,
+        "rows": {name: len(getattr(trace, name)) for name in TABLES},
+        "lost": trace.losses,
+        "ended_by": facts.get("ended_by"),
+        "notes": list(facts.get("notes", ())),
+    }
+
+
+def _warmup(trace: torchprof.Trace) -> int:
+    return int((trace.steps["warmup"] != 0).sum())
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
@@ -38,16 +88,72 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     yield "File", f"{format_bytes(size)}, {format_bytes(trace.nbytes)} of rows"
     recorded_by = f"torch {facts.get('torch', 'unknown')}, Python {facts.get('python', 'unknown')}"
     yield "Recorded with", str(facts.get("source", recorded_by))
-    recorded = [name for name in ("ops", "shapes", "memory", "modules", "stacks") if facts.get(name)]
+    recorded = [name for name in OPTIONS if facts.get(name)]
     yield "Options", ", ".join([*recorded, *(["aggregate"] if facts.get("aggregate") else [])]) or "unknown"
     yield "GPU", ": ".join(text for text in (str(facts.get("gpu", "off")), str(facts.get("gpu_note", ""))) if text)
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
-    warmup = int((trace.steps["warmup"] != 0).sum())
+    warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
-    for table in ("ops", "module_calls", "allocations", "kernels", "runtime_calls"):
+    for table in TABLES:
         yield table.replace("_", " ").capitalize(), f"{len(getattr(trace, table)):,}"
     lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())
     yield "Lost", lost or "nothing"
+    if facts.get("ended_by"):
+        yield "Ended by", str(facts["ended_by"])
     for note in facts.get("notes", ()):
         yield "Note", str(note)
+
+
+def _data_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> dict[str, Any]:
+    snapshot = account.snapshot
+    return {
+        "kind": "memory snapshot",
+        "file_bytes": size,
+        "settings": {str(name): value for name, value in snapshot.settings.items()},
+        "devices": [_data_of_device(account, number) for number in snapshot.devices],
+    }
+
+
+def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str, Any]:
+    """What a snapshot has of a device; None of its history where it has none."""
+    snapshot = account.snapshot
+    segments = snapshot.segments(number)
+    history = snapshot.history(number) if snapshot.has_history(number) else None
+    times = snapshot.times(number)
+    with_stacks = history is not None and any(snapshot.frames(number, row) for row in range(len(history)))
+    return {
+        "device": f"cuda:{number}",
+        "segments": len(segments),
+        "reserved": sum(segment.size for segment in segments),
+        "entries": len(history) if history is not None else None,
+        "requests_failed": sum(entry.action == "oom" for entry in history) if history is not None else None,
+        "duration_ns": (times[-1] - times[0]) * 1000 if times else None,
+        "stacks": with_stacks if history is not None else None,
+    }
+
+
+def _facts_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> Iterator[tuple[str, str]]:
+    data = _data_of_snapshot(account, size)
+    yield "File", f"{format_bytes(size)}, a CUDA memory snapshot"
+    yield "Settings", _settings(data["settings"])
+    for device in data["devices"]:
+        name = str(device["device"])
+        yield name, f"{counted(device['segments'], 'segment')}, {format_bytes(device['reserved'])} reserved at the end"
+        if device["entries"] is None:
+            yield "", "no history: torch.cuda.memory._record_memory_history() before the program keeps one"
+            continue
+        long = f" in {format_ns(device['duration_ns'])}" if device["duration_ns"] is not None else ""
+        stacks = "with stacks of Python" if device["stacks"] else "without stacks of Python"
+        yield "", f"{counted(device['entries'], 'entry', 'entries')} of history{long}, {stacks}"
+        if failed := device["requests_failed"]:
+            yield "", f"{counted(failed, 'request')} failed: torchprof explain-oom says why"
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    """Those of the allocator that were set."""
+    if not settings:
+        return "unknown"
+    given = {name: value for name, value in settings.items() if value and value != -1}
+    given = {name: value for name, value in given.items() if not isinstance(value, dict) or any(value.values())}
+    return ", ".join(f"{name}:{value}" for name, value in given.items()) or "the defaults"

@@ -1,58 +1,113 @@
-"""``torchprof show FILE``: a table of a saved trace."""
+"""``torchprof show FILE``: a table of a trace."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import torchprof
+from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
+from torchprof.cli.files import trace_of
+from torchprof.cli.output import add_output_options, paged, write
+from torchprof.errors import ArgumentError
 
 __all__ = ["add_parser", "run"]
 
-TABLES: Final[dict[str, Callable[[torchprof.Trace], torchprof.Table]]] = {
-    "module": torchprof.by_module,
-    "op": torchprof.by_op,
-    "step": torchprof.by_step,
-    "kernel": torchprof.by_kernel,
-    "line": torchprof.by_line,
-    "function": torchprof.by_function,
+TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank")
+PHASES: Final = ("forward", "recomputation", "backward", "optimizer", "data", "other")
+ONLY_FOR: Final = {
+    "depth": ("module",),
+    "shapes": ("op",),
+    "phase": ("op", "kernel"),
+    "module": ("op", "kernel"),
+    "libraries": ("line", "function"),
+    "backward_at_call": ("line", "function"),
 }
+"""The tables that an option of the library is for, by its name there."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the arguments of ``show``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "show", help="print a table", description="Print a table of a trace that Trace.save() wrote."
+    parser = subcommand(
+        subparsers,
+        "show FILE",
+        "Print a table: by module, op, line, function, step or kernel.",
+        "show step.torchprof",
+        "show step.torchprof --by line --head 20",
+        "show step.torchprof --by op --phase backward --sort calls --columns calls,self,flops",
+        "show trace.json.gz --by kernel --csv > kernels.csv",
     )
-    parser.add_argument("file", metavar="FILE", help="the trace")
-    parser.add_argument("--by", choices=list(TABLES), default="module", help="what a row is (default: module)")
-    parser.add_argument("--sort", metavar="COLUMN", help="order the rows by this column, largest first")
+    add_file(parser)
+    parser.add_argument("--by", choices=TABLES, default="module", help="what a row is (default: module)")
+    sort = parser.add_argument("--sort", metavar="COLUMN", help="order the rows by this column, largest first")
+    parser.add_argument("--reverse", action="store_true", help="smallest first")
+    columns = parser.add_argument(
+        "--columns",
+        metavar="A,B,...",
+        type=text_list,
+        help="these columns instead of the usual ones; in JSON and CSV, instead of all",
+    )
+    for action in (sort, columns):
+        completes(action, columns_to_complete)
+    parser.add_argument("--head", metavar="N", type=number_of("rows", 0), help="print the first N rows")
+    parser.add_argument("--depth", metavar="N", type=number_of("levels", 0), help="by module: go no deeper")
+    parser.add_argument("--phase", choices=PHASES, help="by op and kernel: only of this phase")
+    parser.add_argument("--module", metavar="PATH", help="by op and kernel: only of this module and those below it")
+    parser.add_argument("--shapes", action="store_true", help="by op: tell other inputs apart")
+    parser.add_argument("--libraries", action="store_true", help="by line and function: those of libraries too")
     parser.add_argument(
-        "--columns", metavar="A,B,...", help="these columns instead of the usual ones; in JSON and CSV, instead of all"
+        "--backward-at-call",
+        action="store_true",
+        help="by line and function: backward is of the line that called it, not of the one that it differentiates",
     )
-    parser.add_argument("--head", metavar="N", type=int, help="print the first N rows")
-    parser.add_argument("--width", metavar="N", type=int, help="characters in a line (default: what the terminal has)")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="every figure of every row as JSON")
-    form.add_argument("--csv", action="store_true", help="the same as CSV")
+    add_output_options(parser, csv=True)
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
-    trace = torchprof.load(options.file)
-    table = TABLES[options.by](trace)
+    given = {name: value for name in ONLY_FOR if (value := getattr(options, name)) is not None and value is not False}
+    for name in given:
+        if options.by not in ONLY_FOR[name]:
+            by = " and ".join(f"--by {each}" for each in ONLY_FOR[name])
+            raise ArgumentError(f"--{name.replace('_', '-')} is for {by}, not for --by {options.by}")
+    if options.reverse and options.sort is None:
+        raise ArgumentError("--reverse needs --sort COLUMN")
+    table = table_of(options.file, options.by, given)
     if options.sort is not None:
-        table = table.sort(options.sort)
+        table = table.sort(options.sort, descending=not options.reverse)
     chosen = options.columns is not None
     if chosen:
-        table = table.select(*(name.strip() for name in options.columns.split(",")))
+        table = table.select(*options.columns)
     if options.head is not None:
         table = table.head(options.head)
     if options.json:
-        print(table.to_json(printed_only=chosen))
+        write(f"{table.to_json(printed_only=chosen)}\n")
     elif options.csv:
-        print(table.to_csv(printed_only=chosen), end="")
+        write(table.to_csv(printed_only=chosen))
     else:
-        table.print(width=options.width)
+        with paged(options):
+            table.print(width=options.width)
+
+
+def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
+    """The table of a file."""
+    trace = trace_of(file)
+    if by == "rank":
+        raise ArgumentError(f"--by rank: {file} is of one process and has no ranks: show the file of each rank by itself")
+    table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
+    return table
+
+
+def columns_to_complete(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """The columns that this table of this file has, or all that there are; behind those that are written already."""
+    from torchprof.tables.columns import COLUMNS, columns_of
+
+    known = list(COLUMNS)
+    with suppress(Exception):  # no such file, or not yet
+        rows = table_of(parsed_args.file, parsed_args.by, {}).rows
+        known = list(columns_of({figure for row in rows for figure in row})) or known
+    written, comma, _last = prefix.rpartition(",")
+    return [f"{written}{comma}{name}" for name in known if name not in written.split(",")]

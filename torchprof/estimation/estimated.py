@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torchprof.allocator.gpus import GPUS, capacity_of
 from torchprof.allocator.replay import Replay, replay
@@ -83,6 +84,24 @@ class Estimate(Printed):
     def flops_unknown(self) -> tuple[str, ...]:
         """The ops of the step whose FLOPs are unknown, because they have no formula."""
         return tuple(sorted({name for row in self._outermost() for name in row["flops_unknown"]}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate as plain data, in bytes; None is not known."""
+        return {
+            "device": self.device,
+            "device_memory": self.device_memory,
+            "max_allocated": self.max_allocated,
+            "max_reserved": self.max_reserved,
+            "by_category": self.by_category,
+            "modules": self.memory.modules.to_dict(),
+            "flops": self.flops,
+            "flops_unknown": list(self.flops_unknown),
+            "capacity": self.capacity,
+            "fits": self.fits() if self.capacity is not None else None,
+            "unmeasured": self.unmeasured,
+            "overheads": {overhead.name: overhead.bytes for overhead in self.overheads},
+            "notes": list(self.notes),
+        }
 
     def _outermost(self) -> list[Record]:
         return [row for row in by_module(self.trace).rows if row["depth"] == 0]

@@ -6,6 +6,7 @@ import functools
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -17,6 +18,7 @@ from torchprof import _native
 from torchprof.analysis.time.totals import step_totals
 from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
+from torchprof.record.background import give_way
 from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import held_by
@@ -67,12 +69,14 @@ class Recorder:
         counted_ops: without ``ops``, which of them are recorded: none, those that a count of FLOPs needs with what they were
             given, or also with what they returned.
         block: the `with` block that the recording belongs to: what it began ends with the block.
+        on_outermost_call: called with a module and False before, and with True after each call of it that is inside no other.
     """
 
     def __init__(self, options: Options, models: Models | None) -> None:
         self.models = models
         self.counted_ops: CountedOps = "none"
         self.block = _native.Block()
+        self.on_outermost_call: Callable[[nn.Module, bool], None] | None = None
         self._options = options
         self._backend = GpuBackend("off", "")
         self._compiled_code = CompiledCode()
@@ -101,6 +105,7 @@ class Recorder:
         Raises:
             RecordingError: a recording is running already, or the GPU cannot be recorded in the way that ``gpu`` names.
         """
+        give_way()
         options = self._options
         if flops.op_classes().users and self.counted_ops == "inputs":  # formulas of the user's own may ask for either
             self.counted_ops = "outputs"
@@ -132,6 +137,7 @@ class Recorder:
                     slice=_slice_of_storage() if options.memory else None,
                     on_evaluator=self._compiled_code,
                     stacks=self._stacks,
+                    on_outermost_call=self.on_outermost_call,
                 )
                 break
             except _native.DeviceRecorderError as error:

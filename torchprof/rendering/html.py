@@ -20,7 +20,7 @@ from typing import Final
 from torchprof.rendering.grid import Grid, Part, Verbatim
 from torchprof.terminal import printable
 
-__all__ = ["as_html"]
+__all__ = ["as_html", "as_page"]
 
 # The class stands twice: notebooks have rules of their own for tables, and the more specific one wins.
 STYLE: Final = """
@@ -86,6 +86,15 @@ INDENT: Final = "\u2003"
 def as_html(parts: Iterable[Part]) -> str:
     """What is printed, as one HTML element."""
     return "".join(chain((f'<div class="torchprof"><style>{STYLE}</style>',), map(_part, parts), ("</div>",)))
+
+
+def as_page(title: str, parts: Iterable[Part]) -> str:
+    """What is printed, as a page that needs nothing else, light or dark as the reader prefers it."""
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f'<meta name="viewport" content="width=device-width"><title>{_text(title)}</title></head>'
+        f'<body style="margin:1.5em">{as_html(parts)}</body></html>'
+    )
 
 
 def _part(part: Part) -> str:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Final
 
 from torchprof.arguments import check_int
 from torchprof.rendering.grid import Parts
-from torchprof.rendering.html import as_html
 from torchprof.rendering.text import Line, as_text, lines_of, print_lines
-from torchprof.terminal import terminal_width
+from torchprof.terminal import NARROWEST, terminal_width
 
-__all__ = ["NARROWEST", "Printed", "check_width"]
-
-NARROWEST: Final = 20
-"""Characters in a line, at least."""
+__all__ = ["Printed", "check_width"]
 
 
 class Printed:
@@ -37,6 +32,8 @@ class Printed:
         return self.to_text()
 
     def _repr_html_(self) -> str:
+        from torchprof.rendering.html import as_html  # which only notebooks need
+
         return as_html(self.parts())
 
     def to_text(self, width: int | None = None) -> str:

@@ -142,8 +142,11 @@ def _interleaved(of_rows: list[str], below: Sequence[Sequence[str]]) -> list[str
 
 
 def _wrapped(text: str, width: int | None) -> list[str]:
-    """The lines of a sentence."""
-    return textwrap.wrap(text, width, subsequent_indent="  ") if width is not None and len(text) > width else [text]
+    """The lines of a sentence: those after the first stand two characters further in."""
+    if width is None or len(text) <= width:
+        return [text]
+    indent = " " * min(len(text) - len(text.lstrip(" ")) + 2, width // 2)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def as_text(lines: Iterable[Line]) -> str:

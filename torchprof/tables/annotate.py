@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.lines.file_names import short_files
+from torchprof.analysis.lines.named import function_named
 from torchprof.analysis.lines.records import place_records
 from torchprof.analysis.lines.source_range import SourceRange, source_range
 from torchprof.analysis.lines.user_code import has_user_code
@@ -40,17 +41,18 @@ def annotate(trace: Trace, what: Any) -> Table:
     Args:
         trace: with stacks, as for `torchprof.by_line`.
         what: a function, method, class, module, ``nn.Module`` (its ``forward``), code object, or the path of a file. What is
-            wrapped around a function is left out; functions inside it are shown.
+            wrapped around a function is left out; functions inside it are shown. Or the name of a function of the trace:
+            ``"Net.forward"``, ``"net.py:Net.forward"``, or ``"forward"`` where only one of yours is named so.
 
     Raises:
-        ArgumentError: the trace has no stacks, ``what`` is none of these or is written in C, or its source is not there, or
-            changed since.
+        ArgumentError: the trace has no stacks, ``what`` is none of these, names several or is written in C, or its source is
+            not there, or changed since.
 
     Example:
         >>> print(torchprof.annotate(prof.trace, model.forward))
     """
     check_stacks(trace)
-    where = source_range(what)
+    where = (function_named(trace, what) if isinstance(what, str) else None) or source_range(what)
     file = _file_in(trace, where)
     lines = source_lines(trace, file) or (source_lines(trace, where.file) if file != where.file else None)
     if lines is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,7 +17,7 @@ from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import coverage, footer, unknown_flops
 from torchprof.tables.table import About, Table, worth_showing
-from torchprof.trace.source import source_lines
+from torchprof.trace.source import is_other_text, source_lines
 from torchprof.trace.trace import Trace
 
 __all__ = ["by_function", "by_line", "check_stacks", "with_sources"]
@@ -130,6 +131,7 @@ def _table(trace: Trace, title: str, records: list[Record], flops: str, librarie
         *_shares(trace, records),
         *below,
         *_libraries(trace, libraries),
+        *_left_out(trace, records),
         *_memory(trace),
         *unknown_flops(unknown, trace),
     )
@@ -151,6 +153,13 @@ def _libraries(trace: Trace, libraries: bool) -> list[str]:
     if not has_user_code(trace):
         return ["Libraries: there is no other code, so that their lines are shown"]
     return ["Libraries: in the lines that called them; libraries=True shows them"]
+
+
+def _left_out(trace: Trace, records: list[Record]) -> Iterator[str]:
+    """Which files have no text beside their lines, though they are there."""
+    without = {record["file"] for record in records if record["file"] is not None and not record["source"]}
+    if files := sorted(os.path.basename(file) for file in without if is_other_text(trace, file)):
+        yield f"Text left out: {', '.join(files)}, changed since the recording or unreadable; trace.with_source() keeps it"
 
 
 def _memory(trace: Trace) -> list[str | About]:

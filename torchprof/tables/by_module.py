@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.memory.account import MemoryAccount
@@ -20,7 +20,7 @@ from torchprof.tables.table import About, Table, worth_showing
 from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
 
-__all__ = ["by_module"]
+__all__ = ["add_bytes", "by_module", "saved_by_module"]
 
 
 def by_module(trace: Trace, *, depth: int | None = None) -> Table:
@@ -51,7 +51,7 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     if has_kernels(trace):
         columns[3:3] = ["device", "device_share"]
     if memory_is_known(trace) and trace.facts.get("memory") and not not_recorded(trace):
-        _add_saved(trace, records)
+        add_bytes(records, "saved", saved_by_module(trace))
         columns.insert(-1, "saved")
     shown = worth_showing(records, columns, optional=("recompute", "optimizer", "flops", "spread", "saved"))
     if depth is not None:
@@ -80,19 +80,24 @@ def _unseen(trace: Trace) -> list[str]:
     return ["Compiled code ran: calls of modules inside it are not seen"] if began else []
 
 
-def _add_saved(trace: Trace, records: list[Record]) -> None:
-    """Bytes of saved activations, with everything below."""
+def saved_by_module(trace: Trace) -> Counter[str]:
+    """Bytes of saved activations by path of the module, on all devices of a kind: a model may be on several."""
     devices = devices_by_memory(trace)
     saved: Counter[str] = Counter()
     for device in devices:
-        if device.partition(":")[0] == devices[0].partition(":")[0]:  # a model may be on several of a kind
+        if device.partition(":")[0] == devices[0].partition(":")[0]:
             saved.update(MemoryAccount.of(trace, device).saved_by_module)
+    return saved
+
+
+def add_bytes(records: list[Record], name: str, by_module: Mapping[str, int]) -> None:
+    """Add bytes by path of the module to the records of modules, with everything below."""
     ancestors: list[Record] = []
     for record in records:
-        record["saved"] = 0
+        record[name] = 0
         del ancestors[record["depth"] :]
         ancestors.append(record)
         is_of_step = not record["path"] and record["name"] in (DATA, OTHER)
-        own = 0 if is_of_step else saved[NO_MODULE if record["name"] == OUTSIDE else record["path"]]
+        own = 0 if is_of_step else by_module.get(NO_MODULE if record["name"] == OUTSIDE else record["path"], 0)
         for above in ancestors:
-            above["saved"] += own
+            above[name] += own

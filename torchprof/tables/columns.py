@@ -7,7 +7,7 @@ and the data frame of every table whose rows have what it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,18 +71,22 @@ class Column:
         return [None if None in known else self.value(*known) for known in figures]
 
 
-def columns_of(figures: Collection[str]) -> list[str]:
+def columns_of(figures: Collection[str], columns: Mapping[str, Column] | None = None) -> list[str]:
     """The names of the columns that rows with these figures can show."""
-    return [name for name, column in COLUMNS.items() if all(need in figures for need in column.needs)]
+    return [
+        name
+        for name, column in (COLUMNS if columns is None else columns).items()
+        if all(need in figures for need in column.needs)
+    ]
 
 
-def with_computed(rows: list[Record]) -> list[Record]:
+def with_computed(rows: list[Record], columns: Mapping[str, Column] | None = None) -> list[Record]:
     """The rows, with the values of the computed columns that can be had of them and are not among their figures."""
     if not rows:
         return rows
     found = [
         column
-        for column in COLUMNS.values()
+        for column in (COLUMNS if columns is None else columns).values()
         if column.value is not None and column.name not in rows[0] and all(need in rows[0] for need in column.of)
     ]
     if not found:
@@ -273,6 +277,13 @@ _COLUMNS: Final = (
     Column("flops_backward", "Bwd FLOPs", FLOPS, "of backward, with what runs inside", unknown="flops_backward_unknown"),
     Column(
         "macs", "MACs", FLOPS, "multiply-adds: half the FLOPs", ("flops",), lambda flops: flops / 2, unknown="flops_unknown"
+    ),
+    Column(
+        "mfu",
+        "MFU",
+        SHARE,
+        "model FLOPs utilization: FLOPs of forward and backward, of what the device could compute in that time",
+        unknown="flops_unknown",
     ),
     Column("bytes", "Bytes", BYTES, "of ops: inputs and outputs, each once, an estimate; of copies: counted"),
     Column("intensity", "FLOP/B", Quantity(lambda value: f"{value:,.1f}", "FLOPs per byte"), "FLOPs per byte"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from torchprof.analysis.gpu.account import GpuAccount
 from torchprof.analysis.gpu.backend import gpu_backend
@@ -175,6 +175,21 @@ class Gpu(GpuAccount, Printed):
         """Nanoseconds from the start of the first kernel on any device to the end of the last."""
         ends = [device.start + device.span for device in self.devices]
         return max(ends) - min(device.start for device in self.devices) if ends else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The account as plain data: nanoseconds and bytes, sums over the active steps."""
+        found = self.utilization
+        return {
+            "steps": len(active_steps(self.trace)),
+            "devices": self.by_device.to_dict(),
+            "idle": self.by_cause.to_dict(),
+            "copies": self.by_copy.to_dict(),
+            "waits": self.by_wait.to_dict(),
+            "launch_bound": self.by_launches.to_dict(),
+            "graphs": asdict(self.graphs),
+            "mfu": found.mfu if found is not None and found.flops else None,
+            "remarks": list(self._remarks()),
+        }
 
     def __repr__(self) -> str:
         busy = ", ".join(f"{device.name} {100 * device.busy / device.span:.1f}% busy" for device in self.devices)

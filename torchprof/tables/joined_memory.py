@@ -95,6 +95,11 @@ class JoinedMemory(Memory):
             "not in the trace": int((left & inside).sum()),
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """As `Memory.to_dict`, with the lines of the snapshot, and what the two have in common."""
+        both = {"clock_difference": self.clock_difference, "unmatched": self.unmatched}
+        return {**super().to_dict(), "lines": self.line_table.to_dict(), **both}
+
     def __repr__(self) -> str:
         return f"<JoinedMemory: peak {format_bytes(self.peak.bytes)} on {self.device}>"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -114,6 +115,25 @@ class Memory(MemoryAccount, Printed):
         headers = {"count": "Blocks", "steps": "Grew in steps", "lines": "At"}
         return Table("Made by", rows, shown, headers=headers)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The account as plain data: bytes, nanoseconds; None is not known."""
+        return {
+            "device": self.device,
+            "peak": asdict(self.peak),
+            "reserved": self.reserved,
+            "max_reserved": self.max_reserved,
+            "fragmentation": self.fragmentation,
+            "by_category": self.by_category,
+            "modules": self.modules.to_dict(),
+            "peak_lines": self.peak_lines.to_dict(),
+            "saved": sum(self.saved_by_module.values()) if self.saved_unknown is None else None,
+            "saved_unknown": self.saved_unknown,
+            "held_at_ends": self._ends_of_steps(),
+            "leaks": self.leak_table.to_dict(),
+            "leaks_unknown": self.leaks_unknown,
+            "remarks": remarks(self.trace),
+        }
+
     def __repr__(self) -> str:
         return f"<Memory: peak {format_bytes(self.peak.bytes)} on {self.device}>"
 
@@ -161,11 +181,19 @@ class Memory(MemoryAccount, Printed):
         if len(self.peak_lines):
             yield from self.peak_lines.head(SHOWN).parts()
 
+    def _ends_of_steps(self) -> list[Record] | None:
+        """The bytes held at the end of each step; None where they are not known."""
+        if self.trace.losses.get("allocations"):
+            return None
+        numbers = self.trace.steps["number"].tolist()
+        held = self.steps.held.tolist() if numbers else []
+        return [{"step": number, "held": count} for number, count in zip(numbers, held, strict=True)]
+
     def _held_at_ends(self) -> str:
         """The bytes held at the ends of steps, of many steps those of some."""
-        if self.trace.losses.get("allocations"):
+        ends = self._ends_of_steps()
+        if ends is None:
             return "Held at the ends of steps: unknown, because allocations were lost"
-        held, numbers = self.steps.held.tolist(), self.trace.steps["number"].tolist()
-        rows = [round(at * (len(held) - 1) / (SHOWN - 1)) for at in range(SHOWN)] if len(held) > SHOWN else range(len(held))
-        listed = ", ".join(f"{numbers[row]}: {format_bytes(held[row])}" for row in rows)
+        rows = [round(at * (len(ends) - 1) / (SHOWN - 1)) for at in range(SHOWN)] if len(ends) > SHOWN else range(len(ends))
+        listed = ", ".join(f"{ends[row]['step']}: {format_bytes(ends[row]['held'])}" for row in rows)
         return f"Held at the end of step {listed}"

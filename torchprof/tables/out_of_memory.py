@@ -45,6 +45,21 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
         ]
         return Table("PYTORCH_ALLOC_CONF", rows, ("max_reserved", "outcome"))
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is printed, as plain data, in bytes; None is not known."""
+        figures = "requested capacity device_free allocated awaiting_free free pieces largest_free missing earlier before"
+        return {
+            "device": self.device,
+            "stack": list(self.stack),
+            **{name: getattr(self, name) for name in figures.split()},
+            "limited": self.limited,
+            "attempts": self.attempt_table.to_dict(),
+            "saved_by": list(self.saved_by),
+            "followed": self.followed,
+            "reproduced": self.reproduced,
+            "verdict": self._verdict(),
+        }
+
     def __repr__(self) -> str:
         return f"<OutOfMemory: {format_bytes(self.requested)} on {self.device}>"
 

@@ -96,6 +96,30 @@ class SnapshotMemory(SnapshotAccount, Printed):
         headers = {"category": "Pool", "total": "Reserved", "count": "Free pieces"}
         return Table("Segment", rows, shown, headers=headers)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The account as plain data, in bytes. What only a history tells is None where there is none."""
+        replay = self.replay
+        return {
+            "device": self.device,
+            "peak": self.peak,
+            "reserved_at_peak": self.reserved_at_peak,
+            "max_reserved": self.max_reserved,
+            "by_category": self.by_category,
+            "by_metadata": self.by_metadata,
+            "at_peak": self.peak_table.to_dict() if replay else None,
+            "leaks": self.leak_table.to_dict(),
+            "leaks_unknown": self.leaks_unknown,
+            "allocated": self.allocated,
+            "reserved": self.reserved,
+            "awaiting_free": self.awaiting_free,
+            "fragmentation": self.fragmentation,
+            "at_end": self.end_table.to_dict(),
+            "segments": self.segment_table.to_dict(),
+            "complete": replay.complete if replay else None,
+            "misplaced": replay.misplaced if replay else None,
+            "missing_entries": self.missing if replay else None,
+        }
+
     def __repr__(self) -> str:
         return f"<SnapshotMemory: peak {format_bytes(self.peak)} on {self.device}>"
 

@@ -23,12 +23,12 @@ from torchprof.tables.footer import incomplete, unknown_flops
 from torchprof.tables.table import About, Table, data_frame
 from torchprof.trace.shapes import shape_text
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.wording import counted, nearest
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["STYLES", "Style", "Summary", "chosen_columns", "default_columns", "summary_table"]
+__all__ = ["STYLES", "Style", "Summary", "chosen_columns", "default_columns", "summary_columns", "summary_table"]
 
 Style = Literal["tree", "torchsummary"]
 STYLES: Final = ("tree", "torchsummary")
@@ -194,7 +194,7 @@ def chosen_columns(columns: Any) -> tuple[str, ...]:
     Raises:
         ArgumentError: they are not, or are given in another way than as a list.
     """
-    known = columns_of(_record(Row("", "", "", 0), Totals()))
+    known = summary_columns()
     if isinstance(columns, str) or not isinstance(columns, Iterable):
         problem = f"is of type {type(columns).__name__}, not a list of names"
     else:
@@ -202,8 +202,14 @@ def chosen_columns(columns: Any) -> tuple[str, ...]:
         unknown = [name for name in names if name not in known]
         if not unknown:
             return names
-        problem = f"contains {unknown[0]!r}, which is unknown"
+        near = nearest(unknown[0], known) if isinstance(unknown[0], str) else None
+        problem = f"contains {unknown[0]!r}, which is unknown{f' (did you mean {near!r}?)' if near else ''}"
     raise ArgumentError(f"columns={columns!r} {problem}: choose from {', '.join(known)}")
+
+
+def summary_columns() -> list[str]:
+    """The names of the columns that a summary can show."""
+    return list(columns_of(_record(Row("", "", "", 0), Totals())))
 
 
 def _record(row: Row, totals: Totals) -> Record:

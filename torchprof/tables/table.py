@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torchprof.analysis.records import Record
 from torchprof.arguments import check_int
@@ -16,7 +16,7 @@ from torchprof.paths import AnyPath, written
 from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of, with_computed
-from torchprof.wording import counted
+from torchprof.wording import counted, nearest
 
 if TYPE_CHECKING:
     import pandas
@@ -72,17 +72,19 @@ class Table(Printed):
     label: Callable[[Record], str] = label_of
     is_dim: Callable[[Record], bool] | None = None
     details: Callable[[Record], Sequence[tuple[str, str]]] | None = None
+    known: ClassVar[Mapping[str, Column]] = COLUMNS
+    """The columns that there are, by name."""
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.columns if name not in COLUMNS]:
+        if unknown := [name for name in self.columns if name not in self.known]:
             raise ArgumentError(f"columns={self.columns!r} contains {unknown[0]!r}, which is unknown: see the keys of COLUMNS")
-        object.__setattr__(self, "rows", with_computed(self.rows))
+        object.__setattr__(self, "rows", with_computed(self.rows, self.known))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def parts(self) -> Parts:
-        chosen = [COLUMNS[name] for name in self.columns]
+        chosen = [self.known[name] for name in self.columns]
         yield Grid(
             self.title,
             [self.label(row) for row in self.rows],
@@ -219,7 +221,7 @@ class Table(Printed):
     def _printed_rows(self) -> list[Record]:
         """The rows with what is printed of them alone, as data."""
         names = [name for name in ("name", "path") if self.rows and name in self.rows[0]]
-        values = {name: COLUMNS[name].values(self.rows) for name in self.columns}
+        values = {name: self.known[name].values(self.rows) for name in self.columns}
         return [
             {**{name: row[name] for name in names}, **{name: of_rows[at] for name, of_rows in values.items()}}
             for at, row in enumerate(self.rows)
@@ -237,11 +239,14 @@ class Table(Printed):
         """The name of a column that the rows have figures for; any column where there are no rows."""
         if not isinstance(name, str):
             raise ArgumentError(f"column {name!r} is no name: give names one by one, such as table.select('calls', 'time')")
-        if name in COLUMNS and (not self.rows or all(need in self.rows[0] for need in COLUMNS[name].needs)):
+        if name in self.known and (not self.rows or all(need in self.rows[0] for need in self.known[name].needs)):
             return name
-        known = columns_of({figure for row in self.rows for figure in row}) if self.rows else list(COLUMNS)
+        figures = {figure for row in self.rows for figure in row}
+        known = columns_of(figures, self.known) if self.rows else list(self.known)
         if name not in known:
-            raise ArgumentError(f"column {name!r} is unknown: this table has {', '.join(known)}")
+            near = nearest(name, known)
+            meant = f" (did you mean {near!r}?)" if near else ""
+            raise ArgumentError(f"column {name!r} is unknown{meant}: this table has {', '.join(known)}")
         return name
 
 

@@ -156,7 +156,7 @@ BOUNDS: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {
     "marks": {"time": (0, LATEST)},
     "steps": {
         "start": (0, LATEST),
-        "end": _TIMES,
+        "end": (0, LATEST),
         "number": (0, 2**31),
         **dict.fromkeys(("allocated", "peak", "held"), (0, MOST_BYTES)),
         **dict.fromkeys(("busy", "forward", "recompute", "backward", "optimizer", "data"), (0, LATEST)),

@@ -41,7 +41,7 @@ FACTS: Final[Mapping[str, Any]] = {
     "losses": dict[str, int],
     "unobserved_classes": list[str],
     "unread_modules": list[int] | None,
-    "phase_ns": list[int],
+    "phase_ns": tuple[int, int, int, int, int, int],  # of each Phase
     "stacks": bool | str,
     # Of a summary
     **dict.fromkeys(("inputs_on_meta", "made_from_sizes"), bool),

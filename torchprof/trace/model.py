@@ -122,11 +122,13 @@ class Model:
             raise ValueError(f"the model is {type(document).__name__}, not a list of modules")
         if not document:
             raise ValueError("the model has no modules")
-        modules = []
+        modules: list[ModuleInfo] = []
         for row, item in enumerate(document):
             module = _module(item, row)
-            if not (-1 <= module.parent < row and -1 <= module.same_as < row and module.depth >= 0):
+            if not (-1 <= module.parent < row and -1 <= module.same_as < row):
                 raise ValueError(f"module {row} of the model is not inside another that comes before it")
+            if module.depth != (modules[module.parent].depth + 1 if module.parent >= 0 else 0):
+                raise ValueError(f"module {row} of the model is at depth {module.depth}, not one below its parent")
             modules.append(module)
         return cls(tuple(modules))
 

@@ -19,7 +19,7 @@ from torchprof.trace.library_files import is_library
 if TYPE_CHECKING:
     from torchprof.trace.trace import Trace
 
-__all__ = ["SOURCE_FACT", "found_on_path", "source_lines", "with_source"]
+__all__ = ["SOURCE_FACT", "found_on_path", "is_other_text", "source_lines", "with_source"]
 
 SOURCE_FACT: Final = "source_files"
 """Name of the fact with the texts that were kept, by file."""
@@ -34,6 +34,11 @@ def source_lines(trace: Trace, file: str) -> list[str] | None:
         return kept[file].splitlines()
     lines = _read(trace, file)
     return lines if lines is not None and _fits(trace, file, lines) else None
+
+
+def is_other_text(trace: Trace, file: str) -> bool:
+    """Whether there is such a file, and its text is not what ran, or cannot be read."""
+    return found_on_path(file) is not None and source_lines(trace, file) is None
 
 
 def with_source(trace: Trace) -> dict[str, Any]:

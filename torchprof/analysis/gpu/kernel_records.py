@@ -26,7 +26,9 @@ KINDS: Final[dict[int, str]] = {
 }
 
 
-def kernel_records(trace: Trace, *, phase: Phase | None = None, module: str | None = None) -> list[Record]:
+def kernel_records(
+    trace: Trace, *, phase: Phase | None = None, module: str | None = None, by_step: bool = False
+) -> list[Record]:
     """One record per kernel: by full name, and by whether it ran in a CUDA graph.
 
     Keys: ``name`` (short), ``full_name``; ``kind`` (``"kernel"``, ``"copy"``, ``"memset"``; ``"interval"`` of a stream between
@@ -37,6 +39,7 @@ def kernel_records(trace: Trace, *, phase: Phase | None = None, module: str | No
     Args:
         phase: only kernels that were launched in this phase.
         module: only kernels that are attributed to the module with this path, or to one below it; ``""`` is any module.
+        by_step: add ``by_step``, the time ``device`` of every step, ``[steps]``, where the trace knows single steps.
     """
     totals = step_totals(trace)
     kernels = totals.kernels
@@ -57,6 +60,7 @@ def kernel_records(trace: Trace, *, phase: Phase | None = None, module: str | No
         if name not in names:
             names.append(name)
     total_time = int(time.sum())
+    times = totals.sums(groups.of, len(groups.first), kernels["time"], kernels["step"]) if by_step and totals.by_step else None
     records: list[Record] = []
     for at, first in enumerate(groups.first.tolist()):
         row = kernels[first]
@@ -78,6 +82,7 @@ def kernel_records(trace: Trace, *, phase: Phase | None = None, module: str | No
                 "bytes": bytes_moved / totals.steps if bytes_moved else None,
                 "byte_rate": bytes_moved / took * 1e9 if bytes_moved and took else None,
                 "launched_by": ops[at],
+                **({"by_step": {"device": times[at]}} if times is not None else {}),
             }
         )
     return records

@@ -22,7 +22,7 @@ from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import Activity, RuntimeCallKind
 from torchprof.trace.trace import Trace
 
-__all__ = ["Waits", "host_waits", "waiting_calls"]
+__all__ = ["Waits", "host_waits", "outermost_ops", "waiting_calls"]
 
 Ints = npt.NDArray[np.int64]
 FUNCTION: Final = 0  # ops["scope"] of a call of the dispatcher
@@ -59,7 +59,7 @@ def host_waits(trace: Trace, labels: Sequence[str]) -> list[Waits]:
     calls = trace.runtime_calls[waiting_calls(trace)]
     calls = calls[step_of(calls["start"], trace, active_steps(trace)) >= 0]
     inner = calls["op"].astype(np.int64)
-    outer_name, inner_name = names_of_ops(trace, _outermost(trace, inner)), names_of_ops(trace, inner)
+    outer_name, inner_name = names_of_ops(trace, outermost_ops(trace, inner)), names_of_ops(trace, inner)
     module = modules_of_calls(trace, calls["module_call"])
     lines = lines_of_launches(trace, calls)
     groups = Groups.by([outer_name, inner_name, module, calls["name"], numbered(lines)])
@@ -90,7 +90,7 @@ def waiting_calls(trace: Trace) -> Ints:
     return np.flatnonzero(waits & (calls["end"] > calls["start"]))
 
 
-def _outermost(trace: Trace, op: Ints) -> Ints:
+def outermost_ops(trace: Trace, op: Ints) -> Ints:
     """The outermost call of the dispatcher around each op: what the program called."""
     parent, scope = trace.ops["parent"], trace.ops["scope"]
     while True:

@@ -54,12 +54,14 @@ class PythonTimes:
         line_known: whether the line was running of the innermost row in it that counts; else only the function was.
         phase: of the time.
         time: nanoseconds in active steps.
+        step: the index of the active step that it is in, or begins in.
     """
 
     stack: Ints
     line_known: Flags
     phase: Ints
     time: Ints
+    step: Ints
 
 
 class _Spans(NamedTuple):
@@ -120,6 +122,7 @@ class _Pieces(NamedTuple):
     sure: Ints
     phase: Ints
     time: Ints
+    step: Ints
 
 
 def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, call_self: Ints) -> PythonTimes:
@@ -142,9 +145,9 @@ def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, c
     waits = np.isin(phase, WAITS) & (ops["thread"] == main)
     sure = _not_left(trace, stacks.own, ranges)
     of_ranges = _Holders(ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits)
-    in_step = [step_of(rows["start"], trace, active) >= 0 for rows in (calls, ops)]
-    pieces += _in_calls(trace, counted, spans, call_ends, call_self, in_step[0])
-    pieces += _pieces(of_ranges, _inside(spans.take(spans.kind == RANGE), of_ranges, meanwhile), in_step[1])
+    of_calls, of_ops = (step_of(rows["start"], trace, active) for rows in (calls, ops))
+    pieces += _in_calls(trace, counted, spans, call_ends, call_self, of_calls)
+    pieces += _pieces(of_ranges, _inside(spans.take(spans.kind == RANGE), of_ranges, meanwhile), of_ops)
     return _found(trace, counted, pieces)
 
 
@@ -152,37 +155,37 @@ def python_in_calls(trace: Trace, stacks: OpStacks, counted: Ints, call_self: In
     """Those in module calls, in steps that are active or not: they add up to ``call_self``. Arguments: as `python_times`."""
     op_ends, call_ends = closed_ends(trace, trace.ops), closed_ends(trace, trace.module_calls)
     spans = _spans(trace, stacks.own, trace.call_stacks.astype(np.int64), op_ends, call_ends)
-    every = np.ones(len(trace.module_calls), dtype=np.bool_)
-    return _found(trace, counted, _in_calls(trace, counted, spans, call_ends, call_self, every))
+    all_in_one = np.zeros(len(trace.module_calls), dtype=np.int64)
+    return _found(trace, counted, _in_calls(trace, counted, spans, call_ends, call_self, all_in_one))
 
 
-def _in_calls(trace: Trace, counted: Ints, spans: _Spans, ends: Ints, own: Ints, wanted: Flags) -> list[_Pieces]:
+def _in_calls(trace: Trace, counted: Ints, spans: _Spans, ends: Ints, own: Ints, step: Ints) -> list[_Pieces]:
     calls, stacks = trace.module_calls, trace.call_stacks.astype(np.int64)
     never = np.zeros(len(calls), dtype=np.bool_)
     holders = _Holders(np.arange(len(calls)), calls["start"], ends, stacks, stacks, own, phases_of_calls(calls), never)
     inside = spans.take(spans.kind == CALL)
     functions = called_functions(trace, counted, inside.around, stacks[inside.around], inside.stack)
-    return _pieces(holders, _inside(inside, holders, None, functions), wanted)
+    return _pieces(holders, _inside(inside, holders, None, functions), step)
 
 
-def _pieces(holders: _Holders, inside: list[tuple[Ints, Ints, Ints, Ints]], wanted: Flags) -> list[_Pieces]:
-    """Those of the holders that are wanted."""
+def _pieces(holders: _Holders, inside: list[tuple[Ints, Ints, Ints, Ints]], step: Ints) -> list[_Pieces]:
+    """Those of the holders that are in a step; ``step`` is that of each."""
     pieces = []
     for around, before, after, time in inside:
-        left = np.flatnonzero(wanted[around] & (time != 0))
+        left = np.flatnonzero((step[around] >= 0) & (time != 0))
         at = around[left]
-        pieces.append(_Pieces(before[left], after[left], holders.sure[at], holders.phase[at], time[left]))
+        pieces.append(_Pieces(before[left], after[left], holders.sure[at], holders.phase[at], time[left], step[at]))
     return pieces
 
 
 def _found(trace: Trace, counted: Ints, pieces: list[_Pieces]) -> PythonTimes:
-    before, after, sure, phase, time = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
+    before, after, sure, phase, time, step = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
     stack, later = common_stacks(trace, before, after)
     line = np.append(trace.stacks["line"].astype(np.int64), -1)
     goes_on = line[stack] < line[later]
     shown = np.append(counted, -1)[stack]
     line_known = (np.where(shown >= 0, shown, stack) <= sure) | (goes_on & (shown >= 0) & (shown != stack))
-    return PythonTimes(stack, line_known, phase, time)
+    return PythonTimes(stack, line_known, phase, time, step)
 
 
 def _not_left(trace: Trace, own: Ints, ranges: Ints) -> Ints:
@@ -284,7 +287,9 @@ def _outside(trace: Trace, spans: _Spans, meanwhile: Meanwhile, active: Rows) ->
     start, end = (in_steps(trace, active, side) for side in (gaps.start, gaps.end))
     time = np.maximum(0, end - start - meanwhile.between(gaps.start, gaps.end, trace, active))
     phase = np.where(gaps.phase == Phase.BACKWARD, gaps.phase, int(Phase.OTHER))
-    return _Pieces(gaps.before, gaps.after, np.full(len(time), -1), phase, time)
+    begins = step_of(gaps.start, trace, active)
+    step = np.where(begins >= 0, begins, np.maximum(0, step_of(gaps.end, trace, active)))
+    return _Pieces(gaps.before, gaps.after, np.full(len(time), -1), phase, time, step)
 
 
 def _main_thread(trace: Trace, op_stacks: Ints) -> int:

@@ -31,7 +31,13 @@ HELD: Final = ("at_peak", "saved", "leaked", "growth")
 
 
 def place_records(
-    trace: Trace, *, functions: bool, libraries: bool = False, at_call: bool = False, with_called: bool = False
+    trace: Trace,
+    *,
+    functions: bool,
+    libraries: bool = False,
+    at_call: bool = False,
+    with_called: bool = False,
+    by_step: bool = False,
 ) -> list[Record]:
     """One record per line, and per function of which no line is known; or one per function.
 
@@ -46,6 +52,8 @@ def place_records(
         functions: one record per function.
         libraries, at_call: as `stack_costs` takes them.
         with_called: counts and bytes, too, contain those of functions that were called; else they add up.
+        by_step: add ``by_step``, the times ``self`` and ``device_self`` of every step, ``[steps]``, where the trace knows
+            single steps; not of what no stack is known of, whose time is what is left of all steps.
     """
     costs = stack_costs(trace, libraries, at_call)
     places = places_of(trace, costs, libraries=libraries, functions=functions)
@@ -84,7 +92,20 @@ def place_records(
             record[name] = at_least(whole(float(values[row])), names_unknown) if counted else None
             record[f"{name}_unknown"] = names_unknown
         records.append(record)
+    if by_step and costs.by_step is not None:
+        _add_by_step(records, places, costs)
     return [record for record in records if any(record.get(name) for name in (*columns, "flops", "flops_unknown"))]
+
+
+def _add_by_step(records: list[Record], places: Places, costs: StackCosts) -> None:
+    names = {"self": "self", "device": "device_self"}
+    found = costs.by_step or {}
+    sums = {names[name]: times.sums(places.of, len(records), costs.steps) for name, times in found.items()}
+    for row, record in enumerate(records):
+        of_row = {name: values[row] for name, values in sums.items()}
+        if record["file"] is None and not record["function"]:
+            del of_row["self"]
+        record["by_step"] = of_row
 
 
 def _unknown_flops(places: Places, costs: StackCosts, *, inclusive: bool) -> dict[int, frozenset[str]]:

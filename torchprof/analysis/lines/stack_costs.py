@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,31 @@ from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import OP_NESTED, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
 
-__all__ = ["StackCosts", "is_aggregated", "stack_costs", "weighted"]
+__all__ = ["InSteps", "StackCosts", "is_aggregated", "stack_costs", "weighted"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 PHASES: Final = len(Phase)
+
+
+class InSteps(NamedTuple):
+    """Times of rows in steps, all of the same length: the row, the index of the step, and nanoseconds."""
+
+    row: Ints
+    step: Ints
+    time: Floats
+
+    @classmethod
+    def of(cls, row: Ints, step: Ints, time: npt.ArrayLike) -> InSteps:
+        """Summed, one for each row and step."""
+        groups = Groups.by([row, step])
+        return cls(row[groups.first], step[groups.first], weighted(groups.of, time, len(groups.first)))
+
+    def sums(self, of: Ints, groups: int, steps: int) -> Floats:
+        """Summed by what ``of`` says of every row: ``[groups, steps]``."""
+        return weighted(of[self.row] * steps + self.step, self.time, groups * steps).reshape(groups, steps)
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class StackCosts:
             ``allocated``, which is per step as well, and ``at_peak saved leaked growth``, which are not.
         unknown_flops: the ops whose FLOPs are unknown, by row.
         steps: the number of active steps. A recording without steps counts as one.
+        by_step: times of every step by name, ``self`` and, with kernels, ``device``; None where they are not known.
     """
 
     stack: Ints
@@ -61,6 +80,7 @@ class StackCosts:
     sums: dict[str, Floats]
     unknown_flops: dict[int, frozenset[str]]
     steps: int
+    by_step: dict[str, InSteps] | None = None
 
 
 def weighted(row: Ints, values: npt.ArrayLike, count: int = 0) -> Floats:
@@ -116,7 +136,8 @@ def _of_rows(trace: Trace, stacks: OpStacks, counted: Ints, op_stack: Ints) -> S
     ops, active = trace.ops, active_steps(trace)
     op_self, call_self = nested_self_times(trace)
     python = python_times(trace, stacks, counted, op_self, call_self)
-    in_step = step_of(ops["start"], trace, active) >= 0
+    step = step_of(ops["start"], trace, active)
+    in_step = step >= 0
     known = _Stacks()
     parts = {
         "unknown": known.add(np.full(1, -1)),
@@ -145,6 +166,14 @@ def _of_rows(trace: Trace, stacks: OpStacks, counted: Ints, op_stack: Ints) -> S
     own = np.where(in_step & (ops["scope"] != SCOPE_USER), op_self, 0)
     times = weighted(row["ops"] * PHASES + phase, own, count * PHASES)
     times += weighted(row["python"] * PHASES + python.phase, python.time, count * PHASES)
+    worked = np.flatnonzero(own)
+    by_step = {
+        "self": InSteps.of(
+            np.append(row["ops"][worked], row["python"]),
+            np.append(step[worked], python.step),
+            np.append(own[worked], python.time),
+        )
+    }
     of_step = step_times(trace)
     if of_step is not None:
         times[int(row["unknown"][0]) * PHASES + Phase.OTHER] += max(0.0, float(of_step.time.sum()) - float(times.sum()))
@@ -154,7 +183,9 @@ def _of_rows(trace: Trace, stacks: OpStacks, counted: Ints, op_stack: Ints) -> S
         "flops": summed("ops", np.where(in_step, counted_flops(trace, ops["signature"], nested), 0)),
     }
     if has_kernels(trace):
-        launched = kernel_steps(trace, active) >= 0
+        launched_in = kernel_steps(trace, active)
+        launched = launched_in >= 0
+        by_step["device"] = InSteps.of(row["kernels"][launched], launched_in[launched], kernel_times(kernels)[launched])
         waited = step_of(waits["start"], trace, active) >= 0
         sums["device"] = summed("kernels", np.where(launched, kernel_times(kernels), 0))
         sums["kernels"] = summed("kernels", launched)
@@ -173,7 +204,14 @@ def _of_rows(trace: Trace, stacks: OpStacks, counted: Ints, op_stack: Ints) -> S
             sums[name][list(grown)] = of_stacks
     unknown = is_unknown(trace, ops["signature"], nested) & in_step
     return StackCosts(
-        stack, called, line_known, times.reshape(count, PHASES), sums, _names(trace, row["ops"], unknown), max(1, len(active))
+        stack,
+        called,
+        line_known,
+        times.reshape(count, PHASES),
+        sums,
+        _names(trace, row["ops"], unknown),
+        max(1, len(active)),
+        by_step,
     )
 
 

@@ -16,7 +16,7 @@ from torchprof.analysis.remembered import remembered
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["lines_of_allocations", "lines_of_launches", "most_first", "numbered"]
+__all__ = ["lines_of_allocations", "lines_of_launches", "lines_of_ops", "lines_of_stacks", "most_first", "numbered"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,6 +45,16 @@ def lines_of_launches(trace: Trace, rows: Rows) -> list[str]:
         return [""] * len(rows)
     of_ops, _ = _of_ops(trace)
     return _in_words(trace, *running_at_launches(trace, rows, of_ops[:-1]))
+
+
+def lines_of_ops(trace: Trace, rows: Ints) -> list[str]:
+    """The same of these ops."""
+    return lines_of_stacks(trace, _of_ops(trace)[0][rows]) if len(trace.stacks) else [""] * len(rows)
+
+
+def lines_of_stacks(trace: Trace, stacks: Ints) -> list[str]:
+    """The same of these rows of ``trace.stacks``; -1: none."""
+    return _in_words(trace, stacks) if len(trace.stacks) else [""] * len(stacks)
 
 
 def most_first(lines: Iterable[tuple[str, float]]) -> list[str]:

@@ -16,6 +16,7 @@ from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.devices import resolve_device
 from torchprof.analysis.memory.leaks import Leak, find_leaks, too_few_steps, why_unknown
 from torchprof.analysis.memory.modules import NO_MODULE, AllocationModules
+from torchprof.analysis.memory.moments import Moments, moments
 from torchprof.analysis.memory.on_device import allocations_on, categories_on, changes_on, modules_on, rows_on, totals_on
 from torchprof.analysis.memory.peak import Peak, peak_after, peak_change
 from torchprof.analysis.memory.steps import StepMemory, not_recorded, step_memory
@@ -176,6 +177,19 @@ class MemoryAccount:
             Times in nanoseconds, ``[n]``, and bytes, ``[n, len(CATEGORIES)]``.
         """
         return held_over_time(self.allocations, self.category, self._changes, self._allocator, points)
+
+    def moments(self, points: int = 500, named: int = 5) -> Moments:
+        """What was held at some moments, by category, and what held the most of it.
+
+        The first is the start of the recording. Each further one stands for an equal number of allocations and frees, and is
+        that after which the most was held, so that the peak is among them.
+
+        Args:
+            points: the largest number of these.
+            named: how much of what held the most is listed.
+        """
+        names, group = self._modules.groups(self.category)
+        return moments(self.allocations, names, group, self._changes, self._allocator, points, named)
 
     @cached_property
     def leaks(self) -> list[Leak]:

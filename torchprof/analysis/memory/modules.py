@@ -48,6 +48,14 @@ class AllocationModules:
         """The path of the module of this allocation: empty for the root, `NO_MODULE` for none."""
         return self._names[int(self._path[allocation])]
 
+    def groups(self, category: npt.NDArray[np.int64]) -> tuple[list[tuple[str, str]], npt.NDArray[np.int64]]:
+        """The path and the category of every group of allocations that have both in common, and the group of each."""
+        keys, group = np.unique(self._path * len(CATEGORIES) + category, return_inverse=True)
+        named = [
+            (self._names[path], CATEGORIES[kind]) for path, kind in (divmod(key, len(CATEGORIES)) for key in keys.tolist())
+        ]
+        return named, group.reshape(-1)
+
     def sums(self, category: npt.NDArray[np.int64], size: Rows, mask: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
         """Bytes of the allocations in ``mask``, by path and category.
 

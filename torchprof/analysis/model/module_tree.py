@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from torchprof.analysis.model.callers import callers
+from torchprof.analysis.remembered import remembered
 from torchprof.trace.model import ModuleInfo
 from torchprof.trace.trace import Trace
 
@@ -109,6 +110,7 @@ def _unregistered(caller: ModuleNode, address: int, type: str) -> ModuleNode:
     return found
 
 
+@remembered
 def paths(trace: Trace) -> tuple[list[str], list[str]]:
     """The path in the model of every row of ``trace.modules``, and of every row of ``trace.module_calls``.
 

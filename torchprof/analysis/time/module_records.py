@@ -55,7 +55,7 @@ _WITHOUT_MODULE: Final = (OUTSIDE, DATA, OTHER)
 _ROW_OF_PHASE: Final = np.array([_WITHOUT_MODULE.index({Phase.DATA: DATA, Phase.OTHER: OTHER}.get(p, OUTSIDE)) for p in Phase])
 
 
-def module_records(trace: Trace) -> list[Record]:
+def module_records(trace: Trace, *, by_step: bool = False) -> list[Record]:
     """One record for every node of the module tree, parents first, and up to three for what belongs to no module.
 
     Modules of one class that the model does not know by name and that were called by the same module are one record, such as
@@ -68,6 +68,9 @@ def module_records(trace: Trace) -> list[Record]:
     ``params`` of its own; ``defined``, where its class is. Where kernels were recorded, also ``device`` (time of kernels) and,
     of it, ``device_forward device_recompute device_backward device_optimizer device_data device_other``, and ``kernels``, with
     everything below; ``device_self`` without; ``device_share`` of the device time of all.
+
+    Args:
+        by_step: add ``by_step``, the times of every step by name, ``[steps]``, where the trace knows single steps.
     """
     totals = step_totals(trace)
     of_modules = _sums_by_module(trace, totals)
@@ -92,6 +95,7 @@ def module_records(trace: Trace) -> list[Record]:
         records[row] = {
             **{"name": node.name, "path": node.path, "type": node.type, "depth": node.depth},
             **_module_record(trace, totals, own, total, wholes),
+            **(_times_by_step(totals, own, total) if by_step else {}),
             **_bounds(trace, total, unknown, totals),
             "params": _own_parameters(trace, node),
             "defined": node.info.defined if node.info is not None else None,
@@ -105,6 +109,7 @@ def module_records(trace: Trace) -> list[Record]:
         if any(mine[name].any() for name in (*_PHASES, "device") if name in mine):
             unknown = {name: ops.get(index, frozenset()) for name, ops in unknown_in.items()}
             record = _module_record(trace, totals, mine, mine, wholes) | _bounds(trace, mine, unknown, totals)
+            record |= _times_by_step(totals, mine, mine) if by_step else {}
             records.append({"name": name, "path": "", "type": "", "depth": 0, **record, "params": 0, "defined": None})
     return records
 
@@ -234,3 +239,15 @@ def _module_record(
         record["device_self"] = mean(own["device"])
         record["device_share"] = record["device"] / wholes["device_share"] if wholes["device_share"] else 0.0
     return record
+
+
+def _times_by_step(totals: StepTotals, own: dict[str, Floats], total: dict[str, Floats]) -> Record:
+    """The times of a record in every step."""
+    if not totals.by_step:
+        return {}
+    times = {name: total[name] for name in (*_PHASES, "device", *DEVICE_PHASES) if name in total}
+    times["time"] = np.asarray(sum(total[name] for name in _PHASES))
+    times["self"] = np.asarray(sum(own[name] for name in _PHASES))
+    if "device" in own:
+        times["device_self"] = own["device"]
+    return {"by_step": times}

@@ -25,7 +25,9 @@ __all__ = ["op_records"]
 Floats = npt.NDArray[np.float64]
 
 
-def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None, module: str | None = None) -> list[Record]:
+def op_records(
+    trace: Trace, *, shapes: bool = False, phase: Phase | None = None, module: str | None = None, by_step: bool = False
+) -> list[Record]:
     """One record per op name, or per name and shapes.
 
     Keys: ``name``; ``shapes`` and ``dtypes`` of the inputs (with ``shapes=True``; None: of many shapes,
@@ -40,6 +42,8 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     Args:
         phase: only ops that ran in this phase.
         module: only ops that are attributed to the module with this path, or to one below it.
+        by_step: add ``by_step``, the times ``self`` and ``device_self`` of every step, ``[steps]``, where the trace knows
+            single steps. Not beside the other arguments.
     """
     totals = step_totals(trace)
     ops = totals.ops
@@ -59,7 +63,8 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
     calls, time, own = per_step(ops["count"]), per_step(ops["time"]), per_step(ops["self_time"])
     group = np.full(len(mask), -1)
     group[mask] = groups.of
-    spread = totals.spread(totals.sums_of_self_times(group, count))
+    own_by_step = totals.sums_of_self_times(group, count)
+    spread = totals.spread(own_by_step)
     flops, moved, allocated = per_step(totals.op_flops[mask]), per_step(totals.op_bytes[mask]), per_step(ops["allocated"])
     shortest, longest = groups.minimum(ops["min"]), groups.maximum(ops["max"])
     all_self = own.sum()
@@ -78,7 +83,7 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
             "calls": whole(calls[row]),
             "time": float(time[row]),
             "self": float(own[row]),
-            "mean": float(time[row] / calls[row]),
+            "mean": float(time[row] / calls[row]) if calls[row] else None,
             "min": int(shortest[row]),
             "max": int(longest[row]),
             "spread": none_if_nan(spread[row]),
@@ -94,10 +99,25 @@ def op_records(trace: Trace, *, shapes: bool = False, phase: Phase | None = None
         if device:
             record |= {name: float(values[row]) for name, values in device.items()}
             record["device_share"] = record["device_self"] / float(all_device_self) if all_device_self else 0.0
+        if by_step and totals.by_step:
+            record["by_step"] = {"self": own_by_step[row]}
         if shapes:
             record["shapes"], record["dtypes"] = (None, None) if ops["merged"][first] else _inputs(trace, signature)
         records.append(record)
+    if by_step and totals.by_step and device:
+        _add_device_by_step(trace, records)
     return records
+
+
+def _add_device_by_step(trace: Trace, records: list[Record]) -> None:
+    """Add the device time of every step of what each op launched itself."""
+    totals = step_totals(trace)
+    kernels = totals.kernels
+    of_ops = kernels[kernels["op"] >= 0]
+    device = totals.sums(of_ops["op"], len(trace.strings), of_ops["time"], of_ops["step"])
+    rows = {name: row for row, name in enumerate(trace.strings)}
+    for record in records:
+        record["by_step"]["device_self"] = device[rows[record["name"]]]
 
 
 def _inputs(trace: Trace, signature: int) -> tuple[list[list[Size]], list[str]]:

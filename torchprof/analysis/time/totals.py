@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.gpu.kernel_sums import aggregated_kernel_sums, kernel_sums
-from torchprof.analysis.gpu.kernels import kernel_times
+from torchprof.analysis.gpu.op_kernels import device_times_of_ops, kernels_of_ops
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.model.flops import counted_bytes, counted_flops, is_unknown
 from torchprof.analysis.remembered import remembered
-from torchprof.analysis.spans import durations, sum_by, with_descendants
+from torchprof.analysis.spans import durations, sum_by
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.calls import outermost
 from torchprof.analysis.time.self_times import nested_self_times
@@ -191,20 +191,12 @@ def _ops(trace: Trace, active: Rows, self_time: Ints) -> tuple[Rows, SelfTimes]:
         group = np.where(allocations["start"] >= 0, group[allocations["op"]], -1)
         rows["allocated"] = sum_by(group, allocations["bytes"], len(rows))
     if len(trace.kernels):
-        device_self, kernels = _launched(trace)
-        rows["device_time"] = groups.sums(of(with_descendants(device_self, ops["parent"])))
+        device_self, kernels = kernels_of_ops(trace)
+        rows["device_time"] = groups.sums(of(device_times_of_ops(trace)))
         rows["device_self"], rows["kernels"] = groups.sums(of(device_self)), groups.sums(of(kernels))
     in_steps = Groups.by([groups.of, step])
     op, at = (column[in_steps.first].astype(np.int32) for column in (groups.of, step))
     return rows, SelfTimes(op, at, in_steps.sums(self_time))
-
-
-def _launched(trace: Trace) -> tuple[Ints, Ints]:
-    """The device time and the number of the kernels that every op launched itself."""
-    of_ops = np.flatnonzero(trace.kernels["op"] >= 0)
-    op = trace.kernels["op"][of_ops]
-    time = np.bincount(op, weights=kernel_times(trace.kernels)[of_ops], minlength=len(trace.ops))
-    return time.astype(np.int64), np.bincount(op, minlength=len(trace.ops)).astype(np.int64)
 
 
 def _calls(trace: Trace, active: Rows, self_time: Ints) -> Rows:

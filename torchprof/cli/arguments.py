@@ -1,0 +1,92 @@
+"""What the parsers of subcommands share: how they look, how they say what is wrong, and kinds of values."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NoReturn
+
+from torchprof.terminal import printable
+from torchprof.wording import nearest
+
+__all__ = ["WRONG_ARGUMENTS", "Parser", "add_file", "completes", "did_you_mean", "number_of", "subcommand", "text_list"]
+
+WRONG_ARGUMENTS: Final = 2
+FILES: Final = "of torchprof, or of torch.profiler (JSON, also .gz)"
+WITH_SNAPSHOTS: Final = f"{FILES}, or a CUDA memory snapshot"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, and how to go on."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **more})
+
+    def options(self) -> list[str]:
+        """All that begin with a dash."""
+        return [option for action in self._actions for option in action.option_strings]
+
+    def error(self, message: str) -> NoReturn:
+        """Say it and exit with 2."""
+        if sys.stderr is not None:
+            end = "" if message.endswith("?") else "."
+            print(f"{self.prog}: {printable(message)}{end} See {self.prog} --help", file=sys.stderr)
+        sys.exit(WRONG_ARGUMENTS)
+
+
+def subcommand(subparsers: Any, usage: str, description: str, *examples: str) -> argparse.ArgumentParser:
+    """A parser for a subcommand.
+
+    Args:
+        usage: its name and what stands behind it: ``"show FILE"``.
+        description: its first line is what ``torchprof --help`` says of it.
+        examples: command lines, without the name of the program.
+    """
+    lines = "".join(f"\n  torchprof {each}" for each in examples)
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        usage.partition(" ")[0],
+        usage=f"torchprof {usage} [options]",
+        description=description,
+        epilog=f"examples:{lines}" if examples else None,
+    )
+    return parser
+
+
+def add_file(parser: argparse.ArgumentParser, *, snapshots: bool = False) -> None:
+    """Declare ``FILE``."""
+    parser.add_argument("file", metavar="FILE", help=f"a trace {WITH_SNAPSHOTS if snapshots else FILES}")
+
+
+def completes(action: argparse.Action, values: Callable[..., Iterable[str]]) -> None:
+    """Say what a shell completes: ``values(prefix, parsed_args)``, as argcomplete calls it."""
+    action.completer = values  # type: ignore[attr-defined]
+
+
+def number_of(what: str, least: int) -> Callable[[str], int]:
+    """Reads a whole number of at least ``least``."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}: give {least} or more")
+        return value
+
+    return read
+
+
+def text_list(text: str) -> list[str]:
+    """Reads names with commas between them."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has no name in one of its places: give names such as time,calls")
+    return names
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``": did you mean 'show'?"`` where one of the known names is near; else empty."""
+    found = nearest(name, known)
+    return f": did you mean {found!r}?" if found else ""

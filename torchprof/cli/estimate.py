@@ -1,0 +1,142 @@
+"""``torchprof estimate package.module:factory``: what a training step needs, whether it fits, and the largest batch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torchprof
+from torchprof.cli.arguments import completes, did_you_mean, number_of, subcommand
+from torchprof.cli.inputs import Input, add_inputs, dtype_named, inputs_of
+from torchprof.cli.output import add_output_options, paged, write_json
+from torchprof.cli.progress import working
+from torchprof.cli.targets import add_target, attribute_of, builder_of, of_the_user
+from torchprof.cli.values import assignment, gpu_or_bytes, gpus_to_complete
+from torchprof.errors import ArgumentError
+from torchprof.terminal import is_terminal
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the arguments of ``estimate``."""
+    parser = subcommand(
+        subparsers,
+        "estimate MODEL --input INPUT",
+        "Predict what a training step needs, whether it fits, and the largest batch.",
+        "estimate package.module:Net --input 3,224,224 --batch 64 --optimizer AdamW --gpu H100-80GB",
+        "estimate package.module:Llama --input input_ids=int64:B,4096 --optimizer AdamW --amp bf16 --gpu A100-80GB",
+        "estimate models.py:Net --input 64,3,224,224 --optimizer SGD --optimizer-arg lr=0.1 --optimizer-arg momentum=0.9",
+    )
+    add_target(parser)
+    add_inputs(parser, batch=" (default: 1, if any input has a B)")
+    optimizer = parser.add_argument(
+        "--optimizer", metavar="NAME", help="of torch.optim, such as AdamW, or package.module:name (default: no optimizer)"
+    )
+    completes(optimizer, optimizers_to_complete)
+    parser.add_argument(
+        "--optimizer-arg",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        type=assignment,
+        help="such as lr=0.1; may be repeated",
+    )
+    parser.add_argument("--loss", metavar="NAME", help="package.module:name of a function of what the model returns")
+    gpu = parser.add_argument(
+        "--gpu",
+        metavar="GPU",
+        type=gpu_or_bytes,
+        help="whether it fits there: a GPU such as H100-80GB, or memory such as 40GiB",
+    )
+    completes(gpu, gpus_to_complete)
+    parser.add_argument(
+        "--max-batch",
+        action=argparse.BooleanOptionalAction,
+        help="find the largest batch that fits the GPU, which takes some estimates (default: if there is a --gpu)",
+    )
+    parser.add_argument("--amp", metavar="DTYPE", help="under autocast with this dtype, such as bf16")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where it will run (default: cuda)")
+    parser.add_argument("--allocator", metavar="SETTINGS", default="", help="as in PYTORCH_ALLOC_CONF")
+    parser.add_argument("--compile", action="store_true", help="the step of torch.compile(model), which takes its time")
+    parser.add_argument(
+        "--steps", metavar="N", type=number_of("steps", 1), default=2, help="how many steps to run (default: 2)"
+    )
+    add_output_options(parser)
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the estimate."""
+    if not options.input:
+        raise ArgumentError("--input is needed, such as --input 64,3,224,224: what the model is trained with")
+    if options.max_batch and options.gpu is None:
+        raise ArgumentError("--max-batch needs --gpu GPU, such as --gpu H100-80GB: it has to fit somewhere")
+    if options.optimizer_arg and options.optimizer is None:
+        raise ArgumentError(f"--optimizer-arg {options.optimizer_arg[0][0]} needs --optimizer NAME, such as AdamW")
+    searches = options.max_batch if options.max_batch is not None else options.gpu is not None
+    with of_the_user(options.model):
+        build = builder_of(options)
+        settings: dict[str, Any] = {
+            "optimizer": _optimizer(options),
+            "loss": attribute_of("--loss", options.loss) if options.loss is not None else None,
+            "amp": dtype_named("--amp", options.amp) if options.amp is not None else None,
+            "device": options.device,
+            "allocator": options.allocator,
+            "compile": options.compile,
+            "steps": options.steps,
+        }
+        with working("estimating"):
+            found = torchprof.estimate(build, inputs_of(options.input, options.batch, "meta"), capacity=options.gpu, **settings)
+        largest = _largest_batch(options, build, settings) if searches else None
+    if options.json:
+        write_json({**found.to_dict(), "max_batch_size": largest})
+        return
+    with paged(options):
+        found.print(width=options.width)
+        if largest is not None:
+            print(
+                f"Largest batch that fits: {largest:,}" if largest else "Largest batch that fits: none, not even the smallest"
+            )
+            if not any(None in each.sizes for each in options.input) and options.batch is None:
+                print("The batch: taken to be the first dimension of every input; --batch, or B in --input, says otherwise")
+
+
+def _largest_batch(options: argparse.Namespace, build: Callable[[], Any], settings: dict[str, Any]) -> int:
+    """The largest batch that fits, found by trying: a line for each on a terminal."""
+    given: list[Input] = options.input
+    if options.batch is None and not any(None in each.sizes for each in given):
+        given = [Input(each.name, each.dtype, (None, *each.sizes[1:])) if each.sizes else each for each in given]
+    if is_terminal(sys.stderr):
+        print("Looking for the largest batch that fits:", file=sys.stderr)
+    return torchprof.max_batch_size(build, lambda batch: inputs_of(given, batch, "meta"), options.gpu, **settings)
+
+
+def _optimizer(options: argparse.Namespace) -> Callable[..., Any] | None:
+    """What makes the optimizer."""
+    if options.optimizer is None:
+        return None
+    if ":" in options.optimizer:
+        found = attribute_of("--optimizer", options.optimizer)
+    else:
+        import torch
+
+        known = optimizers_to_complete("")
+        if options.optimizer not in known:
+            near = did_you_mean(options.optimizer, known) or f": give one of {', '.join(known)}, or package.module:name"
+            raise ArgumentError(f"--optimizer {options.optimizer}: torch.optim has none of this name{near}")
+        found = getattr(torch.optim, options.optimizer)
+    return partial(found, **dict(options.optimizer_arg))
+
+
+def optimizers_to_complete(prefix: str, **_: Any) -> list[str]:
+    """The names of PyTorch's optimizers."""
+    import torch
+
+    kinds = {name: kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
+    return [
+        name for name, kind in kinds.items() if issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    ]

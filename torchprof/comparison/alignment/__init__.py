@@ -1,0 +1,1 @@
+"""Which row of the one side is which of the other."""

@@ -1,0 +1,1 @@
+"""What is compared, as rows and totals: one file for each kind of thing."""

@@ -1,0 +1,1 @@
+"""What ``torchprof run`` does inside the program that it records: see ``launch.py`` for how it gets there."""

@@ -1,0 +1,112 @@
+"""Finds the steps of a program that does not mark them: where its optimizers have stepped, or where ranges are."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from torchprof.running.found_models import live_objects
+
+__all__ = ["LOADER_RANGE", "OptimizerSteps", "Ranges"]
+
+MOST_STEPS: Final = 10
+"""How often an optimizer steps while others do not, until these are taken to step no more."""
+LOADER_RANGE: Final = "enumerate(DataLoader)"
+"""How the names of ranges begin in which a loop waits for its next batch."""
+
+
+class OptimizerSteps:
+    """Calls a function when all optimizers have stepped that step in turns: a GAN has two.
+
+    An optimizer inside another, as the one that it wraps, does not count. A step that raises, or that a ``GradScaler`` leaves
+    out, is none.
+    """
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+        self._process = os.getpid()
+        self._turn: dict[int, int] = {}  # how often each stepped since the last call of the function
+        self._expected: set[int] = set()
+        self._hook = register_optimizer_step_post_hook(self._after)
+
+    def look(self) -> bool:
+        """Look for the optimizers that there are. Whether there are any."""
+        self._expected = {key_of(each) for each in live_objects(Optimizer) if steps_are_told(each)}
+        return bool(self._expected)
+
+    def remove(self) -> None:
+        """Listen no more."""
+        self._hook.remove()
+
+    def _after(self, optimizer: Optimizer, *_: Any) -> None:
+        if os.getpid() != self._process:
+            return
+        key = key_of(optimizer)
+        if is_inside_another():
+            self._expected.discard(key)
+            return
+        count = self._turn[key] = self._turn.get(key, 0) + 1
+        if self._expected <= self._turn.keys() or count >= MOST_STEPS:
+            self._expected, self._turn = set(self._turn), {}
+            self._then()
+
+    # Dynamo runs it as it is, and looks at nothing that it calls. It breaks no graph that PyTorch's own hook, which comes first, does
+    # not break; one before the step would.
+    _after._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+HOOKED_STEP: Final = Optimizer.profile_hook_step(lambda: None).__code__
+"""What runs around the ``step`` of every optimizer, and calls the hooks."""
+
+
+def is_inside_another() -> bool:
+    """Whether an optimizer whose hook runs has stepped inside the step of another, which stands for both."""
+    frame: types.FrameType | None = sys._getframe(3)  # past the step that calls the hook
+    while frame is not None and frame.f_code is not HOOKED_STEP:
+        frame = frame.f_back
+    return frame is not None
+
+
+def key_of(optimizer: Optimizer) -> int:
+    """What tells optimizers apart: the first parameter of each. One that wraps another has the same."""
+    groups = optimizer.param_groups
+    return id(groups[0]["params"][0]) if groups and groups[0]["params"] else id(optimizer)
+
+
+def steps_are_told(optimizer: Optimizer) -> bool:
+    """Whether hooks see its steps: not those of a class whose ``__init__`` calls none of PyTorch's."""
+    return "param_groups" in vars(optimizer) and bool(getattr(type(optimizer).step, "hooked", False))
+
+
+class Ranges:
+    """Calls functions where a range of ``torch.profiler.record_function`` begins and ends, by how its name begins."""
+
+    def __init__(self, name: str, begins: Callable[[], None], ends: Callable[[], None]) -> None:
+        kind: Any = torch.autograd.profiler.record_function
+        enter, leave = self._replaced = kind.__enter__, kind.__exit__
+        process = os.getpid()
+
+        def entered(self: Any) -> Any:
+            if self.name.startswith(name) and os.getpid() == process:
+                begins()
+            return enter(self)
+
+        def left(self: Any, *raised: Any) -> Any:
+            result = leave(self, *raised)
+            if self.name.startswith(name) and os.getpid() == process:
+                ends()
+            return result
+
+        kind.__enter__, kind.__exit__ = entered, left
+
+    def remove(self) -> None:
+        """Listen no more."""
+        kind: Any = torch.autograd.profiler.record_function
+        kind.__enter__, kind.__exit__ = self._replaced

@@ -1,0 +1,70 @@
+"""Starts the program: this process becomes ``python SCRIPT ARGS``, in which a ``sitecustomize`` of torchprof's watches.
+
+Python itself runs the script, so all is as it is without torchprof: ``__main__``, arguments, paths, tracebacks, exit codes,
+what ``pickle`` and ``multiprocessing`` know of it. Nothing of torchprof is on the stack.
+
+    torchprof run SCRIPT ──exec──► python SCRIPT          PYTHONPATH begins with startup/, and TORCHPROF_RUN has the options
+                                     │ site
+                                     ├─ startup/sitecustomize.py ──► program.watch()    takes both out of the environment again
+                                     └─ SCRIPT
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from torchprof.errors import ArgumentError
+from torchprof.running.options import VARIABLE, RunOptions
+
+__all__ = ["free_name", "start_command", "start_python"]
+
+STARTUP = Path(__file__).resolve().parent / "startup"
+
+
+def start_python(arguments: Sequence[str], options: RunOptions) -> NoReturn:
+    """Become ``python ARGUMENTS``, with the flags that this Python has.
+
+    Raises:
+        ArgumentError: this Python was told not to look at its environment.
+    """
+    if sys.flags.ignore_environment or sys.flags.no_site:
+        raise ArgumentError("`torchprof run` needs PYTHONPATH and the module site: start it without -I, -E and -S of Python")
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    _become(sys.executable, [sys.executable, *flags, *arguments], options)
+
+
+def start_command(command: Sequence[str], options: RunOptions) -> NoReturn:
+    """Become a command, such as ``torchrun``, that starts Python.
+
+    Raises:
+        ArgumentError: there is no such command.
+    """
+    path = shutil.which(command[0])
+    if path is None:
+        raise ArgumentError(f"there is no command {command[0]!r}: after -- comes one that starts Python, such as torchrun")
+    _become(path, command, replace(options, is_command=True))
+
+
+def _become(path: str, arguments: Sequence[str], options: RunOptions) -> NoReturn:
+    before = os.environ.get("PYTHONPATH")
+    startup = f"{STARTUP}{os.pathsep}{before}" if before else str(STARTUP)
+    told = replace(options, pythonpath=before).to_text()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(path, [*arguments], {**os.environ, "PYTHONPATH": startup, VARIABLE: told})
+
+
+def free_name(stem: str) -> str:
+    """``train.torchprof``, or the first of ``train-2.torchprof``, ... that neither is there nor is that of ranks."""
+    number, name = 1, stem
+    while Path(f"{name}.torchprof").exists() or any(Path().glob(f"{name}.rank*.torchprof")):
+        number += 1
+        name = f"{stem}-{number}"
+    return f"{name}.torchprof"

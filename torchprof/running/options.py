@@ -1,0 +1,55 @@
+"""What ``torchprof run`` was told, and how the program's process hears of it: by an environment variable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Final
+
+__all__ = ["FIRST_STEPS", "VARIABLE", "RunOptions"]
+
+VARIABLE: Final = "TORCHPROF_RUN"
+FIRST_STEPS: Final = 50
+"""Steps that are recorded where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of ``torchprof run``.
+
+    Attributes:
+        output: absolute path of the file; each rank adds its own number.
+        shown: the same as the user would write it.
+        steps_by: ``"auto"``, ``"optimizer"``, ``"forward"``, ``"batches"``, or ``"range:NAME"``.
+        first, last: numbers of the steps to record, the last one excluded; None: no last one.
+        as_usual: whether nothing was said of which steps: the first one is a warm-up then.
+        seconds: how long to record; None: as long as the steps last.
+        is_command: whether the program is one that some command starts, and not the process itself.
+        pythonpath: of the program; None: it has none.
+        aggregate, memory, stacks, budget: as `torchprof.profile` takes them.
+        quiet: whether to say nothing at the end.
+    """
+
+    output: str
+    shown: str
+    steps_by: str = "auto"
+    first: int = 0
+    last: int | None = FIRST_STEPS
+    as_usual: bool = True
+    seconds: float | None = None
+    is_command: bool = False
+    pythonpath: str | None = None
+    aggregate: bool = False
+    memory: bool = True
+    stacks: bool = True
+    budget: int = 2**30
+    quiet: bool = False
+
+    def to_text(self) -> str:
+        """As the value of the variable."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> RunOptions:
+        """What `to_text` returned."""
+        return cls(**json.loads(text))

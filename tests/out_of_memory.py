@@ -1,12 +1,14 @@
 """Programs that are recorded while single allocations of torchprof's own fail: run with ``failing_new.cpp`` loaded before all else.
 
-    LD_PRELOAD=failing_new.so python out_of_memory.py plain 1 200 1        allocations 1, 2, ... 199
+    LD_PRELOAD=failing_new.so python out_of_memory.py plain 1 29        allocations 1, 30, 59, ...
+    LD_PRELOAD=failing_new.so python out_of_memory.py plain 1 29 all    each of these, and all after it
 
-Every number is tried in a child of its own. Prints what came of it, as JSON.
+Every number is tried in a child of its own. Prints how many there are, and what came of those that were tried, as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -14,9 +16,10 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,10 +29,10 @@ from torchprof import _C, Trace
 torch.set_num_threads(1)  # OpenMP does not outlive a fork
 failing = ctypes.CDLL(None)
 failing.end_failing.restype = ctypes.c_int64
-failing.failures.restype = ctypes.c_int64
 STEPS = 4
-SECONDS = 6
-TABLES = "ops module_calls allocations steps marks op_totals call_totals".split()
+SECONDS = 60
+"""After which a child hangs."""
+COUNTED = "ops module_calls allocations steps marks op_totals call_totals".split()
 
 
 class Block(nn.Module):
@@ -47,22 +50,17 @@ class Wrong(Exception):
 
 
 def work(model: nn.Module, step: int) -> list[float]:
-    """Some of everything: shapes that change, threads, views, backward, memory of others. It is the program's own: nothing of
-    torchprof's may be raised here."""
+    """Some of everything: shapes that change, threads, views, backward, memory of others. Nothing of torchprof's is called."""
     try:
-        results: list[float] = []
         x = torch.arange(4.0 * (step + 2)).view(step + 2, 4) / 16
         loss = model(x).sum()
         loss.backward()
-        results.append(loss.item())
-        box: list[float] = []
-        thread = threading.Thread(target=lambda: box.append((torch.ones(3) + step).sum().item()))
+        results = [loss.item()]
+        thread = threading.Thread(target=lambda: results.append((torch.ones(3) + step).sum().item()))
         thread.start()
         thread.join()
-        import numpy as np
-
         given = torch.from_numpy(np.arange(8.0 + step))
-        results += [*box, float((given * 2).sum()), float(torch.cat([given, given]).sum())]
+        results += [float((given * 2).sum()), float(torch.cat([given, given]).sum())]
         mapped = torch.ones(8).share_memory_()
         results.append(float(mapped.sum()))
         del given, mapped
@@ -115,116 +113,95 @@ def made() -> nn.Module:
     return nn.Sequential(Block(), Block())
 
 
-def figures(traces: list[Trace]) -> list[Any]:
+def names_of(trace: Trace, signatures: Iterable[int]) -> list[str]:
+    return [trace.strings[trace.signatures["name"][signature]] for signature in signatures]
+
+
+def figures(traces: list[Trace]) -> list[dict[str, Any]]:
     """What does not differ between two recordings of the same program."""
-    found = []
-    for trace in traces:
-        names = Counter(trace.strings[trace.signatures["name"][op]] for op in trace.ops["signature"].tolist()) if len(trace.ops) else {}
-        totals = Counter[str]()
-        for row in trace.op_totals:
-            totals[trace.strings[trace.signatures["name"][row["signature"]]]] += int(row["count"])
-        found.append(
-            {
-                **{name: len(getattr(trace, name)) for name in TABLES},
-                "names": dict(names),
-                "totals": dict(totals),
-                "operands": len(trace.operands) if len(trace.ops) else 0,
-                "ended": int((trace.ops["end"] >= 0).sum()),
-                "stacks": int((trace.op_stacks >= 0).sum()) if len(trace.op_stacks) else 0,
-                "modules": [(row["name"], row["calls"], row["flops"]) for row in torchprof.by_module(trace).rows],
-                "held": trace.steps["held"].tolist(),
-            }
-        )
-    return found
+    return [
+        {
+            **{name: len(getattr(trace, name)) for name in COUNTED},
+            "names": Counter(names_of(trace, trace.ops["signature"].tolist())),
+            "totals": sorted(
+                zip(names_of(trace, trace.op_totals["signature"].tolist()), trace.op_totals["count"].tolist(), strict=True)
+            ),
+            "operands": len(trace.operands) if len(trace.ops) else 0,
+            "ended": int((trace.ops["end"] >= 0).sum()),
+            "with stacks": int((trace.op_stacks >= 0).sum()),
+            "modules": [(row["name"], row["calls"], row["flops"]) for row in torchprof.by_module(trace).rows],
+            "held": trace.steps["held"].tolist(),
+        }
+        for trace in traces
+    ]
 
 
-def tables(traces: list[Trace]) -> None:
-    for trace in traces:
-        for table in (torchprof.by_module, torchprof.by_op, torchprof.by_step, torchprof.by_line):
-            try:
-                str(table(trace))
-            except torchprof.TorchprofError:
-                pass
-        try:
-            str(torchprof.memory(trace))
-        except torchprof.TorchprofError:
-            pass
+def print_tables(trace: Trace) -> None:
+    for table in (torchprof.by_module, torchprof.by_op, torchprof.by_step, torchprof.by_line, torchprof.memory):
+        with contextlib.suppress(torchprof.TorchprofError):
+            str(table(trace))
 
 
-def outcome(name: str, number: int, all_after: bool, expected: list[Any], right: list[list[float]]) -> dict[str, Any]:
-    program, results, traces = PROGRAMS[name], [], []
-    model = made()
-    said: dict[str, Any] = {}
-    before = _C.installed(nn.Module)
+def fail(number: int, *, all_after: bool = False) -> None:
     failing.fail_allocation(b"torchprof/_C", ctypes.c_int64(number), ctypes.c_bool(all_after))
+
+
+def outcome(name: str, number: int, all_after: bool, expected: list[dict[str, Any]], right: list[list[float]]) -> str:
+    """What came of a recording one of whose allocations failed; it begins with "bad" where that must not be."""
+    results: list[list[float]] = []
+    traces: list[Trace] = []
+    raised = ""
+    before, model = _C.installed(nn.Module), made()
+    fail(number, all_after=all_after)
     try:
-        traces = program(model, results)
-    except Wrong as error:
-        said["wrong"] = f"raised in the program: {error}"
+        traces = PROGRAMS[name](model, results)
     except (MemoryError, torchprof.TorchprofError) as error:
-        said["raised"] = f"{type(error).__name__}: {error}"
-    except BaseException as error:
-        said["wrong"] = f"{type(error).__name__}: {error}"
-    failing.end_failing()
-    said["failed"] = int(failing.failures())
+        raised = f"{type(error).__name__}: {error}"
+    except Wrong as error:
+        return f"bad: the program raised {error}"
+    finally:
+        failing.end_failing()
     if results != right[: len(results)]:
-        said["wrong"] = f"results {results}"
-    if (after := _C.installed(nn.Module)) != before:
-        said["left"] = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
-    if traces:
-        tables(traces)
-        said["losses"] = [dict(trace.facts["losses"]) for trace in traces]
-        said["told"] = any(any(each.values()) for each in said["losses"])
-        found = figures(traces)
-        said["complete"] = found == expected
-        if not said["complete"]:
-            said["missing"] = [
-                {key: (was.get(key), now.get(key)) for key in was if was[key] != now[key]}
-                for was, now in zip(expected, found, strict=False)
-            ]
+        return f"bad: the results of the program are {results}"
+    if _C.installed(nn.Module) != before:
+        return f"bad: left behind is {_C.installed(nn.Module)}"
+    for trace in traces:
+        print_tables(trace)
     again: list[list[float]] = []
-    traces = PROGRAMS[name](made(), again)
-    if again != right or figures(traces) != expected:
-        said["again"] = "another recording is not what it was"
-    return said
+    if figures(PROGRAMS[name](made(), again)) != expected or again != right:
+        return "bad: another recording is not what it was"
+    if raised:
+        return f"raised {raised}"
+    if figures(traces) == expected:
+        return "complete"
+    return "incomplete, and told" if any(trace.losses for trace in traces) else "bad: incomplete, and not told"
 
 
-def bad(said: dict[str, Any]) -> str:
-    if "signal" in said:
-        return f"signal {said['signal']}"
-    for what in ("wrong", "left", "again"):
-        if what in said:
-            return what
-    if not said.get("complete", True) and not said["told"] and "raised" not in said:
-        return "silent"
-    return ""
+def in_a_child(function: Callable[[], str]) -> str:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(SECONDS)
+        os.write(write, function().encode()[:2000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        text = pipe.read().decode()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return text if code == 0 else f"bad: exit code {code}"
 
 
-def main(name: str, first: int, last: int, stride: int, all_after: bool) -> None:
+def main(name: str, first: int, stride: int, all_after: bool) -> None:
     PROGRAMS[name](made(), [])  # what is made once is made
-    PROGRAMS[name](made(), right := [])
-    expected = figures(PROGRAMS[name](made(), []))
-    failing.fail_allocation(b"torchprof/_C", ctypes.c_int64(0), ctypes.c_bool(False))
+    right: list[list[float]] = []
+    expected = figures(PROGRAMS[name](made(), right))
+    fail(0)
     PROGRAMS[name](made(), [])
     count = int(failing.end_failing())
-    outcomes: dict[int, dict[str, Any]] = {}
-    for number in range(first, min(last or count, count) + 1, stride):
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
-            signal.alarm(SECONDS)
-            said = outcome(name, number, all_after, expected, right)
-            os.write(write, json.dumps(said).encode()[:60000])
-            os._exit(0)
-        os.close(write)
-        with os.fdopen(read, "rb") as pipe:
-            text = pipe.read()
-        status = os.waitpid(child, 0)[1]
-        code = os.waitstatus_to_exitcode(status)
-        outcomes[number] = json.loads(text) if text else {"signal": code}
-    print(json.dumps({"count": count, "outcomes": outcomes}))
+    numbers = range(first, count + 1, stride)
+    found = {number: in_a_child(lambda number=number: outcome(name, number, all_after, expected, right)) for number in numbers}
+    print(json.dumps({"allocations": count, "outcomes": found}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), "all" in sys.argv[5:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "all" in sys.argv[4:])

@@ -273,8 +273,7 @@ int64_t Totals::bytes() const {
                       tables_.kernel_totals.size() * (sizeof(KernelTotal) + 2 * kNode);
   const size_t named = tables_.signatures.size() * (sizeof(Signature) + 2 * kNode) +
                        tables_.tensors.size() * (sizeof(Tensor) + 3 * sizeof(int64_t)) + interner_.strings() * 2 * kNode +
-                       interner_.characters() +
-                       interner_.shapes() * 2 * kNode + interner_.modules() * 2 * kNode;
+                       interner_.characters() + interner_.shapes() * 2 * kNode + interner_.modules() * 2 * kNode;
   return static_cast<int64_t>(rows + named);
 }
 

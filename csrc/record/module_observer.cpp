@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <new>
 #include <optional>
 #include <unordered_set>
@@ -71,7 +72,7 @@ void add_to(ThreadLog& log, ModuleCall& call, Add add) noexcept {
     if (!add()) {
       call.flags |= kMoreTensors;
     }
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
     call.flags |= kMoreTensors;
     log.operands.drop();
   }

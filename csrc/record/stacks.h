@@ -49,9 +49,7 @@ class AskedStack {
     bool is_cut = false;
   };
 
-  static AskedStack of_op() {
-    return detail::asks_python.load(std::memory_order_relaxed) ? of_outermost_op() : AskedStack();
-  }
+  static AskedStack of_op() { return detail::asks_python.load(std::memory_order_relaxed) ? of_outermost_op() : AskedStack(); }
   static AskedStack of_call() { return detail::asks_python.load(std::memory_order_relaxed) ? asked() : AskedStack(); }
   const Frames* get() const { return frames_.get(); }
   bool is_lost() const { return is_lost_; }  // there was no memory for it

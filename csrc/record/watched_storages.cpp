@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -50,7 +51,8 @@ bool is_mapped([[maybe_unused]] const std::string& file, [[maybe_unused]] const 
     return false;
   }
   std::ifstream maps("/proc/self/maps");
-  maps.exceptions(std::ifstream::badbit);  // a stream keeps to itself otherwise that there is no memory for a line
+  // Otherwise a stream keeps to itself that there is no memory for a line.
+  maps.exceptions(std::ifstream::badbit);
   for (std::string line; std::getline(maps, line);) {  // 7f98-7fa4 rw-s 00000000 00:19 3 /dev/shm/torch_9
     char* last = nullptr;
     const uintptr_t first = std::strtoull(line.c_str(), &last, 16);
@@ -107,7 +109,7 @@ void WatchedStorages::note_ended() {
   if (ThreadLog* const log = writer.log()) {
     try {
       note_ended(*log, ended);
-    } catch (const std::bad_alloc&) {  // what is left of them is noted the next time
+    } catch (const std::exception&) {  // what is left of them is noted the next time
       log->blocks_met.drop();
     }
   }

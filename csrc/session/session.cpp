@@ -201,18 +201,9 @@ EndedStep Session::ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockRead
   Losses losses = logs_.take_losses();
   losses.marks = std::exchange(marks_lost_, 0);
   marks_.give_back();
-  return {std::move(logs),
-          losses,
-          std::move(report),
-          std::exchange(moments_, {}),
-          held_,
-          *classes_,
-          memory_requested_,
-          TickConverter(begin_, end),
-          end.ticks,
-          main_thread_,
-          sums_.has_value(),
-          stacks_requested_};
+  return {std::move(logs), losses,       std::move(report), std::exchange(moments_, {}),
+          held_,           *classes_,    memory_requested_, TickConverter(begin_, end),
+          end.ticks,       main_thread_, sums_.has_value(), stacks_requested_};
 }
 
 void Session::observe_new_classes() {

@@ -35,8 +35,8 @@ struct EndedStep {
   bool stacks;
 
   Collated collated(Carried& carried) {
-    Collated found = collate(
-        logs, std::move(devices), {moments, held, classes, memory, clock, end, main_thread, only_sums, stacks}, carried);
+    Collated found = collate(logs, std::move(devices),
+                             {moments, held, classes, memory, clock, end, main_thread, only_sums, stacks}, carried);
     found.tables.losses += losses;
     return found;
   }

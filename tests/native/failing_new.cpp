@@ -22,12 +22,11 @@ struct Range {
   bool contains(uintptr_t address) const { return begin <= address && address < end; }
 };
 
-Range library, standard;            // whose allocations fail, and libstdc++
-std::atomic<bool> is_on{false};     // counting
-std::atomic<int64_t> left{0};       // allocations until one fails; 0: none does
-std::atomic<int64_t> count{0};      // of the library, since this was switched on
-std::atomic<bool> goes_on{false};   // whether all fail after that one
-std::atomic<int64_t> failed{0};
+Range library, standard;           // whose allocations fail, and libstdc++
+std::atomic<bool> is_on{false};    // counting
+std::atomic<int64_t> left{0};      // allocations until one fails; 0: none does
+std::atomic<int64_t> count{0};     // of the library, since this was switched on
+std::atomic<bool> goes_on{false};  // whether all fail after that one
 
 Range range_of(const char* name) {
   struct Search {
@@ -76,7 +75,6 @@ void* allocate(size_t bytes, void* from, size_t alignment = 0) {
       ++count;
       const int64_t before = left.load();
       if (before > 0 && --left == 0) {
-        ++failed;
         left = goes_on ? 1 : 0;
         return nullptr;
       }
@@ -123,7 +121,6 @@ void fail_allocation(const char* name, int64_t n, bool all_after) {
   library = range_of(name);
   standard = range_of("libstdc++");
   count = 0;
-  failed = 0;
   goes_on = all_after;
   left = n;
   is_on = true;
@@ -135,6 +132,4 @@ int64_t end_failing() {
   left = 0;
   return count;
 }
-
-int64_t failures() { return failed; }
 }

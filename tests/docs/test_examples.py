@@ -20,6 +20,8 @@ import io
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +106,11 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page: Path) -> None:
 
 def shell(command: list[str]) -> None:
     """Run a line of a shell, if it is one of torchprof's own. What sets up a machine is only looked at."""
-    if command[:1] == ["torchprof"]:
+    if command[:2] == ["torchprof", "run"]:  # which becomes the program
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+        print(done.stdout + done.stderr, end="")
+        assert done.returncode == 0, done.stderr
+    elif command[:1] == ["torchprof"]:
         assert main(list(itertools.takewhile(lambda word: word not in ("|", ">", ">>"), command[1:]))) == 0
     elif command[:2] == ["python3", "dev.py"]:
         assert f'command == "{command[2]}"' in (ROOT / "dev.py").read_text(encoding="utf-8")

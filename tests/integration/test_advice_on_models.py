@@ -18,13 +18,15 @@ from torchprof.advice.rules.attention_fallback import attention_fallback
 from torchprof.advice.rules.bias_before_norm import bias_before_norm
 from torchprof.advice.rules.frozen_graph import frozen_graph
 from torchprof.advice.rules.leaks import leaks
+from torchprof.advice.rules.plain_attention import plain_attention
 from torchprof.advice.rules.recomputation import recomputation
 from torchprof.advice.rules.unused_parameters import unused_parameters
 from torchprof.rendering.units import format_bytes
 
 ABOUT_THE_MODEL = (
-    "attention_fallback bias_before_norm checkpoint_candidates fragmentation frozen_graph leaks recomputation unused_parameters"
-).split()
+    *("attention_fallback", "bias_before_norm", "checkpoint_candidates", "fragmentation", "frozen_graph", "leaks"),
+    *("plain_attention", "recomputation", "unused_parameters"),
+)
 
 
 def recorded(model: nn.Module, step: Callable[[], None], steps: int = 5) -> torchprof.Trace:
@@ -292,3 +294,20 @@ def test_the_price_of_checkpoints() -> None:
     by_step = torchprof.by_step(trace).rows
     assert found.worth is not None
     assert found.worth.high == sum(row["recompute"] for row in by_step) // len(by_step)
+
+
+@pytest.mark.parametrize(("weights", "dropout", "is_told"), [(True, 0.0, True), (False, 0.0, False), (True, 0.1, False)])
+def test_attention_that_is_asked_for_its_weights(weights: bool, dropout: float, is_told: bool) -> None:
+    """No fused kernel of a CPU has dropout."""
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(64, 4, dropout, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.attention(x, x, x, need_weights=weights)[0]
+            return made
+
+    found = list(plain_attention(trained(Attends(), lambda: torch.randn(4, 128, 64))))
+    assert [finding.module for finding in found] == (["attention"] if is_told else [])

@@ -213,6 +213,20 @@ def test_untracked_memory_may_move_the_peak_of_a_gpu_and_is_printed() -> None:
     assert account.timeline()[1].sum(axis=1).tolist() == [140, 110, 180]
 
 
+def test_moments_add_up_to_what_the_allocator_had_allocated_then() -> None:
+    trace = on_a_gpu(
+        {"time": 0, "allocated": 1100, "reserved": 2048, "unreported": 1100},
+        {"time": 25, "allocated": 1380, "reserved": 2048, "unreported": 1280},
+    )
+    account = MemoryAccount.of(trace, "cuda:0")
+    found = account.moments()
+    totals = account.timeline()[1].sum(axis=1)
+    assert found.held.sum(axis=1).max() == account.peak.bytes == totals.max()
+    assert found.held[0].sum() == 1100  # before anything was recorded
+    for held, alive in zip(found.held, found.alive, strict=True):
+        assert sum(each.bytes for each in alive) == held.sum()
+
+
 def test_untracked_memory_is_negative_where_frees_were_not_recorded() -> None:
     account = memory(on_a_gpu({"time": 10, "allocated": 40, "reserved": 512, "unreported": 10}))
     assert (account.peak.bytes, account.by_category["untracked"]) == (40, -90)

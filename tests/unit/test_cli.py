@@ -144,6 +144,25 @@ def test_info_as_data_has_the_same(folder: Path, capsys: pytest.CaptureFixture[s
     assert (found["torch"], found["lost"]) == (None, {})
 
 
+def test_info_tells_devices_and_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.json"
+    properties = [{"id": 0, "name": "NVIDIA H100"}, {"id": 1, "name": "NVIDIA H100"}]
+    path.write_text(
+        document(
+            [op("aten::mm", 1, 20)],
+            deviceProperties=properties,
+            distributedInfo={"backend": "nccl", "rank": 3, "world_size": 8},
+        )
+    )
+    text = printed(["info", path], capsys)
+    assert "Devices        2 x NVIDIA H100\n" in text
+    assert "Rank           3 of 8\n" in text
+    found = json.loads(printed(["info", path, "--json"], capsys))
+    assert (found["devices"], found["rank"], found["world_size"]) == (["NVIDIA H100"] * 2, 3, 8)
+    torchprof.Trace(**{**vars(loop_trace()), "facts": {"rank": 1, "world_size": 2}}).save(tmp_path / "of a rank")
+    assert "Rank           1 of 2\n" in printed(["info", tmp_path / "of a rank"], capsys)
+
+
 @pytest.mark.parametrize("name", ["snapshot.pickle", "snapshot.pickle.gz"])
 def test_info_of_a_snapshot(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(["info", folder / name], capsys)

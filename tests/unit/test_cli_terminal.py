@@ -144,6 +144,17 @@ def test_where_nothing_can_be_written_one_line_says_so(file: Path, arguments: li
     assert done.stderr == "torchprof: standard output: No space left on device\n"
 
 
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_that_nobody_reads_is_no_error(argument: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{' '.join(command(argument))} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_full_disk_is_told_with_the_name_of_the_file(file: Path) -> None:
     done = torchprof_in_a_shell("export", file, "--to", "speedscope", "-o", "/dev/full")
     assert (done.returncode, done.stderr) == (1, "torchprof: /dev/full: No space left on device\n")

@@ -106,6 +106,15 @@ def test_a_figure_that_neither_side_has_fails(diff: torchprof.Diff) -> None:
     assert check.why == "it cannot be told: peak is known of neither"
 
 
+def test_where_rows_were_lost_only_times_of_steps_can_be_told() -> None:
+    found = torchprof.diff(run(BEFORE), run(BEFORE, losses={"ops": 3}))
+    assert found.notes == ("INCOMPLETE: B lost 3 ops: what it has of these is too little",)
+    assert [each.limit for each in found.failures("time > +1%", "flops > +1%", "fc: self > +1%")] == [
+        "flops > +1%",
+        "fc: self > +1%",
+    ]
+
+
 def test_a_row_that_is_added_is_no_part_of_nothing() -> None:
     found = torchprof.diff(
         run(BEFORE), run([{**step, "drop": 9} for step in AFTER], {"fc": "Linear", "act": "ReLU", "drop": "D"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from torchprof.wording import counted
 __all__ = ["add_parser", "run"]
 
 TABLES = ("ops", "module_calls", "allocations", "kernels", "runtime_calls")
+RANK = ("rank", "world_size")
 OPTIONS = ("ops", "shapes", "memory", "modules", "stacks")
 
 
@@ -67,6 +69,9 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "options": {name: facts.get(name) for name in (*OPTIONS, "aggregate")},
         "gpu": facts.get("gpu"),
         "gpu_note": facts.get("gpu_note"),
+        "devices": list(facts["devices"]) if facts.get("devices") else None,
+        "rank": _distributed(trace).get("rank"),
+        "world_size": _distributed(trace).get("world_size"),
         "duration_ns": facts.get("duration_ns"),
         "origin_unix_ns": facts.get("origin_unix_ns"),
         "steps": len(trace.steps),
@@ -77,6 +82,12 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "ended_by": facts.get("ended_by"),
         "notes": list(facts.get("notes", ())),
     }
+
+
+def _distributed(trace: torchprof.Trace) -> dict[str, Any]:
+    """The rank and how many there are, as ``torchprof run`` or a file of torch.profiler says."""
+    found = trace.facts.get("distributed")
+    return {**(found if isinstance(found, dict) else {}), **{name: trace.facts[name] for name in RANK if name in trace.facts}}
 
 
 def _warmup(trace: torchprof.Trace) -> int:
@@ -91,6 +102,10 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     recorded = [name for name in OPTIONS if facts.get(name)]
     yield "Options", ", ".join([*recorded, *(["aggregate"] if facts.get("aggregate") else [])]) or "unknown"
     yield "GPU", ": ".join(text for text in (str(facts.get("gpu", "off")), str(facts.get("gpu_note", ""))) if text)
+    if named := Counter(str(name) for name in facts.get("devices") or () if name):
+        yield "Devices", ", ".join(f"{count} x {name}" if count > 1 else name for name, count in named.items())
+    if (rank := _distributed(trace).get("rank")) is not None:
+        yield "Rank", f"{rank} of {_distributed(trace).get('world_size', 'an unknown number')}"
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
     warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")

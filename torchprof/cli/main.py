@@ -72,7 +72,7 @@ COMPLETING: Final = "_ARGCOMPLETE"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong."""
-    options = argparse.Namespace()
+    options, code = argparse.Namespace(), None
     program, places = sys.argv, list(sys.path)  # which are those of a model while it is made
     try:
         made = parser()
@@ -88,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         _print_no_more()
-        return 0
+        return code or 0
+    except SystemExit:  # also of --help
+        _print_no_more()
+        raise
     except (TorchprofError, OSError) as error:
         _complain(_text_of(error))
         _print_no_more()

@@ -97,7 +97,9 @@ def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
     """The table of a file."""
     trace = trace_of(file)
     if by == "rank":
-        raise ArgumentError(f"--by rank: {file} is of one process and has no ranks: show the file of each rank by itself")
+        raise ArgumentError(
+            f"--by rank: {file} is of one process, and not of several ranks: show the file of each rank by itself"
+        )
     with working(COMPUTING):
         table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
     return table

@@ -85,7 +85,8 @@ def changed_rows(a: Side, b: Side) -> list[Changed]:
     lead = lead_of(a, b)
 
     def rank(row: Changed) -> tuple[bool, bool, float]:
-        return not row.has_changed_most(lead), not row.is_changed(lead), -abs(row.own_difference(lead) or 0)
+        sure = row.has_changed_most(lead) and row.verdict(lead) != "noise unknown"
+        return not sure, not row.is_changed(lead), -abs(row.own_difference(lead) or 0)
 
     return sorted(found, key=rank)
 

@@ -19,6 +19,10 @@ def unlike(a: Side, b: Side) -> Iterator[str]:
     if a.per_step is not None and b.per_step is not None and a.per_step != b.per_step:
         which, other = ("A", "B") if a.per_step else ("B", "A")
         yield f"NOT COMPARABLE: {which} is per step, {other} has no steps: times, counts and FLOPs are of other amounts of work"
+    for letter, side in (("A", a), ("B", b)):
+        if side.losses:
+            lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in side.losses.items())
+            yield f"INCOMPLETE: {letter} lost {lost}: what it has of these is too little"
     for name in dict.fromkeys([*a.conditions, *b.conditions]):
         mine, other = a.conditions.get(name, ""), b.conditions.get(name, "")
         if mine and other and mine != other:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from torchprof.analysis.records import Record
+from torchprof.analysis.steps import PHASE_COLUMNS
 from torchprof.comparison.change import Change
 from torchprof.comparison.changes import Changed, changed_rows, changes_of_totals, lead_of, record_of
 from torchprof.comparison.conditions import unlike
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Diff"]
 
 SHOWN: Final = 20
+OF_STEPS: Final = ("time", *PHASE_COLUMNS, "other")
+"""Figures of the whole that are known wherever rows were lost."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Diff(Printed):
             yield from changed.head(SHOWN).parts()
             if folded := len(self) - len(changed):
                 yield f"Not shown: {counted(folded, 'row')} without a change beyond noise"
-        yield from noise_lines(self.a, self.b, self._totals, len(self))
+        yield from noise_lines(self.a, self.b, self._totals, self.lead, len(self))
         for letter, side in (("A", self.a), ("B", self.b)):
             yield from (f"{letter}: {remark}" for remark in side.remarks)
 
@@ -142,6 +145,9 @@ class Diff(Printed):
         name = "at_peak" if limit.row and limit.figure == "peak" else limit.figure
         if name not in changes:
             return Check(limit.text, True, f"it cannot be told: {name} is known of neither")
+        incomplete = [letter for letter, side in (("A", self.a), ("B", self.b)) if side.losses]
+        if incomplete and (limit.row or name not in OF_STEPS):
+            return Check(limit.text, True, f"it cannot be told: {' and '.join(incomplete)} lost rows")
         return check(limit, changes[name]._replace(outside=1 - CONFIDENCE), strict=strict)
 
     def _of_row(self, limit: Limit) -> dict[str, Change]:

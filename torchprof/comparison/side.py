@@ -62,6 +62,7 @@ class Side:
         of: what its figures are of: ``"mean of 5 steps"``.
         per_step: whether its figures are of one step; None where it has no steps and needs none.
         no_noise: why it is not known how much the times vary; empty where it is.
+        losses: rows that its recording had no room for, by table.
         remarks: what must be said of it.
     """
 
@@ -75,4 +76,5 @@ class Side:
     of: str = ""
     per_step: bool | None = None
     no_noise: str = ""
+    losses: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from typing import Final
 
 from torchprof.comparison.change import LOWER_BOUND, Change
 from torchprof.comparison.columns import percent, percent_range
+from torchprof.comparison.figures import FIGURES
 from torchprof.comparison.noise import CORRELATED_FROM
 from torchprof.comparison.side import Side
 from torchprof.rendering.grid import Grid, GridColumn
@@ -81,7 +82,7 @@ def total_grid(changes: Sequence[Change], whole: str) -> Grid:
     return Grid(f"Of the {whole}", names, columns, ["row"] * len(names), [""] * len(names))
 
 
-def noise_lines(a: Side, b: Side, totals: Sequence[Change], rows: int) -> Iterator[str]:
+def noise_lines(a: Side, b: Side, totals: Sequence[Change], lead: str, rows: int) -> Iterator[str]:
     """What is known of noise, and how."""
     if not any(change.figure.is_time for change in totals):
         return
@@ -98,7 +99,7 @@ def noise_lines(a: Side, b: Side, totals: Sequence[Change], rows: int) -> Iterat
         "Intervals: 95% confidence, by what differs from step to step, not from run to run (Welch's t of the means"
         + (f"; in the table for all {counted(rows, 'row')} together)" if has_rows else ")")
     )
-    if not has_rows and a.rows and b.rows:
+    if not has_rows and a.rows and b.rows and FIGURES[lead].is_time:
         yield f"Noise of rows by {a.by}: not known, there are no times of single steps"
 
 

@@ -23,7 +23,7 @@ PREFIXES: Final = {0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 def roofline_chart(ops: Table, ceilings: Ceilings | None) -> Figure | None:
     """A point for every op and shapes with FLOPs, as large as the time that it took; None where there is none."""
     time = "device_self" if any("device_self" in row for row in ops.rows) else "self"
-    rows = [row for row in ops.rows if row.get("intensity") and row.get("flop_rate")]
+    rows = [row for row in ops.rows if all(_is_drawn(row.get(name)) for name in ("intensity", "flop_rate"))]
     rows = sorted(rows, key=lambda row: -row[time])[:MOST_POINTS]
     if not rows:
         return None
@@ -56,6 +56,11 @@ def roofline_chart(ops: Table, ceilings: Ceilings | None) -> Figure | None:
         "yaxis": {"type": "log", "title": {"text": "FLOP/s"}, "fixedrange": True, **_powers(y)},
     }
     return {"data": data, "layout": layout}
+
+
+def _is_drawn(rate: float | None) -> bool:
+    """Whether it has a place on an axis of logarithms: rates of damaged files may have none."""
+    return rate is not None and 0 < rate < math.inf
 
 
 def _powers(values: list[float]) -> Figure:

@@ -13,6 +13,7 @@ from torchprof.analysis.model.flops import counts_flops
 from torchprof.analysis.time.module_records import DATA, OTHER
 from torchprof.errors import ArgumentError
 from torchprof.rendering.grid import Grid
+from torchprof.rendering.units import format_bytes
 from torchprof.reporting.figure import CAUSE_COLORS, PHASE_COLORS, category_color
 from torchprof.reporting.gpu_chart import gpu_chart
 from torchprof.reporting.icicle import icicle
@@ -40,6 +41,8 @@ __all__ = ["sections_of"]
 
 MOST_DEVICES: Final = 8
 """Devices whose memory is drawn."""
+LEAST: Final = 0.01
+"""Part of the peak of the first device, below which the memory of another is not drawn."""
 
 
 def sections_of(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
@@ -47,6 +50,8 @@ def sections_of(trace: Trace, ceilings: Ceilings | None) -> Iterator[Section]:
     account = _account(trace)
     yield _modules(trace, account if isinstance(account, Memory) else None, ceilings)
     yield _memory(trace, account)
+    if isinstance(account, Memory):
+        yield from _other_devices(trace, account)
     yield _steps(trace)
     yield from _gpu(trace, ceilings)
     yield _lines(trace)
@@ -98,14 +103,24 @@ def _memory(trace: Trace, account: Memory | str) -> Section:
     section.add_table("peak_modules", account.modules, "At the peak, by module")
     section.add_table("peak_lines", account.peak_lines, "At the peak, by line")
     section.notes += [line for line in lines[1:] if not line.startswith("Leaks: these") and line not in section.said]
+    return section
+
+
+def _other_devices(trace: Trace, first: Memory) -> Iterator[Section]:
+    """The memory of the devices beside the first one; of those that held little, in words."""
+    section = Section("other_memory", "Other devices", remarks(trace))
     for number, device in enumerate(devices_by_memory(trace)[1:MOST_DEVICES], 1):
-        other = Memory.of(trace, device)
-        figure, said = memory_chart(other)
+        account = Memory.of(trace, device)
+        if account.peak.bytes < LEAST * first.peak.bytes:
+            section.notes.append(f"On {device}, at most {format_bytes(account.peak.bytes)} were held")
+            continue
+        figure, said = memory_chart(account)
         section.add_figure(f"memory_{number}", figure, *said)
         section.headings[f"memory_{number}"] = f"Held on {device} over time"
-        section.add_table(f"peak_{number}", other.categories, f"At the peak of {device}, by category")
+        section.add_table(f"peak_{number}", account.categories, f"At the peak of {device}, by category")
         section.color_rows(f"peak_{number}", {name: category_color(name) for name in CATEGORIES})
-    return section
+    if section.parts:
+        yield section
 
 
 def _steps(trace: Trace) -> Section:

@@ -71,12 +71,16 @@ def _slowest(rows: list[Record]) -> tuple[list[Record], int]:
     return [max(rows[at : at + each], key=lambda row: row["time"]) for at in range(0, len(rows), each)], each
 
 
+def _share(time: float, whole: float) -> str:
+    return f"{100 * time / whole:.1f}%" if whole else "?"
+
+
 def _hover(row: Record) -> str:
     warmup = " (warm-up)" if row["warmup"] else ""
     lines = [f"<b>step {row['step']}{warmup}: {format_ns(row['time'])}</b>"]
     for name in PHASE_COLORS:
         if row.get(name):
-            lines.append(f"{COLUMNS[name].header}: {format_ns(round(row[name]))}, {100 * row[name] / row['time']:.1f}%")
+            lines.append(f"{COLUMNS[name].header}: {format_ns(round(row[name]))}, {_share(row[name], row['time'])}")
     if row.get("device"):
         lines.append(f"Device busy: {format_ns(row['device'])}")
     return "<br>".join([lines[0], *map(label, lines[1:])])

@@ -16,8 +16,8 @@ from torchprof.running.found_models import live_objects
 
 __all__ = ["LOADER_RANGE", "OptimizerSteps", "Ranges"]
 
-MOST_STEPS: Final = 10
-"""How often an optimizer steps while others do not, until these are taken to step no more."""
+FIRST_TURN: Final = 10
+"""How often an optimizer steps while others have not, until these are taken never to step."""
 LOADER_RANGE: Final = "enumerate(DataLoader)"
 """How the names of ranges begin in which a loop waits for its next batch."""
 
@@ -25,6 +25,7 @@ LOADER_RANGE: Final = "enumerate(DataLoader)"
 class OptimizerSteps:
     """Calls a function when all optimizers have stepped that step in turns: a GAN has two.
 
+    The turns change where one steps more than twice as often as in the last one, or a new one steps again, while others do not.
     An optimizer inside another, as the one that it wraps, does not count. A step that raises, or that a ``GradScaler`` leaves
     out, is none.
     """
@@ -34,6 +35,7 @@ class OptimizerSteps:
         self._process = os.getpid()
         self._turn: dict[int, int] = {}  # how often each stepped since the last call of the function
         self._expected: set[int] = set()
+        self._last_turn: dict[int, int] = {}
         self._hook = register_optimizer_step_post_hook(self._after)
 
     def look(self) -> bool:
@@ -53,12 +55,17 @@ class OptimizerSteps:
             self._expected.discard(key)
             return
         count = self._turn[key] = self._turn.get(key, 0) + 1
-        if self._expected <= self._turn.keys() or count >= MOST_STEPS:
-            self._expected, self._turn = set(self._turn), {}
+        if self._expected <= self._turn.keys() or count >= self._most(key):
+            self._expected, self._last_turn, self._turn = set(self._turn), self._turn, {}
             self._then()
 
-    # Dynamo runs it as it is, and looks at nothing that it calls. It breaks no graph that PyTorch's own hook, which comes first, does
-    # not break; one before the step would.
+    def _most(self, key: int) -> int:
+        if not self._last_turn:
+            return FIRST_TURN
+        return 2 * self._last_turn[key] + 1 if key in self._last_turn else 2
+
+    # Dynamo runs it as it is, and looks at nothing that it calls. After a step of compiled code that breaks no graph that would
+    # not be broken without it; a hook before the step would.
     _after._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 

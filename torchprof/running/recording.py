@@ -29,8 +29,8 @@ from torchprof.trace.trace import Trace
 
 __all__ = ["Outcome", "Recording"]
 
-FULL: Final = 0.9
-"""The part of the budget after which no further step is recorded."""
+SPARE: Final = 20 * 2**20
+"""Bytes of the budget, or half of it, that must be left for another step to begin: tables grow by up to 2 MiB at once."""
 WARMUP_OF: Final = 3
 """Steps of which the first is left out of tables, where nothing was said of which steps to record."""
 OWN_RECORDING: Final = "the program records itself with torchprof, which comes first"
@@ -90,6 +90,7 @@ class Recording:
         self._is_step = False  # whether one runs
         self._recorder: Recorder | None = None
         self._began = 0.0
+        self._taken = 0  # bytes, when the last step ended
         self._unsaved: Trace | None = None
         self._early = 0  # steps before it was known what a step is
         self._why = ""
@@ -218,7 +219,9 @@ class Recording:
         if options.seconds is not None and time.monotonic() - self._began >= options.seconds:
             self._why = f"--seconds {options.seconds:g} have passed"
             return True
-        if not options.aggregate and self._recorder is not None and self._recorder.bytes >= FULL * options.budget:
+        taken, before = self._recorder.bytes if self._recorder is not None else 0, self._taken
+        self._taken = taken
+        if not options.aggregate and options.budget - taken < max(min(options.budget // 2, SPARE), 2 * (taken - before)):
             self._why = f"its budget of {options.budget / 2**20:,.0f} MiB was full"
             return True
         return False
@@ -259,7 +262,7 @@ class Recording:
             return
         finally:
             recorder.models = None  # which shall not live longer for this
-        self._recorder, self._began, self._why = recorder, time.monotonic(), ""
+        self._recorder, self._began, self._taken, self._why = recorder, time.monotonic(), 0, ""
         self._thread = threading.get_ident()
         set_background(self._give_way)
 

@@ -61,7 +61,7 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     return [
         _what(trace, outcome),
         *(f"  {name:<9}{printable(text)}" for name, text in rows),
-        f"  {'Next':<9}torchprof show {file}",
+        f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html",
     ]
 
 

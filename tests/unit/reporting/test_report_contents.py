@@ -99,7 +99,7 @@ def test_names_are_text_whatever_they_contain(tmp_path: Path) -> None:
     assert "<script>boo" not in text
     assert "<img" not in ours
     assert "\x1b" not in text
-    assert len(re.findall("<script", text)) == text.count("</script") == 4 + text.count("<script>alert")
+    assert len(re.findall("<script", text)) == text.count("</script") == 5 + text.count("<script>alert")
     data = embedded(page)
     assert f"{SHOWN} ({SHOWN})" in data["tables"]["modules"]["names"] or SHOWN in data["tables"]["modules"]["keys"]
     assert data["tables"]["ops"]["names"] == [SHOWN]
@@ -199,12 +199,15 @@ def test_without_a_package_the_error_names_the_extra(tmp_path: Path, monkeypatch
         torchprof.report(loop_trace(), tmp_path / "page")
 
 
-def test_the_memory_of_every_device_is_drawn(tmp_path: Path) -> None:
-    blocks = [{"start": 1, "bytes": 100}, {"start": 2, "bytes": 70, "device_type": 1, "device_index": 0}]
-    made = trace(allocations=[*blocks, {"start": 3, "bytes": 7, "device_type": 1, "device_index": 1}], facts={"memory": True})
+def test_the_memory_of_every_device_that_held_some_is_drawn(tmp_path: Path) -> None:
+    few = {"start": 4, "end": 5, "bytes": 1, "device_type": 20, "device_index": 0}
+    blocks = [{"start": 1, "bytes": 200}, {"start": 2, "bytes": 70, "device_type": 1, "device_index": 0}]
+    made = trace(
+        allocations=[*blocks, {"start": 3, "bytes": 7, "device_type": 1, "device_index": 1}, few], facts={"memory": True}
+    )
     figures = embedded(page_of(made, tmp_path))["figures"]
     peaks = {name: figure["data"][-1]["y"] for name, figure in figures.items() if name.startswith("memory")}
-    assert peaks == {"memory": [100], "memory_1": [70], "memory_2": [7]}
+    assert peaks == {"memory": [200], "memory_1": [70], "memory_2": [7]}
 
 
 FRAMES = [{"filename": AWKWARD, "line": 7, "name": AWKWARD}, {"filename": "train.py", "line": 3, "name": "step"}]

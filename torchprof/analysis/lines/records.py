@@ -53,7 +53,7 @@ def place_records(
         libraries, at_call: as `stack_costs` takes them.
         with_called: counts and bytes, too, contain those of functions that were called; else they add up.
         by_step: add ``by_step``, the times ``self`` and ``device_self`` of every step, ``[steps]``, where the trace knows
-            single steps; not of what no stack is known of, whose time is what is left of all steps.
+            single steps.
     """
     costs = stack_costs(trace, libraries, at_call)
     places = places_of(trace, costs, libraries=libraries, functions=functions)
@@ -102,10 +102,7 @@ def _add_by_step(records: list[Record], places: Places, costs: StackCosts) -> No
     found = costs.by_step or {}
     sums = {names[name]: times.sums(places.of, len(records), costs.steps) for name, times in found.items()}
     for row, record in enumerate(records):
-        of_row = {name: values[row] for name, values in sums.items()}
-        if record["file"] is None and not record["function"]:
-            del of_row["self"]
-        record["by_step"] = of_row
+        record["by_step"] = {name: values[row] for name, values in sums.items()}
 
 
 def _unknown_flops(places: Places, costs: StackCosts, *, inclusive: bool) -> dict[int, frozenset[str]]:

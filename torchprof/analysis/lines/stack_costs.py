@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -166,17 +166,19 @@ def _of_rows(trace: Trace, stacks: OpStacks, counted: Ints, op_stack: Ints) -> S
     own = np.where(in_step & (ops["scope"] != SCOPE_USER), op_self, 0)
     times = weighted(row["ops"] * PHASES + phase, own, count * PHASES)
     times += weighted(row["python"] * PHASES + python.phase, python.time, count * PHASES)
+    unknown_row = int(row["unknown"][0])
     worked = np.flatnonzero(own)
-    by_step = {
-        "self": InSteps.of(
-            np.append(row["ops"][worked], row["python"]),
-            np.append(step[worked], python.step),
-            np.append(own[worked], python.time),
-        )
-    }
+    parts_of_steps: list[tuple[Ints, Ints, npt.NDArray[Any]]] = [
+        (row["ops"][worked], step[worked], own[worked]),
+        (row["python"], python.step, python.time),
+    ]
     of_step = step_times(trace)
-    if of_step is not None:
-        times[int(row["unknown"][0]) * PHASES + Phase.OTHER] += max(0.0, float(of_step.time.sum()) - float(times.sum()))
+    if of_step is not None and (left := float(of_step.time.sum()) - float(times.sum())) > 0:
+        times[unknown_row * PHASES + Phase.OTHER] += left
+        known_of = sum(weighted(each, time, len(of_step.time)) for _, each, time in parts_of_steps)
+        steps = np.arange(len(of_step.time))
+        parts_of_steps.append((np.full(len(steps), unknown_row), steps, of_step.time - known_of))
+    by_step = {"self": InSteps.of(*(np.concatenate(columns) for columns in zip(*parts_of_steps, strict=True)))}
     nested = ops["flags"] & OP_NESTED != 0
     sums = {
         "calls": summed("ops", in_step & _is_called(trace)),

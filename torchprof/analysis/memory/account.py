@@ -21,6 +21,7 @@ from torchprof.analysis.memory.on_device import allocations_on, categories_on, c
 from torchprof.analysis.memory.peak import Peak, peak_after, peak_change
 from torchprof.analysis.memory.steps import StepMemory, not_recorded, step_memory
 from torchprof.analysis.memory.timeline import held_over_time
+from torchprof.analysis.remembered import remembered
 from torchprof.errors import ArgumentError
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
@@ -197,7 +198,7 @@ class MemoryAccount:
 
         It may not have all where that cannot be told: see ``leaks_unknown``.
         """
-        return self._growing[0]
+        return list(self._growing[0])
 
     @property
     def leaks_unknown(self) -> str | None:
@@ -214,7 +215,7 @@ class MemoryAccount:
 
     @cached_property
     def _growing(self) -> tuple[list[Leak], list[Leak]]:
-        return find_leaks(self.trace, self.allocations, self.category, self._modules, self.lines_of)
+        return _growing_on(self.trace, self.device)
 
     @cached_property
     def _changes(self) -> Changes:
@@ -231,3 +232,10 @@ class MemoryAccount:
     @cached_property
     def _peak_change(self) -> int:
         return peak_change(self._changes, self._allocator)
+
+
+@remembered
+def _growing_on(trace: Trace, device: str) -> tuple[list[Leak], list[Leak]]:
+    """What grows, which every account of a device says: see `find_leaks`."""
+    account = MemoryAccount.of(trace, device)
+    return find_leaks(trace, account.allocations, account.category, account._modules, account.lines_of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable
 
-from torchprof.comparison.alignment.pair import Pair
+from torchprof.comparison.alignment.pair import How, Pair
 from torchprof.comparison.side import Row
 
 __all__ = ["align_kernels", "align_named", "align_places"]
@@ -13,11 +13,12 @@ __all__ = ["align_kernels", "align_named", "align_places"]
 Key = Callable[[Row], Hashable]
 
 
-def align_named(rows_a: list[Row], rows_b: list[Row], key: Key, like: Key | None = None) -> list[Pair]:
+def align_named(rows_a: list[Row], rows_b: list[Row], key: Key, like: Key | None = None, how: How = "renamed") -> list[Pair]:
     """Match rows with the same key, of several the first with the first.
 
     Args:
         like: of what is left, rows belong together that alone on each side have this in common.
+        how: what is said of these.
     """
     free: dict[Hashable, list[Row]] = {}
     for row in rows_a:
@@ -32,7 +33,7 @@ def align_named(rows_a: list[Row], rows_b: list[Row], key: Key, like: Key | None
     if like is not None:
         counts_a, counts_b = (Counter(map(like, rows)) for rows in (left_a, left_b))
         alone = {like(row): row for row in left_a if counts_a[like(row)] == counts_b[like(row)] == 1}
-        pairs += [Pair(alone[like(row)], row, "renamed") for row in left_b if like(row) in alone]
+        pairs += [Pair(alone[like(row)], row, how) for row in left_b if like(row) in alone]
         left_a = [row for row in left_a if like(row) not in alone]
         left_b = [row for row in left_b if like(row) not in alone]
     pairs += [Pair(None, row, "added") for row in left_b]
@@ -55,4 +56,7 @@ def align_places(rows_a: list[Row], rows_b: list[Row]) -> list[Pair]:
         place, _, name = row.record["name"].partition(" ")
         return (place.rpartition(":")[0], name, row.record.get("category"), row.record.get("module"))
 
-    return align_named(rows_a, rows_b, lambda row: tuple(row.record.get(n) for n in ("name", "category", "module")), function)
+    def line(row: Row) -> Hashable:
+        return tuple(row.record.get(name) for name in ("name", "category", "module"))
+
+    return align_named(rows_a, rows_b, line, function, "moved")

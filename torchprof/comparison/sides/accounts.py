@@ -45,6 +45,7 @@ def memory_side(memory: Memory, by: By) -> Side:
         conditions_of(memory.trace, memory),
         definitions={"peak": of_what(memory.trace, memory.device)},
         of="the account of memory",
+        losses=memory.trace.losses,
         remarks=tuple(remarks(memory.trace)),
     )
 

@@ -47,5 +47,6 @@ def summary_side(summary: Summary) -> Side:
         definitions=dict.fromkeys(("peak", "saved", "allocated"), found.memory),
         of="one pass",
         no_noise="it is of one pass",
+        losses=found.losses,
         remarks=tuple(incomplete(found.losses)),
     )

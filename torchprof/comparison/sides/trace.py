@@ -60,6 +60,8 @@ def trace_side(trace: Trace, by: By) -> Side:
     records, account = trace_rows(trace, by)
     active = len(active_steps(trace))
     steps = f"mean of {active:,} steps" if active > 1 else "one step" if active else "the whole recording, which has no steps"
+    if not active and len(trace.steps):
+        steps = "no step but warm-up, which is left out"
     few = f"it has {counted(active, 'step') if active else 'no steps'}, and {LEAST_STEPS} are needed"
     return Side(
         "trace",
@@ -72,6 +74,7 @@ def trace_side(trace: Trace, by: By) -> Side:
         of=steps,
         per_step=active > 0,
         no_noise=few if active < LEAST_STEPS else "",
+        losses=trace.losses,
         remarks=(*_odd_steps(trace), *remarks(trace)),
     )
 

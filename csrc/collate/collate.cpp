@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "collate/attribution.h"
@@ -112,6 +114,18 @@ void move_rows(AppendLog<Row>& log, const Translation& translate, std::vector<Ro
   });
 }
 
+// What a log had to drop.
+Losses losses_of(const ThreadLog& log) {
+  Losses losses;
+  losses.ops = log.ops.dropped();
+  losses.operands = log.operands.dropped() + log.tensors.dropped() + log.arguments.dropped();
+  losses.module_calls = log.module_calls.dropped();
+  losses.allocations = log.memory_events.dropped() + log.blocks_met.dropped() + log.allocator_totals.dropped();
+  losses.stacks = log.stacks_lost;
+  losses.unmatched_ends = log.unmatched_ends;
+  return losses;
+}
+
 // The rows of one thread are in order, and so are all if there is only one.
 template <typename Row>
 void sort_by_time(std::vector<Row>& rows) {
@@ -166,6 +180,15 @@ void translate(DeviceReport& devices, Interner& interner, const TickConverter& c
 
 }  // namespace
 
+Losses losses_of_all(const ThreadLog& log) {
+  Losses losses = losses_of(log);
+  losses.ops += log.ops.size();
+  losses.operands += log.operands.size();
+  losses.module_calls += log.module_calls.size();
+  losses.allocations += log.memory_events.size() + log.blocks_met.size();
+  return losses;
+}
+
 Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context,
                  Carried& carried) {
   const TickConverter& clock = context.clock;
@@ -184,6 +207,13 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
     }
     return rows;
   };
+  for (const size_t rows : {total(&ThreadLog::ops), total(&ThreadLog::operands), total(&ThreadLog::tensors),
+                            total(&ThreadLog::module_calls), total(&ThreadLog::memory_events)}) {
+    if (rows > INT32_MAX) {
+      throw std::runtime_error("a recording has at most 2**31 - 1 rows in a table, and this one has " + std::to_string(rows) +
+                               ": record fewer steps, or give it a smaller budget");
+    }
+  }
   tables.ops.reserve(total(&ThreadLog::ops));
   tables.operands.reserve(total(&ThreadLog::operands));
   tables.tensors.reserve(total(&ThreadLog::tensors));
@@ -193,12 +223,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
   for (const auto& log : logs) {
     carried.stacks.add(*log);
     const Translation translate(*log, interner, tables, clock, carried.stacks);
-    tables.losses.ops += log->ops.dropped();
-    tables.losses.operands += log->operands.dropped() + log->tensors.dropped() + log->arguments.dropped();
-    tables.losses.module_calls += log->module_calls.dropped();
-    tables.losses.allocations += log->memory_events.dropped() + log->blocks_met.dropped() + log->allocator_totals.dropped();
-    tables.losses.unmatched_ends += log->unmatched_ends;
-    tables.losses.stacks += log->stacks_lost;
+    tables.losses += losses_of(*log);
     tables.threads.push_back(log->identity);
     first_rows.push_back({static_cast<int32_t>(tables.ops.size()), static_cast<int32_t>(tables.module_calls.size())});
     thread_ids.push_back(static_cast<uint32_t>(devices.system_thread_ids ? log->identity.native_id : log->posix_id));

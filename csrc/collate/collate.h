@@ -59,7 +59,10 @@ struct Carried {
   MergedStacks stacks;
 };
 
-// Empties the logs.
+// All that a log has or had to drop, as if it were lost.
+Losses losses_of_all(const ThreadLog& log);
+
+// Empties the logs. Where it throws (std::bad_alloc), what is carried cannot be used any more.
 Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport devices, const Context& context, Carried& carried);
 
 }  // namespace torchprof

@@ -24,6 +24,7 @@ class Interner {
   uint32_t module(Module module);
   void copy_into(Tables& tables) const;
   size_t strings() const { return strings_.size(); }
+  size_t characters() const { return strings_.characters(); }  // of all strings
   size_t shapes() const { return shapes_.lists().size(); }
   size_t modules() const { return modules_.size(); }
 

@@ -45,9 +45,67 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
     signatures.push_back(add_signature(signature, step, strings, shapes));
   }
 
+  // First what may fail: rows are found or added. Then figures are added to them.
   const bool on_device = !step.kernels.empty();
   const DeviceTimes device = on_device ? device_times(step) : DeviceTimes{};
   const std::vector<int64_t> op_times = durations(step.ops);
+  const std::vector<int64_t> call_times = durations(step.module_calls);
+  const Losses before = losses_;
+  std::vector<size_t> op_rows, kernel_rows, call_rows;
+  try {
+    op_rows = rows_of_ops(step, signatures, modules);
+    kernel_rows = rows_of_kernels(step, strings, modules);
+    call_rows = rows_of_calls(step, modules);
+  } catch (...) {
+    losses_ = before;
+    throw;
+  }
+
+  for (size_t row = 0; row < step.ops.size(); ++row) {
+    if (op_rows[row] == kNoRoom) {
+      continue;
+    }
+    OpTotal& total = tables_.op_totals[op_rows[row]];
+    count(total, op_times[row], times.op_self[row]);
+    total.time += op_times[row];
+    total.allocated += allocated[row];
+    if (on_device) {
+      total.device_time += device.total[row];
+      total.device_self += device.self[row];
+      total.kernels += device.kernels[row];
+    }
+  }
+  for (size_t row = 0; row < step.kernels.size(); ++row) {
+    if (kernel_rows[row] == kNoRoom) {
+      continue;
+    }
+    const Kernel& kernel = step.kernels[row];
+    KernelTotal& sum = tables_.kernel_totals[kernel_rows[row]];
+    const int64_t time = kernel.end - kernel.start;
+    sum.min = sum.count == 0 ? time : std::min(sum.min, time);
+    sum.max = std::max(sum.max, time);
+    ++sum.count;
+    sum.time += time;
+    sum.bytes += kernel.bytes;
+  }
+  for (size_t row = 0; row < step.module_calls.size(); ++row) {
+    if (call_rows[row] == kNoRoom) {
+      continue;
+    }
+    const ModuleCall& call = step.module_calls[row];
+    CallTotal& total = tables_.call_totals[call_rows[row]];
+    count(total, call_times[row], times.call_self[row]);
+    bool outermost = true;
+    for (int32_t around = call.parent; around != kNoRow; around = step.module_calls[around].parent) {
+      outermost = outermost && step.module_calls[around].module != call.module;
+    }
+    total.time += outermost ? call_times[row] : 0;
+  }
+}
+
+std::vector<size_t> Totals::rows_of_ops(const Tables& step, const std::vector<uint32_t>& signatures,
+                                        const std::vector<uint32_t>& modules) {
+  std::vector<size_t> rows(step.ops.size());
   for (size_t row = 0; row < step.ops.size(); ++row) {
     const Op& op = step.ops[row];
     const int32_t module =
@@ -60,24 +118,14 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
     key.wrapper = (op.flags & kWrapper) != 0 ? 1 : 0;
     key.stack = step.op_stacks.empty() ? kNoRow : step.op_stacks[row];
     const bool is_known = key.signature != kNoName && (op.module_call == kNoRow || static_cast<uint32_t>(module) != kNoName);
-    const size_t found = is_known ? row_of(key) : kNoRoom;
-    if (found == kNoRoom) {
-      ++losses_.ops;
-      continue;
-    }
-    OpTotal& total = tables_.op_totals[found];
-    count(total, op_times[row], times.op_self[row]);
-    total.time += op_times[row];
-    total.allocated += allocated[row];
-    if (on_device) {
-      total.device_time += device.total[row];
-      total.device_self += device.self[row];
-      total.kernels += device.kernels[row];
-    }
+    rows[row] = is_known ? row_of(key) : kNoRoom;
+    losses_.ops += rows[row] == kNoRoom ? 1 : 0;
   }
-  add_kernels(step, strings, modules);
+  return rows;
+}
 
-  const std::vector<int64_t> call_times = durations(step.module_calls);
+std::vector<size_t> Totals::rows_of_calls(const Tables& step, const std::vector<uint32_t>& modules) {
+  std::vector<size_t> rows(step.module_calls.size(), kNoRoom);
   for (size_t row = 0; row < step.module_calls.size(); ++row) {
     const ModuleCall& call = step.module_calls[row];
     CallTotal key{};
@@ -89,23 +137,17 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
     key.phase = static_cast<uint8_t>(phase(call));
     key.stack = step.call_stacks.empty() ? kNoRow : step.call_stacks[row];
     key.caller = call.parent == kNoRow ? kNoRow : static_cast<int32_t>(modules[step.module_calls[call.parent].module]);
-    const size_t found = row_of(key);
-    if (found == kNoRoom) {
-      ++losses_.module_calls;
-      continue;
-    }
-    CallTotal& total = tables_.call_totals[found];
-    count(total, call_times[row], times.call_self[row]);
-    bool outermost = true;
-    for (int32_t around = call.parent; around != kNoRow; around = step.module_calls[around].parent) {
-      outermost = outermost && step.module_calls[around].module != call.module;
-    }
-    total.time += outermost ? call_times[row] : 0;
+    rows[row] = row_of(key);
+    losses_.module_calls += rows[row] == kNoRoom ? 1 : 0;
   }
+  return rows;
 }
 
-void Totals::add_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules) {
-  for (const Kernel& kernel : step.kernels) {
+std::vector<size_t> Totals::rows_of_kernels(const Tables& step, const std::vector<uint32_t>& strings,
+                                            const std::vector<uint32_t>& modules) {
+  std::vector<size_t> rows(step.kernels.size(), kNoRoom);
+  for (size_t row = 0; row < step.kernels.size(); ++row) {
+    const Kernel& kernel = step.kernels[row];
     KernelTotal total{};
     if (strings[kernel.name] == kNoName) {
       ++losses_.kernels;
@@ -130,14 +172,9 @@ void Totals::add_kernels(const Tables& step, const std::vector<uint32_t>& string
     if (added) {
       tables_.kernel_totals.push_back(total);
     }
-    KernelTotal& sum = tables_.kernel_totals[found->second];
-    const int64_t time = kernel.end - kernel.start;
-    sum.min = added ? time : std::min(sum.min, time);
-    sum.max = std::max(sum.max, time);
-    ++sum.count;
-    sum.time += time;
-    sum.bytes += kernel.bytes;
+    rows[row] = found->second;
   }
+  return rows;
 }
 
 uint32_t Totals::add_signature(const Signature& signature, const Tables& step, const std::vector<uint32_t>& strings,
@@ -236,7 +273,7 @@ int64_t Totals::bytes() const {
                       tables_.kernel_totals.size() * (sizeof(KernelTotal) + 2 * kNode);
   const size_t named = tables_.signatures.size() * (sizeof(Signature) + 2 * kNode) +
                        tables_.tensors.size() * (sizeof(Tensor) + 3 * sizeof(int64_t)) + interner_.strings() * 2 * kNode +
-                       interner_.shapes() * 2 * kNode + interner_.modules() * 2 * kNode;
+                       interner_.characters() + interner_.shapes() * 2 * kNode + interner_.modules() * 2 * kNode;
   return static_cast<int64_t>(rows + named);
 }
 

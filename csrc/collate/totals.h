@@ -32,7 +32,7 @@ class Totals {
   // The sums take about half of these bytes at most. What has no room is counted in losses().
   explicit Totals(int64_t budget_bytes) : budget_(budget_bytes) {}
 
-  // `allocated`: bytes by every op of the step.
+  // `allocated`: bytes by every op of the step. Where it throws (std::bad_alloc), no figure has changed; more cannot be added then.
   void add(const Tables& step, const PhaseTimes& times, const std::vector<int64_t>& allocated);
 
   // Whether so many rows were added that merge_shapes() is worth its time. Its figures are those of the rows of copy().
@@ -71,7 +71,12 @@ class Totals {
 
   uint32_t add_signature(const Signature& signature, const Tables& step, const std::vector<uint32_t>& strings,
                          const std::vector<uint32_t>& shapes);
-  void add_kernels(const Tables& step, const std::vector<uint32_t>& strings, const std::vector<uint32_t>& modules);
+  // By row of the step; kNoRoom: it has none, which is counted.
+  std::vector<size_t> rows_of_ops(const Tables& step, const std::vector<uint32_t>& signatures,
+                                  const std::vector<uint32_t>& modules);
+  std::vector<size_t> rows_of_calls(const Tables& step, const std::vector<uint32_t>& modules);
+  std::vector<size_t> rows_of_kernels(const Tables& step, const std::vector<uint32_t>& strings,
+                                      const std::vector<uint32_t>& modules);
 
   static constexpr size_t kNoRoom = SIZE_MAX;
   static constexpr size_t kMostShapes = 16;

@@ -11,23 +11,31 @@ namespace torchprof {
 namespace {
 
 thread_local std::vector<std::unique_ptr<at::RecordFunction>>* ranges = nullptr;  // those that are open
+thread_local int unopened = 0;  // innermost runs that have none, as one of them had no memory for it
 
 void begin_run() noexcept {
   CompiledCodeObserver::note();
+  if (unopened != 0) {
+    ++unopened;
+    return;
+  }
   try {
     if (ranges == nullptr) {
       ranges = new std::vector<std::unique_ptr<at::RecordFunction>>;
     }
-    ranges->push_back(std::make_unique<at::RecordFunction>(at::RecordScope::FUNCTION));
+    ranges->push_back(std::make_unique<at::RecordFunction>(at::RecordScope::FUNCTION));  // it allocates before it adds
     if (ranges->back()->isActive()) {
       ranges->back()->before(kAheadOfTime);
     }
   } catch (...) {
+    ++unopened;
   }
 }
 
 void end_run() noexcept {
-  if (ranges != nullptr && !ranges->empty()) {
+  if (unopened != 0) {
+    --unopened;
+  } else if (ranges != nullptr && !ranges->empty()) {
     ranges->pop_back();
   }
 }

@@ -14,21 +14,33 @@ bool is_finalizing() {
 
 }  // namespace
 
-std::unique_ptr<AskedStack::Frames> AskedStack::ask_for_op() {
+AskedStack AskedStack::of_outermost_op() {
   {
     const LogWriter writer;
     if (writer.log() == nullptr || !writer.log()->is_outside_ops()) {
-      return nullptr;
+      return {};
     }
   }
-  return ask();
+  return asked();
 }
 
+AskedStack AskedStack::asked() {
+  AskedStack stack;
+  try {
+    stack.frames_ = ask();
+  } catch (const std::bad_alloc&) {
+    stack.is_lost_ = true;
+  }
+  return stack;
+}
+
+// Room is made before Python is asked, as nothing may fail in between.
 std::unique_ptr<AskedStack::Frames> AskedStack::ask() {
   if (PyGILState_GetThisThreadState() == nullptr || is_finalizing()) {
     return nullptr;
   }
   auto found = std::make_unique<Frames>();
+  found->frames.reserve(kMostFrames);
   const PyGILState_STATE gil = PyGILState_Ensure();
   PyFrameObject* frame = PyEval_GetFrame();
   for (Py_XINCREF(frame); frame != nullptr && found->frames.size() < kMostFrames;) {

@@ -41,7 +41,7 @@ struct Followed {
 
   void operator()(void* context) const {
     forget_blocks_met();
-    if (const LogWriter writer; writer.log() != nullptr && CpuAllocator::recording() == recording) {
+    if (const LogWriter writer(Event::kAllocation); writer.log() != nullptr && CpuAllocator::recording() == recording) {
       writer.log()->storage_ended(ticks(), storage, true);
     } else {
       record_free(address);
@@ -65,7 +65,9 @@ uint32_t follow(InefficientStdFunctionContext& context, const void* address) {
     known->recording = recording;
     known->storage = number;
   } else {
-    context.deleter_ = Followed{std::move(context.deleter_), address, recording, number};
+    std::function<void(void*)> followed = Followed{{}, address, recording, number};
+    followed.target<Followed>()->free = std::move(context.deleter_);  // nothing fails from here on
+    context.deleter_ = std::move(followed);
   }
   return number;
 }
@@ -131,9 +133,9 @@ void meet_block(ThreadLog& log, c10::StorageImpl& storage) {
   if (log.known_blocks.contains(known)) {
     return;
   }
-  log.known_blocks.insert(known);
   const c10::SymInt bytes = storage.sym_nbytes();
   if (bytes.is_heap_allocated() || bytes.as_int_unchecked() == 0) {
+    log.known_blocks.insert(known);
     return;
   }
   c10::StorageImpl& mapped = whole(storage);
@@ -152,6 +154,7 @@ void meet_block(ThreadLog& log, c10::StorageImpl& storage) {
     const bool owned = mapped._mutable_data_ptr_no_checks().get_context() != nullptr;
     log.block_met(ticks(), address, owned ? bytes.as_int_unchecked() : 0, number, ends);
   }
+  log.known_blocks.insert(known);
 }
 
 void forget_blocks_met() { version.fetch_add(1, std::memory_order_relaxed); }

@@ -50,6 +50,7 @@ PyCFunction instead(size_t place, bool takes_vector, std::index_sequence<kPlace.
 }  // namespace
 
 BuiltinHooks::BuiltinHooks(const std::vector<PyObject*>& functions, Callback before, Callback after) {
+  places_.reserve(functions.size());
   for (PyObject* const function : functions) {
     PyMethodDef* const method =
         PyCFunction_CheckExact(function) ? reinterpret_cast<PyCFunctionObject*>(function)->m_ml : nullptr;

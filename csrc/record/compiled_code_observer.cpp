@@ -19,8 +19,12 @@ void note_evaluator(PyObject* callback) noexcept {
       std::find(evaluators.begin(), evaluators.end(), callback) != evaluators.end()) {
     return;
   }
+  try {
+    evaluators.push_back(callback);
+  } catch (const std::bad_alloc&) {
+    return;  // it is seen again
+  }
   Py_INCREF(callback);
-  evaluators.push_back(callback);
   Py_XDECREF(PyObject_CallOneArg(evaluator_listener, callback));
   PyErr_Clear();
 }

@@ -13,16 +13,17 @@ namespace {
 
 using Context = std::unique_ptr<at::ObserverContext>;
 
-// No exception may leave a callback. Only std::bad_alloc is possible, and then the op is not recorded.
+// No exception may leave a callback. Only std::bad_alloc is possible, and then the op has less than it should, which is counted.
 Context begin(const at::RecordFunction& function) {
   if (is_paused()) {
     return nullptr;
   }
-  const LogWriter writer;
+  const LogWriter writer(Event::kOp);
   ThreadLog* const log = writer.log();
   if (log == nullptr || (log->is_counted_around() && (!log->are_tangents_around() || is_below_autograd()))) {
     return nullptr;
   }
+  Op* op = nullptr;
   try {
     const auto arguments = arguments_of(function);
     note_storages(*log, arguments);
@@ -30,13 +31,19 @@ Context begin(const at::RecordFunction& function) {
     if (kind == OpClass::kFree && !log->is_unknown_around()) {
       return nullptr;
     }
-    if (Op* const op = log->open_op(&function)) {
-      identify(*log, *op, function);
-      add_inputs(*log, *op, arguments);
+    op = log->open_op(&function, function.name());
+    if (op != nullptr) {
+      identify(*op, function);
       log->set_class_of_open_op(kind, are_plain(arguments));
       op->start = ticks();
+      add_inputs(*log, *op, arguments);
     }
   } catch (...) {
+    if (op != nullptr) {
+      log->truncate(*op);
+    } else {
+      log->ops.drop();
+    }
   }
   return nullptr;
 }
@@ -51,20 +58,21 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
   if (log == nullptr || !log->is_open(&function)) {
     return;
   }
-  try {
-    const ThreadLog::OpenOp closed = log->close_op(&function);
-    Op* const op = closed.op;
-    if (op == nullptr) {
-      return;
-    }
-    op->end = ticks();
-    op->outputs = log->operands.size();
-    if (std::uncaught_exceptions() != 0) {
-      op->n_inputs = 0;  // it raised: nothing was computed
-    } else if constexpr (kOutputs) {
+  const ThreadLog::OpenOp closed = log->close_op(&function);
+  Op* const op = closed.op;
+  if (op == nullptr) {
+    return;
+  }
+  op->end = ticks();
+  op->outputs = log->operands.size();
+  if (std::uncaught_exceptions() != 0) {
+    op->n_inputs = 0;  // it raised: nothing was computed
+  } else if constexpr (kOutputs) {
+    try {
       add_outputs(*log, closed, function);
+    } catch (...) {
+      log->truncate(*op);
     }
-  } catch (...) {
   }
 }
 

@@ -13,17 +13,14 @@
 namespace torchprof {
 namespace {
 
-void record(const void* data, int64_t bytes) {
+void record(const void* data, int64_t bytes) noexcept {
   if (CpuAllocator::recording() == 0 || !is_of_program(data, bytes)) {
     return;
   }
-  const LogWriter writer;
+  const LogWriter writer(Event::kAllocation);
   if (ThreadLog* const log = writer.log()) {
-    try {
-      log->memory_event(ticks(), reinterpret_cast<uint64_t>(data), bytes, static_cast<int8_t>(c10::DeviceType::CPU), -1,
-                        bytes > 0 ? stack_of_memory(*log) : kStackOfOp);
-    } catch (...) {
-    }
+    log->memory_event(ticks(), reinterpret_cast<uint64_t>(data), bytes, static_cast<int8_t>(c10::DeviceType::CPU), -1,
+                      bytes > 0 ? stack_of_memory(*log) : kStackOfOp);
   }
 }
 

@@ -14,7 +14,6 @@ namespace torchprof {
 namespace {
 
 constexpr int kMaxDepth = 200;        // of containers inside containers
-constexpr size_t kMaxTensors = 4096;  // of one search
 constexpr size_t kMaxObjects = 1024;  // that are no containers, of one search
 // Tensors in objects that a module inside another one is given. A cache of 80 layers is given to each of them.
 constexpr size_t kMaxInInnerCall = 16;

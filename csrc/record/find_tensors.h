@@ -19,6 +19,8 @@ struct Found {
   bool unread_in_objects = false;  // whether it is in objects that are no containers
 };
 
+inline constexpr size_t kMaxTensors = 4096;  // of one search
+
 Found find_tensors(PyObject* object);
 // The arguments of a call; kwargs may be nullptr. What cannot be looked into among them is not listed, unless it exceeds a limit. Of
 // what objects hold, a call inside another one has less read: see kMaxInInnerCall.

@@ -1,7 +1,5 @@
 #include "record/function_ranges.h"
 
-#include <string_view>
-
 #include "record/stacks.h"
 #include "record/thread_slot.h"
 #include "trace/clock.h"
@@ -13,13 +11,12 @@ namespace {
 // Returns the generation in which the range was opened; 0: it is not recorded.
 uint64_t open_range(const void* key, const char* name) {
   const AskedStack asked = AskedStack::of_op();
-  const LogWriter writer;
+  const LogWriter writer(Event::kOp);
   ThreadLog* const log = writer.log();
   if (log == nullptr) {
     return 0;
   }
-  if (Op* const op = log->open_op(key)) {
-    op->signature = log->strings.id(std::string_view(name));
+  if (Op* const op = log->open_op(key, name)) {
     op->sequence_nr = -1;
     op->forward_thread = 0;
     op->scope = kUserScope;
@@ -29,7 +26,7 @@ uint64_t open_range(const void* key, const char* name) {
   return writer.generation();
 }
 
-void close_range(const void* key, uint64_t generation) {
+void close_range(const void* key, uint64_t generation) noexcept {
   const int64_t now = ticks();
   const LogWriter writer;
   ThreadLog* const log = writer.log();
@@ -43,19 +40,12 @@ void close_range(const void* key, uint64_t generation) {
 }
 
 template <const char* name>
-PyObject* observed(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) noexcept {
+PyObject* observed(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) {
   const char key = 0;  // its address is that of no RecordFunction
-  uint64_t generation = 0;
-  try {
-    generation = open_range(&key, name);
-  } catch (...) {
-  }
+  const uint64_t generation = open_range(&key, name);
   PyObject* const result = FunctionHook::original(function, args, count, keywords);
   if (generation != 0) {
-    try {
-      close_range(&key, generation);
-    } catch (...) {
-    }
+    close_range(&key, generation);
   }
   return result;
 }

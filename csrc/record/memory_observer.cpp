@@ -38,15 +38,15 @@ class Reports final : public ProfilerStateBase {
     if (!is_of_program(address, bytes)) {
       return;
     }
-    const LogWriter writer;
+    const LogWriter writer(Event::kAllocation);
     if (ThreadLog* const log = writer.log(); log != nullptr && bytes != 0) {
+      const int64_t now = ticks();
+      const auto type = static_cast<int8_t>(device.type());
+      const auto index = static_cast<int8_t>(device.index());
+      const uint32_t stack = bytes > 0 ? stack_of_memory(*log) : kStackOfOp;
+      const bool kept =
+          log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index, stack, false, device.is_cpu());
       try {
-        const int64_t now = ticks();
-        const auto type = static_cast<int8_t>(device.type());
-        const auto index = static_cast<int8_t>(device.index());
-        const uint32_t stack = bytes > 0 ? stack_of_memory(*log) : kStackOfOp;
-        const bool kept =
-            log->memory_event(now, reinterpret_cast<uint64_t>(address), bytes, type, index, stack, false, device.is_cpu());
         if (!device.is_cpu()) {
           const AllocatorTotal total{now, static_cast<int64_t>(allocated), static_cast<int64_t>(reserved), 0, type, index, {}};
           if (statistics_.changed(total, kept ? bytes : 0)) {
@@ -56,6 +56,7 @@ class Reports final : public ProfilerStateBase {
           }
         }
       } catch (...) {
+        log->allocator_totals.drop();
       }
     }
   }

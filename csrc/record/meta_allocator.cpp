@@ -1,6 +1,7 @@
 #include "record/meta_allocator.h"
 
 #include <atomic>
+#include <new>
 
 #include "record/pause.h"
 #include "record/stacks.h"
@@ -20,15 +21,24 @@ constexpr uint64_t kNone = 0;
 constexpr uint64_t kEarlier = ~uint64_t{0};
 std::atomic<uint64_t> current_recording{kNone};
 
-void report(const Token* token, int64_t bytes, bool from_kernel = false) {
-  const LogWriter writer;
+void report(const Token* token, int64_t bytes, bool from_kernel = false) noexcept {
+  const LogWriter writer(Event::kAllocation);
   if (ThreadLog* const log = writer.log()) {
-    try {
-      log->memory_event(ticks(), reinterpret_cast<uint64_t>(token), bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1,
-                        bytes > 0 && !from_kernel ? stack_of_memory(*log) : kStackOfOp, from_kernel);
-    } catch (...) {
+    log->memory_event(ticks(), reinterpret_cast<uint64_t>(token), bytes, static_cast<int8_t>(c10::DeviceType::Meta), -1,
+                      bytes > 0 && !from_kernel ? stack_of_memory(*log) : kStackOfOp, from_kernel);
+  }
+}
+
+// nullptr: there is no memory for it, and the block is not recorded. The program's own tensor needs none.
+Token* new_token(int64_t bytes) noexcept {
+  auto* const token = new (std::nothrow) Token{bytes, kNone};
+  if (token == nullptr) {
+    const LogWriter writer(Event::kAllocation);
+    if (ThreadLog* const log = writer.log()) {
+      log->memory_events.drop();
     }
   }
+  return token;
 }
 
 void release(void* context) {
@@ -47,7 +57,10 @@ class Counting final : public c10::Allocator {
     if (bytes == 0) {
       return {nullptr, device};
     }
-    auto* const token = new Token{static_cast<int64_t>(bytes), kNone};
+    Token* const token = new_token(static_cast<int64_t>(bytes));
+    if (token == nullptr) {
+      return {nullptr, device};
+    }
     if (!is_paused()) {
       token->recording = current_recording.load(std::memory_order_relaxed);
       report(token, token->bytes);
@@ -84,7 +97,9 @@ void report_result(c10::StorageImpl& storage) {
   if (data.get_context() == nullptr && data.get() == nullptr && storage.device().is_meta()) {
     // It was created without a size and then resized, which a meta storage does without its allocator.
     if (const auto bytes = storage.sym_nbytes().maybe_as_int(); bytes.value_or(0) != 0) {
-      storage.set_data_ptr_noswap({nullptr, new Token{*bytes, kNone}, &release, storage.device()});
+      if (Token* const token = new_token(*bytes)) {
+        storage.set_data_ptr_noswap({nullptr, token, &release, storage.device()});
+      }
     }
   }
   if (data.get_deleter() != &release) {

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <new>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
@@ -34,6 +37,10 @@ bool add_found(ThreadLog& log, const Found& found, uint16_t& count) {
     }
     ++count;
   }
+  if (found.tensors.size() >= kMaxTensors && !found.unread.empty()) {
+    log.operands.drop();  // one at least
+    return false;
+  }
   return true;
 }
 
@@ -46,23 +53,56 @@ bool add_result(ThreadLog& log, PyObject* result, const Found& found, uint16_t& 
   return add_found(log, found, count);
 }
 
-void open_call(ThreadLog& log, PyObject* module, bool by_slot, const Found& inputs, const AskedStack& asked) {
-  if (ModuleCall* const call = log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name, !by_slot)) {
-    if (!add_found(log, inputs, call->n_inputs)) {
-      call->flags |= kMoreTensors;
-    }
-    call->stack = stack_of_call(log, asked);
-    call->start = ticks();
+// What a search found; nullopt: there was no memory for it.
+using Search = std::optional<Found>;
+
+template <typename Find>
+Search search(Find find) noexcept {
+  try {
+    return find();
+  } catch (const std::bad_alloc&) {
+    return std::nullopt;
   }
 }
 
-void close_call(ThreadLog& log, int64_t now, PyObject* result, const Found& outputs) {
+// Calls add(), which says whether everything fitted.
+template <typename Add>
+void add_to(ThreadLog& log, ModuleCall& call, Add add) noexcept {
+  try {
+    if (!add()) {
+      call.flags |= kMoreTensors;
+    }
+  } catch (const std::exception&) {
+    call.flags |= kMoreTensors;
+    log.operands.drop();
+  }
+}
+
+bool is_there(ThreadLog& log, const Search& found) {
+  if (!found) {
+    log.operands.drop();
+  }
+  return found.has_value();
+}
+
+// Whether it is open now.
+bool open_call(ThreadLog& log, PyObject* module, bool by_slot, const Search& inputs, const AskedStack& asked) noexcept {
+  if (!log.open_call(reinterpret_cast<uint64_t>(module), Py_TYPE(module)->tp_name, !by_slot)) {
+    return false;
+  }
+  if (ModuleCall* const call = log.opened_call()) {
+    add_to(log, *call, [&] { return is_there(log, inputs) && add_found(log, *inputs, call->n_inputs); });
+    call->stack = stack_of_call(log, asked);
+    call->start = ticks();
+  }
+  return true;
+}
+
+void close_call(ThreadLog& log, int64_t now, PyObject* result, const Search& outputs) noexcept {
   if (ModuleCall* const call = log.close_call()) {
     call->end = now;
     call->outputs = log.operands.size();
-    if (!add_result(log, result, outputs, call->n_outputs)) {
-      call->flags |= kMoreTensors;
-    }
+    add_to(log, *call, [&] { return is_there(log, outputs) && add_result(log, result, *outputs, call->n_outputs); });
     if (result == nullptr) {
       call->flags |= kRaised;
     } else if (PyTuple_Check(result) || PyList_Check(result)) {
@@ -71,38 +111,40 @@ void close_call(ThreadLog& log, int64_t now, PyObject* result, const Found& outp
   }
 }
 
-void notify_listener(const Found& found) {
+void notify_listener(const Search& found) noexcept {
   if (const ModuleObserver::Listener notify = listener.load(std::memory_order_relaxed)) {
-    notify(found.tensors.data(), found.tensors.size());
+    notify(found ? found->tensors.data() : nullptr, found ? found->tensors.size() : 0);
   }
 }
 
 // Returns the generation in which the call was opened; 0: it is not recorded.
-uint64_t begin_call(PyObject* module, bool by_slot, const Found& inputs) {
+uint64_t begin_call(PyObject* module, bool by_slot, const Search& inputs) {
   if (is_paused()) {
     return 0;
   }
   const AskedStack asked = AskedStack::of_call();
   uint64_t generation = 0;
   {
-    const LogWriter writer;
+    const LogWriter writer(Event::kCall);
     ThreadLog* const log = writer.log();
-    if (log == nullptr) {
+    if (log == nullptr || !open_call(*log, module, by_slot, inputs, asked)) {
       return 0;
     }
-    open_call(*log, module, by_slot, inputs, asked);
     generation = writer.generation();
   }
   notify_listener(inputs);
   return generation;
 }
 
-void end_call(uint64_t generation, PyObject* result) {
+void end_call(uint64_t generation, PyObject* result) noexcept {
   const int64_t now = ticks();
-  Found outputs;
-  if (result != nullptr && !are_tensors(&result, 1, outputs)) {
-    outputs = find_tensors(result);
-  }
+  const Search outputs = search([result] {
+    Found found;
+    if (result != nullptr && !are_tensors(&result, 1, found)) {
+      found = find_tensors(result);
+    }
+    return found;
+  });
   {
     const LogWriter writer;
     ThreadLog* const log = writer.log();
@@ -144,24 +186,18 @@ bool tell(PyObject* module, bool ended) {
   return result != nullptr;
 }
 
-// Calls a module, recorded. `find` returns the tensors among its inputs.
+// Calls a module, recorded. `find` returns the tensors among its inputs. Nothing around the call may forbid exceptions: a thread that
+// Python ends when the interpreter does is unwound through here.
 template <typename Find, typename Call>
 PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
   const bool told = is_told();
   if (told && !tell(module, false)) {
     return nullptr;
   }
-  uint64_t generation = 0;
-  try {
-    generation = begin_call(module, by_slot, find());
-  } catch (...) {
-  }
+  const uint64_t generation = begin_call(module, by_slot, search(find));
   PyObject* const result = call();
   if (generation != 0) {
-    try {
-      end_call(generation, result);
-    } catch (...) {
-    }
+    end_call(generation, result);
   }
   if (told && result != nullptr && !tell(module, true)) {
     Py_DECREF(result);
@@ -171,7 +207,7 @@ PyObject* recorded(PyObject* module, bool by_slot, Find find, Call call) {
 }
 
 // In the slot of classes: `module(x)`.
-PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) noexcept {
+PyObject* observed_call(PyObject* module, PyObject* args, PyObject* kwargs) {
   return recorded(
       module, true,
       [&] {
@@ -193,7 +229,7 @@ bool is_known(PyObject* module) {
 }
 
 // In place of the function of nn.Module: `module.__call__(x)`, `nn.Module.__call__(module, x)`, and what the slot calls.
-PyObject* observed_function(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) noexcept {
+PyObject* observed_function(PyObject* function, PyObject* const* args, size_t count, PyObject* keywords) {
   const auto call = [&] { return FunctionHook::original(function, args, count, keywords); };
   const Py_ssize_t positional = PyVectorcall_NARGS(count);
   if (positional == 0 || !PyObject_TypeCheck(args[0], module_type) || is_known(args[0])) {
@@ -277,7 +313,12 @@ ModuleObserver::ModuleObserver(PyTypeObject* module_class, bool sees_evaluators,
   Py_XINCREF(on_outermost_call);
   on_outermost = on_outermost_call;
   original_call = module_class->tp_call;
-  walk();
+  try {
+    walk();
+  } catch (...) {
+    forget();
+    throw;
+  }
 }
 
 void ModuleObserver::observe_new_classes() { walk(); }
@@ -291,15 +332,16 @@ void ModuleObserver::observe_again() {
 // Replaces only slots that hold the function of nn.Module, so that observed_call() knows which function to call. A class with another
 // function keeps it, but its subclasses are visited.
 void ModuleObserver::walk() {
-  const std::vector<Seen> before = std::exchange(seen_, {});
-  for_each_class(module_class_, [this](PyTypeObject* type) {
-    if (type->tp_call == original_call) {
-      type->tp_call = observed_call;
+  std::vector<Seen> now;
+  for_each_class(module_class_, [&now](PyTypeObject* type) { now.push_back({type, count_of_subclasses(type)}); });
+  for (const Seen& seen : now) {
+    if (seen.type->tp_call == original_call) {
+      seen.type->tp_call = observed_call;
     }
-    Py_INCREF(type);
-    seen_.push_back({type, count_of_subclasses(type)});
-  });
-  for (const Seen& seen : before) {
+    Py_INCREF(seen.type);
+  }
+  seen_.swap(now);
+  for (const Seen& seen : now) {
     Py_DECREF(seen.type);  // it lives on: it is among those of now
   }
 }
@@ -335,7 +377,9 @@ std::vector<std::string> ModuleObserver::observed_classes(PyTypeObject* module_c
   return names.take();
 }
 
-ModuleObserver::~ModuleObserver() {
+ModuleObserver::~ModuleObserver() { forget(); }
+
+void ModuleObserver::forget() noexcept {
   observer = nullptr;
   Py_CLEAR(on_outermost);
   for (const Seen& seen : seen_) {

@@ -56,6 +56,7 @@ class ModuleObserver {
   };
 
   void walk();
+  void forget() noexcept;
   bool misses_calls_of(PyTypeObject* type) const;
 
   PyTypeObject* const module_class_;

@@ -15,34 +15,36 @@ using Context = std::unique_ptr<at::ObserverContext>;
 // The start callback returns nullptr, because a context would be a heap object per op. At the end, the op is identified by the address
 // of the RecordFunction, which can be neither copied nor moved.
 //
-// No exception may leave a callback. Only std::bad_alloc is possible, and then the op is not recorded.
+// No exception may leave a callback. Only std::bad_alloc is possible, and then the op has less than it should, which is counted.
 template <bool kShapes>
 Context begin(const at::RecordFunction& function) {
   if (is_paused()) {
     return nullptr;
   }
   const AskedStack asked = AskedStack::of_op();
-  const LogWriter writer;
+  const LogWriter writer(Event::kOp);
   ThreadLog* const log = writer.log();
   if (log == nullptr) {
     return nullptr;
   }
-  try {
-    const bool is_inside_kernel = kShapes && log->are_tangents_around() && is_below_autograd();
-    if (Op* const op = log->open_op(&function)) {
-      identify(*log, *op, function);
-      if constexpr (kShapes) {
-        op->flags |= is_inside_kernel ? kBelowAutograd : 0;
+  const bool is_inside_kernel = kShapes && log->are_tangents_around() && is_below_autograd();
+  Op* const op = log->open_op(&function, function.name());
+  if (op != nullptr) {
+    identify(*op, function);
+    if constexpr (kShapes) {
+      op->flags |= is_inside_kernel ? kBelowAutograd : 0;
+      try {
         const auto arguments = arguments_of(function);
         note_storages(*log, arguments);
         add_inputs(*log, *op, arguments);
+      } catch (...) {
+        log->truncate(*op);
       }
-      note_stack_of_op(*log, asked);
-      op->start = ticks();
-    } else {
-      note_stack_of_op(*log, asked);
     }
-  } catch (...) {
+    note_stack_of_op(*log, asked);
+    op->start = ticks();
+  } else if (log->is_innermost_op(&function)) {
+    note_stack_of_op(*log, asked);
   }
   return nullptr;
 }
@@ -58,17 +60,18 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
   if (log == nullptr) {
     return;
   }
-  try {
-    const ThreadLog::OpenOp closed = log->close_op(&function);
-    Op* const op = closed.op;
-    if (op != nullptr) {
-      op->end = now;
-      if constexpr (kShapes) {
-        op->outputs = log->operands.size();
+  const ThreadLog::OpenOp closed = log->close_op(&function);
+  Op* const op = closed.op;
+  if (op != nullptr) {
+    op->end = now;
+    if constexpr (kShapes) {
+      op->outputs = log->operands.size();
+      try {
         add_outputs(*log, closed, function);
+      } catch (...) {
+        log->truncate(*op);
       }
     }
-  } catch (...) {
   }
 }
 

@@ -12,8 +12,7 @@
 
 namespace torchprof {
 
-inline void identify(ThreadLog& log, Op& op, const at::RecordFunction& function) {
-  op.signature = log.strings.id(function.name());
+inline void identify(Op& op, const at::RecordFunction& function) {
   op.sequence_nr = function.seqNr();
   op.forward_thread = static_cast<uint32_t>(function.forwardThreadId());
   op.scope = static_cast<uint8_t>(function.scope());

@@ -151,15 +151,21 @@ StackObserver::~StackObserver() {
 
 bool StackObserver::exists() { return PyCode_Type.tp_dealloc == observed_dealloc; }
 
-int32_t take_stack(ThreadLog& log, const AskedStack& asked) {
+int32_t take_stack(ThreadLog& log, const AskedStack& asked) noexcept {
+  log.stacks_lost += asked.is_lost() ? 1 : 0;
   if (asked.get() == nullptr) {
     return kNoRow;
   }
-  log.tree->frames = asked.get()->frames;
-  return node_of(log, asked.get()->is_cut, &describe_code);
+  try {
+    log.tree->frames = asked.get()->frames;
+    return node_of(log, asked.get()->is_cut, &describe_code);
+  } catch (const std::bad_alloc&) {
+    ++log.stacks_lost;
+    return kNoRow;
+  }
 }
 
-int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) {
+int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) noexcept try {
   std::vector<FrameRead>& frames = log.tree->frames;
   if (latest.tree == log.tree && latest.epoch == ended_codes.load(std::memory_order_relaxed)) {
     const Change change = change_of(frames, innermost);
@@ -174,6 +180,9 @@ int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) {
     frames.push_back({frame->instruction, const_cast<InterpreterFrame*>(frame)});
   }
   return node_of(log, frame != nullptr, &describe_frame);
+} catch (const std::bad_alloc&) {
+  ++log.stacks_lost;
+  return kNoRow;
 }
 
 bool can_read_frames() {

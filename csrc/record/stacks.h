@@ -10,7 +10,6 @@
 
 #include <atomic>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "record/python/frame.h"
@@ -50,21 +49,24 @@ class AskedStack {
     bool is_cut = false;
   };
 
-  static AskedStack of_op() { return AskedStack(detail::asks_python.load(std::memory_order_relaxed) ? ask_for_op() : nullptr); }
-  static AskedStack of_call() { return AskedStack(detail::asks_python.load(std::memory_order_relaxed) ? ask() : nullptr); }
+  static AskedStack of_op() { return detail::asks_python.load(std::memory_order_relaxed) ? of_outermost_op() : AskedStack(); }
+  static AskedStack of_call() { return detail::asks_python.load(std::memory_order_relaxed) ? asked() : AskedStack(); }
   const Frames* get() const { return frames_.get(); }
+  bool is_lost() const { return is_lost_; }  // there was no memory for it
 
  private:
-  explicit AskedStack(std::unique_ptr<Frames> frames) : frames_(std::move(frames)) {}
-  static std::unique_ptr<Frames> ask_for_op();
+  static AskedStack of_outermost_op();
+  static AskedStack asked();
   static std::unique_ptr<Frames> ask();
 
   std::unique_ptr<Frames> frames_;
+  bool is_lost_ = false;
 };
 
-// Reads the stack of this thread, or takes the one that was asked for: a row of the tree of the log, or kNoRow.
-int32_t read_stack(ThreadLog& log, const python::InterpreterFrame* innermost);
-int32_t take_stack(ThreadLog& log, const AskedStack& asked);
+// Reads the stack of this thread, or takes the one that was asked for: a row of the tree of the log, or kNoRow. One that does not fit is
+// counted.
+int32_t read_stack(ThreadLog& log, const python::InterpreterFrame* innermost) noexcept;
+int32_t take_stack(ThreadLog& log, const AskedStack& asked) noexcept;
 
 // The innermost frame of this thread; nullptr on threads that do not run Python.
 const python::InterpreterFrame* look_up_innermost_frame(ThreadLog& log);
@@ -78,7 +80,7 @@ inline Position position_of(const python::InterpreterFrame* frame) {
 }
 
 // The op that was opened last begins now. Comes after identify().
-inline void note_stack_of_op(ThreadLog& log, const AskedStack& asked) {
+inline void note_stack_of_op(ThreadLog& log, const AskedStack& asked) noexcept {
   if (log.tree == nullptr) {
     return;
   }
@@ -89,7 +91,7 @@ inline void note_stack_of_op(ThreadLog& log, const AskedStack& asked) {
   log.place_op(now, around != nullptr ? around->stack : reads ? read_stack(log, frame) : take_stack(log, asked));
 }
 
-inline int32_t stack_of_call(ThreadLog& log, const AskedStack& asked) {
+inline int32_t stack_of_call(ThreadLog& log, const AskedStack& asked) noexcept {
   if (log.tree == nullptr) {
     return kNoRow;
   }
@@ -97,7 +99,7 @@ inline int32_t stack_of_call(ThreadLog& log, const AskedStack& asked) {
 }
 
 // Python is not asked for it: what allocates may hold a lock that another thread with the GIL waits for.
-inline uint32_t stack_of_memory(ThreadLog& log) {
+inline uint32_t stack_of_memory(ThreadLog& log) noexcept {
   if (log.tree == nullptr) {
     return kStackOfOp;
   }

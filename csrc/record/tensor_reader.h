@@ -83,7 +83,10 @@ bool add_operands(ThreadLog& log, const IValues& values, uint16_t& count) {
     if (!is_readable(tensor)) {
       return;
     }
-    if (count == UINT16_MAX || !add_operand(log, *tensor)) {
+    if (count == UINT16_MAX) {
+      log.operands.drop();
+      complete = false;
+    } else if (!add_operand(log, *tensor)) {
       complete = false;
     } else {
       ++count;

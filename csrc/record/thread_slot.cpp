@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <mutex>
-#include <unordered_set>
+#include <new>
 
 #if defined(__linux__)
 #include <linux/membarrier.h>
@@ -67,24 +67,23 @@ void wait_for_writers() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   fence_every_thread();
   Registry& all = registry();
-  std::unordered_set<const ThreadSlot*> writers;
   {
     const std::lock_guard lock(all.mutex);
     for (const auto& slot : all.slots) {
-      writers.insert(slot.get());
+      slot->is_awaited = true;
     }
   }
   // Each thread is seen once not to write. The lock is not held while waiting: a writer may need it to join the recording.
-  while (!writers.empty()) {
+  for (bool are_awaited = true; are_awaited;) {
+    are_awaited = false;
     {
       const std::lock_guard lock(all.mutex);
-      std::erase_if(writers, [&all](const ThreadSlot* writer) {
-        const auto slot =
-            std::find_if(all.slots.begin(), all.slots.end(), [&](const auto& each) { return each.get() == writer; });
-        return slot == all.slots.end() || !writer->writing.load(std::memory_order_acquire);
-      });
+      for (const auto& slot : all.slots) {
+        slot->is_awaited = slot->is_awaited && slot->writing.load(std::memory_order_acquire);
+        are_awaited = are_awaited || slot->is_awaited;
+      }
     }
-    if (!writers.empty()) {
+    if (are_awaited) {
       sched_yield();
     }
   }
@@ -94,37 +93,66 @@ void wait_for_writers() {
 
 namespace detail {
 
-ThreadSlot* make_slot() {
+ThreadSlot* make_slot(Event event) noexcept {
   if (generation.load(std::memory_order_relaxed) == 0 || slot_owner.ended) {
     return nullptr;
   }
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
-  this_slot = all.slots.emplace_back(std::make_unique<ThreadSlot>()).get();
+  try {
+    this_slot = all.slots.emplace_back(std::make_unique<ThreadSlot>()).get();
+  } catch (const std::bad_alloc&) {
+    if (all.open != nullptr) {
+      all.open->lose(event);
+    }
+  }
   return this_slot;
 }
 
-void join_recording(ThreadSlot& slot) {
+// A thread that has no log asks for one again at its next event.
+void join_recording(ThreadSlot& slot, Event event) noexcept {
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
   slot.log = nullptr;
-  slot.generation = generation.load(std::memory_order_relaxed);
-  if (all.open == nullptr || all.open->logs_.size() > UINT16_MAX) {
+  slot.generation = 0;
+  if (all.open == nullptr) {
     return;
   }
-  auto& logs = all.open->logs_;
-  if (all.open->stacks_ && slot.tree_owner != all.open->number_) {
-    slot.tree = std::make_unique<CallTree>(all.open->budget_, all.open->trees_++);
-    slot.tree_owner = all.open->number_;
+  try {
+    all.open->add_log(slot);
+    slot.generation = generation.load(std::memory_order_relaxed);
+  } catch (const std::bad_alloc&) {
+    all.open->lose(event);
   }
-  const Thread identity{at::RecordFunction::currentThreadId(), native_thread_id()};
-  logs.push_back(std::make_unique<ThreadLog>(all.open->budget_, static_cast<uint16_t>(logs.size()), identity,
-                                             *all.open->classes_, reinterpret_cast<uint64_t>(pthread_self()),
-                                             all.open->stacks_ ? slot.tree.get() : nullptr));
-  slot.log = logs.back().get();
 }
 
 }  // namespace detail
+
+void ThreadLogs::add_log(ThreadSlot& slot) {
+  if (logs_.size() > UINT16_MAX) {
+    throw std::bad_alloc();
+  }
+  if (stacks_ && slot.tree_owner != number_) {
+    slot.tree = std::make_unique<CallTree>(budget_, trees_);
+    slot.tree_owner = number_;
+    ++trees_;
+  }
+  const Thread identity{at::RecordFunction::currentThreadId(), native_thread_id()};
+  logs_.push_back(std::make_unique<ThreadLog>(budget_, static_cast<uint16_t>(logs_.size()), identity, *classes_,
+                                              reinterpret_cast<uint64_t>(pthread_self()), stacks_ ? slot.tree.get() : nullptr));
+  slot.log = logs_.back().get();
+}
+
+void ThreadLogs::lose(Event event) noexcept {
+  losses_.ops += event == Event::kOp ? 1 : 0;
+  losses_.module_calls += event == Event::kCall ? 1 : 0;
+  losses_.allocations += event == Event::kAllocation ? 1 : 0;
+}
+
+Losses ThreadLogs::take_losses() {
+  const std::lock_guard lock(registry().mutex);
+  return std::exchange(losses_, {});
+}
 
 ThreadLogs::ThreadLogs(int64_t budget_bytes, std::shared_ptr<const OpClasses> classes, bool stacks)
     : budget_bytes_(budget_bytes),

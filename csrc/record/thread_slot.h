@@ -12,12 +12,18 @@
 #include <utility>
 #include <vector>
 
+#include "trace/tables.h"
 #include "trace/thread_log.h"
 
 namespace torchprof {
 
+// What a callback is there to write. Where its thread can have no log, as memory, the budget or the numbers of threads are spent, that is
+// counted as lost.
+enum class Event : uint8_t { kNone, kOp, kCall, kAllocation };
+
 struct ThreadSlot {
   std::atomic<bool> writing{false};
+  bool is_awaited = false;  // by who ends a recording
   uint64_t generation = 0;  // of the recording that `log` belongs to
   ThreadLog* log = nullptr;
   uint64_t tree_owner = 0;         // the number of the ThreadLogs that `tree` belongs to
@@ -31,15 +37,15 @@ inline std::atomic<bool> callbacks_fence{false};
 [[gnu::tls_model("initial-exec")]]
 #endif
 inline thread_local ThreadSlot* this_slot = nullptr;
-ThreadSlot* make_slot();                // nullptr while the thread is being destroyed
-void join_recording(ThreadSlot& slot);  // gives the slot a log of the open recording, if there is one
+ThreadSlot* make_slot(Event event) noexcept;  // nullptr while the thread is being destroyed, or where there is no memory
+void join_recording(ThreadSlot& slot, Event event) noexcept;  // gives the slot a log of the open recording, if it can have one
 }  // namespace detail
 
 // Exists while a callback writes. Nothing that can run Python or the dispatcher may be called meanwhile.
 class LogWriter {
  public:
-  LogWriter() : slot_(detail::this_slot) {
-    if (slot_ == nullptr && (slot_ = detail::make_slot()) == nullptr) {
+  explicit LogWriter(Event event = Event::kNone) noexcept : slot_(detail::this_slot) {
+    if (slot_ == nullptr && (slot_ = detail::make_slot(event)) == nullptr) {
       return;
     }
     slot_->writing.store(true, std::memory_order_relaxed);
@@ -52,7 +58,7 @@ class LogWriter {
       return;
     }
     if (slot_->generation != generation_) {
-      detail::join_recording(*slot_);
+      detail::join_recording(*slot_, event);
     }
     log_ = slot_->log;
   }
@@ -86,12 +92,18 @@ class ThreadLogs {
   // Ends the logs so far and goes on with new ones. Nothing is lost in between.
   std::vector<std::unique_ptr<ThreadLog>> exchange();
 
+  // Of events on threads without a log, since the last time.
+  Losses take_losses();
+
   std::vector<std::unique_ptr<ThreadLog>>& logs() { return logs_; }
   Budget& budget() { return budget_; }
   int64_t bytes() const { return budget_bytes_ - budget_.left(); }
 
  private:
-  friend void detail::join_recording(ThreadSlot& slot);
+  friend ThreadSlot* detail::make_slot(Event event) noexcept;
+  friend void detail::join_recording(ThreadSlot& slot, Event event) noexcept;
+  void add_log(ThreadSlot& slot);
+  void lose(Event event) noexcept;
 
   const int64_t budget_bytes_;
   Budget budget_;
@@ -99,6 +111,7 @@ class ThreadLogs {
   const uint64_t number_;  // of all that there ever were
   const bool stacks_;
   int32_t trees_ = 0;
+  Losses losses_;
   std::vector<std::unique_ptr<ThreadLog>> logs_;
 };
 

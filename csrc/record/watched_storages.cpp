@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -50,6 +51,8 @@ bool is_mapped([[maybe_unused]] const std::string& file, [[maybe_unused]] const 
     return false;
   }
   std::ifstream maps("/proc/self/maps");
+  // Otherwise a stream keeps to itself that there is no memory for a line.
+  maps.exceptions(std::ifstream::badbit);
   for (std::string line; std::getline(maps, line);) {  // 7f98-7fa4 rw-s 00000000 00:19 3 /dev/shm/torch_9
     char* last = nullptr;
     const uintptr_t first = std::strtoull(line.c_str(), &last, 16);
@@ -104,7 +107,11 @@ void WatchedStorages::note_ended() {
   }
   const LogWriter writer;
   if (ThreadLog* const log = writer.log()) {
-    note_ended(*log, ended);
+    try {
+      note_ended(*log, ended);
+    } catch (const std::exception&) {  // what is left of them is noted the next time
+      log->blocks_met.drop();
+    }
   }
 }
 
@@ -117,6 +124,7 @@ void WatchedStorages::note_ended(ThreadLog& log, std::vector<Pointer>& ended) {
       ++each;
       continue;
     }
+    ended.reserve(watched_.size());
     note_end(log, watched, now);
     ended.push_back(std::move(watched.storage));
     each = watched_.erase(each);

@@ -126,9 +126,16 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   }
 }
 
-void Session::mark(const std::string& name) {
+// One that does not fit is counted.
+void Session::mark(const std::string& name) noexcept {
   watched_storages().note_ended();
-  moments_.marks.push_back({ticks(), name});
+  try {
+    const int64_t now = ticks();
+    marks_.take(sizeof(Moments::Named) + 2 * sizeof(Mark) + name.size());
+    moments_.marks.push_back({now, name});
+  } catch (const std::bad_alloc&) {
+    ++marks_lost_;
+  }
 }
 
 void Session::begin_step(int32_t number, bool warmup) {
@@ -191,17 +198,12 @@ void Session::aggregate_step() {
 EndedStep Session::ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockReading end) {
   DeviceReport report = device_ ? device_->take() : DeviceReport{};
   device_failure_ = report.failure;
-  return {std::move(logs),
-          std::move(report),
-          std::exchange(moments_, {}),
-          held_,
-          *classes_,
-          memory_requested_,
-          TickConverter(begin_, end),
-          end.ticks,
-          main_thread_,
-          sums_.has_value(),
-          stacks_requested_};
+  Losses losses = logs_.take_losses();
+  losses.marks = std::exchange(marks_lost_, 0);
+  marks_.give_back();
+  return {std::move(logs), losses,       std::move(report), std::exchange(moments_, {}),
+          held_,           *classes_,    memory_requested_, TickConverter(begin_, end),
+          end.ticks,       main_thread_, sums_.has_value(), stacks_requested_};
 }
 
 void Session::observe_new_classes() {
@@ -238,19 +240,16 @@ Recorded Session::stop(const std::vector<Held>& held) {
   if (sums_) {
     Sums& sums = sums_->sums();
     EndedStep rest = ended(std::move(logs_.logs()), end);
-    const auto [tables, times, allocated] = rest.collated(sums.carried);
-    if (sums.steps.empty()) {
-      sums.totals.add(tables, times, allocated);  // no step was marked: the whole recording is one
+    if (const std::optional<PhaseTimes> times = sums.add_rest(rest)) {
+      recorded.phase_times = times->whole;
     }
-    recorded.phase_times = times.whole;
     recorded.tables = sums.totals.copy(sums.carried.stacks);
     recorded.shapes_kept = sums.totals.shapes_kept();
     recorded.tables.steps = std::move(sums.steps);
     recorded.tables.losses = sums.losses;
-    recorded.tables.losses += tables.losses;
     recorded.tables.losses += sums.totals.losses();
-    recorded.tables.device_clock_error = std::max(sums.device_clock_error, tables.device_clock_error);
-    recorded.tables.devices_interrupted = sums.devices_interrupted || tables.devices_interrupted;
+    recorded.tables.device_clock_error = sums.device_clock_error;
+    recorded.tables.devices_interrupted = sums.devices_interrupted;
   } else {
     Carried carried{{}, {}, held_by_model(false, held_), {}};
     held_.insert(held_.end(), held.begin(), held.end());
@@ -288,11 +287,11 @@ void start(PyObject* owner, const Options& options) {
     const WithoutGil without;
     device = make_device_recorder(options.device_recorder, options.device_type);
   }
-  now.session = std::make_unique<Session>(options, std::move(device));
+  now.thread_name = options.thread_name;
+  now.session = std::make_unique<Session>(options, std::move(device));  // nothing fails from here on
   now.owner = Py_NewRef(owner);
   now.thread = std::this_thread::get_id();
   now.python_thread = python_thread_id();
-  now.thread_name = options.thread_name;
   now.process = getpid();
 }
 

@@ -78,7 +78,7 @@ class Session {
   Session(const Options& options, std::unique_ptr<DeviceRecorder> device);
   ~Session() = default;  // destroys the members in the opposite order of their construction
 
-  void mark(const std::string& name);
+  void mark(const std::string& name) noexcept;
   void begin_step(int32_t number, bool warmup);
   void end_step(bool may_wait);
   void observe_new_classes();
@@ -106,7 +106,9 @@ class Session {
   const bool stacks_requested_;
   std::vector<Held> held_;
   Moments moments_;
+  uint64_t marks_lost_ = 0;
   ThreadLogs logs_;
+  Share marks_{logs_.budget()};
   std::optional<StepSums> sums_;  // with `aggregate`
   std::string device_failure_;
   std::optional<StackObserver> stacks_;

@@ -4,7 +4,9 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <system_error>
 
 namespace torchprof {
@@ -26,6 +28,7 @@ bool start_thread(std::thread& thread, Function function) {
   try {
     thread = std::thread(function);
   } catch (const std::system_error&) {  // there are too many
+  } catch (const std::bad_alloc&) {
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return thread.joinable();
@@ -33,15 +36,52 @@ bool start_thread(std::thread& thread, Function function) {
 
 }  // namespace
 
-void Sums::add(EndedStep& step) {
-  const auto [tables, times, allocated] = step.collated(carried);
-  if (tables.steps.back().warmup == 0) {
-    totals.add(tables, times, allocated);
+Losses EndedStep::losses_of_all() const {
+  Losses all = losses;
+  for (const auto& log : logs) {
+    all += torchprof::losses_of_all(*log);
   }
-  losses += tables.losses;
-  device_clock_error = std::max(device_clock_error, tables.device_clock_error);
-  devices_interrupted = devices_interrupted || tables.devices_interrupted;
-  steps.insert(steps.end(), tables.steps.begin(), tables.steps.end());
+  all.kernels += devices.lost + devices.kernels.size() + devices.runtime_calls.size();
+  return all;
+}
+
+template <typename Add>
+void Sums::add_or_lose(EndedStep& step, Add add) noexcept {
+  const Losses all = step.losses_of_all();
+  try {
+    if (has_run_out_) {
+      throw std::bad_alloc();
+    }
+    Collated found = step.collated(carried);
+    steps.reserve(steps.size() + found.tables.steps.size());
+    add(found);
+    losses += found.tables.losses;
+    device_clock_error = std::max(device_clock_error, found.tables.device_clock_error);
+    devices_interrupted = devices_interrupted || found.tables.devices_interrupted;
+  } catch (const std::exception&) {
+    has_run_out_ = true;
+    losses += all;
+  }
+}
+
+void Sums::add(EndedStep& step) noexcept {
+  add_or_lose(step, [this](const Collated& found) {
+    if (found.tables.steps.back().warmup == 0) {
+      totals.add(found.tables, found.times, found.allocated);
+    }
+    steps.insert(steps.end(), found.tables.steps.begin(), found.tables.steps.end());
+  });
+}
+
+std::optional<PhaseTimes> Sums::add_rest(EndedStep& rest) noexcept {
+  std::optional<PhaseTimes> times;
+  add_or_lose(rest, [&](Collated& found) {
+    if (steps.empty()) {
+      totals.add(found.tables, found.times, found.allocated);  // no step was marked: the whole recording is one
+    }
+    times = std::move(found.times);
+  });
+  return times;
 }
 
 StepSums::StepSums(int64_t budget_bytes, Carried carried)
@@ -69,18 +109,12 @@ void StepSums::before_fork() {
 
 void StepSums::after_fork() { mutex.unlock(); }
 
-void StepSums::wait() {
-  std::unique_ptr<Helper> done;
-  {
-    const std::lock_guard lock(mutex);
-    done = std::move(helper_);
-    if (done && done->thread.joinable()) {
-      done->thread.join();
-    }
+void StepSums::wait() noexcept {
+  const std::lock_guard lock(mutex);
+  if (helper_ && helper_->thread.joinable()) {
+    helper_->thread.join();
   }
-  if (done && done->error) {
-    std::rethrow_exception(done->error);
-  }
+  helper_.reset();
 }
 
 Sums& StepSums::sums() {
@@ -88,7 +122,7 @@ Sums& StepSums::sums() {
   return *sums_;
 }
 
-void StepSums::add(EndedStep step) {
+void StepSums::add(EndedStep step) noexcept {
   wait();
   if (!is_worth_a_helper(step)) {
     sums_->add(step);
@@ -96,22 +130,15 @@ void StepSums::add(EndedStep step) {
   }
   was_merge_due_ = sums_->totals.is_merge_due();
   bytes_ = sums_->totals.bytes();
-  auto helper = std::make_unique<Helper>(Helper{std::move(step), nullptr, {}});
   {
     const std::lock_guard lock(mutex);
-    const bool started = start_thread(helper->thread, [sums = sums_.get(), work = helper.get()] {
-      try {
-        sums->add(work->step);
-      } catch (...) {
-        work->error = std::current_exception();
-      }
-    });
-    if (started) {
-      helper_ = std::move(helper);
+    helper_.emplace(Helper{std::move(step), {}});
+    if (start_thread(helper_->thread, [sums = sums_.get(), work = &*helper_] { sums->add(work->step); })) {
       return;
     }
   }
-  sums_->add(helper->step);
+  sums_->add(helper_->step);
+  helper_.reset();
 }
 
 // So that everything has room that would have it without a helper, neither the step nor the sums may be large.

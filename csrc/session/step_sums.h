@@ -8,8 +8,8 @@
 #pragma once
 
 #include <cstdint>
-#include <exception>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -22,6 +22,7 @@ namespace torchprof {
 // What is collated of a step, which is over. The references are to what the recording has until it is over.
 struct EndedStep {
   std::vector<std::unique_ptr<ThreadLog>> logs;
+  Losses losses;  // besides those of the logs
   DeviceReport devices;
   Moments moments;
   const std::vector<Held>& held;
@@ -34,14 +35,21 @@ struct EndedStep {
   bool stacks;
 
   Collated collated(Carried& carried) {
-    return collate(logs, std::move(devices), {moments, held, classes, memory, clock, end, main_thread, only_sums, stacks},
-                   carried);
+    Collated found = collate(logs, std::move(devices),
+                             {moments, held, classes, memory, clock, end, main_thread, only_sums, stacks}, carried);
+    found.tables.losses += losses;
+    return found;
   }
+  Losses losses_of_all() const;
 };
 
 struct Sums {
   Sums(int64_t budget_bytes, Carried of_before) : carried(std::move(of_before)), totals(budget_bytes) {}
-  void add(EndedStep& step);
+
+  // Where memory runs out, this step and all after it are lost: those before it are whole.
+  void add(EndedStep& step) noexcept;
+  // What came after the last step; its rows count where there was none. Nothing: memory has run out.
+  std::optional<PhaseTimes> add_rest(EndedStep& rest) noexcept;
 
   Carried carried;
   Totals totals;
@@ -49,6 +57,12 @@ struct Sums {
   Losses losses;
   int64_t device_clock_error = 0;
   bool devices_interrupted = false;
+
+ private:
+  template <typename Add>
+  void add_or_lose(EndedStep& step, Add add) noexcept;
+
+  bool has_run_out_ = false;
 };
 
 class StepSums {
@@ -58,8 +72,7 @@ class StepSums {
   StepSums(const StepSums&) = delete;
   StepSums& operator=(const StepSums&) = delete;
 
-  // Throws what adding up the step before has thrown, as the next does.
-  void add(EndedStep step);
+  void add(EndedStep step) noexcept;
   Sums& sums();  // of all steps so far, which it waits for
 
   // These wait for nothing: they are those of the steps that were added up when the latest began to be.
@@ -69,17 +82,16 @@ class StepSums {
  private:
   struct Helper {
     EndedStep step;
-    std::exception_ptr error;
     std::thread thread;
   };
-  void wait();
+  void wait() noexcept;
   static void before_fork();
   static void after_fork();
   bool is_worth_a_helper(const EndedStep& step) const;
 
   const int64_t budget_;
   std::unique_ptr<Sums> sums_;
-  std::unique_ptr<Helper> helper_;  // null: none is at work
+  std::optional<Helper> helper_;  // nullopt: none is at work
   bool was_merge_due_ = false;
   int64_t bytes_ = 0;
 };

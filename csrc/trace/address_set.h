@@ -40,8 +40,8 @@ class AddressSet {
   }
 
   void grow() {
-    const std::vector<uint64_t> old = std::move(slots_);
-    slots_.assign(old.empty() ? 1024 : 2 * old.size(), 0);  // a power of two
+    std::vector<uint64_t> old(slots_.empty() ? 1024 : 2 * slots_.size(), 0);  // a power of two
+    slots_.swap(old);
     for (const uint64_t address : old) {
       if (address != 0) {
         slots_[find(address)] = address;

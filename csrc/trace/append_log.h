@@ -1,5 +1,5 @@
 // An append-only list in chunks. Rows keep their address, appending increments a pointer, and the memory of each chunk counts
-// towards a budget that all logs of a recording share. Rows that do not fit are counted, not stored.
+// towards a budget that all logs of a recording share. Rows that do not fit, or for which there is no memory, are counted, not stored.
 #pragma once
 
 #include <sys/mman.h>
@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -34,6 +35,28 @@ class Budget {
   std::atomic<int64_t> left_;
 };
 
+// What somebody took of a budget besides rows, given back when it ends.
+class Share {
+ public:
+  explicit Share(Budget& budget) : budget_(budget) {}
+  ~Share() { give_back(); }
+  Share(const Share&) = delete;
+  Share& operator=(const Share&) = delete;
+
+  // Where the budget is spent, this is as if there were no memory.
+  void take(int64_t bytes) {
+    if (!budget_.take(bytes)) {
+      throw std::bad_alloc();
+    }
+    taken_ += bytes;
+  }
+  void give_back() { budget_.release(std::exchange(taken_, 0)); }
+
+ private:
+  Budget& budget_;
+  int64_t taken_ = 0;
+};
+
 template <typename Row>
 class AppendLog {
   static_assert(std::is_trivially_copyable_v<Row>);
@@ -48,15 +71,30 @@ class AppendLog {
     }
   }
 
-  // Room for one row, uninitialized; nullptr when the budget is spent.
-  Row* append() {
+  // Room for one row, uninitialized; nullptr when the budget is spent, and the row is dropped.
+  Row* append() noexcept {
+    Row* const row = room();
+    if (row != nullptr) {
+      keep();
+    }
+    return row;
+  }
+
+  // The same in two steps, for a row of which something may fail before it is whole: it is there when it was kept.
+  Row* room() noexcept {
     if (next_ == end_ && !grow()) {
       ++dropped_;
       return nullptr;
     }
-    ++size_;
-    return next_++;
+    return next_;
   }
+  void keep() noexcept {
+    ++size_;
+    ++next_;
+  }
+
+  // A row is lost for another reason.
+  void drop() noexcept { ++dropped_; }
 
   uint32_t size() const { return size_; }
   uint64_t dropped() const { return dropped_; }
@@ -72,14 +110,25 @@ class AppendLog {
   // holds the whole log twice. Also resets the count of dropped rows.
   template <typename Visit>
   void drain(Visit visit) {
-    for (const Chunk& chunk : std::exchange(chunks_, {})) {
-      const size_t unused = chunk.rows + chunk.count == end_ ? static_cast<size_t>(end_ - next_) : 0;
-      visit(chunk.rows, chunk.count - unused);
-      release(chunk);
-    }
-    next_ = end_ = nullptr;
+    const Row* const end = std::exchange(end_, nullptr);
+    const auto unused = static_cast<size_t>(end - std::exchange(next_, nullptr));
     size_ = 0;
     dropped_ = 0;
+    struct Rest {  // also where a visit throws
+      AppendLog& log;
+      std::vector<Chunk> chunks;
+      size_t next = 0;
+      ~Rest() {
+        while (next < chunks.size()) {
+          log.release(chunks[next++]);
+        }
+      }
+    } rest{*this, std::exchange(chunks_, {})};
+    while (rest.next < rest.chunks.size()) {
+      const Chunk& chunk = rest.chunks[rest.next];
+      visit(chunk.rows, chunk.count - (chunk.rows + chunk.count == end ? unused : 0));
+      release(rest.chunks[rest.next++]);
+    }
   }
 
  private:
@@ -94,9 +143,10 @@ class AppendLog {
   static constexpr size_t kFirst = size_t{1} << 15;
   static constexpr size_t kLargest = size_t{1} << 21;
 
-  [[gnu::noinline]] bool grow() {
+  // Rows are numbered by int32_t.
+  [[gnu::noinline]] bool grow() noexcept {
     const size_t bytes = chunks_.empty() ? kFirst : std::min(chunks_.back().bytes * 2, kLargest);
-    if (size_ > UINT32_MAX - bytes / sizeof(Row) || !budget_.take(static_cast<int64_t>(bytes))) {
+    if (size_ > INT32_MAX - bytes / sizeof(Row) || !has_room_for_a_chunk() || !budget_.take(static_cast<int64_t>(bytes))) {
       return false;
     }
     void* memory = bytes == kLargest ? map_huge_page() : std::malloc(bytes);
@@ -109,6 +159,17 @@ class AppendLog {
     end_ = next_ + count;
     chunks_.push_back({next_, count, bytes});
     return true;
+  }
+
+  bool has_room_for_a_chunk() noexcept {
+    try {
+      if (chunks_.size() == chunks_.capacity()) {
+        chunks_.reserve(2 * chunks_.size() + 1);
+      }
+      return true;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
   }
 
   // A separate mapping, cut to the alignment that a huge page needs. With memory from malloc, the program would keep memory that

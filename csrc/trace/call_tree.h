@@ -135,7 +135,7 @@ class CallTree {
     const std::string text = place.file + '\0' + place.function + '\0' + std::to_string(place.first_line);
     auto known = functions_.find(text);
     if (known == functions_.end()) {
-      Function* const row = take() ? rows.functions.append() : nullptr;
+      Function* const row = take() ? rows.functions.room() : nullptr;
       if (row == nullptr) {
         is_full_ = true;
         return kNoRow;
@@ -143,13 +143,16 @@ class CallTree {
       const int32_t file = place.file.empty() ? kNoRow : static_cast<int32_t>(strings.id(std::string_view(place.file)));
       *row = {strings.id(std::string_view(place.function)), file, place.first_line};
       known = functions_.emplace(text, static_cast<uint32_t>(functions_.size())).first;
+      rows.functions.keep();
+    }
+    const uint64_t key = key_of(static_cast<int32_t>(known->second), place.line);
+    if (const int32_t* const found = place_ids_.find(key)) {
+      return *found;
     }
     const auto number = static_cast<int32_t>(places_found_.size());
-    const auto [found, is_new] = place_ids_.try_emplace(key_of(static_cast<int32_t>(known->second), place.line), number);
-    if (is_new) {
-      places_found_.push_back({known->second, place.line});
-    }
-    return *found;
+    places_found_.push_back({known->second, place.line});
+    place_ids_.try_emplace(key, number);  // where this throws, the place gets another number next time
+    return number;
   }
 
   int32_t node_of(int32_t parent, int32_t place, TreeRows& rows) {
@@ -160,13 +163,14 @@ class CallTree {
     if (const int32_t* const known = node_ids_.find(key)) {
       return *known;
     }
-    Stack* const row = n_nodes_ < kMostNodes && take() ? rows.nodes.append() : nullptr;
+    Stack* const row = n_nodes_ < kMostNodes && take() ? rows.nodes.room() : nullptr;
     if (row == nullptr) {
       is_full_ = true;
       return kNoRow;
     }
     *row = {parent, places_found_[static_cast<size_t>(place)].function, places_found_[static_cast<size_t>(place)].line};
     node_ids_.try_emplace(key, n_nodes_);
+    rows.nodes.keep();
     return n_nodes_++;
   }
 

@@ -109,8 +109,8 @@ class FlatMap {
   }
 
   void grow() {
-    const std::vector<Slot> before = std::exchange(slots_, {});
-    slots_.assign(before.empty() ? kFewest : 2 * before.size(), Slot{kFree, Value{}});
+    std::vector<Slot> before(slots_.empty() ? kFewest : 2 * slots_.size(), Slot{kFree, Value{}});
+    slots_.swap(before);
     shift_ = 64;
     for (size_t size = slots_.size(); size > 1; size /= 2) {
       --shift_;

@@ -8,12 +8,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "trace/append_log.h"
 #include "trace/rows.h"
 
 namespace torchprof {
 
 class ListTable {
  public:
+  // `share`: what lists count towards; nullptr: nothing. Where it is spent, a new list is as if there were no memory.
+  explicit ListTable(Share* share = nullptr) : share_(share) {}
+
   uint32_t id(const int64_t* values, size_t count) {
     const uint64_t hash = hash_of(values, count);
     Recent& recent = recent_[hash % kRecent];
@@ -75,13 +79,26 @@ class ListTable {
         return candidate->second;
       }
     }
+    if (share_ != nullptr) {
+      share_->take(kBytesOfList + static_cast<int64_t>(count * sizeof(int64_t)));
+    }
     const auto id = static_cast<uint32_t>(lists_.size());
-    lists_.push_back({static_cast<uint32_t>(values_.size()), static_cast<uint32_t>(count)});
-    values_.insert(values_.end(), values, values + count);
-    ids_.emplace(hash, id);
+    const size_t first = values_.size();
+    lists_.push_back({static_cast<uint32_t>(first), static_cast<uint32_t>(count)});
+    try {
+      values_.insert(values_.end(), values, values + count);
+      ids_.emplace(hash, id);
+    } catch (...) {
+      lists_.pop_back();
+      values_.resize(first);
+      throw;
+    }
     return id;
   }
 
+  static constexpr int64_t kBytesOfList = 64;
+
+  Share* share_;
   std::array<Recent, kRecent> recent_{};
   std::vector<Shape> lists_;
   std::vector<int64_t> values_;

@@ -11,10 +11,15 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "trace/append_log.h"
+
 namespace torchprof {
 
 class StringTable {
  public:
+  // `share`: what names count towards; nullptr: nothing. Where it is spent, a new name is as if there were no memory.
+  explicit StringTable(Share* share = nullptr) : share_(share) {}
+
   uint32_t id(const char* name) {
     Recent& recent = recent_[(reinterpret_cast<uintptr_t>(name) >> 4) % kRecent];
     if (recent.address == name && std::strcmp(recent.text, name) == 0) {
@@ -35,9 +40,18 @@ class StringTable {
     if (found != ids_.end()) {
       return found->second;
     }
+    if (share_ != nullptr) {
+      share_->take(kBytesOfName + static_cast<int64_t>(name.size()));
+    }
     const uint32_t id = size();
     strings_.emplace_back(name);
-    ids_.emplace(strings_.back(), id);
+    try {
+      ids_.emplace(strings_.back(), id);
+    } catch (...) {
+      strings_.pop_back();
+      throw;
+    }
+    characters_ += name.size();
     return id;
   }
 
@@ -48,6 +62,7 @@ class StringTable {
   }
 
   const std::string& operator[](uint32_t id) const { return strings_[id]; }
+  size_t characters() const { return characters_; }
   uint32_t size() const { return static_cast<uint32_t>(strings_.size()); }
 
  private:
@@ -68,6 +83,10 @@ class StringTable {
     uint32_t id = 0;
   };
 
+  static constexpr int64_t kBytesOfName = 96;
+
+  Share* share_;
+  size_t characters_ = 0;
   std::array<Recent, kRecent> recent_{};  // by address
   std::array<Recent, kRecent> alike_{};   // by length and end
   std::deque<std::string> strings_;       // a deque, so that the views in ids_ stay valid

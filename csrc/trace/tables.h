@@ -17,6 +17,7 @@ struct Losses {
   uint64_t allocations = 0;
   uint64_t kernels = 0;  // and runtime calls
   uint64_t stacks = 0;   // of ops, module calls and allocations
+  uint64_t marks = 0;
   uint64_t unmatched_ends = 0;
 
   void operator+=(const Losses& more) {
@@ -26,6 +27,7 @@ struct Losses {
     allocations += more.allocations;
     kernels += more.kernels;
     stacks += more.stacks;
+    marks += more.marks;
     unmatched_ends += more.unmatched_ends;
   }
 };
@@ -97,6 +99,7 @@ void for_each_loss(const Losses& losses, Visit visit) {
   visit("allocations", losses.allocations);
   visit("kernels", losses.kernels);
   visit("stacks", losses.stacks);
+  visit("marks", losses.marks);
   visit("unmatched_ends", losses.unmatched_ends);
 }
 

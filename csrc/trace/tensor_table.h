@@ -21,12 +21,13 @@ class TensorTable {
     if (same(recent.tensor, tensor) && recent.row != kNoRow && shapes_.equal(recent.tensor.shape, dims, ndim)) {
       return recent.row;
     }
-    Tensor* const row = rows_.append();
+    Tensor* const row = rows_.room();
     if (row == nullptr) {
       return kNoRow;
     }
     tensor.shape = shapes_.id(dims, ndim);
     *row = tensor;
+    rows_.keep();
     recent = {tensor, static_cast<int32_t>(rows_.size() - 1)};
     return recent.row;
   }

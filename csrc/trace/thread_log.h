@@ -46,7 +46,8 @@ class ThreadLog {
   // `tree`: nullptr where stacks are not recorded.
   ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpClasses& classes = none(), uint64_t posix_id = 0,
             CallTree* tree = nullptr)
-      : ops(budget),
+      : share(budget),
+        ops(budget),
         operands(budget),
         tensors(budget),
         arguments(budget),
@@ -58,15 +59,19 @@ class ThreadLog {
         tree_rows(budget),
         tree(tree),
         tree_number(tree != nullptr ? tree->number() : kNoRow),
+        strings(&share),
+        shapes(&share),
         identity(identity),
         posix_id(posix_id),
         thread_(thread),
         tensor_table_(tensors, shapes),
         classes_(classes) {
+    share.take(sizeof(ThreadLog));
     open_ops_.reserve(64);
     open_calls_.reserve(64);
   }
 
+  Share share;  // of the budget: besides rows, itself, its names and its shapes
   AppendLog<Op> ops;
   AppendLog<int32_t> operands;
   AppendLog<Tensor> tensors;
@@ -91,25 +96,29 @@ class ThreadLog {
   const uint64_t posix_id;      // pthread_self()
   uint64_t unmatched_ends = 0;  // ops that ended here but began before the recording or on another thread
 
-  // An op began. `key` identifies it again at its end. Returns the row to fill in, or nullptr when the budget is spent. The op is
-  // open in both cases.
-  Op* open_op(const void* key) {
-    Op* op = ops.append();
-    if (op != nullptr) {
-      op->end = kNever;
-      op->parent = current_op();
-      op->module_call = current_call();
-      op->thread = thread_;
-      op->flags = 0;
-      op->inputs = op->outputs = operands.size();
-      op->n_inputs = op->n_outputs = 0;
+  // An op began. `key` identifies it again at its end. Returns the row to fill in, or nullptr when the budget is spent, or the memory
+  // of the process: then it is dropped. The op is open in both cases, but for one that even this has no memory for.
+  Op* open_op(const void* key, const char* name) noexcept {
+    try {
+      const uint32_t signature = strings.id(name);
+      OpenOp& open = add_open_op(key);
+      Op* const op = ops.append();
+      if (op != nullptr) {
+        op->signature = signature;
+        op->end = kNever;
+        op->parent = open.row;
+        op->module_call = current_call();
+        op->thread = thread_;
+        op->flags = 0;
+        op->inputs = op->outputs = operands.size();
+        op->n_inputs = op->n_outputs = 0;
+        open.op = op;
+        open.row = static_cast<int32_t>(ops.size() - 1);
+      }
+      return op;
+    } catch (const std::bad_alloc&) {
+      return drop_op(key);
     }
-    OpenOp open;
-    open.key = key;
-    open.op = op;
-    open.row = op != nullptr ? static_cast<int32_t>(ops.size() - 1) : current_op();
-    open_ops_.push_back(open);
-    return op;
   }
 
   // The open op that is `up` levels above the innermost, if what runs now has its stack: it began at the same position, and C that was
@@ -121,6 +130,12 @@ class ThreadLog {
   }
 
   bool is_outside_ops() const { return open_ops_.empty() || open_ops_.back().op == nullptr || is_range(open_ops_.back()); }
+
+  // Something of an op does not fit: it is there, with less than it has.
+  void truncate(Op& op) noexcept {
+    op.flags |= kTruncated;
+    operands.drop();
+  }
 
   // The op that was opened last began here.
   void place_op(const Position& position, int32_t stack) {
@@ -151,7 +166,7 @@ class ThreadLog {
 
   // The op with this key ended. `op` is nullptr if there is no row: it was dropped, or it did not begin here.
   OpenOp close_op(const void* key) {
-    if (!open_ops_.empty() && open_ops_.back().key == key) {
+    if (is_innermost_op(key)) {
       const OpenOp closed = open_ops_.back();
       open_ops_.pop_back();
       return closed;
@@ -159,9 +174,10 @@ class ThreadLog {
     return close_below(key);
   }
 
+  bool is_innermost_op(const void* key) const { return !open_ops_.empty() && open_ops_.back().key == key; }
   // The row of the innermost open op, if it has this key and was not dropped.
   int32_t row_of_innermost_op(const void* key) const {
-    return !open_ops_.empty() && open_ops_.back().key == key && open_ops_.back().op != nullptr ? open_ops_.back().row : kNoRow;
+    return is_innermost_op(key) && open_ops_.back().op != nullptr ? open_ops_.back().row : kNoRow;
   }
   // The row of the innermost open module call.
   int32_t innermost_call() const { return current_call(); }
@@ -213,30 +229,39 @@ class ThreadLog {
 
   // Adds the inputs of the op that was opened last. Its outputs are filled in at its end.
   void add_arguments(const std::string& text) {
-    if (Arguments* row = arguments.append()) {
+    if (Arguments* const row = arguments.room()) {
       *row = {open_ops_.back().row, strings.id(std::string_view(text)), strings.id(std::string_view("[]"))};
+      arguments.keep();
       open_ops_.back().arguments = row;
     }
   }
 
-  // A module was called. Returns the row to fill in, or nullptr when the budget is spent. The call is open in both cases. `entered`:
-  // see enter_call().
-  ModuleCall* open_call(uint64_t address, const char* type, bool entered = true) {
-    ModuleCall* call = module_calls.append();
-    if (call != nullptr) {
-      *call = {};
-      call->end = kNever;
-      call->module = module_id(address, type);
-      call->parent = current_call();
-      call->op = current_op();
-      call->inputs = call->outputs = operands.size();
-      call->thread = thread_;
-      call->stack = kNoRow;
+  // A module was called. Whether the call is open now, which only the memory of the process may prevent. `entered`: see enter_call().
+  bool open_call(uint64_t address, const char* type, bool entered = true) noexcept {
+    const size_t around = open_calls_.size();
+    try {
+      const int32_t parent = current_call();
+      open_calls_.push_back({nullptr, parent, address, entered});
+      const uint32_t module = module_id(address, type);
+      if (ModuleCall* const call = module_calls.append()) {
+        *call = {};
+        call->start = call->end = kNever;
+        call->module = module;
+        call->parent = parent;
+        call->op = current_op();
+        call->inputs = call->outputs = operands.size();
+        call->thread = thread_;
+        call->stack = kNoRow;
+        open_calls_.back().call = call;
+        open_calls_.back().row = static_cast<int32_t>(module_calls.size() - 1);
+      }
+    } catch (const std::bad_alloc&) {
+      module_calls.drop();
     }
-    open_calls_.push_back(
-        {call, call != nullptr ? static_cast<int32_t>(module_calls.size() - 1) : current_call(), address, entered});
-    return call;
+    return open_calls_.size() > around;
   }
+  // The row of the call that was opened last; nullptr: it was dropped.
+  ModuleCall* opened_call() const { return open_calls_.back().call; }
 
   // The function of a module begins. Whether that is the innermost open call, which had not entered its function.
   bool enter_call(uint64_t address) {
@@ -344,6 +369,22 @@ class ThreadLog {
     return {};
   }
 
+  OpenOp& add_open_op(const void* key) {
+    OpenOp open;
+    open.key = key;
+    open.row = current_op();
+    return open_ops_.emplace_back(open);
+  }
+
+  [[gnu::noinline]] Op* drop_op(const void* key) noexcept {
+    ops.drop();
+    try {
+      add_open_op(key);
+    } catch (const std::bad_alloc&) {  // its end is an unmatched one
+    }
+    return nullptr;
+  }
+
   static bool is_range(const OpenOp& open) { return open.op != nullptr && open.op->scope == kUserScope; }
 
   int32_t current_op() const { return open_ops_.empty() ? kNoRow : open_ops_.back().row; }
@@ -352,13 +393,18 @@ class ThreadLog {
   // A later module may have the same address. If its class is another one, it gets a row of its own.
   uint32_t module_id(uint64_t address, const char* type) {
     const uint32_t name = strings.id(type);
-    const auto [found, added] = module_ids_.try_emplace(address, static_cast<uint32_t>(modules.size()));
-    if (added || modules[found->second].type != name) {
-      found->second = static_cast<uint32_t>(modules.size());
-      modules.push_back({address, name, 0});
+    const auto found = module_ids_.find(address);
+    if (found != module_ids_.end() && modules[found->second].type == name) {
+      return found->second;
     }
-    return found->second;
+    const auto id = static_cast<uint32_t>(modules.size());
+    share.take(kBytesOfModule);
+    modules.push_back({address, name, 0});
+    module_ids_.insert_or_assign(address, id);  // where this throws, the module gets another row next time
+    return id;
   }
+
+  static constexpr int64_t kBytesOfModule = 96;
 
   static const OpClasses& none() {
     static const OpClasses classes;

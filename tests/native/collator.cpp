@@ -47,10 +47,9 @@ class Events {
     const auto kind = event[0].cast<std::string>();
     const auto integer = [&](size_t i) { return event[i].cast<int64_t>(); };
     if (kind == "op") {
-      op_ = log_.open_op(reinterpret_cast<const void*>(integer(1)));
+      op_ = log_.open_op(reinterpret_cast<const void*>(integer(1)), event[3].cast<std::string>().c_str());
       if (op_ != nullptr) {
         op_->start = integer(2);
-        op_->signature = log_.strings.id(std::string_view(event[3].cast<std::string>()));
         op_->sequence_nr = integer(4);
         op_->forward_thread = event[5].cast<uint32_t>();
         op_->scope = event[6].cast<uint8_t>();
@@ -68,7 +67,8 @@ class Events {
         }
       }
     } else if (kind == "call") {
-      if (ModuleCall* const call = log_.open_call(event[2].cast<uint64_t>(), event[3].cast<std::string>().c_str())) {
+      log_.open_call(event[2].cast<uint64_t>(), event[3].cast<std::string>().c_str());
+      if (ModuleCall* const call = log_.opened_call()) {
         call->start = integer(1);
         call->stack = log_.tree != nullptr ? stack() : kNoRow;
       }

@@ -6,7 +6,6 @@ has too: `torchprof.advice.op_sums`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -38,11 +37,9 @@ __all__ = [
     "inside",
     "is_number",
     "lines_by",
-    "modules_by",
     "on_host",
     "only_module",
     "ops_named",
-    "ops_where",
     "outermost_of",
     "output_tensors",
     "ranges_named",
@@ -77,14 +74,8 @@ def are_counted(trace: Trace) -> Flags:
 
 
 def ops_named(trace: Trace, *names: str) -> Ints:
-    """The ops of active steps with one of these names."""
-    return ops_where(trace, [row for row, name in enumerate(trace.strings) if name in names])
-
-
-def ops_where(trace: Trace, names: Iterable[int]) -> Ints:
-    """The ops of active steps whose names are these rows of ``trace.strings``. User ranges are none."""
-    wanted = np.zeros(len(trace.strings) + 1, dtype=np.bool_)
-    wanted[list(names)] = True
+    """The ops of active steps with one of these names. User ranges are none."""
+    wanted = np.array([name in names for name in trace.strings], dtype=np.bool_)
     if not wanted.any() or not len(trace.ops):
         return np.zeros(0, dtype=np.int64)
     found: Ints = np.flatnonzero(wanted[trace.op_names])
@@ -210,15 +201,6 @@ def is_number(trace: Trace, tensors: Ints) -> Flags:
 def lines_by(trace: Trace, rows: Ints, values: npt.ArrayLike) -> tuple[str, ...]:
     """The lines that these ops are of, such as ``train.py:31``, that with the largest sum of values first."""
     return tuple(most_first(zip(lines_of_ops(trace, rows), np.asarray(values).tolist(), strict=True)))
-
-
-def modules_by(trace: Trace, rows: Ints, values: npt.ArrayLike) -> tuple[str, ...]:
-    """The same of the paths of modules; that of the model itself, which is empty, is left out."""
-    paths = [*paths_of_modules(trace), ""]
-    modules = modules_of_calls(trace, trace.ops["module_call"][rows])
-    sums = np.bincount(modules + 1, weights=np.asarray(values, dtype=np.float64))
-    found = np.unique(modules + 1)
-    return tuple(most_first((paths[at - 1], float(sums[at])) for at in found.tolist()))
 
 
 def only_module(trace: Trace, rows: Ints) -> str:

@@ -72,8 +72,9 @@ class profile(ContextDecorator):
             module runs an op with many shapes, the first 16 have sums of their own, fewer if the budget is small; the others
             are merged into "other shapes", whose FLOPs and bytes are exact. Likewise the first 64 stacks of an op in a module;
             how many ops had others is ``trace.losses["stacks"]``. Needs ``step()``.
-        budget: bytes that the recording may take, half of them for the sums of ``aggregate``; the trace is about as large.
-            What does not fit is counted in ``trace.losses`` and not stored.
+        budget: bytes that the recording may take: rows, names, shapes, stacks, marks, and some 80 kB for each thread; with
+            ``aggregate`` half as many again for the sums. What does not fit is counted in ``trace.losses`` and not stored, and
+            so is what the process has no memory for. The trace is about as large. The description of the model is not counted.
         on_trace_ready: called with this object at the end of every cycle of the schedule, while nothing is recorded; ``trace``
             is that of the cycle. What it raises comes out of ``step()``, and the next cycle is recorded all the same. It is
             also called where an exception ends the block, with what was recorded up to there: then what it raises is a warning.

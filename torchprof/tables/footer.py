@@ -147,7 +147,10 @@ def launched_before_lines(trace: Trace) -> list[str]:
 
 def incomplete(losses: Mapping[str, int]) -> list[str]:
     """What must be said of rows that a recording had no room for."""
-    why = {"kernels": "did not fit the budget, or the device's own buffers"}
+    why = {
+        "kernels": "did not fit the budget, or the device's own buffers",
+        "operands": "did not fit the budget, or one row of an op or a module call",
+    }
     return [
         f"INCOMPLETE: {counted(count, *_nouns(table))} {why.get(table, 'did not fit the budget')}; figures above miss them"
         for table, count in losses.items()

@@ -237,5 +237,6 @@ class MemoryAccount:
 @remembered
 def _growing_on(trace: Trace, device: str) -> tuple[list[Leak], list[Leak]]:
     """What grows, which every account of a device says: see `find_leaks`."""
-    account = MemoryAccount.of(trace, device)
+    tables = allocations_on(trace, device), categories_on(trace, device), totals_on(trace, device)
+    account = MemoryAccount(trace, device, *tables)  # the device is known: of a trace in which nothing ran it cannot be found
     return find_leaks(trace, account.allocations, account.category, account._modules, account.lines_of)

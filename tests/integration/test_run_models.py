@@ -8,12 +8,16 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from run_programs import record
 from torch import nn
 
 import torchprof
+from torchprof.running.found_models import told_apart
+from torchprof.trace.model import ModuleInfo
+from torchprof.trace.schema import LAYOUTS
 
 
 def paths(folder: Path, program: Callable[[], object]) -> list[str]:
@@ -86,6 +90,17 @@ def test_of_several_some_may_be_gone(tmp_path: Path) -> None:
     modules = trace.model.modules
     assert [info.path for info in modules] == ["Sequential_2", "Sequential_2.0", "Sequential", "Sequential.0", "Sequential.1"]
     assert [info.parent for info in modules] == [-1, 0, -1, 2, 2]
+
+
+def test_a_module_at_the_address_of_one_that_is_gone_is_told_from_it() -> None:
+    strings = ["Linear", "ReLU"]
+    rows = np.zeros(3, dtype=LAYOUTS["modules"])
+    rows["address"], rows["type"] = [32, 32, 64], [0, 1, 0]
+    gone = [ModuleInfo("a", "a", "Linear", -1, 0, 32), ModuleInfo("b", "b", "Linear", 0, 1, 64)]
+    others = [ModuleInfo("c", "c", "ReLU", -1, 0, 32), ModuleInfo("d", "d", "Linear", 0, 1, 64)]
+    found = told_apart(gone, others, rows, strings)
+    assert [info.address for info in found] == [33, 65]
+    assert rows["address"].tolist() == [33, 32, 64]  # of the same class, all calls are of the one that came later
 
 
 class Whole(nn.Module):

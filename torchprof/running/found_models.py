@@ -9,17 +9,22 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Final
 
+import numpy as np
 from torch import nn
 
 from torchprof.record.modules import describe
 from torchprof.record.opaque import is_opaque
 from torchprof.record.packed import is_packing
 from torchprof.trace.model import Model, ModuleInfo, TensorInfo
+from torchprof.trace.schema import Rows
+from torchprof.trace.trace import Trace
 
-__all__ = ["FoundModels", "live_objects"]
+__all__ = ["FoundModels", "live_objects", "told_apart"]
 
 MOST_LOOKS: Final = 32
 """How often all objects are gone through for what a module is a part of, which takes some hundredths of a second."""
@@ -77,15 +82,16 @@ class FoundModels:
         living = {found.name: root for found in self._found if (root := found.module()) is not None}
         return next(iter(living.values())) if len(self._found) == 1 and living else living or None
 
-    def with_gone(self, model: Model | None) -> Model | None:
-        """The description of those that live, and after it what is known of those that do not."""
-        modules = list(model.modules) if model is not None else []
+    def with_gone(self, trace: Trace) -> Trace:
+        """The trace with what is known of models that do not live any more, after those that do."""
+        modules = list(trace.model.modules) if trace.model is not None else []
+        rows = trace.modules.copy()
         for found in self._found:
             if found.module() is None and found.described is not None:
                 gone = found.described if len(self._found) == 1 else named(found.described, found.name)
                 at = len(modules)
-                modules += [moved(info, at) for info in gone.modules]
-        return Model(tuple(modules)) if modules else None
+                modules += [moved(info, at) for info in told_apart(gone.modules, modules, rows, trace.strings)]
+        return replace(trace, model=Model(tuple(modules)) if modules else None, modules=rows)
 
     def _root(self, module: nn.Module) -> nn.Module:
         """What the module is a part of, such as a ``LightningModule``; itself where that is nothing, or several."""
@@ -153,6 +159,29 @@ def named(model: Model, name: str) -> Model:
             for info in model.modules
         )
     )
+
+
+def told_apart(
+    gone: Sequence[ModuleInfo], others: Sequence[ModuleInfo], rows: Rows, strings: Sequence[str]
+) -> list[ModuleInfo]:
+    """Modules of a model that is gone, with new addresses where others came to lie at theirs; rows of ``trace.modules`` follow.
+
+    One of the same class as the other cannot be told from it: its calls are those of the other.
+    """
+    classes: dict[int, set[str]] = {}
+    for info in others:
+        classes.setdefault(info.address, set()).add(info.type)
+    taken = classes.keys() | {info.address for info in gone}
+    addresses: dict[int, int] = {}
+    for info in gone:
+        if info.address in classes and info.address not in addresses:
+            address = next(number for number in count(info.address + 1) if number not in taken)  # where no object is
+            addresses[info.address] = address
+            taken |= {address}
+            if info.type not in classes[info.address]:
+                ids = [row for row, text in enumerate(strings) if text == info.type]
+                rows["address"][(rows["address"] == info.address) & np.isin(rows["type"], ids)] = address
+    return [info._replace(address=addresses.get(info.address, info.address)) for info in gone]
 
 
 def moved(info: ModuleInfo, by: int) -> ModuleInfo:

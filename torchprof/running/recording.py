@@ -311,7 +311,7 @@ class Recording:
         if 0 < early < len(steps) and not self._options.aggregate:
             steps = steps.copy()
             steps["warmup"][steps["number"] < early] = 1
-        return replace(trace, model=self._models.with_gone(trace.model), steps=steps)
+        return self._models.with_gone(replace(trace, steps=steps))
 
     def _listen_no_more(self) -> None:
         for listener in (self._optimizers, self._ranges):

@@ -1,4 +1,4 @@
-"""Programs that are recorded while single allocations of torchprof fail: run with ``failing_new.cpp`` loaded before all else.
+"""Programs that are recorded while single allocations of torchprof's own fail: run with ``failing_new.cpp`` preloaded.
 
     LD_PRELOAD=failing_new.so python out_of_memory.py plain 1 29        allocations 1, 30, 59, ...
     LD_PRELOAD=failing_new.so python out_of_memory.py plain 1 29 all    each of these, and all after it

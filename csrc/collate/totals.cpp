@@ -210,8 +210,8 @@ uint32_t Totals::add_signature(const Signature& signature, const Tables& step, c
     added.inputs = static_cast<uint32_t>(tables_.operands.size());
     added.outputs = added.inputs + added.n_inputs;
     for (const Tensor& tensor : tensors) {
-      tables_.operands.push_back(static_cast<int32_t>(tables_.tensors.size()));
       tables_.tensors.push_back(tensor);
+      tables_.operands.push_back(static_cast<int32_t>(tables_.tensors.size() - 1));
     }
     tables_.signatures.push_back(added);
   }

@@ -117,17 +117,17 @@ class AppendLog {
     struct Rest {  // also where a visit throws
       AppendLog& log;
       std::vector<Chunk> chunks;
-      size_t next = 0;
       ~Rest() {
-        while (next < chunks.size()) {
-          log.release(chunks[next++]);
+        for (const Chunk& chunk : chunks) {
+          log.release(chunk);
         }
       }
     } rest{*this, std::exchange(chunks_, {})};
-    while (rest.next < rest.chunks.size()) {
-      const Chunk& chunk = rest.chunks[rest.next];
+    std::reverse(rest.chunks.begin(), rest.chunks.end());
+    for (; !rest.chunks.empty(); rest.chunks.pop_back()) {
+      const Chunk chunk = rest.chunks.back();
       visit(chunk.rows, chunk.count - (chunk.rows + chunk.count == end ? unused : 0));
-      release(rest.chunks[rest.next++]);
+      release(chunk);
     }
   }
 

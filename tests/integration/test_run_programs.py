@@ -56,6 +56,15 @@ def test_a_program_ends_as_it_does_without(tmp_path: Path, end: str) -> None:
     assert [info.type for info in trace.model.modules] == ["Linear"]
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_a_program_runs_where_a_stream_is_closed(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "program.py").write_text(f"{dedent(AT_THE_TOP)}train(3)\n")
+    command = f"'{sys.executable}' -m torchprof run program.py {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(torchprof.__file__).parents[1])}
+    assert subprocess.run(command, shell=True, cwd=tmp_path, env=environment).returncode == 0
+    assert len(torchprof.load(tmp_path / "program.torchprof").steps) == 3
+
+
 def test_the_file_says_what_ended_the_recording(tmp_path: Path) -> None:
     ran = by_run(tmp_path, dedent(AT_THE_TOP) + "train(3); raise ValueError('boom')\n")
     assert ran.trace().facts["ended_by"] == "ValueError"

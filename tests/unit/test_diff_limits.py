@@ -95,6 +95,15 @@ def test_a_time_beyond_the_limit_but_within_noise_fails_where_that_is_asked_for(
     assert diff.check("time > +6%", strict=True)[0].failed
 
 
+def test_noise_as_large_as_the_time_itself_is_known_too() -> None:
+    """The change may then be any part of A, and is within noise like any other."""
+    before, after = ([{"fc": fc, "act": 1} for fc in steps] for steps in ((10, 10, 900, 10), (20, 1300, 20, 20)))
+    (check,) = torchprof.diff(run(before), run(after)).check("time > +5%")
+    assert not check.failed
+    assert str(check).endswith("beyond the limit, but within noise")
+    assert "%)" not in str(check), "no interval of the percentage"
+
+
 def test_where_noise_is_not_known_the_means_decide_and_it_is_said() -> None:
     (check,) = torchprof.diff(run(BEFORE[:2]), run(AFTER[:2])).check("time > +5%")
     assert check.failed

@@ -51,6 +51,16 @@ def test_what_does_not_vary_has_an_interval_without_width() -> None:
     assert ratio_interval(a, b) == pytest.approx((1.2, 1.2))
 
 
+def test_a_time_falls_by_no_more_than_all_of_it() -> None:
+    a, b = Sample.of(np.array([100, 101, 99] * 3)), Sample.of(np.array([10, 300, 10, 10]))
+    assert a is not None
+    assert b is not None
+    assert difference_interval(a, b).low < -a.mean
+    ratio = ratio_interval(a, b)
+    assert ratio is not None
+    assert ratio.low == 0
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_the_spread_of_few_steps_says_nothing(count: int) -> None:
     assert Sample.of(np.ones(count)) is None

@@ -14,6 +14,8 @@ Verdict = Literal[
 ]
 
 MOSTLY: Final[dict[int, Verdict]] = {-1: "mostly faster", 0: "within noise", 1: "mostly slower"}
+ROUNDED: Final = 1e-9
+"""How far two means of the same numbers may lie apart, as a part of them."""
 LOWER_BOUND: Final = "a lower bound"
 """How the reason ends for which a difference is not known where a figure may be more."""
 
@@ -80,7 +82,8 @@ class Change(NamedTuple):
         """In a word."""
         if self.difference is None:
             return "unknown"
-        if self.difference == 0:
+        assert self.a is not None
+        if abs(self.difference) <= ROUNDED * abs(self.a):
             return "same"
         if self.figure.is_time:
             interval = self.interval

@@ -140,9 +140,9 @@ def check(limit: Limit, change: Change, *, strict: bool) -> Check:
         return Check(limit.text, False, text)
     if not change.figure.is_time:
         return Check(limit.text, True, text)
-    if ends is None:
+    if change.interval is None:
         return Check(limit.text, True, f"{text}; its noise is not known")
-    if limit.is_passed_by_all(ends):
+    if ends is not None and limit.is_passed_by_all(ends):  # None: A may be 0, and the change any part of it
         return Check(limit.text, True, text)
     if change.mostly_beyond(limit.amount, of_a=limit.of_a) == (1 if limit.than == ">" else -1):
         return Check(limit.text, True, f"{text}; beyond the limit in most steps")

@@ -115,14 +115,17 @@ def difference_interval(a: Sample, b: Sample, outside: float = 1 - CONFIDENCE) -
 
 
 def ratio_interval(a: Sample, b: Sample, outside: float = 1 - CONFIDENCE) -> Interval | None:
-    """Where the ratio of the means, b to a, is, but for this probability; None where a may be 0."""
+    """Where the ratio of the means, b to a, is, but for this probability; None where a may be 0.
+
+    Means are of what is never negative.
+    """
     t = _t(a, b, 1.0, outside)
     # The ratios r for which |b - r a| <= t * the standard error of b - r a: between the roots of a parabola.
     square, linear, rest = a.mean**2 - (t * a.error) ** 2, a.mean * b.mean, b.mean**2 - (t * b.error) ** 2
     if square <= 0 or a.mean <= 0:
         return None
     root = math.sqrt(max(linear**2 - square * rest, 0.0))
-    return Interval((linear - root) / square, (linear + root) / square)
+    return Interval(max((linear - root) / square, 0.0), (linear + root) / square)
 
 
 def mostly(a: Values, b: Values, outside: float = 1 - CONFIDENCE) -> int:

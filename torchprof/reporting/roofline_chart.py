@@ -52,7 +52,7 @@ def roofline_chart(ops: Table, ceilings: Ceilings | None) -> Figure | None:
         y = [*y, *roof]
     layout = {
         "hovermode": "closest",
-        "xaxis": {"type": "log", "title": {"text": "FLOPs per byte"}, "dtick": 1, "fixedrange": True},
+        "xaxis": {"type": "log", "title": {"text": "FLOPs per byte"}, "dtick": _dtick(x), "fixedrange": True},
         "yaxis": {"type": "log", "title": {"text": "FLOP/s"}, "fixedrange": True, **_powers(y)},
     }
     return {"data": data, "layout": layout}
@@ -61,6 +61,11 @@ def roofline_chart(ops: Table, ceilings: Ceilings | None) -> Figure | None:
 def _is_drawn(rate: float | None) -> bool:
     """Whether it has a place on an axis of logarithms: rates of damaged files may have none."""
     return rate is not None and 0 < rate < math.inf
+
+
+def _dtick(values: list[float]) -> float | str:
+    """Numbers at powers of ten, of few ones also in between."""
+    return "D2" if math.log10(max(values) / min(values)) < 2 else 1
 
 
 def _powers(values: list[float]) -> Figure:

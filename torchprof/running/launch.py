@@ -57,8 +57,9 @@ def _become(path: str, arguments: Sequence[str], options: RunOptions) -> NoRetur
     before = os.environ.get("PYTHONPATH")
     startup = f"{STARTUP}{os.pathsep}{before}" if before else str(STARTUP)
     told = replace(options, pythonpath=before).to_text()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # as of a program that was started without one
+            stream.flush()
     os.execve(path, [*arguments], {**os.environ, "PYTHONPATH": startup, VARIABLE: told})
 
 

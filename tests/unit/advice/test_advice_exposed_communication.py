@@ -27,7 +27,7 @@ def test_an_all_reduce_after_backward() -> None:
     assert found.worth is not None
     assert (found.worth.low, found.worth.high, found.worth.whole) == (0, 200_000, 1_000_000)
     assert found.worth.measured
-    assert found.details == ("ncclDevKernel_AllReduce_Sum_f32_RING_LL: 300 us in 1 kernel of all steps, 300 us to 300 us each",)
+    assert found.details == ("ncclDevKernel_AllReduce_Sum_f32_RING_LL: 300 us a step, 1 kernel in all, 300 us to 300 us each",)
     assert "200 us" in found.what
     assert "300 us that they take" in found.what
 

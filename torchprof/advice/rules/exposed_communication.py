@@ -71,7 +71,7 @@ def exposed_communication(trace: Trace) -> Iterator[Finding]:
         "https://docs.pytorch.org/docs/stable/notes/ddp.html",
         loop.worth(time, "the time in which only collectives ran, which includes waiting for other ranks"),
         details=tuple(
-            f"{name}: {format_ns(sum(lengths) // loop.steps)} in {counted(len(lengths), 'kernel')} of all steps, "
+            f"{name}: {format_ns(sum(lengths) // loop.steps)} a step, {counted(len(lengths), 'kernel')} in all, "
             f"{format_ns(min(lengths))} to {format_ns(max(lengths))} each"
             for name, lengths in sorted(by_kernel.items(), key=lambda item: -sum(item[1]))
         ),

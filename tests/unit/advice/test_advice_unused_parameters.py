@@ -17,7 +17,12 @@ KIB = 1024
 
 
 def trained(
-    *, head_gets_one: bool = False, trainable: bool = True, strings: tuple[str, ...] = (), **facts: Any
+    *,
+    head_gets_one: bool = False,
+    head_is_called: bool = True,
+    trainable: bool = True,
+    strings: tuple[str, ...] = (),
+    **facts: Any,
 ) -> torchprof.Trace:
     """``Net(body, head)`` of 1 and 3 KiB. Backward allocates a gradient of the body."""
     model = Model(
@@ -35,6 +40,7 @@ def trained(
         model=model,
         strings=["MmBackward0", "Linear", *strings],
         modules=[{"address": 101, "type": 1}, {"address": 102, "type": 1}],
+        module_calls=[{"start": 1, "end": 2, "module": row} for row in range(1 + head_is_called)],
         ops=[{"name": 0, "start": 5, "end": 20, "flags": int(Phase.BACKWARD) << 4}],
         allocations=held + gradients,
         facts=facts,
@@ -64,6 +70,12 @@ def test_where_all_get_one() -> None:
     assert list(unused_parameters(trained(head_gets_one=True))) == []
 
 
+def test_what_is_read_by_another_and_never_called_is_not_known() -> None:
+    """As the output projection of ``nn.MultiheadAttention``."""
+    assert list(unused_parameters(trained(head_is_called=False))) == []
+    assert [found.module for found in unused_parameters(trained(head_is_called=False, unread_modules=[2]))] == ["head"]
+
+
 def test_frozen_parameters_want_none() -> None:
     assert list(unused_parameters(trained(trainable=False))) == []
 
@@ -77,3 +89,5 @@ def test_where_it_cannot_be_told() -> None:
         list(unused_parameters(trained(shapes=False)))
     with pytest.raises(NotTold, match="which gradients"):
         list(unused_parameters(trained(compiled=True)))
+    with pytest.raises(NotTold, match="which gradients"):
+        list(unused_parameters(trained(compiled_outside_calls=1)))

@@ -10,6 +10,7 @@ import numpy as np
 from torchprof.advice.finding import Finding
 from torchprof.advice.memory_accounts import memory_accounts, peak_worth
 from torchprof.advice.registry import NotTold, rule
+from torchprof.analysis.compiled_code import ran_compiled_code
 from torchprof.analysis.memory.steps import not_recorded
 from torchprof.rendering.units import format_bytes
 from torchprof.trace.model import ModuleInfo
@@ -40,19 +41,25 @@ def unused_parameters(trace: Trace) -> Iterator[Finding]:
         raise NotTold("no backward pass was recorded")
     allocations = trace.allocations
     of_gradients = allocations["uses"] & Use.GRADIENT != 0
-    if not of_gradients.any() or trace.facts.get("compiled"):
+    if not of_gradients.any() or ran_compiled_code(trace):
         raise NotTold("it is not known which gradients there were")
     rows = np.unique(allocations["module"][of_gradients])
     trained = set(trace.modules["address"][rows[rows >= 0]].tolist())
     by_another = {each.owner for info in trace.model.modules if info.address in trained for each in info.parameters}
+    unread = set(trace.facts.get("unread_modules") or ())
+    calls = np.unique(np.concatenate([trace.module_calls["module"], trace.call_totals["module"]]))
+    called = set(trace.modules["address"][calls].tolist())
     found = [
         each
-        for each in trace.model.modules
-        if _bytes(each) and each.address not in trained and each.path not in by_another  # as one that both have
+        for row, each in enumerate(trace.model.modules)
+        if _bytes(each)
+        and each.address not in trained
+        and each.path not in by_another  # as one that both have
+        # What is not called and read is used by another, as by nn.MultiheadAttention: its gradients may be part of others.
+        and (row in unread or each.address in called)
     ]
     if not found:
         return
-    unread = set(trace.facts.get("unread_modules") or ())
     infos = {id(info): row for row, info in enumerate(trace.model.modules)}
     size = sum(_bytes(each) for each in found)
     never_read = sum(infos[id(each)] in unread for each in found)

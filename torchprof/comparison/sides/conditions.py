@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from torchprof.analysis.compiled_code import ran_compiled_code
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.tensors import tensor_shape
-from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
 
 __all__ = ["conditions_of", "root_inputs"]
@@ -23,7 +23,7 @@ def conditions_of(trace: Trace, account: MemoryAccount | None) -> dict[str, str]
         "Python": str(facts.get("python", "")),
         "GPUs": ", ".join(dict.fromkeys(facts.get("devices", ()))),
         "times of GPUs by": str(facts.get("gpu", "")),
-        "compiled code": "runs" if _is_compiled(trace) else "does not run",
+        "compiled code": "runs" if ran_compiled_code(trace) else "does not run",
         "sums only (aggregate=True)": "yes" if facts.get("aggregate") else "no",
         "memory of": account.device if account is not None else "",
         "inputs": root_inputs(trace),
@@ -36,11 +36,6 @@ def conditions_of(trace: Trace, account: MemoryAccount | None) -> dict[str, str]
         training = trace.model.modules[0].training
         found["mode"] = "" if training is None else "train" if training else "eval"
     return found
-
-
-def _is_compiled(trace: Trace) -> bool:
-    began = bool((trace.module_calls["flags"] & CALL_COMPILED != 0).any())
-    return began or bool(trace.facts.get("compiled_outside_calls") or trace.facts.get("compiled"))
 
 
 def root_inputs(trace: Trace) -> str:

@@ -60,7 +60,7 @@ def test_a_layer_with_other_parameters_or_in_another_place_is_another_one() -> N
 
 def test_a_layer_of_another_class_under_the_same_name_says_what_it_was() -> None:
     other = (("", "Net"), ("conv", "Conv2d", 9), ("act", "GELU"), ("fc", "Linear", 20))
-    assert aligned(rows(*NET), rows(*other))["act"] == "was a ReLU"
+    assert aligned(rows(*NET), rows(*other))["act"] == "was ReLU"
 
 
 def test_a_layer_that_is_inserted_in_a_list_moves_those_behind_it() -> None:

@@ -48,7 +48,7 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     if not outcome.is_written:
         return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}"]
     trace = load(outcome.file)
-    file = shlex.quote(file_of(options.shown, rank))
+    file = printable(shlex.quote(file_of(options.shown, rank)))
     rows = [
         *_models(trace),
         *_steps(trace, outcome),

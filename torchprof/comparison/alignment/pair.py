@@ -39,5 +39,5 @@ class Pair(NamedTuple):
         notes = [f"{self.how} from {self.a.label}"] if self.how != "same" else []
         types = self.a.record.get("type"), self.b.record.get("type")
         if types[0] != types[1]:
-            notes.append(f"was a {types[0]}")
+            notes.append(f"was {types[0]}")
         return ", ".join(notes)

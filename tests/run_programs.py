@@ -89,6 +89,7 @@ def _written(folder: Path, program: str) -> str:
 def _ran(folder: Path, arguments: Sequence[str], stdin: str) -> Ran:
     sources = str(Path(torchprof.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": sources, "TRANSFORMERS_VERBOSITY": "error"}
+    environment.pop("PYTHONSAFEPATH", None)  # which hides modules in the folder
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=600
     )

@@ -22,7 +22,7 @@ from torchprof.analysis.model.module_tree import paths_of_modules
 from torchprof.analysis.remembered import remembered
 from torchprof.analysis.spans import durations
 from torchprof.analysis.steps import active_steps, step_of
-from torchprof.trace.schema import SCOPE_USER, TENSOR_OBJECT
+from torchprof.trace.schema import SCOPE_FUNCTION, SCOPE_USER, TENSOR_OBJECT
 from torchprof.trace.trace import Trace
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 HOST: Final = ("cpu", "meta")
-SCOPE_FUNCTION: Final = 0  # ops["scope"] of a call of the dispatcher
 
 
 def check_ops(trace: Trace) -> None:

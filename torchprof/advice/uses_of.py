@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from torchprof.advice.ops_of import SCOPE_FUNCTION
 from torchprof.advice.registry import NotTold
 from torchprof.flops.views import moves_nothing
+from torchprof.trace.schema import SCOPE_FUNCTION
 from torchprof.trace.trace import Trace
 
 __all__ = ["Uses", "check_addresses", "storages_of", "uses_of"]

@@ -10,7 +10,7 @@ from typing import Any
 import torchprof
 from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
 from torchprof.cli.files import trace_of
-from torchprof.cli.output import COMPUTING, add_output_options, paged, write
+from torchprof.cli.output import COMPUTING, add_output_options, emit_table
 from torchprof.cli.progress import working
 
 __all__ = ["add_parser", "run"]
@@ -42,18 +42,7 @@ def run(options: argparse.Namespace) -> None:
     trace = trace_of(options.file)
     with working(COMPUTING):
         table = torchprof.annotate(trace, options.what)
-    if options.columns is not None:
-        table = table.select(*options.columns)
-    if options.head is not None:
-        table = table.head(options.head)
-    chosen = options.columns is not None
-    if options.json:
-        write(f"{table.to_json(printed_only=chosen)}\n")
-    elif options.csv:
-        write(table.to_csv(printed_only=chosen))
-    else:
-        with paged(options):
-            table.print(width=options.width)
+    emit_table(table, options)
 
 
 def functions_to_complete(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:

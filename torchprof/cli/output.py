@@ -9,13 +9,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torchprof.cli.arguments import number_of
 from torchprof.cli.progress import working
 from torchprof.terminal import NARROWEST, is_terminal, printable
 
-__all__ = ["COMPUTING", "add_output_options", "emit", "paged", "say", "write", "write_json"]
+if TYPE_CHECKING:
+    from torchprof.tables.table import Table
+
+__all__ = ["COMPUTING", "add_output_options", "emit", "emit_table", "paged", "say", "write", "write_json"]
 
 COMPUTING: Final = "computing"
 LESS: Final = "FRX"
@@ -46,6 +49,22 @@ def emit(printed: Any, options: argparse.Namespace) -> None:
     else:
         with paged(options, COMPUTING):
             printed.print(width=options.width)
+
+
+def emit_table(table: Table, options: argparse.Namespace) -> None:
+    """Print a table as the options say: its columns, its first rows, and as text, JSON or CSV."""
+    chosen = options.columns is not None
+    if chosen:
+        table = table.select(*options.columns)
+    if options.head is not None:
+        table = table.head(options.head)
+    if options.json:
+        write(f"{table.to_json(printed_only=chosen)}\n")
+    elif options.csv:
+        write(table.to_csv(printed_only=chosen))
+    else:
+        with paged(options):
+            table.print(width=options.width)
 
 
 def write_json(data: Any) -> None:

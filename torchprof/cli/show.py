@@ -10,7 +10,7 @@ from typing import Any, Final
 import torchprof
 from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
 from torchprof.cli.files import trace_of
-from torchprof.cli.output import COMPUTING, add_output_options, paged, write
+from torchprof.cli.output import COMPUTING, add_output_options, emit_table
 from torchprof.cli.progress import working
 from torchprof.errors import ArgumentError
 
@@ -79,18 +79,7 @@ def run(options: argparse.Namespace) -> None:
     table = table_of(options.file, options.by, given)
     if options.sort is not None:
         table = table.sort(options.sort, descending=not options.reverse)
-    chosen = options.columns is not None
-    if chosen:
-        table = table.select(*options.columns)
-    if options.head is not None:
-        table = table.head(options.head)
-    if options.json:
-        write(f"{table.to_json(printed_only=chosen)}\n")
-    elif options.csv:
-        write(table.to_csv(printed_only=chosen))
-    else:
-        with paged(options):
-            table.print(width=options.width)
+    emit_table(table, options)
 
 
 def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:

@@ -248,6 +248,8 @@ STACKS: Final[Mapping[str, np.dtype[Any]]] = {
 """The tables of Python stacks, which a trace may be made without."""
 
 
+SCOPE_FUNCTION: Final = 0
+"""In ``ops["scope"]``: a call of the dispatcher."""
 SCOPE_BACKWARD: Final = 1
 SCOPE_USER: Final = 7
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +18,12 @@ from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.where import lines_of_launches, numbered
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
 from torchprof.analysis.steps import active_steps, step_of
-from torchprof.trace.schema import Activity, RuntimeCallKind
+from torchprof.trace.schema import SCOPE_FUNCTION, Activity, RuntimeCallKind
 from torchprof.trace.trace import Trace
 
 __all__ = ["Waits", "host_waits", "outermost_ops", "waiting_calls"]
 
 Ints = npt.NDArray[np.int64]
-FUNCTION: Final = 0  # ops["scope"] of a call of the dispatcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ def outermost_ops(trace: Trace, op: Ints) -> Ints:
     parent, scope = trace.ops["parent"], trace.ops["scope"]
     while True:
         above = np.append(parent.astype(np.int64), -1)[op]
-        climbs = (above >= 0) & (np.append(scope, 255)[above] == FUNCTION)
+        climbs = (above >= 0) & (np.append(scope, 255)[above] == SCOPE_FUNCTION)
         if not climbs.any():
             return op
         op = np.where(climbs, above, op)

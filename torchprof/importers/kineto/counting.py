@@ -16,13 +16,12 @@ from torchprof.flops.views import moves_nothing
 from torchprof.importers.kineto.columns import Ints
 from torchprof.importers.kineto.freed import give_back
 from torchprof.importers.kineto.nesting import Nesting, parts
-from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, TENSOR_SYMBOLIC, UNKNOWN_FLOPS, Rows
+from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, SCOPE_FUNCTION, TENSOR_SYMBOLIC, UNKNOWN_FLOPS, Rows
 from torchprof.trace.type_names import Dtypes
 
 __all__ = ["flops_of", "mark_nested"]
 
 FREE, UNKNOWN, COUNTED, COMPILED = range(4)
-FUNCTION: Final = 0
 MOST_BYTES: Final = 2**60
 
 
@@ -34,7 +33,7 @@ def mark_nested(ops: Rows, nesting: Nesting, tables: Mapping[str, Rows], names: 
     """
     parent = nesting.op_parent
     name_of_op = tables["signatures"]["name"][ops["signature"]]
-    is_function = ops["scope"] == FUNCTION
+    is_function = ops["scope"] == SCOPE_FUNCTION
     classes = classes_by_name(names, users_formulas())
     of_dispatcher = np.array([_class_of(name, classes, True) for name in names] or [FREE], dtype=np.int8)
     of_others = np.array([_class_of(name, classes, False) for name in names] or [FREE], dtype=np.int8)

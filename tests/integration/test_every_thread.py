@@ -129,6 +129,7 @@ def test_what_is_held_at_any_moment_is_what_the_program_holds(seed: int) -> None
                 block = blocks[chosen]
                 if block.untyped_storage().resizable():
                     block.untyped_storage().resize_(4 * count)
+                    block.resize_(count)  # so that a later use stays within it
 
     with torchprof.profile() as prof:
         for block in blocks.values():

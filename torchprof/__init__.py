@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.by_line import by_line as by_line
     from torchprof.tables.by_module import by_module as by_module
     from torchprof.tables.by_op import by_op as by_op
+    from torchprof.tables.by_rank import by_rank as by_rank
     from torchprof.tables.by_step import by_step as by_step
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
@@ -78,6 +79,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.summary import Summary as Summary
     from torchprof.tables.table import Table as Table
     from torchprof.trace.ceilings import Ceilings as Ceilings
+    from torchprof.trace.ranks import Ranks as Ranks
     from torchprof.trace.schema import Phase as Phase
     from torchprof.trace.trace import Trace as Trace
 
@@ -101,6 +103,7 @@ _MODULES: Final = {
     "ModuleTypeError": "torchprof.errors",
     "OutOfMemory": "torchprof.tables.out_of_memory",
     "Phase": "torchprof.trace.schema",
+    "Ranks": "torchprof.trace.ranks",
     "RecordingError": "torchprof.errors",
     "Replay": "torchprof.allocator.replay",
     "Schedule": "torchprof.record.schedule",
@@ -118,6 +121,7 @@ _MODULES: Final = {
     "by_line": "torchprof.tables.by_line",
     "by_module": "torchprof.tables.by_module",
     "by_op": "torchprof.tables.by_op",
+    "by_rank": "torchprof.tables.by_rank",
     "by_step": "torchprof.tables.by_step",
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",

@@ -11,6 +11,7 @@ import find_the_leak
 import torch
 import transformers
 from handwritten import gpu_trace
+from many_ranks import rank_trace
 from my_network import MyNetwork
 from torch import nn
 
@@ -65,6 +66,12 @@ def llama_config() -> transformers.LlamaConfig:
 def batches(count: int = 6, size: int = 4) -> list[torch.Tensor]:
     """Images for the tutorial's network."""
     return [torch.randn(size, 3, 112, 112) for _ in range(count)]
+
+
+def save_ranks(folder: str) -> None:
+    """Four ranks, of which rank 2 takes longer in forward."""
+    for rank in range(4):
+        rank_trace(rank, forward=(20 if rank == 2 else 10,) * 3).save(folder)
 
 
 def leaky_training() -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_a_file_in_place_of_a_subcommand_is_told_how_to_be_shown(file: str, caps
         ("show FILE --by step --backward-at-call", "--backward-at-call is for --by line and --by function"),
         ("show FILE --by step --module fc", "--module is for --by op and --by kernel"),
         ("show FILE --reverse", "--reverse needs --sort COLUMN"),
-        ("show FILE --by rank", "is of one process, and not of several ranks: show the file of each rank by itself"),
+        ("show FILE --by rank", "is of one process: give the folder with the files of all ranks"),
         ("show FILE --by line", "trace has no stacks of Python"),
         ("show FILE --by op --module nope", "module='nope' has no ops"),
         ("show FILE --sort tme", "column 'tme' is unknown (did you mean 'time'?)"),

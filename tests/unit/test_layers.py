@@ -100,7 +100,7 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "cli": Room(
         "The subcommands, over the public names.",
-        "paths errors _version terminal importers rendering tables running wording __init__",
+        "paths errors _version terminal trace importers rendering tables running wording __init__",
         torch=True,
     ),
     "__main__": Room("Runs the command line.", "cli"),

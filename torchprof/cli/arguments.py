@@ -16,6 +16,8 @@ WRONG_ARGUMENTS: Final = 2
 FILES: Final = "of torchprof, or of torch.profiler (JSON, also .gz)"
 WITH_SNAPSHOTS: Final = f"{FILES}, or a CUDA memory snapshot"
 
+OR_RANKS: Final = "; or a folder with those of many ranks"
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong, and how to go on."""
@@ -53,9 +55,10 @@ def subcommand(subparsers: Any, usage: str, description: str, *examples: str) ->
     return parser
 
 
-def add_file(parser: argparse.ArgumentParser, *, snapshots: bool = False) -> None:
+def add_file(parser: argparse.ArgumentParser, *, snapshots: bool = False, ranks: bool = False) -> None:
     """Declare ``FILE``."""
-    parser.add_argument("file", metavar="FILE", help=f"a trace {WITH_SNAPSHOTS if snapshots else FILES}")
+    what = f"a trace {WITH_SNAPSHOTS if snapshots else FILES}{OR_RANKS if ranks else ''}"
+    parser.add_argument("file", metavar="FILE", help=what)
 
 
 def completes(action: argparse.Action, values: Callable[..., Iterable[str]]) -> None:

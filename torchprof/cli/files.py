@@ -13,7 +13,7 @@ from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.terminal import printable
 
-__all__ = ["beside", "holds_snapshot", "quoted", "refuse_to_overwrite", "trace_of"]
+__all__ = ["beside", "holds_snapshot", "quoted", "ranks_of", "refuse_to_overwrite", "trace_of"]
 
 LONGEST_BEGINNING: Final = 2**12
 ZIP: Final = b"PK"
@@ -56,6 +56,18 @@ def trace_of(path: str, lacking: str = "ops") -> torchprof.Trace:
         return torchprof.load(path)  # which shows how far it is by itself
     with working(f"reading {path}"):
         return torchprof.load(path)
+
+
+def ranks_of(path: str) -> torchprof.Ranks | None:
+    """The ranks in a folder; None where this is no folder.
+
+    Raises:
+        OSError, TraceFileError: there are none.
+    """
+    if not os.path.isdir(path):
+        return None
+    ranks: torchprof.Ranks = torchprof.load(path)
+    return ranks
 
 
 def quoted(path: str) -> str:

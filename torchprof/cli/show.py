@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torchprof
 from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
-from torchprof.cli.files import trace_of
+from torchprof.cli.files import quoted, ranks_of, trace_of
 from torchprof.cli.output import COMPUTING, add_output_options, emit_table
 from torchprof.cli.progress import working
 from torchprof.errors import ArgumentError
@@ -17,6 +17,7 @@ from torchprof.errors import ArgumentError
 __all__ = ["add_parser", "run"]
 
 TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank")
+ACROSS_RANKS: Final = ("module", "rank")
 PHASES: Final = ("forward", "recomputation", "backward", "optimizer", "data", "other")
 ONLY_FOR: Final = {
     "depth": ("module",),
@@ -34,13 +35,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subcommand(
         subparsers,
         "show FILE",
-        "Print a table: by module, op, line, function, step or kernel.",
+        "Print a table: by module, op, line, function, step, kernel or rank.",
         "show step.torchprof",
         "show step.torchprof --by line --head 20",
         "show step.torchprof --by op --phase backward --sort calls --columns calls,self,flops",
         "show trace.json.gz --by kernel --csv > kernels.csv",
+        "show run/ --by rank",
     )
-    add_file(parser)
+    add_file(parser, ranks=True)
     parser.add_argument("--by", choices=TABLES, default="module", help="what a row is (default: module)")
     sort = parser.add_argument("--sort", metavar="COLUMN", help="order the rows by this column, largest first")
     parser.add_argument("--reverse", action="store_true", help="smallest first")
@@ -84,13 +86,19 @@ def run(options: argparse.Namespace) -> None:
 
 def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
     """The table of a file."""
-    trace = trace_of(file)
-    if by == "rank":
+    shown: torchprof.Trace | torchprof.Ranks | None = ranks_of(file)
+    if isinstance(shown, torchprof.Ranks) and by not in ACROSS_RANKS:
+        instead = " and ".join(f"--by {each}" for each in ACROSS_RANKS)
         raise ArgumentError(
-            f"--by rank: {file} is of one process, and not of several ranks: show the file of each rank by itself"
+            f"--by {by}: {file} has several ranks, of which there are {instead}: show the file of one, such as "
+            f"{quoted(shown.files[0])}"
         )
+    if shown is None:
+        shown = trace_of(file)
+        if by == "rank":
+            raise ArgumentError(f"--by rank: {file} is of one process: give the folder with the files of all ranks")
     with working(COMPUTING):
-        table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
+        table: torchprof.Table = getattr(torchprof, f"by_{by}")(shown, **given)
     return table
 
 

@@ -1,38 +1,12 @@
-"""Which rank of several processes this one is, as those that start ranks tell them."""
+"""The file of a rank."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Final
 
-__all__ = ["Rank", "file_of", "own_rank"]
+from torchprof.trace.rank import Rank
 
-VARIABLES: Final = (
-    ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """One of ``size`` processes, counted from 0."""
-
-    number: int
-    size: int
-
-
-def own_rank() -> Rank | None:
-    """Of this process, from its environment; None where it is no rank, or the only one."""
-    for number, size in VARIABLES:
-        texts = os.environ.get(number, ""), os.environ.get(size, "")
-        if all(text.isdecimal() for text in texts):
-            rank = Rank(*map(int, texts))
-            return rank if rank.size > 1 else None
-    return None
+__all__ = ["file_of"]
 
 
 def file_of(path: str, rank: Rank | None) -> str:

@@ -24,7 +24,7 @@ from torchprof.record.recorder import Options, Recorder
 from torchprof.running.found_models import FoundModels
 from torchprof.running.found_steps import LOADER_RANGE, OptimizerSteps, Ranges
 from torchprof.running.options import RunOptions
-from torchprof.running.rank import Rank
+from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
 
 __all__ = ["Outcome", "Recording"]
@@ -301,11 +301,9 @@ class Recording:
         return any(map(len, (trace.ops, trace.module_calls, trace.steps, trace.op_totals, trace.call_totals)))
 
     def _completed(self, trace: Trace, ended_by: str) -> Trace:
-        """With the models that are gone by now, the rank, and without what is no step like others."""
+        """With the models that are gone by now, and without what is no step like others."""
         if ended_by:
             trace.facts["ended_by"] = ended_by
-        if self._rank is not None:
-            trace.facts.update(rank=self._rank.number, world_size=self._rank.size)
         steps = trace.steps
         early = max(self._early, 1) if self._options.as_usual and len(steps) >= WARMUP_OF else self._early
         if 0 < early < len(steps) and not self._options.aggregate:

@@ -12,14 +12,15 @@ import numpy as np
 from torchprof.advice.findings import findings, worth_text
 from torchprof.analysis.steps import step_times
 from torchprof.errors import TorchprofError
-from torchprof.importers.load import load
+from torchprof.importers.load import load_trace
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.running.options import RunOptions
-from torchprof.running.rank import Rank, file_of
+from torchprof.running.rank import file_of
 from torchprof.running.recording import Outcome
 from torchprof.tables.by_module import by_module
 from torchprof.tables.memory_account import memory
 from torchprof.terminal import printable
+from torchprof.trace.rank import Rank
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
@@ -47,7 +48,7 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     """Some lines: what was recorded, what it took, what is worth a look, and where to look next."""
     if not outcome.is_written:
         return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}"]
-    trace = load(outcome.file)
+    trace = load_trace(outcome.file)
     file = printable(shlex.quote(file_of(options.shown, rank)))
     rows = [
         *_models(trace),

@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.reporting.report import report as report
     from torchprof.summarize import summary as summary
     from torchprof.tables.annotate import annotate as annotate
+    from torchprof.tables.by_collective import by_collective as by_collective
     from torchprof.tables.by_kernel import by_kernel as by_kernel
     from torchprof.tables.by_line import by_function as by_function
     from torchprof.tables.by_line import by_line as by_line
@@ -116,6 +117,7 @@ _MODULES: Final = {
     "TraceFileError": "torchprof.errors",
     "UnsupportedTorchError": "torchprof.errors",
     "annotate": "torchprof.tables.annotate",
+    "by_collective": "torchprof.tables.by_collective",
     "by_function": "torchprof.tables.by_line",
     "by_kernel": "torchprof.tables.by_kernel",
     "by_line": "torchprof.tables.by_line",

@@ -24,6 +24,9 @@ LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "n
 BERT = LLAMA | {"type_vocab_size": 2}
 
 
+EVERY_RANK = {"name": "0", "description": "default_pg", "backend": "gloo", "ranks": [0, 1, 2, 3]}
+
+
 def names() -> dict[str, Any]:
     """What pages have to begin with; anything else they say, or import from here in a block that readers do not see."""
     return {"torch": torch, "nn": nn, "torchprof": torchprof, "prepared": sys.modules[__name__]}
@@ -71,7 +74,7 @@ def batches(count: int = 6, size: int = 4) -> list[torch.Tensor]:
 def save_ranks(folder: str) -> None:
     """Four ranks, of which rank 2 takes longer in forward."""
     for rank in range(4):
-        rank_trace(rank, forward=(20 if rank == 2 else 10,) * 3).save(folder)
+        rank_trace(rank, forward=(20 if rank == 2 else 10,) * 3, process_groups=[EVERY_RANK]).save(folder)
 
 
 def leaky_training() -> dict[str, Any]:

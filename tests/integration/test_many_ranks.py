@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_parallel_memory import ddp, free_port, fsdp, local, tensor_parallel
+from test_parallel_memory import FIRST, LAST, ddp, free_port, fsdp, local, tensor_parallel
 from torch import nn
 
 import torchprof
@@ -113,6 +113,59 @@ def test_the_figures_of_a_rank_add_up(runs: Path, name: str) -> None:
     assert rows[path]["slowest"] == max(times)
     assert rows[path]["slowest_rank"] == times.index(max(times))
     assert rows[path]["rank_spread"] == pytest.approx(max(times) - min(times))
+
+
+def collectives(runs: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of the table by collective, which is that of either rank but for times."""
+    ranks = torchprof.load(runs / name)
+    told = ("name", "by", "module", "group", "group_size", "calls", "bytes")
+    of_each = [[{key: row[key] for key in told} for row in torchprof.by_collective(trace).to_dict()] for trace in ranks]
+    first, second = (sorted(rows, key=str) for rows in of_each)
+    assert first == second
+    return torchprof.by_collective(ranks).to_dict()
+
+
+def ran(row: dict[str, Any]) -> bool:
+    """Whether the time for which a collective ran is known, and what follows from it."""
+    bandwidth = row["bytes"] / row["shortest"] * 1e9
+    return bool(
+        0 < row["shortest"] <= row["ran"] <= row["longest"]
+        and row["alg_rate"] == pytest.approx(bandwidth)
+        and row["bus_rate"] == pytest.approx(bandwidth * (1 if row["name"] == "all-reduce" else 1 / 2))
+    )
+
+
+def test_ddp_reduces_the_gradients_of_all_parameters_in_every_step(runs: Path) -> None:
+    (row,) = (row for row in collectives(runs, "ddp") if row["name"] == "all-reduce")
+    assert (row["by"], row["module"], row["group"], row["group_size"]) == ("DDP", "module", "default_pg", 2)
+    assert row["bytes"] == FIRST + LAST
+    assert row["lines"][0].startswith("test_many_ranks.py:")
+    assert ran(row)
+
+
+def test_fsdp_gathers_every_layer_twice_in_a_step_and_reduces_it_once(runs: Path) -> None:
+    rows = collectives(runs, "fsdp")
+    found = {(row["name"], row["module"]): (row["calls"], row["bytes"]) for row in rows}
+    assert found == {
+        ("all-gather", "0"): (2, 2 * FIRST),
+        ("all-gather", "2"): (2, 2 * LAST),
+        ("reduce-scatter", "0"): (1, FIRST),
+        ("reduce-scatter", "2"): (1, LAST),
+    }
+    assert all(row["by"] == "FSDP" and row["group_size"] == 2 and ran(row) for row in rows)
+
+
+def test_tensor_parallel_reduces_the_output_of_its_last_layer(runs: Path) -> None:
+    (row,) = collectives(runs, "tp")
+    assert (row["name"], row["by"], row["module"], row["calls"], row["bytes"]) == (
+        "all-reduce",
+        "functional",
+        "2",
+        1,
+        8 * 256 * 4,
+    )
+    assert row["waited"] > 0
+    assert ran(row)
 
 
 def test_a_rank_that_recorded_fewer_steps_is_named(runs: Path) -> None:

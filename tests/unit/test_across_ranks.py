@@ -152,7 +152,9 @@ def test_the_shell_shows_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [row["rank"] for row in json.loads(capsys.readouterr().out)] == [0, 1, 2, 3]
     assert main(["show", folder, "--by", "op"]) == 1
     said = capsys.readouterr().err
-    assert "has several ranks, of which there are --by module and --by rank: show the file of one, such as " in said
+    assert (
+        "has several ranks, of which there are --by module, --by rank, --by collective: show the file of one, such as " in said
+    )
     assert main(["show", f"{folder}rank-0001-of-0004.torchprof", "--by", "rank"]) == 1
     assert "is of one process: give the folder with the files of all ranks" in capsys.readouterr().err
     assert main(["memory", folder]) == 1

@@ -64,10 +64,8 @@ def ranks_of(path: str) -> torchprof.Ranks | None:
     Raises:
         OSError, TraceFileError: there are none.
     """
-    if not os.path.isdir(path):
-        return None
-    ranks: torchprof.Ranks = torchprof.load(path)
-    return ranks
+    ranks = torchprof.load(path) if os.path.isdir(path) else None
+    return ranks if isinstance(ranks, torchprof.Ranks) else None
 
 
 def quoted(path: str) -> str:

@@ -16,8 +16,8 @@ from torchprof.errors import ArgumentError
 
 __all__ = ["add_parser", "run"]
 
-TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank")
-ACROSS_RANKS: Final = ("module", "rank")
+TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank", "collective")
+ACROSS_RANKS: Final = ("module", "rank", "collective")
 PHASES: Final = ("forward", "recomputation", "backward", "optimizer", "data", "other")
 ONLY_FOR: Final = {
     "depth": ("module",),
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subcommand(
         subparsers,
         "show FILE",
-        "Print a table: by module, op, line, function, step, kernel or rank.",
+        "Print a table: by module, op, line, function, step, kernel, rank or collective.",
         "show step.torchprof",
         "show step.torchprof --by line --head 20",
         "show step.torchprof --by op --phase backward --sort calls --columns calls,self,flops",
@@ -88,7 +88,7 @@ def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
     """The table of a file."""
     shown: torchprof.Trace | torchprof.Ranks | None = ranks_of(file)
     if isinstance(shown, torchprof.Ranks) and by not in ACROSS_RANKS:
-        instead = " and ".join(f"--by {each}" for each in ACROSS_RANKS)
+        instead = ", ".join(f"--by {each}" for each in ACROSS_RANKS)
         raise ArgumentError(
             f"--by {by}: {file} has several ranks, of which there are {instead}: show the file of one, such as "
             f"{quoted(shown.files[0])}"

@@ -64,7 +64,7 @@ def module_ranks_table(ranks: Ranks, depth: int | None) -> Table:
     unknown = {name for record in records for name in record["flops_unknown"]} if "flops" in chosen else ()
     known = [record["time"] for record in rank_records(ranks) if record["time"] is not None]
     of = f"a step of all ranks on average, {format_ns(round(float(np.mean(known))))}" if known else "a step"
-    below = (
+    below: tuple[str | About, ...] = (
         *of_ranks(ranks),
         "Means over the ranks that have the module; Slowest and Rank: which took longest; Spread: slowest less fastest",
         About(("share",), f"Share: of {of}"),

@@ -270,6 +270,16 @@ _COLUMNS: Final = (
     Column(
         "odd", "Odd", Quantity(_first_two, left=True), "what of the rank differs from the others, by the rule below the table"
     ),
+    Column("group", "Group", TEXT, "the process group"),
+    Column("group_size", "Size", NUMBER, "how many ranks the process group has"),
+    Column("by", "By", TEXT, "what asked for it: FSDP, DDP, or functional, as DTensor and compiled code do"),
+    Column("asked", "Asked", TIME, "host time of the op that asked for it"),
+    Column("ran", "Ran", TIME, "time for which it ran: from when this rank began until all was done"),
+    Column("shortest", "Shortest", TIME, "of the rank in which it ran shortest, which came last"),
+    Column("shortest_rank", "Last rank", NUMBER, "in which rank it ran shortest"),
+    Column("longest", "Longest", TIME, "of the rank in which it ran longest, which waited most"),
+    Column("alg_rate", "Alg", BYTE_RATE, "algorithm bandwidth: bytes by the time for which it ran"),
+    Column("bus_rate", "Bus", BYTE_RATE, "bus bandwidth: comparable with the speed of the links, whatever the number of ranks"),
     Column("forward_self", "Fwd self", TIME, "host time of forward, without what is below"),
     Column("recompute_self", "Rec self", TIME, "host time of recomputation, without what is below"),
     Column("backward_self", "Bwd self", TIME, "host time of backward, without what is below"),

@@ -97,8 +97,8 @@ def _joined(records: dict[int, Record], step: float) -> Record:
 
 
 def _mean(records: dict[int, Record], name: str) -> Any:
-    values = [record.get(name) for record in records.values()]
-    if any(value is None for value in values):
+    values: list[Any] = [record.get(name) for record in records.values()]
+    if None in values:
         return None
     mean = float(np.mean(values))
     return whole(mean) if name in ("calls", "flops") else mean

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from goldens import Golden
 from handwritten import module, trace
@@ -127,9 +128,23 @@ def test_of_ranks_the_one_in_which_it_ran_shortest_tells_the_rate(golden: Golden
     table = torchprof.by_collective(torchprof.Ranks.of([first, late]))
     golden(str(table), "by_collective_of_ranks.txt")
     (row,) = table.to_dict()
-    assert (row["ran"], row["shortest"], row["shortest_rank"], row["longest"]) == (5 * MS, 3 * MS, 1, 7 * MS)
+    assert (row["ran"], row["shortest"], row["last_rank"], row["longest"]) == (5 * MS, 3 * MS, 1, 7 * MS)
     assert row["alg_rate"] == pytest.approx(4000 / 3e-3)
     assert row["ranks"] == 2
+
+
+def test_each_call_has_its_own_last_rank_and_other_steps_cannot_be_matched() -> None:
+    first, second = ranks()
+    ops = second.ops.copy()
+    of_gloo = second.op_names == second.strings.index("gloo:all_reduce")
+    ops["start"][of_gloo] += np.array([2, 2, -1]) * (MS // 2)
+    (row,) = torchprof.by_collective(torchprof.Ranks.of([first, replace(second, ops=ops)])).to_dict()
+    assert row["last_rank"] == 1, "twice of three times"
+    assert row["shortest"] == pytest.approx((6 + 6 + 7) * MS / 3)
+    fewer = torchprof.Ranks.of([first, rank_trace(1, 2, forward=(10,), process_groups=[BOTH])])
+    (row,) = torchprof.by_collective(fewer).to_dict()
+    assert (row["shortest"], row["last_rank"], row["alg_rate"]) == (None, None, None)
+    assert row["longest"] == 7 * MS
 
 
 def test_without_the_groups_sizes_and_rates_of_the_bus_are_unknown() -> None:

@@ -20,7 +20,7 @@ __all__ = ["by_collective"]
 
 SOURCE = "https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md"
 WHAT = ("ranks", "calls", "bytes", "group", "group_size", "by", "module", "lines")
-TIMES = ("asked", "waited", "ran", "shortest", "shortest_rank", "longest", "alg_rate", "bus_rate")
+TIMES = ("asked", "waited", "ran", "shortest", "last_rank", "longest", "alg_rate", "bus_rate")
 
 
 def by_collective(trace: Trace | Ranks) -> Table:
@@ -32,7 +32,8 @@ def by_collective(trace: Trace | Ranks) -> Table:
     this rank is there and ends when the last one was. *Alg* and *Bus* are the bandwidths of nccl-tests, where that time and the
     sizes are known.
 
-    Of `Ranks`, figures are means over the ranks. Rates are of the rank in which it ran shortest: it waited for none.
+    Of `Ranks`, figures are means over the ranks. *Shortest* is, of each call, the time of the rank in which it ran shortest:
+    that one came last, and waited for none. Rates are of that time. *Last rank* is the one that came last most often.
 
     The process group is known of files of torch.profiler. Of a recording, it is known where only one group of the rank has as
     many ranks as the sizes of the tensors say, or where there is only one.
@@ -57,11 +58,16 @@ def by_collective(trace: Trace | Ranks) -> Table:
             raise ArgumentError(f"trace={each!r} has no ops, which ask for collectives: record with ops=True")
     if isinstance(trace, Ranks):
         records = collective_records_of_ranks(trace)
-        lines = [*of_ranks(trace), "Alg and Bus: of the rank in which it ran shortest, which waited for no other"]
+        lines = [
+            *of_ranks(trace),
+            "Shortest, Alg and Bus: of each call, the rank in which it ran shortest, which came last and waited for no other",
+        ]
     else:
         records, lines = collective_records(trace), [*footer(trace, "host time, but for Ran: when it ran")]
     columns = [name for name in (*WHAT, *TIMES) if all(name in record for record in records)]
-    chosen = worth_showing(records, columns, optional=[name for name in columns if name not in ("calls", "bytes")])
+    chosen = worth_showing(records, columns, optional=[name for name in columns if name not in ("calls", "bytes", "last_rank")])
+    if all(record.get("last_rank") is None for record in records):
+        chosen = tuple(name for name in chosen if name != "last_rank")
     if all(record.get("ranks") == len(traces) for record in records):
         chosen = tuple(name for name in chosen if name != "ranks")
     below = (*lines, *_about(traces, records))

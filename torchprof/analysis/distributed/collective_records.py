@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from torchprof.analysis.distributed.bandwidth import bus_factor
 from torchprof.analysis.distributed.collectives import Collective, collectives_of
 from torchprof.analysis.records import Record, whole
@@ -29,17 +31,20 @@ def collective_records(trace: Trace) -> list[Record]:
 
 
 def collective_records_of_ranks(ranks: Ranks) -> list[Record]:
-    """The same, as means over the ranks that have it: ``ranks``, how many. Rates are of the rank in which it ran shortest.
+    """The same, as means over the ranks that have it: ``ranks``, how many; ``longest``, of the rank in which it ran longest.
 
-    It came last and waited for none, so nothing but the collective itself is in its time: ``shortest`` and
-    ``shortest_rank``; and ``longest``.
+    Where all ranks recorded the same steps, the calls of a rank are those of the others in the same order. Then ``shortest`` is
+    the time of the rank in which each call ran shortest: that one came last and waited for none, so nothing but the collective
+    itself is in its time. Rates are those of that time. ``last_rank`` is the rank that came last most often.
     """
-    found: dict[Key, dict[int, Record]] = {}
+    same_steps = len({tuple(active_steps(trace)["number"].tolist()) for trace in ranks}) == 1
+    found: dict[Key, dict[int, list[Collective]]] = {}
+    steps = {}
     for number, trace in zip(ranks.numbers, ranks, strict=True):
-        steps = max(1, len(active_steps(trace)))
+        steps[number] = max(1, len(active_steps(trace)))
         for key, each in _grouped(trace).items():
-            found.setdefault(key, {})[number] = _record(key, each, steps)
-    return [_joined(records) for records in found.values()]
+            found.setdefault(key, {})[number] = each
+    return [_joined(key, of_ranks, steps, same_steps=same_steps) for key, of_ranks in found.items()]
 
 
 def _grouped(trace: Trace) -> dict[Key, list[Collective]]:
@@ -65,17 +70,22 @@ def _rates(kind: str, size: int | None, sent: float | None, ran: float | None) -
     return {"alg_rate": alg, "bus_rate": alg * factor if alg is not None and factor is not None else None}
 
 
-def _joined(records: dict[int, Record]) -> Record:
-    first = next(iter(records.values()))
-    joined: Record = {**first, "ranks": len(records)}
+def _joined(key: Key, collectives: dict[int, list[Collective]], steps: dict[int, int], *, same_steps: bool) -> Record:
+    records = {number: _record(key, each, steps[number]) for number, each in collectives.items()}
+    joined: Record = {**next(iter(records.values())), "ranks": len(records)}
     for name in ("calls", *SUMS):
         values: list[Any] = [record[name] for record in records.values()]
         joined[name] = sum(values) / len(values) if None not in values else None
     joined["calls"] = whole(joined["calls"])
-    joined |= dict.fromkeys(("shortest", "shortest_rank", "longest", "alg_rate", "bus_rate"))
-    if joined["ran"] is not None:
-        by_time = sorted(records, key=lambda number: (records[number]["ran"], number))
-        shortest = records[by_time[0]]
-        joined |= {"shortest": shortest["ran"], "shortest_rank": by_time[0], "longest": records[by_time[-1]]["ran"]}
-        joined |= {name: shortest[name] for name in ("alg_rate", "bus_rate")}
+    joined |= dict.fromkeys(("shortest", "last_rank", "longest", "alg_rate", "bus_rate"))
+    if joined["ran"] is None:
+        return joined
+    joined["longest"] = max(record["ran"] for record in records.values())
+    if same_steps and len({len(each) for each in collectives.values()}) == 1:
+        numbers = list(collectives)
+        ran = np.array([[each.ran for each in of_rank] for of_rank in collectives.values()])
+        last = np.bincount(ran.argmin(axis=0), minlength=len(numbers))
+        joined["shortest"] = float(ran.min(axis=0).sum()) / steps[numbers[0]]
+        joined["last_rank"] = numbers[int(last.argmax())] if len(numbers) > 1 else None
+        joined |= _rates(key[0], key[3], joined["bytes"], joined["shortest"])
     return joined

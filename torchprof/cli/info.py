@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torchprof
+from torchprof.analysis.steps import evaluation_steps, warmup_count
 from torchprof.cli.arguments import add_file, subcommand
 from torchprof.cli.files import holds_snapshot, trace_of
 from torchprof.cli.output import add_output_options, paged, write, write_json
 from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
 __all__ = ["add_parser", "run"]
 
@@ -75,7 +76,8 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "duration_ns": facts.get("duration_ns"),
         "origin_unix_ns": facts.get("origin_unix_ns"),
         "steps": len(trace.steps),
-        "warmup_steps": _warmup(trace),
+        "warmup_steps": warmup_count(trace),
+        "evaluation_steps": evaluation_steps(trace),
         "modules": len(trace.model.modules) if trace.model is not None else None,
         "rows": {name: len(getattr(trace, name)) for name in TABLES},
         "lost": trace.losses,
@@ -88,10 +90,6 @@ def _distributed(trace: torchprof.Trace) -> dict[str, Any]:
     """The rank and how many there are, as ``torchprof run`` or a file of torch.profiler says."""
     found = trace.facts.get("distributed")
     return {**(found if isinstance(found, dict) else {}), **{name: trace.facts[name] for name in RANK if name in trace.facts}}
-
-
-def _warmup(trace: torchprof.Trace) -> int:
-    return int((trace.steps["warmup"] != 0).sum())
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
@@ -107,8 +105,11 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     if (rank := _distributed(trace).get("rank")) is not None:
         yield "Rank", f"{rank} of {_distributed(trace).get('world_size', 'an unknown number')}"
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
-    warmup = _warmup(trace)
+    warmup = warmup_count(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
+    if evaluated := evaluation_steps(trace):
+        counts = "they count in tables" if facts.get("aggregate") else "left out of tables"
+        yield "Evaluation", f"in {numbered(evaluated, 'step')}; {counts}"
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
     for table in TABLES:
         yield table.replace("_", " ").capitalize(), f"{len(getattr(trace, table)):,}"

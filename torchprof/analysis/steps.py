@@ -12,7 +12,18 @@ from torchprof.analysis.spans import latest_before
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["PHASE_COLUMNS", "StepTimes", "active_steps", "end_of_step", "evaluation_steps", "how_to_mark_steps", "step_of", "step_times", "warmup_count"]
+__all__ = [
+    "NEVER",
+    "PHASE_COLUMNS",
+    "StepTimes",
+    "active_steps",
+    "end_of_step",
+    "evaluation_steps",
+    "how_to_mark_steps",
+    "step_of",
+    "step_times",
+    "warmup_count",
+]
 
 PHASE_COLUMNS: Final = {
     "forward": Phase.FORWARD,
@@ -90,7 +101,7 @@ def end_of_step(times: Rows, trace: Trace) -> npt.NDArray[np.int64]:
 
 
 def evaluation_steps(trace: Trace) -> list[int]:
-    """The numbers of the steps in which a model was also evaluated, as `torchprof run` found them: no warm-up of the program's."""
+    """The numbers of the steps in which a model was also evaluated, as `torchprof run` found them."""
     found = trace.facts.get("evaluation_steps", ())
     return [number for number in found if isinstance(number, int)] if isinstance(found, list | tuple) else []
 

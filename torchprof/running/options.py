@@ -12,7 +12,7 @@ VARIABLE: Final = "TORCHPROF_RUN"
 FIRST_STEPS: Final = 50
 """Steps that are recorded where nothing else is said."""
 WARMUP_OF: Final = 3
-"""Steps of which the first of the program is left out of tables: it includes what runs once, as compiling and first allocations."""
+"""Steps of which the first of the program is left out of tables: it includes what runs once, as compiling does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,11 @@ def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, c
     phase = phases(ops).astype(np.int64)
     waits = np.isin(phase, WAITS) & (ops["thread"] == main)
     sure = _not_left(trace, stacks.own, ranges)
-    of_ranges = _Holders(ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits, end_of_step(ops["start"], trace))
+    of_ranges = _Holders(
+        ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits, end_of_step(ops["start"], trace)
+    )
     of_calls, of_ops = (step_of(rows["start"], trace, active) for rows in (calls, ops))
-    pieces += _in_calls(trace, counted, spans, call_ends, call_self, of_calls, end_of_step(calls["start"], trace))
+    pieces += _in_calls(trace, counted, spans, call_ends, call_self, of_calls, calls_until)
     pieces += _pieces(of_ranges, _inside(spans.take(spans.kind == RANGE), of_ranges, meanwhile), of_ops)
     return _found(trace, counted, pieces)
 
@@ -166,9 +168,7 @@ def python_in_calls(trace: Trace, stacks: OpStacks, counted: Ints, call_self: In
     return _found(trace, counted, _in_calls(trace, counted, spans, call_ends, call_self, all_in_one, never))
 
 
-def _in_calls(
-    trace: Trace, counted: Ints, spans: _Spans, ends: Ints, own: Ints, step: Ints, until: Ints
-) -> list[_Pieces]:
+def _in_calls(trace: Trace, counted: Ints, spans: _Spans, ends: Ints, own: Ints, step: Ints, until: Ints) -> list[_Pieces]:
     calls, stacks = trace.module_calls, trace.call_stacks.astype(np.int64)
     never = np.zeros(len(calls), dtype=np.bool_)
     holders = _Holders(np.arange(len(calls)), calls["start"], ends, stacks, stacks, own, phases_of_calls(calls), never, until)

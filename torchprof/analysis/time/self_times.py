@@ -1,7 +1,7 @@
 """Self times of ops and of module calls, nested in each other: they add up to the time that was recorded.
 
-A step may end while an op or a call is open: the range around the step of an optimizer, whose end ends the step, or a range of the
-user's own around the whole loop. Of these, only what lies in the step that they began in is of that step.
+A step may end while an op or a call is open: the range around the step of an optimizer, whose end ends the step, or a range of
+the user's own around the whole loop. Of these, only what lies in the step that they began in is of that step.
 """
 
 from __future__ import annotations

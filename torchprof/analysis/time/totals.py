@@ -72,8 +72,8 @@ class SelfTimes:
 class StepTotals:
     """Sums of ops by signature, module and phase, of calls by module and phase, and of kernels by name, op, module and phase.
 
-    Times are ``time``, with what runs inside, and ``self_time``, without the ops and module calls inside and without what is after
-    the end of the step.
+    Times are ``time``, with what runs inside, and ``self_time``, without the ops and module calls inside and without what is
+    after the end of the step.
 
     Attributes:
         ops: one row for each group, over all steps.

@@ -146,4 +146,4 @@ def _of_step(trace: Trace) -> str:
     if not loop.of_devices:
         return ""
     step, host = format_ns(loop.time), format_ns(loop.host)
-    return f"Step time: {step}, that of the device, which is behind the host: its own is {host}, and what only it saves gains little"
+    return f"Step time: {step}, that of the device; the host takes {host}, and gains little by what it alone saves"

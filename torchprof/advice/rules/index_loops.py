@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from torchprof.advice.finding import Finding
 from torchprof.advice.loop import Loop, loop_of
-from torchprof.advice.ops_of import are_counted, called_by_python, check_ops, host_time, input_tensors, output_tensors
+from torchprof.advice.ops_of import (
+    are_counted,
+    called_by_python,
+    check_ops,
+    device_time,
+    host_time,
+    input_tensors,
+    output_tensors,
+)
 from torchprof.advice.places import per_step
 from torchprof.advice.registry import rule
 from torchprof.advice.uses_of import storages_of

@@ -31,8 +31,8 @@ def device_busy(trace: Trace) -> int:
 def device_span(trace: Trace) -> int:
     """Nanoseconds of an active step, on average, from the first kernel of the active steps to the end of the last.
 
-    Of the device that takes longest. Time between active steps, as of warm-up steps in their midst, is left out. Where there are
-    sums only, it is the time in which devices were busy; 0 where none did anything.
+    Of the device that takes longest. Time between active steps, as of warm-up steps in their midst, is left out. Where there
+    are sums only, it is the time in which devices were busy; 0 where none did anything.
     """
     active = active_steps(trace)
     if len(trace.steps) and not len(active):

@@ -150,9 +150,8 @@ def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, c
     phase = phases(ops).astype(np.int64)
     waits = np.isin(phase, WAITS) & (ops["thread"] == main)
     sure = _not_left(trace, stacks.own, ranges)
-    of_ranges = _Holders(
-        ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits, end_of_step(ops["start"], trace)
-    )
+    until, calls_until = end_of_step(ops["start"], trace), end_of_step(calls["start"], trace)
+    of_ranges = _Holders(ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits, until)
     of_calls, of_ops = (step_of(rows["start"], trace, active) for rows in (calls, ops))
     pieces += _in_calls(trace, counted, spans, call_ends, call_self, of_calls, calls_until)
     pieces += _pieces(of_ranges, _inside(spans.take(spans.kind == RANGE), of_ranges, meanwhile), of_ops)

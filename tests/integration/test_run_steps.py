@@ -120,6 +120,23 @@ def test_steps_with_an_evaluation_are_left_out(tmp_path: Path, evaluate: Callabl
     assert remark in str(torchprof.by_module(trace))
 
 
+def test_a_model_that_is_evaluated_last_is_one_in_training(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def program() -> None:
+        for _ in range(4):
+            model(torch.ones(2, 2, 5, 5)).sum().backward()
+            optimizer.step()
+        with torch.no_grad():
+            model.eval()(torch.ones(2, 2, 5, 5))
+
+    trace = recorded(tmp_path, program)
+    assert trace.model is not None
+    assert [info.training for info in trace.model.modules] == [True, True, True, False]
+    assert [found.rule for found in torchprof.findings(trace)] == ["bias_before_norm"]
+
+
 def test_a_step_whose_kind_is_to_evaluate_too_is_a_step(tmp_path: Path) -> None:
     trace = recorded(tmp_path, lambda: with_evaluations(6, 1, without_gradients))
     assert trace.steps["warmup"].tolist() == [1, 0, 0, 0, 0, 0]

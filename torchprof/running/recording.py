@@ -313,7 +313,7 @@ class Recording:
         if 0 < early < len(steps) and not self._options.aggregate:
             steps = steps.copy()
             steps["warmup"][steps["number"] < early] = 1
-        trace = self._models.with_gone(replace(trace, steps=steps))
+        trace = self._models.with_gone(self._evaluations.with_modes(replace(trace, steps=steps)))
         return trace if self._steps_by == "forward" else self._evaluations.told_in(trace)
 
     def _listen_no_more(self) -> None:

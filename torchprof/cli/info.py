@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torchprof
-from torchprof.analysis.steps import evaluation_steps, warmup_count
 from torchprof.cli.arguments import add_file, subcommand
 from torchprof.cli.files import holds_snapshot, trace_of
 from torchprof.cli.output import add_output_options, paged, write, write_json
@@ -76,8 +75,8 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "duration_ns": facts.get("duration_ns"),
         "origin_unix_ns": facts.get("origin_unix_ns"),
         "steps": len(trace.steps),
-        "warmup_steps": warmup_count(trace),
-        "evaluation_steps": evaluation_steps(trace),
+        "warmup_steps": _warmup(trace),
+        "evaluation_steps": _evaluated(trace),
         "modules": len(trace.model.modules) if trace.model is not None else None,
         "rows": {name: len(getattr(trace, name)) for name in TABLES},
         "lost": trace.losses,
@@ -90,6 +89,17 @@ def _distributed(trace: torchprof.Trace) -> dict[str, Any]:
     """The rank and how many there are, as ``torchprof run`` or a file of torch.profiler says."""
     found = trace.facts.get("distributed")
     return {**(found if isinstance(found, dict) else {}), **{name: trace.facts[name] for name in RANK if name in trace.facts}}
+
+
+def _evaluated(trace: torchprof.Trace) -> list[int]:
+    """The numbers of the steps in which a model was also evaluated."""
+    return list(trace.facts.get("evaluation_steps", ()))
+
+
+def _warmup(trace: torchprof.Trace) -> int:
+    """How many steps are warm-up, and were not left out for another reason."""
+    evaluated = set(_evaluated(trace))
+    return sum(number not in evaluated for number in trace.steps["number"][trace.steps["warmup"] != 0].tolist())
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
@@ -105,9 +115,9 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     if (rank := _distributed(trace).get("rank")) is not None:
         yield "Rank", f"{rank} of {_distributed(trace).get('world_size', 'an unknown number')}"
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
-    warmup = warmup_count(trace)
+    warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
-    if evaluated := evaluation_steps(trace):
+    if evaluated := _evaluated(trace):
         counts = "they count in tables" if facts.get("aggregate") else "left out of tables"
         yield "Evaluation", f"in {numbered(evaluated, 'step')}; {counts}"
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"

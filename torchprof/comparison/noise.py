@@ -143,8 +143,9 @@ def beyond_runs(a: Sample, b: Sample, outside: float = 1 - CONFIDENCE) -> int:
     """
 
     def is_longer(one: Sample, other: Sample) -> bool:
-        most = Sample(*((1 + RUN_TO_RUN) * part for part in (other.mean, other.error)), other.freedom, other.values)
-        by_ranks = mostly((1 + RUN_TO_RUN) * other.values, one.values, outside)
+        more = 1 + RUN_TO_RUN
+        most = Sample(more * other.mean, more * other.error, other.freedom, more * other.values)
+        by_ranks = mostly(most.values, one.values, outside)
         return difference_interval(most, one, outside).low > 0 or by_ranks == 1
 
     return int(is_longer(b, a)) - int(is_longer(a, b))

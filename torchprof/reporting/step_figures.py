@@ -14,6 +14,7 @@ from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.model.flops import counts_flops
+from torchprof.analysis.records import Record
 from torchprof.analysis.steps import PHASE_COLUMNS, active_steps, how_to_mark_steps, step_times
 from torchprof.analysis.time.step_records import step_records
 from torchprof.analysis.time.totals import StepTotals, step_totals
@@ -30,7 +31,7 @@ __all__ = ["FIGURES", "figures"]
 
 MS: Final = 1e6
 """Nanoseconds of a millisecond."""
-PHASES: Final = (*PHASE_COLUMNS, "other")
+PHASES: Final = {**PHASE_COLUMNS, "other": Phase.OTHER}
 
 FIGURES: Final[dict[str, str]] = {
     "steps": "how many steps the others are of; 0 where none was marked, and they are of the whole recording",
@@ -152,15 +153,16 @@ def _all(of: _Of, ceilings: Ceilings | None) -> Iterator[tuple[str, Any]]:
     rank = trace.facts.get("rank", (trace.facts.get("distributed") or {}).get("rank"))
     if is_integral(rank):
         yield "rank", rank
-    yield from _times(of)
-    yield from _work(of)
+    records = [] if trace.facts.get("aggregate") else [record for record in step_records(trace) if not record["warmup"]]
+    yield from _times(of, records)
+    yield from _work(of, records)
     yield from _memory(of)
     yield from _devices(of, ceilings)
     if not of.chosen and (found := findings(trace)).looked_for:
         yield "findings", len(found)
 
 
-def _times(of: _Of) -> Iterator[tuple[str, Any]]:
+def _times(of: _Of, records: list[Record]) -> Iterator[tuple[str, Any]]:
     """The time of a step, and of it, of each phase."""
     times = step_times(of.trace)
     if times is None:
@@ -168,28 +170,36 @@ def _times(of: _Of) -> Iterator[tuple[str, Any]]:
     yield "time_ms", float(times.time.mean()) / MS
     if of.trace.facts.get("ops") is False:
         return  # backward, the optimizer and waiting for data are in the rest of the step
-    if not times.is_step or of.trace.facts.get("aggregate"):
-        by_phase = {**PHASE_COLUMNS, "other": Phase.OTHER}
-        if not of.lost("ops", "module_calls"):
-            yield from ((f"{name}_ms", float(times.by_phase[phase].mean()) / MS) for name, phase in by_phase.items())
-        return
-    records = [record for record in step_records(of.trace) if not record["warmup"]]
-    for name in PHASES:
-        values = [record[name] for record in records]
-        if None not in values:
-            yield f"{name}_ms", float(np.mean(values)) / MS
+    if records:
+        yield from ((f"{name}_ms", _mean(records, name, MS)) for name in PHASES)
+    elif not of.lost("ops", "module_calls"):
+        yield from ((f"{name}_ms", float(times.by_phase[phase].mean()) / MS) for name, phase in PHASES.items())
 
 
-def _work(of: _Of) -> Iterator[tuple[str, Any]]:
+def _work(of: _Of, records: list[Record]) -> Iterator[tuple[str, Any]]:
     """Ops and their FLOPs."""
-    if not of.has_totals or of.trace.facts.get("ops") is False or of.lost("ops"):
+    if not of.has_totals or of.trace.facts.get("ops") is False:
         return
-    totals = step_totals(of.trace)
-    yield "ops", int(totals.ops["count"].sum()) / totals.steps
+    if records:
+        flops = _mean(records, "flops")
+        unknown = any(record["flops_unknown"] for record in records)
+        yield "ops", _mean(records, "ops")
+    elif of.lost("ops"):
+        return
+    else:
+        totals = step_totals(of.trace)
+        unknown = bool(totals.op_unknown.any())
+        total = int(totals.op_flops.sum())
+        flops = total / totals.steps if total or not unknown else None
+        yield "ops", int(totals.ops["count"].sum()) / totals.steps
     if counts_flops(of.trace):
-        flops, unknown = int(totals.op_flops.sum()), bool(totals.op_unknown.any())
-        if flops or not unknown:
-            yield "flops_at_least" if unknown else "flops", flops / totals.steps
+        yield "flops_at_least" if unknown else "flops", flops
+
+
+def _mean(records: list[Record], name: str, unit: float = 1) -> float | None:
+    """Over steps; None where it is not known of one of them."""
+    values = [record[name] for record in records]
+    return None if None in values else float(np.mean(values)) / unit
 
 
 def _memory(of: _Of) -> Iterator[tuple[str, Any]]:

@@ -264,7 +264,7 @@ def _idle(account: Gpu, *, causes: bool) -> Iterator[tuple[str, Any]]:
 
 def _on_device(account: Gpu) -> Iterator[tuple[str, Any]]:
     found = account.utilization
-    if found is not None and found.flops:
+    if found is not None and found.mfu:  # without FLOPs or a span it is 0
         yield "mfu_at_least" if found.unknown or account.graphs.kernels else "mfu", found.mfu
 
 
@@ -275,8 +275,8 @@ def _on_cpu(of: _Of, ceilings: Ceilings) -> Iterator[tuple[str, Any]]:
         return
     totals = step_totals(of.trace)
     possible = float(times.time.sum()) * 1e-9 * ceilings.flops
-    if (flops := _model_flops(totals)) and possible:
-        yield "mfu_at_least" if totals.op_unknown.any() else "mfu", flops / possible
+    if possible and (mfu := _model_flops(totals) / possible):
+        yield "mfu_at_least" if totals.op_unknown.any() else "mfu", mfu
 
 
 def _model_flops(totals: StepTotals) -> int:

@@ -28,9 +28,9 @@ def told(recorded: Trace, **facts: Any) -> Trace:
 
 
 def with_memory(**facts: Any) -> Trace:
-    """A warm-up step and two active ones: 100 bytes are held from before, and 32 in each of the active steps."""
+    """A warm-up step and two active ones: 100 bytes are held from before, 64 in the first of these and 32 in the second."""
     before = {"start": -1, "bytes": 100}
-    blocks = [before, {"start": 105, "end": 150, "bytes": 32, "op": 3}, {"start": 205, "bytes": 32, "op": 5}]
+    blocks = [before, {"start": 105, "end": 150, "bytes": 64, "op": 3}, {"start": 205, "bytes": 32, "op": 5}]
     rows = trace(allocations=blocks).allocations
     return told(replace(loop_trace(), allocations=rows), memory=True, **facts)
 
@@ -66,7 +66,7 @@ def test_the_figures_of_devices_are_those_of_the_account() -> None:
 def test_memory_is_the_most_in_any_active_step_and_what_the_last_one_left() -> None:
     found = torchprof.figures(with_memory())
     assert {name: found[name] for name in MEMORY & found.keys()} == {
-        **{"peak_bytes": 132, "held_bytes": 132, "allocated_bytes": 32, "saved_bytes": 0}
+        **{"peak_bytes": 164, "held_bytes": 132, "allocated_bytes": 48, "saved_bytes": 0}
     }
 
 
@@ -120,7 +120,7 @@ def test_memory_of_an_aggregated_trace_is_that_of_what_was_recorded_and_named_so
 def test_without_what_was_there_before_the_peak_is_that_of_what_was_recorded() -> None:
     found = torchprof.figures(with_memory(addresses=False))
     assert "peak_bytes" not in found
-    assert found["peak_recorded_bytes"] == 132
+    assert found["peak_recorded_bytes"] == 164
     assert "saved_bytes" not in found
 
 
@@ -130,6 +130,12 @@ def test_a_recording_without_steps_counts_as_one() -> None:
     assert found["time_ms"] == pytest.approx(21e-6)
     assert sum(found[name] for name in PHASES) == pytest.approx(found["time_ms"])
     assert (found["peak_bytes"], found["allocated_bytes"]) == (4000, 4500)
+
+
+def test_of_a_recording_without_steps_that_lost_rows_the_phases_and_the_work_are_unknown() -> None:
+    recorded = told(two_layer_trace(), phase_ns=[1, 2, 3, 4, 5, 6], losses={"ops": 1})
+    assert not {*PHASES, "ops", "flops"} & torchprof.figures(recorded).keys()
+    assert torchprof.figures(recorded)["time_ms"] == pytest.approx(21e-6)
 
 
 def test_a_trace_in_which_nothing_ran_has_no_times() -> None:
@@ -172,7 +178,8 @@ def test_flops_that_are_a_lower_bound_have_a_name_that_says_so() -> None:
     assert torchprof.figures(some, ceilings=CPU)["mfu_at_least"] == pytest.approx(48 / (90e-9 * 1e9))
     assert not {"flops", "mfu"} & torchprof.figures(some, ceilings=CPU).keys()
     none = replace(some, signature_flops=np.array([-2, -2]))
-    assert not {"flops", "flops_at_least", "mfu", "mfu_at_least"} & torchprof.figures(none, ceilings=CPU).keys()
+    for recorded in (none, aggregate(none), replace(none, steps=none.steps[:0])):
+        assert not {"flops", "flops_at_least", "mfu", "mfu_at_least"} & torchprof.figures(recorded, ceilings=CPU).keys()
 
 
 def test_on_the_cpu_the_utilization_is_of_the_time_of_the_steps() -> None:

@@ -85,9 +85,13 @@ def module_records(trace: Trace, *, by_step: bool = False) -> list[Record]:
     def add(node: ModuleNode) -> tuple[dict[str, Floats], Unknown]:
         row = len(records)
         records.append({})  # parents come first
-        own = {name: values[node.modules].sum(axis=0) for name, values in of_modules.items()}
+        modules = node.modules
+        own = {
+            name: values[modules[0]] if len(modules) == 1 else values[modules].sum(axis=0)
+            for name, values in of_modules.items()
+        }
         below = [add(child) for child in _by_path(node.children)]
-        total = {name: own[name] + sum(child[name] for child, _ in below) for name in of_modules}
+        total = {name: own[name] + sum(child[name] for child, _ in below) for name in of_modules} if below else own
         unknown = {
             name: frozenset().union(*(mine.get(module, ()) for module in node.modules), *(names[name] for _, names in below))
             for name, mine in unknown_in.items()
@@ -220,7 +224,7 @@ def _module_record(
     trace: Trace, totals: StepTotals, own: dict[str, Floats], total: dict[str, Floats], wholes: dict[str, float]
 ) -> Record:
     def mean(values: Floats) -> float:
-        return float(totals.mean(values[np.newaxis])[0])
+        return float(values.sum()) / totals.steps
 
     record: Record = {"calls": whole(mean(own["calls"])), **{name: mean(total[name]) for name in _PHASES}}
     record |= {name: whole(mean(total[name])) for name in _COUNTS}

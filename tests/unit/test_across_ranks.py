@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from goldens import Golden
-from handwritten import gpu_trace
+from handwritten import gpu_trace, loop_trace, two_layer_trace
 from many_ranks import MS, rank_trace
 
 import torchprof
 from torchprof.analysis.distributed.exposed import work_of
 from torchprof.analysis.distributed.intervals import Intervals
 from torchprof.analysis.distributed.odd_ones import odd_ones
+from torchprof.analysis.time.module_means import module_means
+from torchprof.analysis.time.module_records import module_records
 from torchprof.cli.main import main
 
 
@@ -198,3 +200,23 @@ def test_intervals_are_sets_of_moments() -> None:
         assert (a.start[1:] > a.end[:-1]).all()
     none = Intervals.of(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
     assert (none.length, (none & none).length, none.without(none)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        gpu_trace(),
+        loop_trace(),
+        two_layer_trace(),
+        rank_trace(0, 1),
+        torchprof.Trace.empty(),
+        replace(loop_trace(), model=None),
+    ],
+    ids=["gpu", "loop", "layers", "rank", "empty", "no model"],
+)
+def test_means_of_modules_are_those_of_the_table_of_one_trace(trace: torchprof.Trace) -> None:
+    records, means = module_records(trace), [dict(mean) for mean in module_means(trace)]
+    assert len(records) == len(means)
+    for record, mean in zip(records, means, strict=True):
+        assert record["flops_unknown"] == mean.pop("flops_unknown")
+        assert {name: record[name] for name in mean} == pytest.approx(mean)

@@ -10,7 +10,8 @@ import numpy as np
 from torchprof.analysis.model.module_tree import OUTSIDE
 from torchprof.analysis.records import Record, whole
 from torchprof.analysis.steps import PHASE_COLUMNS
-from torchprof.analysis.time.module_records import DATA, OTHER, module_records
+from torchprof.analysis.time.module_means import module_means
+from torchprof.analysis.time.module_records import DATA, OTHER
 from torchprof.trace.ranks import Ranks
 
 __all__ = ["MEANS", "module_ranks"]
@@ -40,7 +41,7 @@ def module_ranks(ranks: Ranks) -> list[Record]:
     root = Node()
     steps = []
     for number, trace in zip(ranks.numbers, ranks, strict=True):
-        records = module_records(trace)
+        records = module_means(trace)
         steps += [record["time"] / record["share"] for record in records if record["share"]][:1]
         _add(root, number, records)
     step = float(np.mean(steps)) if steps else 0.0

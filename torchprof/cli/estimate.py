@@ -5,20 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torchprof
-from torchprof.cli.arguments import completes, did_you_mean, number_of, subcommand
+from torchprof.allocator.settings import AllocatorSettings
+from torchprof.cli.arguments import UsageError, completes, did_you_mean, given_as, number_of, subcommand
 from torchprof.cli.inputs import Input, add_inputs, dtype_named, inputs_of
 from torchprof.cli.output import add_output_options, paged, write_json
 from torchprof.cli.progress import working
 from torchprof.cli.targets import add_target, attribute_of, builder_of, of_the_user
 from torchprof.cli.values import assignment, gpu_or_bytes, gpus_to_complete
-from torchprof.errors import ArgumentError
 from torchprof.terminal import is_terminal
+from torchprof.wording import shown
 
 __all__ = ["add_parser", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """Makes an optimizer of parameters, and is named as it was given."""
+
+    name: str
+    make: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def __call__(self, parameters: Any) -> Any:
+        return self.make(parameters, **self.arguments)
+
+    def __repr__(self) -> str:
+        return " ".join([self.name, *(f"--optimizer-arg {name}={value}" for name, value in self.arguments.items())])
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -72,20 +88,20 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Print the estimate."""
     if not options.input:
-        raise ArgumentError("--input is needed, such as --input 64,3,224,224: what the model is trained with")
+        raise UsageError("--input is needed, such as --input 64,3,224,224: what the model is trained with")
     if options.max_batch and options.gpu is None:
-        raise ArgumentError("--max-batch needs --gpu GPU, such as --gpu H100-80GB: it has to fit somewhere")
+        raise UsageError("--max-batch needs --gpu GPU, such as --gpu H100-80GB: it has to fit somewhere")
     if options.optimizer_arg and options.optimizer is None:
-        raise ArgumentError(f"--optimizer-arg {options.optimizer_arg[0][0]} needs --optimizer NAME, such as AdamW")
+        raise UsageError(f"--optimizer-arg {options.optimizer_arg[0][0]} needs --optimizer NAME, such as AdamW")
     searches = options.max_batch if options.max_batch is not None else options.gpu is not None
     with of_the_user(options.model):
         build = builder_of(options)
         settings: dict[str, Any] = {
             "optimizer": _optimizer(options),
-            "loss": attribute_of("--loss", options.loss) if options.loss is not None else None,
-            "amp": dtype_named("--amp", options.amp) if options.amp is not None else None,
+            "loss": _function("--loss", options.loss) if options.loss is not None else None,
+            "amp": dtype_named("--amp", options.amp, floating=True) if options.amp is not None else None,
             "device": options.device,
-            "allocator": options.allocator,
+            "allocator": _settings(options.allocator),
             "compile": options.compile,
             "steps": options.steps,
         }
@@ -120,16 +136,31 @@ def _optimizer(options: argparse.Namespace) -> Callable[..., Any] | None:
     if options.optimizer is None:
         return None
     if ":" in options.optimizer:
-        found = attribute_of("--optimizer", options.optimizer)
+        found = _function("--optimizer", options.optimizer)
     else:
         import torch
 
         known = optimizers_to_complete("")
         if options.optimizer not in known:
             near = did_you_mean(options.optimizer, known) or f": give one of {', '.join(known)}, or package.module:name"
-            raise ArgumentError(f"--optimizer {options.optimizer}: torch.optim has none of this name{near}")
+            raise UsageError(f"--optimizer {options.optimizer}: torch.optim has none of this name{near}")
         found = getattr(torch.optim, options.optimizer)
-    return partial(found, **dict(options.optimizer_arg))
+    return Optimizer(options.optimizer, found, dict(options.optimizer_arg))
+
+
+def _function(option: str, name: str) -> Callable[..., Any]:
+    """What a name of the user's own names, if it can be called."""
+    found = attribute_of(option, name)
+    if not callable(found):
+        raise UsageError(f"{option} {name} is no function: {shown(found)}")
+    return cast("Callable[..., Any]", found)
+
+
+def _settings(text: str) -> str:
+    """Settings of the allocator, as they were given."""
+    with given_as("--allocator"):
+        AllocatorSettings.parse(text)
+    return text
 
 
 def optimizers_to_complete(prefix: str, **_: Any) -> list[str]:

@@ -34,10 +34,11 @@ from torchprof.cli import (
     show,
     summary,
 )
-from torchprof.cli.arguments import WRONG_ARGUMENTS, Parser, did_you_mean
+from torchprof.cli.arguments import WRONG_ARGUMENTS, Parser, UsageError, did_you_mean
 from torchprof.cli.files import quoted
+from torchprof.cli.shell_words import ShellWords
 from torchprof.cli.targets import UserError
-from torchprof.errors import TorchprofError
+from torchprof.errors import ArgumentError, TorchprofError
 from torchprof.terminal import printable
 
 __all__ = ["main"]
@@ -71,8 +72,12 @@ COMPLETING: Final = "_ARGCOMPLETE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong."""
-    options, code = argparse.Namespace(), None
+    """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong.
+
+    Raises:
+        SystemExit: with 2 where the arguments are wrong, with 0 after ``--help`` and ``--version``.
+    """
+    made, options, code = Parser(), argparse.Namespace(), None
     program, places = sys.argv, list(sys.path)  # which are those of a model while it is made
     try:
         made = parser()
@@ -93,13 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_no_more()
         raise
     except (TorchprofError, OSError) as error:
-        _complain(_text_of(error))
         _print_no_more()
+        _fail(made, options, error)
         return int(getattr(options, "failed", FAILED))
     except UserError as error:
         if str(error):  # otherwise it was printed
             _complain(str(error))
-        return FAILED
+        return int(getattr(options, "failed", FAILED))
     except MemoryError:
         _complain("the memory of this machine is not enough for that")
         return int(getattr(options, "failed", FAILED))
@@ -109,6 +114,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         sys.argv, sys.path[:] = program, places
     return code or 0
+
+
+def _fail(made: Parser, options: argparse.Namespace, error: Exception) -> None:
+    """Say what went wrong, in the words of the shell.
+
+    Raises:
+        SystemExit: the arguments are wrong.
+    """
+    text = _text_of(error)
+    if isinstance(error, TorchprofError) and hasattr(options, "parser"):
+        words = ShellWords.of(options.parser, made.parse_args(["run"]).parser)
+        is_usage = isinstance(error, ArgumentError) and words.begins_with_an_option(text)
+        text = words.say(text)
+        if is_usage or isinstance(error, UsageError):
+            options.parser.error(text)
+    _complain(text)
 
 
 def _text_of(error: Exception) -> str:

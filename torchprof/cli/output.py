@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from torchprof.cli.arguments import number_of
+from torchprof.cli.arguments import given_as, number_of
 from torchprof.cli.progress import working
 from torchprof.terminal import NARROWEST, is_terminal, printable
 
@@ -55,7 +55,8 @@ def emit_table(table: Table, options: argparse.Namespace) -> None:
     """Print a table as the options say: its columns, its first rows, and as text, JSON or CSV."""
     chosen = options.columns is not None
     if chosen:
-        table = table.select(*options.columns)
+        with given_as("--columns"):
+            table = table.select(*options.columns)
     if options.head is not None:
         table = table.head(options.head)
     if options.json:

@@ -8,11 +8,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 import torchprof
-from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
+from torchprof.cli.arguments import UsageError, add_file, completes, given_as, number_of, subcommand, text_list
 from torchprof.cli.files import trace_of
 from torchprof.cli.output import COMPUTING, add_output_options, emit_table
 from torchprof.cli.progress import working
-from torchprof.errors import ArgumentError
 
 __all__ = ["add_parser", "run"]
 
@@ -73,12 +72,13 @@ def run(options: argparse.Namespace) -> None:
     for name in given:
         if options.by not in ONLY_FOR[name]:
             by = " and ".join(f"--by {each}" for each in ONLY_FOR[name])
-            raise ArgumentError(f"--{name.replace('_', '-')} is for {by}, not for --by {options.by}")
+            raise UsageError(f"--{name.replace('_', '-')} is for {by}, not for --by {options.by}")
     if options.reverse and options.sort is None:
-        raise ArgumentError("--reverse needs --sort COLUMN")
+        raise UsageError("--reverse needs --sort COLUMN")
     table = table_of(options.file, options.by, given)
     if options.sort is not None:
-        table = table.sort(options.sort, descending=not options.reverse)
+        with given_as("--sort"):
+            table = table.sort(options.sort, descending=not options.reverse)
     emit_table(table, options)
 
 
@@ -86,9 +86,7 @@ def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
     """The table of a file."""
     trace = trace_of(file)
     if by == "rank":
-        raise ArgumentError(
-            f"--by rank: {file} is of one process, and not of several ranks: show the file of each rank by itself"
-        )
+        raise UsageError(f"--by rank: {file} is of one process, and not of several ranks: show the file of each rank by itself")
     with working(COMPUTING):
         table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
     return table

@@ -42,7 +42,7 @@ WRONG: Final = {
         "width": ["LINES Net.forward --width 0"],
     },
     "memory": {
-        "device": ["FILE --device cuda:7", "FILE --device nonsense", "SNAPSHOT --device cuda:7", "SNAPSHOT --device nonsense"],
+        "device": ["FILE --device nonsense", "SNAPSHOT --device cuda:7", "SNAPSHOT --device nonsense"],
         "snapshot": ["FILE --snapshot"],
         "width": ["FILE --width x"],
     },

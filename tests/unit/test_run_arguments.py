@@ -40,10 +40,11 @@ def started(*arguments: str) -> Started:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["run", *arguments]) == 1
+    with pytest.raises(SystemExit) as exit:
+        main(["run", *arguments])
     captured = capsys.readouterr()
-    assert captured.out == ""
-    line, end = captured.err.removeprefix("torchprof: ").split("\n")
+    assert (exit.value.code, captured.out) == (2, "")
+    line, end = captured.err.removeprefix("torchprof run: ").split("\n")
     assert not end
     return line
 

@@ -24,7 +24,7 @@ from torchprof.importers.cuda_snapshot import CudaSnapshot
 from torchprof.importers.snapshot_entries import SnapshotSegment
 from torchprof.importers.stacks import Stack, Stacks
 
-__all__ = ["BEFORE", "NO_FRAMES", "NO_STACK", "Held", "SnapshotAccount"]
+__all__ = ["BEFORE", "CHANGES", "NO_FRAMES", "NO_STACK", "Held", "SnapshotAccount"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,6 +32,8 @@ NO_STACK: Final[Stack] = ("(no stack recorded)",)
 NO_FRAMES: Final[Stack] = ("(no Python: autograd)",)
 BEFORE: Final[Stack] = ("(before the history)",)
 
+CHANGES: Final = ("alloc", "free_requested")
+"""Entries of a history by which the program holds more or less."""
 TIMELINE: Final = np.dtype([("entry", np.int64), ("time", np.int64), ("allocated", np.int64), ("reserved", np.int64)])
 
 
@@ -78,6 +80,11 @@ class SnapshotAccount:
         if not self.snapshot.has_history(self.number):
             return None
         return replayed(self.snapshot, None, None, self.number)
+
+    @cached_property
+    def changes(self) -> int:
+        """How many allocations and frees the history has. Where it has none, it tells no more than the end does."""
+        return sum(entry.action in CHANGES for entry in self._replayed[1].entries) if self._replayed else 0
 
     @cached_property
     def reserved(self) -> int:

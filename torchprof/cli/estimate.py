@@ -6,20 +6,40 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torchprof
-from torchprof.allocator.settings import AllocatorSettings
-from torchprof.cli.arguments import UsageError, completes, did_you_mean, given_as, number_of, subcommand
+from torchprof.cli.arguments import WRONG_ARGUMENTS, UsageError, completes, did_you_mean, given_as, number_of, subcommand
 from torchprof.cli.inputs import Input, add_inputs, dtype_named, inputs_of
 from torchprof.cli.output import add_output_options, paged, write_json
 from torchprof.cli.progress import working
 from torchprof.cli.targets import add_target, attribute_of, builder_of, of_the_user
 from torchprof.cli.values import assignment, gpu_or_bytes, gpus_to_complete
+from torchprof.rendering.grid import Parts
+from torchprof.rendering.printed import Printed
 from torchprof.terminal import is_terminal
 from torchprof.wording import shown
 
 __all__ = ["add_parser", "run"]
+
+
+DOES_NOT_FIT: Final = 1
+ABOUT: Final = """Predict what a training step needs, whether it fits, and the largest batch.
+
+It exits with 0; with 1 where it does not fit --gpu, or that is not known; with 2 where it failed."""
+
+
+class Verdict(Printed):
+    """An estimate, with what can be done about it below its first line."""
+
+    def __init__(self, found: torchprof.Estimate, ways_out: list[str]) -> None:
+        self._found, self._ways_out = found, ways_out
+
+    def parts(self) -> Parts:
+        first, *rest = self._found.parts()
+        yield first
+        yield from self._ways_out
+        yield from rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +62,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subcommand(
         subparsers,
         "estimate MODEL --input INPUT",
-        "Predict what a training step needs, whether it fits, and the largest batch.",
+        ABOUT,
         "estimate package.module:Net --input 3,224,224 --batch 64 --optimizer AdamW --gpu H100-80GB",
         "estimate package.module:Llama --input input_ids=int64:B,4096 --optimizer AdamW --amp bf16 --gpu A100-80GB",
         "estimate models.py:Net --input 64,3,224,224 --optimizer SGD --optimizer-arg lr=0.1 --optimizer-arg momentum=0.9",
@@ -82,11 +102,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--steps", metavar="N", type=number_of("steps", 1), default=2, help="how many steps to run (default: 2)"
     )
     add_output_options(parser)
+    parser.set_defaults(failed=WRONG_ARGUMENTS)
     return parser
 
 
-def run(options: argparse.Namespace) -> None:
-    """Print the estimate."""
+def run(options: argparse.Namespace) -> int:
+    """Print the estimate, and return the exit code."""
     if not options.input:
         raise UsageError("--input is needed, such as --input 64,3,224,224: what the model is trained with")
     if options.max_batch and options.gpu is None:
@@ -109,16 +130,27 @@ def run(options: argparse.Namespace) -> None:
             found = torchprof.estimate(build, inputs_of(options.input, options.batch, "meta"), capacity=options.gpu, **settings)
         largest = _largest_batch(options, build, settings) if searches else None
     if options.json:
-        write_json({**found.to_dict(), "max_batch_size": largest})
-        return
-    with paged(options):
-        found.print(width=options.width)
-        if largest is not None:
-            print(
-                f"Largest batch that fits: {largest:,}" if largest else "Largest batch that fits: none, not even the smallest"
-            )
-            if not any(None in each.sizes for each in options.input) and options.batch is None:
-                print("The batch: taken to be the first dimension of every input; --batch, or B in --input, says otherwise")
+        write_json({**found.to_dict(), "max_batch_size": largest, "fitting_gpus": found.fitting_gpus()})
+    else:
+        with paged(options):
+            Verdict(found, _ways_out(options, found, largest)).print(width=options.width)
+    return DOES_NOT_FIT if options.gpu is not None and found.fits() is not True else 0
+
+
+def _ways_out(options: argparse.Namespace, found: torchprof.Estimate, largest: int | None) -> list[str]:
+    """What is said below the verdict: the largest batch, and what else would do."""
+    lines = []
+    if largest is not None:
+        lines += [
+            f"Largest batch that fits: {largest:,}" if largest else "Largest batch that fits: none, not even the smallest"
+        ]
+        if not any(None in each.sizes for each in options.input) and options.batch is None:
+            lines += ["The batch: taken to be the first dimension of every input; --batch, or B in --input, says otherwise"]
+    elif options.gpu is not None and found.fits() is not True:
+        lines += ["A smaller batch may fit: --max-batch finds it"]
+    if options.gpu is not None and found.fits() is not True and options.amp is None:
+        lines += ["Or less per sample: --amp bf16 estimates it under autocast"]
+    return lines
 
 
 def _largest_batch(options: argparse.Namespace, build: Callable[[], Any], settings: dict[str, Any]) -> int:
@@ -158,6 +190,8 @@ def _function(option: str, name: str) -> Callable[..., Any]:
 
 def _settings(text: str) -> str:
     """Settings of the allocator, as they were given."""
+    from torchprof.allocator.settings import AllocatorSettings
+
     with given_as("--allocator"):
         AllocatorSettings.parse(text)
     return text

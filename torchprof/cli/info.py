@@ -132,6 +132,8 @@ def _data_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> dict[str,
 
 def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str, Any]:
     """What a snapshot has of a device; None of its history where it has none."""
+    from torchprof.allocator.account import CHANGES  # which a trace does not need
+
     snapshot = account.snapshot
     segments = snapshot.segments(number)
     history = snapshot.history(number) if snapshot.has_history(number) else None
@@ -142,6 +144,7 @@ def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str,
         "segments": len(segments),
         "reserved": sum(segment.size for segment in segments),
         "entries": len(history) if history is not None else None,
+        "changes": sum(entry.action in CHANGES for entry in history) if history is not None else None,
         "requests_failed": sum(entry.action == "oom" for entry in history) if history is not None else None,
         "duration_ns": (times[-1] - times[0]) * 1000 if times else None,
         "stacks": with_stacks if history is not None else None,
@@ -158,9 +161,11 @@ def _facts_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> Iterator
         if device["entries"] is None:
             yield "", "no history: torch.cuda.memory._record_memory_history() before the program keeps one"
             continue
-        long = f" in {format_ns(device['duration_ns'])}" if device["duration_ns"] is not None else ""
+        long = f" in {format_ns(device['duration_ns'])}" if device["duration_ns"] else ""
         stacks = "with stacks of Python" if device["stacks"] else "without stacks of Python"
         yield "", f"{counted(device['entries'], 'entry', 'entries')} of history{long}, {stacks}"
+        if not device["changes"]:
+            yield "", "nothing was allocated or freed in it: it tells no more than the end"
         if failed := device["requests_failed"]:
             yield "", f"{counted(failed, 'request')} failed: torchprof explain-oom says why"
 

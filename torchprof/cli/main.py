@@ -125,10 +125,11 @@ def _fail(made: Parser, options: argparse.Namespace, error: Exception) -> None:
     text = _text_of(error)
     if isinstance(error, TorchprofError) and hasattr(options, "parser"):
         words = ShellWords.of(options.parser, made.parse_args(["run"]).parser)
-        is_usage = isinstance(error, ArgumentError) and words.begins_with_an_option(text)
-        text = words.say(text)
-        if is_usage or isinstance(error, UsageError):
+        if isinstance(error, UsageError):  # which is in these words
             options.parser.error(text)
+        if isinstance(error, ArgumentError) and words.begins_with_an_option(text):
+            options.parser.error(words.say(text))
+        text = words.say(text)
     _complain(text)
 
 

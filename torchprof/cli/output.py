@@ -18,7 +18,7 @@ from torchprof.terminal import NARROWEST, is_terminal, printable
 if TYPE_CHECKING:
     from torchprof.tables.table import Table
 
-__all__ = ["COMPUTING", "add_output_options", "emit", "emit_table", "paged", "say", "write", "write_json"]
+__all__ = ["COMPUTING", "add_output_options", "emit", "emit_table", "paged", "say", "write", "write_csv", "write_json"]
 
 COMPUTING: Final = "computing"
 LESS: Final = "FRX"
@@ -62,7 +62,7 @@ def emit_table(table: Table, options: argparse.Namespace) -> None:
     if options.json:
         write(f"{table.to_json(printed_only=chosen)}\n")
     elif options.csv:
-        write(table.to_csv(printed_only=chosen))
+        write_csv(table.to_csv(printed_only=chosen))
     else:
         with paged(options):
             table.print(width=options.width)
@@ -73,6 +73,11 @@ def write_json(data: Any) -> None:
     import json
 
     write(f"{json.dumps(data, indent=1)}\n")
+
+
+def write_csv(text: str) -> None:
+    """Print CSV. It is data, which goes to a file or a pipe as it is; what a terminal would obey is escaped on one."""
+    write("\n".join(map(printable, text.split("\n"))) if is_terminal(sys.stdout) else text)
 
 
 def write(text: str) -> None:

@@ -160,7 +160,9 @@ class Memory(MemoryAccount, Printed):
         if self.saved_unknown is not None:
             yield f"Kept for backward: unknown, because {self.saved_unknown}"
         else:
-            yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))} (Saved: then, by module)"
+            saved = sum(self.saved_by_module.values())
+            kept = f", at most: {format_bytes(saved)} (Saved: then, by module)" if saved else ": nothing that was recorded"
+            yield f"Kept for backward{kept}"
         if missing := not_recorded(self.trace):
             why = "The file has no addresses of tensors" if "addresses" in missing else f"Recorded with {missing[0]}=False"
             yield f"{why}: little of the memory can be told apart by category or module"
@@ -196,4 +198,7 @@ class Memory(MemoryAccount, Printed):
             return "Held at the ends of steps: unknown, because allocations were lost"
         rows = [round(at * (len(ends) - 1) / (SHOWN - 1)) for at in range(SHOWN)] if len(ends) > SHOWN else range(len(ends))
         listed = ", ".join(f"{ends[row]['step']}: {format_bytes(ends[row]['held'])}" for row in rows)
-        return f"Held at the end of step {listed}"
+        some = (
+            f"Held at the ends of {len(rows)} of {len(ends):,} steps:" if len(rows) < len(ends) else "Held at the end of step"
+        )
+        return f"{some} {listed}"

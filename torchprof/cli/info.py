@@ -132,7 +132,7 @@ def _data_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> dict[str,
 
 def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str, Any]:
     """What a snapshot has of a device; None of its history where it has none."""
-    from torchprof.allocator.account import CHANGES  # which a trace does not need
+    from torchprof.allocator.account import changes_in  # which a trace does not need
 
     snapshot = account.snapshot
     segments = snapshot.segments(number)
@@ -144,7 +144,7 @@ def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str,
         "segments": len(segments),
         "reserved": sum(segment.size for segment in segments),
         "entries": len(history) if history is not None else None,
-        "changes": sum(entry.action in CHANGES for entry in history) if history is not None else None,
+        "changes": changes_in(history) if history is not None else None,
         "requests_failed": sum(entry.action == "oom" for entry in history) if history is not None else None,
         "duration_ns": (times[-1] - times[0]) * 1000 if times else None,
         "stacks": with_stacks if history is not None else None,

@@ -105,7 +105,7 @@ def _options(given: argparse.Namespace, name: str) -> RunOptions:
     if not path.parent.is_dir():
         raise UsageError(f"-o {file}: there is no folder {path.parent}: make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(13, "Permission denied", str(file))
+        raise PermissionError(13, "Permission denied: name another place, as in -o /tmp/train.torchprof", str(file))
     if given.budget < 1:
         raise UsageError(f"--budget takes MiB, at least 1, not {given.budget}")
     if given.seconds is not None and not 0 < given.seconds < math.inf:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torchprof
 from torchprof.cli.arguments import UsageError, add_file, completes, given_as, number_of, subcommand, text_list
+from torchprof.cli.ceilings import add_ceilings, ceilings_of
 from torchprof.cli.files import trace_of
 from torchprof.cli.output import COMPUTING, add_output_options, emit_table
 from torchprof.cli.progress import working
@@ -22,6 +23,7 @@ ONLY_FOR: Final = {
     "shapes": ("op",),
     "phase": ("op", "kernel"),
     "module": ("op", "kernel"),
+    "ceilings": ("op",),
     "libraries": ("line", "function"),
     "backward_at_call": ("line", "function"),
 }
@@ -56,6 +58,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--phase", choices=PHASES, help="by op and kernel: only of this phase")
     parser.add_argument("--module", metavar="PATH", help="by op and kernel: only of this module and those below it")
     parser.add_argument("--shapes", action="store_true", help="by op: tell other inputs apart")
+    add_ceilings(parser)
     parser.add_argument("--libraries", action="store_true", help="by line and function: those of libraries too")
     parser.add_argument(
         "--backward-at-call",
@@ -75,6 +78,8 @@ def run(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for {by}, not for --by {options.by}")
     if options.reverse and options.sort is None:
         raise UsageError("--reverse needs --sort COLUMN")
+    if "ceilings" in given:
+        given["ceilings"] = ceilings_of(options)
     table = table_of(options.file, options.by, given)
     if options.sort is not None:
         with given_as("--sort"):

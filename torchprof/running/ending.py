@@ -48,7 +48,9 @@ class Ending:
             self._end(ended_by)
         except Exception as error:
             with contextlib.suppress(Exception):
-                what = printable(f"{type(error).__name__}: {error}")
+                of_file = isinstance(error, OSError) and error.filename is not None
+                told = f"{error.filename}: {error.strerror}" if of_file else f"{type(error).__name__}: {error}"
+                what = printable(told)
                 print(f"torchprof: the recording could not be ended: {what}", file=sys.__stderr__, flush=True)
         except KeyboardInterrupt:
             print("torchprof: interrupted while the recording ended", file=sys.__stderr__, flush=True)

@@ -47,8 +47,10 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     """Some lines: what was recorded, what it took, what is worth a look, and where to look next."""
     if not outcome.is_written:
         return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}"]
+    if not Path(outcome.file).is_file():  # /dev/null, or a pipe
+        return [f"recorded {counted(outcome.steps, 'step')} into {printable(outcome.file)}"]
     trace = load(outcome.file)
-    file = printable(shlex.quote(file_of(options.shown, rank)))
+    file = printable(shlex.quote(outcome.file if outcome.moved else file_of(options.shown, rank)))
     rows = [
         *_models(trace),
         *_steps(trace, outcome),
@@ -60,6 +62,7 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     ]
     return [
         _what(trace, outcome),
+        *([f"  {'Instead':<9}of {printable(outcome.moved)}"] if outcome.moved else []),
         *(f"  {name:<9}{printable(text)}" for name, text in rows),
         f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html",
     ]
@@ -90,7 +93,13 @@ def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
     recorded = trace.steps["number"]
     if not len(recorded):
         ended = f" ({trace.facts['ended_by']} ended it)" if "ended_by" in trace.facts else ""
-        yield "Steps", f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called"
+        if outcome.is_elsewhere:
+            yield "Steps", "none: the model is called on another thread than the one that imports torch; the recording is one"
+        else:
+            yield (
+                "Steps",
+                f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called",
+            )
         return
     which = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
     said = which

@@ -42,7 +42,7 @@ def ceilings_of(options: argparse.Namespace) -> torchprof.Ceilings | None:
     Raises:
         TorchprofError: this machine cannot be measured.
     """
-    given = options.ceilings
+    given: torchprof.Ceilings | str | None = options.ceilings
     if not isinstance(given, str):
         return given
     import torch

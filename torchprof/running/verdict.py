@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,8 @@ PHASES: Final = {
 def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[str]:
     """Some lines: what was recorded, what it took, what is worth a look, and where to look next."""
     if not outcome.is_written:
-        return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}"]
+        children = "; processes that it starts are not: start ranks by torchprof run -- torchrun" if starts_processes() else ""
+        return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}{children}"]
     if not Path(outcome.file).is_file():  # /dev/null, or a pipe
         return [f"recorded {counted(outcome.steps, 'step')} into {printable(outcome.file)}"]
     trace = load(outcome.file)
@@ -66,6 +68,11 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
         *(f"  {name:<9}{printable(text)}" for name, text in rows),
         f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html",
     ]
+
+
+def starts_processes() -> bool:
+    """Whether the program started processes of ``multiprocessing``, as ``torch.multiprocessing.spawn`` does."""
+    return any(f"multiprocessing.popen_{how}" in sys.modules for how in ("fork", "spawn_posix", "forkserver"))
 
 
 def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
@@ -93,13 +100,9 @@ def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
     recorded = trace.steps["number"]
     if not len(recorded):
         ended = f" ({trace.facts['ended_by']} ended it)" if "ended_by" in trace.facts else ""
-        if outcome.is_elsewhere:
-            yield "Steps", "none: the model is called on another thread than the one that imports torch; the recording is one"
-        else:
-            yield (
-                "Steps",
-                f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called",
-            )
+        none = f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called"
+        elsewhere = "none: the model is called on another thread than the one that imports torch; the recording is one"
+        yield "Steps", elsewhere if outcome.is_elsewhere else none
         return
     which = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
     said = which

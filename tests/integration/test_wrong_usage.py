@@ -32,6 +32,7 @@ WRONG: Final = {
         "head": ["FILE --head -1", "FILE --head x"],
         "depth": ["FILE --depth 1.5", "FILE --by op --depth 1"],
         "phase": ["FILE --phase back", "FILE --phase forward"],
+        "ceilings": ["FILE --by op --ceilings RTX", "FILE --ceilings T4"],
         "module": ["FILE --by op --module nope", "FILE --by kernel --module nope", "FILE --by step --module fc"],
         "width": ["FILE --width 3"],
     },
@@ -46,7 +47,10 @@ WRONG: Final = {
         "snapshot": ["FILE --snapshot"],
         "width": ["FILE --width x"],
     },
-    "gpu": {"width": ["FILE --width 1"]},
+    "gpu": {
+        "ceilings": ["FILE --ceilings H100", "FILE --ceilings T4:int8", "FILE --ceilings 0T,1G", "FILE --ceilings here:int8"],
+        "width": ["FILE --width 1"],
+    },
     "findings": {"width": ["FILE --width 1"]},
     "explain-oom": {
         "device": ["SNAPSHOT --device cuda:7", "SNAPSHOT --device nonsense"],
@@ -60,7 +64,12 @@ WRONG: Final = {
         "html": ["FILE FILE --html FILE"],
         "width": ["FILE FILE --width 1"],
     },
-    "report": {"output": ["FILE -o FILE"], "title": ["FILE --title"]},
+    "report": {
+        "output": ["FILE -o FILE"],
+        "title": ["FILE --title"],
+        "ceilings": ["FILE --ceilings T4:bf16", "SNAPSHOT --ceilings T4"],
+        "device": ["FILE --device cuda:0", "SNAPSHOT --device cuda:7"],
+    },
     "export": {
         "to": ["FILE", "FILE --to svg"],
         "output": ["FILE --to folded -o FILE"],

@@ -14,8 +14,9 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from torchprof._version import __version__
 from torchprof.cli import (
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2 where the arguments are wrong, with 0 after ``--help`` and ``--version``.
     """
-    made, options, code = Parser(), argparse.Namespace(), None
+    options, code = argparse.Namespace(), None
     program, places = sys.argv, list(sys.path)  # which are those of a model while it is made
     try:
         made = parser()
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     except (TorchprofError, OSError) as error:
         _print_no_more()
-        _fail(made, options, error)
+        _fail(options, error)
         return int(getattr(options, "failed", FAILED))
     except UserError as error:
         if str(error):  # otherwise it was printed
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _fail(made: Parser, options: argparse.Namespace, error: Exception) -> None:
+def _fail(options: argparse.Namespace, error: Exception) -> None:
     """Say what went wrong, in the words of the shell.
 
     Raises:
@@ -124,7 +125,7 @@ def _fail(made: Parser, options: argparse.Namespace, error: Exception) -> None:
     """
     text = _text_of(error)
     if isinstance(error, TorchprofError) and hasattr(options, "parser"):
-        words = ShellWords.of(options.parser, made.parse_args(["run"]).parser)
+        words = options.words()
         if isinstance(error, UsageError):  # which is in these words
             options.parser.error(text)
         if isinstance(error, ArgumentError) and words.begins_with_an_option(text):
@@ -180,11 +181,15 @@ def parser() -> Parser:
         lines += [f"{title}:"]
         for module in modules:
             added = module.add_parser(subparsers)
-            added.set_defaults(run=module.run, parser=added)
+            added.set_defaults(run=module.run, parser=added, words=partial(_words, subparsers, added))
             lines += [f"  {_name_of(module):<12} {(added.description or '').partition(chr(10))[0]}"]
         lines += [""]
     made.epilog = "\n".join([*lines, EXAMPLES])
     return made
+
+
+def _words(subparsers: Any, added: argparse.ArgumentParser) -> ShellWords:
+    return ShellWords.of(added, subparsers.choices["run"])
 
 
 def _name_of(module: ModuleType) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from torchprof.cli.arguments import given_as, number_of
@@ -64,8 +65,10 @@ def emit_table(table: Table, options: argparse.Namespace) -> None:
     elif options.csv:
         write_csv(table.to_csv(printed_only=chosen))
     else:
+        say = options.words().say
+        footer = tuple(say(line) if isinstance(line, str) else line for line in table.footer)
         with paged(options):
-            table.print(width=options.width)
+            replace(table, footer=footer).print(width=options.width)
 
 
 def write_json(data: Any) -> None:

@@ -15,8 +15,6 @@ from torchprof.cli.output import add_output_options, paged, write_json
 from torchprof.cli.progress import working
 from torchprof.cli.targets import add_target, attribute_of, builder_of, of_the_user
 from torchprof.cli.values import assignment, gpu_or_bytes, gpus_to_complete
-from torchprof.rendering.grid import Parts
-from torchprof.rendering.printed import Printed
 from torchprof.terminal import is_terminal
 from torchprof.wording import shown
 
@@ -27,19 +25,6 @@ DOES_NOT_FIT: Final = 1
 ABOUT: Final = """Predict what a training step needs, whether it fits, and the largest batch.
 
 It exits with 0; with 1 where it does not fit --gpu, or that is not known; with 2 where it failed."""
-
-
-class Verdict(Printed):
-    """An estimate, with what can be done about it below its first line."""
-
-    def __init__(self, found: torchprof.Estimate, ways_out: list[str]) -> None:
-        self._found, self._ways_out = found, ways_out
-
-    def parts(self) -> Parts:
-        first, *rest = self._found.parts()
-        yield first
-        yield from self._ways_out
-        yield from rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +117,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         write_json({**found.to_dict(), "max_batch_size": largest, "fitting_gpus": found.fitting_gpus()})
     else:
+        from torchprof.cli.ways_out import WithWaysOut
+
         with paged(options):
-            Verdict(found, _ways_out(options, found, largest)).print(width=options.width)
+            WithWaysOut(found, _ways_out(options, found, largest)).print(width=options.width)
     return DOES_NOT_FIT if options.gpu is not None and found.fits() is not True else 0
 
 

@@ -150,7 +150,8 @@ class Estimate(Printed):
         """Whether it fits, in a sentence, as it is printed first; None where no capacity was given.
 
         Example:
-            >>> print(found.verdict())
+            >>> print(torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW, capacity="T4").verdict())
+            Fits in 14.5 GiB
         """
         if self.capacity is None:
             return None
@@ -169,8 +170,8 @@ class Estimate(Printed):
         What differs between GPUs otherwise, such as the size of the CUDA context, is that of the GPU that was estimated.
 
         Example:
-            >>> found.fitting_gpus()
-            ['A100-80GB', 'H100-80GB', 'H200', 'B200']
+            >>> torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW).fitting_gpus()[:3]
+            ['T4', 'V100-16GB', 'A10']
         """
         if self.replay is None:
             return []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -23,10 +21,10 @@ from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.memory.leaks import GrownPlace, not_enough
 from torchprof.analysis.memory.moments import Moments, moments
 from torchprof.importers.cuda_snapshot import CudaSnapshot
-from torchprof.importers.snapshot_entries import SnapshotEvent, SnapshotSegment
+from torchprof.importers.snapshot_entries import SnapshotSegment
 from torchprof.importers.stacks import Stack, Stacks
 
-__all__ = ["BEFORE", "NO_FRAMES", "NO_STACK", "Held", "SnapshotAccount", "changes_in"]
+__all__ = ["BEFORE", "NO_FRAMES", "NO_STACK", "Held", "SnapshotAccount"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -35,12 +33,6 @@ NO_FRAMES: Final[Stack] = ("(no Python: autograd)",)
 BEFORE: Final[Stack] = ("(before the history)",)
 
 TIMELINE: Final = np.dtype([("entry", np.int64), ("time", np.int64), ("allocated", np.int64), ("reserved", np.int64)])
-
-
-def changes_in(entries: Iterable[SnapshotEvent]) -> int:
-    """How many allocations and frees there are among the entries of a history, in which a free has one entry or two."""
-    counts = Counter(entry.action for entry in entries)
-    return counts["alloc"] + max(counts["free_requested"], counts["free_completed"])
 
 
 class Held(NamedTuple):
@@ -90,7 +82,7 @@ class SnapshotAccount:
     @cached_property
     def changes(self) -> int:
         """How many allocations and frees the history has. Where it has none, it tells no more than the end does."""
-        return changes_in(self._replayed[1].entries) if self._replayed else 0
+        return self.snapshot.changes(self.number)
 
     @cached_property
     def reserved(self) -> int:

@@ -10,7 +10,6 @@ import torchprof
 from torchprof.cli.arguments import completes
 from torchprof.cli.progress import working
 from torchprof.errors import ArgumentError
-from torchprof.trace.ceilings import PUBLISHED
 
 __all__ = ["add_ceilings", "ceilings_of"]
 
@@ -33,7 +32,7 @@ def add_ceilings(parser: argparse.ArgumentParser) -> None:
         help="what the device could do, for utilization and the roof: a GPU and a dtype as published, such as H100-80GB:bf16; "
         "rates of your own, such as 989TFLOPS,3350GB; or here:bf16, measured on this machine",
     )
-    completes(action, lambda prefix, **_: [*PUBLISHED, HERE])
+    completes(action, lambda prefix, **_: [*torchprof.GPUS, HERE])
 
 
 def ceilings_of(options: argparse.Namespace) -> torchprof.Ceilings | None:
@@ -71,6 +70,6 @@ def read_ceilings(text: str) -> torchprof.Ceilings | str:
     try:
         return torchprof.Ceilings.published(name, dtype)
     except ArgumentError as error:
-        if name in PUBLISHED:
+        if name in torchprof.GPUS:
             raise argparse.ArgumentTypeError(f"{text!r}: {str(error).partition('=')[2]}") from None
         raise argparse.ArgumentTypeError(f"{text!r} is no known GPU and no rates: {FORM}") from None

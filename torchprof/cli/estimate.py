@@ -177,10 +177,8 @@ def _function(option: str, name: str) -> Callable[..., Any]:
 
 def _settings(text: str) -> str:
     """Settings of the allocator, as they were given."""
-    from torchprof.allocator.settings import AllocatorSettings
-
     with given_as("--allocator"):
-        AllocatorSettings.parse(text)
+        torchprof.AllocatorSettings.parse(text)
     return text
 
 

@@ -132,8 +132,6 @@ def _data_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> dict[str,
 
 def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str, Any]:
     """What a snapshot has of a device; None of its history where it has none."""
-    from torchprof.allocator.account import changes_in  # which a trace does not need
-
     snapshot = account.snapshot
     segments = snapshot.segments(number)
     history = snapshot.history(number) if snapshot.has_history(number) else None
@@ -144,7 +142,7 @@ def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str,
         "segments": len(segments),
         "reserved": sum(segment.size for segment in segments),
         "entries": len(history) if history is not None else None,
-        "changes": changes_in(history) if history is not None else None,
+        "changes": snapshot.changes(number) if history is not None else None,
         "requests_failed": sum(entry.action == "oom" for entry in history) if history is not None else None,
         "duration_ns": (times[-1] - times[0]) * 1000 if times else None,
         "stacks": with_stacks if history is not None else None,

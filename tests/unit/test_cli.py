@@ -188,6 +188,7 @@ def test_info_of_a_snapshot(folder: Path, name: str, capsys: pytest.CaptureFixtu
             "segments": 1,
             "reserved": 2**21,
             "entries": None,
+            "changes": None,
             "requests_failed": None,
             "duration_ns": None,
             "stacks": None,

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from torchprof.advice.findings import findings, worth_text
-from torchprof.analysis.steps import step_times
+from torchprof.analysis.steps import evaluation_steps, step_times, warmup_count
 from torchprof.errors import TorchprofError
 from torchprof.importers.load import load
 from torchprof.rendering.units import format_bytes, format_ns
@@ -23,7 +23,7 @@ from torchprof.tables.memory_account import memory
 from torchprof.terminal import printable
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
 __all__ = ["verdict"]
 
@@ -104,12 +104,17 @@ def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
         elsewhere = "none: the model is called on another thread than the one that imports torch; the recording is one"
         yield "Steps", elsewhere if outcome.is_elsewhere else none
         return
-    which = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
-    said = which
-    if warmup := int((trace.steps["warmup"] != 0).sum()):
+    said = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
+    evaluated = evaluation_steps(trace)
+    if warmup := warmup_count(trace):
         said += ", the first as warm-up" if warmup == 1 else f", the first {warmup} as warm-up"
     of = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
     yield "Steps", f"{said}; {of}"
+    if not warmup and recorded[0] == 0:
+        yield "", "step 0 is the program's first: it includes what runs once, such as compiling and first allocations"
+    if evaluated:
+        counts = "they count in what follows" if trace.facts.get("aggregate") else "left out of what follows"
+        yield "", f"{numbered(evaluated, 'step')} also {'evaluates' if len(evaluated) == 1 else 'evaluate'} a model: {counts}"
     if outcome.why:
         yield "Ended", outcome.why
     elif "ended_by" in trace.facts:

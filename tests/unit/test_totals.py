@@ -118,7 +118,7 @@ def test_what_is_open_when_a_step_ends_is_of_it_until_then() -> None:
             {"name": 0, "start": 5, "end": 250, "scope": SCOPE_USER},
             {"name": 1, "start": 10, "end": 20, "parent": 0},
             {"name": 1, "start": 110, "end": 130, "parent": 0},
-            {"name": 1, "start": 210, "end": 220, "parent": 0},
+            {"name": 1, "start": 210, "end": 220, "parent": 0, "module_call": 0},
         ],
         modules=[{"type": 2}],
         module_calls=[{"module": 0, "start": 150, "end": 240, "op": 0}],

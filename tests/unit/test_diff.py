@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from goldens import Golden
 from handwritten import gpu_trace, loop_trace, two_layer_trace
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stacked import training
 from two_runs import LAYERS, OWN, run
@@ -208,7 +208,6 @@ def test_two_empty_traces_have_nothing_to_compare() -> None:
 times = st.lists(st.fixed_dictionaries({"fc": st.integers(0, 1000), "act": st.integers(0, 1000)}), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(times, times)
 def test_the_other_way_round_every_difference_has_the_other_sign(a: list[dict[str, int]], b: list[dict[str, int]]) -> None:
     there, back = torchprof.diff(run(a), run(b)), torchprof.diff(run(b), run(a))
@@ -221,7 +220,6 @@ def test_the_other_way_round_every_difference_has_the_other_sign(a: list[dict[st
         assert one["verdict"] == opposite.get(str(other["verdict"]), other["verdict"])
 
 
-@settings(deadline=None)
 @given(times, times, st.integers(0, 50))
 def test_the_differences_of_rows_add_up_to_that_of_the_step(
     a: list[dict[str, int]], b: list[dict[str, int]], rest: int

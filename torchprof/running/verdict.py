@@ -24,7 +24,7 @@ from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 
-__all__ = ["verdict"]
+__all__ = ["lines_of", "verdict"]
 
 A_STEP: Final = {
     "optimizer": "a step ends when the optimizer has stepped",
@@ -48,21 +48,41 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     if not outcome.is_written:
         return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}"]
     trace = load(outcome.file)
-    file = printable(shlex.quote(file_of(options.shown, rank)))
+    a_step = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
+    said = _said(trace, _steps(trace, a_step, outcome.why, bool(outcome.models)), "--budget")
+    return [_what(trace, outcome), *said, _next(file_of(options.shown, rank))]
+
+
+def lines_of(trace: Trace, file: str | None, a_step: str, why: str = "") -> list[str]:
+    """The same of a trace that something else recorded.
+
+    Args:
+        file: where it was written, if it was.
+        a_step: what a step is, as in `A_STEP`.
+        why: why it ended before its last step, if it did.
+    """
+    what = counted(len(trace.steps), "step") if len(trace.steps) else counted(len(trace.ops), "op")
+    where = f" into {printable(file)} ({format_bytes(Path(file).stat().st_size)})" if file is not None else ""
+    said = _said(trace, _steps(trace, a_step, why, True), "budget=")
+    return [f"torchprof: recorded {what}{where}", *said, *([_next(file)] if file is not None else [])]
+
+
+def _said(trace: Trace, steps: Iterator[tuple[str, str]], budget: str) -> list[str]:
     rows = [
         *_models(trace),
-        *_steps(trace, outcome),
+        *steps,
         *_times(trace),
         *_memory(trace),
         *_hottest(trace),
-        *_advice(trace, file),
-        *_lost(trace, options),
+        *_advice(trace),
+        *_lost(trace, budget),
     ]
-    return [
-        _what(trace, outcome),
-        *(f"  {name:<9}{printable(text)}" for name, text in rows),
-        f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html",
-    ]
+    return [f"  {name:<9}{printable(text)}" for name, text in rows]
+
+
+def _next(path: str) -> str:
+    file = printable(shlex.quote(path))
+    return f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html"
 
 
 def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
@@ -86,20 +106,19 @@ def _models(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "Model" if len(roots) == 1 else "Models", named + more
 
 
-def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
+def _steps(trace: Trace, a_step: str, why: str, has_models: bool) -> Iterator[tuple[str, str]]:
     recorded = trace.steps["number"]
     if not len(recorded):
         ended = f" ({trace.facts['ended_by']} ended it)" if "ended_by" in trace.facts else ""
-        yield "Steps", f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called"
+        yield "Steps", f"none came to its end{ended}: the recording is one" if has_models else "none: no model was called"
         return
     which = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
     said = which
     if warmup := int((trace.steps["warmup"] != 0).sum()):
         said += ", the first as warm-up" if warmup == 1 else f", the first {warmup} as warm-up"
-    of = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
-    yield "Steps", f"{said}; {of}"
-    if outcome.why:
-        yield "Ended", outcome.why
+    yield "Steps", f"{said}; {a_step}"
+    if why:
+        yield "Ended", why
     elif "ended_by" in trace.facts:
         yield "Ended", f"by {trace.facts['ended_by']}"
 
@@ -143,7 +162,7 @@ def _hottest(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "Hottest", f"{hottest['path']} ({modules[hottest['path']].type}): {hottest['self'] / whole:.0%} of the time"
 
 
-def _advice(trace: Trace, file: str) -> Iterator[tuple[str, str]]:
+def _advice(trace: Trace) -> Iterator[tuple[str, str]]:
     found = findings(trace)
     if not found:
         yield "Findings", "none"
@@ -153,7 +172,7 @@ def _advice(trace: Trace, file: str) -> Iterator[tuple[str, str]]:
     yield "Findings", f"{len(found)}; the first: {top.what}{worth}"
 
 
-def _lost(trace: Trace, options: RunOptions) -> Iterator[tuple[str, str]]:
+def _lost(trace: Trace, option: str) -> Iterator[tuple[str, str]]:
     if trace.losses:
         lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())
-        yield "Lost", f"{lost}: they did not fit the budget of {options.budget / 2**20:,.0f} MiB (--budget)"
+        yield "Lost", f"{lost}: they did not fit the budget of {trace.facts['budget'] / 2**20:,.0f} MiB ({option})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from torchprof.analysis.spans import latest_before
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["PHASE_COLUMNS", "StepTimes", "active_steps", "how_to_mark_steps", "step_of", "step_times"]
+__all__ = ["PHASE_COLUMNS", "StepTimes", "active_steps", "how_to_mark_steps", "numbered_from", "step_of", "step_times"]
 
 PHASE_COLUMNS: Final = {
     "forward": Phase.FORWARD,
@@ -60,6 +60,15 @@ def active_steps(trace: Trace) -> Rows:
     """The steps that are not warm-up. Only these count in tables and accounts."""
     active: Rows = trace.steps[trace.steps["warmup"] == 0]
     return active
+
+
+def numbered_from(trace: Trace, first: int) -> Trace:
+    """The trace with steps that are counted from this number in place of 0: of a recording that began in a later step."""
+    if not first or not len(trace.steps):
+        return trace
+    steps = trace.steps.copy()
+    steps["number"] += first
+    return replace(trace, steps=steps)
 
 
 def how_to_mark_steps(trace: Trace) -> str:

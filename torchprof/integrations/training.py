@@ -13,11 +13,11 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypedDict, Unpack
 
 from torch import nn
 
+from torchprof.analysis.steps import numbered_from
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, RecordingError
 from torchprof.handlers.files import check_name, with_rank, write_new
@@ -185,12 +185,7 @@ class Training:
 
     def _take(self, prof: profile) -> None:
         """A cycle of the schedule has ended."""
-        trace = with_rank(prof.trace, self._rank)
-        if self._first:
-            steps = trace.steps.copy()
-            steps["number"] += self._first
-            prof.traces[-1] = trace = replace(trace, steps=steps)
-        self.trace = trace
+        prof.traces[-1] = self.trace = trace = numbered_from(with_rank(prof.trace, self._rank), self._first)
         if self._folder is not None:
             try:
                 self.files.append(write_new(trace, self._folder, self._name, ".torchprof", Trace.save, self._rank))

@@ -136,6 +136,6 @@ def check_name(name: Any) -> str:
     Raises:
         ArgumentError: it is none.
     """
-    if not isinstance(name, str) or not name or name != os.path.basename(name) or "\0" in name:
+    if not isinstance(name, str) or not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
         raise ArgumentError(f'name={shown(name)} must be how the names of files begin, such as "trace"')
     return name

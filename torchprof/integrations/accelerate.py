@@ -18,8 +18,8 @@ A_STEP = "a step is one of the optimizer, with all batches that it accumulates"
 
 
 class profile:
-    """Record the steps of a training loop inside a ``with`` block, write a file for each cycle of the schedule, and say at the end
-    what it is.
+    """Record the steps of a training loop inside a ``with`` block, write a file for each cycle of the schedule, and say at the
+    end what it is.
 
     ``step()`` is called at the end of every batch. A step is one of the optimizer: batches whose gradients are only accumulated
     belong to the next one that is synchronized (``accelerator.sync_gradients``).
@@ -27,8 +27,8 @@ class profile:
     Args:
         accelerator: the ``Accelerator``, which knows the rank.
         model: as `torchprof.profile` takes it; what ``prepare`` returned, or what was given to it.
-        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks, ``train.steps2-9.rank0.torchprof``;
-            None: nowhere. A file that is there is never written over.
+        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks,
+            ``train.steps2-9.rank0.torchprof``; None: nowhere. A file that is there is never written over.
         settings: ``schedule``, ``ranks``, ``show`` and others: see `torchprof.integrations.training.Settings`.
 
     Attributes:

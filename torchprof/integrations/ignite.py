@@ -16,7 +16,8 @@ try:
     from ignite.engine import Engine, Events
 except ImportError as error:
     raise MissingPackageError(
-        f"torchprof.integrations.ignite needs pytorch-ignite, which cannot be imported here ({error}): pip install pytorch-ignite"
+        f"torchprof.integrations.ignite needs pytorch-ignite, which cannot be imported here ({error}): "
+        "pip install pytorch-ignite"
     ) from None
 
 __all__ = ["TorchprofHandler"]
@@ -27,13 +28,13 @@ A_STEP = "a step is an iteration of the engine"
 class TorchprofHandler:
     """Records the iterations of an ``Engine``, writes a file for each cycle of the schedule, and says at the end what it is.
 
-    A step is an iteration, from the wait for its batch to the end of the function that processes it; with gradient accumulation,
-    ``iterations`` of them. What other handlers do at the end of an iteration is of no step, if they were attached later: attach
-    this one first.
+    A step is an iteration, from the wait for its batch to the end of the function that processes it; with gradient
+    accumulation, ``iterations`` of them. What other handlers do at the end of an iteration is of no step, if they were
+    attached later: attach this one first.
 
     Args:
-        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks, ``train.steps2-9.rank0.torchprof``;
-            None: nowhere. A file that is there is never written over.
+        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks,
+            ``train.steps2-9.rank0.torchprof``; None: nowhere. A file that is there is never written over.
         iterations: how many are a step.
         settings: ``schedule``, ``ranks``, ``show`` and others: see `torchprof.integrations.training.Settings`.
 
@@ -52,9 +53,7 @@ class TorchprofHandler:
         >>> trainer.run(loader, max_epochs=1)
     """
 
-    def __init__(
-        self, folder: AnyPath | None = "torchprof", *, iterations: int = 1, **settings: Unpack[Settings]
-    ) -> None:
+    def __init__(self, folder: AnyPath | None = "torchprof", *, iterations: int = 1, **settings: Unpack[Settings]) -> None:
         check_int("iterations", iterations, 1)
         a_step = A_STEP if iterations == 1 else f"a step is {iterations} iterations of the engine"
         self._training = Training(folder, a_step, **settings)

@@ -1,4 +1,4 @@
-"""Records the steps of a Lightning ``Trainer``: as its profiler, ``Trainer(profiler=TorchprofProfiler("traces"))``, or as a callback."""
+"""Records the steps of a Lightning ``Trainer``: by its profiler, ``Trainer(profiler=TorchprofProfiler())``, or a callback."""
 
 from __future__ import annotations
 
@@ -56,19 +56,20 @@ class Steps:
 
 
 class TorchprofProfiler(of_lightning("profilers", "Profiler")):  # type: ignore[misc]
-    """The profiler of a Lightning ``Trainer`` that records steps of ``fit``, writes a file for each cycle of the schedule, and says
-    at the end what it is. Both packages are supported, ``lightning`` and ``pytorch_lightning``.
+    """The profiler of a Lightning ``Trainer`` that records steps of ``fit``, writes a file for each cycle of the schedule, and
+    says at the end what it is. Both packages are supported, ``lightning`` and ``pytorch_lightning``.
 
-    A step is one of the optimizer, or of all that step in a batch: the wait for its batches, forward and backward of all that it
-    accumulates, ``optimizer.step()``, callbacks; with manual optimization too. What follows the batch, validation and checkpoints,
-    is of no step. Steps have the numbers of ``trainer.global_step`` where ``fit`` begins or resumes, and count on from there.
+    A step is one of the optimizer, or of all that step in a batch: the wait for its batches, forward and backward of all that
+    it accumulates, ``optimizer.step()``, callbacks; with manual optimization too. What follows the batch, validation and
+    checkpoints, is of no step. Steps have the numbers of ``trainer.global_step`` where ``fit`` begins or resumes, and count on
+    from there.
 
-    It inherits from Lightning's ``Profiler``. Where ``fit`` raises in an epoch, what was recorded up to there is written; where it
-    raises between two of them, when the next ``fit`` begins or the program ends.
+    It inherits from Lightning's ``Profiler``. Where ``fit`` raises in an epoch, what was recorded up to there is written;
+    where it raises between two of them, when the next ``fit`` begins or the program ends.
 
     Args:
-        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks, ``train.steps2-9.rank0.torchprof``;
-            None: nowhere. A file that is there is never written over.
+        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks,
+            ``train.steps2-9.rank0.torchprof``; None: nowhere. A file that is there is never written over.
         settings: ``schedule``, ``ranks``, ``show`` and others: see `torchprof.integrations.training.Settings`.
 
     Attributes:
@@ -135,7 +136,8 @@ class TorchprofProfiler(of_lightning("profilers", "Profiler")):  # type: ignore[
 
 
 class TorchprofCallback(of_lightning("callbacks", "Callback")):  # type: ignore[misc]
-    """The same as `TorchprofProfiler`, as a callback: ``Trainer(callbacks=[TorchprofCallback("traces")])``, beside another profiler.
+    """The same as `TorchprofProfiler`, as a callback: ``Trainer(callbacks=[TorchprofCallback("traces")])``, beside another
+    profiler.
 
     A step ends with the batch; callbacks that come after this one, such as those that write checkpoints, are of the next step.
     Where ``fit`` raises, what was recorded up to there is written.
@@ -200,7 +202,7 @@ class TorchprofCallback(of_lightning("callbacks", "Callback")):  # type: ignore[
 
 
 def may_validate(trainer: Any) -> bool:
-    """Whether validation may follow this batch. Where it does not, the next step begins with its batch and not with the wait for it."""
+    """Whether validation may follow this batch. If it does not, the next step is without the wait for its batch."""
     every = trainer.val_check_batch
     if not trainer.enable_validation:
         return False

@@ -46,7 +46,9 @@ def show(wanted: Sequence[Shown], trace: Trace | None, file: str | None, a_step:
     if stream is None or not wanted:
         return
     if trace is None:
-        print(f"torchprof: nothing was recorded: {why or 'the training ended before its first step did'}", file=stream, flush=True)
+        print(
+            f"torchprof: nothing was recorded: {why or 'the training ended before its first step did'}", file=stream, flush=True
+        )
         return
     for each in wanted:
         try:

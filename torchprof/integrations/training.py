@@ -28,6 +28,7 @@ from torchprof.record.profile import profile
 from torchprof.record.schedule import Schedule, schedule
 from torchprof.running.rank import Rank
 from torchprof.trace.trace import Trace
+from torchprof.wording import counted
 from torchprof.wording import shown as value_of
 
 __all__ = ["Settings", "Training"]
@@ -105,7 +106,7 @@ class Training:
             raise ArgumentError(f"{str(error).rpartition(' ')[2]} is no setting: there are {known}") from None
         self._prof: profile | None = None
         self._rank: Rank | None = None
-        self._first = 0
+        self._first = self._steps = 0
         self._is_between = False
         self._said_why = ""
 
@@ -126,19 +127,21 @@ class Training:
         if rank is not None and self._ranks is not None and rank.number not in self._ranks:
             return
         self._prof = profile(models, on_trace_ready=self._take, **self._options)
-        self._is_between = False
+        self._steps, self._is_between = 0, False
         atexit.register(self._at_exit)
         self._do(self._prof.__enter__)
 
     def step(self) -> None:
         """A step has ended, if `end_step` did not end it, and the next one begins."""
         if self._prof is not None:
+            self._steps += not self._is_between
             self._is_between = False
             self._do(self._prof.step)
 
     def end_step(self) -> None:
         """A step has ended, and what follows is of none until `step`."""
         if self._prof is not None and not self._is_between:
+            self._steps += 1
             self._is_between = True
             self._do(self._prof.end_step)
 
@@ -165,9 +168,11 @@ class Training:
         try:
             prof.__exit__(kind, error, traceback)
         finally:
-            why = self._said_why
-            if self.trace is None and not why:
-                why = why_nothing(prof)
+            wait = self._options["schedule"].wait
+            ended = (
+                f"the training ended after {counted(self._steps, 'step')}, and the schedule waits for {counted(wait, 'step')}"
+            )
+            why = self._said_why or (ended if self.trace is None else "")
             if self._rank is None or self._rank.number == min(self._ranks if self._ranks is not None else (0,)):
                 show(self._show, self.trace, self.files[-1] if self.files else None, self._a_step, why)
 
@@ -181,7 +186,8 @@ class Training:
             warnings.warn(f"torchprof records nothing more of this training: {error}", RuntimeWarning, stacklevel=4)
             self._end(None, None, None)
             return
-        set_background(self._give_way)
+        if self._prof is not None and self._prof.is_recording:
+            set_background(self._give_way)
 
     def _take(self, prof: profile) -> None:
         """A cycle of the schedule has ended."""
@@ -224,11 +230,3 @@ def check_ranks(ranks: Any) -> frozenset[int] | None:
     if not is_some or not all(is_int(rank, 0) for rank in ranks):
         raise ArgumentError(f"ranks={value_of(ranks)} must be numbers of ranks, such as (0, 8), or None for all")
     return frozenset(ranks)
-
-
-def why_nothing(prof: profile) -> str:
-    """Why a recording has no trace."""
-    try:
-        return "" if prof.trace is not None else ""
-    except RecordingError as error:
-        return str(error)

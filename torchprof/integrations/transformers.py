@@ -25,7 +25,8 @@ A_STEP = "a step is one of the optimizer, with all batches that it accumulates"
 
 
 class TorchprofCallback(TrainerCallback):  # type: ignore[misc]
-    """Records the steps of a ``transformers.Trainer``, writes a file for each cycle of the schedule, and says at the end what it is.
+    """Records the steps of a ``transformers.Trainer``, writes a file for each cycle of the schedule, and says at the end what
+    it is.
 
     A step is one of the optimizer: the wait for its batches, forward and backward of all that it accumulates, clipping,
     ``optimizer.step()``, the scheduler. Evaluations and checkpoints are of no step. Steps have the numbers of the Trainer, also
@@ -35,8 +36,8 @@ class TorchprofCallback(TrainerCallback):  # type: ignore[misc]
     training or recording begins, or at the end of a ``with`` block of the callback, which is the surest way.
 
     Args:
-        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks, ``train.steps2-9.rank0.torchprof``;
-            None: nowhere. A file that is there is never written over.
+        folder: where files are written, named ``train.steps2-9.torchprof`` and, of several ranks,
+            ``train.steps2-9.rank0.torchprof``; None: nowhere. A file that is there is never written over.
         settings: ``schedule``, ``ranks``, ``show`` and others: see `torchprof.integrations.training.Settings`.
 
     Attributes:
@@ -50,8 +51,8 @@ class TorchprofCallback(TrainerCallback):  # type: ignore[misc]
 
     Example:
         >>> from torchprof.integrations.transformers import TorchprofCallback
-        >>> callback = TorchprofCallback("traces", schedule=torchprof.schedule(wait=10, active=3), show=["verdict", "by_module"])
-        >>> trainer = transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=[callback])
+        >>> callback = TorchprofCallback("traces", schedule=torchprof.schedule(wait=10, active=3), show=["verdict",
+        "by_module"]) >>> trainer = transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=[callback])
         >>> with callback:
         ...     trainer.train()
     """

@@ -188,6 +188,11 @@ class profile(ContextDecorator):
         """Record the ops that a count of FLOPs needs, which costs less than ``ops=True``: for the summary."""
         self._recorder.counted_ops = "outputs" if outputs else "inputs"
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether anything is recorded now: in steps that the schedule says, and in no fork of the process."""
+        return self._recorder.is_recording
+
     def mark(self, name: str) -> None:
         """Name this moment in the trace: see `Trace.mark`. Does nothing in a step that is not recorded.
 
@@ -226,9 +231,9 @@ class profile(ContextDecorator):
         self._progress.show(self._number, self._schedule.state(self._number), self._recorder.bytes, self._budget)
 
     def end_step(self) -> None:
-        """The step has ended, and what follows is of no step until `step` is called, which begins the next one: an evaluation, or
-        the writing of a checkpoint, that is not to count as training. Where this was the last step of a cycle of the schedule,
-        the recording ends here.
+        """The step has ended, and what follows is of no step until `step` is called, which begins the next one: an evaluation,
+        or the writing of a checkpoint, that is not to count as training. Where this was the last step of a cycle of the
+        schedule, the recording ends here.
 
         Raises:
             RecordingError: outside the ``with`` block.

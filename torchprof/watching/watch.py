@@ -38,8 +38,8 @@ class watch:
     Where ``step()`` is called, its calls are the steps from then on, as of `torchprof.profile`.
 
     Between windows nothing is installed but a hook that PyTorch calls after the steps of optimizers, which counts them; with
-    ``step()`` not even that. A job goes on whatever happens here: what ``on_trace_ready`` raises is a warning, and where something
-    else records, the window is left out (``missed``).
+    ``step()`` not even that. A job goes on whatever happens here: what ``on_trace_ready`` raises is a warning, and where
+    something else records, the window is left out (``missed``).
 
     Args:
         model: as of `torchprof.profile`.
@@ -48,8 +48,9 @@ class watch:
         warmup: steps before these that are recorded and left out of tables.
         first: steps before the first window.
         keep: of how many windows the figures are kept.
-        on_trace_ready: called with this object at the end of every window, on the thread of the loop, while nothing is recorded:
-            ``trace`` is that of the window, and ``windows[-1]`` its figures. Handlers of `torchprof.handlers` are such functions.
+        on_trace_ready: called with this object at the end of every window, on the thread of the loop, while nothing is
+            recorded: ``trace`` is that of the window, and ``windows[-1]`` its figures. Handlers of `torchprof.handlers` are
+                such functions.
         aggregate: keep sums and not every op, as of `torchprof.profile`.
         memory, stacks, gpu, budget: as of `torchprof.profile`.
 
@@ -91,7 +92,9 @@ class watch:
             check_int(name, value, least)
         check_int("keep", keep, 1)
         if every < warmup + active:
-            raise ArgumentError(f"every={every} is less than a window has steps: {warmup} that warm up and {active} active ones")
+            raise ArgumentError(
+                f"every={every} is less than a window has steps: {warmup} that warm up and {active} active ones"
+            )
         if on_trace_ready is not None and not callable(on_trace_ready):
             raise ArgumentError(f"on_trace_ready must be a function of one argument or None, not {shown(on_trace_ready)}")
         self._options: dict[str, Any] = {

@@ -43,6 +43,7 @@ def test_a_step_that_was_ended_is_not_ended_again() -> None:
         prof.end_step()
         prof.step()
         train(model)
+        prof.step()
     assert prof.trace.steps["number"].tolist() == [0, 1]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 import torchprof
 from torchprof import _C
@@ -33,9 +34,9 @@ class Job:
 
 @pytest.fixture
 def job() -> Iterator[Job]:
-    hooks = dict(torch.optim.optimizer._global_optimizer_post_hooks)
+    hooks = dict(_global_optimizer_post_hooks)
     yield Job()
-    assert dict(torch.optim.optimizer._global_optimizer_post_hooks) == hooks
+    assert dict(_global_optimizer_post_hooks) == hooks
 
 
 def watched(job: Job, **options: int) -> torchprof.watch:
@@ -244,7 +245,7 @@ def test_the_model_learns_what_it_learns_without_it() -> None:
         ({"keep": 0}, "keep must be an int of at least 1"),
         ({"on_trace_ready": 3}, "on_trace_ready must be a function"),
         ({"budget": 3}, "budget must be a number of bytes"),
-        ({"gpu": "tpu"}, "gpu="),
+        ({"gpu": "tpu"}, "gpu must be one of"),
     ],
 )
 def test_arguments_that_cannot_be_are_named(options: dict[str, object], said: str) -> None:

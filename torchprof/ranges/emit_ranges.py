@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from torchprof.ranges.backward import nodes_of
 from torchprof.ranges.call import Call, OpenRanges
 from torchprof.ranges.marker import Marker, marker_of
 from torchprof.ranges.torch_private import next_sequence_number, queue_at_end, running_backward
-from torchprof.record.modules import check_models, walk
+from torchprof.record.modules import Models, check_models, walk
 from torchprof.record.nested import find_tensors
+from torchprof.record.opaque import opaque_because
 
 __all__ = ["emit_ranges"]
 
@@ -33,8 +34,9 @@ class emit_ranges:
     runs backward, which on a GPU is one of autograd's own.
 
     Nothing of the program is changed: backward is followed by hooks on nodes of autograd, which see gradients and change none,
-    and no output is wrapped. What `torch.compile` makes one graph of has the ranges of what is called from outside of it,
-    forward and backward, and none of the modules inside.
+    and no output is wrapped. A module that ``torch.compile`` returned has ranges, forward and backward, and those inside it have
+    none; one that was compiled in place, by ``module.compile()``, has none itself. Where a function around the modules is compiled,
+    it is compiled again without their hooks after the block.
 
     Args:
         model: as of `torchprof.profile`.
@@ -74,11 +76,9 @@ class emit_ranges:
             raise RecordingError("these ranges are emitted already: one `with` block at a time")
         self._ranges = ranges = Ranges(self._marker, with_backward=self._with_backward)
         try:
-            for place in walk(self._models):
-                if place.same_as < 0 and not isinstance(place.module, torch.jit.ScriptModule):
-                    name = place.path or type(place.module).__name__
-                    self._hooks.append(place.module.register_forward_pre_hook(Begins(ranges, name), prepend=True))
-                    self._hooks.append(place.module.register_forward_hook(Ends(ranges), always_call=True))
+            for module, name in hooked(self._models):
+                self._hooks.append(module.register_forward_pre_hook(Begins(ranges, name), prepend=True))
+                self._hooks.append(module.register_forward_hook(Ends(ranges), always_call=True))
         except BaseException:
             self._remove()
             raise
@@ -162,6 +162,18 @@ class Ranges:
         """A backward pass has ended."""
         if self.is_open:
             self._here().end_backward(running)
+
+
+def hooked(models: Models) -> Iterator[tuple[nn.Module, str]]:
+    """The modules that have hooks, and the names of their ranges: not those of compiled code, which would be compiled again."""
+    is_inside: list[bool] = []
+    for place in walk(models):
+        module = place.module
+        is_below = place.parent >= 0 and is_inside[place.parent]
+        is_inside.append(is_below or bool(opaque_because(module)))
+        is_compiled_with_hooks = vars(module).get("_compiled_call_impl") is not None
+        if place.same_as < 0 and not (is_below or is_compiled_with_hooks or isinstance(module, torch.jit.ScriptModule)):
+            yield module, place.path or type(module).__name__
 
 
 def outermost(call: Call) -> Call:

@@ -296,7 +296,7 @@ class profile(ContextDecorator):
     def _end_early(self) -> None:
         """End the running step, and the cycle if it was the last of one."""
         if self._recorder.is_recording:
-            self._recorder.end_step()
+            self._recorder.end_step(is_between=True)
         if self._recorder.has_stopped or self._schedule.cycle(self._began) != self._schedule.cycle(self._number + 1):
             self._finish()
         self._deliver(stacklevel=4)

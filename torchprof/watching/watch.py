@@ -159,7 +159,6 @@ class watch:
         self._next = self._starts_at
         self._optimizers = OptimizerSteps(self._stepped)
         try:
-            self._optimizers.look()
             self._begin_window()
         except BaseException:
             self.stop()
@@ -183,8 +182,9 @@ class watch:
         if self._optimizers is not None:
             self._optimizers.remove()
             self._optimizers = None
-            if self.number:  # the optimizer told of this one
-                return
+            if self.number:  # what optimizers told of was no step
+                self._drop_window()
+                self.number, self._next = 0, max(self._starts_at, 1)
         self._step()
 
     def __enter__(self) -> watch:
@@ -264,10 +264,14 @@ class watch:
 
     def _give_way(self) -> None:
         """The program records something else, which comes first."""
+        self._drop_window()
+        self._miss("another recording began")
+
+    def _drop_window(self) -> None:
         prof, self._prof = self._prof, None
         if prof is not None:
+            clear_background(self._give_way)
             prof.__exit__(None, None, None)
-            self._miss("another recording began")
 
     def _miss(self, why: str) -> None:
         self.missed += 1

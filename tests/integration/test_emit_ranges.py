@@ -369,4 +369,4 @@ def test_it_works_beside_a_recording() -> None:
     with torchprof.profile(model) as prof, torchprof.emit_ranges(model, stack):
         model(IDS).sum().backward()
     assert "".join(f"{line}\n" for line in stack.lines) == FORWARD + BACKWARD
-    assert len(prof.trace.module_calls) == 11
+    assert len(prof.trace.module_calls) == 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import subprocess
 import sys
@@ -255,7 +256,8 @@ for _ in range(4):
     training.step()
 raise LookupError("no data")
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    here = {**os.environ, "PYTHONPATH": str(Path(torchprof.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=here, capture_output=True, text=True)
     assert done.returncode == 1
     assert "LookupError: no data" in done.stderr
     assert "torchprof: recorded 4 steps into traces/train.steps2-3.torchprof" in done.stderr

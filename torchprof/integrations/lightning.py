@@ -209,4 +209,4 @@ def may_validate(trainer: Any) -> bool:
     if not isinstance(every, int) or every < 1:  # by time, or at the end of data that has no length
         return every is None
     loop = trainer.fit_loop
-    return loop.batch_idx % every == every - 1 or loop.total_batch_idx % every == every - 1
+    return bool(loop.batch_idx % every == every - 1 or loop.total_batch_idx % every == every - 1)

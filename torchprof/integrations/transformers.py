@@ -24,7 +24,7 @@ __all__ = ["TorchprofCallback"]
 A_STEP = "a step is one of the optimizer, with all batches that it accumulates"
 
 
-class TorchprofCallback(TrainerCallback):  # type: ignore[misc]
+class TorchprofCallback(TrainerCallback):
     """Records the steps of a ``transformers.Trainer``, writes a file for each cycle of the schedule, and says at the end what
     it is.
 

@@ -166,7 +166,7 @@ class watch:
         return self
 
     def stop(self) -> None:
-        """End the window that is recorded, if one is, and count no more steps. Does nothing where it was not started."""
+        """Count no more steps. A window that is recorded ends with those that it has. Does nothing where it was not started."""
         self._stop(None, None, None)
 
     def step(self) -> None:

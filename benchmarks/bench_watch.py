@@ -25,7 +25,8 @@ def test_steps_between_windows(side_by_side: SideBySide) -> None:
 
     def between_windows(*, is_told: bool) -> float:
         """After a window, and before the next."""
-        with torchprof.watch(training.model, every=1000, active=1, warmup=0, first=0) as watching:
+        steps_by = "step" if is_told else "optimizer"
+        with torchprof.watch(training.model, every=1000, active=1, warmup=0, first=0, steps_by=steps_by) as watching:
             training.step()
             if is_told:
                 watching.step()

@@ -161,6 +161,15 @@ def test_the_checkpoints_of_a_trainer_are_of_no_step(tmp_path: Path) -> None:
     assert calls_of(ours.trace) == 2
 
 
+def test_evaluations_at_the_ends_of_epochs_are_of_no_step() -> None:
+    loop = by_transformers()
+    ours = loop.make(None, schedule=torchprof.schedule(active=50), show=[])
+    epochs = {"max_steps": -1, "num_train_epochs": 2, "eval_strategy": "epoch", "eval_on_start": True}
+    loop.run(ours, Net(), 3, **epochs)
+    assert ours.trace.steps["number"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert calls_of(ours.trace) == 2
+
+
 def test_ranks_that_are_not_recorded_do_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         training = Training(tmp_path, "a step", ranks=(1, 2))

@@ -58,15 +58,18 @@ def test_steps_are_those_of_the_optimizer_and_some_are_recorded(job: Job) -> Non
     assert calls["0"] == 1, "per step"
 
 
-def test_where_step_is_called_its_calls_are_the_steps(job: Job) -> None:
-    with watched(job, every=3, warmup=0) as watching:
+def test_a_loop_may_say_itself_what_a_step_is(job: Job) -> None:
+    with torchprof.watch(job.model, every=3, active=2, warmup=0, first=1, steps_by="step") as watching:
         for _ in range(8):
-            job.step()
-            job.step()  # which are of one
+            job.steps(2)  # which are of one
             watching.step()
     assert spans(watching) == [(1, 2), (4, 5), (7, 7)], "the last one has the steps that there were"
     calls = {row["path"]: row["calls"] for row in torchprof.by_module(watching.trace).rows if row.get("path")}
     assert calls["0"] == 2
+    with pytest.raises(torchprof.RecordingError, match="outside the watch"):
+        watching.step()
+    with watched(job) as watching, pytest.raises(torchprof.RecordingError, match="are those of the optimizer"):
+        watching.step()
 
 
 def test_nothing_is_installed_between_windows(job: Job) -> None:
@@ -206,8 +209,6 @@ def test_it_is_started_and_stopped_without_a_block(job: Job) -> None:
     for _ in range(4):
         job.step()
     assert spans(watching) == [(2, 3)]
-    with pytest.raises(torchprof.RecordingError, match="outside the watch"):
-        watching.step()
     with watching:  # again
         assert (len(watching.windows), watching.number) == (0, 0)
 
@@ -242,6 +243,7 @@ def test_the_model_learns_what_it_learns_without_it() -> None:
         ({"every": 0}, "every must be an int of at least 1"),
         ({"active": True}, "active must be an int of at least 1"),
         ({"first": -1}, "first must be an int of at least 0"),
+        ({"steps_by": "batches"}, "steps_by='batches' must be 'optimizer' or 'step'"),
         ({"keep": 0}, "keep must be an int of at least 1"),
         ({"on_trace_ready": 3}, "on_trace_ready must be a function"),
         ({"budget": 3}, "budget must be a number of bytes"),

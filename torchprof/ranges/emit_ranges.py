@@ -34,9 +34,9 @@ class emit_ranges:
     runs backward, which on a GPU is one of autograd's own.
 
     Nothing of the program is changed: backward is followed by hooks on nodes of autograd, which see gradients and change none,
-    and no output is wrapped. A module that ``torch.compile`` returned has ranges, forward and backward, and those inside it have
-    none; one that was compiled in place, by ``module.compile()``, has none itself. Where a function around the modules is compiled,
-    it is compiled again without their hooks after the block.
+    and no output is wrapped. A module that ``torch.compile`` returned has ranges, forward and backward, and those inside it
+    have none; one that was compiled in place, by ``module.compile()``, has none itself. Where a function around the modules is
+    compiled, it is compiled again without their hooks after the block.
 
     Args:
         model: as of `torchprof.profile`.

@@ -12,7 +12,7 @@ import types
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from torch import nn
 
@@ -30,12 +30,14 @@ from torchprof.wording import shown
 
 __all__ = ["watch"]
 
+STEPS_BY: Final = ("optimizer", "step")
+
 
 class watch:
     """Record a few steps of a long job every so often: inside a ``with`` block, or from ``start()`` to ``stop()``.
 
     A step ends when the optimizer has stepped; of several that step in turns, when all have. So the loop need not be changed.
-    Where ``step()`` is called, its calls are the steps from then on, as of `torchprof.profile`.
+    With ``steps_by="step"`` the loop says it itself, by ``step()``, as of `torchprof.profile`.
 
     Between windows nothing is installed but a hook that PyTorch calls after the steps of optimizers, which counts them; with
     ``step()`` not even that. A job goes on whatever happens here: what ``on_trace_ready`` raises is a warning, and where
@@ -47,6 +49,7 @@ class watch:
         active: steps to record in a window.
         warmup: steps before these that are recorded and left out of tables.
         first: steps before the first window.
+        steps_by: ``"optimizer"`` or ``"step"``: what a step is.
         keep: of how many windows the figures are kept.
         on_trace_ready: called with this object at the end of every window, on the thread of the loop, while nothing is
             recorded: ``trace`` is that of the window, and ``windows[-1]`` its figures. Handlers of `torchprof.handlers` are
@@ -80,6 +83,7 @@ class watch:
         active: int = 3,
         warmup: int = 1,
         first: int = 10,
+        steps_by: Literal["optimizer", "step"] = "optimizer",
         keep: int = 100,
         on_trace_ready: Callable[[watch], object] | None = None,
         aggregate: bool = True,
@@ -95,6 +99,8 @@ class watch:
             raise ArgumentError(
                 f"every={every} is less than a window has steps: {warmup} that warm up and {active} active ones"
             )
+        if steps_by not in STEPS_BY:
+            raise ArgumentError(f"steps_by={shown(steps_by)} must be {' or '.join(map(repr, STEPS_BY))}")
         if on_trace_ready is not None and not callable(on_trace_ready):
             raise ArgumentError(f"on_trace_ready must be a function of one argument or None, not {shown(on_trace_ready)}")
         self._options: dict[str, Any] = {
@@ -110,6 +116,7 @@ class watch:
         profile(**self._options)  # which looks at them all
         self._every = every
         self._starts_at = first
+        self._steps_by = steps_by
         self._on_trace_ready = on_trace_ready
         self._prof: profile | None = None
         self._trace: Trace | None = None
@@ -157,7 +164,7 @@ class watch:
         self.windows.clear()
         self.missed = self.number = 0
         self._next = self._starts_at
-        self._optimizers = OptimizerSteps(self._stepped)
+        self._optimizers = OptimizerSteps(self._stepped) if self._steps_by == "optimizer" else None
         try:
             self._begin_window()
         except BaseException:
@@ -170,22 +177,19 @@ class watch:
         self._stop(None, None, None)
 
     def step(self) -> None:
-        """A step of the loop has ended. Called at the end of its body, this is what a step is from now on.
+        """A step of the loop has ended. Call it at the end of its body.
 
         Raises:
-            RecordingError: it was not started, or was stopped.
+            RecordingError: it was not started, or was stopped; or steps are found by the optimizer.
         """
-        if not self.is_running:
-            if self._process:
-                return  # a fork is not watched
+        if self._steps_by != "step":
+            raise RecordingError(
+                'the steps of this watch are those of the optimizer: say torchprof.watch(..., steps_by="step")'
+            )
+        if self.is_running:
+            self._step()
+        elif not self._process:  # in a fork, nothing is watched
             raise RecordingError("step() was called outside the watch: call it inside the `with` block, or after start()")
-        if self._optimizers is not None:
-            self._optimizers.remove()
-            self._optimizers = None
-            if self.number:  # what optimizers told of was no step
-                self._drop_window()
-                self.number, self._next = 0, max(self._starts_at, 1)
-        self._step()
 
     def __enter__(self) -> watch:
         return self.start()

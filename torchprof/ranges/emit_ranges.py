@@ -108,7 +108,7 @@ class Ranges:
         self._number = next_sequence_number()
         self._pass = running_backward()
         self._at_end = queue_at_end()
-        self._threads: dict[int, OpenRanges] = {}
+        self._of_threads = threading.local()
         self.is_open = True
 
     def close(self) -> None:
@@ -117,7 +117,10 @@ class Ranges:
         self._here().pop_to(0)
 
     def _here(self) -> OpenRanges:
-        return self._threads.setdefault(threading.get_ident(), OpenRanges(self._marker))
+        here: OpenRanges | None = getattr(self._of_threads, "open", None)
+        if here is None:
+            here = self._of_threads.open = OpenRanges(self._marker)
+        return here
 
     def begin(self, module: nn.Module, name: str, frame: types.FrameType | None) -> None:
         """A call of a module begins."""

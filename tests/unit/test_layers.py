@@ -93,14 +93,23 @@ ROOMS: Final[dict[str, Room]] = {
         "errors terminal trace wording importers record analysis rendering tables advice _native",
         torch=True,
     ),
+    "ranges": Room("Shows modules as ranges in other profilers.", "errors wording trace _torch_private record", torch=True),
+    "watching": Room(
+        "Records a few steps of a long job every so often.",
+        "errors arguments trace wording analysis record tables running",
+        torch=True,
+    ),
+    "handlers": Room(
+        "What to do with the trace of every cycle.", "paths errors wording trace analysis exporters reporting running"
+    ),
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
-        "summarize estimation _native",
+        "summarize estimation ranges watching handlers _native",
     ),
     "integrations": Room(
         "Where people already work: pytest, trainers and trackers, over the public names.",
-        "paths errors arguments trace wording __init__",
+        "paths errors arguments trace wording analysis record running handlers __init__",
         torch=True,
     ),
     "cli": Room(

@@ -98,6 +98,11 @@ ROOMS: Final[dict[str, Room]] = {
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
         "summarize estimation _native",
     ),
+    "integrations": Room(
+        "pytest, trainers and trackers, over the public names.",
+        "paths errors _torch_private trace wording analysis record rendering tables comparison running _native __init__",
+        torch=True,
+    ),
     "cli": Room(
         "The subcommands, over the public names.",
         "paths errors _version terminal importers rendering tables running wording __init__",

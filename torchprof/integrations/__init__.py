@@ -1,0 +1,1 @@
+"""pytest, trainers and trackers, over the public names."""

@@ -48,12 +48,23 @@ def read(path: str) -> Baseline | None:
     if found["torchprof_baseline"] != VERSION:
         raise ArgumentError(f"--torchprof-baseline {path} was written by another version of torchprof: {way_out}")
     for test, figures in tests.items():
-        wrong = not isinstance(figures, dict) or any(
-            not isinstance(figures[name], int) or isinstance(figures[name], bool) for name in COMPARED if name in figures
-        )
-        if wrong or not isinstance(figures.get("by_op", {}), dict):
+        if not isinstance(figures, dict) or not all(is_count(figures.get(name, 0)) for name in COMPARED):
+            raise ArgumentError(f"--torchprof-baseline {path} is damaged at {test!r}: {way_out}")
+        if not is_by_op(figures.get("by_op", {})):
             raise ArgumentError(f"--torchprof-baseline {path} is damaged at {test!r}: {way_out}")
     return tests
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_by_op(value: Any) -> bool:
+    """Whether this is the count and the FLOPs, or None, of ops by name."""
+    return isinstance(value, dict) and all(
+        isinstance(each, list) and len(each) == 2 and is_count(each[0]) and (each[1] is None or is_count(each[1]))
+        for each in value.values()
+    )
 
 
 def write(path: str, before: Baseline | None, results: Mapping[str, Result]) -> None:
@@ -95,8 +106,7 @@ def drift(before: Mapping[str, Any], result: Result, tolerances: Tolerances) -> 
             changed.append(name)
         elif abs(b - a) > tolerances.of(name) * a:
             share = f", {(b - a) / a:+.1%}" if a else ""
-            tolerance = f" (tolerance {tolerances.of(name):.4g}%)" if not tolerances.of(name) else ""
-            tolerance = f" (tolerance {tolerances.of(name):.2%})" if tolerances.of(name) else tolerance
+            tolerance = f" (tolerance {tolerances.of(name):.2%})" if tolerances.of(name) else ""
             yield f"{NOUNS[name]}: {written(name, a)} in the baseline, and {written(name, b)} now{share}{tolerance}"
             changed.append(name)
     if any(name in OPS for name in changed):

@@ -82,8 +82,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         limits, said = [], str(error)
     if any(limit.figure == "time_ratio" for limit in limits) and "torchprof" not in getattr(item, "fixturenames", ()):
         said = (
-            "@pytest.mark.limit(time_ratio=...) needs the fixture torchprof, which times a reference: add it to the arguments of "
-            "the test, and enter torchprof.reference() and torchprof.measured() in turns"
+            "@pytest.mark.limit(time_ratio=...) needs the fixture torchprof, which times a reference: add it to the arguments "
+            "of the test, and enter torchprof.reference() and torchprof.measured() in turns"
         )
     if said:
         pytest.fail(said, pytrace=False)

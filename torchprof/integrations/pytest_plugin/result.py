@@ -13,8 +13,8 @@ __all__ = ["Result", "properties_of", "result_of"]
 
 Result = dict[str, Any]
 """Figures by name (None: not known); ``device`` of the peak; ``time`` of the call in nanoseconds; ``flops_unknown``, the ops
-whose FLOPs are missing; ``by_op``, of every op its count and FLOPs; ``note``, what else there is to say, and ``because`` why; ``file``, its trace;
-``why``, by figure, why it is not known."""
+whose FLOPs are missing; ``by_op``, of every op its count and FLOPs; ``why``, by figure, why it is not known; ``note``, a word
+on the whole, and ``because`` what it means; ``file``, its trace."""
 JUNIT: Final = (*COMPARED, "time")
 
 

@@ -73,6 +73,7 @@ class Timing:
 
     @contextmanager
     def _block(self, kind: str) -> Iterator[None]:
+        __tracebackhide__ = True
         if self._running:
             raise RecordingError(f"torchprof.{kind}() was entered inside torchprof.{self._running}(): one after the other")
         other = KINDS[1 - KINDS.index(kind)]

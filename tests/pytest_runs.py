@@ -34,7 +34,9 @@ def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunRe
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", WIDE)
         pytester.makepyfile(test_it=source)
-        return pytester.runpytest_inprocess(*loaded(), "-p", "no:cacheprovider", "-p", "no:benchmark", "-q", *arguments)
+        return pytester.runpytest_inprocess(
+            *loaded(), "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "ignore", "-q", *arguments
+        )
 
 
 def failures(result: pytest.RunResult) -> str:

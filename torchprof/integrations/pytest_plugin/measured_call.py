@@ -31,6 +31,7 @@ class MeasuredCall:
         settings: what is asked for.
         timing: what the fixture of the test is; None where it asks for none.
         baseline: what the baseline says of all tests; None where nothing is compared.
+        function: of the test, if it has one.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class MeasuredCall:
         settings: Settings,
         timing: Timing | None,
         baseline: baselines.Baseline | None,
+        function: object = None,
     ) -> None:
+        self._function = function
         self._nodeid, self._limits, self._settings, self._timing = nodeid, limits, settings, timing
         self._baseline = baseline
         self._breaks = GraphBreaks()
@@ -65,7 +68,7 @@ class MeasuredCall:
             return
         from torchprof.integrations.pytest_plugin.recording import CallRecording  # which imports PyTorch
 
-        self._recording = CallRecording()
+        self._recording = CallRecording(self._function)
         self._recording.begin()
         if self._timing is not None:
             self._timing.before_timing = self._recording.end

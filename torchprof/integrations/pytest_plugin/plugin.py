@@ -99,7 +99,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     from torchprof.integrations.pytest_plugin.measured_call import MeasuredCall
     from torchprof.integrations.pytest_plugin.result import properties_of
 
-    call = MeasuredCall(item.nodeid, limits, settings, item.stash.get(TIMING, None), item.config.stash[BASELINE])
+    timing, function = item.stash.get(TIMING, None), getattr(item, "obj", None)
+    call = MeasuredCall(item.nodeid, limits, settings, timing, item.config.stash[BASELINE], function)
     call.begin()
     try:
         returned = yield

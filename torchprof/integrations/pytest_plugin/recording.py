@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from functools import partial
+from types import CodeType, FrameType
 from typing import Final
 
 from torch import nn
@@ -29,19 +32,25 @@ class CallRecording:
 
     A recording that the test begins itself comes first: this one ends then, without a trace.
 
+    Args:
+        function: of the test. What its variables hold when it returns is read before they are let go: models that it made are
+            gone otherwise, and which memory was that of their parameters cannot be told.
+
     Attributes:
         trace: what was recorded; None before the end, and where nothing was.
         why: why there is no trace.
         no_kernels: why kernels were not recorded as such; empty where they were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, function: object = None) -> None:
         self.trace: Trace | None = None
         self.why = ""
         self.no_kernels = ""
         self._models = FoundModels()
         self._process = os.getpid()
         self._recorder: Recorder | None = None
+        self._code = code_of(function)
+        self._frame: FrameType | None = None
 
     def begin(self) -> None:
         """Begin, if it is possible; else ``why`` says why not. Nothing is raised: the test shall run all the same."""
@@ -66,6 +75,8 @@ class CallRecording:
             recorder.block.exit(partial(self._stop, recorder), None, None, None)
         except Exception as error:  # such as a model that raises while its parameters are read
             self.why = f"{type(error).__name__}: {error}"
+        finally:
+            self._frame = None
 
     def _begin(self, gpu: str) -> None:
         options = Options(
@@ -99,7 +110,24 @@ class CallRecording:
                 self._models.describe(module)
             else:
                 self._models.meet(module)
+                if self._frame is None and self._code is not None:
+                    self._frame = frame_of(self._code)
         except Exception as error:
             self.why = f"{type(error).__name__}: {error}"
 
     _called._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+def code_of(function: object) -> CodeType | None:
+    """The code of a function, below its decorators; None where it has none."""
+    inner = inspect.unwrap(function) if callable(function) else None
+    code = getattr(getattr(inner, "__func__", inner), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def frame_of(code: CodeType) -> FrameType | None:
+    """The innermost frame of this thread that runs this code."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame

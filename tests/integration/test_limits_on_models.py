@@ -80,7 +80,7 @@ def test_compiled_before(compiled): compiled(torch.ones(2, 8))
 """
 
 
-def tests_of(folder: Path, source: str, *arguments: str) -> str:
+def printed_by(folder: Path, source: str, *arguments: str) -> str:
     """What pytest prints of these tests, in a process in which nothing was compiled before."""
     (folder / "test_it.py").write_text(source)
     command = [sys.executable, "-m", "pytest", *loaded(), "-q", "-rA", "-W", "ignore", "-p", "no:cacheprovider", *arguments]
@@ -89,7 +89,7 @@ def tests_of(folder: Path, source: str, *arguments: str) -> str:
 
 
 def test_a_transformer_and_its_modules_keep_limits_that_are_computed_by_hand(tmp_path: Path) -> None:
-    printed = tests_of(tmp_path, GPT2, "--torchprof")
+    printed = printed_by(tmp_path, GPT2, "--torchprof")
     assert "PASSED test_it.py::test_forward" in printed, printed
     assert "PASSED test_it.py::test_generate" in printed, printed
     assert "FAILED test_it.py::test_training - Failed: peak on cpu: " in printed, printed
@@ -101,7 +101,7 @@ def test_a_transformer_and_its_modules_keep_limits_that_are_computed_by_hand(tmp
 
 
 def test_graph_breaks_are_counted_where_code_is_compiled(tmp_path: Path) -> None:
-    printed = tests_of(tmp_path, COMPILED, "-p", "no:logging")
+    printed = printed_by(tmp_path, COMPILED, "-p", "no:logging")
     assert "PASSED test_it.py::test_whole" in printed, printed
     assert "PASSED test_it.py::test_allowed" in printed, printed
     said = r"^graph breaks: 1, and the limit is 0\n1 x Call to `torch._dynamo.graph_break\(\)`\nGoes on in: forward, line 11$"

@@ -322,18 +322,18 @@ def test_a_test_that_fails_is_in_no_baseline(pytester: pytest.Pytester) -> None:
     assert "1 test is not in it, which failed or could not be recorded" in summary(result)
 
 
-def test_workers_of_xdist_send_their_figures(pytester: pytest.Pytester) -> None:
+def test_workers_of_xdist_send_their_figures_and_are_told_the_baseline(pytester: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     source = f"{NET}\n@pytest.mark.parametrize('n', range(4))\ndef test_adds(n): add(n + 1)"
-    options = ("-n", "2", "--torchprof", "--torchprof-save", "traces", "--torchprof-baseline", "base.json")
-    result = run(pytester, source, *options)
-    result.assert_outcomes(passed=4)
+    options = ("--torchprof", "--torchprof-save", "traces", "--torchprof-baseline", "base.json")
+    run(pytester, source, *options).assert_outcomes(passed=4)
+    result = run(pytester, source.replace("n + 1", "max(n, 1) + 1"), *options, "-n", "2")
+    result.assert_outcomes(passed=3, failed=1)
     for n in range(4):
-        assert re.search(rf"^test_it.py::test_adds\[{n}\] +{8 * (n + 1)} B +- +4 ", summary(result), re.M), summary(result)
+        assert re.search(rf"^test_it.py::test_adds\[{n}\] +{8 * (max(n, 1) + 1)} B +- +4 ", summary(result), re.M), text(result)
     assert len(list(Path(pytester.path, "traces").iterdir())) == 4
-    result = run(pytester, source.replace("n + 1", "n + 2"), *options)
-    result.assert_outcomes(failed=4)
-    assert "4 tests compared, 4 not as it says" in summary(result)
+    assert "4 tests compared, 1 not as it says" in summary(result)
+    assert "peak: 8 B in the baseline, and 16 B now, +100.0%" in failures(result)
 
 
 def test_files_of_junit_have_the_figures(pytester: pytest.Pytester) -> None:

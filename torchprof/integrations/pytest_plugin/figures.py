@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -161,7 +161,7 @@ class Figures:
             else:
                 rows = self.held_at_peak(device, path)
                 found.append(Figure(int(account.allocations["bytes"][rows].sum()), device=device))
-        return max(found, key=lambda each: each.value or 0)
+        return self._if_all_was_seen(max(found, key=lambda each: each.value or 0))
 
     def _saved(self, path: str | None) -> Figure:
         found = []
@@ -171,7 +171,12 @@ class Figures:
                 return Figure(None, why)
             size = int(account.allocations["bytes"][self.saved_rows(device, path)].sum())
             found.append(Figure(size, device=device))
-        return max(found, key=lambda each: each.value or 0)
+        return self._if_all_was_seen(max(found, key=lambda each: each.value or 0))
+
+    def _if_all_was_seen(self, figure: Figure) -> Figure:
+        """A figure of memory; a lower bound where some of it was not seen."""
+        note = self.trace.facts.get("memory_note")
+        return replace(figure, unknown=str(note)) if note and figure.device != "cpu" else figure
 
     def _flops(self, path: str | None) -> Figure:
         records = module_records(self.trace) if path is None else self.module_record(path)
@@ -213,12 +218,12 @@ class Figures:
 
     def _why_no_kernels(self, figure: str) -> str | None:
         backend = gpu_backend(self.trace)
+        note = str(self.trace.facts.get("gpu_note") or "none was in use")
         if backend == "cupti":
-            return None
+            return f"kernels were not all recorded ({note})" if "INCOMPLETE" in note else None
         if backend == "events":
             return f"the GPU was recorded with events, which count neither kernels nor calls of the runtime: give {figure}=None"
-        why = self._no_kernels or str(self.trace.facts.get("gpu_note") or "none was in use")
-        return NO_GPU.format(why=why, figure=figure)
+        return NO_GPU.format(why=self._no_kernels or note, figure=figure)
 
     def _params(self, path: str | None) -> Figure:
         model = self.trace.model

@@ -18,6 +18,7 @@ from torchprof.integrations.pytest_plugin.result import Result, result_of
 from torchprof.integrations.pytest_plugin.settings import Settings
 from torchprof.integrations.pytest_plugin.timing import Timing
 from torchprof.integrations.pytest_plugin.verdict import broken_limits
+from torchprof.trace.trace import Trace
 
 __all__ = ["MeasuredCall"]
 
@@ -86,10 +87,8 @@ class MeasuredCall:
         self._result["time"] = took
 
     def result(self) -> Result:
-        """What is known of the test. Its trace is kept where that was asked for.
-
-        Raises:
-            OSError: the trace cannot be written.
+        """What is known of the test. Its trace is kept where that was asked for. Nothing is raised: the test may have failed
+        for reasons of its own.
         """
         if self._figures is None:
             if self._why:
@@ -97,15 +96,23 @@ class MeasuredCall:
             return self._result
         try:
             self._result |= result_of(self._figures)
-        except TorchprofError as error:
-            self._result |= {"note": "not known", "because": str(error)}
+        except Exception as error:
+            self._result |= {"note": "not known", "because": f"{type(error).__name__}: {error}"}
         if self._timing is not None and any(self._timing.times.values()):
             self._result |= {"note": "timed", "because": "recorded up to where times were taken"}
         if self._settings.save:
-            os.makedirs(self._settings.save, exist_ok=True)
-            self._result["file"] = os.path.join(self._settings.save, file_name(self._nodeid))
-            self._figures.trace.save(self._result["file"])
+            self._save(self._figures.trace)
         return self._result
+
+    def _save(self, trace: Trace) -> None:
+        file = os.path.join(self._settings.save, file_name(self._nodeid))
+        try:
+            os.makedirs(self._settings.save, exist_ok=True)
+            trace.save(file)
+        except (OSError, TorchprofError) as error:
+            self._result["not_saved"] = str(error)
+        else:
+            self._result["file"] = file
 
     def wrong(self) -> str:
         """What is wrong with the test, one thing a paragraph; empty where nothing is."""
@@ -120,8 +127,8 @@ class MeasuredCall:
         if not broken:
             return ""
         self._result["over"] = bool(self._limits)
-        if file := self._result.get("file"):
-            broken.append(f"Trace: {file}")
+        if "file" in self._result:
+            broken.append(f"Trace: {self._result['file']}")
         return "\n".join(broken)
 
     def _drift(self, before: dict[str, Any]) -> list[str]:

@@ -120,7 +120,10 @@ class CallRecording:
 
 def code_of(function: object) -> CodeType | None:
     """The code of a function, below its decorators; None where it has none."""
-    inner = inspect.unwrap(function) if callable(function) else None
+    try:
+        inner = inspect.unwrap(function) if callable(function) else None
+    except ValueError:  # decorators in a circle
+        inner = None
     code = getattr(getattr(inner, "__func__", inner), "__code__", None)
     return code if isinstance(code, CodeType) else None
 

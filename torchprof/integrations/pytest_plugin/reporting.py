@@ -40,13 +40,17 @@ class Reporting:
             self._passed.add(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if self._settings.baseline:
-            self._finish_baseline(session.config, exitstatus)
+        if self._settings.baseline and not session.config.option.collectonly:
+            broken_off = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+            self._finish_baseline(broken_off or bool(session.shouldfail or session.shouldstop))
         if self._settings.save:
             kept = sum("file" in result for result in self._results.values())
             self._said.append(f"{counted(kept, 'trace')} in {self._settings.save}: torchprof show FILE, torchprof diff A B")
+            lost = [result["not_saved"] for result in self._results.values() if "not_saved" in result]
+            if lost:
+                self._said.append(f"{counted(len(lost), 'trace')} NOT kept: {lost[0]}")
 
-    def _finish_baseline(self, config: pytest.Config, exitstatus: int) -> None:
+    def _finish_baseline(self, broken_off: bool) -> None:
         from torchprof.integrations.pytest_plugin.baseline import write
 
         path = self._settings.baseline
@@ -64,10 +68,9 @@ class Reporting:
                     "--torchprof-update-baseline adds them"
                 )
             return
-        if exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
-            self._said.append(f"Baseline {path}: not written, because the run was broken off")
-            return
-        if config.option.collectonly:
+        if broken_off or not measured:
+            why = "the run was broken off" if broken_off else "no test that was measured passed"
+            self._said.append(f"Baseline {path}: not written, because {why}")
             return
         try:
             write(path, self._before_update(path), measured)

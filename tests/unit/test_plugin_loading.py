@@ -22,12 +22,19 @@ def test_plain():
 """.replace("PLUGIN", MODULE)
 
 
-def pytest_apart(folder: Path, source: str, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    """Run pytest in a process of its own, in which nothing is imported."""
+def pytest_apart(
+    folder: Path, source: str, *arguments: str, before: str = "", load: tuple[str, ...] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a process of its own, in which nothing is imported.
+
+    Args:
+        before: what Python runs before.
+        load: the arguments that load the plugin.
+    """
     (folder / "test_it.py").write_text(source)
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:cacheprovider\n")
     script = f"{before}\nimport pytest, sys\nsys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, *loaded(), "-q", "-p", "no:benchmark", *arguments]
+    command = [sys.executable, "-c", script, *(loaded() if load is None else load), "-q", "-p", "no:benchmark", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
 
 
@@ -35,6 +42,28 @@ def test_pytest_finds_it_by_its_entry_point() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"][ENTRY_POINT] == MODULE == plugin.__name__
     assert project["optional-dependencies"]["pytest"] == ["pytest>=8"]
+
+
+def installed(folder: Path) -> str:
+    """A folder that makes Python see torchprof with the entry points of this source tree, as if it were installed."""
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    information = folder / "site" / "torchprof_recorder_again-1.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: torchprof-recorder-again\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(
+        "[pytest11]\n" + "".join(f"{name} = {value}\n" for name, value in points.items() if name == ENTRY_POINT)
+    )
+    return str(information.parent)
+
+
+def test_an_installed_plugin_is_loaded_and_can_be_left_out(tmp_path: Path) -> None:
+    source = "import pytest\n@pytest.mark.limit(peek=1)\ndef test_limited(): pass"
+    site = f"import sys; sys.path.insert(0, {installed(tmp_path)!r})"
+    done = pytest_apart(tmp_path, source, before=site, load=())
+    assert "there is no figure 'peek'" in done.stdout
+    done = pytest_apart(tmp_path, source, "-p", f"no:{ENTRY_POINT}", before=site, load=())
+    assert "'limit' not found in `markers` configuration option" in done.stdout
+    assert "torchprof" not in done.stdout
 
 
 def test_where_nobody_asks_for_it_nothing_is_imported(tmp_path: Path) -> None:

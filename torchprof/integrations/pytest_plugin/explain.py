@@ -68,12 +68,12 @@ def _flops(figures: Figures, path: str | None, device: str) -> Table:
 
 
 def _ops(figures: Figures, path: str | None, device: str) -> Table:
-    table = by_op(figures.trace, module=path).sort("calls")
+    table = by_op(figures.trace, module=path).sort("name", descending=False).sort("calls")
     return Table(table.title, table.rows, worth_showing(table.rows[:ROWS], ("calls", "flops"), optional=("flops",)))
 
 
 def _kernels(figures: Figures, path: str | None, device: str) -> Table:
-    table = by_kernel(figures.trace, module=path).sort("count")
+    table = by_kernel(figures.trace, module=path).sort("name", descending=False).sort("count")
     return _only(table, "count", "launched_by")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import re
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -17,6 +19,7 @@ __all__ = ["ENTRY_POINT", "MODULE", "failures", "loaded", "run", "summary"]
 ENTRY_POINT: Final = "torchprof"
 MODULE: Final = "torchprof.integrations.pytest_plugin.plugin"
 WIDE: Final = "200"
+ROOT: Final = Path(__file__).parents[1]
 
 # A run inside this process forgets what it was the first to import; a second import would make other classes of it.
 for _found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
@@ -29,14 +32,19 @@ def loaded() -> tuple[str, ...]:
     return () if MODULE in known else ("-p", MODULE)
 
 
-def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:
-    """Run the tests of a file in this process. Lines are wide, so that none is cut."""
+def run(pytester: pytest.Pytester, source: str, *arguments: str, apart: bool = False) -> pytest.RunResult:
+    """Run the tests of a file. Lines are wide, so that none is cut.
+
+    Args:
+        apart: in a process of their own, for tests that make PyTorch import more of itself: a run in this process forgets what
+            it was the first to import, and some of it cannot be imported twice.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", WIDE)
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
         pytester.makepyfile(test_it=source)
-        return pytester.runpytest_inprocess(
-            *loaded(), "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "ignore", "-q", *arguments
-        )
+        start = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
+        return start(*loaded(), "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "ignore", "-q", *arguments)
 
 
 def failures(result: pytest.RunResult) -> str:

@@ -207,15 +207,25 @@ def test_two_models():
 def test_a_part_of_one():
     net = Net()
     net.encoder(torch.ones(1, 64))
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = self.second = nn.Linear(4, 4)
+    def forward(self, x): return self.second(self.first(x))
+@pytest.mark.limit(module="second", params=20, flops=2 * 2 * 4 * 4)
+def test_in_two_places():
+    model = Twice()
+    with torch.no_grad(): model(torch.ones(1, 4))
 @pytest.mark.limit(module="head", ops=100)
 def test_not_called():
     net = Net()
     net.encoder(torch.ones(1, 64))
 """
     result = run(pytester, source, "-rA")
-    assert outcomes(result) == {"test_two_models": "PASSED", "test_a_part_of_one": "PASSED", "test_not_called": "FAILED"}, text(
-        result
-    )
+    assert outcomes(result) == {
+        **{"test_two_models": "PASSED", "test_a_part_of_one": "PASSED", "test_in_two_places": "PASSED"},
+        **{"test_not_called": "FAILED"},
+    }, text(result)
     assert "module='head' was not called in the test" in failures(result)
 
 
@@ -362,3 +372,68 @@ def test_idle(): add()
     assert "kernels: 2, and the limit is 1" in said
     assert "waits for the GPU: 1, and the limit is 0" in said
     assert re.search(r"^test_it.py::test_kept +- +- +0 +2 ", summary(result), re.M), summary(result)
+
+
+def test_programs_of_all_kinds_are_recorded_and_not_disturbed(pytester: pytest.Pytester) -> None:
+    source = f"""{NET}
+import os, threading
+from torch.utils.data import DataLoader
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+    def forward(self, x): return self.fc(x)
+    def modules(self): raise RuntimeError("not these")
+    def named_modules(self, *args, **kwargs): raise RuntimeError("nor these")
+    def parameters(self, *args): raise RuntimeError("nor those")
+
+pytestmark = pytest.mark.limit(peak="1 MiB", ops=1000)
+
+def test_a_model_that_cannot_be_read():
+    model = Broken()
+    assert model(torch.ones(1, 4)).shape == (1, 4)
+def test_a_fork():
+    model = nn.Linear(4, 4)
+    if not (child := os.fork()): os._exit(0 if model(torch.ones(1, 4)).shape == (1, 4) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+@pytest.mark.limit(params=20)
+def test_a_thread():
+    model = nn.Linear(4, 4)
+    thread = threading.Thread(target=model, args=(torch.ones(1, 4),))
+    thread.start(), thread.join()
+def test_another_profiler():
+    with torch.profiler.profile() as prof: add()
+    assert any(event.name == "aten::neg" for event in prof.events())
+def test_workers(): assert len(list(DataLoader(torch.ones(4, 2), num_workers=1))) == 4
+@pytest.mark.limit(params=20)
+def test_a_lazy_module():
+    model = nn.LazyLinear(4)
+    model(torch.ones(1, 4))
+def test_meta():
+    with torch.device("meta"):
+        model = nn.Linear(4, 4)
+        model(torch.ones(1, 4))
+class Case(unittest.TestCase):
+    def setUp(self): self.model = nn.Linear(4, 4)
+    @pytest.mark.limit(params=20)
+    def test_of_a_case(self): self.model(torch.ones(1, 4))
+"""
+    run(pytester, source, "--torchprof", apart=True).assert_outcomes(passed=8)
+
+
+def test_a_run_that_is_broken_off_writes_no_baseline(pytester: pytest.Pytester) -> None:
+    source = f"{NET}\ndef test_adds(): add()\ndef test_raises(): raise ValueError\ndef test_after(): add()"
+    result = run(pytester, source, "--torchprof-baseline", "base.json", "-x")
+    assert "base.json: not written, because the run was broken off" in summary(result)
+    assert not Path(pytester.path, "base.json").exists()
+    result = run(pytester, source, "--torchprof-baseline", "base.json", "-k", "raises")
+    assert "not written, because no test that was measured passed" in summary(result)
+    run(pytester, source, "--torchprof-baseline", "base.json", "--collect-only")
+    assert not Path(pytester.path, "base.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_fails_no_test(pytester: pytest.Pytester) -> None:
+    result = run(pytester, f"{NET}\ndef test_adds(): add()", "--torchprof-save", "test_it.py/traces")
+    result.assert_outcomes(passed=1)
+    assert "1 trace NOT kept: " in summary(result)

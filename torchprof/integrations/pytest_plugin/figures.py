@@ -103,10 +103,16 @@ class Figures:
                 )
                 raise ArgumentError(f"module={shown(module)} {meant}{way_out}")
             module = below[0]
+        module = self._first_place(module)
         if called and not any(node.calls for node in nodes if is_inside(node.path, module)):
             compiled = "; calls inside compiled code are not seen" if self.trace.facts.get("compiled") else ""
             raise ArgumentError(f"module={shown(module)} was not called in the test{compiled}")
         return module
+
+    def _first_place(self, path: str) -> str:
+        """Where a module is registered in several places, the first of them, which has its calls and its parameters."""
+        modules = self.trace.model.modules if self.trace.model is not None else ()
+        return next((modules[info.same_as].path for info in modules if info.path == path and info.same_as >= 0), path)
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ class MeasuredCall:
             self._breaks.end()
         if self._recording is not None:
             self._recording.end()
+            took -= self._recording.looking
             self._why = self._recording.why
             if self._recording.trace is not None:
                 self._figures = Figures(self._recording.trace, self._recording.no_kernels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import time
 from functools import partial
 from types import CodeType, FrameType
 from typing import Final
@@ -40,12 +41,14 @@ class CallRecording:
         trace: what was recorded; None before the end, and where nothing was.
         why: why there is no trace.
         no_kernels: why kernels were not recorded as such; empty where they were.
+        looking: nanoseconds that it took to find models, which are not the test's.
     """
 
     def __init__(self, function: object = None) -> None:
         self.trace: Trace | None = None
         self.why = ""
         self.no_kernels = ""
+        self.looking = 0
         self._models = FoundModels()
         self._process = os.getpid()
         self._recorder: Recorder | None = None
@@ -105,6 +108,7 @@ class CallRecording:
         """A module is called that is inside no other call. What goes wrong here must not reach the test."""
         if os.getpid() != self._process:
             return
+        began = time.perf_counter_ns()
         try:
             if ended:
                 self._models.describe(module)
@@ -114,6 +118,7 @@ class CallRecording:
                     self._frame = frame_of(self._code)
         except Exception as error:
             self.why = f"{type(error).__name__}: {error}"
+        self.looking += time.perf_counter_ns() - began
 
     _called._torchdynamo_disable = True  # type: ignore[attr-defined]
 

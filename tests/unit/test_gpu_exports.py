@@ -206,7 +206,7 @@ def odd_trace(kernels: list[dict[str, int]], thread: int) -> Trace:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows, st.sampled_from([0, NO_THREAD]))
 def test_any_kernels_and_runtime_calls_give_valid_files(tmp_path: Path, kernels: list[dict[str, int]], thread: int) -> None:
     recorded = odd_trace(kernels, thread)

@@ -62,8 +62,8 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "advice": Room("Says what could be better in a program.", "errors analysis flops rendering tables trace wording"),
     "reporting": Room(
-        "Writes what a trace says as one HTML file.",
-        "paths errors _version terminal trace allocator analysis rendering tables advice wording",
+        "Writes what a trace says as one HTML file, and as numbers by name.",
+        "paths errors _version terminal arguments trace allocator analysis rendering tables advice wording",
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
@@ -99,8 +99,9 @@ ROOMS: Final[dict[str, Room]] = {
         "summarize estimation _native",
     ),
     "integrations": Room(
-        "pytest, trainers and trackers, over the public names.",
-        "paths errors _torch_private trace wording analysis record rendering tables comparison running _native __init__",
+        "Where people already work: pytest, trainers and trackers, over the public names.",
+        "paths errors arguments trace wording _torch_private analysis record rendering tables comparison running _native "
+        "__init__",
         torch=True,
     ),
     "cli": Room(

@@ -1,1 +1,1 @@
-"""pytest, trainers and trackers, over the public names."""
+"""torchprof where people already work: pytest, trainers, trackers. Each needs a package, which is imported on first use."""

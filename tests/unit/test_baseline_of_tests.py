@@ -63,6 +63,13 @@ def test_another_device_is_not_compared() -> None:
     assert said.startswith("the baseline is of cpu, and this ran on cuda:0")
 
 
+def test_a_recording_that_lost_rows_is_compared_with_nothing_and_says_so() -> None:
+    lost = "7 ops did not fit"
+    names = ("peak", "saved", "flops", "ops", "params")
+    said = drifted(result(device="", **dict.fromkeys(names), why=dict.fromkeys(names, lost)))
+    assert [each.endswith(f"in the baseline, and unknown now: {lost}") for each in said[:5]] == [True] * 5
+
+
 def test_another_pytorch_is_named_beside_what_changed() -> None:
     assert drifted(result(torch="2.14.0")) == []
     assert (

@@ -29,9 +29,8 @@ def table_of(results: Mapping[str, Result]) -> Table:
     has_kernels = any(row["kernels"] is not None for row in rows)
     shown = tuple(name for name in FIGURES if name != "kernels" or has_kernels)
     devices = sorted({result["device"] for result in results.values() if result.get("device")})
-    below = [
-        f"Of the call of each test; peak: of all memory on {', '.join(devices)}" if devices else "Of the call of each test"
-    ]
+    held = f"; peak: of all memory on {', '.join(devices)}" if devices else ""
+    below = [f"Of the call of each test, recorded{held}"]
     notes = Counter((result["note"], result["because"]) for result in results.values() if result.get("because"))
     below += [f"{note} ({counted(count, 'test')}): {because}" for (note, because), count in notes.items()]
     if not has_kernels:

@@ -109,7 +109,8 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "integrations": Room(
         "Where people already work: pytest, trainers and trackers, over the public names.",
-        "paths errors arguments trace wording analysis record running handlers __init__",
+        "paths errors arguments trace wording _torch_private analysis record rendering tables comparison running handlers "
+        "_native __init__",
         torch=True,
     ),
     "cli": Room(

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
@@ -69,17 +70,27 @@ class Memory(MemoryAccount, Printed):
 
         Without rows where the trace has no stacks.
         """
+        sums = self._sums_by_line(np.flatnonzero(self.held_at_peak) if len(self.trace.stacks) else np.zeros(0, dtype=np.int64))
+        if len(self.trace.stacks) and self.untracked:
+            sums[UNKNOWN, UNTRACKED, NO_MODULE] = [self.untracked, 0]
+        return self._table_of_lines(sums, self.peak.bytes, "Held at the peak, made at", "the peak")
+
+    def lines_of_rows(self, rows: npt.NDArray[np.int64], title: str, of: str) -> Table:
+        """The same of any rows of ``allocations``; what their shares are of is called ``of``."""
+        return self._table_of_lines(self._sums_by_line(rows), int(self.allocations["bytes"][rows].sum()), title, of)
+
+    def _sums_by_line(self, rows: npt.NDArray[np.int64]) -> dict[tuple[str, str, str], list[int]]:
+        """Bytes and blocks of these rows by line, category and path of the module."""
         sums: dict[tuple[str, str, str], list[int]] = {}
-        rows = np.flatnonzero(self.held_at_peak) if len(self.trace.stacks) else np.zeros(0, dtype=np.int64)
         columns = (self.lines_of(rows), *(self.allocations[name][rows].tolist() for name in ("start", "bytes")))
         for row, line, start, size in zip(rows.tolist(), *columns, strict=True):
             name = line or (BEFORE if start < 0 else UNKNOWN)
             found = sums.setdefault((name, CATEGORIES[int(self.category[row])], self.module_path(row)), [0, 0])
             found[0] += size
             found[1] += 1
-        if len(self.trace.stacks) and self.untracked:
-            sums[UNKNOWN, UNTRACKED, NO_MODULE] = [self.untracked, 0]
-        whole = self.peak.bytes
+        return sums
+
+    def _table_of_lines(self, sums: dict[tuple[str, str, str], list[int]], whole: int, title: str, of: str) -> Table:
         records: list[Record] = [
             {
                 "name": line,
@@ -91,9 +102,9 @@ class Memory(MemoryAccount, Printed):
             }
             for (line, category, module), (size, count) in sums.items()
         ]
-        shares = About(("share",), f"Share: of the peak, {format_bytes(whole)}")
+        shares = About(("share",), f"Share: of {of}, {format_bytes(whole)}")
         shown = ("at_peak", "share", "count", "category", "module")
-        return Table("Held at the peak, made at", records, shown, (shares,), headers={"count": "Blocks"}).sort("at_peak")
+        return Table(title, records, shown, (shares,), headers={"count": "Blocks"}).sort("at_peak")
 
     @cached_property
     def leak_table(self) -> Table:

@@ -1,0 +1,1 @@
+"""torchprof inside other programs: test runners, trainers, trackers."""

@@ -69,9 +69,9 @@ class Benchmark(Printed):
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilization: FLOPs without recomputation, of what the devices that worked can compute in the time of a call.
+        """Model FLOPs utilization: FLOPs without recomputation, of what the devices can compute in the time of a call.
 
-        None where it is not known.
+        Of those that worked, or of the CPU where none did. None where it is not known.
         """
         found = self._utilization
         return found.mfu if isinstance(found, Utilization) else None
@@ -189,8 +189,7 @@ class Benchmark(Printed):
             yield f"Device time: {self.traces[-1].facts.get('gpu_note', '')}"
         elif "INCOMPLETE" in str(self.traces[-1].facts.get("gpu_note", "")):
             yield str(self.traces[-1].facts["gpu_note"])
-        for line in dict.fromkeys(line for trace in self.traces for line in incomplete(trace.losses)):
-            yield line
+        yield from dict.fromkeys(line for trace in self.traces for line in incomplete(trace.losses))
 
     @cached_property
     def _utilization(self) -> Utilization | str:

@@ -14,8 +14,8 @@ __all__ = ["devices_in_use", "synchronize"]
 def devices_in_use() -> tuple[torch.device, ...]:
     """The devices, other than the CPU, on which PyTorch has reserved memory in this process; none where it works on the CPU.
 
-    Where no allocator tells, it is the current device. A device that is not used is left alone: to wait for one makes the driver
-    set it up, which takes memory of it.
+    Where no allocator tells, it is the current device. A device that is not used is left alone: to wait for one would make the
+    driver set it up, which takes memory.
     """
     accelerator = accelerator_in_use()
     if accelerator is None:

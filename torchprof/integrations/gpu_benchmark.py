@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from torchprof.errors import MissingPackageError
-
 if TYPE_CHECKING:
     from torchprof.benchmarking.benchmark import Models
     from torchprof.benchmarking.benchmarked import Benchmark
@@ -25,9 +23,8 @@ __all__ = ["GpuBenchmark", "gpu_benchmark"]
 
 DEVICE: Final = " (device)"
 """Behind the name of a test: the benchmark whose times are those of its kernels."""
-NEEDED: Final = (
-    'gpu_benchmark needs pytest-benchmark, which is {}: pip install "torchprof-recorder[pytest]", or pytest-benchmark'
-)
+NOT_INSTALLED: Final = 'is not installed: pip install "torchprof-recorder[pytest]", or pytest-benchmark'
+SWITCHED_OFF: Final = "is switched off: run pytest without -p no:benchmark"
 
 
 class GpuBenchmark:
@@ -89,7 +86,7 @@ class GpuBenchmark:
         warmup_rounds: int | None = None,
         iterations: int = 1,
     ) -> Any:
-        """The same in so many rounds, as ``benchmark.pedantic``; ``setup`` and ``teardown`` are called around recorded calls too.
+        """The same in so many rounds, as ``benchmark.pedantic``. Recorded calls have their ``setup`` and ``teardown`` too.
 
         Args:
             warmup_rounds: by default ``warmup``; at least 1.
@@ -176,21 +173,21 @@ class WithoutPytestBenchmark:
 
     @pytest.fixture
     def gpu_benchmark(self) -> None:
-        raise MissingPackageError(NEEDED.format(self.why))
+        pytest.fail(f"gpu_benchmark needs pytest-benchmark, which {self.why}", pytrace=False)
 
 
 FIXTURES: Final = pytest.StashKey[list[GpuBenchmark]]()
-SAVED: Final = pytest.StashKey[list[dict[str, Any]]]()
+SAVED: Final = pytest.StashKey[list[Mapping[str, Any]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
-        off = config.pluginmanager.is_blocked("benchmark")
-        config.pluginmanager.register(WithoutPytestBenchmark("switched off (-p no:benchmark)" if off else "not installed"))
+        why = SWITCHED_OFF if config.pluginmanager.is_blocked("benchmark") else NOT_INSTALLED
+        config.pluginmanager.register(WithoutPytestBenchmark(why))
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_compare_machine_info(config: pytest.Config, compared_benchmark: dict[str, Any]) -> None:
+def pytest_benchmark_compare_machine_info(config: pytest.Config, compared_benchmark: Mapping[str, Any]) -> None:
     """Keep what ``--benchmark-compare`` has loaded."""
     config.stash.setdefault(SAVED, []).append(compared_benchmark)
 

@@ -31,9 +31,9 @@ others = [option for path in [*include_paths(), pybind11.get_include()] for opti
 
 
 class DescribeWheel(egg_info):
-    """TORCHPROF_WHEEL=1: the version names the torch that the extension is built for, which is required and no other.
+    """TORCHPROF_WHEEL=1: the version names the torch that the extension is built for, and that one is required.
 
-    Wheels that are given to others must not be installed beside another torch. What is built where it is used needs none of this.
+    A wheel that is given to others must not be installed beside another torch. What is built where it is used needs none of it.
     """
 
     def initialize_options(self):

@@ -36,7 +36,7 @@ for group in ("console_scripts", "pytest11"):
         if found.value.startswith("torchprof"):
             found.load()
 model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
-print(torchprof.summary(model, torch.ones(2, 8)))
+print(torchprof.summary(model, (8,)))
 with torchprof.profile(model) as prof:
     model(torch.ones(2, 8)).sum().backward()
 torchprof.report(prof.trace, sys.argv[1])

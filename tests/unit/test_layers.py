@@ -74,6 +74,11 @@ ROOMS: Final[dict[str, Room]] = {
         "What is different between two traces, estimates, summaries or accounts of memory.",
         "paths errors trace importers analysis rendering tables estimation wording",
     ),
+    "benchmarking": Room(
+        "How long calls take that nothing records, and what recorded ones did.",
+        "errors arguments trace _native record analysis rendering tables wording",
+        torch=True,
+    ),
     "raised": Room(
         "Adds to an exception of a model where it was raised, and the table up to there.",
         "errors terminal trace record analysis tables",
@@ -96,7 +101,10 @@ ROOMS: Final[dict[str, Room]] = {
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
-        "summarize estimation _native",
+        "summarize estimation benchmarking _native",
+    ),
+    "integrations": Room(
+        "torchprof inside other programs: test runners, trainers, trackers.", "trace record benchmarking", torch=True
     ),
     "cli": Room(
         "The subcommands, over the public names.",

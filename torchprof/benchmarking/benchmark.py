@@ -111,8 +111,8 @@ def model_of(function: Any) -> nn.Module | None:
 
 
 def name_of(function: Any) -> str:
-    """What a function is called: by its name, or of an object by its class."""
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
+    """What a function is called: by its name, without where it was made, or of an object by its class."""
+    return str(getattr(function, "__qualname__", type(function).__qualname__)).rpartition("<locals>.")[2]
 
 
 def _without_result(setup: Callable[[], object] | None) -> Callable[[], None] | None:

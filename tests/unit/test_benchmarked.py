@@ -74,8 +74,11 @@ def test_device_time_is_the_sum_of_kernels_and_busy_time_is_less_where_they_over
     assert 0 < figures.busy <= figures.device_time
 
 
-def test_a_device_is_not_idle_for_less_than_nothing() -> None:
-    assert on_a_gpu(times=(1000,)).idle_share == 0
+def test_a_device_is_not_idle_for_less_than_nothing_and_that_it_was_busier_is_said() -> None:
+    busier = on_a_gpu(times=(1000,))
+    assert busier.idle_share == 0
+    assert "Devices were busy for longer in a recorded call than a call takes" in str(busier)
+    assert "busy for longer" not in str(on_a_gpu())
 
 
 def test_counts_that_differ_between_calls_are_said() -> None:
@@ -105,7 +108,7 @@ def test_every_figure_that_is_none_has_a_reason_and_no_other_has(result: torchpr
 
 
 def test_ceilings_of_another_device_give_no_utilization() -> None:
-    assert "those of a CPU, and cuda:0 did the work" in on_a_gpu(ceilings=CPU).unknown["mfu"]
+    assert "those of a CPU, and cuda:0, cuda:1 did the work" in on_a_gpu(ceilings=CPU).unknown["mfu"]
     assert "those of made up, and no device was seen to work" in on_the_cpu(ceilings=H100).unknown["mfu"]
 
 
@@ -122,7 +125,7 @@ def test_intervals_of_events_are_no_kernels() -> None:
 
 def test_rows_that_were_lost_are_said() -> None:
     one = one_call()
-    one.losses["kernels"] = 12
+    one.facts["losses"] = {"kernels": 12}
     assert "INCOMPLETE: 12 kernels" in str(on_a_gpu(traces=(one,)))
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from torchprof.analysis.gpu.utilization import Utilization, utilization
 from torchprof.benchmarking.figures import Figures, figures_of
@@ -19,6 +19,9 @@ from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 
 __all__ = ["Benchmark"]
+
+BUSIER: Final = 1.05
+"""Times the time of a call, from which on more busy time than that is no noise."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ class Benchmark(Printed):
             yield f"FLOPs are a lower bound: nobody knows those of {', '.join(figures.flops_unknown)}"
         if figures.varying:
             yield f"Not the same in every recorded call, the median is shown: {', '.join(figures.varying)}"
+        if figures.busy is not None and figures.busy > BUSIER * self.time * max(1, len(figures.devices)):
+            yield "Devices were busy for longer in a recorded call than a call takes: their clock was lower, or calls differ"
         if figures.backend == "events":
             yield f"Device time: {self.traces[-1].facts.get('gpu_note', '')}"
         elif "INCOMPLETE" in str(self.traces[-1].facts.get("gpu_note", "")):

@@ -202,6 +202,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     results = {each.benchmark.fullname: each.result for each in measured if each.result is not None}
     terminalreporter.section("gpu_benchmark: what a call did, as recorded")
-    table = benchmark_table(results, config.stash.get(SAVED, []))
-    for line in table.lines():
+    saved: list[Mapping[str, Any]] = config.stash.get(SAVED, [])
+    for line in benchmark_table(results, saved).lines():
         terminalreporter.write_line(line.text)

@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
     from torchprof.reporting.report import report as report
+    from torchprof.reporting.step_figures import figures as figures
     from torchprof.summarize import summary as summary
     from torchprof.tables.annotate import annotate as annotate
     from torchprof.tables.by_kernel import by_kernel as by_kernel
@@ -132,6 +133,7 @@ _MODULES: Final = {
     "export_chrome": "torchprof.exporters.chrome",
     "export_folded": "torchprof.exporters.flame_graphs",
     "export_speedscope": "torchprof.exporters.flame_graphs",
+    "figures": "torchprof.reporting.step_figures",
     "findings": "torchprof.advice.findings",
     "gpu": "torchprof.tables.gpu",
     "load": "torchprof.importers.load",

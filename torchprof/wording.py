@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-__all__ = ["counted", "nearest", "shown"]
+__all__ = ["counted", "nearest", "numbered", "shown"]
 
 LONGEST: Final = 80
 
@@ -22,6 +22,20 @@ def counted(count: int, one: str, more: str = "") -> str:
         ('1 piece', '1,200 pieces', '2 launches were')
     """
     return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def numbered(numbers: Sequence[int], noun: str, most: int = 6) -> str:
+    """Things by their numbers, at most so many of them.
+
+    Example:
+        >>> numbered([7], "step"), numbered([3, 8, 9], "step"), numbered(range(100), "step", 2)
+        ('step 7', 'steps 3, 8 and 9', 'steps 0, 1 and 98 more')
+    """
+    if len(numbers) == 1:
+        return f"{noun} {numbers[0]}"
+    named = [str(number) for number in numbers[:most]]
+    last = named.pop() if len(numbers) <= most else f"{len(numbers) - most:,} more"
+    return f"{noun}s {', '.join(named)} and {last}"
 
 
 def shown(value: Any, longest: int = LONGEST) -> str:

@@ -62,8 +62,8 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "advice": Room("Says what could be better in a program.", "errors analysis flops rendering tables trace wording"),
     "reporting": Room(
-        "Writes what a trace says as one HTML file.",
-        "paths errors _version terminal trace allocator analysis rendering tables advice wording",
+        "Writes what a trace says as one HTML file, and as numbers by name.",
+        "paths errors _version terminal arguments trace allocator analysis rendering tables advice wording",
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
@@ -104,7 +104,9 @@ ROOMS: Final[dict[str, Room]] = {
         "summarize estimation benchmarking _native",
     ),
     "integrations": Room(
-        "torchprof inside other programs: test runners, trainers, trackers.", "trace record benchmarking", torch=True
+        "Where people already work: pytest, trainers and trackers, over the public names.",
+        "paths errors arguments trace wording record benchmarking __init__",
+        torch=True,
     ),
     "cli": Room(
         "The subcommands, over the public names.",

@@ -15,7 +15,7 @@ from torchprof.cli.output import add_output_options, paged, write, write_json
 from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
 __all__ = ["add_parser", "run"]
 
@@ -76,6 +76,7 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "origin_unix_ns": facts.get("origin_unix_ns"),
         "steps": len(trace.steps),
         "warmup_steps": _warmup(trace),
+        "evaluation_steps": _evaluated(trace),
         "modules": len(trace.model.modules) if trace.model is not None else None,
         "rows": {name: len(getattr(trace, name)) for name in TABLES},
         "lost": trace.losses,
@@ -90,8 +91,15 @@ def _distributed(trace: torchprof.Trace) -> dict[str, Any]:
     return {**(found if isinstance(found, dict) else {}), **{name: trace.facts[name] for name in RANK if name in trace.facts}}
 
 
+def _evaluated(trace: torchprof.Trace) -> list[int]:
+    """The numbers of the steps in which a model was also evaluated."""
+    return list(trace.facts.get("evaluation_steps", ()))
+
+
 def _warmup(trace: torchprof.Trace) -> int:
-    return int((trace.steps["warmup"] != 0).sum())
+    """How many steps are warm-up, and were not left out for another reason."""
+    evaluated = set(_evaluated(trace))
+    return sum(number not in evaluated for number in trace.steps["number"][trace.steps["warmup"] != 0].tolist())
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
@@ -109,6 +117,9 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
     warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
+    if evaluated := _evaluated(trace):
+        counts = "they count in tables" if facts.get("aggregate") else "left out of tables"
+        yield "Evaluation", f"in {numbered(evaluated, 'step')}; {counts}"
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
     for table in TABLES:
         yield table.replace("_", " ").capitalize(), f"{len(getattr(trace, table)):,}"

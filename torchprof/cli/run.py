@@ -45,7 +45,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--steps",
         metavar="FIRST:LAST",
         help="steps to record, counted from 0, without the last, as slices of Python: 3:8 are 3 to 7, 5 the first five, 3: all "
-        f"from 3 on, : all (default: {FIRST_STEPS}, of which the first is left out of tables as warm-up; with --aggregate all)",
+        f"from 3 on, : all (default: {FIRST_STEPS}; with --aggregate all). Step 0, which includes what runs once, is left "
+        "out of tables as warm-up, if at least two others are recorded",
     )
     add(
         "--steps-by",
@@ -111,7 +112,6 @@ def _options(given: argparse.Namespace, name: str) -> RunOptions:
         steps_by=by,
         first=first,
         last=last,
-        as_usual=given.steps is None,
         seconds=given.seconds,
         aggregate=given.aggregate,
         memory=given.memory,

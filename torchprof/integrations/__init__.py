@@ -1,1 +1,1 @@
-"""torchprof inside other programs: test runners, trainers, trackers."""
+"""torchprof where people already work: pytest, trainers, trackers. Each needs a package, which is imported on first use."""

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from torchprof.advice.findings import findings, worth_text
-from torchprof.analysis.steps import step_times
+from torchprof.analysis.steps import evaluation_steps, step_times, warmup_count
 from torchprof.errors import TorchprofError
 from torchprof.importers.load import load
 from torchprof.rendering.units import format_bytes, format_ns
@@ -22,7 +22,7 @@ from torchprof.tables.memory_account import memory
 from torchprof.terminal import printable
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
 __all__ = ["verdict"]
 
@@ -92,12 +92,17 @@ def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
         ended = f" ({trace.facts['ended_by']} ended it)" if "ended_by" in trace.facts else ""
         yield "Steps", f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called"
         return
-    which = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
-    said = which
-    if warmup := int((trace.steps["warmup"] != 0).sum()):
+    said = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
+    evaluated = evaluation_steps(trace)
+    if warmup := warmup_count(trace):
         said += ", the first as warm-up" if warmup == 1 else f", the first {warmup} as warm-up"
     of = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
     yield "Steps", f"{said}; {of}"
+    if not warmup and recorded[0] == 0:
+        yield "", "step 0 is the program's first: it includes what runs once, such as compiling and first allocations"
+    if evaluated:
+        counts = "they count in what follows" if trace.facts.get("aggregate") else "left out of what follows"
+        yield "", f"{numbered(evaluated, 'step')} also {'evaluates' if len(evaluated) == 1 else 'evaluate'} a model: {counts}"
     if outcome.why:
         yield "Ended", outcome.why
     elif "ended_by" in trace.facts:

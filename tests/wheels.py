@@ -42,6 +42,17 @@ with torchprof.profile(model) as prof:
 torchprof.report(prof.trace, sys.argv[1])
 assert "<html" in Path(sys.argv[1]).read_text()[:1000]
 """
+MARKED = """
+import pytest
+
+@pytest.mark.limit(peak="2 GiB")
+def test_that_is_limited():
+    pass
+
+def test_that_is_timed(gpu_benchmark):
+    gpu_benchmark(lambda: None)
+    assert gpu_benchmark.result.figures.rounds == 3
+"""
 
 
 def project(root: Path = ROOT) -> dict[str, Any]:
@@ -115,11 +126,13 @@ def install(wheel: Path, place: Path) -> Path:
 def use(python: Path, folder: Path) -> list[str]:
     """What does not work of a torchprof that is installed for this Python, with what it said."""
     marked = folder / "test_marked.py"
-    marked.write_text("def test_nothing():\n    pass\n")
+    marked.write_text(MARKED)
+    by_entry_point = "pytest11" in project().get("entry-points", {})
+    plugin = ["--strict-markers"] if by_entry_point else ["-p", "torchprof.integrations.gpu_benchmark", "-k", "timed"]
     commands = {
         "torchprof --help": [python.parent / "torchprof", "--help"],
         "import, summary, report": [python, "-I", "-c", INSTALLED, folder / "report.html"],
-        "pytest --strict-markers": [python, "-I", "-m", "pytest", "-q", "--strict-markers", marked],
+        "pytest": [python, "-I", "-m", "pytest", "-q", *plugin, marked],
     }
     found = []
     for name, command in commands.items():

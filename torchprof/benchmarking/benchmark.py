@@ -101,7 +101,10 @@ def check_settings(function: Any, warmup: Any, recorded: Any, ceilings: Any) -> 
     if ceilings is not None:
         check_ceilings(ceilings, of_device=False)
     if _native.is_recording():
-        raise RecordingError("torchprof is recording, which would change the times: benchmark outside of the recording")
+        raise RecordingError(
+            "torchprof is recording, which would change the times: benchmark outside of the recording (pytest records the tests "
+            "that are marked with limit and, with --torchprof, all)"
+        )
 
 
 def model_of(function: Any) -> nn.Module | None:

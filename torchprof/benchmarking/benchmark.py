@@ -102,8 +102,8 @@ def check_settings(function: Any, warmup: Any, recorded: Any, ceilings: Any) -> 
         check_ceilings(ceilings, of_device=False)
     if _native.is_recording():
         raise RecordingError(
-            "torchprof is recording, which would change the times: benchmark outside of the recording (pytest records tests that "
-            "are marked with limit and, with --torchprof, all)"
+            "torchprof is recording, which would change the times: benchmark outside of the recording (pytest records "
+            "tests that are marked with limit and, with --torchprof, all)"
         )
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.allocator.snapshot import SnapshotReplay as SnapshotReplay
     from torchprof.allocator.snapshot import replay_snapshot as replay_snapshot
     from torchprof.analysis.memory.categories import CATEGORIES as CATEGORIES
+    from torchprof.benchmarking.benchmark import benchmark as benchmark
+    from torchprof.benchmarking.benchmarked import Benchmark as Benchmark
     from torchprof.comparison.diff import diff as diff
     from torchprof.comparison.difference import Diff as Diff
     from torchprof.errors import ArgumentError as ArgumentError
@@ -87,6 +89,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.watching.window import Window as Window
 
 _MODULES: Final = {
+    "Benchmark": "torchprof.benchmarking.benchmarked",
     "CATEGORIES": "torchprof.analysis.memory.categories",
     "GPUS": "torchprof.allocator.gpus",
     "SNAPSHOT_CATEGORIES": "torchprof.allocator.block_categories",
@@ -119,6 +122,7 @@ _MODULES: Final = {
     "UnsupportedTorchError": "torchprof.errors",
     "Window": "torchprof.watching.window",
     "annotate": "torchprof.tables.annotate",
+    "benchmark": "torchprof.benchmarking.benchmark",
     "by_function": "torchprof.tables.by_line",
     "by_kernel": "torchprof.tables.by_kernel",
     "by_line": "torchprof.tables.by_line",

@@ -74,6 +74,11 @@ ROOMS: Final[dict[str, Room]] = {
         "What is different between two traces, estimates, summaries or accounts of memory.",
         "paths errors trace importers analysis rendering tables estimation wording",
     ),
+    "benchmarking": Room(
+        "How long calls take that nothing records, and what recorded ones did.",
+        "errors arguments trace _native record analysis rendering tables wording",
+        torch=True,
+    ),
     "raised": Room(
         "Adds to an exception of a model where it was raised, and the table up to there.",
         "errors terminal trace record analysis tables",
@@ -105,12 +110,12 @@ ROOMS: Final[dict[str, Room]] = {
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
-        "summarize estimation ranges watching handlers _native",
+        "summarize estimation ranges watching handlers benchmarking _native",
     ),
     "integrations": Room(
         "Where people already work: pytest, trainers and trackers, over the public names.",
         "paths errors arguments trace wording _torch_private analysis record rendering tables comparison running handlers "
-        "_native __init__",
+        "benchmarking _native __init__",
         torch=True,
     ),
     "cli": Room(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["torchprof_fixture"]
 
+pytest_plugins = ("torchprof.integrations.gpu_benchmark",)
 MARKER: Final = (
     "limit(peak=None, saved=None, flops=None, ops=None, kernels=None, syncs=None, params=None, graph_breaks=None, "
     "time_ratio=None, module=None): the most that the call of a test, or a module in it, may take (torchprof)"

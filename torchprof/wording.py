@@ -8,6 +8,8 @@ from typing import Any, Final
 __all__ = ["counted", "nearest", "numbered", "shown"]
 
 LONGEST: Final = 80
+SHORTEST_BEGINNING: Final = 3
+"""Letters by which a longer name is recognized."""
 
 
 def counted(count: int, one: str, more: str = "") -> str:
@@ -48,9 +50,16 @@ def shown(value: Any, longest: int = LONGEST) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Which of the known names was meant; None where none is near."""
+    """Which of the known names was meant: one that begins so, or that is written nearly so; None where none is near.
+
+    Example:
+        >>> nearest("H100", ["H200", "H100-80GB"]), nearest("clals", ["time", "calls"])
+        ('H100-80GB', 'calls')
+    """
     from difflib import get_close_matches  # which takes its time to import
 
     lower = {each.lower(): each for each in known}
+    if len(name) >= SHORTEST_BEGINNING and (longer := [each for each in lower if each.startswith(name.lower())]):
+        return lower[min(longer, key=len)]
     found = get_close_matches(name.lower(), lower, 1, 0.6)
     return lower[found[0]] if found else None

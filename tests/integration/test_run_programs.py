@@ -38,6 +38,10 @@ ENDS = {
     "subprocess.Popen(['sh', '-c', f'sleep 1; kill -HUP {os.getpid()}'])\n"
     "import time; time.sleep(60)",
     "by Ctrl-C": "import os, signal; train(3); os.kill(os.getpid(), signal.SIGINT); train(9)",
+    "by becoming another": "import os, sys; train(3); os.execl(sys.executable, 'python', '-c', 'print(3); exit(4)')",
+    "by becoming another that it looks for": "import os; train(3); os.execvp('sh', ['sh', '-c', 'echo 3; exit 4'])",
+    "by becoming another that is not there": "import os; train(1)\n"
+    "try:\n    os.execv('/no/such/program', ['x'])\nexcept OSError as error:\n    print(error, flush=True); train(2)",
     "by os._exit": "import os; train(3); os._exit(7)",
     "by a signal that it handles": "import os, signal, sys\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); train(3); os.kill(os.getpid(), signal.SIGTERM)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,6 +182,34 @@ def test_an_optimizer_that_never_steps_is_not_waited_for_long(tmp_path: Path) ->
     trace = recorded(tmp_path, lambda: loop(14))
     assert calls(trace) == [20, 2, 2, 2, 2]
     assert idle.state == {}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["the old one is kept", "the old one is gone"])
+def test_an_optimizer_that_takes_the_place_of_another_joins_no_iterations(tmp_path: Path, kept: bool) -> None:
+    def program() -> None:
+        model = small()
+        optimizers = [torch.optim.SGD(model[2].parameters(), 0.1)]  # the head alone, and then all of it
+        for step in range(6):
+            if step == 3:
+                del optimizers[: 0 if kept else 1]
+                optimizers += [torch.optim.Adam(model.parameters())]
+            model(torch.ones(2, 4)).sum().backward()
+            optimizers[-1].step()
+
+    assert calls(recorded(tmp_path, program)) == [2] * 6
+
+
+def test_a_model_on_another_thread_is_told(tmp_path: Path) -> None:
+    def program() -> None:
+        thread = threading.Thread(target=loop, args=(3,))
+        thread.start()
+        thread.join()
+
+    trace, outcome = record(tmp_path, program)
+    assert trace is not None
+    assert len(trace.steps) == 0
+    assert trace.model is not None
+    assert outcome.is_elsewhere
 
 
 def test_two_phases_of_training_have_their_own_steps(tmp_path: Path) -> None:

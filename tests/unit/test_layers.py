@@ -74,6 +74,11 @@ ROOMS: Final[dict[str, Room]] = {
         "What is different between two traces, estimates, summaries or accounts of memory.",
         "paths errors trace importers analysis rendering tables estimation wording",
     ),
+    "benchmarking": Room(
+        "How long calls take that nothing records, and what recorded ones did.",
+        "errors arguments trace _native record analysis rendering tables wording",
+        torch=True,
+    ),
     "raised": Room(
         "Adds to an exception of a model where it was raised, and the table up to there.",
         "errors terminal trace record analysis tables",
@@ -93,14 +98,24 @@ ROOMS: Final[dict[str, Room]] = {
         "errors terminal trace wording importers record analysis rendering tables advice _native",
         torch=True,
     ),
+    "ranges": Room("Shows modules as ranges in other profilers.", "errors wording trace _torch_private record", torch=True),
+    "watching": Room(
+        "Records a few steps of a long job every so often.",
+        "errors arguments trace wording analysis record tables running",
+        torch=True,
+    ),
+    "handlers": Room(
+        "What to do with the trace of every cycle.", "paths errors wording trace analysis exporters reporting record running"
+    ),
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
-        "summarize estimation _native",
+        "summarize estimation ranges watching handlers benchmarking _native",
     ),
     "integrations": Room(
         "Where people already work: pytest, trainers and trackers, over the public names.",
-        "paths errors arguments trace wording __init__",
+        "paths errors arguments trace wording _torch_private analysis record rendering tables comparison running handlers "
+        "benchmarking _native __init__",
         torch=True,
     ),
     "cli": Room(

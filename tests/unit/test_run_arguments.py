@@ -9,8 +9,10 @@ import pytest
 
 from torchprof.cli import run as subcommand
 from torchprof.cli.main import main
+from torchprof.record.rank import own_rank
 from torchprof.running.options import RunOptions
-from torchprof.running.rank import Rank, file_of, own_rank
+from torchprof.running.rank import file_of
+from torchprof.trace.rank import Rank
 
 
 class Started(Exception):
@@ -40,10 +42,11 @@ def started(*arguments: str) -> Started:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["run", *arguments]) == 1
+    with pytest.raises(SystemExit) as exit:
+        main(["run", *arguments])
     captured = capsys.readouterr()
-    assert captured.out == ""
-    line, end = captured.err.removeprefix("torchprof: ").split("\n")
+    assert (exit.value.code, captured.out) == (2, "")
+    line, end = captured.err.removeprefix("torchprof run: ").split("\n")
     assert not end
     return line
 

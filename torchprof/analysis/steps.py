@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = [
     "end_of_step",
     "evaluation_steps",
     "how_to_mark_steps",
+    "numbered_from",
     "step_of",
     "step_times",
     "warmup_count",
@@ -72,6 +73,15 @@ def active_steps(trace: Trace) -> Rows:
     """The steps that are not warm-up. Only these count in tables and accounts."""
     active: Rows = trace.steps[trace.steps["warmup"] == 0]
     return active
+
+
+def numbered_from(trace: Trace, first: int) -> Trace:
+    """The trace with steps that are counted from this number in place of 0: of a recording that began in a later step."""
+    if not first or not len(trace.steps):
+        return trace
+    steps = trace.steps.copy()
+    steps["number"] += first
+    return replace(trace, steps=steps)
 
 
 def how_to_mark_steps(trace: Trace) -> str:

@@ -184,6 +184,7 @@ def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str,
         "segments": len(segments),
         "reserved": sum(segment.size for segment in segments),
         "entries": len(history) if history is not None else None,
+        "changes": snapshot.changes(number) if history is not None else None,
         "requests_failed": sum(entry.action == "oom" for entry in history) if history is not None else None,
         "duration_ns": (times[-1] - times[0]) * 1000 if times else None,
         "stacks": with_stacks if history is not None else None,
@@ -200,9 +201,11 @@ def _facts_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> Iterator
         if device["entries"] is None:
             yield "", "no history: torch.cuda.memory._record_memory_history() before the program keeps one"
             continue
-        long = f" in {format_ns(device['duration_ns'])}" if device["duration_ns"] is not None else ""
+        long = f" in {format_ns(device['duration_ns'])}" if device["duration_ns"] else ""
         stacks = "with stacks of Python" if device["stacks"] else "without stacks of Python"
         yield "", f"{counted(device['entries'], 'entry', 'entries')} of history{long}, {stacks}"
+        if not device["changes"]:
+            yield "", "nothing was allocated or freed in it: it tells no more than the end"
         if failed := device["requests_failed"]:
             yield "", f"{counted(failed, 'request')} failed: torchprof explain-oom says why"
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from torchprof.errors import UnsupportedTorchError
 from torchprof.trace.rank import Rank
 
-__all__ = ["own_rank", "rank_facts"]
+__all__ = ["current_rank", "own_rank", "rank_facts"]
 
 VARIABLES: Final = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, accelerate, deepspeed
@@ -33,6 +33,15 @@ def own_rank() -> Rank | None:
         if number is not None and size is not None:
             return Rank(number, size, local) if size > 1 else None
     return None
+
+
+def current_rank() -> Rank | None:
+    """Of this process: what its process group of ``torch.distributed`` says, if there is one, or else its environment."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        size = int(distributed.get_world_size())
+        return Rank(int(distributed.get_rank()), size) if size > 1 else None
+    return own_rank()
 
 
 def rank_facts(models: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torchprof.record.recorder import Options, Recorder
 from torchprof.running.evaluation import Evaluations
 from torchprof.running.found_models import FoundModels
 from torchprof.running.found_steps import LOADER_RANGE, OptimizerSteps, Ranges
+from torchprof.running.keep import keep
 from torchprof.running.options import WARMUP_OF, RunOptions
 from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
@@ -48,6 +49,8 @@ class Outcome:
         steps_by: what a step is.
         models: how many were found.
         why: why nothing was written, or why it ended before its last step; empty where it did not.
+        moved: why the file is not where it was to be; empty where it is.
+        is_elsewhere: whether a model was called on another thread than the one that imported PyTorch, where steps are found.
     """
 
     file: str
@@ -56,6 +59,8 @@ class Outcome:
     steps_by: str
     models: int
     why: str
+    moved: str = ""
+    is_elsewhere: bool = False
 
 
 def never_raises(method: Callable[..., None]) -> Callable[..., None]:
@@ -95,6 +100,8 @@ class Recording:
         self._evaluations = Evaluations()
         self._why = ""
         self._is_written = False
+        self._moved = ""
+        self._is_elsewhere = False  # whether a model was called on another thread
         self._optimizers: OptimizerSteps | None = None
         self._ranges: Ranges | None = None
 
@@ -125,7 +132,9 @@ class Recording:
     def outcome(self) -> Outcome:
         """What has come of it by now."""
         steps = self._number + (not self._is_step)
-        return Outcome(self._file, self._is_written, steps, self._steps_by, len(self._models), self._why)
+        return Outcome(
+            self._file, self._is_written, steps, self._steps_by, len(self._models), self._why, self._moved, self._is_elsewhere
+        )
 
     def fail(self, error: Exception) -> None:
         """Something went wrong inside a call of the program."""
@@ -146,7 +155,10 @@ class Recording:
             self._models.describe(module)
             if module is stepping:
                 self._next()
-        elif self._models.meet(module) and threading.get_ident() == self._thread:
+        elif self._models.meet(module):
+            if threading.get_ident() != self._thread:
+                self._is_elsewhere = True
+                return
             if not self._steps_by:
                 self._steps_by = "optimizer" if self._optimizers is not None and self._optimizers.look() else "forward"
             elif self._number < 0 and self._optimizers is not None:
@@ -293,7 +305,7 @@ class Recording:
         if self._unsaved is not None and not self._is_worth(self._unsaved):
             self._unsaved, self._why = None, "the program ran no op of PyTorch"
         if self._unsaved is not None:
-            self._unsaved.save(self._file)
+            self._file, self._moved = keep(self._unsaved, self._file)
             self._unsaved, self._is_written = None, True
 
     def _is_worth(self, trace: Trace) -> bool:

@@ -39,6 +39,7 @@ def out_of_memory(_: Trace) -> Printed:
 
 PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "annotate": lambda trace: torchprof.annotate(in_one_line(trace), HERE),
+    "benchmark": lambda trace: torchprof.Benchmark("step", (1_000_000,), (trace,), (), None),
     "by_function": lambda trace: torchprof.by_function(in_one_line(trace)),
     "by_kernel": torchprof.by_kernel,
     "by_line": lambda trace: torchprof.by_line(in_one_line(trace)),

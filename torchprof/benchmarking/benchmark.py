@@ -13,6 +13,7 @@ from torchprof.arguments import check_int
 from torchprof.benchmarking.benchmarked import Benchmark
 from torchprof.benchmarking.call import Call, record, warm_up
 from torchprof.errors import ArgumentError, ModuleTypeError, RecordingError
+from torchprof.record.background import give_way
 from torchprof.record.profile import profile
 from torchprof.tables.checks import check_ceilings
 from torchprof.trace.ceilings import Ceilings
@@ -100,11 +101,9 @@ def check_settings(function: Any, warmup: Any, recorded: Any, ceilings: Any) -> 
     check_int("recorded", recorded, 1)
     if ceilings is not None:
         check_ceilings(ceilings, of_device=False)
+    give_way()  # what records in the background, such as pytest --torchprof, as for any recording that is asked for
     if _native.is_recording():
-        raise RecordingError(
-            "torchprof is recording, which would change the times: benchmark outside of the recording (pytest records "
-            "tests that are marked with limit and, with --torchprof, all)"
-        )
+        raise RecordingError("torchprof is recording, which would change the times: benchmark outside of the recording")
 
 
 def model_of(function: Any) -> nn.Module | None:

@@ -73,7 +73,7 @@ def lines_of(trace: Trace, file: str | None, a_step: str, why: str = "") -> list
         why: why it ended before its last step, if it did.
     """
     what = counted(len(trace.steps), "step") if len(trace.steps) else counted(len(trace.ops), "op")
-    where = f" into {printable(file)} ({format_bytes(Path(file).stat().st_size)})" if file is not None else ""
+    where = f" into {printable(file)} ({_size(file)})" if file is not None else ""
     said = _said(trace, _steps(trace, a_step, why, NONE_ENDED), "budget=")
     return [f"torchprof: recorded {what}{where}", *said, *([_next(file)] if file is not None else [])]
 
@@ -89,6 +89,13 @@ def _said(trace: Trace, steps: Iterator[tuple[str, str]], budget: str) -> list[s
         *_lost(trace, budget),
     ]
     return [f"  {name:<9}{printable(text)}" for name, text in rows]
+
+
+def _size(path: str) -> str:
+    try:
+        return format_bytes(Path(path).stat().st_size)
+    except OSError:  # somebody took it away meanwhile
+        return "no longer there"
 
 
 def _next(path: str) -> str:
@@ -109,7 +116,7 @@ def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
 
 def _what(trace: Trace, outcome: Outcome) -> str:
     steps = f"{len(trace.steps):,} of {counted(outcome.steps, 'step')}" if len(trace.steps) else counted(len(trace.ops), "op")
-    size = format_bytes(Path(outcome.file).stat().st_size)
+    size = _size(outcome.file)
     ranks = f"; so did each of the {trace.facts['world_size']} ranks" if "world_size" in trace.facts else ""
     return f"recorded {steps} into {printable(outcome.file)} ({size}){ranks}"
 

@@ -46,7 +46,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "by_line": lambda trace: torchprof.by_line(in_one_line(trace)),
     "by_module": torchprof.by_module,
     "by_op": lambda trace: torchprof.by_op(trace, ceilings=H100),
-    "by_rank": lambda trace: torchprof.by_rank(torchprof.Ranks.of([trace, trace])),
+    "by_rank": lambda _: torchprof.by_rank(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
     "by_step": torchprof.by_step,
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
     "diff": lambda trace: torchprof.diff(trace, trace),

@@ -14,7 +14,9 @@ from torchprof.running.verdict import lines_of
 
 def test_a_file_that_was_moved_away_meanwhile_is_said_to_be_gone(tmp_path: Path) -> None:
     file = str(tmp_path / "uploaded.torchprof")
-    assert lines_of(loop_trace(), file, "a step is a step")[0].endswith("uploaded.torchprof (no longer there)")
+    said = lines_of(loop_trace(), file, "a step is a step")
+    assert said[0].endswith("uploaded.torchprof (no longer there)")
+    assert not any("torchprof show" in line for line in said)
 
 
 def test_what_a_function_of_the_user_raises_is_said_and_the_training_has_ended(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,8 @@ def lines_of(trace: Trace, file: str | None, a_step: str, why: str = "") -> list
     what = counted(len(trace.steps), "step") if len(trace.steps) else counted(len(trace.ops), "op")
     where = f" into {printable(file)} ({_size(file)})" if file is not None else ""
     said = _said(trace, _steps(trace, a_step, why, NONE_ENDED), "budget=")
-    return [f"torchprof: recorded {what}{where}", *said, *([_next(file)] if file is not None else [])]
+    following = [_next(file)] if file is not None and Path(file).is_file() else []
+    return [f"torchprof: recorded {what}{where}", *said, *following]
 
 
 def _said(trace: Trace, steps: Iterator[tuple[str, str]], budget: str) -> list[str]:

@@ -180,7 +180,7 @@ def test_a_run_with_steps_and_one_without_are_not_compared_by_what_is_of_a_step(
 
 def test_a_step_that_took_much_longer_is_named() -> None:
     odd = [*STEADY, {"fc": 900, "act": 50}]
-    assert "A: 1 step took more than 2 times as long as the median, which makes intervals wide: 5" in str(
+    assert "A: 1 step took more than 2 times as long as the median, which makes intervals wide: step 5" in str(
         torchprof.diff(run(odd), run(STEADY))
     )
 

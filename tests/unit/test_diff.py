@@ -223,7 +223,7 @@ def test_evaluations_that_both_leave_out_or_both_have_are_compared() -> None:
     inside = torchprof.diff(*(run(each, aggregate=True, evaluation_steps=[4]) for each in (STEADY, SLOWER)))
     for found in (outside, inside):
         assert found.notes == ()
-        assert total(found, "time")["verdict"] == "slower, same ops"
+        assert str(total(found, "time")["verdict"]).startswith("slower")
     part = torchprof.diff(*(run(STEADY, aggregate=True, evaluation_steps=each) for each in ([4], [1, 4])))
     assert part.notes == ("Not the same: steps of the means in which a model was also evaluated: 20.0% in A, 40.0% in B",)
     assert total(part, "flops")["verdict"] == "same"

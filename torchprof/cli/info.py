@@ -98,6 +98,11 @@ def _evaluated(trace: torchprof.Trace) -> list[int]:
     return list(trace.facts.get("evaluation_steps", ()))
 
 
+def _counts(trace: torchprof.Trace, evaluated: list[int]) -> bool:
+    """Whether tables have steps in them in which a model was also evaluated."""
+    return not set(evaluated).isdisjoint(trace.steps["number"][trace.steps["warmup"] == 0].tolist())
+
+
 def _warmup(trace: torchprof.Trace) -> int:
     """How many steps are warm-up, and were not left out for another reason."""
     evaluated = set(_evaluated(trace))
@@ -123,7 +128,7 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
     if evaluated := _evaluated(trace):
-        counts = "they count in tables" if facts.get("aggregate") else "left out of tables"
+        counts = "they count in tables" if _counts(trace, evaluated) else "left out of tables"
         yield "Evaluation", f"in {numbered(evaluated, 'step')}; {counts}"
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
     for table in TABLES:

@@ -188,6 +188,10 @@ class profile(ContextDecorator):
         """Record the ops that a count of FLOPs needs, which costs less than ``ops=True``: for the summary."""
         self._recorder.counted_ops = "outputs" if outputs else "inputs"
 
+    def _tell_of_calls(self, told: Callable[[nn.Module, bool], None]) -> None:
+        """Call this around the calls of modules that are inside no other, as `Recorder.on_outermost_call`: for `watch`."""
+        self._recorder.on_outermost_call = told
+
     @property
     def is_recording(self) -> bool:
         """Whether anything is recorded now: in steps that the schedule says, and in no fork of the process."""

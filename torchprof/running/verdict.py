@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from torchprof.advice.findings import findings, worth_text
-from torchprof.analysis.steps import evaluation_steps, step_times, warmup_count
+from torchprof.analysis.steps import counts_evaluations, evaluation_steps, step_times, warmup_count
 from torchprof.errors import TorchprofError
 from torchprof.importers.load import load_trace
 from torchprof.rendering.units import format_bytes, format_ns
@@ -144,7 +144,7 @@ def _steps(trace: Trace, a_step: str, why: str, none: str) -> Iterator[tuple[str
     if not warmup and recorded[0] == 0:
         yield "", "step 0 is the program's first: it includes what runs once, such as compiling and first allocations"
     if evaluated:
-        counts = "they count in what follows" if trace.facts.get("aggregate") else "left out of what follows"
+        counts = "they count in what follows" if counts_evaluations(trace) else "left out of what follows"
         yield "", f"{numbered(evaluated, 'step')} also {'evaluates' if len(evaluated) == 1 else 'evaluate'} a model: {counts}"
     if why:
         yield "Ended", why

@@ -30,6 +30,8 @@ class Ending:
         self._end = end
         self._process = os.getpid()
         self._has_ended = False
+        self._is_telling = False
+        self._late: int | None = None  # a signal that came meanwhile
         self._exit = os._exit
         self._becomes = os.execv, os.execve  # by which all other functions of os become another program
         self._mask: set[signal.Signals] | set[int] = set()
@@ -45,7 +47,7 @@ class Ending:
     def _tell(self, ended_by: str) -> None:
         if self._has_ended or os.getpid() != self._process:
             return
-        self._has_ended = True
+        self._has_ended = self._is_telling = True
         try:
             self._end(ended_by)
         except Exception as error:
@@ -57,6 +59,10 @@ class Ending:
                 print(f"torchprof: the recording could not be ended: {what}", file=sys.__stderr__, flush=True)
         except KeyboardInterrupt:
             print("torchprof: interrupted while the recording ended", file=sys.__stderr__, flush=True)
+        finally:
+            self._is_telling = False
+        if self._late is not None:
+            self._die(self._late, None)
 
     def _at_exit(self) -> None:
         raised = getattr(sys, "last_type", None)
@@ -85,6 +91,9 @@ class Ending:
                 self._tell("")
 
     def _die(self, number: int, frame: types.FrameType | None) -> None:
+        if self._is_telling and os.getpid() == self._process:  # schedulers send it to launchers too, which pass it on
+            self._late = number
+            return
         self._tell(signal.Signals(number).name)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

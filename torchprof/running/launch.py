@@ -7,6 +7,9 @@ what ``pickle`` and ``multiprocessing`` know of it. Nothing of torchprof is on t
                                      │ site
                                      ├─ startup/sitecustomize.py ──► program.watch()    takes both out of the environment again
                                      └─ SCRIPT
+
+A command that starts Pythons, such as ``torchrun``, is a child of this process, which says at its end whether any of them
+recorded: each of these watches as above, and writes into a diary what came of it.
 """
 
 from __future__ import annotations
@@ -14,13 +17,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from torchprof.errors import ArgumentError
+from torchprof.running.command import can_wait, end_as, run_command
+from torchprof.running.diary import Diary
 from torchprof.running.options import VARIABLE, RunOptions
+from torchprof.terminal import printable
 
 __all__ = ["free_name", "start_command", "start_python"]
 
@@ -41,8 +49,8 @@ def start_python(arguments: Sequence[str], options: RunOptions) -> NoReturn:
     _become(sys.executable, [sys.executable, *flags, *arguments], options)
 
 
-def start_command(command: Sequence[str], options: RunOptions) -> NoReturn:
-    """Become a command, such as ``torchrun``, that starts Python.
+def start_command(command: Sequence[str], options: RunOptions) -> int:
+    """Run a command, such as ``torchrun``, that starts Python, and return its exit code: it says where nothing was recorded.
 
     Raises:
         ArgumentError: there is no such command.
@@ -50,17 +58,46 @@ def start_command(command: Sequence[str], options: RunOptions) -> NoReturn:
     path = shutil.which(command[0])
     if path is None:
         raise ArgumentError(f"there is no command {command[0]!r}: after -- comes one that starts Python, such as torchrun")
-    _become(path, command, replace(options, is_command=True))
+    if options.quiet or not can_wait():
+        _become(path, command, replace(options, is_command=True))
+    with _file() as file:
+        diary = Diary(file, options.output)
+        code = run_command(path, command, _environment(replace(options, is_command=True, diary=file)))
+        if why := diary.why_nothing():
+            said = f"torchprof: nothing was recorded: no Python of the command recorded anything ({printable(why)})"
+            with suppress(OSError, AttributeError):  # standard error is closed, or there is none
+                print(said, file=sys.stderr, flush=True)
+    return end_as(code)
+
+
+@contextmanager
+def _file() -> Iterator[str | None]:
+    """An empty file; None where there is no place for one."""
+    try:
+        number, path = tempfile.mkstemp(prefix="torchprof-")
+    except OSError:
+        yield None
+        return
+    os.close(number)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def _become(path: str, arguments: Sequence[str], options: RunOptions) -> NoReturn:
-    before = os.environ.get("PYTHONPATH")
-    startup = f"{STARTUP}{os.pathsep}{before}" if before else str(STARTUP)
-    told = replace(options, pythonpath=before).to_text()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # as of a program that was started without one
             stream.flush()
-    os.execve(path, [*arguments], {**os.environ, "PYTHONPATH": startup, VARIABLE: told})
+    os.execve(path, [*arguments], _environment(options))
+
+
+def _environment(options: RunOptions) -> dict[str, str]:
+    before = os.environ.get("PYTHONPATH")
+    startup = f"{STARTUP}{os.pathsep}{before}" if before else str(STARTUP)
+    told = replace(options, pythonpath=before).to_text()
+    return {**os.environ, "PYTHONPATH": startup, VARIABLE: told}
 
 
 def free_name(stem: str) -> str:

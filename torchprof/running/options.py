@@ -28,6 +28,7 @@ class RunOptions:
         is_command: whether the program is one that some command starts, and not the process itself.
         pythonpath: of the program; None: it has none.
         aggregate, memory, stacks, budget: as `torchprof.profile` takes them.
+        diary: path of the file in which the Pythons of a command write what came of them; None: there is none.
         quiet: whether to say nothing at the end.
     """
 
@@ -44,6 +45,7 @@ class RunOptions:
     stacks: bool = True
     budget: int = 2**30
     quiet: bool = False
+    diary: str | None = None
 
     @property
     def are_several(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchprof.record.rank import own_rank
+from torchprof.running.diary import BEGAN, RECORDED, write
 from torchprof.running.ending import Ending
 from torchprof.running.options import VARIABLE, RunOptions
 from torchprof.running.rank import file_of
@@ -30,6 +31,7 @@ def watch() -> None:
     options, rank = RunOptions.from_text(text), own_rank()
     if options.is_command and "-c" in sys.orig_argv[1:2]:  # a process of multiprocessing's
         return
+    write(options.diary, BEGAN)
     if rank is not None or not options.is_command:
         _leave_environment(options)
     program = Program(options, rank)
@@ -79,7 +81,21 @@ class Program:
         """The program ends: write what was recorded, and say what it is."""
         if self._recording is not None:
             self._recording.end(ended_by)
+        self._tell()
         self._say()
+
+    def _tell(self) -> None:
+        """Tell the process that waits for the command, if one does, what came of this Python."""
+        if self._options.diary is None:
+            return
+        if self._has_file() or (self._rank is not None and not self._rank.number):
+            write(self._options.diary, RECORDED)
+        elif self._failure:
+            write(self._options.diary, self._failure)
+        elif self._recording is not None:
+            from torchprof.running.verdict import why_nothing
+
+            write(self._options.diary, why_nothing(self._recording.outcome(), self._options))
 
     def _say(self) -> None:
         stream, options = sys.__stderr__, self._options

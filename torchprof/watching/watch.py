@@ -21,6 +21,7 @@ from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, RecordingError
 from torchprof.record.background import clear_background, set_background
 from torchprof.record.profile import DEFAULT_BUDGET, profile
+from torchprof.record.ready import check_ready
 from torchprof.record.schedule import schedule
 from torchprof.running.found_steps import OptimizerSteps
 from torchprof.tables.table import Table
@@ -113,6 +114,7 @@ class watch:
             "budget": budget,
             "progress": False,
         }
+        check_ready(on_trace_ready, aggregate)
         profile(**self._options)  # which looks at them all
         self._every = every
         self._starts_at = first

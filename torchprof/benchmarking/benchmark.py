@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Never
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from torchprof.record.background import give_way
 from torchprof.record.profile import profile
 from torchprof.tables.checks import check_ceilings
 from torchprof.trace.ceilings import Ceilings
-from torchprof.wording import shown
+from torchprof.wording import counted, shown
 
 __all__ = ["benchmark", "check_settings", "model_of", "name_of"]
 
@@ -28,7 +29,7 @@ Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 
 def benchmark(
     function: Callable[[], object],
-    *,
+    *arguments: Never,
     model: Models | None = None,
     setup: Callable[[], object] | None = None,
     rounds: int | None = None,
@@ -47,6 +48,7 @@ def benchmark(
 
     Args:
         function: called without arguments; a lambda will do.
+        arguments: none. ``benchmark(lambda: model(x))`` is how to call a function with some.
         model: as for `torchprof.profile`, so that the hottest modules have paths. By default ``function`` itself or the object
             whose method it is, if that is a module.
         setup: called before every call, outside of the time; what it launches is waited for. What it returns is not used.
@@ -69,6 +71,13 @@ def benchmark(
     Example:
         >>> print(torchprof.benchmark(lambda: train_step(batch), model=model, ceilings=torchprof.ceilings("cuda")))
     """
+    if arguments:
+        given = ", ".join(["x"] if len(arguments) == 1 else [f"x{number}" for number in range(1, len(arguments) + 1)])
+        named = function.__name__ if isinstance(function, types.FunctionType) and function.__name__.isidentifier() else "m"
+        raise ArgumentError(
+            f"benchmark() takes one function and calls it without arguments, not with {counted(len(arguments), 'argument')}: "
+            f"write benchmark(lambda: {named}({given}))"
+        )
     if setup is not None and not callable(setup):
         raise ModuleTypeError(f"setup must be a function or None, not {type(setup).__name__}: {shown(setup)}")
     if rounds is not None:

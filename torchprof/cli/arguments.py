@@ -121,5 +121,10 @@ def given_as(option: str) -> Iterator[None]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``": did you mean 'show'?"`` where one of the known names is near; else empty."""
-    found = nearest(name, known)
+    dashes = name[: len(name) - len(name.lstrip("-"))]
+    if dashes:  # those that all options have make none of them nearer, nor does the value behind =
+        bare = {each.lstrip("-"): each for each in known if each.startswith("--")}
+        found = bare.get(nearest(name.lstrip("-").partition("=")[0], bare) or "")
+    else:
+        found = nearest(name, known)
     return f": did you mean {found!r}?" if found else ""

@@ -28,13 +28,15 @@ class Files:
 
     Attributes:
         files: paths of those that were written, in order.
+        needs_ops: what it is called, if it needs single ops, as recordings with ``aggregate=True`` do not have.
     """
 
-    def __init__(self, folder: AnyPath, name: str, suffix: str, write: Write) -> None:
-        self._folder = text_of(folder)
+    def __init__(self, folder: AnyPath, name: str, suffix: str, write: Write, needs_ops: str = "") -> None:
+        self._folder = text_of(folder, "folder")
         self._name = check_name(name)
         self._suffix = suffix
         self._write = write
+        self.needs_ops = needs_ops
         self.files: list[str] = []
 
     def __call__(self, prof: HasTrace) -> None:
@@ -73,6 +75,7 @@ def save(folder: AnyPath, name: str = "trace") -> Files:
 
 def chrome(folder: AnyPath, name: str = "trace", *, libraries: bool = False) -> Files:
     """A handler that writes the timeline of every trace for https://ui.perfetto.dev and ``chrome://tracing``, packed by gzip.
+    It needs single ops: `torchprof.profile` and `torchprof.watch` refuse it with ``aggregate=True``.
 
     Args:
         folder, name: as of `save`.
@@ -85,7 +88,9 @@ def chrome(folder: AnyPath, name: str = "trace", *, libraries: bool = False) -> 
         >>> with torchprof.profile(model, on_trace_ready=torchprof.handlers.chrome("timelines")) as prof:
         ...     train_step(batches[0])
     """
-    return Files(folder, name, ".json.gz", lambda trace, path: export_chrome(trace, path, libraries=libraries))
+    return Files(
+        folder, name, ".json.gz", lambda trace, path: export_chrome(trace, path, libraries=libraries), "handlers.chrome"
+    )
 
 
 def html(folder: AnyPath, name: str = "trace", *, title: str | None = None) -> Files:
@@ -138,6 +143,14 @@ def check_name(name: Any) -> str:
     Raises:
         ArgumentError: it is none.
     """
-    if not isinstance(name, str) or not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
-        raise ArgumentError(f'name={shown(name)} must be how the names of files begin, such as "trace"')
-    return name
+    if not isinstance(name, str) or name in (".", ".."):
+        why = ""
+    elif not name:
+        why = ": it is empty"
+    elif name != os.path.basename(name):
+        why = f": it has {os.sep!r} in it, which is not allowed, as a folder is an argument of its own"
+    elif "\0" in name:
+        why = ": it has a null character in it"
+    else:
+        return name
+    raise ArgumentError(f'name={shown(name)} must be how the names of files begin, such as "trace"{why}')

@@ -90,7 +90,7 @@ class Training:
         given: dict[str, Any] = dict(settings)
         self.files: list[str] = []
         self.trace: Trace | None = None
-        self._folder = text_of(folder) if folder is not None else None
+        self._folder = text_of(folder, "folder") if folder is not None else None
         self._a_step = a_step
         self._name = check_name(given.pop("name", "train"))
         self._ranks = check_ranks(given.pop("ranks", (0,)))

@@ -51,6 +51,7 @@ class Outcome:
         why: why nothing was written, or why it ended before its last step; empty where it did not.
         moved: why the file is not where it was to be; empty where it is.
         is_elsewhere: whether a model was called on another thread than the one that imported PyTorch, where steps are found.
+        has_begun: whether a step began, or was counted.
     """
 
     file: str
@@ -61,6 +62,7 @@ class Outcome:
     why: str
     moved: str = ""
     is_elsewhere: bool = False
+    has_begun: bool = True
 
 
 def never_raises(method: Callable[..., None]) -> Callable[..., None]:
@@ -133,7 +135,15 @@ class Recording:
         """What has come of it by now."""
         steps = self._number + (not self._is_step)
         return Outcome(
-            self._file, self._is_written, steps, self._steps_by, len(self._models), self._why, self._moved, self._is_elsewhere
+            self._file,
+            self._is_written,
+            steps,
+            self._steps_by,
+            len(self._models),
+            self._why,
+            self._moved,
+            self._is_elsewhere,
+            has_begun=self._number >= 0,
         )
 
     def fail(self, error: Exception) -> None:

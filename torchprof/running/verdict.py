@@ -26,13 +26,20 @@ from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted, numbered
 
-__all__ = ["lines_of", "verdict"]
+__all__ = ["lines_of", "verdict", "why_nothing"]
 
 A_STEP: Final = {
     "optimizer": "a step ends when the optimizer has stepped",
     "forward": "a step is a call of the model: no optimizer stepped",
     "batches": "a step is a batch of a DataLoader",
 }
+CALLS_AS_ASKED: Final = "a step is a call of the model, as --steps-by forward says"
+NEVER: Final = {
+    "optimizer": "no optimizer stepped",
+    "forward": "no model was called",
+    "batches": "no DataLoader was iterated",
+}
+"""Why no step began, by what a step is."""
 NONE_CALLED: Final = "none: no model was called"
 NONE_ENDED: Final = "none came to its end{ended}: the recording is one"
 ON_ANOTHER_THREAD: Final = "none: the model is called on another thread than the one that imports torch; the recording is one"
@@ -52,11 +59,13 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     """Some lines: what was recorded, what it took, what is worth a look, and where to look next."""
     if not outcome.is_written:
         children = "; processes that it starts are not: start ranks by torchprof run -- torchrun" if starts_processes() else ""
-        return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}{children}"]
+        return [f"nothing was recorded: {why_nothing(outcome, options)}{children}"]
     if not Path(outcome.file).is_file():  # /dev/null, or a pipe
         return [f"recorded {counted(outcome.steps, 'step')} into {printable(outcome.file)}"]
     trace = load_trace(outcome.file)
     a_step = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
+    if outcome.steps_by == options.steps_by == "forward":
+        a_step = CALLS_AS_ASKED
     none = NONE_CALLED if not outcome.models else ON_ANOTHER_THREAD if outcome.is_elsewhere else NONE_ENDED
     said = _said(trace, _steps(trace, a_step, outcome.why, none), "--budget")
     instead = [f"  {'Instead':<9}of {printable(outcome.moved)}"] if outcome.moved else []
@@ -109,7 +118,17 @@ def starts_processes() -> bool:
     return any(f"multiprocessing.popen_{how}" in sys.modules for how in ("fork", "spawn_posix", "forkserver"))
 
 
-def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
+def why_nothing(outcome: Outcome, options: RunOptions) -> str:
+    """Why there is no file, in some words."""
+    return printable(outcome.why or _why_no_step(outcome, options))
+
+
+def _why_no_step(outcome: Outcome, options: RunOptions) -> str:
+    by = options.steps_by
+    if not outcome.has_begun and by != "auto":
+        if outcome.is_elsewhere and by in ("optimizer", "forward"):
+            return "the model is called on another thread than the one that imports torch"
+        return NEVER.get(by) or f"no record_function({by.removeprefix('range:')!r}) was entered"
     if options.first:
         return f"the program ended after {counted(outcome.steps, 'step')}, and --steps begins with step {options.first}"
     return "no step came to its end"

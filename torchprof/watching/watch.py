@@ -22,6 +22,7 @@ from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, RecordingError
 from torchprof.record.background import clear_background, set_background
 from torchprof.record.profile import DEFAULT_BUDGET, profile
+from torchprof.record.ready import check_ready
 from torchprof.record.schedule import schedule
 from torchprof.running.evaluation import Evaluations
 from torchprof.running.found_steps import OptimizerSteps
@@ -117,6 +118,7 @@ class watch:
             "budget": budget,
             "progress": False,
         }
+        check_ready(on_trace_ready, aggregate)
         profile(**self._options)  # which looks at them all
         self._every = every
         self._starts_at = first

@@ -7,7 +7,7 @@ from typing import Any
 
 from torchprof.allocator.gpus import GPUS, capacity_of
 from torchprof.allocator.replay import Replay, replay
-from torchprof.analysis.memory.modules import NO_MODULE, module_label
+from torchprof.analysis.memory.modules import in_module
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.estimation.overheads import Overhead, with_overheads
@@ -191,8 +191,7 @@ class Estimate(Printed):
 
     def parts(self) -> Parts:
         peak = self.memory.peak
-        module = "no module" if peak.module == NO_MODULE else module_label(self.trace, peak.module)
-        where = f"step {peak.step}, {peak.phase}, {peak.op} in {module}"
+        where = f"step {peak.step}, {peak.phase}, {peak.op} {in_module(self.trace, peak.module)}"
         if (verdict := self.verdict()) is not None:
             yield verdict
             if self.fits() is not True and self.replay is not None:

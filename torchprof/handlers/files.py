@@ -13,7 +13,7 @@ from torchprof.handlers.has_trace import HasTrace
 from torchprof.paths import AnyPath, new_file, text_of
 from torchprof.record.rank import current_rank
 from torchprof.reporting.report import report
-from torchprof.running.rank import file_of
+from torchprof.running.rank import stem_of_rank
 from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
 from torchprof.wording import shown
@@ -114,8 +114,7 @@ def html(folder: AnyPath, name: str = "trace", *, title: str | None = None) -> F
 
 def write_new(trace: Trace, folder: str, name: str, suffix: str, write: Write, rank: Rank | None) -> str:
     """Write a trace as a file with a new name, which is returned."""
-    stem, ending = os.path.splitext(file_of(f"{stem_of(name, trace)}.x", rank))[0], suffix
-    with new_file(folder, stem, ending) as path:
+    with new_file(folder, stem_of_rank(stem_of(name, trace), rank), suffix) as path:
         write(trace, path)
     return path
 

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from torchprof.trace.rank import Rank
 
-__all__ = ["file_of"]
+__all__ = ["file_of", "stem_of_rank"]
 
 
 def file_of(path: str, rank: Rank | None) -> str:
@@ -14,4 +14,9 @@ def file_of(path: str, rank: Rank | None) -> str:
     if rank is None:
         return path
     name = PurePath(path)
-    return str(name.with_name(f"{name.stem}.rank{rank.number}{name.suffix}"))
+    return str(name.with_name(f"{stem_of_rank(name.stem, rank)}{name.suffix}"))
+
+
+def stem_of_rank(stem: str, rank: Rank | None) -> str:
+    """How the name of the file of a rank begins: ``train`` is ``train.rank3``."""
+    return stem if rank is None else f"{stem}.rank{rank.number}"

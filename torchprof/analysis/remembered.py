@@ -17,10 +17,13 @@ Found = TypeVar("Found")
 Of = TypeVar("Of", Trace, Ranks)
 
 
-def remembered(compute: Callable[Concatenate[Of, Further], Found]) -> Callable[Concatenate[Of, Further], Found]:
-    """The same function, which computes only once for a trace, or `Ranks`, and further arguments, that are hashable and given by position.
+def remembered(
+    compute: Callable[Concatenate[Of, Further], Found],
+) -> Callable[Concatenate[Of, Further], Found]:
+    """The same function, which computes only once for a trace, or for `Ranks`, and further arguments.
 
-    What it returns must not refer to the trace, which would never be freed then, nor be changed.
+    These are hashable and given by position. What it returns must not refer to the trace, which would never be freed then,
+    nor be changed.
     """
     kept: WeakKeyDictionary[Of, dict[object, Found]] = WeakKeyDictionary()
 

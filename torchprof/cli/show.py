@@ -16,8 +16,9 @@ from torchprof.cli.progress import working
 
 __all__ = ["add_parser", "run"]
 
-TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank", "collective")
-ACROSS_RANKS: Final = ("module", "rank", "collective")
+TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank", "collective", "clock")
+ACROSS_RANKS: Final = ("module", "rank", "collective", "clock")
+ONLY_OF_RANKS: Final = ("rank", "clock")
 PHASES: Final = ("forward", "recomputation", "backward", "optimizer", "data", "other")
 ONLY_FOR: Final = {
     "depth": ("module",),
@@ -36,7 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subcommand(
         subparsers,
         "show FILE",
-        "Print a table: by module, op, line, function, step, kernel, rank or collective.",
+        "Print a table: by module, op, line, function, step, kernel, rank, collective or clock.",
         "show step.torchprof",
         "show step.torchprof --by line --head 20",
         "show step.torchprof --by op --phase backward --sort calls --columns calls,self,flops",
@@ -100,10 +101,10 @@ def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
         )
     if shown is None:
         shown = trace_of(file)
-        if by == "rank":
-            raise UsageError(f"--by rank: {file} is of one process: give the folder with the files of all ranks")
+        if by in ONLY_OF_RANKS:
+            raise UsageError(f"--by {by}: {file} is of one process: give the folder with the files of all ranks")
     with working(COMPUTING):
-        table: torchprof.Table = getattr(torchprof, f"by_{by}")(shown, **given)
+        table: torchprof.Table = getattr(torchprof, "clocks" if by == "clock" else f"by_{by}")(shown, **given)
     return table
 
 

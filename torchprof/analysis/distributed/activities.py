@@ -1,8 +1,8 @@
 """What a rank was doing at every moment: in which phase, for which module, at which line.
 
-Where kernels ran on a device that are not of collectives, it is what they were launched for. Else it is what the host did: the op of
-the innermost level, or Python in the module call that was open; on the threads on which autograd runs backward passes, while the main
-thread waits for them, and else on the main one.
+Where kernels ran on a device that are not of collectives, it is what they were launched for. Else it is what the host did: the
+op of the innermost level, or Python in the module call that was open; on the threads on which autograd runs backward passes,
+while the main thread waits for them, and else on the main one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Activity(NamedTuple):
     Attributes:
         phase: ``"forward"``, ``"data"``, ...; ``"other"`` for what is in none.
         module: its path, or its class for the root; empty for none.
-        line: of the program: ``train.py:31``, or the function, ``net.py:20 forward``, where only that is known; empty: nothing is.
+        line: of the program: ``train.py:31``, or the function, ``net.py:20 forward``, where only that is known; empty: nothing
+            is.
     """
 
     phase: str
@@ -74,7 +75,8 @@ class Timeline:
 
 
 class _Pieces(NamedTuple):
-    """Pieces of time that do not overlap, in order. ``module`` is a row of ``trace.modules``, ``stack`` one of ``trace.stacks``."""
+    """Pieces of time that do not overlap, in order. ``module`` is a row of ``trace.modules``, ``stack`` one of
+    ``trace.stacks``."""
 
     start: Ints
     end: Ints
@@ -187,9 +189,7 @@ def _attributed(trace: Trace) -> Ints:
     return op_stacks(trace).attributed(counted_rows(trace, False))
 
 
-def _python(
-    trace: Trace, of_ops: Ints, of_calls: Ints, times: Ints, call: Ints, call_ends: Ints
-) -> tuple[Ints, Flags]:
+def _python(trace: Trace, of_ops: Ints, of_calls: Ints, times: Ints, call: Ints, call_ends: Ints) -> tuple[Ints, Flags]:
     """What Python of a thread was running from each of these times on, between ops: a stack, and whether its line was running.
 
     Args:

@@ -1,9 +1,9 @@
 """The clocks of ranks, aligned by what they do together: no rank leaves a collective before the last has entered it.
 
-A rank that left at ``l`` by its clock did so after another entered at ``e`` by its own: what must be added to the other's clock is at
-most ``l - e``. Every collective bounds the offset from both sides; the middle of the narrowest bounds is taken, and half their width
-is the error. Ranks on one host read one clock, and need no offset; where collectives say otherwise, by more than it may take to read
-that clock, the rank is aligned by itself.
+A rank that left at ``l`` by its clock did so after another entered at ``e`` by its own: what must be added to the other's clock
+is at most ``l - e``. Every collective bounds the offset from both sides; the middle of the narrowest bounds is taken, and half
+their width is the error. Ranks on one host read one clock, and need no offset; where collectives say otherwise, by more than it
+may take to read that clock, the rank is aligned by itself.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Clocks:
 
     Attributes:
         clocks: the first is the one that all are aligned to.
-        origins: for every rank by number, nanoseconds to add to a time of its trace: all traces have one time line then, on which
-            the first trace began at 0.
+        origins: for every rank by number, nanoseconds to add to a time of its trace: all traces have one time line then, on
+            which the first trace began at 0.
     """
 
     clocks: tuple[Clock, ...]
@@ -94,9 +94,7 @@ def clocks_of(ranks: Ranks) -> Clocks:
         else:
             offset, error = 0, None
         clocks.append(
-            Clock(
-                host, of, offset, error, found.count, max(0, found.least - found.most), _is_split(waiting, (host, of))
-            )
+            Clock(host, of, offset, error, found.count, max(0, found.least - found.most), _is_split(waiting, (host, of)))
         )
         for number in of:
             origins[number] += offset

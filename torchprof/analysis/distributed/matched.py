@@ -1,7 +1,8 @@
 """Which collectives of several ranks are the same one: in every group the n-th of its kind in a step.
 
-All ranks of a process group ask for its collectives in the same order. So those of one kind, in one group and one step, are the same
-where all ranks of the group have as many of them; where they have not, as of a rank that was cut off, none of these is matched.
+All ranks of a process group ask for its collectives in the same order. So those of one kind, in one group and one step, are the
+same where all ranks of the group have as many of them; where they have not, as of a rank that was cut off, none of these is
+matched.
 """
 
 from __future__ import annotations

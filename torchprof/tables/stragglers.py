@@ -68,7 +68,8 @@ class Stragglers(Printed):
         """To which collectives they came late: by kind, group, module and line."""
         rows = collective_lateness_records(self.ranks, lateness(self.ranks))
         columns = ("calls", "group", "group_size", "by", "module", "lines", "last_rank", "last_share", "behind", "late")
-        return Table("Collective", rows, worth_showing(rows, columns, ("group", "by", "module", "lines")))
+        share = About(("last_share",), "Was last: of the calls of all steps")
+        return Table("Collective", rows, worth_showing(rows, columns, ("group", "by", "module", "lines")), (share,))
 
     @cached_property
     def every(self) -> Table:

@@ -77,11 +77,13 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.clocks import clocks as clocks
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
+    from torchprof.tables.imbalance import imbalance as imbalance
     from torchprof.tables.joined_memory import JoinedMemory as JoinedMemory
     from torchprof.tables.memory import Memory as Memory
     from torchprof.tables.memory_account import memory as memory
     from torchprof.tables.out_of_memory import OutOfMemory as OutOfMemory
     from torchprof.tables.out_of_memory import explain_oom as explain_oom
+    from torchprof.tables.overlap import overlap as overlap
     from torchprof.tables.snapshot_memory import SnapshotMemory as SnapshotMemory
     from torchprof.tables.stragglers import Stragglers as Stragglers
     from torchprof.tables.stragglers import stragglers as stragglers
@@ -154,9 +156,11 @@ _MODULES: Final = {
     "findings": "torchprof.advice.findings",
     "gpu": "torchprof.tables.gpu",
     "handlers": "torchprof",
+    "imbalance": "torchprof.tables.imbalance",
     "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",
     "memory": "torchprof.tables.memory_account",
+    "overlap": "torchprof.tables.overlap",
     "profile": "torchprof.record.profile",
     "replay": "torchprof.allocator.replay",
     "replay_snapshot": "torchprof.allocator.snapshot",

@@ -159,6 +159,7 @@ FLOPS: Final = Quantity(_flops, "FLOPs")
 FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
 SHARE: Final = Quantity(lambda value: f"{100 * value:.1f}%", "fraction")
 RATIO: Final = Quantity(lambda value: f"{value:,.1f}x", "ratio")
+TIMES_MEAN: Final = Quantity(lambda value: f"{value:.2f}", "ratio")
 SHAPES: Final = Quantity(all_shapes, left=True, missing="other shapes")
 SHAPES_OF_CALLS: Final = Quantity(lambda value: shapes_of_calls(*value))
 DTYPES: Final = Quantity(lambda names: ", ".join(dict.fromkeys(names)), left=True)
@@ -291,6 +292,13 @@ _COLUMNS: Final = (
     Column("phase", "Phase", TEXT, "what it was doing: forward, backward, ...; other is Python, and ops outside of all phases"),
     Column("behind", "Behind", TIME, "from the median of the other ranks to the last one, mean of all calls"),
     Column("late", "Late", TIME, "of a step: how far behind, without what it was behind by at the collective before"),
+    Column("hidden", "Hidden", TIME, "time in which collectives ran and something was computed meanwhile"),
+    Column("overlap", "Overlap", SHARE, "of the time in which collectives ran: hidden behind computation"),
+    Column("tokens", "Tokens", COUNT, "elements of the indices that the first embedding of forward was given in a step"),
+    Column("tokens_ratio", "x mean", TIMES_MEAN, "tokens by their mean over all rows"),
+    Column("flops_ratio", "x mean", TIMES_MEAN, "FLOPs by their mean over all rows"),
+    Column("compute_ratio", "x mean", TIMES_MEAN, "compute time by its mean over all rows"),
+    Column("peak_ratio", "x mean", TIMES_MEAN, "peak memory by its mean over all rows"),
     Column("of_ranks", "Ranks", Quantity(listed, left=True), "which ranks"),
     Column("ahead", "Ahead", LONG_TIME, "by how much the clock shows a later time than the first one"),
     Column("clock_error", "Error", LONG_TIME, "how far that may be off"),

@@ -88,8 +88,10 @@ def quoted(path: str) -> str:
 
 
 def beside(path: str, ending: str) -> str:
-    """The name of what is made of a file, in the current folder: ``step.html`` for ``runs/step.torchprof``."""
-    name = os.path.basename(path)
+    """The name of what is made of a file, in the current folder: ``step.html`` for ``runs/step.torchprof``; of a folder
+    too: ``run.html`` for ``run/``.
+    """
+    name = os.path.basename(os.path.abspath(path))
     for known in (".gz", ".json", ".torchprof", ".pt.trace"):
         name = name.removesuffix(known) or name
     return f"{name}{ending}"

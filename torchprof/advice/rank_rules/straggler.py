@@ -23,8 +23,8 @@ ONCE: Final = (BEFORE.phase,)
 OF_LATE: Final = 0.1
 """Part of what a rank is late by, below which a line is not named."""
 ADVICE: Final = {
-    "data": "Give this rank its batches in time: more workers of its DataLoader (num_workers, prefetch_factor), and data as near "
-    "to it as that of the others.",
+    "data": "Give this rank its batches in time: more workers of its DataLoader (num_workers, prefetch_factor), and data as "
+    "near to it as that of the others.",
     "other": "Look at what Python of this rank does between ops, as logging, checkpoints or metrics that only it computes: "
     "torchprof.by_line of its trace.",
 }

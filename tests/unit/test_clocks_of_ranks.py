@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from goldens import Golden
@@ -113,3 +114,22 @@ def test_show_by_clock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         trace.save(f"{tmp_path}/")
     main(["show", str(tmp_path), "--by", "clock", "--json"])
     assert [row["of_ranks"] for row in json.loads(capsys.readouterr().out)] == [[0], [1]]
+
+
+def pair(first: int) -> dict[str, Any]:
+    """The group of two ranks, of which this is the first."""
+    return {"name": f"{first}", "description": f"pair {first}", "backend": "gloo", "ranks": [first, first + 1]}
+
+
+def test_a_clock_that_is_tied_to_the_first_through_another_host_has_the_errors_of_both() -> None:
+    # Ranks 0 and 1 reduce together, and ranks 2 and 3; 1 and 2 are on one host, and read one clock.
+    came = [[10.0, 14.0, 10.0, 14.0], [14.0, 10.0, 14.0, 10.0]]
+    hosts = ((0, "a"), (1, "b"), (2, "b"), (3, "c"))
+    ahead = {"a": 0, "b": HOURS, "c": 3 * HOURS}
+    ranks = torchprof.Ranks.of(
+        [meeting_trace(rank, came, host=host, origin=ahead[host], process_groups=[pair(rank // 2 * 2)]) for rank, host in hosts]
+    )
+    rows = torchprof.clocks(ranks).to_dict()
+    assert [row["of_ranks"] for row in rows] == [[0], [1, 2], [3]]
+    assert [row["ahead"] for row in rows] == pytest.approx([0, HOURS, 3 * HOURS], abs=2)
+    assert [row["clock_error"] for row in rows] == pytest.approx([0, 0.9 * MS, 1.8 * MS], abs=4)

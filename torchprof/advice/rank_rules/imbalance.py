@@ -39,6 +39,7 @@ def _of_flops(ranks: Ranks, records: list[Record]) -> Iterator[Finding]:
     if most["flops_ratio"] < LEAST:
         return
     step, compute = step_time(ranks), most["compute"]
+    unknown = sorted({op for record in records for op in record["flops_unknown"]})
     worth = None
     if step and compute:
         saved = min(round(compute * (1 - 1 / most["flops_ratio"])), round(step))
@@ -52,9 +53,12 @@ def _of_flops(ranks: Ranks, records: list[Record]) -> Iterator[Finding]:
         "and experts by load.",
         "https://docs.pytorch.org/docs/stable/distributed.pipelining.html",
         worth,
-        details=tuple(
-            f"rank {record['rank']}: {format_flops(record['flops'])} FLOPs, {record['flops_ratio']:.2f} x the mean"
-            for record in sorted(records, key=lambda record: -record["flops"])
+        details=(
+            *([f"Without the FLOPs of {', '.join(unknown)}, which are unknown"] if unknown else []),
+            *(
+                f"rank {record['rank']}: {format_flops(record['flops'])} FLOPs, {record['flops_ratio']:.2f} x the mean"
+                for record in sorted(records, key=lambda record: -record["flops"])
+            ),
         ),
     )
 

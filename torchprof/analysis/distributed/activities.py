@@ -83,7 +83,7 @@ class _Pieces(NamedTuple):
     phase: Ints
     module: Ints
     stack: Ints
-    is_line: Flags
+    is_line: Ints
 
     def take(self, rows: Ints | Flags) -> _Pieces:
         return _Pieces(*(column[rows] for column in self))
@@ -117,7 +117,7 @@ def timeline_of(trace: Trace) -> Timeline:
     groups = Groups.by([pieces.phase, pieces.module, pieces.stack, pieces.is_line])
     first = pieces.take(groups.first)
     labels = [*module_labels(trace)[:-1], ""]
-    lines = lines_of_stacks(trace, first.stack, first.is_line)
+    lines = lines_of_stacks(trace, first.stack, first.is_line != 0)
     names = [phase.name.lower() for phase in Phase]
     named = [
         Activity(names[phase], labels[module], line)
@@ -155,7 +155,7 @@ def _of_device(trace: Trace) -> _Pieces:
         kernels["phase"][rows].astype(np.int64),
         modules_of_calls(trace, kernels["module_call"][rows]),
         np.append(stack, -1)[op],
-        np.ones(len(rows), dtype=np.bool_),
+        np.ones(len(rows), dtype=np.int64),
     )
     return pieces.take(end > start)
 
@@ -178,7 +178,7 @@ def _of_thread(trace: Trace, thread: int, *, whole: bool) -> _Pieces:
     is_op = (op >= 0) & ~in_call & (np.append(ops["scope"], SCOPE_USER)[op] != SCOPE_USER)
     stack, is_line = _python(trace, of_ops, of_calls, begins, np.where(in_call, call, -1), call_ends)
     stack = np.where(is_op, np.append(_attributed(trace), -1)[op], stack)
-    pieces = _Pieces(begins, ends, phase, module, stack, is_line | is_op)
+    pieces = _Pieces(begins, ends, phase, module, stack, (is_line | is_op).astype(np.int64))
     return pieces.take((ends > begins) & (whole | (op >= 0) | (call >= 0)))
 
 

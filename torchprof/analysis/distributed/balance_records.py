@@ -55,16 +55,16 @@ def mesh_dimensions(ranks: Ranks) -> list[str]:
 def by_dimension(ranks: Ranks, dimension: str) -> list[Record]:
     """One record for each place along a dimension of a mesh: means over the ranks there, in ``of_ranks``."""
     places: dict[int, list[Record]] = {}
-    for record, trace in zip(balance_records(ranks), ranks, strict=True):
+    for each, trace in zip(balance_records(ranks), ranks, strict=True):
         place = _place(trace, dimension)
         if place is not None:
-            places.setdefault(place, []).append(record)
-    records = []
+            places.setdefault(place, []).append(each)
+    records: list[Record] = []
     for place, of in sorted(places.items()):
-        record: Record = {"name": f"{dimension}={place}", "of_ranks": [each["rank"] for each in of]}
-        record |= {name: _mean([each[name] for each in of]) for name in FIGURES}
-        record["flops_unknown"] = sorted({op for each in of for op in each["flops_unknown"]})
-        records.append(record)
+        figures = {name: _mean([each[name] for each in of]) for name in FIGURES}
+        unknown = sorted({op for each in of for op in each["flops_unknown"]})
+        ranks_there = [each["rank"] for each in of]
+        records.append({"name": f"{dimension}={place}", "of_ranks": ranks_there, **figures, "flops_unknown": unknown})
     return _with_ratios(records)
 
 

@@ -84,15 +84,11 @@ def clocks_of(ranks: Ranks) -> Clocks:
     aligned = dict.fromkeys(waiting[0][1], 0)  # the error of every rank whose origin is known
     left = waiting[1:]
     while left:
-        bounds = [_bounds(of, list(aligned), origins, of_rank) for _, of in left]
-        told = [row for row, each in enumerate(bounds) if each.count]
-        best = max(told, key=lambda row: bounds[row].count, default=0)
-        (host, of), found = left[best], bounds[best]
-        if found.count:
-            offset = (found.least + found.most) // 2
-            error: int | None = abs(found.most - found.least + 1) // 2 + min(aligned.values())
-        else:
-            offset, error = 0, None
+        # The first that anything ties to those that are aligned; where nothing ties any of them, the first.
+        tied = ((row, _bounds(of, aligned, origins, of_rank)) for row, (_, of) in enumerate(left))
+        best, found = next(((row, bounds) for row, bounds in tied if bounds.count), (0, _Bounds(0, 0, 0)))
+        host, of = left[best]
+        offset, error = ((found.least + found.most) // 2, abs(found.most - found.least + 1) // 2) if found.count else (0, None)
         clocks.append(
             Clock(host, of, offset, error, found.count, max(0, found.least - found.most), _is_split(waiting, (host, of)))
         )
@@ -113,7 +109,7 @@ def _same_clock(
         host = trace.facts.get("host")
         for name, of in found:
             if host is not None and name == host:
-                bounds = _bounds((number,), of, origins, of_rank)
+                bounds = _bounds((number,), dict.fromkeys(of, 0), origins, of_rank)
                 if not bounds.count or bounds.least - READING <= 0 <= bounds.most + READING:
                     of.append(number)
                     break
@@ -127,24 +123,29 @@ def _is_split(clocks: list[tuple[str | None, tuple[int, ...]]], one: tuple[str |
 
 
 def _bounds(
-    of: Sequence[int], others: Sequence[int], origins: Mapping[int, int], of_rank: Mapping[int, list[Match]]
+    of: Sequence[int], others: Mapping[int, int], origins: Mapping[int, int], of_rank: Mapping[int, list[Match]]
 ) -> _Bounds:
-    """The bounds of what is to be added to the clock of some ranks, by what they did together with others."""
-    mine, theirs = set(of), set(others)
+    """The bounds of what is to be added to the clock of some ranks, by what they did together with others.
+
+    Args:
+        others: the error of the origin of each.
+    """
+    mine = set(of)
     least: int | None = None
     most: int | None = None
     count = 0
     seen: set[int] = set()
     for match in (match for number in of for match in of_rank[number]):
-        if id(match) in seen or theirs.isdisjoint(match.calls):
+        if id(match) in seen or others.keys().isdisjoint(match.calls):
             continue
         seen.add(id(match))
-        entered = {True: [], False: []}  # type: dict[bool, list[int]]
-        left = {True: [], False: []}  # type: dict[bool, list[int]]
+        entered: dict[bool, list[int]] = {True: [], False: []}
+        left: dict[bool, list[int]] = {True: [], False: []}
         for number, call in match.calls.items():
-            if call.entered is not None and call.left is not None and (number in mine or number in theirs):
-                entered[number in mine].append(call.entered + origins[number])
-                left[number in mine].append(call.left + origins[number])
+            if call.entered is not None and call.left is not None and (number in mine or number in others):
+                error = 0 if number in mine else others[number]
+                entered[number in mine].append(call.entered + origins[number] - error)
+                left[number in mine].append(call.left + origins[number] + error)
         if not entered[True] or not entered[False]:
             continue
         count += 1

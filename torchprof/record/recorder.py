@@ -265,7 +265,9 @@ class Recorder:
 
 def _thread_name() -> str:
     """The name of this thread; empty where Python did not start it."""
-    return next((thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()), "")
+    # No generator that is left half-way: an interrupt that comes while Python closes it is printed, and lost.
+    names = [thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()]
+    return names[0] if names else ""
 
 
 @functools.cache

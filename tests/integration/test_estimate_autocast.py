@@ -107,6 +107,8 @@ CASES: dict[str, tuple[Function, torch.dtype, torch.dtype]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_dtype_of_a_result_is_that_on_cuda(name: str) -> None:
+    if name == "rms_norm" and "rms_norm.default" not in listed(LISTS[Policy.FLOAT32]):
+        pytest.skip("this version of PyTorch does not cast it")
     function, given, expected = CASES[name]
     returned, _ = of(function, given)
     assert returned is expected

@@ -1,7 +1,5 @@
 #include "collate/stacks.h"
 
-#include <cstddef>
-
 namespace torchprof {
 namespace {
 
@@ -27,9 +25,18 @@ uint32_t MergedStacks::function(const Function& function) {
 }
 
 int32_t MergedStacks::stack(const Stack& stack) {
+  if (stack.parent == kLost) {
+    return kLost;
+  }
   const uint32_t place = number_of(places_, stack.function, stack.line);
-  const auto [row, is_new] =
-      stack_ids_.try_emplace(key_of(stack.parent, static_cast<int32_t>(place)), static_cast<int32_t>(stacks_.size()));
+  const uint64_t key = key_of(stack.parent, static_cast<int32_t>(place));
+  if (const int32_t* const known = stack_ids_.find(key)) {
+    return *known;
+  }
+  if (!has_room_) {
+    return kLost;
+  }
+  const auto [row, is_new] = stack_ids_.try_emplace(key, static_cast<int32_t>(stacks_.size()));
   if (is_new) {
     stacks_.push_back(stack);
   }
@@ -44,6 +51,7 @@ void MergedStacks::add(ThreadLog& log) {
     trees_.resize(static_cast<size_t>(log.tree_number) + 1);
   }
   Tree& tree = trees_[static_cast<size_t>(log.tree_number)];
+  in_trees_ += log.tree_rows.functions.size() + log.tree_rows.nodes.size();
   const auto string = [&](uint32_t row) { return strings_.id(std::string_view(log.strings[row])); };
   log.tree_rows.functions.drain([&](const Function* rows, size_t count) {
     for (size_t i = 0; i < count; ++i) {
@@ -59,11 +67,20 @@ void MergedStacks::add(ThreadLog& log) {
   });
 }
 
-int32_t MergedStacks::row(const ThreadLog& log, int32_t node) const {
-  return node == kNoRow ? kNoRow : trees_[static_cast<size_t>(log.tree_number)].rows[static_cast<size_t>(node)];
+void MergedStacks::forget(int32_t tree) {
+  if (static_cast<size_t>(tree) < trees_.size()) {
+    const Tree ended = std::exchange(trees_[static_cast<size_t>(tree)], {});
+    in_trees_ -= ended.functions.size() + ended.rows.size();
+  }
 }
 
-uint32_t MergedStacks::row_of_memory(const ThreadLog& log, uint32_t stack) const {
+int32_t MergedStacks::row(const ThreadLog& log, int32_t node) {
+  const int32_t found = node == kNoRow ? kNoRow : trees_[static_cast<size_t>(log.tree_number)].rows[static_cast<size_t>(node)];
+  lost_ += found == kLost ? 1 : 0;
+  return found == kLost ? kNoRow : found;
+}
+
+uint32_t MergedStacks::row_of_memory(const ThreadLog& log, uint32_t stack) {
   if (stack >= kUnknownStack) {
     return stack;
   }
@@ -71,7 +88,7 @@ uint32_t MergedStacks::row_of_memory(const ThreadLog& log, uint32_t stack) const
   return found < kUnknownStack ? found : kUnknownStack;
 }
 
-void MergedStacks::place_ops(ThreadLog& log, const std::vector<Op>& ops, std::vector<int32_t>& stacks) const {
+void MergedStacks::place_ops(ThreadLog& log, const std::vector<Op>& ops, std::vector<int32_t>& stacks) {
   const size_t first = stacks.size();
   stacks.resize(ops.size(), kUnplaced);
   log.op_stacks.drain([&](const OpStack* rows, size_t count) {
@@ -86,6 +103,13 @@ void MergedStacks::place_ops(ThreadLog& log, const std::vector<Op>& ops, std::ve
       stacks[i] = ops[i].parent == kNoRow ? kNoRow : stacks[static_cast<size_t>(ops[i].parent)];
     }
   }
+}
+
+int64_t MergedStacks::bytes() const {
+  constexpr size_t kOfMap = 32, kOfName = 96;  // of a map for each of its keys, and of a name besides its characters
+  const size_t found = stacks_.size() * (sizeof(Stack) + kOfMap) + places_.size() * kOfMap +
+                       functions_.size() * (sizeof(Function) + 2 * kOfMap) + strings_.size() * kOfName + strings_.characters();
+  return static_cast<int64_t>(found + in_trees_ * sizeof(int32_t));
 }
 
 void MergedStacks::copy_into(Tables& tables, Interner& interner) const {

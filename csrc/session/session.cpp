@@ -188,8 +188,10 @@ void Session::aggregate_step() {
   if (device_) {
     logs_.close();
   }
-  auto logs = device_ ? std::exchange(logs_.logs(), {}) : logs_.exchange();
-  sums_->add(ended(std::move(logs), ClockReading::now()));
+  EndedLogs found = logs_.exchange();
+  EndedStep step = ended(std::move(found.logs), ClockReading::now());
+  step.trees = std::move(found.trees);
+  sums_->add(std::move(step));
   if (device_) {
     logs_.open();
   }
@@ -201,9 +203,19 @@ EndedStep Session::ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockRead
   Losses losses = logs_.take_losses();
   losses.marks = std::exchange(marks_lost_, 0);
   marks_.give_back();
-  return {std::move(logs), losses,       std::move(report), std::exchange(moments_, {}),
-          held_,           *classes_,    memory_requested_, TickConverter(begin_, end),
-          end.ticks,       main_thread_, sums_.has_value(), stacks_requested_};
+  return {std::move(logs),
+          losses,
+          std::move(report),
+          std::exchange(moments_, {}),
+          held_,
+          *classes_,
+          memory_requested_,
+          TickConverter(begin_, end),
+          end.ticks,
+          main_thread_,
+          sums_.has_value(),
+          stacks_requested_,
+          {}};
 }
 
 void Session::observe_new_classes() {

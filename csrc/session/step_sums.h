@@ -33,6 +33,7 @@ struct EndedStep {
   uint64_t main_thread;
   bool only_sums;
   bool stacks;
+  std::vector<int32_t> trees;  // of EndedLogs
 
   Collated collated(Carried& carried) {
     Collated found = collate(logs, std::move(devices),
@@ -50,6 +51,8 @@ struct Sums {
   void add(EndedStep& step) noexcept;
   // What came after the last step; its rows count where there was none. Nothing: memory has run out.
   std::optional<PhaseTimes> add_rest(EndedStep& rest) noexcept;
+
+  int64_t bytes() const { return totals.bytes() + carried.stacks.bytes(); }
 
   Carried carried;
   Totals totals;
@@ -77,7 +80,7 @@ class StepSums {
 
   // These wait for nothing: they are those of the steps that were added up when the latest began to be.
   bool is_merge_due() const { return helper_ ? was_merge_due_ : sums_->totals.is_merge_due(); }
-  int64_t bytes() const { return helper_ ? bytes_ : sums_->totals.bytes(); }
+  int64_t bytes() const { return helper_ ? bytes_ : sums_->bytes(); }
 
  private:
   struct Helper {

@@ -65,12 +65,10 @@ def test_modules_that_are_made_in_each_step_take_no_more_and_more_memory() -> No
     assert max(taken) < 6 * 2**20
     rows = {row["path"]: row for row in torchprof.by_module(trace).rows}
     others = rows["<other Head>"]
-    kept = [row for row in torchprof.by_module(trace).rows if row["path"] == "<Head>"]
-    assert 0 < len(kept) < STEPS
-    assert others["calls"] * STEPS == pytest.approx(STEPS - len(kept))
+    assert others["calls"] > rows["<Head>"]["calls"] > 0
+    assert others["calls"] + rows["<Head>"]["calls"] == pytest.approx(1)
     assert rows["<other Head>.<other Linear>"]["calls"] == others["calls"]
     assert rows["stays"]["calls"] == 1, "those of the model keep sums of their own"
-    assert rows[""]["calls"] == 1
     assert "summed up by class and caller" in str(torchprof.by_module(trace))
 
 
@@ -119,7 +117,7 @@ def test_ranges_with_ever_new_names_are_summed_up_under_one() -> None:
                 torch.ones(2)
 
     trace, taken = recorded(3000, step)
-    assert is_flat(taken, tolerated=0.01)
+    assert max(taken) <= 1.4 * max(taken[:1400])  # when sums are merged for the first time, of 4,200 names
     rows = {row["name"]: row for row in torchprof.by_op(trace).rows}
     named = [name for name in rows if name.startswith("part ")]
     assert len(named) < 9000

@@ -110,6 +110,16 @@ def test_threads_that_come_and_go_leave_nothing_behind() -> None:
     assert sum(trace.op_totals["stack"] >= 0) > 0
 
 
+def test_code_that_is_made_and_dropped_takes_no_more_and_more_of_the_budget() -> None:
+    def step(_: int) -> None:
+        made: dict[str, Callable[[Tensor], Tensor]] = {}
+        exec("def function(x):\n    return x.neg()", made)
+        made["function"](torch.ones(2))
+
+    _, taken = recorded(400, step)
+    assert taken[-1] == taken[len(taken) // 2]
+
+
 def test_ranges_with_ever_new_names_are_summed_up_under_one() -> None:
     def step(number: int) -> None:
         for part in range(3):

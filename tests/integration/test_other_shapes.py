@@ -128,17 +128,17 @@ def test_a_small_budget_keeps_fewer_shapes_and_says_so() -> None:
 
 
 def test_what_a_budget_has_no_room_for_is_counted_and_said() -> None:
-    layers = nn.ModuleList(nn.Identity() for _ in range(6_000))  # a row for each, and nothing to merge
+    layers = nn.ModuleList(nn.Identity() for _ in range(4_000))  # a row for each, and nothing to merge
     taken: list[int] = []
     with torchprof.profile(layers, aggregate=True, budget=2**20) as prof:
         for number, layer in enumerate(layers):
             layer(torch.ones(2)).neg()
-            if number % 20 == 19:
+            if number % 100 == 99:
                 prof.step()
                 taken.append(_C.bytes())
     trace = prof.trace
     assert max(taken) <= 2**20
-    assert int(trace.call_totals["count"].sum()) + trace.losses["module_calls"] == 6_000
+    assert int(trace.call_totals["count"].sum()) + trace.losses["module_calls"] == 4_000
     assert trace.losses["module_calls"] > 0
     assert "INCOMPLETE" in str(torchprof.by_module(trace))
 

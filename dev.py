@@ -9,9 +9,10 @@
     python3 dev.py sanitize --threads [ARGS]
                                      tests of threads on a build with ThreadSanitizer
     python3 dev.py fuzz [SECONDS]    damages files of each kind and looks at what is made of them; a minute if nothing is said
-    python3 dev.py soak [MINUTES]    records for minutes what comes and goes, and says what grows; two if nothing is said
+    python3 dev.py soak [MINUTES]    records for minutes what comes and goes, and says what grows; four if nothing is said
     python3 dev.py docs              the documentation, into build/docs; fails on a broken link or reference
     python3 dev.py matrix [PAIR ...] the integration tests with other Pythons and PyTorches, such as 3.12/2.11 3.13/2.14.1
+    python3 dev.py wheel [PAIR ...]  wheels for such pairs, or for that of .venv, in build/wheels; each is installed and tried
 
 Each is repeatable: what is installed or built already is left alone until its sources change.
 """
@@ -90,6 +91,8 @@ def main(arguments: list[str]) -> int:
         return run(python(), "-m", "mkdocs", "build", "--strict", "--quiet", variables={"NO_MKDOCS_2_WARNING": "1"})
     if command == "matrix":
         return matrix(rest)
+    if command == "wheel":
+        return wheels(rest)
     print(__doc__)
     return 0 if command in ("help", "-h", "--help") else 2
 
@@ -244,23 +247,11 @@ def matrix(arguments: list[str]) -> int:
 
 def check_pair(pair: str, found: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Exit status of the tests with one Python and one PyTorch, and how many passed, failed and were skipped."""
-    of_python, _, of_torch = pair.partition("/")
-    version = of_torch if of_torch.count(".") == 2 else f"{of_torch}.0"
-    venv = BUILD / "matrix" / f"{of_python}-{version}"
+    venv = venv_of(pair)
     results = venv / "results.xml"
     results.unlink(missing_ok=True)
     try:
-        create(venv, found)
-        # A PyTorch of the package index brings CUDA: several GB.
-        once(
-            "requirements",
-            [HERE / "requirements-test.txt"],
-            *pip(venv),
-            f"torch=={version}",
-            "-r",
-            "requirements-test.txt",
-            venv=venv,
-        )
+        install_pair(pair, found)
         build_apart("built", venv / "built", venv=venv)
     except SystemExit as stopped:
         return 1, f"{'could not be built':>24} ({stopped.code})"
@@ -272,6 +263,56 @@ def check_pair(pair: str, found: Path, tests: Sequence[str]) -> tuple[int, str]:
     failed = int(counts["failures"]) + int(counts["errors"])
     skipped = int(counts["skipped"])
     return code, f"{int(counts['tests']) - failed - skipped:>8}{failed:>8}{skipped:>8}"
+
+
+def venv_of(pair: str) -> Path:
+    of_python, _, version = pair.partition("/")
+    return BUILD / "matrix" / f"{of_python}-{version if version.count('.') == 2 else f'{version}.0'}"
+
+
+def install_pair(pair: str, found: Path) -> None:
+    """An environment with this Python, this PyTorch, and what the tests need."""
+    venv = venv_of(pair)
+    create(venv, found)
+    # A PyTorch of the package index brings CUDA: several GB.
+    command = [*pip(venv), f"torch=={venv.name.partition('-')[2]}", "-r", "requirements-test.txt"]
+    once("requirements", [HERE / "requirements-test.txt"], *command, venv=venv)
+
+
+def wheels(pairs: list[str]) -> int:
+    """Build a wheel for each pair, and look at it: see tests/wheels.py."""
+    if wrong := [pair for pair in pairs if not PAIR.fullmatch(pair)]:
+        sys.exit(f"dev.py: {wrong[0]!r} is no pair of a Python and a PyTorch, such as 3.12/2.11.0")
+    interpreters = [interpreter(pair.partition("/")[0]) for pair in pairs]
+    if not pairs:
+        install()
+        return wheel(VENV)
+    codes = []
+    for pair, found in zip(pairs, interpreters, strict=True):
+        install_pair(pair, found)
+        codes.append(wheel(venv_of(pair)))
+    return int(any(codes))
+
+
+def wheel(venv: Path) -> int:
+    """Build a wheel for the Python and the PyTorch of an environment; one that is whole goes to build/wheels."""
+    place = venv / "wheel"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    # Objects of an earlier build serve again.
+    build = ("build", "--build-lib", place / "lib", "--build-temp", venv / "built-objects")
+    command = (python(venv), "setup.py", "--quiet", "egg_info", "--egg-base", place, *build, "bdist_wheel", "--dist-dir", place)
+    print(f"dev.py: wheel for {venv.name} ...", flush=True)
+    if code := run(*command, venv=venv, quiet=True, variables={"TORCHPROF_WHEEL": "1"}):
+        return code
+    (made,) = place.glob("*.whl")
+    if code := run(python(venv), "tests/wheels.py", made, venv=venv):
+        return code
+    kept = BUILD / "wheels" / made.name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(made, kept)
+    print(kept)
+    return 0
 
 
 def interpreter(version: str) -> Path:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.egg_info import egg_info
 
 try:
     import pybind11
@@ -31,6 +32,22 @@ warnings = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("TORCHPROF_DEVEL
 
 # Headers of others are system headers: what is wrong in them is not reported here.
 others = [option for path in [*include_paths(), pybind11.get_include()] for option in ("-isystem", path)]
+
+
+class DescribeWheel(egg_info):
+    """TORCHPROF_WHEEL=1: the version names the torch that the extension is built for, and that one is required.
+
+    A wheel that is given to others must not be installed beside another torch. What is built where it is used needs none of it.
+    """
+
+    def initialize_options(self):
+        super().initialize_options()
+        if os.environ.get("TORCHPROF_WHEEL") == "1":
+            built_for = torch.__version__.partition("+")[0]
+            self.tag_build = f"+torch{built_for}"
+            metadata = self.distribution.metadata
+            others = [each for each in metadata.install_requires if not each.startswith("torch")]
+            self.distribution.install_requires = metadata.install_requires = [f"torch=={built_for}", *others]
 
 
 class BuildRecorder(BuildExtension):
@@ -63,5 +80,5 @@ setup(
             extra_link_args=sanitizers,
         )
     ],
-    cmdclass={"build_ext": BuildRecorder.with_options(use_ninja=True)},
+    cmdclass={"egg_info": DescribeWheel, "build_ext": BuildRecorder.with_options(use_ninja=True)},
 )

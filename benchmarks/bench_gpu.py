@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import torchprof
+from torchprof.integrations.gpu_benchmark import GpuBenchmark
 
 pytestmark = pytest.mark.cuda
 
@@ -59,6 +60,15 @@ def proton() -> Iterator[None]:
         session = profiler.start(f"{folder}/steps")
         yield None
         profiler.finalize(session)
+
+
+@pytest.mark.parametrize("name", [LAUNCH_BOUND, COMPUTE_BOUND])
+def test_a_bare_training_step_on_a_gpu(gpu_benchmark: GpuBenchmark, name: str) -> None:
+    """What a step takes that nothing records, and what it does: kernels, idle time, memory, utilization."""
+    training = Training(name)
+    gpu_benchmark.model = training.model
+    gpu_benchmark.ceilings = torchprof.ceilings("cuda", torch.bfloat16 if training.amp else torch.float32)
+    gpu_benchmark(training.step)
 
 
 @pytest.mark.parametrize("name", [LAUNCH_BOUND, COMPUTE_BOUND])

@@ -93,6 +93,10 @@ def side_by_side(benchmark: BenchmarkFixture) -> Iterator[SideBySide]:
     torch.set_num_threads(threads)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.import_plugin("torchprof.integrations.gpu_benchmark")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if FINISHED and config.getoption("benchmark_enable"):
         terminalreporter.section(f"side by side, torch {torch.__version__}, medians")

@@ -18,12 +18,15 @@ from torch import nn
 
 __all__ = ["pytest_runtest_setup"]
 
-if importlib.util.find_spec("hypothesis") and os.environ.get("CI"):
-    from hypothesis import settings
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
 
-    # The same examples every time: what a change broke is told from what was found by luck. Elsewhere, luck is welcome.
-    settings.register_profile("ci", derandomize=True)
-    settings.load_profile("ci")
+    # No test is timed, nor what draws its examples. In CI these are the same every time: what a change broke is told from what
+    # was found by luck. Elsewhere, luck is welcome.
+    settings.register_profile(
+        "torchprof", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+    )
+    settings.load_profile("torchprof")
 
 REPLACED = ("dropout", "scaled_dot_product_attention")
 """Ops that an estimate for CUDA gives kernels of its own while it runs."""

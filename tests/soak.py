@@ -5,7 +5,7 @@ printed every few seconds, with what the process has taken and what was recorded
 
 The rule: of each kind of memory, the samples after the first minute, or after the first third where that is sooner, are halved
 by time. It grows where the median of the later half is more than that of the earlier one by what `TOLERATED` says. A step of a
-single recording takes `BYTES_OF_STEP`, which the documentation tells, and which is not counted. The exit status is 1 where
+single recording takes `BYTES_OF_STEP`, which the documentation tells, and which is not counted. In less than four minutes, caches are not full yet. The exit status is 1 where
 something grows or a row was lost.
 """
 
@@ -202,4 +202,4 @@ def main(minutes: float, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*(float(argument) for argument in sys.argv[1:2] or ["2"]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    sys.exit(main(*(float(argument) for argument in sys.argv[1:2] or ["4"]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))

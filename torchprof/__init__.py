@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from torchprof._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from torchprof import handlers as handlers
     from torchprof.advice.finding import Finding as Finding
     from torchprof.advice.findings import Findings as Findings
     from torchprof.advice.findings import findings as findings
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.allocator.snapshot import SnapshotReplay as SnapshotReplay
     from torchprof.allocator.snapshot import replay_snapshot as replay_snapshot
     from torchprof.analysis.memory.categories import CATEGORIES as CATEGORIES
+    from torchprof.benchmarking.benchmark import benchmark as benchmark
+    from torchprof.benchmarking.benchmarked import Benchmark as Benchmark
     from torchprof.comparison.diff import diff as diff
     from torchprof.comparison.difference import Diff as Diff
     from torchprof.errors import ArgumentError as ArgumentError
@@ -53,12 +56,14 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.exporters.flame_graphs import export_folded as export_folded
     from torchprof.exporters.flame_graphs import export_speedscope as export_speedscope
     from torchprof.importers.load import load as load
+    from torchprof.ranges.emit_ranges import emit_ranges as emit_ranges
     from torchprof.record.ceilings import ceilings as ceilings
     from torchprof.record.data import data as data
     from torchprof.record.profile import profile as profile
     from torchprof.record.schedule import Schedule as Schedule
     from torchprof.record.schedule import schedule as schedule
     from torchprof.reporting.report import report as report
+    from torchprof.reporting.step_figures import figures as figures
     from torchprof.summarize import summary as summary
     from torchprof.tables.annotate import annotate as annotate
     from torchprof.tables.by_kernel import by_kernel as by_kernel
@@ -80,8 +85,11 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.trace.ceilings import Ceilings as Ceilings
     from torchprof.trace.schema import Phase as Phase
     from torchprof.trace.trace import Trace as Trace
+    from torchprof.watching.watch import watch as watch
+    from torchprof.watching.window import Window as Window
 
 _MODULES: Final = {
+    "Benchmark": "torchprof.benchmarking.benchmarked",
     "CATEGORIES": "torchprof.analysis.memory.categories",
     "GPUS": "torchprof.allocator.gpus",
     "SNAPSHOT_CATEGORIES": "torchprof.allocator.block_categories",
@@ -112,7 +120,9 @@ _MODULES: Final = {
     "Trace": "torchprof.trace.trace",
     "TraceFileError": "torchprof.errors",
     "UnsupportedTorchError": "torchprof.errors",
+    "Window": "torchprof.watching.window",
     "annotate": "torchprof.tables.annotate",
+    "benchmark": "torchprof.benchmarking.benchmark",
     "by_function": "torchprof.tables.by_line",
     "by_kernel": "torchprof.tables.by_kernel",
     "by_line": "torchprof.tables.by_line",
@@ -123,13 +133,16 @@ _MODULES: Final = {
     "compare": "torchprof.estimation.planning",
     "data": "torchprof.record.data",
     "diff": "torchprof.comparison.diff",
+    "emit_ranges": "torchprof.ranges.emit_ranges",
     "estimate": "torchprof.estimation.estimate",
     "explain_oom": "torchprof.tables.out_of_memory",
     "export_chrome": "torchprof.exporters.chrome",
     "export_folded": "torchprof.exporters.flame_graphs",
     "export_speedscope": "torchprof.exporters.flame_graphs",
+    "figures": "torchprof.reporting.step_figures",
     "findings": "torchprof.advice.findings",
     "gpu": "torchprof.tables.gpu",
+    "handlers": "torchprof",
     "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",
     "memory": "torchprof.tables.memory_account",
@@ -139,8 +152,10 @@ _MODULES: Final = {
     "report": "torchprof.reporting.report",
     "schedule": "torchprof.record.schedule",
     "summary": "torchprof.summarize",
+    "watch": "torchprof.watching.watch",
 }
-"""The public names and the module of each, imported on first use: reading a trace imports no PyTorch."""
+"""The public names and the module of each, imported on first use: reading a trace imports no PyTorch. One of this package is a
+module itself."""
 
 
 def __getattr__(name: str) -> Any:
@@ -149,7 +164,9 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        found = getattr(importlib.import_module(_MODULES[name]), name)
+        module = _MODULES[name]
+        is_module = module == __name__
+        found = importlib.import_module(f"{module}.{name}") if is_module else getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -6,12 +6,13 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any, BinaryIO
 
 from torchprof.errors import ArgumentError
 from torchprof.wording import shown
 
-__all__ = ["AnyPath", "opened", "text_of", "written"]
+__all__ = ["AnyPath", "new_file", "opened", "text_of", "written"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -79,6 +80,38 @@ def written(path: Any) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(beside)
         raise
+
+
+@contextmanager
+def new_file(folder: Any, stem: str, suffix: str) -> Iterator[str]:
+    """The path of a file to write in a folder, which is made: ``stem.suffix``, or with the first number that makes it new:
+    ``stem-2.suffix``. An empty file holds the name, also against other processes; where the block raises, it is removed.
+
+    Raises:
+        OSError: the folder cannot be made, or written to.
+        ArgumentError: the folder is not a path.
+    """
+    place = text_of(folder)
+    try:
+        os.makedirs(place, exist_ok=True)
+        path = _held(place, stem, suffix)
+    except ValueError as error:
+        raise ArgumentError(f"path={shown(folder)} is not a path: {error}") from None
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def _held(folder: str, stem: str, suffix: str) -> str:
+    for number in count(1):
+        path = os.path.join(folder, f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}")
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666))
+            return path
+    raise AssertionError("there is no last number")
 
 
 @contextmanager

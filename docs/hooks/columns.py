@@ -2,7 +2,7 @@
 
 ``<!-- columns of ops -->`` becomes a section for the table ``ops`` of a trace: its meaning and its columns from the comments in
 ``csrc/**/rows.h`` and ``enums.h``, their types from ``torchprof.trace.schema``. ``<!-- columns of printed tables -->`` is
-replaced by the list of columns that a `Table` may show.
+replaced by the list of columns that a `Table` may show, and ``<!-- columns of figures -->`` by that of `torchprof.figures`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torchprof.reporting.step_figures import FIGURES
 from torchprof.tables.columns import COLUMNS
 from torchprof.trace import schema
 from torchprof.trace.schema import LAYOUTS
@@ -72,7 +73,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def made(what: str) -> str:
-    return printed_columns() if what == "printed tables" else section(what)
+    lists = {"printed tables": printed_columns, "figures": named_figures}
+    return lists[what]() if what in lists else section(what)
+
+
+def named_figures() -> str:
+    return "\n".join(["| name | what it is |", "| --- | --- |", *(f"| `{name}` | {text} |" for name, text in FIGURES.items())])
 
 
 def printed_columns() -> str:

@@ -372,7 +372,7 @@ def test_threads_that_still_run_ops_when_the_recording_ends_are_cut_off(fake: An
 Done = st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 10**8), st.integers(0, 10**9))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(Done, max_size=30), st.integers(0, 10**10))
 def test_whatever_is_done_on_whatever_stream_has_the_time_it_took(fake: Any, done: list[Any], late: int) -> None:
     fake.reset()

@@ -213,7 +213,7 @@ def test_a_training_loop_that_repeats_itself_adds_no_totals(fake: Any) -> None:
 Do = st.sampled_from(["take", "give", "take on a thread", "give on a thread", "empty the cache"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     before=st.lists(st.integers(1, 5000), max_size=4),
     actions=st.lists(st.tuples(Do, st.integers(1, 5000), st.integers(0, 100)), max_size=25),

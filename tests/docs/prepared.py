@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +15,13 @@ import torch
 import transformers
 from handwritten import gpu_trace
 from my_network import MyNetwork
+from pytest_runs import loaded
 from torch import nn
 
 import torchprof
 from torchprof import Trace
 
+ROOT = Path(__file__).parents[2]
 HAS_GPU = torch.cuda.is_available()
 
 LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 256}
@@ -56,6 +61,13 @@ def names_of_docstrings() -> dict[str, Any]:
 
 def names_of_gpu_docstrings() -> dict[str, Any]:
     return {**names_of_docstrings(), "prof": SimpleNamespace(trace=gpu_trace())}
+
+
+def run_pytest(*arguments: str) -> None:
+    """Print what a run of pytest prints, with the plugin, in the root of the repository."""
+    command = [sys.executable, "-m", "pytest", *loaded(), "-q", "-W", "ignore", "-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    print(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment).stdout)
 
 
 def llama_config() -> transformers.LlamaConfig:

@@ -9,7 +9,8 @@ a reader need not see::
     -->
 
 What is skipped must compile all the same. A page whose convolutions allocate what the CPU at hand makes of them says
-``BYTES_VARY = True`` in a hidden block: then bytes are not compared either.
+``BYTES_VARY = True`` in a hidden block: then bytes are not compared either. On one that says ``STDERR = True``, what examples
+print on standard error counts too.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page: Path) -> None:
 
     def runs(example: Example) -> None:
         nonlocal printed
-        with contextlib.redirect_stdout(io.StringIO()) as output:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.ExitStack() as stack:
+            if example.namespace.get("STDERR"):
+                stack.enter_context(contextlib.redirect_stderr(output))
             run(example)
         printed = output.getvalue()
 

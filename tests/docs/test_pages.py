@@ -10,6 +10,7 @@ import pytest
 
 import torchprof
 from torchprof.advice.registry import all_rules
+from torchprof.reporting.step_figures import FIGURES
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST
 from torchprof.trace.schema import LAYOUTS
 
@@ -92,6 +93,11 @@ def test_every_table_of_a_trace_is_described_with_every_column() -> None:
 def test_every_printed_column_is_described() -> None:
     made = with_columns("docs/reference/columns.md")
     assert all(f"| `{name}` |" in made for name in COLUMNS)
+
+
+def test_every_figure_is_described() -> None:
+    made = with_columns("docs/reference/trackers.md")
+    assert re.findall(r"^\| `(\w+)` \|", made, re.MULTILINE) == list(FIGURES)
 
 
 def test_the_guide_tells_which_columns_are_left_out_first() -> None:

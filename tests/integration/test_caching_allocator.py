@@ -409,7 +409,7 @@ def run(oracle: Oracle, events: list[Event]) -> tuple[list[int], list[int], int]
     return allocated, held, -1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(sequences(), TEXTS, CAPACITIES)
 def test_it_does_what_the_oracle_does(events: list[Event], text: str, capacity: int | None) -> None:
     oracle = Oracle(AllocatorSettings.parse(text), capacity, ascending())
@@ -424,7 +424,7 @@ def test_it_does_what_the_oracle_does(events: list[Event], text: str, capacity: 
     assert results["inactive_split"] == oracle.inactive_split
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sequences(), TEXTS, CAPACITIES)
 def test_blocks_never_overlap_and_are_one_per_segment_when_all_is_freed(
     events: list[Event], text: str, capacity: int | None
@@ -446,7 +446,7 @@ def test_blocks_never_overlap_and_are_one_per_segment_when_all_is_freed(
         assert len(end["blocks"]) == len(np.unique(end["blocks"][:, 0])) == end["segments"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sequences(), TEXTS.filter(lambda text: "large_segment" not in text), CAPACITIES, st.integers(0, 1000))
 def test_a_recorded_history_is_followed_block_by_block(events: list[Event], text: str, capacity: int | None, seed: int) -> None:
     """Segments lie in any order, and the device ran out of memory at times: the replay knows both from the history alone."""
@@ -469,7 +469,7 @@ def test_blocks_that_become_free_while_memory_is_released_are_not_used() -> None
     assert (found.complete, found.misplaced) == (True, 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sequences(), TEXTS.filter(lambda text: "large_segment" not in text), st.integers(0, 1000), st.data())
 def test_a_history_that_begins_later_is_followed_from_what_was_there(
     events: list[Event], text: str, seed: int, data: st.DataObject

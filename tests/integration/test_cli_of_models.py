@@ -162,7 +162,8 @@ def test_summary_takes_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "Layer (type)   Params  Output" in text
     assert max(map(len, text.splitlines())) <= 40
-    assert main(["summary", "cli_nets:Net", "--columns", "parms"]) == 1
+    with pytest.raises(SystemExit):
+        main(["summary", "cli_nets:Net", "--columns", "parms"])
     assert "did you mean 'params'?" in capsys.readouterr().err
 
 
@@ -181,7 +182,6 @@ def test_summary_takes_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         ("summary cli_nets:nothing", "cli_nets:nothing is None: give package.module:name"),
         ("summary cli_nets:returns_none", "cli_nets:returns_none returned None"),
         ("summary cli_nets:model --arg width=3", "--arg width=3: cli_nets:model is a model already"),
-        ("summary cli_nets:Net --arg widht=3", "TypeError: Net.__init__() got an unexpected keyword argument 'widht'"),
         ("summary cli_nets:Net --batch 3", "--batch 3 needs --input"),
         ("summary cli_nets:Net --input float31:4", "--input: 'float31' is no dtype: did you mean 'float32'?"),
         ("summary cli_nets:Net --input x=4 --input 5", "--input: some have names and others not"),
@@ -200,11 +200,58 @@ def test_summary_takes_its_options(capsys: pytest.CaptureFixture[str]) -> None:
 )
 @pytest.mark.usefixtures("here")
 def test_what_is_wrong_is_told_in_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments.split()) == 1
+    with pytest.raises(SystemExit) as exit:
+        main(arguments.split())
+    said = capsys.readouterr()
+    assert (exit.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith(f"torchprof {arguments.split()[0]}: ")
+    assert message in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("summary cli_nets:Net --arg widht=3", 1, "TypeError: Net.__init__() got an unexpected keyword argument 'widht'"),
+        ("estimate cli_nets:Net --input 4 --arg widht=3", 2, "got an unexpected keyword argument 'widht'"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_what_their_code_refuses_is_a_failure(
+    arguments: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.split()) == code
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
-    assert said.err.startswith("torchprof: ")
     assert message in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "first", "second"),
+    [
+        ("--gpu T4", 0, "Fits in 14.5 GiB", "Largest batch that fits: "),
+        ("--gpu T4 --no-max-batch", 0, "Fits in 14.5 GiB", "Needed on cuda: "),
+        ("--gpu 1MiB", 1, "DOES NOT FIT in 1,024.0 KiB", "Largest batch that fits: none, not even the smallest"),
+        (
+            "--gpu 1MiB --no-max-batch",
+            1,
+            "DOES NOT FIT in 1,024.0 KiB",
+            "A smaller batch may fit: --max-batch finds it",
+        ),
+        ("", 0, "Needed on cuda: ", "-----"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_whether_it_fits_is_said_first_and_is_the_exit_code(
+    arguments: str, code: int, first: str, second: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["estimate", "cli_nets:Net", "--input", "5,4", *arguments.split()]
+    assert main(command) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(first)
+    assert lines[1].startswith(second)
+    assert any(line.startswith("By its memory it would fit on T4, V100-16GB") for line in lines) == bool(code)
+    assert main([*command, "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["fitting_gpus"][:2] == ["T4", "V100-16GB"]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +304,7 @@ def test_an_estimate_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) 
         loss=nets.square,
         device="cpu",
     )
-    assert found == {**json.loads(json.dumps(expected.to_dict())), "max_batch_size": None}
+    assert found == {**json.loads(json.dumps(expected.to_dict())), "max_batch_size": None, "fitting_gpus": []}
     assert found["device_memory"] == expected.device_memory
     assert sum(found["by_category"].values()) == expected.device_memory
     assert (found["capacity"], found["fits"]) == (None, None)
@@ -284,7 +331,10 @@ def test_an_estimate_finds_the_largest_batch(capsys: pytest.CaptureFixture[str])
     ("arguments", "begins"),
     [
         ("summary cli_nets:Net --input-size 5,4", "-----"),
-        ("estimate cli_nets:Net --input 5,4 --optimizer SGD --gpu T4 --no-max-batch --amp bf16", "Needed on cuda: "),
+        (
+            "estimate cli_nets:Net --input 5,4 --optimizer SGD --gpu T4 --no-max-batch --amp bf16",
+            "Fits in 14.5 GiB\n",
+        ),
     ],
 )
 def test_models_are_shown_in_a_shell(modules: Path, arguments: str, begins: str) -> None:
@@ -317,7 +367,8 @@ def test_a_failed_request_is_explained(failed_run: Path, capsys: pytest.CaptureF
     assert found["missing"] == 40 * MIB + 40 * MIB - found["capacity"]
     assert main(["explain-oom", str(failed_run), "--capacity", "1GiB"]) == 0
     assert "All fits in 1,024.0 MiB as it was recorded" in capsys.readouterr().out
-    assert main(["explain-oom", str(failed_run), "--device", "cuda:4"]) == 1
+    with pytest.raises(SystemExit):
+        main(["explain-oom", str(failed_run), "--device", "cuda:4"])
     assert "cuda:4" in capsys.readouterr().err
 
 

@@ -172,7 +172,7 @@ def expected_allocations(made: list[Thread]) -> list[dict[str, Any]]:
     return blocks
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(threads())
 def test_rows_parents_calls_and_attributions_are_those_of_the_oracle(made: list[Thread]) -> None:
     attribute_ops(made)
@@ -218,7 +218,7 @@ def test_rows_parents_calls_and_attributions_are_those_of_the_oracle(made: list[
     assert not any(losses.values())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(threads(), st.randoms(use_true_random=False))
 def test_a_kernel_is_attributed_to_what_was_innermost_at_its_launch(made: list[Thread], order: Any) -> None:
     attribute_ops(made)
@@ -259,7 +259,7 @@ def test_a_kernel_is_attributed_to_what_was_innermost_at_its_launch(made: list[T
 
 
 @given(st.integers(0, 3000), st.integers(2**16, 2**18))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rows_kept_and_rows_lost_add_up_to_what_happened(count: int, budget: int) -> None:
     events: list[Event] = []
     for index in range(count):
@@ -370,7 +370,6 @@ KEYS = st.one_of(
 
 
 @given(st.lists(st.tuples(KEYS, st.one_of(st.none(), st.integers(-5, 5))), max_size=300))
-@settings(deadline=None)
 def test_a_flat_map_is_a_dict(changes: list[tuple[int, int | None]]) -> None:
     expected: dict[int, int] = {}
     before: list[int | None] = []

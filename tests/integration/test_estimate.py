@@ -100,7 +100,7 @@ def test_figures_by_category_add_up_to_what_the_device_needs() -> None:
     assert sum(found.by_category.values()) == found.device_memory
     assert found.device_memory > found.max_reserved >= found.max_allocated > found.memory.peak.bytes
     text = str(found)
-    for expected in ("Needed on cuda", "cuBLAS workspaces", "CUDA context", "allocator: rounding", "Capacity", "fits"):
+    for expected in ("Needed on cuda", "cuBLAS workspaces", "CUDA context", "allocator: rounding", "Fits in"):
         assert expected in text
 
 

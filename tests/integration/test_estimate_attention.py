@@ -238,7 +238,7 @@ def test_where_no_allowed_kernel_runs_the_program_raises_and_may_catch_it() -> N
 
 def test_a_note_says_where_another_gpu_would_keep_all_scores() -> None:
     said = "\n".join(of(itself, gpu=None).notes)
-    assert "capacity= names none, so an A100 is taken; a T4 or V100 keeps all scores" in said
+    assert "no GPU is named, so an A100 is taken; a T4 or V100 keeps all scores" in said
     assert "so an A100 is taken" not in "\n".join(of(itself, gpu="A100-80GB").notes)
     assert "so an A100 is taken" not in "\n".join(of(itself, dtype=torch.float16, gpu=None).notes)
 

@@ -62,7 +62,7 @@ def test_blocks_of_no_device_are_refused(row: tuple[int, ...]) -> None:
         simulate(np.zeros((0, 3), dtype=np.int64), AllocatorSettings(), None, np.array([row], dtype=np.int64))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), max_size=12),
     st.lists(st.tuples(*[NUMBERS] * 6), max_size=3),

@@ -55,7 +55,7 @@ def threads(draw: st.DrawFn) -> list[list[Event]]:
     return made
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(threads(), st.lists(st.integers(0, END), max_size=4, unique=True).map(sorted))
 def test_times_are_those_of_the_oracle_and_partition_every_step(made: list[list[Event]], bounds: list[int]) -> None:
     steps = list(pairwise(bounds))

@@ -313,7 +313,7 @@ def test_what_is_done_to_weights_outside_of_optimizers_is_in_one_phase(loop: Any
         assert found[phase] >= 2
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.sampled_from("forward backward update closure zero load hook recompute".split()), min_size=1, max_size=12))
 def test_the_phases_of_any_loop_partition_its_steps(actions: list[str]) -> None:
     model = network()

@@ -96,7 +96,7 @@ def test_in_inference_mode_and_for_inference_tensors(name: str) -> None:
 WRITTEN_IN_TURN = [name for name in WRITES if name not in ("optimizers", "a module", "a class", "t_")]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @example(names=["data of another size", "mul_"])
 @example(names=["vector_to_parameters", "foreach"])
 @given(names=st.lists(st.sampled_from(WRITTEN_IN_TURN), min_size=2, max_size=8))

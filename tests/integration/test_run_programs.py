@@ -38,6 +38,10 @@ ENDS = {
     "subprocess.Popen(['sh', '-c', f'sleep 1; kill -HUP {os.getpid()}'])\n"
     "import time; time.sleep(60)",
     "by Ctrl-C": "import os, signal; train(3); os.kill(os.getpid(), signal.SIGINT); train(9)",
+    "by becoming another": "import os, sys; train(3); os.execl(sys.executable, 'python', '-c', 'print(3); exit(4)')",
+    "by becoming another that it looks for": "import os; train(3); os.execvp('sh', ['sh', '-c', 'echo 3; exit 4'])",
+    "by becoming another that is not there": "import os; train(1)\n"
+    "try:\n    os.execv('/no/such/program', ['x'])\nexcept OSError as error:\n    print(error, flush=True); train(2)",
     "by os._exit": "import os; train(3); os._exit(7)",
     "by a signal that it handles": "import os, signal, sys\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); train(3); os.kill(os.getpid(), signal.SIGTERM)",
@@ -206,3 +210,34 @@ def test_another_sitecustomize_is_imported_too(tmp_path: Path) -> None:
         for how in ([], ["-m", "torchprof", "run"])
     ]
     assert outs[1].removeprefix("the other\n") == outs[0]  # torchprof's own Python has it as well
+
+
+def test_steps_that_are_not_like_others_are_said(tmp_path: Path) -> None:
+    program = """
+        import torch
+
+        model = torch.nn.Linear(4, 4)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for epoch in range(3):
+            for batch in range(4):
+                model(torch.ones(2, 4)).sum().backward()
+                optimizer.step()
+            with torch.no_grad():
+                model(torch.ones(2, 4))
+    """
+    ran = by_run(tmp_path, program, options=["--steps", "0:12"])
+    assert "Steps    0 to 11, the first as warm-up; a step ends when the optimizer has stepped" in ran.verdict
+    assert "\n           steps 4 and 8 also evaluate a model: left out of what follows\n" in ran.verdict
+    info = in_a_shell(tmp_path, "info", "program.torchprof").out
+    assert "Steps          12, 1 of them warm-up\nEvaluation     in steps 4 and 8; left out of tables\n" in info
+    ran = by_run(tmp_path, program, options=["--steps", "0:2", "-o", "two.torchprof"])
+    assert "step 0 is the program's first: it includes what runs once, such as compiling and first allocations" in ran.verdict
+
+
+def test_two_runs_of_one_program_are_no_change_of_it(tmp_path: Path) -> None:
+    program = dedent(TRAINING) + "train(12)\n"
+    for name in ("a", "b"):
+        by_run(tmp_path, program, options=["-o", f"{name}.torchprof"])
+    step = in_a_shell(tmp_path, "diff", "a.torchprof", "b.torchprof").out.splitlines()[2]
+    assert step.startswith("Step: ")
+    assert step.endswith((", within noise", ", within run-to-run noise", ", same ops", ", the same"))

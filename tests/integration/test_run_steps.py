@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from run_programs import record
@@ -70,6 +72,85 @@ def test_the_first_step_begins_with_the_model(tmp_path: Path) -> None:
     assert [trace.strings[row] for row in trace.signatures["name"]].count("aten::cumsum") == 1  # after the last step
 
 
+def test_the_first_step_is_warmup_whichever_steps_were_asked_for(tmp_path: Path) -> None:
+    assert recorded(tmp_path, lambda: loop(6), last=4).steps["warmup"].tolist() == [1, 0, 0, 0]
+    assert recorded(tmp_path, lambda: loop(6), first=1, last=4).steps["warmup"].tolist() == [0, 0, 0]
+    assert recorded(tmp_path, lambda: loop(6), last=2).steps["warmup"].tolist() == [0, 0]  # of two, there is not much to choose
+    assert recorded(tmp_path, lambda: loop(6), last=2, aggregate=True).steps["warmup"].tolist() == [0, 0]
+
+
+def by_op_and_by_line(trace: torchprof.Trace) -> list[float]:
+    return [sum(row["self"] or 0 for row in table(trace).rows) for table in (torchprof.by_op, torchprof.by_line)]
+
+
+def test_the_tables_add_up_to_the_steps(tmp_path: Path) -> None:
+    def program() -> None:
+        with torch.profiler.record_function("all of it"):  # which is open when a step ends, as that of the optimizer is
+            loop(12)
+
+    trace = recorded(tmp_path, program)
+    active = trace.steps[trace.steps["warmup"] == 0]
+    step = (active["end"] - active["start"]).mean()
+    of_ops, of_lines = by_op_and_by_line(trace)
+    assert of_lines == pytest.approx(step)
+    assert of_ops < step
+    assert sum(row["self"] for row in torchprof.by_module(trace).rows) == pytest.approx(step)
+
+
+def with_evaluations(steps: int, each: int, evaluate: Callable[[nn.Module], object]) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(steps):
+        loop(1, model.train(), optimizer)
+        if step % each == each - 1:
+            evaluate(model)
+
+
+def without_gradients(model: nn.Module) -> None:
+    with torch.no_grad():
+        model(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("evaluate", [without_gradients, lambda model: model.eval()(torch.ones(2, 4))])
+def test_steps_with_an_evaluation_are_left_out(tmp_path: Path, evaluate: Callable[[nn.Module], object]) -> None:
+    trace = recorded(tmp_path, lambda: with_evaluations(12, 4, evaluate))
+    assert calls(trace) == [2, 2, 2, 2, 4, 2, 2, 2, 4, 2, 2, 2]
+    assert np.flatnonzero(trace.steps["warmup"]).tolist() == [0, 4, 8]
+    assert trace.facts["evaluation_steps"] == [4, 8]
+    remark = "Evaluation: in steps 4 and 8 a model was also called without gradients or in eval mode; left out, as warm-up is"
+    assert remark in str(torchprof.by_module(trace))
+
+
+def test_a_model_that_is_evaluated_last_is_one_in_training(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def program() -> None:
+        for _ in range(4):
+            model(torch.ones(2, 2, 5, 5)).sum().backward()
+            optimizer.step()
+        with torch.no_grad():
+            model.eval()(torch.ones(2, 2, 5, 5))
+
+    trace = recorded(tmp_path, program)
+    assert trace.model is not None
+    assert [info.training for info in trace.model.modules] == [True, True, True, False]
+    assert [found.rule for found in torchprof.findings(trace)] == ["bias_before_norm"]
+
+
+def test_a_step_whose_kind_is_to_evaluate_too_is_a_step(tmp_path: Path) -> None:
+    trace = recorded(tmp_path, lambda: with_evaluations(6, 1, without_gradients))
+    assert trace.steps["warmup"].tolist() == [1, 0, 0, 0, 0, 0]
+    assert "evaluation_steps" not in trace.facts
+
+
+def test_sums_name_the_steps_with_an_evaluation(tmp_path: Path) -> None:
+    trace = recorded(tmp_path, lambda: with_evaluations(12, 4, without_gradients), last=None, aggregate=True)
+    assert np.flatnonzero(trace.steps["warmup"]).tolist() == [0]
+    assert trace.facts["evaluation_steps"] == [4, 8]
+    assert "in eval mode; they are in the means" in str(torchprof.by_module(trace))
+
+
 def test_gradients_that_are_accumulated_are_of_one_step(tmp_path: Path) -> None:
     def program() -> None:
         model = small()
@@ -101,6 +182,34 @@ def test_an_optimizer_that_never_steps_is_not_waited_for_long(tmp_path: Path) ->
     trace = recorded(tmp_path, lambda: loop(14))
     assert calls(trace) == [20, 2, 2, 2, 2]
     assert idle.state == {}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["the old one is kept", "the old one is gone"])
+def test_an_optimizer_that_takes_the_place_of_another_joins_no_iterations(tmp_path: Path, kept: bool) -> None:
+    def program() -> None:
+        model = small()
+        optimizers = [torch.optim.SGD(model[2].parameters(), 0.1)]  # the head alone, and then all of it
+        for step in range(6):
+            if step == 3:
+                del optimizers[: 0 if kept else 1]
+                optimizers += [torch.optim.Adam(model.parameters())]
+            model(torch.ones(2, 4)).sum().backward()
+            optimizers[-1].step()
+
+    assert calls(recorded(tmp_path, program)) == [2] * 6
+
+
+def test_a_model_on_another_thread_is_told(tmp_path: Path) -> None:
+    def program() -> None:
+        thread = threading.Thread(target=loop, args=(3,))
+        thread.start()
+        thread.join()
+
+    trace, outcome = record(tmp_path, program)
+    assert trace is not None
+    assert len(trace.steps) == 0
+    assert trace.model is not None
+    assert outcome.is_elsewhere
 
 
 def test_two_phases_of_training_have_their_own_steps(tmp_path: Path) -> None:
@@ -260,7 +369,7 @@ def test_only_the_steps_that_were_asked_for_are_recorded(tmp_path: Path, by: str
                     optimizer.step()
 
     given = by if by in ("batches", "range:work") else "auto"
-    trace, outcome = record(tmp_path, program, steps_by=given, first=2, last=4, as_usual=False)
+    trace, outcome = record(tmp_path, program, steps_by=given, first=2, last=4)
     assert trace is not None
     assert (trace.steps["number"].tolist(), trace.steps["warmup"].tolist()) == ([2, 3], [0, 0])
     assert calls(trace) == [2, 2]
@@ -292,7 +401,7 @@ def test_sums_are_of_all_steps(tmp_path: Path) -> None:
 
 
 def test_a_program_that_ends_too_early_is_told_so(tmp_path: Path) -> None:
-    trace, outcome = record(tmp_path, lambda: loop(3), first=5, last=8, as_usual=False)
+    trace, outcome = record(tmp_path, lambda: loop(3), first=5, last=8)
     assert (trace, outcome.is_written, outcome.steps) == (None, False, 3)
     trace, outcome = record(tmp_path, lambda: None)
     assert (trace, outcome.why) == (None, "the program ran no op of PyTorch")

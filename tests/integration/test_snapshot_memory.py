@@ -12,6 +12,7 @@ from snapshot_programs import Program, Training, script
 import torchprof
 from torchprof.allocator.account import BEFORE, NO_STACK, Held
 from torchprof.allocator.segment_use import SegmentUse
+from torchprof.cli.main import main
 from torchprof.errors import ArgumentError
 from torchprof.reporting.memory_chart import snapshot_chart
 
@@ -283,6 +284,25 @@ def test_a_history_in_which_nothing_is_allocated_is_a_history() -> None:
     assert found.leaks_unknown == "nothing was allocated in the history"
     assert "no history was recorded" not in str(found)
     assert found.peak == found.allocated
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_history_of_few_entries_is_said_to_be_that(count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshot = trained()
+    marker = {"action": "snapshot", "addr": 0, "size": 0, "stream": 0, "time_us": 1}
+    snapshot["segments"] = []
+    some = [{"action": each, "addr": 2**30, "size": 512, "stream": 0, "time_us": 2} for each in ("alloc", "free_requested")]
+    snapshot["device_traces"] = [[marker, *some[:count]]]
+    path = tmp_path / "few.pickle"
+    path.write_bytes(pickle.dumps(snapshot))
+    found = torchprof.memory(path)
+    assert found.changes == count
+    text = str(found)
+    assert ("The history has no allocation and no free, and tells no more than the end" in text) == (count == 0)
+    assert ("the peak is that of these, and may be far from that of the program" in text) == (count > 0)
+    assert text.startswith("Peak on cuda:0") == (count > 0)
+    assert main(["info", str(path)]) == 0
+    assert ("nothing was allocated or freed in it" in capsys.readouterr().out) == (count == 0)
 
 
 def test_what_the_segments_do_not_have_is_not_held_at_the_end() -> None:

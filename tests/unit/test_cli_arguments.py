@@ -110,30 +110,45 @@ def test_a_file_in_place_of_a_subcommand_is_told_how_to_be_shown(file: str, caps
         ("show FILE --by step --module fc", "--module is for --by op and --by kernel"),
         ("show FILE --reverse", "--reverse needs --sort COLUMN"),
         ("show FILE --by rank", "is of one process, and not of several ranks: show the file of each rank by itself"),
-        ("show FILE --by line", "trace has no stacks of Python"),
-        ("show FILE --by op --module nope", "module='nope' has no ops"),
-        ("show FILE --sort tme", "column 'tme' is unknown (did you mean 'time'?)"),
-        ("show FILE --columns calls,Time", "column 'Time' is unknown (did you mean 'time'?)"),
-        ("annotate FILE forward", "trace has no stacks of Python"),
+        ("show FILE --by op --module nope", "--module 'nope' has no ops"),
+        ("show FILE --sort tme", "--sort: column 'tme' is unknown (did you mean 'time'?)"),
+        ("show FILE --columns calls,Time", "--columns: column 'Time' is unknown (did you mean 'time'?)"),
         ("export FILE --to chrome --by time", "--by is for flame graphs, --to speedscope or folded"),
         ("export FILE --to chrome --functions", "--functions is for flame graphs"),
-        ("export FILE --to folded --functions", "stacks"),
         ("export FILE --to folded -o FILE", "this is FILE itself, which would be lost"),
-        ("export FILE --to folded -o /nowhere/out", "/nowhere/out: No such file or directory"),
-        ("export FILE --to folded -o /", "/: Is a directory"),
-        ("explain-oom FILE", "not a memory snapshot, which torch.cuda.memory._dump_snapshot writes"),
-        ("memory FILE --snapshot FILE --device cuda:0", "not a memory snapshot"),
     ],
 )
 def test_what_does_not_go_together_is_told_in_one_line(
     file: str, arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Path(file).read_bytes()
+    assert message in refused([file if each == "FILE" else each for each in arguments.split()], capsys)
+    assert Path(file).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("show FILE --by line", "trace has no stacks of Python"),
+        ("annotate FILE forward", "trace has no stacks of Python"),
+        (
+            "export FILE --to folded --functions",
+            "trace has no stacks of Python, which --functions needs: torchprof run --stacks",
+        ),
+        ("export FILE --to folded -o /nowhere/out", "/nowhere/out: No such file or directory"),
+        ("export FILE --to folded -o /", "/: Is a directory"),
+        ("explain-oom FILE", "not a memory snapshot, which torch.cuda.memory._dump_snapshot writes"),
+        ("memory FILE --snapshot FILE --device cuda:0", "not a memory snapshot"),
+    ],
+)
+def test_what_a_file_does_not_have_and_what_cannot_be_written_is_a_failure(
+    file: str, arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([file if each == "FILE" else each for each in arguments.split()]) == 1
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
+    assert said.err.startswith("torchprof: ")
     assert message in said.err
-    assert Path(file).read_bytes() == before
 
 
 def test_examples_of_every_help_parse() -> None:

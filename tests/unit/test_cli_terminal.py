@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,3 +265,21 @@ def test_help_imports_no_numpy() -> None:
     program = "import sys, torchprof.cli.main as cli; cli.parser().format_help(); print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
     assert done.stdout == "False\n"
+
+
+def test_data_is_exact_in_a_pipe_and_harmless_on_a_terminal(tmp_path: Path) -> None:
+    name = "\x1b[31mred\x07\tand\x9b2J"
+    odd = gpu_trace()
+    strings = [f"{text}{name}" if text == "aten::mm" else text for text in odd.strings]
+    replace(odd, strings=strings).save(tmp_path / "odd.torchprof")
+    arguments = ("show", tmp_path / "odd.torchprof", "--by", "op")
+    piped = torchprof_in_a_shell(*arguments, "--csv", encoding="utf-8").stdout
+    assert f"aten::mm{name}" in piped
+    shown = on_a_terminal(command(*arguments, "--csv"), rows=HIGH).text
+    assert "aten::mm\\x1b[31mred\\x07\\tand\\x9b2J" in shown
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert len(shown.splitlines()) == len(piped.split("\n")) - 1
+    of_json = [torchprof_in_a_shell(*arguments, "--json").stdout, on_a_terminal(command(*arguments, "--json"), rows=HIGH).text]
+    for text in of_json:
+        assert any(row["name"] == f"aten::mm{name}" for row in json.loads(text))
+        assert "\x1b" not in text

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import torchprof
 from torchprof import ArgumentError, Ceilings, Gpu
 from torchprof.trace.model import Model
-from torchprof.trace.schema import NO_THREAD, UNKNOWN_FLOPS, Activity, Direction, Phase, RuntimeCallKind
+from torchprof.trace.schema import NO_THREAD, PHASE_SHIFT, UNKNOWN_FLOPS, Activity, Direction, Phase, RuntimeCallKind
 
 H100 = Ceilings("NVIDIA H100", "float32", 0, flops=50e12, bytes=3e12)
 NOTE = "kernels, copies and fills as the driver reports them"
@@ -127,6 +127,43 @@ def test_a_wait_that_began_after_a_late_launch_is_not_the_cause() -> None:
 
 def test_waits_of_unknown_threads_cause_no_idle_time() -> None:
     assert after_a_wait({"start": 3, "end": 45, "thread": NO_THREAD}) == {"launch-bound": 30}
+
+
+def after_data(*waits: tuple[int, int], calls: list[dict[str, int]] | None = None, thread: int = 0) -> Gpu:
+    """A gap from 40 to 70 that ends with a kernel launched at 60, with these waits for data of a thread."""
+    data = Phase.DATA << PHASE_SHIFT
+    rows = [{"name": 1, "start": start, "end": end, "flags": data, "thread": thread} for start, end in waits]
+    inside = [{**row, "name": 2, "start": row["start"] + 1, "parent": at} for at, row in enumerate(rows)]  # ops of a loader
+    launches = [{"start": 0, "end": 2}, {"start": 60, "end": 62}, *(calls or [])]
+    kernels = ({"start": 5, "end": 40, "runtime_call": 0}, {"start": 70, "end": 80, "runtime_call": 1})
+    return timeline(*kernels, calls=launches, ops=[*rows, *inside])
+
+
+def test_idle_time_in_which_the_host_waited_for_data_has_a_cause_of_its_own() -> None:
+    assert idle(after_data((42, 58))) == {"launch-bound": 14, "data": 16}
+    assert idle(after_data((20, 58))) == {"launch-bound": 12, "data": 18}, "of the wait, what lies in the gap"
+    assert idle(after_data((20, 45), (50, 55))) == {"launch-bound": 20, "data": 10}
+    assert idle(after_data((10, 30))) == {"launch-bound": 30}, "it was over before the queue was empty"
+
+
+def test_waits_for_data_name_what_waited() -> None:
+    (data,) = (each for each in after_data((42, 58)).idle if each.cause == "data")
+    assert (data.op, data.gaps, data.time) == ("aten::first", 1, 16)
+
+
+def test_a_thread_that_loads_ahead_makes_no_device_idle() -> None:
+    assert idle(after_data((20, 58), thread=1)) == {"launch-bound": 30}
+
+
+def test_of_a_gap_after_both_data_has_its_time_and_synchronization_what_is_left() -> None:
+    wait = {"start": 3, "end": 45, "kind": RuntimeCallKind.SYNCHRONIZE}
+    assert idle(after_data((46, 58), calls=[wait])) == {"data": 12, "synchronization": 18}
+
+
+def test_a_column_of_data_is_shown_where_there_was_a_wait() -> None:
+    assert "Data" in str(after_data((42, 58)).by_device)
+    assert "data: of that, the time in which the thread that launched it waited for data" in str(after_data((42, 58)))
+    assert "Data" not in str(after_data((10, 30)).by_device)
 
 
 def copy_until(end: int) -> Gpu:
@@ -338,7 +375,8 @@ rows_of_calls = st.lists(
 def test_causes_add_up_to_idle_and_idle_and_busy_to_the_span(
     kernels: list[dict[str, int]], calls: list[dict[str, int]], error: int
 ) -> None:
-    ops = [{"name": 1, "start": 30, "end": 90}, {"name": 2, "start": 95, "end": 150}]
+    loads = Phase.DATA << PHASE_SHIFT
+    ops = [{"name": 1, "start": 30, "end": 90}, {"name": 2, "start": 95, "end": 150, "flags": loads}]
     account = timeline(*kernels, calls=calls, ops=ops, facts={"gpu_clock_error_ns": error})
     for device in account.devices:
         own = [row for row in kernels if f"cuda:{row['device_index']}" == device.name]

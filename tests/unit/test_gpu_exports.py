@@ -171,7 +171,7 @@ def test_speedscope_files_hold_the_same_stacks_of_device_time(tmp_path: Path) ->
 
 def test_stacks_of_device_time_need_kernels(tmp_path: Path) -> None:
     recorded = trace(strings=["a"], ops=[{"name": 0, "end": 5, "flags": FORWARD}])
-    with pytest.raises(ArgumentError, match="by='device': the trace has no kernels"):
+    with pytest.raises(ArgumentError, match="trace has no kernels, which by='device' adds up"):
         export_folded(recorded, tmp_path / "out", "device")
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +206,7 @@ def odd_trace(kernels: list[dict[str, int]], thread: int) -> Trace:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows, st.sampled_from([0, NO_THREAD]))
 def test_any_kernels_and_runtime_calls_give_valid_files(tmp_path: Path, kernels: list[dict[str, int]], thread: int) -> None:
     recorded = odd_trace(kernels, thread)

@@ -130,7 +130,7 @@ def changed(draw: Any) -> list[Any]:
 
 
 @given(changed(), st.booleans())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_events_with_anything_in_them_make_a_trace(folder: Path, events: list[Any], plainly: bool) -> None:
     path = folder / "changed.json"
     path.write_text(document(events))
@@ -141,7 +141,7 @@ def test_events_with_anything_in_them_make_a_trace(folder: Path, events: list[An
 
 
 @given(st.data(), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_bytes_that_were_damaged_make_a_trace_or_an_error(folder: Path, data: st.DataObject, packed: bool) -> None:
     whole = bytearray(document(EVERYTHING).encode())
     if packed:

@@ -284,7 +284,7 @@ def test_gaps_have_their_causes(tmp_path: Path) -> None:
         kernel("b", 50, 10, 3),
     )
     (device,) = torchprof.gpu(trace).devices
-    assert device.idle == {"launch-bound": 0, "synchronization": 20_000, "other": 0}
+    assert device.idle == {"launch-bound": 0, "data": 0, "synchronization": 20_000, "other": 0}
     assert torchprof.gpu(trace).waits[0].time == 37_000
     assert str(torchprof.gpu(trace)).startswith("GPU: kernels of one step, recorded by torch.profiler")
 

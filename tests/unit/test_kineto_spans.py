@@ -276,7 +276,7 @@ def events_of(spans: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
     return [step(0, 0, 50), *made, step(1, 50, 60), op("aten::last", 105, 3, seq=9, fwd=0), module("Net_0", 104, 5)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SPANS)
 def test_any_spans_nest_and_divide_steps_as_found_plainly(tmp_path_factory: pytest.TempPathFactory, spans: Any) -> None:
     trace = read(tmp_path_factory.mktemp("any"), *events_of(spans))

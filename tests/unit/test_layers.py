@@ -62,8 +62,8 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "advice": Room("Says what could be better in a program.", "errors analysis flops rendering tables trace wording"),
     "reporting": Room(
-        "Writes what a trace says as one HTML file.",
-        "paths errors _version terminal trace allocator analysis rendering tables advice wording",
+        "Writes what a trace says as one HTML file, and as numbers by name.",
+        "paths errors _version terminal arguments trace allocator analysis rendering tables advice wording",
     ),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
@@ -73,6 +73,11 @@ ROOMS: Final[dict[str, Room]] = {
     "comparison": Room(
         "What is different between two traces, estimates, summaries or accounts of memory.",
         "paths errors trace importers analysis rendering tables estimation wording",
+    ),
+    "benchmarking": Room(
+        "How long calls take that nothing records, and what recorded ones did.",
+        "errors arguments trace _native record analysis rendering tables wording",
+        torch=True,
     ),
     "raised": Room(
         "Adds to an exception of a model where it was raised, and the table up to there.",
@@ -93,10 +98,25 @@ ROOMS: Final[dict[str, Room]] = {
         "errors terminal trace wording importers record analysis rendering tables advice _native",
         torch=True,
     ),
+    "ranges": Room("Shows modules as ranges in other profilers.", "errors wording trace _torch_private record", torch=True),
+    "watching": Room(
+        "Records a few steps of a long job every so often.",
+        "errors arguments trace wording analysis record tables running",
+        torch=True,
+    ),
+    "handlers": Room(
+        "What to do with the trace of every cycle.", "paths errors wording trace analysis exporters reporting running"
+    ),
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
-        "summarize estimation _native",
+        "summarize estimation ranges watching handlers benchmarking _native",
+    ),
+    "integrations": Room(
+        "Where people already work: pytest, trainers and trackers, over the public names.",
+        "paths errors arguments trace wording _torch_private analysis record rendering tables comparison running handlers "
+        "benchmarking _native __init__",
+        torch=True,
     ),
     "cli": Room(
         "The subcommands, over the public names.",

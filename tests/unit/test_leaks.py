@@ -211,10 +211,10 @@ def test_no_leak_is_told_of_lost_data(table: str) -> None:
 
 def test_of_many_steps_the_held_bytes_of_some_are_printed() -> None:
     found = memory(recorded(*(block(step) for step in range(100)), of=100))
-    line = next(line for line in str(found).splitlines() if line.startswith("Held at the end of step"))
-    assert line.startswith("Held at the end of step 0: 8 B, 11: 96 B, 22: 184 B")
+    line = next(line for line in str(found).splitlines() if line.startswith("Held at the ends of "))
+    assert line.startswith("Held at the ends of 10 of 100 steps: 0: 8 B, 11: 96 B, 22: 184 B")
     assert line.endswith("99: 800 B")
-    assert line.count(":") == 10
+    assert line.count(":") == 11
 
 
 def held_in_a_loop(blocks: Sequence[dict[str, int]], count: int) -> list[int]:

@@ -9,7 +9,9 @@ import torch
 
 import torchprof
 from torchprof import ArgumentError, Ceilings
+from torchprof.cli.ceilings import read_ceilings
 from torchprof.record import ceilings as roofline
+from torchprof.trace.ceilings import PUBLISHED
 
 MACHINE = Ceilings("made up", "float32", 1, flops=100.0, bytes=10.0)
 
@@ -87,3 +89,40 @@ def test_what_cannot_be_measured_is_named(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ArgumentError, match=f"device='{device}'"):
         torchprof.ceilings(device, dtype)
+
+
+def test_published_rates_are_those_of_a_gpu_and_a_dtype() -> None:
+    of_half = Ceilings.published("H100-80GB", "bfloat16")
+    assert (of_half.flops, of_half.bytes, of_half.dtype, of_half.threads) == (989e12, 3.35e12, "bfloat16", 0)
+    assert "published" in of_half.device
+    assert Ceilings.published("A100-80GB").flops == 19.5e12
+    with pytest.raises(ArgumentError, match="gpu='H100' is not known: did you mean 'H100-80GB'"):
+        Ceilings.published("H100")
+    with pytest.raises(ArgumentError, match="dtype='bfloat16' has no published rate on T4"):
+        Ceilings.published("T4", "bfloat16")
+
+
+def test_published_rates_are_of_known_gpus_and_grow_as_precision_falls() -> None:
+    assert PUBLISHED.keys() <= torchprof.GPUS.keys()
+    for _, rates in PUBLISHED.values():
+        assert rates["float32"] <= rates.get("tf32", rates["float32"]) <= rates["float16"]
+        assert rates.get("bfloat16", rates["float16"]) == rates["float16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "flops", "bytes"),
+    [
+        ("989TFLOPS,3350GB", 989e12, 3.35e12),
+        ("1.5P, 8TB/s", 1.5e15, 8e12),
+        ("67 TFLOP/s,900G", 67e12, 9e11),
+        ("T4", 8.1e12, 3.2e11),
+    ],
+)
+def test_ceilings_are_written_in_a_shell(text: str, flops: float, bytes: float) -> None:
+    found = read_ceilings(text)
+    assert isinstance(found, Ceilings)
+    assert (found.flops, found.bytes) == (flops, bytes)
+
+
+def test_ceilings_of_this_machine_are_measured_when_they_are_needed() -> None:
+    assert (read_ceilings("here"), read_ceilings("here:bf16")) == ("float32", "bfloat16")

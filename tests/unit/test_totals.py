@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from handwritten import loop_trace, trace
 
+import torchprof
 from torchprof.analysis.model.flops import signature_bytes
 from torchprof.analysis.steps import step_of
+from torchprof.analysis.time.self_times import nested_self_times, self_times_in_steps
 from torchprof.analysis.time.totals import step_totals
-from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, Phase
+from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, SCOPE_USER, Phase
 
 
 def test_warm_up_is_left_out_and_self_times_are_by_step() -> None:
@@ -106,3 +108,25 @@ def test_times_between_steps_belong_to_no_step() -> None:
     active = recorded.steps[1:]
     assert step_of(np.array([95, 100, 189, 190, 250, 300]), recorded, active).tolist() == [-1, 0, 0, -1, 1, -1]
     assert step_of(np.array([5]), trace(), trace().steps).tolist() == [0]
+
+
+def test_what_is_open_when_a_step_ends_is_of_it_until_then() -> None:
+    """A range around the whole loop, and a module call that ends late: with an op in each step."""
+    recorded = trace(
+        strings=["loop", "aten::mm", "Net"],
+        ops=[
+            {"name": 0, "start": 5, "end": 250, "scope": SCOPE_USER},
+            {"name": 1, "start": 10, "end": 20, "parent": 0},
+            {"name": 1, "start": 110, "end": 130, "parent": 0},
+            {"name": 1, "start": 210, "end": 220, "parent": 0, "module_call": 0},
+        ],
+        modules=[{"type": 2}],
+        module_calls=[{"module": 0, "start": 150, "end": 240, "op": 0}],
+        steps=[{"start": 0, "end": 100, "number": 0}, {"start": 105, "end": 200, "number": 1}],
+    )
+    op_self, call_self = self_times_in_steps(recorded)
+    assert op_self.tolist() == [100 - 5 - 10, 10, 20, 10]
+    assert call_self.tolist() == [200 - 150]
+    assert sum(row["self"] for row in torchprof.by_op(recorded).rows) == (85 + 10 + 20) / 2
+    whole, _ = nested_self_times(recorded)
+    assert whole[0] == 245 - 10 - 20 - 90, "of the recording, it is all"

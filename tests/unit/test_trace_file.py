@@ -172,7 +172,7 @@ except torchprof.ExtensionError as error:
     assert "cannot be loaded" in done.stdout
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=8))
 def test_whatever_is_wrong_with_a_file_it_is_said_in_one_way(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     two_layer_trace().save(tmp_path / "good")

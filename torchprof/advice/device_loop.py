@@ -11,10 +11,9 @@ from torchprof.advice.finding import Worth
 from torchprof.advice.loop import Loop, loop_of
 from torchprof.advice.registry import NotTold
 from torchprof.analysis.gpu.backend import has_kernels, why_no_kernels
-from torchprof.analysis.gpu.gaps import gaps_between
+from torchprof.analysis.gpu.step_spans import device_busy
 from torchprof.analysis.lines.where import most_first
 from torchprof.analysis.model.module_tree import module_labels
-from torchprof.analysis.steps import active_steps
 from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import Activity, Rows
 from torchprof.trace.trace import Trace
@@ -53,22 +52,10 @@ def device_loop_of(trace: Trace) -> DeviceLoop:
     if not has_kernels(trace):
         raise NotTold(why_no_kernels(trace))
     loop = loop_of(trace)
-    busy = _busy(trace)
+    busy = device_busy(trace)
     if not busy:
         raise NotTold("no kernel of an active step was recorded")
     return DeviceLoop(loop.steps, busy, loop)
-
-
-def _busy(trace: Trace) -> int:
-    active = active_steps(trace)
-    if active["busy"].any():
-        return int(active["busy"].mean())
-    kernels = trace.kernels[(trace.kernels["end"] > trace.kernels["start"]) & (trace.kernels["start"] >= 0)]
-    if len(trace.steps) or not len(kernels):
-        totals = step_totals(trace)
-        return int(totals.kernels["time"].sum()) // totals.steps
-    begins, ends, _ = gaps_between(kernels["start"], kernels["end"])
-    return int(kernels["end"].max() - kernels["start"].min() - (ends - begins).sum())
 
 
 def kernels_named(trace: Trace, wanted: Callable[[str], object]) -> Rows:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from torchprof.advice.finding import Finding, Worth
+from torchprof.advice.loop import loop_of
 from torchprof.advice.registry import NotTold, all_rules
 from torchprof.analysis.records import Record
 from torchprof.rendering.grid import Entry, Parts
@@ -30,12 +31,14 @@ class Findings(Printed):
         looked_for: what was looked for, by the name of the rule.
         not_told: why a rule could not tell, by its name.
         remarks: what must be said of the recording.
+        of_step: what the time of a step is, where it is not that of the host; else empty.
     """
 
     found: tuple[Finding, ...]
     looked_for: dict[str, str]
     not_told: dict[str, str]
     remarks: tuple[str, ...] = ()
+    of_step: str = ""
 
     def __len__(self) -> int:
         return len(self.found)
@@ -62,6 +65,8 @@ class Findings(Printed):
 
     def _below(self) -> Iterator[str]:
         """What must be said of all findings, of what was not looked for, and of the recording."""
+        if self.of_step and any(finding.worth is not None and finding.worth.of != "peak memory" for finding in self.found):
+            yield self.of_step
         if len(self.found) > 1:
             yield "Findings overlap: what they are worth does not add up"
         reasons: dict[str, list[str]] = {}
@@ -130,4 +135,15 @@ def findings(trace: Trace) -> Findings:
         except NotTold as reason:
             not_told[rule.name] = str(reason)
     found.sort(key=lambda finding: -finding.worth.share if finding.worth is not None else 0.0)
-    return Findings(tuple(found), looked_for, not_told, tuple(remarks(trace)))
+    return Findings(tuple(found), looked_for, not_told, tuple(remarks(trace)), _of_step(trace))
+
+
+def _of_step(trace: Trace) -> str:
+    try:
+        loop = loop_of(trace)
+    except NotTold:
+        return ""
+    if not loop.of_devices:
+        return ""
+    step, host = format_ns(loop.time), format_ns(loop.host)
+    return f"Step time: {step}, that of the device; the host takes {host}, and gains little by what it alone saves"

@@ -10,13 +10,10 @@ import numpy.typing as npt
 from torchprof.advice.registry import NotTold
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.gpu.devices import devices_and_gaps
-from torchprof.analysis.gpu.gaps import gaps_between
 from torchprof.analysis.gpu.kernels import kernel_steps
 from torchprof.analysis.lines.stack_costs import is_aggregated
 from torchprof.analysis.remembered import remembered
-from torchprof.analysis.spans import closed_ends
 from torchprof.analysis.steps import active_steps
-from torchprof.trace.schema import Phase, phases
 from torchprof.trace.trace import Trace
 
 __all__ = ["DeviceIdle", "check_kernels", "idle_of"]
@@ -35,8 +32,9 @@ class DeviceIdle:
         kernels: how many of the active steps it ran.
         kernel: the row of ``trace.kernels`` that ended the gap.
         wait: the row of ``trace.runtime_calls`` in which the host waited; -1: it did not.
-        launch_bound: because the host was late to launch, without the time in which it waited for data.
-        data: because it waited for data.
+        data: the row of ``trace.ops`` with the first wait for data; -1: there was none.
+        launch_bound: because the host was late to launch, and waited neither for data nor for the device.
+        for_data: because it waited for data.
         synchronization: because it waited for the device.
     """
 
@@ -47,8 +45,9 @@ class DeviceIdle:
     kernels: int
     kernel: Ints
     wait: Ints
-    launch_bound: Ints
     data: Ints
+    launch_bound: Ints
+    for_data: Ints
     synchronization: Ints
 
 
@@ -71,8 +70,7 @@ def idle_of(trace: Trace) -> DeviceIdle | None:
         return None
     device, gaps = max(devices, key=lambda each: each[0].busy)
     kept = np.flatnonzero(kernel_steps(trace, active_steps(trace))[gaps.kernel] >= 0)
-    launch_bound, synchronization, _ = gaps.parts[:, kept]
-    data = np.minimum(launch_bound, _waited_for_data(trace, gaps.start[kept], gaps.end[kept]))
+    launch_bound, data, synchronization, _ = gaps.parts[:, kept]
     return DeviceIdle(
         device.name,
         device.start,
@@ -81,28 +79,8 @@ def idle_of(trace: Trace) -> DeviceIdle | None:
         device.kernels,
         gaps.kernel[kept],
         gaps.wait[kept],
-        launch_bound - data,
+        gaps.data[kept],
+        launch_bound,
         data,
         synchronization,
     )
-
-
-def _waited_for_data(trace: Trace, start: Ints, end: Ints) -> Ints:
-    """How much of each of these intervals the program waited for data."""
-    rows = np.flatnonzero(phases(trace.ops) == Phase.DATA)
-    if not len(rows):
-        return np.zeros(len(start), dtype=np.int64)
-    begins, ends = trace.ops["start"][rows].astype(np.int64), closed_ends(trace, trace.ops)[rows]
-    free_begins, free_ends, _ = gaps_between(begins, ends)
-    first, last = int(begins.min()), int(ends.max())
-    until = np.append(0, np.cumsum(free_ends - free_begins))
-
-    def data_before(time: Ints) -> Ints:
-        """Nanoseconds for which it had waited by then."""
-        time = np.clip(time, first, last)
-        at = np.searchsorted(free_begins, time, side="right")
-        over = np.append(0, free_ends)[at] - time  # of a time between two waits: what is left until the next
-        waited: Ints = time - first - until[at] + np.where(at > 0, np.maximum(over, 0), 0)
-        return waited
-
-    return data_before(end) - data_before(start)

@@ -139,7 +139,7 @@ def saved_by(trace: Trace, loop: Loop, rows: Ints, what: str, part: float = 1.0)
     """What it is worth at most that these ops are gone, or a part of their time.
 
     On the host alone the program waits for every op, so their time is gone with them. A device runs beside the host, and a step
-    is as long as the busier of the two: it may be that nothing is gained, or the longer of both times.
+    is as long as the busier of the two: it may be that nothing is gained, or as much as `Loop.most_saved` says.
 
     Args:
         what: the time is of: ``"the casts"``.
@@ -147,7 +147,8 @@ def saved_by(trace: Trace, loop: Loop, rows: Ints, what: str, part: float = 1.0)
     rows = outermost_of(trace, rows)
     host, device = (part * float(time.sum()) / loop.steps for time in (host_time(trace, rows), device_time(trace, rows)))
     if uses_device(trace):
-        return loop.worth(max(host, device), f"the longer of host and device time of {what}")
+        limit = ", as far as the device has idle time" if loop.idle is not None and host > loop.idle + device else ""
+        return loop.worth(loop.most_saved(max(host, device), device), f"the longer of host and device time of {what}{limit}")
     return loop.worth(host, f"the time of {what}", low=host)
 
 

@@ -63,7 +63,8 @@ def worth_of_waits(trace: Trace, loop: Loop, idle: DeviceIdle, waits: Ints) -> W
     calls = trace.runtime_calls
     waited = int((calls["end"][waits] - calls["start"][waits]).sum())
     low = int(idle.synchronization[np.isin(idle.wait, waits)].sum())
-    high = max(low, min(waited, int(idle.synchronization.sum() + idle.launch_bound.sum())))
+    gaps = sum(int(part.sum()) for part in (idle.synchronization, idle.launch_bound, idle.for_data))
+    high = max(low, min(waited, gaps))
     return loop.worth(high / loop.steps, "idle time of the device that followed from it", low=low / loop.steps)
 
 

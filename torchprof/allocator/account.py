@@ -80,6 +80,11 @@ class SnapshotAccount:
         return replayed(self.snapshot, None, None, self.number)
 
     @cached_property
+    def changes(self) -> int:
+        """How many allocations and frees the history has. Where it has none, it tells no more than the end does."""
+        return self.snapshot.changes(self.number)
+
+    @cached_property
     def reserved(self) -> int:
         """At the end."""
         return sum(segment.size for segment in self._segments)

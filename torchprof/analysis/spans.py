@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["closed_ends", "durations", "latest_before", "sum_by", "sum_by_parent", "with_descendants"]
+__all__ = ["closed_ends", "durations", "latest_before", "merged", "sum_by", "sum_by_parent", "with_descendants"]
 
 Nanoseconds = npt.NDArray[np.int64]
 
@@ -63,3 +63,14 @@ def latest_before(starts: Nanoseconds, times: Nanoseconds) -> Nanoseconds:
         first = np.searchsorted(times, starts)
         return np.repeat(np.arange(-1, len(starts)), np.diff(first, prepend=0, append=len(times)))
     return np.searchsorted(starts, times, side="right") - 1
+
+
+def merged(start: Nanoseconds, end: Nanoseconds) -> tuple[Nanoseconds, Nanoseconds, Nanoseconds]:
+    """Intervals with overlapping ones merged, in order: starts, ends, and the row of the first of each."""
+    if not len(start):
+        none = np.zeros(0, dtype=np.int64)
+        return none, none, none
+    order = np.argsort(start, kind="stable")
+    latest = np.maximum.accumulate(end[order])
+    first = np.append(0, np.flatnonzero(start[order][1:] > latest[:-1]) + 1)
+    return start[order][first], latest[np.append(first[1:], len(order)) - 1], order[first]

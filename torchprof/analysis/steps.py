@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,19 @@ from torchprof.analysis.spans import latest_before
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["PHASE_COLUMNS", "StepTimes", "active_steps", "how_to_mark_steps", "step_of", "step_times"]
+__all__ = [
+    "NEVER",
+    "PHASE_COLUMNS",
+    "StepTimes",
+    "active_steps",
+    "end_of_step",
+    "evaluation_steps",
+    "how_to_mark_steps",
+    "numbered_from",
+    "step_of",
+    "step_times",
+    "warmup_count",
+]
 
 PHASE_COLUMNS: Final = {
     "forward": Phase.FORWARD,
@@ -22,6 +34,7 @@ PHASE_COLUMNS: Final = {
     "data": Phase.DATA,
 }
 """Columns of times by phase. What is left of a step is of `Phase.OTHER`."""
+NEVER: Final = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,15 @@ def active_steps(trace: Trace) -> Rows:
     return active
 
 
+def numbered_from(trace: Trace, first: int) -> Trace:
+    """The trace with steps that are counted from this number in place of 0: of a recording that began in a later step."""
+    if not first or not len(trace.steps):
+        return trace
+    steps = trace.steps.copy()
+    steps["number"] += first
+    return replace(trace, steps=steps)
+
+
 def how_to_mark_steps(trace: Trace) -> str:
     """What a recording needs to have steps."""
     if "source" in trace.facts:
@@ -80,3 +102,21 @@ def step_of(times: Rows, trace: Trace, active: Rows) -> npt.NDArray[np.int64]:
         return np.full(len(times), -1, dtype=np.int64)
     step = latest_before(active["start"], times)
     return np.where((step >= 0) & (times < active["end"][step]), step, -1)
+
+
+def end_of_step(times: Rows, trace: Trace) -> npt.NDArray[np.int64]:
+    """When the active step ends that each time lies in; where it lies in none, never: the largest number there is."""
+    active = active_steps(trace)
+    return np.append(active["end"], NEVER)[step_of(times, trace, active)] if len(active) else np.full(len(times), NEVER)
+
+
+def evaluation_steps(trace: Trace) -> list[int]:
+    """The numbers of the steps in which a model was also evaluated, as `torchprof run` found them."""
+    found = trace.facts.get("evaluation_steps", ())
+    return [number for number in found if isinstance(number, int)] if isinstance(found, list | tuple) else []
+
+
+def warmup_count(trace: Trace) -> int:
+    """How many steps are warm-up, without those that are left out as a model was evaluated in them."""
+    warmup = trace.steps["number"][trace.steps["warmup"] != 0]
+    return int(np.isin(warmup, evaluation_steps(trace), invert=True).sum())

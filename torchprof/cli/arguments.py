@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
+from torchprof.errors import ArgumentError
 from torchprof.terminal import printable
 from torchprof.wording import nearest
 
-__all__ = ["WRONG_ARGUMENTS", "Parser", "add_file", "completes", "did_you_mean", "number_of", "subcommand", "text_list"]
+__all__ = [
+    "WRONG_ARGUMENTS",
+    "Parser",
+    "UsageError",
+    "add_file",
+    "completes",
+    "did_you_mean",
+    "given_as",
+    "number_of",
+    "subcommand",
+    "text_list",
+]
 
 WRONG_ARGUMENTS: Final = 2
 FILES: Final = "of torchprof, or of torch.profiler (JSON, also .gz)"
 WITH_SNAPSHOTS: Final = f"{FILES}, or a CUDA memory snapshot"
+
+
+class UsageError(ArgumentError):
+    """The command line itself is wrong, whatever the files hold: it is said as argparse says it, and the exit code is 2."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +47,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it and exit with 2."""
         if sys.stderr is not None:
-            end = "" if message.endswith("?") else "."
+            end = "" if message.endswith(("?", ".")) else "."
             print(f"{self.prog}: {printable(message)}{end} See {self.prog} --help", file=sys.stderr)
         sys.exit(WRONG_ARGUMENTS)
 
@@ -84,6 +101,19 @@ def text_list(text: str) -> list[str]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"{text!r} has no name in one of its places: give names such as time,calls")
     return names
+
+
+@contextmanager
+def given_as(option: str) -> Iterator[None]:
+    """Meanwhile, an argument that is not accepted is what this option was given.
+
+    Raises:
+        UsageError: it was not accepted.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,9 +7,9 @@ import sys
 from typing import Any, Final
 
 import torchprof
-from torchprof.cli.arguments import WRONG_ARGUMENTS, subcommand
+from torchprof.cli.arguments import WRONG_ARGUMENTS, given_as, subcommand
 from torchprof.cli.files import holds_snapshot, refuse_to_overwrite, trace_of
-from torchprof.cli.output import add_output_options, paged, write
+from torchprof.cli.output import add_output_options, paged, write, write_csv
 from torchprof.cli.progress import working
 from torchprof.terminal import printable
 
@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
     a, b = _read(options.a), _read(options.b)
     with working("comparing"):
         found = torchprof.diff(a, b, by=options.by, names=(options.a, options.b))
-        checks = found.check(*options.fail_if, strict=options.strict)
+        with given_as("--fail-if"):
+            checks = found.check(*options.fail_if, strict=options.strict)
     if options.html is not None:
         for source in (options.a, options.b):
             refuse_to_overwrite(source, options.html, "--html")
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         write(f"{found.to_json()}\n")
     elif options.csv:
-        write(found.to_csv())
+        write_csv(found.to_csv())
     else:
         with paged(options):
             found.print(width=options.width)

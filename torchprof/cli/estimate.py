@@ -5,20 +5,41 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 import torchprof
-from torchprof.cli.arguments import completes, did_you_mean, number_of, subcommand
+from torchprof.cli.arguments import WRONG_ARGUMENTS, UsageError, completes, did_you_mean, given_as, number_of, subcommand
 from torchprof.cli.inputs import Input, add_inputs, dtype_named, inputs_of
 from torchprof.cli.output import add_output_options, paged, write_json
 from torchprof.cli.progress import working
 from torchprof.cli.targets import add_target, attribute_of, builder_of, of_the_user
 from torchprof.cli.values import assignment, gpu_or_bytes, gpus_to_complete
-from torchprof.errors import ArgumentError
 from torchprof.terminal import is_terminal
+from torchprof.wording import shown
 
 __all__ = ["add_parser", "run"]
+
+
+DOES_NOT_FIT: Final = 1
+ABOUT: Final = """Predict what a training step needs, whether it fits, and the largest batch.
+
+It exits with 0; with 1 where it does not fit --gpu, or that is not known; with 2 where it failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """Makes an optimizer of parameters, and is named as it was given."""
+
+    name: str
+    make: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def __call__(self, parameters: Any) -> Any:
+        return self.make(parameters, **self.arguments)
+
+    def __repr__(self) -> str:
+        return " ".join([self.name, *(f"--optimizer-arg {name}={value}" for name, value in self.arguments.items())])
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -26,7 +47,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subcommand(
         subparsers,
         "estimate MODEL --input INPUT",
-        "Predict what a training step needs, whether it fits, and the largest batch.",
+        ABOUT,
         "estimate package.module:Net --input 3,224,224 --batch 64 --optimizer AdamW --gpu H100-80GB",
         "estimate package.module:Llama --input input_ids=int64:B,4096 --optimizer AdamW --amp bf16 --gpu A100-80GB",
         "estimate models.py:Net --input 64,3,224,224 --optimizer SGD --optimizer-arg lr=0.1 --optimizer-arg momentum=0.9",
@@ -66,26 +87,27 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--steps", metavar="N", type=number_of("steps", 1), default=2, help="how many steps to run (default: 2)"
     )
     add_output_options(parser)
+    parser.set_defaults(failed=WRONG_ARGUMENTS)
     return parser
 
 
-def run(options: argparse.Namespace) -> None:
-    """Print the estimate."""
+def run(options: argparse.Namespace) -> int:
+    """Print the estimate, and return the exit code."""
     if not options.input:
-        raise ArgumentError("--input is needed, such as --input 64,3,224,224: what the model is trained with")
+        raise UsageError("--input is needed, such as --input 64,3,224,224: what the model is trained with")
     if options.max_batch and options.gpu is None:
-        raise ArgumentError("--max-batch needs --gpu GPU, such as --gpu H100-80GB: it has to fit somewhere")
+        raise UsageError("--max-batch needs --gpu GPU, such as --gpu H100-80GB: it has to fit somewhere")
     if options.optimizer_arg and options.optimizer is None:
-        raise ArgumentError(f"--optimizer-arg {options.optimizer_arg[0][0]} needs --optimizer NAME, such as AdamW")
+        raise UsageError(f"--optimizer-arg {options.optimizer_arg[0][0]} needs --optimizer NAME, such as AdamW")
     searches = options.max_batch if options.max_batch is not None else options.gpu is not None
     with of_the_user(options.model):
         build = builder_of(options)
         settings: dict[str, Any] = {
             "optimizer": _optimizer(options),
-            "loss": attribute_of("--loss", options.loss) if options.loss is not None else None,
-            "amp": dtype_named("--amp", options.amp) if options.amp is not None else None,
+            "loss": _function("--loss", options.loss) if options.loss is not None else None,
+            "amp": dtype_named("--amp", options.amp, floating=True) if options.amp is not None else None,
             "device": options.device,
-            "allocator": options.allocator,
+            "allocator": _settings(options.allocator),
             "compile": options.compile,
             "steps": options.steps,
         }
@@ -93,16 +115,29 @@ def run(options: argparse.Namespace) -> None:
             found = torchprof.estimate(build, inputs_of(options.input, options.batch, "meta"), capacity=options.gpu, **settings)
         largest = _largest_batch(options, build, settings) if searches else None
     if options.json:
-        write_json({**found.to_dict(), "max_batch_size": largest})
-        return
-    with paged(options):
-        found.print(width=options.width)
-        if largest is not None:
-            print(
-                f"Largest batch that fits: {largest:,}" if largest else "Largest batch that fits: none, not even the smallest"
-            )
-            if not any(None in each.sizes for each in options.input) and options.batch is None:
-                print("The batch: taken to be the first dimension of every input; --batch, or B in --input, says otherwise")
+        write_json({**found.to_dict(), "max_batch_size": largest, "fitting_gpus": found.fitting_gpus()})
+    else:
+        from torchprof.cli.ways_out import WithWaysOut
+
+        with paged(options):
+            WithWaysOut(found, _ways_out(options, found, largest)).print(width=options.width)
+    return DOES_NOT_FIT if options.gpu is not None and found.fits() is not True else 0
+
+
+def _ways_out(options: argparse.Namespace, found: torchprof.Estimate, largest: int | None) -> list[str]:
+    """What is said below the verdict: the largest batch, and what else would do."""
+    lines = []
+    if largest is not None:
+        lines += [
+            f"Largest batch that fits: {largest:,}" if largest else "Largest batch that fits: none, not even the smallest"
+        ]
+        if not any(None in each.sizes for each in options.input) and options.batch is None:
+            lines += ["The batch: taken to be the first dimension of every input; --batch, or B in --input, says otherwise"]
+    elif options.gpu is not None and found.fits() is not True:
+        lines += ["A smaller batch may fit: --max-batch finds it"]
+    if options.gpu is not None and found.fits() is not True and options.amp is None:
+        lines += ["Or less per sample: --amp bf16 estimates it under autocast"]
+    return lines
 
 
 def _largest_batch(options: argparse.Namespace, build: Callable[[], Any], settings: dict[str, Any]) -> int:
@@ -120,16 +155,31 @@ def _optimizer(options: argparse.Namespace) -> Callable[..., Any] | None:
     if options.optimizer is None:
         return None
     if ":" in options.optimizer:
-        found = attribute_of("--optimizer", options.optimizer)
+        found = _function("--optimizer", options.optimizer)
     else:
         import torch
 
         known = optimizers_to_complete("")
         if options.optimizer not in known:
             near = did_you_mean(options.optimizer, known) or f": give one of {', '.join(known)}, or package.module:name"
-            raise ArgumentError(f"--optimizer {options.optimizer}: torch.optim has none of this name{near}")
+            raise UsageError(f"--optimizer {options.optimizer}: torch.optim has none of this name{near}")
         found = getattr(torch.optim, options.optimizer)
-    return partial(found, **dict(options.optimizer_arg))
+    return Optimizer(options.optimizer, found, dict(options.optimizer_arg))
+
+
+def _function(option: str, name: str) -> Callable[..., Any]:
+    """What a name of the user's own names, if it can be called."""
+    found = attribute_of(option, name)
+    if not callable(found):
+        raise UsageError(f"{option} {name} is no function: {shown(found)}")
+    return cast("Callable[..., Any]", found)
+
+
+def _settings(text: str) -> str:
+    """Settings of the allocator, as they were given."""
+    with given_as("--allocator"):
+        torchprof.AllocatorSettings.parse(text)
+    return text
 
 
 def optimizers_to_complete(prefix: str, **_: Any) -> list[str]:

@@ -12,11 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 import torchprof
-from torchprof.cli.arguments import add_file, subcommand
+from torchprof.cli.arguments import UsageError, add_file, subcommand
 from torchprof.cli.files import beside, refuse_to_overwrite, trace_of
 from torchprof.cli.output import say, write
 from torchprof.cli.progress import working
-from torchprof.errors import ArgumentError
 from torchprof.rendering.units import format_bytes
 
 __all__ = ["add_parser", "run"]
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     if options.to == "chrome":
         for name in FOR_FLAME_GRAPHS:
             if name in given:
-                raise ArgumentError(
+                raise UsageError(
                     f"--{name.replace('_', '-')} is for flame graphs, --to speedscope or folded; chrome is a timeline"
                 )
     trace = trace_of(options.file)

@@ -7,8 +7,9 @@ import shlex
 from typing import Final
 
 import torchprof
+from torchprof.cli.arguments import UsageError
 from torchprof.cli.progress import working
-from torchprof.errors import ArgumentError, TraceFileError
+from torchprof.errors import TraceFileError
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.terminal import printable
@@ -72,6 +73,6 @@ def beside(path: str, ending: str) -> str:
 
 
 def refuse_to_overwrite(source: str, path: str, option: str = "-o") -> None:
-    """Raise ArgumentError where what is written would take the place of what it is made of."""
+    """Raise UsageError where what is written would take the place of what it is made of."""
     if os.path.exists(path) and os.path.samefile(source, path):
-        raise ArgumentError(f"{option} {path}: this is FILE itself, which would be lost: give another name")
+        raise UsageError(f"{option} {path}: this is FILE itself, which would be lost: give another name")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torchprof
 from torchprof.cli.arguments import add_file, subcommand
+from torchprof.cli.ceilings import add_ceilings, ceilings_of
 from torchprof.cli.files import trace_of
 from torchprof.cli.output import add_output_options, emit
 
@@ -23,10 +24,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "gpu trace.json.gz --json",
     )
     add_file(parser)
+    add_ceilings(parser)
     add_output_options(parser)
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the account."""
-    emit(torchprof.gpu(trace_of(options.file, "kernels")), options)
+    emit(torchprof.gpu(trace_of(options.file, "kernels"), ceilings=ceilings_of(options)), options)

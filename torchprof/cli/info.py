@@ -15,7 +15,7 @@ from torchprof.cli.output import add_output_options, paged, write, write_json
 from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
 __all__ = ["add_parser", "run"]
 
@@ -76,6 +76,7 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "origin_unix_ns": facts.get("origin_unix_ns"),
         "steps": len(trace.steps),
         "warmup_steps": _warmup(trace),
+        "evaluation_steps": _evaluated(trace),
         "modules": len(trace.model.modules) if trace.model is not None else None,
         "rows": {name: len(getattr(trace, name)) for name in TABLES},
         "lost": trace.losses,
@@ -90,8 +91,15 @@ def _distributed(trace: torchprof.Trace) -> dict[str, Any]:
     return {**(found if isinstance(found, dict) else {}), **{name: trace.facts[name] for name in RANK if name in trace.facts}}
 
 
+def _evaluated(trace: torchprof.Trace) -> list[int]:
+    """The numbers of the steps in which a model was also evaluated."""
+    return list(trace.facts.get("evaluation_steps", ()))
+
+
 def _warmup(trace: torchprof.Trace) -> int:
-    return int((trace.steps["warmup"] != 0).sum())
+    """How many steps are warm-up, and were not left out for another reason."""
+    evaluated = set(_evaluated(trace))
+    return sum(number not in evaluated for number in trace.steps["number"][trace.steps["warmup"] != 0].tolist())
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
@@ -109,6 +117,9 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
     warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
+    if evaluated := _evaluated(trace):
+        counts = "they count in tables" if facts.get("aggregate") else "left out of tables"
+        yield "Evaluation", f"in {numbered(evaluated, 'step')}; {counts}"
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
     for table in TABLES:
         yield table.replace("_", " ").capitalize(), f"{len(getattr(trace, table)):,}"
@@ -142,6 +153,7 @@ def _data_of_device(account: torchprof.SnapshotMemory, number: int) -> dict[str,
         "segments": len(segments),
         "reserved": sum(segment.size for segment in segments),
         "entries": len(history) if history is not None else None,
+        "changes": snapshot.changes(number) if history is not None else None,
         "requests_failed": sum(entry.action == "oom" for entry in history) if history is not None else None,
         "duration_ns": (times[-1] - times[0]) * 1000 if times else None,
         "stacks": with_stacks if history is not None else None,
@@ -158,9 +170,11 @@ def _facts_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> Iterator
         if device["entries"] is None:
             yield "", "no history: torch.cuda.memory._record_memory_history() before the program keeps one"
             continue
-        long = f" in {format_ns(device['duration_ns'])}" if device["duration_ns"] is not None else ""
+        long = f" in {format_ns(device['duration_ns'])}" if device["duration_ns"] else ""
         stacks = "with stacks of Python" if device["stacks"] else "without stacks of Python"
         yield "", f"{counted(device['entries'], 'entry', 'entries')} of history{long}, {stacks}"
+        if not device["changes"]:
+            yield "", "nothing was allocated or freed in it: it tells no more than the end"
         if failed := device["requests_failed"]:
             yield "", f"{counted(failed, 'request')} failed: torchprof explain-oom says why"
 

@@ -12,8 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from torchprof.cli.arguments import did_you_mean, number_of
-from torchprof.errors import ArgumentError
+from torchprof.cli.arguments import UsageError, did_you_mean, number_of
 
 if TYPE_CHECKING:
     import torch
@@ -89,15 +88,15 @@ def inputs_of(given: list[Input], batch: int | None, device: str | None) -> Any:
     """The tensors that a model is called with: a tuple of positional ones, or a dict.
 
     Raises:
-        ArgumentError: some have names and others not, two have the same, or a dtype is unknown.
+        UsageError: some have names and others not, two have the same, or a dtype is unknown.
     """
     import torch
 
     names = [each.name for each in given]
     if any(names) and not all(names):
-        raise ArgumentError("--input: some have names and others not: name them all, as in --input ids=int64:2,128, or none")
+        raise UsageError("--input: some have names and others not: name them all, as in --input ids=int64:2,128, or none")
     if twice := next((name for at, name in enumerate(names) if name and name in names[:at]), None):
-        raise ArgumentError(f"--input {twice}=...: was given twice")
+        raise UsageError(f"--input {twice}=...: was given twice")
     tensors = []
     for each in given:
         dtype = dtype_named("--input", each.dtype) if each.dtype else torch.get_default_dtype()
@@ -107,16 +106,19 @@ def inputs_of(given: list[Input], batch: int | None, device: str | None) -> Any:
             tensors.append(
                 torch.rand(sizes, device=device).to(dtype) if random else torch.zeros(sizes, dtype=dtype, device=device)
             )
-        except (RuntimeError, AssertionError) as error:
-            raise ArgumentError(f"--input {','.join(map(str, sizes))}: cannot be made: {str(error).splitlines()[0]}") from None
+        except (RuntimeError, AssertionError, TypeError, OverflowError) as error:
+            raise UsageError(f"--input {','.join(map(str, sizes))}: cannot be made: {str(error).splitlines()[0]}") from None
     return dict(zip(names, tensors, strict=True)) if any(names) else tuple(tensors)
 
 
-def dtype_named(argument: str, name: str) -> torch.dtype:
+def dtype_named(argument: str, name: str, *, floating: bool = False) -> torch.dtype:
     """The dtype of this name, such as ``"bfloat16"`` or ``"bf16"``.
 
+    Args:
+        floating: others than those of floating point are refused.
+
     Raises:
-        ArgumentError: there is none.
+        UsageError: there is none.
     """
     import torch
 
@@ -124,5 +126,7 @@ def dtype_named(argument: str, name: str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         known = [each for each in dir(torch) if isinstance(getattr(torch, each), torch.dtype)]
         near = did_you_mean(name, known) or ": give one such as float32, bfloat16 or int64"
-        raise ArgumentError(f"{argument}: {name!r} is no dtype{near}")
+        raise UsageError(f"{argument}: {name!r} is no dtype{near}")
+    if floating and not found.is_floating_point:
+        raise UsageError(f"{argument}: {name!r} is no dtype of floating point: give one such as bfloat16 or float16")
     return found

@@ -14,8 +14,9 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from torchprof._version import __version__
 from torchprof.cli import (
@@ -34,10 +35,11 @@ from torchprof.cli import (
     show,
     summary,
 )
-from torchprof.cli.arguments import WRONG_ARGUMENTS, Parser, did_you_mean
+from torchprof.cli.arguments import WRONG_ARGUMENTS, Parser, UsageError, did_you_mean
 from torchprof.cli.files import quoted
+from torchprof.cli.shell_words import ShellWords
 from torchprof.cli.targets import UserError
-from torchprof.errors import TorchprofError
+from torchprof.errors import ArgumentError, TorchprofError
 from torchprof.terminal import printable
 
 __all__ = ["main"]
@@ -71,7 +73,11 @@ COMPLETING: Final = "_ARGCOMPLETE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong."""
+    """Run the command line and return its exit code: 0, 1 where it failed, 2 where the arguments are wrong.
+
+    Raises:
+        SystemExit: with 2 where the arguments are wrong, with 0 after ``--help`` and ``--version``.
+    """
     options, code = argparse.Namespace(), None
     program, places = sys.argv, list(sys.path)  # which are those of a model while it is made
     try:
@@ -93,13 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_no_more()
         raise
     except (TorchprofError, OSError) as error:
-        _complain(_text_of(error))
         _print_no_more()
+        _fail(options, error)
         return int(getattr(options, "failed", FAILED))
     except UserError as error:
         if str(error):  # otherwise it was printed
             _complain(str(error))
-        return FAILED
+        return int(getattr(options, "failed", FAILED))
     except MemoryError:
         _complain("the memory of this machine is not enough for that")
         return int(getattr(options, "failed", FAILED))
@@ -109,6 +115,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         sys.argv, sys.path[:] = program, places
     return code or 0
+
+
+def _fail(options: argparse.Namespace, error: Exception) -> None:
+    """Say what went wrong, in the words of the shell.
+
+    Raises:
+        SystemExit: the arguments are wrong.
+    """
+    text = _text_of(error)
+    if isinstance(error, TorchprofError) and hasattr(options, "parser"):
+        words = options.words()
+        if isinstance(error, UsageError):  # which is in these words
+            options.parser.error(text)
+        if isinstance(error, ArgumentError) and words.begins_with_an_option(text):
+            options.parser.error(words.say(text))
+        text = words.say(text)
+    _complain(text)
 
 
 def _text_of(error: Exception) -> str:
@@ -158,11 +181,15 @@ def parser() -> Parser:
         lines += [f"{title}:"]
         for module in modules:
             added = module.add_parser(subparsers)
-            added.set_defaults(run=module.run, parser=added)
+            added.set_defaults(run=module.run, parser=added, words=partial(_words, subparsers, added))
             lines += [f"  {_name_of(module):<12} {(added.description or '').partition(chr(10))[0]}"]
         lines += [""]
     made.epilog = "\n".join([*lines, EXAMPLES])
     return made
+
+
+def _words(subparsers: Any, added: argparse.ArgumentParser) -> ShellWords:
+    return ShellWords.of(added, subparsers.choices["run"])
 
 
 def _name_of(module: ModuleType) -> str:

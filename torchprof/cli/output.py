@@ -9,16 +9,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from torchprof.cli.arguments import number_of
+from torchprof.cli.arguments import given_as, number_of
 from torchprof.cli.progress import working
 from torchprof.terminal import NARROWEST, is_terminal, printable
 
 if TYPE_CHECKING:
     from torchprof.tables.table import Table
 
-__all__ = ["COMPUTING", "add_output_options", "emit", "emit_table", "paged", "say", "write", "write_json"]
+__all__ = ["COMPUTING", "add_output_options", "emit", "emit_table", "paged", "say", "write", "write_csv", "write_json"]
 
 COMPUTING: Final = "computing"
 LESS: Final = "FRX"
@@ -55,16 +56,19 @@ def emit_table(table: Table, options: argparse.Namespace) -> None:
     """Print a table as the options say: its columns, its first rows, and as text, JSON or CSV."""
     chosen = options.columns is not None
     if chosen:
-        table = table.select(*options.columns)
+        with given_as("--columns"):
+            table = table.select(*options.columns)
     if options.head is not None:
         table = table.head(options.head)
     if options.json:
         write(f"{table.to_json(printed_only=chosen)}\n")
     elif options.csv:
-        write(table.to_csv(printed_only=chosen))
+        write_csv(table.to_csv(printed_only=chosen))
     else:
+        say = options.words().say
+        footer = tuple(say(line) if isinstance(line, str) else line for line in table.footer)
         with paged(options):
-            table.print(width=options.width)
+            replace(table, footer=footer).print(width=options.width)
 
 
 def write_json(data: Any) -> None:
@@ -72,6 +76,11 @@ def write_json(data: Any) -> None:
     import json
 
     write(f"{json.dumps(data, indent=1)}\n")
+
+
+def write_csv(text: str) -> None:
+    """Print CSV. It is data, which goes to a file or a pipe as it is; what a terminal would obey is escaped on one."""
+    write("\n".join(map(printable, text.split("\n"))) if is_terminal(sys.stdout) else text)
 
 
 def write(text: str) -> None:

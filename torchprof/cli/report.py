@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torchprof
-from torchprof.cli.arguments import add_file, subcommand
+from torchprof.cli.arguments import UsageError, add_file, subcommand
+from torchprof.cli.ceilings import add_ceilings, ceilings_of
 from torchprof.cli.files import beside, holds_snapshot, refuse_to_overwrite, trace_of
 from torchprof.cli.output import say
 from torchprof.cli.progress import working
@@ -24,11 +25,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "report FILE",
         "Write one HTML file with findings, tables and charts.",
         "report step.torchprof --open",
+        "report step.torchprof --ceilings H100-80GB:bf16",
         "report step.torchprof -o report.html --title 'ResNet-50, batch 64'",
     )
     add_file(parser, snapshots=True)
     parser.add_argument("-o", "--output", metavar="OUT", help="the file to write (default: here, named as FILE)")
     parser.add_argument("--title", help="of the page (default: the name of the model)")
+    add_ceilings(parser)
+    parser.add_argument("--device", help="of a memory snapshot: such as cuda:1 (default: the one with the most reserved)")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     return parser
 
@@ -37,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
     """Write the file."""
     path = options.output or beside(options.file, ".html")
     refuse_to_overwrite(options.file, path)
-    found = _found(options)
+    found, ceilings = _found(options), ceilings_of(options)
     with working(f"writing {path}"):
-        torchprof.report(found, path, title=options.title)
+        torchprof.report(found, path, title=options.title, ceilings=ceilings)
     say(f"Wrote {path}, {format_bytes(os.path.getsize(path))}: open it in a browser")
     if options.open:
         import webbrowser
@@ -50,6 +54,10 @@ def run(options: argparse.Namespace) -> None:
 def _found(options: argparse.Namespace) -> Any:
     """The trace, or the account of the memory snapshot."""
     if not holds_snapshot(options.file):
+        if options.device is not None:
+            raise UsageError(f"--device {options.device} is for memory snapshots: the page of a trace has all devices")
         return trace_of(options.file)
+    if options.ceilings is not None:
+        raise UsageError("--ceilings is for traces: a memory snapshot knows no times")
     with working(f"reading {options.file}"):
-        return torchprof.memory(options.file)
+        return torchprof.memory(options.file, options.device)

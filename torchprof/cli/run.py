@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any, Final
 
+from torchprof.cli.arguments import UsageError
 from torchprof.errors import ArgumentError
 from torchprof.running.launch import free_name, start_command, start_python
 from torchprof.running.options import FIRST_STEPS, RunOptions
@@ -45,7 +47,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--steps",
         metavar="FIRST:LAST",
         help="steps to record, counted from 0, without the last, as slices of Python: 3:8 are 3 to 7, 5 the first five, 3: all "
-        f"from 3 on, : all (default: {FIRST_STEPS}, of which the first is left out of tables as warm-up; with --aggregate all)",
+        f"from 3 on, : all (default: {FIRST_STEPS}; with --aggregate all). Step 0, which includes what runs once, is left "
+        "out of tables as warm-up, if at least two others are recorded",
     )
     add(
         "--steps-by",
@@ -70,21 +73,28 @@ def run(options: argparse.Namespace) -> None:
     """Become the program.
 
     Raises:
-        ArgumentError: there is no such program, or an option has a value that is not accepted.
+        UsageError: there is no such program, or an option has a value that is not accepted.
         OSError: the file cannot be written there.
     """
+    try:
+        _start(options)
+    except ArgumentError as error:  # all of it is about how this was called
+        raise UsageError(str(error)) from None
+
+
+def _start(options: argparse.Namespace) -> None:
     program: list[str] = options.program
     if options.module is not None:
         if not options.module:
-            raise ArgumentError("-m needs the name of a module, such as in `torchprof run -m package.train`")
+            raise UsageError("-m needs the name of a module, such as in `torchprof run -m package.train`")
         start_python(["-m", *options.module], _options(options, options.module[0]))
     if program[:1] == ["--"] and len(program) > 1:
         script = next((each for each in program[1:] if each.endswith(".py")), program[1])
         start_command(program[1:], _options(options, Path(script).stem))
     if not program or program == ["--"]:
-        raise ArgumentError("which program? `torchprof run SCRIPT`, `torchprof run -m MODULE` or `torchprof run -- COMMAND`")
+        raise UsageError("which program? `torchprof run SCRIPT`, `torchprof run -m MODULE` or `torchprof run -- COMMAND`")
     if program[0] != "-" and not os.path.exists(program[0]):
-        raise ArgumentError(f"there is no script {shown(program[0])}: options of torchprof come before it, its own after it")
+        raise UsageError(f"there is no script {shown(program[0])}: options of torchprof come before it, its own after it")
     start_python(program, _options(options, Path(program[0]).stem if program[0] != "-" else "stdin"))
 
 
@@ -92,18 +102,18 @@ def _options(given: argparse.Namespace, name: str) -> RunOptions:
     file = given.output if given.output is not None else free_name(name or "program")
     path = Path(os.path.abspath(file))
     if path.is_dir():
-        raise ArgumentError(f"-o {file} is a folder: name a file in it")
+        raise UsageError(f"-o {file} is a folder: name a file in it")
     if not path.parent.is_dir():
-        raise ArgumentError(f"-o {file}: there is no folder {path.parent}: make it first")
+        raise UsageError(f"-o {file}: there is no folder {path.parent}: make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(13, "Permission denied", str(file))
+        raise PermissionError(13, "Permission denied: name another place, as in -o /tmp/train.torchprof", str(file))
     if given.budget < 1:
-        raise ArgumentError(f"--budget takes MiB, at least 1, not {given.budget}")
-    if given.seconds is not None and not given.seconds > 0:
-        raise ArgumentError(f"--seconds takes a number above 0, not {given.seconds:g}")
+        raise UsageError(f"--budget takes MiB, at least 1, not {given.budget}")
+    if given.seconds is not None and not 0 < given.seconds < math.inf:
+        raise UsageError(f"--seconds takes a number above 0, not {given.seconds:g}")
     by = given.steps_by
     if by not in ("auto", "optimizer", "forward", "batches") and not (by.startswith("range:") and len(by) > len("range:")):
-        raise ArgumentError(f"--steps-by takes optimizer, forward, batches or range:NAME, not {shown(by)}")
+        raise UsageError(f"--steps-by takes optimizer, forward, batches or range:NAME, not {shown(by)}")
     first, last = _steps(given.steps) if given.steps is not None else (0, None if _is_long(given) else FIRST_STEPS)
     return RunOptions(
         output=str(path),
@@ -111,7 +121,6 @@ def _options(given: argparse.Namespace, name: str) -> RunOptions:
         steps_by=by,
         first=first,
         last=last,
-        as_usual=given.steps is None,
         seconds=given.seconds,
         aggregate=given.aggregate,
         memory=given.memory,
@@ -129,11 +138,11 @@ def _steps(text: str) -> tuple[int, int | None]:
     """``3:8`` and the like.
 
     Raises:
-        ArgumentError: it is none of these, or there is no step between its ends.
+        UsageError: it is none of these, or there is no step between its ends.
     """
     first, colon, last = text.strip().rpartition(":")
     if all(part.isdecimal() or (not part and colon) for part in ((first or "0"), last)):
         found = int(first or 0), int(last) if last else None
         if found[1] is None or found[0] < found[1]:
             return found
-    raise ArgumentError(f"--steps takes FIRST:LAST, such as 3:8 for steps 3 to 7, or how many, such as 5; not {shown(text)}")
+    raise UsageError(f"--steps takes FIRST:LAST, such as 3:8 for steps 3 to 7, or how many, such as 5; not {shown(text)}")

@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 import torchprof
-from torchprof.cli.arguments import add_file, completes, number_of, subcommand, text_list
+from torchprof.cli.arguments import UsageError, add_file, completes, given_as, number_of, subcommand, text_list
+from torchprof.cli.ceilings import add_ceilings, ceilings_of
 from torchprof.cli.files import trace_of
 from torchprof.cli.output import COMPUTING, add_output_options, emit_table
 from torchprof.cli.progress import working
-from torchprof.errors import ArgumentError
 
 __all__ = ["add_parser", "run"]
 
@@ -23,6 +23,7 @@ ONLY_FOR: Final = {
     "shapes": ("op",),
     "phase": ("op", "kernel"),
     "module": ("op", "kernel"),
+    "ceilings": ("op",),
     "libraries": ("line", "function"),
     "backward_at_call": ("line", "function"),
 }
@@ -57,6 +58,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--phase", choices=PHASES, help="by op and kernel: only of this phase")
     parser.add_argument("--module", metavar="PATH", help="by op and kernel: only of this module and those below it")
     parser.add_argument("--shapes", action="store_true", help="by op: tell other inputs apart")
+    add_ceilings(parser)
     parser.add_argument("--libraries", action="store_true", help="by line and function: those of libraries too")
     parser.add_argument(
         "--backward-at-call",
@@ -73,12 +75,15 @@ def run(options: argparse.Namespace) -> None:
     for name in given:
         if options.by not in ONLY_FOR[name]:
             by = " and ".join(f"--by {each}" for each in ONLY_FOR[name])
-            raise ArgumentError(f"--{name.replace('_', '-')} is for {by}, not for --by {options.by}")
+            raise UsageError(f"--{name.replace('_', '-')} is for {by}, not for --by {options.by}")
     if options.reverse and options.sort is None:
-        raise ArgumentError("--reverse needs --sort COLUMN")
+        raise UsageError("--reverse needs --sort COLUMN")
+    if "ceilings" in given:
+        given["ceilings"] = ceilings_of(options)
     table = table_of(options.file, options.by, given)
     if options.sort is not None:
-        table = table.sort(options.sort, descending=not options.reverse)
+        with given_as("--sort"):
+            table = table.sort(options.sort, descending=not options.reverse)
     emit_table(table, options)
 
 
@@ -86,9 +91,7 @@ def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
     """The table of a file."""
     trace = trace_of(file)
     if by == "rank":
-        raise ArgumentError(
-            f"--by rank: {file} is of one process, and not of several ranks: show the file of each rank by itself"
-        )
+        raise UsageError(f"--by rank: {file} is of one process, and not of several ranks: show the file of each rank by itself")
     with working(COMPUTING):
         table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
     return table

@@ -7,11 +7,10 @@ from contextlib import nullcontext
 from typing import Any
 
 import torchprof
-from torchprof.cli.arguments import completes, number_of, subcommand, text_list
+from torchprof.cli.arguments import UsageError, completes, number_of, subcommand, text_list
 from torchprof.cli.inputs import add_inputs, inputs_of
 from torchprof.cli.output import add_output_options, paged, write_json
 from torchprof.cli.targets import add_target, builder_of, of_the_user
-from torchprof.errors import ArgumentError
 
 __all__ = ["add_parser", "run"]
 
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     if options.train and options.eval:
-        raise ArgumentError("--train and --eval: a model is in one mode: give one of them")
+        raise UsageError("--train and --eval: a model is in one mode: give one of them")
     device = _device(options.device)
     with of_the_user(options.model):
         build = builder_of(options)
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
             model.train(options.train)
         data = inputs_of(options.input, options.batch, device or _device_of(model)) if options.input else None
         if data is None and options.batch is not None:
-            raise ArgumentError(f"--batch {options.batch} needs --input")
+            raise UsageError(f"--batch {options.batch} needs --input")
         with nullcontext() if options.json else paged(options):
             shown = torchprof.summary(
                 model,
@@ -83,7 +82,7 @@ def _device(name: str | None) -> Any:
     """The device of this name.
 
     Raises:
-        ArgumentError: there is none.
+        UsageError: there is none.
     """
     import torch
 
@@ -91,7 +90,7 @@ def _device(name: str | None) -> Any:
         if name is not None:
             torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return name
 
 

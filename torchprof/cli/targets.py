@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from torchprof.cli.arguments import completes, did_you_mean
+from torchprof.cli.arguments import UsageError, completes, did_you_mean
 from torchprof.cli.values import assignment
-from torchprof.errors import ArgumentError, ModuleTypeError, TorchprofError
+from torchprof.errors import TorchprofError
 from torchprof.wording import shown
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def builder_of(options: argparse.Namespace) -> Callable[[], nn.Module]:
     """What makes the model that the arguments of `add_target` name, or returns it where it is one already.
 
     Raises:
-        ArgumentError, ModuleTypeError: there is none of this name, or it is no model.
+        UsageError: there is none of this name, or it is no model.
         UserError: its module raised.
     """
     found = attribute_of("MODEL", options.model)
@@ -65,17 +65,15 @@ def builder_of(options: argparse.Namespace) -> Callable[[], nn.Module]:
 
     if isinstance(found, nn.Module):
         if given:
-            raise ArgumentError(
-                f"--arg {next(iter(given))}={shown(given[next(iter(given))])}: {options.model} is a model already"
-            )
+            raise UsageError(f"--arg {next(iter(given))}={shown(given[next(iter(given))])}: {options.model} is a model already")
         return lambda: found
     if not callable(found):
-        raise ModuleTypeError(f"{options.model} is {_type_of(found)}: {FORM}")
+        raise UsageError(f"{options.model} is {_type_of(found)}: {FORM}")
 
     def build() -> nn.Module:
         model = found(**given)
         if not isinstance(model, nn.Module):
-            raise ModuleTypeError(f"{options.model} returned {_type_of(model)}: {FORM}")
+            raise UsageError(f"{options.model} returned {_type_of(model)}: {FORM}")
         return model
 
     return build
@@ -89,19 +87,19 @@ def attribute_of(argument: str, text: str) -> Any:
     """What ``package.module:name`` names; ``name`` may have dots.
 
     Raises:
-        ArgumentError: there is no such module or name.
+        UsageError: there is no such module or name.
         UserError: the module raised.
     """
     place, colon, name = text.rpartition(":")
     if not colon or not place or not all(part.isidentifier() for part in name.split(".")):
-        raise ArgumentError(f"{argument} {text!r} names nothing in a module: {FORM}")
+        raise UsageError(f"{argument} {text!r} names nothing in a module: {FORM}")
     module = _module(argument, place)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
             near = did_you_mean(part, [each for each in dir(found) if not each.startswith("_")])
             what = f"has no {part!r}" if found is module else f"has no {name!r}"
-            raise ArgumentError(f"{argument} {text!r}: {place} {what}{near or ': ' + FORM}")
+            raise UsageError(f"{argument} {text!r}: {place} {what}{near or ': ' + FORM}")
         found = getattr(found, part)
     return found
 
@@ -111,10 +109,10 @@ def _module(argument: str, place: str) -> ModuleType:
     folder, name = os.getcwd(), place
     if place.endswith(".py"):
         if not os.path.isfile(place):
-            raise ArgumentError(f"{argument}: no such file: {place}")
+            raise UsageError(f"{argument}: no such file: {place}")
         folder, name = os.path.dirname(os.path.abspath(place)), os.path.basename(place).removesuffix(".py")
     elif not all(part.isidentifier() for part in place.split(".")):
-        raise ArgumentError(f"{argument} {place!r} is no name of a module: {FORM}")
+        raise UsageError(f"{argument} {place!r} is no name of a module: {FORM}")
     if folder not in sys.path:
         sys.path.insert(0, folder)
     sys.argv = [place]  # what the module may read are not our arguments
@@ -124,7 +122,7 @@ def _module(argument: str, place: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
                 raise  # another one, that it imports
-            raise ArgumentError(
+            raise UsageError(
                 f"{argument}: no module named {error.name!r}: it is looked for in {folder} and where Python is installed"
             ) from None
 

@@ -5,15 +5,36 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 from torchprof.comparison.figures import Figure
-from torchprof.comparison.noise import CONFIDENCE, Interval, Sample, difference_interval, mostly, ratio_interval
+from torchprof.comparison.noise import CONFIDENCE, Interval, Sample, beyond_runs, difference_interval, mostly, ratio_interval
 
 __all__ = ["LOWER_BOUND", "Change", "Verdict"]
 
 Verdict = Literal[
-    "unknown", "same", "within noise", "noise unknown", "slower", "faster", "mostly slower", "mostly faster", "more", "less"
+    "unknown",
+    "same",
+    "within noise",
+    "within run-to-run noise",
+    "noise unknown",
+    "slower",
+    "faster",
+    "mostly slower",
+    "mostly faster",
+    "slower, same ops",
+    "faster, same ops",
+    "mostly slower, same ops",
+    "mostly faster, same ops",
+    "more",
+    "less",
 ]
 
 MOSTLY: Final[dict[int, Verdict]] = {-1: "mostly faster", 0: "within noise", 1: "mostly slower"}
+SURE: Final[dict[int, Verdict]] = {-1: "faster", 0: "within run-to-run noise", 1: "slower"}
+SAME_OPS: Final[dict[Verdict, Verdict]] = {
+    "slower": "slower, same ops",
+    "faster": "faster, same ops",
+    "mostly slower": "mostly slower, same ops",
+    "mostly faster": "mostly faster, same ops",
+}
 ROUNDED: Final = 1e-9
 """How far two means of the same numbers may lie apart, as a part of them."""
 LOWER_BOUND: Final = "a lower bound"
@@ -29,6 +50,7 @@ class Change(NamedTuple):
         unknown_because: why their difference is not known; empty where it is.
         sample_a, sample_b: of a time, what its steps say; None where that is not known.
         outside: the probability with which an interval may miss.
+        same_ops: of the whole, whether the same work was done on both sides: then nothing but the time tells that it changed.
     """
 
     figure: Figure
@@ -38,6 +60,7 @@ class Change(NamedTuple):
     sample_a: Sample | None = None
     sample_b: Sample | None = None
     outside: float = 1 - CONFIDENCE
+    same_ops: bool = False
 
     @property
     def difference(self) -> float | None:
@@ -86,10 +109,18 @@ class Change(NamedTuple):
         if abs(self.difference) <= ROUNDED * abs(self.a):
             return "same"
         if self.figure.is_time:
-            interval = self.interval
-            if interval is None:
-                return "noise unknown"
-            if interval.low <= 0 <= interval.high:
-                return MOSTLY[self.mostly_beyond(0.0, of_a=False)]
-            return "slower" if self.difference > 0 else "faster"
+            found = self._of_time(self.difference)
+            return SAME_OPS.get(found, found) if self.same_ops else found
         return "more" if self.difference > 0 else "less"
+
+    def _of_time(self, difference: float) -> Verdict:
+        """In a word: a time is slower or faster where it is by more than both steps and runs of the same code may differ."""
+        interval = self.interval
+        if interval is None or self.sample_a is None or self.sample_b is None:
+            return "noise unknown"
+        beyond = beyond_runs(self.sample_a, self.sample_b, self.outside)
+        if not interval.low <= 0 <= interval.high:
+            return SURE[beyond if beyond * difference > 0 else 0]
+        if not (most := self.mostly_beyond(0.0, of_a=False)):
+            return "within noise"
+        return MOSTLY[most] if beyond == most else "within run-to-run noise"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from torchprof.analysis.records import Record
@@ -13,10 +13,12 @@ from torchprof.comparison.figures import FIGURES, OF_TOTALS, Figure
 from torchprof.comparison.noise import CONFIDENCE, Sample
 from torchprof.comparison.side import Row, Side
 
-__all__ = ["SHOWN_BESIDE", "Changed", "changed_rows", "changes_of_totals", "lead_of", "record_of"]
+__all__ = ["SHOWN_BESIDE", "Changed", "changed_rows", "changes_of_totals", "lead_of", "record_of", "same_work"]
 
 SHOWN_BESIDE: Final = tuple("calls count kernels flops_self flops params output_bytes saved at_peak leaked".split())
 """Figures that are no times and whose differences are shown beside the leading one."""
+OF_WORK: Final = ("ops", "calls", "count", "kernels", "flops", "flops_self", "params")
+"""Figures that are the same where the same was done."""
 KEPT: Final = ("type", "params", "file", "line", "function", "source", "full_name", "kind", "category", "module", "launched_by")
 """What rows are said to be, beside their figures."""
 
@@ -35,7 +37,7 @@ class Changed(NamedTuple):
         """Whether it is by the leading figure, or because it is there on one side only."""
         change = self.changes.get(lead)
         alone = self.pair.a is None or self.pair.b is None
-        if change is None or alone or change.verdict in ("same", "within noise", "unknown"):
+        if change is None or alone or change.verdict in ("same", "within noise", "within run-to-run noise", "unknown"):
             return alone
         return self.own_difference(lead) != 0
 
@@ -98,6 +100,20 @@ def changes_of_totals(a: Side, b: Side) -> list[Change]:
     names = [name for name in OF_TOTALS if name in known_a | known_b or ("flops" in name and _bound(pair, name))]
     found = [_change(FIGURES[name], pair, a, b, known_a, known_b, 1) for name in names]
     return [change for change in found if change.a or change.b or change.difference is None]
+
+
+def same_work(rows: Sequence[Changed], totals: Sequence[Change]) -> bool:
+    """Whether the same was done on both sides, as far as figures that are no times tell, and these are known.
+
+    Memory does not count: what it takes may differ from run to run.
+    """
+    of_work = [change for change in totals if change.figure.name in OF_WORK]
+    in_rows = [change for row in rows for name, change in row.changes.items() if name in OF_WORK]
+    return (
+        any(change.figure.name == "ops" and change.difference is not None for change in of_work)
+        and not any(change.difference for change in (*of_work, *in_rows))
+        and all(row.pair.a is not None and row.pair.b is not None and not row.pair.note for row in rows)
+    )
 
 
 def _change(figure: Figure, pair: Pair, a: Side, b: Side, known_a: set[str], known_b: set[str], together: int) -> Change:

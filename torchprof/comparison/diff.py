@@ -21,7 +21,8 @@ def diff(a: Any, b: Any, *, by: By | None = None, names: tuple[str, str] | None 
     Rows are matched by module path, name of op, line or kernel; what was renamed, added and removed is shown as that. Of
     times, the steps of both say how large the difference may be, in an interval of 95% confidence: Welch's, of means of steps
     that are taken to be independent but for the correlation of neighbors; see `torchprof.comparison.noise`. It knows what
-    varies from step to step, not what varies from run to run. In a table, all intervals hold together.
+    varies from step to step, not what varies from run to run: so a time is called slower or faster only beyond 5%, and
+    where the same ops ran on both sides, that is said with it. In a table, all intervals hold together.
 
     Args:
         a, b: before and after: two `Trace`, `Estimate`, `Summary`, `Memory` or `SnapshotMemory`, or the paths of two files:

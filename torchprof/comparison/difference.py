@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from torchprof.analysis.records import Record
 from torchprof.analysis.steps import PHASE_COLUMNS
 from torchprof.comparison.change import Change
-from torchprof.comparison.changes import Changed, changed_rows, changes_of_totals, lead_of, record_of
+from torchprof.comparison.changes import Changed, changed_rows, changes_of_totals, lead_of, record_of, same_work
 from torchprof.comparison.conditions import unlike
 from torchprof.comparison.limits import Check, Limit, check, no_such_row
 from torchprof.comparison.noise import CONFIDENCE
 from torchprof.comparison.side import Side
 from torchprof.comparison.table import TITLES, DiffTable, columns_shown, headers_shown
-from torchprof.comparison.words import ABOUT, noise_lines, nothing_changed, total_grid, verdict_lines
+from torchprof.comparison.words import ABOUT, noise_lines, nothing_changed, same_ops_lines, total_grid, verdict_lines
 from torchprof.paths import AnyPath, written
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.html import as_page
@@ -54,7 +54,11 @@ class Diff(Printed):
 
     @cached_property
     def _totals(self) -> list[Change]:
-        return changes_of_totals(self.a, self.b)
+        totals = changes_of_totals(self.a, self.b)
+        return [change._replace(same_ops=True) for change in totals] if self._is_same_work(totals) else totals
+
+    def _is_same_work(self, totals: list[Change]) -> bool:
+        return not self.notes and same_work(self._rows, totals)
 
     @cached_property
     def lead(self) -> str:
@@ -101,6 +105,7 @@ class Diff(Printed):
         for letter, side, name in (("A", self.a, self.name_a), ("B", self.b, self.name_b)):
             yield f"{letter}: {', '.join(text for text in (name, side.of) if text)}"
         yield from verdict_lines(self._totals, whole)
+        yield from same_ops_lines(self._totals)
         yield from self.notes
         if self._totals:
             yield total_grid(self._totals, whole)

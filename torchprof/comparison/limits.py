@@ -152,6 +152,5 @@ def check(limit: Limit, change: Change, *, strict: bool) -> Check:
 def no_such_row(name: str, names: Sequence[str], by: str) -> ArgumentError:
     """The exception for a limit of a row that there is not."""
     near = nearest(name, names)
-    return ArgumentError(
-        f"there is no row {shown(name)} by {by}" + (f": is it {near!r}?" if near else "; rows by something else: by=")
-    )
+    other = f": is it {near!r}?" if near else "; rows by something else have other names"
+    return ArgumentError(f"there is no row {shown(name)} by {by}{other}")

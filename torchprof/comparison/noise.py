@@ -7,8 +7,12 @@ JRSS B 16, 1954) with the same t, so that one has 0 in it exactly where the othe
 Steps that follow each other are alike: a machine that is slow now is still slow in the next step. From ten steps on, the
 correlation of neighbors is estimated (corrected for its bias: F. H. C. Marriott and J. A. Pope, Biometrika 41, 1954), and the
 steps count as the number of independent ones that tell as much (F. W. Zwiers and H. von Storch, Taking serial correlation into
-account in tests of the mean, Journal of Climate 8, 1995). Fewer steps are taken to be independent. What differs from run to run
-and not from step to step is not known to either.
+account in tests of the mean, Journal of Climate 8, 1995). Fewer steps are taken to be independent.
+
+What differs from run to run and not from step to step (where memory came to lie, what else the machine did, how warm it was) is
+known to neither: one run of each side cannot tell it. So a time is called slower or faster only where all of its interval, or
+most steps, are beyond 5% of the shorter of both. On a machine that does other things meanwhile, runs differ by more than that.
+Where the same ops ran on both sides, a time that differs is said to be of the same ops: then it may be the machine's.
 
 A few steps that took much longer make the interval of a mean wide. Where 0 is in it, the ranks of the steps still tell whether
 most of those of one side are longer: Welch's t of them (W. J. Conover and R. L. Iman, Rank transformations as a bridge between
@@ -29,8 +33,10 @@ __all__ = [
     "CONFIDENCE",
     "CORRELATED_FROM",
     "LEAST_STEPS",
+    "RUN_TO_RUN",
     "Interval",
     "Sample",
+    "beyond_runs",
     "difference_interval",
     "mostly",
     "ratio_interval",
@@ -39,6 +45,8 @@ __all__ = [
 Values = npt.NDArray[np.float64]
 
 CONFIDENCE: Final = 0.95
+RUN_TO_RUN: Final = 0.05
+"""By which part of it two runs of the same code on the same machine may differ, though their steps do not."""
 LEAST_STEPS: Final = 3
 """Of fewer steps, the spread says nothing."""
 CORRELATED_FROM: Final = 10
@@ -126,6 +134,21 @@ def ratio_interval(a: Sample, b: Sample, outside: float = 1 - CONFIDENCE) -> Int
         return None
     root = math.sqrt(max(linear**2 - square * rest, 0.0))
     return Interval(max((linear - root) / square, 0.0), (linear + root) / square)
+
+
+def beyond_runs(a: Sample, b: Sample, outside: float = 1 - CONFIDENCE) -> int:
+    """Whether b is longer than a by more than runs of the same code may differ (1), or a than b (-1); 0: neither is sure.
+
+    By the interval of the means or, where a few steps make that wide, by most steps.
+    """
+
+    def is_longer(one: Sample, other: Sample) -> bool:
+        more = 1 + RUN_TO_RUN
+        most = Sample(more * other.mean, more * other.error, other.freedom, more * other.values)
+        by_ranks = mostly(most.values, one.values, outside)
+        return difference_interval(most, one, outside).low > 0 or by_ranks == 1
+
+    return int(is_longer(b, a)) - int(is_longer(a, b))
 
 
 def mostly(a: Values, b: Values, outside: float = 1 - CONFIDENCE) -> int:

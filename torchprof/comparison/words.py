@@ -8,12 +8,12 @@ from typing import Final
 from torchprof.comparison.change import LOWER_BOUND, Change
 from torchprof.comparison.columns import percent, percent_range
 from torchprof.comparison.figures import FIGURES
-from torchprof.comparison.noise import CORRELATED_FROM
+from torchprof.comparison.noise import CORRELATED_FROM, RUN_TO_RUN
 from torchprof.comparison.side import Side
 from torchprof.rendering.grid import Grid, GridColumn
 from torchprof.wording import counted
 
-__all__ = ["ABOUT", "change_text", "noise_lines", "nothing_changed", "total_grid", "verdict_lines"]
+__all__ = ["ABOUT", "change_text", "noise_lines", "nothing_changed", "same_ops_lines", "total_grid", "verdict_lines"]
 
 FIRST: Final = ("time", "device", "needed", "peak", "flops", "params", "max_reserved", "forward")
 """What is said of the whole before all else, as far as it is known."""
@@ -65,6 +65,15 @@ def verdict_lines(changes: Sequence[Change], whole: str) -> list[str]:
     return [change_text(by_name[name], headers.get(name, by_name[name].figure.header)) for name in names[:SAID]]
 
 
+def same_ops_lines(changes: Sequence[Change]) -> Iterator[str]:
+    """What must be said where the whole takes another time, and nothing else tells that anything changed."""
+    if any(change.figure.name in ("time", "device") and change.verdict.endswith("same ops") for change in changes):
+        yield (
+            "The same ops ran in A and B: that alone does not tell a change of the code from a machine that was busier; record "
+            "both again, in turns, and look whether the difference stays"
+        )
+
+
 def total_grid(changes: Sequence[Change], whole: str) -> Grid:
     """The changes of the whole as a table."""
     ends = [change.interval for change in changes]
@@ -98,6 +107,10 @@ def noise_lines(a: Side, b: Side, totals: Sequence[Change], lead: str, rows: int
     yield (
         "Intervals: 95% confidence, by what differs from step to step, not from run to run (Welch's t of the means"
         + (f"; in the table for all {counted(rows, 'row')} together)" if has_rows else ")")
+    )
+    yield (
+        f"Slower and faster: where all of the interval, or most steps, are beyond {RUN_TO_RUN:.0%}; runs of the same code "
+        "differ by some percent, and by more on a busy machine"
     )
     if not has_rows and a.rows and b.rows and FIGURES[lead].is_time:
         yield f"Noise of rows by {a.by}: not known, there are no times of single steps"

@@ -146,12 +146,51 @@ class Estimate(Printed):
                 return f", unless the {names} takes {word}: {format_bytes(sum(bounds))} were seen"
         return ""
 
+    def verdict(self) -> str | None:
+        """Whether it fits, in a sentence, as it is printed first; None where no capacity was given.
+
+        Example:
+            >>> print(torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW, capacity="T4").verdict())
+            Fits in 14.5 GiB
+        """
+        if self.capacity is None:
+            return None
+        limit, needed = format_bytes(self.capacity), format_bytes(self.device_memory)
+        more = f"up to {format_bytes(self.unmeasured)} more than {needed} are needed"
+        said, rest = {
+            True: (f"Fits in {limit}", ""),
+            False: (f"DOES NOT FIT in {limit}", f"; {needed} are needed"),
+            None: (f"UNKNOWN whether it fits in {limit}", f"; {more}"),
+        }[self.fits()]
+        return f"{said}{self._unless()}{rest}"
+
+    def fitting_gpus(self) -> list[str]:
+        """The GPUs of ``torchprof.GPUS`` whose memory would do, the smallest first; none for an estimate of the CPU.
+
+        What differs between GPUs otherwise, such as the size of the CUDA context, is that of the GPU that was estimated.
+
+        Example:
+            >>> torchprof.estimate(model, sizes, optimizer=torch.optim.AdamW).fitting_gpus()[:3]
+            ['T4', 'V100-16GB', 'A10']
+        """
+        if self.replay is None:
+            return []
+        outside = sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
+        by_memory = sorted(GPUS, key=lambda name: GPUS[name])
+        return [name for name in by_memory if GPUS[name] > outside and self._fits(GPUS[name], outside)]
+
     def __repr__(self) -> str:
         return f"<Estimate: {format_bytes(self.device_memory)} on {self.device}>"
 
     def parts(self) -> Parts:
         peak = self.memory.peak
         where = f"step {peak.step}, {peak.phase}, {peak.op} in {peak.module or 'no module'}"
+        if (verdict := self.verdict()) is not None:
+            yield verdict
+            if self.fits() is not True and self.replay is not None:
+                largest = max(GPUS, key=lambda name: GPUS[name])
+                would = ", ".join(self.fitting_gpus()) or f"no GPU that is known here, of which {largest} has the most"
+                yield f"By its memory it would fit on {would}"
         if self.replay is None:
             yield f"Needed on cpu: {format_bytes(self.device_memory)}, at most ({where})"
         else:
@@ -168,13 +207,6 @@ class Estimate(Printed):
         least = "at least " if unknown else ""
         yield f"FLOPs of a step: {'unknown' if flops is None else least + format_flops(flops)}"
         yield from unknown_flops(unknown, self.trace)
-        if self.capacity is not None:
-            verdicts = {
-                True: "fits",
-                False: "DOES NOT FIT",
-                None: f"UNKNOWN, up to {format_bytes(self.unmeasured)} more are needed",
-            }
-            yield f"Capacity: {format_bytes(self.capacity)}: {verdicts[self.fits()]}{self._unless()}"
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
         for note in self.notes:

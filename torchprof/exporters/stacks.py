@@ -92,11 +92,11 @@ class Stacks:
                 f"trace must hold single ops, and {trace!r} holds sums, which have no stacks: record without aggregate=True"
             )
         if by == "device" and not len(trace.kernels):
-            raise ArgumentError(f"by={by!r}: the trace has no kernels: no device was recorded, or none ran anything")
+            raise ArgumentError(f"trace has no kernels, which by={by!r} adds up: no device was recorded, or none ran anything")
         if functions and not len(trace.stacks) and not trace.facts.get("stacks"):
             raise ArgumentError(
-                f"functions={functions!r}: the trace has no stacks of Python. torchprof.profile(stacks=True) records them; "
-                "files of torch.profiler have them that were recorded with with_stack=True"
+                f"trace has no stacks of Python, which functions={functions!r} needs: torchprof.profile(stacks=True) records "
+                "them; files of torch.profiler have them that were recorded with with_stack=True"
             )
         held = blocks(trace, by, device) if by in MEMORY else None
         self.frames: list[Frame] = []

@@ -123,6 +123,13 @@ class CudaSnapshot:
         counts = Counter(str(entry["action"]) for entry in self._histories[device])
         return {action: count for action, count in counts.items() if action not in ACTIONS}
 
+    def changes(self, device: int) -> int:
+        """How many allocations and frees a history has, in which a free has one entry or two; 0 where there is none."""
+        if not self.has_history(device):
+            return 0
+        counts = Counter(str(entry["action"]) for entry in self._histories[device])
+        return counts["alloc"] + max(counts["free_requested"], counts["free_completed"])
+
     def frames(self, device: int, row: int) -> Sequence[Any] | None:
         """Of the stack of an entry of a history, the innermost first; None where it was not recorded."""
         frames: Sequence[Any] | None = self._histories[device][row].get("frames")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["give_way", "set_background"]
+__all__ = ["clear_background", "give_way", "set_background"]
 
 _give_way: list[Callable[[], None]] = []
 
@@ -12,6 +12,12 @@ _give_way: list[Callable[[], None]] = []
 def set_background(give_way: Callable[[], None] | None) -> None:
     """What ends the recording in the background; None: there is none."""
     _give_way[:] = [give_way] if give_way is not None else []
+
+
+def clear_background(give_way: Callable[[], None]) -> None:
+    """There is none, if it was this one."""
+    if _give_way == [give_way]:
+        _give_way.clear()
 
 
 def give_way() -> None:

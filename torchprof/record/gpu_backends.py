@@ -12,7 +12,7 @@ from torchprof import _native
 from torchprof.errors import ArgumentError, RecordingError, UnsupportedTorchError
 from torchprof.record import torch_private
 
-__all__ = ["BACKENDS", "INTERRUPTED", "GpuBackend", "check_backend", "gpu_backends", "may_wait"]
+__all__ = ["BACKENDS", "INTERRUPTED", "GpuBackend", "accelerator_in_use", "check_backend", "gpu_backends", "may_wait"]
 
 BACKENDS: Final = ("auto", "cupti", "events", "off")
 
@@ -64,7 +64,7 @@ def gpu_backends(gpu: str) -> list[GpuBackend]:
             raise RecordingError("gpu='events' is not possible: PyTorch finds no GPU here; use gpu='auto' to carry on without")
         return [_events(device)]
     if gpu == "auto" and not _cuda_is_in_use():
-        device = _in_use()
+        device = accelerator_in_use()
         off = "no GPU was in use when the recording began" if device is None else NOT_RECORDED
         return [*([_events(device)] if device is not None else []), GpuBackend("off", off)]
     missing = _why_no_cupti()
@@ -73,7 +73,7 @@ def gpu_backends(gpu: str) -> list[GpuBackend]:
             raise RecordingError(f"gpu='cupti' is not possible: {missing}; use gpu='auto' to carry on without")
         return [GpuBackend("cupti", KERNELS)]
     why = f": {missing}" if missing else ""
-    device = _in_use()
+    device = accelerator_in_use()
     events = [_events(device, why and f"; no CUPTI{why}")] if device is not None else []
     return [*([] if missing else [GpuBackend("cupti", KERNELS)]), *events, GpuBackend("off", NOT_RECORDED + why)]
 
@@ -83,7 +83,7 @@ def _events(device: torch.device, why: str = "") -> GpuBackend:
     return GpuBackend("events", INTERVALS + why, numbers[device.type])
 
 
-def _in_use() -> torch.device | None:
+def accelerator_in_use() -> torch.device | None:
     """The accelerator of this process, if it is in use. If it is not, nothing is called that could initialize it."""
     device = torch.accelerator.current_accelerator()
     if device is None or not getattr(getattr(torch, device.type, None), "is_initialized", lambda: True)():

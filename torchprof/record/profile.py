@@ -190,6 +190,11 @@ class profile(ContextDecorator):
         """Record the ops that a count of FLOPs needs, which costs less than ``ops=True``: for the summary."""
         self._recorder.counted_ops = "outputs" if outputs else "inputs"
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether anything is recorded now: in steps that the schedule says, and in no fork of the process."""
+        return self._recorder.is_recording
+
     def mark(self, name: str) -> None:
         """Name this moment in the trace: see `Trace.mark`. Does nothing in a step that is not recorded.
 
@@ -226,6 +231,29 @@ class profile(ContextDecorator):
             raise RecordingError("step() was called outside the recording: call it inside the `with` block, after each step")
         self._block.finish(partial(self._pass_to, self._number + 1))
         self._progress.show(self._number, self._schedule.state(self._number), self._recorder.bytes, self._budget)
+
+    def end_step(self) -> None:
+        """The step has ended, and what follows is of no step until `step` is called, which begins the next one: an evaluation,
+        or the writing of a checkpoint, that is not to count as training. Where this was the last step of a cycle of the
+        schedule, the recording ends here.
+
+        Raises:
+            RecordingError: outside the ``with`` block.
+
+        Example:
+            >>> with torchprof.profile(model) as prof:
+            ...     for number, batch in enumerate(batches):
+            ...         train_step(batch)
+            ...         if number % 4 == 3:
+            ...             prof.end_step()
+            ...             model(batch)  # an evaluation
+            ...         prof.step()
+        """
+        if self._block.is_of_parent:
+            return
+        if not self._block.is_inside:
+            raise RecordingError("end_step() was called outside the recording: call it inside the `with` block")
+        self._block.finish(self._end_early)
 
     @whole
     def __enter__(self) -> profile:
@@ -266,6 +294,14 @@ class profile(ContextDecorator):
             self._finish()
         self._deliver(stacklevel=4)
         self._begin()
+
+    def _end_early(self) -> None:
+        """End the running step, and the cycle if it was the last of one."""
+        if self._recorder.is_recording:
+            self._recorder.end_step(is_between=True)
+        if self._recorder.has_stopped or self._schedule.cycle(self._began) != self._schedule.cycle(self._number + 1):
+            self._finish()
+        self._deliver(stacklevel=4)
 
     def _begin(self) -> None:
         """Begin the step with the number ``self._number``."""

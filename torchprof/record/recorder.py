@@ -36,6 +36,9 @@ CountedOps = Literal["none", "inputs", "outputs"]
 FIRST_STEPS: Final = 3
 """Steps before which module classes are looked for that were created meanwhile. The search takes a third of a millisecond."""
 
+BETWEEN: Final = -1
+"""The number of what is no step, where sums are recorded."""
+
 BESIDE_PROFILER: Final = (
     "torch.profiler ran on the thread of the recording, and PyTorch reports to one of them: what other devices than the CPU "
     "allocated meanwhile was not seen"
@@ -156,11 +159,13 @@ class Recorder:
             _native.observe_new_classes()
         _native.begin_step(number, warmup)
 
-    def end_step(self) -> None:
-        """A step of the loop has ended."""
+    def end_step(self, *, is_between: bool = False) -> None:
+        """A step of the loop has ended; ``is_between``: and the next one does not begin yet."""
         _native.end_step(may_wait(self._backend))
         if _native.is_merge_due():
             self._merge_sums()
+        if is_between and self._options.aggregate:
+            _native.begin_step(BETWEEN, True)  # sums are of steps, but of those that warm up
 
     def _merge_sums(self) -> None:
         """Make one row of the sums of all but the first shapes of an op, with the FLOPs and bytes that each of them has.
@@ -201,6 +206,7 @@ class Recorder:
             self._stop()
         assert self.block.recorded is not None
         tables, strings, facts = self.block.recorded
+        tables = {**tables, "steps": tables["steps"][tables["steps"]["number"] != BETWEEN]}
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models, self._places) if self.models is not None else None
         counted = self._flops(tables, strings)

@@ -33,7 +33,12 @@ PHASE_COLORS: Final = {
     "data": "--data",
     "other": "--other",
 }
-CAUSE_COLORS: Final = {"launch-bound": "--launch-bound", "synchronization": "--synchronization", "other": "--other"}
+CAUSE_COLORS: Final = {
+    "launch-bound": "--launch-bound",
+    "data": "--data",
+    "synchronization": "--synchronization",
+    "other": "--other",
+}
 TICKS: Final = 5
 MILLISECOND: Final = 10**6
 

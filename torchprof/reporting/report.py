@@ -14,6 +14,7 @@ from torchprof._version import __version__
 from torchprof.advice.finding import Finding
 from torchprof.advice.findings import Findings, findings, worth_text
 from torchprof.analysis.gpu.backend import has_kernels
+from torchprof.analysis.steps import warmup_count
 from torchprof.errors import ArgumentError, MissingPackageError
 from torchprof.paths import AnyPath, text_of, written
 from torchprof.rendering.units import format_ns
@@ -132,7 +133,7 @@ def _facts(trace: Trace) -> Iterator[str]:
     if facts.get("duration_ns"):
         yield format_ns(int(facts["duration_ns"]))
     if len(trace.steps):
-        warmup = int((trace.steps["warmup"] != 0).sum())
+        warmup = warmup_count(trace)
         yield counted(len(trace.steps), "step") + (f", {warmup:,} of them warm-up" if warmup else "")
     if ops := len(trace.ops) or int(trace.op_totals["count"].sum()):
         yield counted(ops, "op")

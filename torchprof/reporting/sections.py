@@ -220,7 +220,8 @@ def _roofline(trace: Trace, ceilings: Ceilings | None) -> Section:
     section.add_figure("roofline", figure, of_circles)
     if ceilings is None:
         section.lead.append(
-            "What the device could do is not drawn: give ceilings=torchprof.ceilings() of the machine that it was recorded on."
+            "What the device could do is not drawn, as it was not given: torchprof report --ceilings H100-80GB:bf16, or "
+            "ceilings= in Python."
         )
     return section
 

@@ -29,7 +29,7 @@ def snapshot_sections(account: SnapshotMemory) -> Iterator[Section]:
     if told:
         memory.add_table("peak", account.categories, "Allocated at the peak, by category")
         memory.color_rows("peak", {name: category_color(name) for name in SNAPSHOT_CATEGORIES})
-    if account.replay:
+    if account.changes:
         if account.leaks:
             memory.add_table("leaks", account.leak_table, "Leaks: these held more and more at the ends of steps")
         memory.add_table("peak_stacks", account.peak_table, "Allocated at the peak, by stack")
@@ -43,7 +43,7 @@ def snapshot_sections(account: SnapshotMemory) -> Iterator[Section]:
 
 
 def _sentences(account: SnapshotMemory, told: bool) -> Iterator[Sentence]:
-    if account.replay:
+    if account.changes:
         of = f", {shares(account.by_category.items(), account.peak)}" if told and account.peak else ""
         rest = f" on {account.device}{of}; {format_bytes(account.max_reserved)} were reserved at most"
         yield Sentence("memory", "The peak is", format_bytes(account.peak), rest)

@@ -74,7 +74,7 @@ def of_devices(account: Gpu) -> Iterator[Sentence]:
         return
     span = sum(device.span for device in devices)
     busy = sum(device.busy for device in devices)
-    idle = {f"{cause}": float(sum(device.idle[cause] for device in devices)) for cause in devices[0].idle}
+    idle = {WORDS.get(cause, cause): float(sum(device.idle[cause] for device in devices)) for cause in devices[0].idle}
     name = devices[0].name if len(devices) == 1 else f"{len(devices)} devices"
     verb = "was" if len(devices) == 1 else "were"
     of = f" of {format_ns(span)}" + (" together" if len(devices) > 1 else "")

@@ -1,4 +1,4 @@
-"""Tells once that the program ends: at its exit, by ``os._exit``, or by a signal that ends it."""
+"""Tells once that the program ends: at its exit, by ``os._exit``, by becoming another, or by a signal that ends it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from torchprof.terminal import printable
 
@@ -31,10 +31,12 @@ class Ending:
         self._process = os.getpid()
         self._has_ended = False
         self._exit = os._exit
+        self._becomes = os.execv, os.execve  # by which all other functions of os become another program
         self._mask: set[signal.Signals] | set[int] = set()
         self._signals = [number for name in SIGNALS if (number := getattr(signal, name, None)) is not None]
         atexit.register(self._at_exit)
         os._exit = self._exit_now  # type: ignore[assignment]
+        os.execv, os.execve = self._execv, self._execve  # type: ignore[assignment]
         for number in self._signals:
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, Handler(self._die))
@@ -48,7 +50,10 @@ class Ending:
             self._end(ended_by)
         except Exception as error:
             with contextlib.suppress(Exception):
-                what = printable(f"{type(error).__name__}: {error}")
+                told = f"{type(error).__name__}: {error}"
+                if isinstance(error, OSError) and error.filename is not None:
+                    told = f"{error.filename}: {error.strerror}"
+                what = printable(told)
                 print(f"torchprof: the recording could not be ended: {what}", file=sys.__stderr__, flush=True)
         except KeyboardInterrupt:
             print("torchprof: interrupted while the recording ended", file=sys.__stderr__, flush=True)
@@ -64,6 +69,20 @@ class Ending:
     def _exit_now(self, status: int) -> None:
         self._tell("")
         self._exit(status)
+
+    def _execv(self, path: Any, argv: Any) -> None:
+        self._tell_before(path)
+        self._becomes[0](path, argv)
+
+    def _execve(self, path: Any, argv: Any, env: Any) -> None:
+        self._tell_before(path)
+        self._becomes[1](path, argv, env)
+
+    def _tell_before(self, path: Any) -> None:
+        """The program becomes another, unless that is not there: then it goes on."""
+        with contextlib.suppress(Exception):  # of a path that is none, which the function itself says
+            if os.access(path, os.X_OK) and not os.path.isdir(path):
+                self._tell("")
 
     def _die(self, number: int, frame: types.FrameType | None) -> None:
         self._tell(signal.Signals(number).name)
@@ -81,6 +100,10 @@ class Ending:
     def _is_fork(self) -> None:
         if os._exit == self._exit_now:
             os._exit = self._exit
+        if os.execv == self._execv:
+            os.execv = self._becomes[0]
+        if os.execve == self._execve:
+            os.execve = self._becomes[1]
         for number in self._signals:
             if signal.getsignal(number) is signal.SIG_DFL:  # or it is ours
                 signal.signal(number, signal.SIG_DFL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -36,11 +37,13 @@ class OptimizerSteps:
         self._turn: dict[int, int] = {}  # how often each stepped since the last call of the function
         self._expected: set[int] = set()
         self._last_turn: dict[int, int] = {}
+        self._known: dict[int, weakref.ref[Optimizer]] = {}
         self._hook = register_optimizer_step_post_hook(self._after)
 
     def look(self) -> bool:
         """Look for the optimizers that there are. Whether there are any."""
-        self._expected = {key_of(each) for each in live_objects(Optimizer) if steps_are_told(each)}
+        self._known = {key_of(each): weakref.ref(each) for each in live_objects(Optimizer) if steps_are_told(each)}
+        self._expected = set(self._known)
         return bool(self._expected)
 
     def remove(self) -> None:
@@ -54,10 +57,22 @@ class OptimizerSteps:
         if is_inside_another():
             self._expected.discard(key)
             return
+        if key not in self._expected and key not in self._turn:
+            self._replace(optimizer)
+        self._known[key] = weakref.ref(optimizer)
         count = self._turn[key] = self._turn.get(key, 0) + 1
         if self._expected <= self._turn.keys() or count >= self._most(key):
             self._expected, self._last_turn, self._turn = set(self._turn), self._turn, {}
             self._then()
+
+    def _replace(self, optimizer: Optimizer) -> None:
+        """One that was not known steps in place of those that are gone, and of those that have parameters of its own: a program
+        changes its optimizer."""
+        own = parameters_of(optimizer)
+        for key in self._expected - self._turn.keys():
+            other = self._known[key]() if key in self._known else None
+            if other is None or not own.isdisjoint(parameters_of(other)):
+                self._expected.discard(key)
 
     def _most(self, key: int) -> int:
         if not self._last_turn:
@@ -85,6 +100,11 @@ def key_of(optimizer: Optimizer) -> int:
     """What tells optimizers apart: the first parameter of each. One that wraps another has the same."""
     groups = optimizer.param_groups
     return id(groups[0]["params"][0]) if groups and groups[0]["params"] else id(optimizer)
+
+
+def parameters_of(optimizer: Optimizer) -> set[int]:
+    """What tells its parameters apart, while they live."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def steps_are_told(optimizer: Optimizer) -> bool:

@@ -6,11 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
-__all__ = ["FIRST_STEPS", "VARIABLE", "RunOptions"]
+__all__ = ["FIRST_STEPS", "VARIABLE", "WARMUP_OF", "RunOptions"]
 
 VARIABLE: Final = "TORCHPROF_RUN"
 FIRST_STEPS: Final = 50
 """Steps that are recorded where nothing else is said."""
+WARMUP_OF: Final = 3
+"""Steps of which the first of the program is left out of tables: it includes what runs once, as compiling does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,6 @@ class RunOptions:
         shown: the same as the user would write it.
         steps_by: ``"auto"``, ``"optimizer"``, ``"forward"``, ``"batches"``, or ``"range:NAME"``.
         first, last: numbers of the steps to record, the last one excluded; None: no last one.
-        as_usual: whether nothing was said of which steps: the first one is a warm-up then.
         seconds: how long to record; None: as long as the steps last.
         is_command: whether the program is one that some command starts, and not the process itself.
         pythonpath: of the program; None: it has none.
@@ -35,7 +36,6 @@ class RunOptions:
     steps_by: str = "auto"
     first: int = 0
     last: int | None = FIRST_STEPS
-    as_usual: bool = True
     seconds: float | None = None
     is_command: bool = False
     pythonpath: str | None = None
@@ -44,6 +44,11 @@ class RunOptions:
     stacks: bool = True
     budget: int = 2**30
     quiet: bool = False
+
+    @property
+    def are_several(self) -> bool:
+        """Whether so many steps are recorded that the first of the program can be left out of tables."""
+        return self.last is None or self.last - self.first >= WARMUP_OF
 
     def to_text(self) -> str:
         """As the value of the variable."""

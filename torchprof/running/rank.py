@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
 
-__all__ = ["Rank", "file_of", "own_rank"]
+__all__ = ["Rank", "current_rank", "file_of", "own_rank"]
 
 VARIABLES: Final = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
@@ -33,6 +34,15 @@ def own_rank() -> Rank | None:
             rank = Rank(*map(int, texts))
             return rank if rank.size > 1 else None
     return None
+
+
+def current_rank() -> Rank | None:
+    """Of this process: what its process group of ``torch.distributed`` says, if there is one, or else its environment."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        size = int(distributed.get_world_size())
+        return Rank(int(distributed.get_rank()), size) if size > 1 else None
+    return own_rank()
 
 
 def file_of(path: str, rank: Rank | None) -> str:

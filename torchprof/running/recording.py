@@ -21,9 +21,11 @@ from torchprof._native import require_extension
 from torchprof.errors import RecordingError
 from torchprof.record.background import set_background
 from torchprof.record.recorder import Options, Recorder
+from torchprof.running.evaluation import Evaluations
 from torchprof.running.found_models import FoundModels
 from torchprof.running.found_steps import LOADER_RANGE, OptimizerSteps, Ranges
-from torchprof.running.options import RunOptions
+from torchprof.running.keep import keep
+from torchprof.running.options import WARMUP_OF, RunOptions
 from torchprof.running.rank import Rank
 from torchprof.trace.trace import Trace
 
@@ -31,8 +33,6 @@ __all__ = ["Outcome", "Recording"]
 
 SPARE: Final = 20 * 2**20
 """Bytes of the budget, or half of it, that must be left for another step to begin: tables grow by up to 2 MiB at once."""
-WARMUP_OF: Final = 3
-"""Steps of which the first is left out of tables, where nothing was said of which steps to record."""
 OWN_RECORDING: Final = "the program records itself with torchprof, which comes first"
 
 State = Literal["setting up", "waiting", "recording", "over"]
@@ -49,6 +49,8 @@ class Outcome:
         steps_by: what a step is.
         models: how many were found.
         why: why nothing was written, or why it ended before its last step; empty where it did not.
+        moved: why the file is not where it was to be; empty where it is.
+        is_elsewhere: whether a model was called on another thread than the one that imported PyTorch, where steps are found.
     """
 
     file: str
@@ -57,6 +59,8 @@ class Outcome:
     steps_by: str
     models: int
     why: str
+    moved: str = ""
+    is_elsewhere: bool = False
 
 
 def never_raises(method: Callable[..., None]) -> Callable[..., None]:
@@ -93,8 +97,11 @@ class Recording:
         self._taken = 0  # bytes, when the last step ended
         self._unsaved: Trace | None = None
         self._early = 0  # steps before it was known what a step is
+        self._evaluations = Evaluations()
         self._why = ""
         self._is_written = False
+        self._moved = ""
+        self._is_elsewhere = False  # whether a model was called on another thread
         self._optimizers: OptimizerSteps | None = None
         self._ranges: Ranges | None = None
 
@@ -125,7 +132,9 @@ class Recording:
     def outcome(self) -> Outcome:
         """What has come of it by now."""
         steps = self._number + (not self._is_step)
-        return Outcome(self._file, self._is_written, steps, self._steps_by, len(self._models), self._why)
+        return Outcome(
+            self._file, self._is_written, steps, self._steps_by, len(self._models), self._why, self._moved, self._is_elsewhere
+        )
 
     def fail(self, error: Exception) -> None:
         """Something went wrong inside a call of the program."""
@@ -146,7 +155,10 @@ class Recording:
             self._models.describe(module)
             if module is stepping:
                 self._next()
-        elif self._models.meet(module) and threading.get_ident() == self._thread:
+        elif self._models.meet(module):
+            if threading.get_ident() != self._thread:
+                self._is_elsewhere = True
+                return
             if not self._steps_by:
                 self._steps_by = "optimizer" if self._optimizers is not None and self._optimizers.look() else "forward"
             elif self._number < 0 and self._optimizers is not None:
@@ -155,6 +167,8 @@ class Recording:
                 self._stepping = weakref.ref(module)
             if self._number < 0 and self._steps_by in ("optimizer", "forward"):
                 self._next()
+            if self._is_step:
+                self._evaluations.look(module, self._number)
 
     @never_raises
     def _stepped(self) -> None:
@@ -206,7 +220,7 @@ class Recording:
                 self._start()
             if self._recorder is not None:
                 self._state = "recording"
-                self._recorder.begin_step(number, warmup=self._options.as_usual and self._options.aggregate and number == 0)
+                self._recorder.begin_step(number, warmup=number == 0 and self._options.aggregate and self._options.are_several)
         elif self._state == "setting up" or (self._steps_by == "optimizer" and self._recorder is not None):
             self._wait()
         self._is_step = True
@@ -291,7 +305,7 @@ class Recording:
         if self._unsaved is not None and not self._is_worth(self._unsaved):
             self._unsaved, self._why = None, "the program ran no op of PyTorch"
         if self._unsaved is not None:
-            self._unsaved.save(self._file)
+            self._file, self._moved = keep(self._unsaved, self._file)
             self._unsaved, self._is_written = None, True
 
     def _is_worth(self, trace: Trace) -> bool:
@@ -307,11 +321,12 @@ class Recording:
         if self._rank is not None:
             trace.facts.update(rank=self._rank.number, world_size=self._rank.size)
         steps = trace.steps
-        early = max(self._early, 1) if self._options.as_usual and len(steps) >= WARMUP_OF else self._early
+        early = max(self._early, 1) if len(steps) >= WARMUP_OF else self._early
         if 0 < early < len(steps) and not self._options.aggregate:
             steps = steps.copy()
             steps["warmup"][steps["number"] < early] = 1
-        return self._models.with_gone(replace(trace, steps=steps))
+        trace = self._models.with_gone(self._evaluations.with_modes(replace(trace, steps=steps)))
+        return trace if self._steps_by == "forward" else self._evaluations.told_in(trace)
 
     def _listen_no_more(self) -> None:
         for listener in (self._optimizers, self._ranges):

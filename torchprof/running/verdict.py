@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from torchprof.advice.findings import findings, worth_text
-from torchprof.analysis.steps import step_times
+from torchprof.analysis.steps import evaluation_steps, step_times, warmup_count
 from torchprof.errors import TorchprofError
 from torchprof.importers.load import load
 from torchprof.rendering.units import format_bytes, format_ns
@@ -22,15 +23,18 @@ from torchprof.tables.memory_account import memory
 from torchprof.terminal import printable
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
-__all__ = ["verdict"]
+__all__ = ["lines_of", "verdict"]
 
 A_STEP: Final = {
     "optimizer": "a step ends when the optimizer has stepped",
     "forward": "a step is a call of the model: no optimizer stepped",
     "batches": "a step is a batch of a DataLoader",
 }
+NONE_CALLED: Final = "none: no model was called"
+NONE_ENDED: Final = "none came to its end{ended}: the recording is one"
+ON_ANOTHER_THREAD: Final = "none: the model is called on another thread than the one that imports torch; the recording is one"
 MODELS: Final = 5
 """How many are named."""
 PHASES: Final = {
@@ -46,23 +50,54 @@ PHASES: Final = {
 def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[str]:
     """Some lines: what was recorded, what it took, what is worth a look, and where to look next."""
     if not outcome.is_written:
-        return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}"]
+        children = "; processes that it starts are not: start ranks by torchprof run -- torchrun" if starts_processes() else ""
+        return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}{children}"]
+    if not Path(outcome.file).is_file():  # /dev/null, or a pipe
+        return [f"recorded {counted(outcome.steps, 'step')} into {printable(outcome.file)}"]
     trace = load(outcome.file)
-    file = printable(shlex.quote(file_of(options.shown, rank)))
+    a_step = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
+    none = NONE_CALLED if not outcome.models else ON_ANOTHER_THREAD if outcome.is_elsewhere else NONE_ENDED
+    said = _said(trace, _steps(trace, a_step, outcome.why, none), "--budget")
+    instead = [f"  {'Instead':<9}of {printable(outcome.moved)}"] if outcome.moved else []
+    file = outcome.file if outcome.moved else file_of(options.shown, rank)
+    return [_what(trace, outcome), *instead, *said, _next(file)]
+
+
+def lines_of(trace: Trace, file: str | None, a_step: str, why: str = "") -> list[str]:
+    """The same of a trace that something else recorded.
+
+    Args:
+        file: where it was written, if it was.
+        a_step: what a step is, as in `A_STEP`.
+        why: why it ended before its last step, if it did.
+    """
+    what = counted(len(trace.steps), "step") if len(trace.steps) else counted(len(trace.ops), "op")
+    where = f" into {printable(file)} ({format_bytes(Path(file).stat().st_size)})" if file is not None else ""
+    said = _said(trace, _steps(trace, a_step, why, NONE_ENDED), "budget=")
+    return [f"torchprof: recorded {what}{where}", *said, *([_next(file)] if file is not None else [])]
+
+
+def _said(trace: Trace, steps: Iterator[tuple[str, str]], budget: str) -> list[str]:
     rows = [
         *_models(trace),
-        *_steps(trace, outcome),
+        *steps,
         *_times(trace),
         *_memory(trace),
         *_hottest(trace),
-        *_advice(trace, file),
-        *_lost(trace, options),
+        *_advice(trace),
+        *_lost(trace, budget),
     ]
-    return [
-        _what(trace, outcome),
-        *(f"  {name:<9}{printable(text)}" for name, text in rows),
-        f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html",
-    ]
+    return [f"  {name:<9}{printable(text)}" for name, text in rows]
+
+
+def _next(path: str) -> str:
+    file = printable(shlex.quote(path))
+    return f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html"
+
+
+def starts_processes() -> bool:
+    """Whether the program started processes of ``multiprocessing``, as ``torch.multiprocessing.spawn`` does."""
+    return any(f"multiprocessing.popen_{how}" in sys.modules for how in ("fork", "spawn_posix", "forkserver"))
 
 
 def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
@@ -86,20 +121,24 @@ def _models(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "Model" if len(roots) == 1 else "Models", named + more
 
 
-def _steps(trace: Trace, outcome: Outcome) -> Iterator[tuple[str, str]]:
+def _steps(trace: Trace, a_step: str, why: str, none: str) -> Iterator[tuple[str, str]]:
     recorded = trace.steps["number"]
     if not len(recorded):
         ended = f" ({trace.facts['ended_by']} ended it)" if "ended_by" in trace.facts else ""
-        yield "Steps", f"none came to its end{ended}: the recording is one" if outcome.models else "none: no model was called"
+        yield "Steps", none.format(ended=ended)
         return
-    which = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
-    said = which
-    if warmup := int((trace.steps["warmup"] != 0).sum()):
+    said = f"{recorded[0]}" if len(recorded) == 1 else f"{recorded[0]} to {recorded[-1]}"
+    evaluated = evaluation_steps(trace)
+    if warmup := warmup_count(trace):
         said += ", the first as warm-up" if warmup == 1 else f", the first {warmup} as warm-up"
-    of = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
-    yield "Steps", f"{said}; {of}"
-    if outcome.why:
-        yield "Ended", outcome.why
+    yield "Steps", f"{said}; {a_step}"
+    if not warmup and recorded[0] == 0:
+        yield "", "step 0 is the program's first: it includes what runs once, such as compiling and first allocations"
+    if evaluated:
+        counts = "they count in what follows" if trace.facts.get("aggregate") else "left out of what follows"
+        yield "", f"{numbered(evaluated, 'step')} also {'evaluates' if len(evaluated) == 1 else 'evaluate'} a model: {counts}"
+    if why:
+        yield "Ended", why
     elif "ended_by" in trace.facts:
         yield "Ended", f"by {trace.facts['ended_by']}"
 
@@ -143,7 +182,7 @@ def _hottest(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "Hottest", f"{hottest['path']} ({modules[hottest['path']].type}): {hottest['self'] / whole:.0%} of the time"
 
 
-def _advice(trace: Trace, file: str) -> Iterator[tuple[str, str]]:
+def _advice(trace: Trace) -> Iterator[tuple[str, str]]:
     found = findings(trace)
     if not found:
         yield "Findings", "none"
@@ -153,7 +192,7 @@ def _advice(trace: Trace, file: str) -> Iterator[tuple[str, str]]:
     yield "Findings", f"{len(found)}; the first: {top.what}{worth}"
 
 
-def _lost(trace: Trace, options: RunOptions) -> Iterator[tuple[str, str]]:
+def _lost(trace: Trace, option: str) -> Iterator[tuple[str, str]]:
     if trace.losses:
         lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())
-        yield "Lost", f"{lost}: they did not fit the budget of {options.budget / 2**20:,.0f} MiB (--budget)"
+        yield "Lost", f"{lost}: they did not fit the budget of {trace.facts['budget'] / 2**20:,.0f} MiB ({option})"

@@ -318,7 +318,8 @@ _COLUMNS: Final = (
     Column("idle", "Idle", TIME, "time in which nothing ran"),
     Column("idle_share", "Share", SHARE, "of all idle time"),
     Column("idle_launch_bound", "Launch-bound", TIME, "the queue was empty before the host launched the next kernel"),
-    Column("idle_synchronization", "Synchronization", TIME, "of that, as much as the host had waited for a device"),
+    Column("idle_data", "Data", TIME, "of that, the time in which the thread that launched waited for data"),
+    Column("idle_synchronization", "Synchronization", TIME, "of the rest, as much as the host had waited for a device"),
     Column("idle_other", "Other", TIME, "launched in time: waited for another stream, or took its time to start"),
     Column("gaps", "Gaps", COUNT, "how many times"),
     Column(

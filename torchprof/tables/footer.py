@@ -11,15 +11,16 @@ from torchprof.analysis.gpu.kernels import launches_before
 from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.model.module_tree import SEVERAL_MODULES
 from torchprof.analysis.model.unknown_flops import ways_out
-from torchprof.analysis.steps import step_times
+from torchprof.analysis.steps import evaluation_steps, step_times
 from torchprof.rendering.units import format_ns
 from torchprof.tables.columns import COLUMNS
 from torchprof.tables.table import About
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
 __all__ = [
     "coverage",
+    "evaluations",
     "footer",
     "incomplete",
     "launched_before_lines",
@@ -56,7 +57,16 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
 def remarks(trace: Trace) -> list[str]:
     """What must be said of a recording that does not have everything: below every table and account."""
     note = trace.facts.get("memory_note")
-    return [*ended_early(trace), *([f"Memory: {note}"] if note else []), *of_file(trace), *incomplete(trace.losses)]
+    said = [f"Memory: {note}"] if note else []
+    return [*ended_early(trace), *evaluations(trace), *said, *of_file(trace), *incomplete(trace.losses)]
+
+
+def evaluations(trace: Trace) -> list[str]:
+    """What must be said of steps in which a model was evaluated beside the training."""
+    if not (steps := evaluation_steps(trace)):
+        return []
+    where = "they are in the means" if trace.facts.get("aggregate") else "left out, as warm-up is"
+    return [f"Evaluation: in {numbered(steps, 'step')} a model was also called without gradients or in eval mode; {where}"]
 
 
 def of_file(trace: Trace) -> list[str]:

@@ -29,11 +29,12 @@ from torchprof.wording import counted
 __all__ = ["Gpu", "gpu"]
 
 SHOWN, MODULES_SHOWN = 10, 6
-MEANINGS: Final = (
-    "launch-bound: the device's queue was empty before the host launched the next kernel",
-    "synchronization: of that, as much as the host had waited for a device",
-    "other: launched in time, but waited for another stream or started late; or it is not known when it was launched",
-)
+MEANINGS: Final = {
+    "launch-bound": "launch-bound: the device's queue was empty before the host launched the next kernel",
+    "data": "data: of that, the time in which the thread that launched it waited for data",
+    "synchronization": "synchronization: of that, as much as the host had waited for a device",
+    "other": "other: launched in time, but waited for another stream or started late; or it is not known when it was launched",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Gpu(GpuAccount, Printed):
                 row = {"name": name, "path": f"{device.name} {name}", "depth": 1, "type": "", "kernels": stream.kernels}
                 rows.append({**row, "busy": stream.busy, "busy_share": stream.busy / device.span})
         columns = ("kernels", "span", "busy", "busy_share", "idle", *map(_column, CAUSES))
+        columns = worth_showing(rows, columns, optional=("idle_data",))
         of, how = ("the span of the device", "") if len(self.devices) == 1 else ("the span of its device", "at most ")
         longest = max((device.span for device in self.devices), default=0)
         shares = coverage(self.trace, "busy_share", of, longest, of_all=True, how=how)
@@ -82,7 +84,7 @@ class Gpu(GpuAccount, Printed):
     def by_cause(self) -> Table:
         """Idle time by cause and, below each, by module, most first; the causes add up to it.
 
-        With stacks, the line that launched what came late or, of synchronization, that waited.
+        With stacks, the line that launched what came late or, of data and synchronization, that waited.
         """
         return self._by_cause()
 
@@ -115,7 +117,9 @@ class Gpu(GpuAccount, Printed):
         of, how = ("all idle time", "") if count == 1 else (f"all idle time of {count} devices", "on average ")
         shares = coverage(self.trace, "idle_share", of, whole / max(count, 1), of_all=True, how=how)
         shown = worth_showing(rows, ("idle", "idle_share", "gaps", "at", "lines"), optional=("lines",))
-        return Table("Idle cause", rows, shown, (shares, *MEANINGS), is_tree=True)
+        waits_for_data = any(idle.cause == "data" for idle in self.idle)
+        meanings = [meaning for cause, meaning in MEANINGS.items() if cause != "data" or waits_for_data]
+        return Table("Idle cause", rows, shown, (shares, *meanings), is_tree=True)
 
     @cached_property
     def by_copy(self) -> Table:
@@ -263,9 +267,10 @@ def _column(cause: str) -> str:
 def gpu(trace: Trace, *, ceilings: Ceilings | None = None) -> Gpu:
     """Account for the time of devices: busy or idle, why idle, copies, and waits of the host.
 
-    Idle time has three causes, which add up to it: *launch-bound*, the device's queue was empty before the host launched the
-    next kernel; *synchronization*, as much of that as the host had waited for a device before the launch; and *other*, the
-    kernel had been launched in time, and waited for another stream or took its time to start.
+    Idle time has four causes, which add up to it: *launch-bound*, the device's queue was empty before the host launched the
+    next kernel; *data*, of that, the time in which the thread that launched it waited for data; *synchronization*, as much of
+    what is left as the host had waited for a device before the launch; and *other*, the kernel had been launched in time, and
+    waited for another stream or took its time to start.
 
     Args:
         trace: of `torchprof.profile`, recorded where a device was in use.

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
@@ -69,17 +70,27 @@ class Memory(MemoryAccount, Printed):
 
         Without rows where the trace has no stacks.
         """
+        sums = self._sums_by_line(np.flatnonzero(self.held_at_peak) if len(self.trace.stacks) else np.zeros(0, dtype=np.int64))
+        if len(self.trace.stacks) and self.untracked:
+            sums[UNKNOWN, UNTRACKED, NO_MODULE] = [self.untracked, 0]
+        return self._table_of_lines(sums, self.peak.bytes, "Held at the peak, made at", "the peak")
+
+    def lines_of_rows(self, rows: npt.NDArray[np.int64], title: str, of: str) -> Table:
+        """The same of any rows of ``allocations``; what their shares are of is called ``of``."""
+        return self._table_of_lines(self._sums_by_line(rows), int(self.allocations["bytes"][rows].sum()), title, of)
+
+    def _sums_by_line(self, rows: npt.NDArray[np.int64]) -> dict[tuple[str, str, str], list[int]]:
+        """Bytes and blocks of these rows by line, category and path of the module."""
         sums: dict[tuple[str, str, str], list[int]] = {}
-        rows = np.flatnonzero(self.held_at_peak) if len(self.trace.stacks) else np.zeros(0, dtype=np.int64)
         columns = (self.lines_of(rows), *(self.allocations[name][rows].tolist() for name in ("start", "bytes")))
         for row, line, start, size in zip(rows.tolist(), *columns, strict=True):
             name = line or (BEFORE if start < 0 else UNKNOWN)
             found = sums.setdefault((name, CATEGORIES[int(self.category[row])], self.module_path(row)), [0, 0])
             found[0] += size
             found[1] += 1
-        if len(self.trace.stacks) and self.untracked:
-            sums[UNKNOWN, UNTRACKED, NO_MODULE] = [self.untracked, 0]
-        whole = self.peak.bytes
+        return sums
+
+    def _table_of_lines(self, sums: dict[tuple[str, str, str], list[int]], whole: int, title: str, of: str) -> Table:
         records: list[Record] = [
             {
                 "name": line,
@@ -91,9 +102,9 @@ class Memory(MemoryAccount, Printed):
             }
             for (line, category, module), (size, count) in sums.items()
         ]
-        shares = About(("share",), f"Share: of the peak, {format_bytes(whole)}")
+        shares = About(("share",), f"Share: of {of}, {format_bytes(whole)}")
         shown = ("at_peak", "share", "count", "category", "module")
-        return Table("Held at the peak, made at", records, shown, (shares,), headers={"count": "Blocks"}).sort("at_peak")
+        return Table(title, records, shown, (shares,), headers={"count": "Blocks"}).sort("at_peak")
 
     @cached_property
     def leak_table(self) -> Table:
@@ -160,7 +171,9 @@ class Memory(MemoryAccount, Printed):
         if self.saved_unknown is not None:
             yield f"Kept for backward: unknown, because {self.saved_unknown}"
         else:
-            yield f"Kept for backward, at most: {format_bytes(sum(self.saved_by_module.values()))} (Saved: then, by module)"
+            saved = sum(self.saved_by_module.values())
+            kept = f", at most: {format_bytes(saved)} (Saved: then, by module)" if saved else ": nothing that was recorded"
+            yield f"Kept for backward{kept}"
         if missing := not_recorded(self.trace):
             why = "The file has no addresses of tensors" if "addresses" in missing else f"Recorded with {missing[0]}=False"
             yield f"{why}: little of the memory can be told apart by category or module"
@@ -196,4 +209,7 @@ class Memory(MemoryAccount, Printed):
             return "Held at the ends of steps: unknown, because allocations were lost"
         rows = [round(at * (len(ends) - 1) / (SHOWN - 1)) for at in range(SHOWN)] if len(ends) > SHOWN else range(len(ends))
         listed = ", ".join(f"{ends[row]['step']}: {format_bytes(ends[row]['held'])}" for row in rows)
-        return f"Held at the end of step {listed}"
+        some = (
+            f"Held at the ends of {len(rows)} of {len(ends):,} steps:" if len(rows) < len(ends) else "Held at the end of step"
+        )
+        return f"{some} {listed}"

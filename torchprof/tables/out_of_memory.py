@@ -100,7 +100,7 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
         if self.saved_by:
             return f"PYTORCH_ALLOC_CONF={self.saved_by[0]} would have saved the run{within}"
         if unknown:
-            return "Whether a setting would have saved the run is unknown, as is what the device had free: give capacity="
+            return "Whether a setting would have saved the run is unknown, as is what the device had free: give its capacity"
         if self.missing:
             more = format_bytes(self.missing)
             return f"No setting would have saved the run{within}: {more} more are needed even with nothing fragmented"

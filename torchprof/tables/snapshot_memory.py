@@ -22,6 +22,8 @@ __all__ = ["SnapshotMemory", "callers", "device_number", "line_of", "snapshot_me
 SHOWN: Final = 10
 CALLERS: Final = 3
 """Lines of a stack that are printed below its own."""
+FEW_CHANGES: Final = 10
+"""Allocations and frees, fewer than which say little of a program."""
 OF_PYTORCH: Final = ("/torch/", "\\torch\\")
 
 
@@ -106,7 +108,8 @@ class SnapshotMemory(SnapshotAccount, Printed):
             "max_reserved": self.max_reserved,
             "by_category": self.by_category,
             "by_metadata": self.by_metadata,
-            "at_peak": self.peak_table.to_dict() if replay else None,
+            "at_peak": self.peak_table.to_dict() if self.changes else None,
+            "changes": self.changes if replay else None,
             "leaks": self.leak_table.to_dict(),
             "leaks_unknown": self.leaks_unknown,
             "allocated": self.allocated,
@@ -124,12 +127,15 @@ class SnapshotMemory(SnapshotAccount, Printed):
         return f"<SnapshotMemory: peak {format_bytes(self.peak)} on {self.device}>"
 
     def parts(self) -> Parts:
-        replay = self.replay
+        replay = self.replay if self.changes else None
         told = len(self.blocks) and self.by_category["unknown"] < self.peak
         if replay:
             then = format_bytes(self.reserved_at_peak)
             yield f"Peak on {self.device}: {format_bytes(self.peak)} allocated, {then} reserved then"
             yield f"Reserved at most: {format_bytes(self.max_reserved)}"
+            if self.changes < FEW_CHANGES:
+                few = counted(self.changes, "allocation or free", "allocations and frees")
+                yield f"The history has {few}: the peak is that of these, and may be far from that of the program"
             if not replay.complete:
                 yield "The history begins later: what was there is known from where it was freed, or from the end"
             if self.missing:
@@ -140,8 +146,7 @@ class SnapshotMemory(SnapshotAccount, Printed):
                     f"INEXACT: {counted(replay.misplaced, 'allocation')} could not be followed; sizes of blocks may be off, "
                     "what was reserved is as recorded"
                 )
-            for action, count in self.snapshot.unknown_actions(self.number).items():
-                yield f"INEXACT: {counted(count, 'entry says', 'entries say')} {shown(action, 40)}, which is not known here"
+            yield from self._unknown_entries()
             if told:
                 yield from self.categories.parts()
             elif self.peak:
@@ -152,7 +157,13 @@ class SnapshotMemory(SnapshotAccount, Printed):
             yield from self.peak_table.head(SHOWN).parts()
             yield from self._leak_parts()
         else:
-            yield "No history was recorded: torch.cuda.memory._record_memory_history() before the program keeps one"
+            had = (
+                "The history has no allocation and no free, and tells no more than the end"
+                if self.replay
+                else "No history was recorded"
+            )
+            yield f"{had}: torch.cuda.memory._record_memory_history() before the program keeps one"
+            yield from self._unknown_entries()
             if told:
                 yield from self.categories.parts()
         waiting = f"; {format_bytes(self.awaiting_free)} freed and still used by other streams" if self.awaiting_free else ""
@@ -165,6 +176,12 @@ class SnapshotMemory(SnapshotAccount, Printed):
             yield from self.end_table.head(SHOWN).parts()
         if self.segments:
             yield from self.segment_table.head(SHOWN).parts()
+
+    def _unknown_entries(self) -> Parts:
+        if not self.snapshot.has_history(self.number):
+            return
+        for action, count in self.snapshot.unknown_actions(self.number).items():
+            yield f"INEXACT: {counted(count, 'entry says', 'entries say')} {shown(action, 40)}, which is not known here"
 
     def _leak_parts(self) -> Parts:
         steps = self.steps

@@ -6,14 +6,39 @@ architectures", 2009) bounds the rate of an op by ``min(flops, intensity * bytes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
-__all__ = ["Ceilings"]
+from torchprof.errors import ArgumentError
+from torchprof.wording import nearest, shown
+
+__all__ = ["PUBLISHED", "Ceilings"]
+
+TERA: Final = 10**12
+GIGA: Final = 10**9
+
+PUBLISHED: Final[Mapping[str, tuple[int, Mapping[str, float]]]] = {
+    "T4": (320, {"float32": 8.1, "float16": 65}),
+    "V100-16GB": (900, {"float32": 15.7, "float16": 125}),
+    "V100-32GB": (900, {"float32": 15.7, "float16": 125}),
+    "RTX 3090": (936, {"float32": 35.6, "tf32": 35.6, "float16": 71, "bfloat16": 71}),
+    "RTX 4090": (1008, {"float32": 82.6, "tf32": 82.6, "float16": 165.2, "bfloat16": 165.2}),
+    "A10": (600, {"float32": 31.2, "tf32": 62.5, "float16": 125, "bfloat16": 125}),
+    "L4": (300, {"float32": 30.3, "tf32": 60, "float16": 121, "bfloat16": 121}),
+    "L40S": (864, {"float32": 91.6, "tf32": 183, "float16": 362, "bfloat16": 362}),
+    "A100-40GB": (1555, {"float32": 19.5, "tf32": 156, "float16": 312, "bfloat16": 312}),
+    "A100-80GB": (2039, {"float32": 19.5, "tf32": 156, "float16": 312, "bfloat16": 312}),
+    "H100-80GB": (3350, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989}),
+    "H200": (4800, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989}),
+}
+"""GB per second, and TFLOP/s by dtype, of GPUs as NVIDIA's data sheets and whitepapers give them: dense products, summed up in
+float32; of V100, A100, H100 and H200 those with SXM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """The best rates measured on one device.
+    """The best rates of one device: measured, published, or your own figures.
 
     Attributes:
         device: its name.
@@ -29,6 +54,27 @@ class Ceilings:
     flops: float
     bytes: float
 
+    @classmethod
+    def published(cls, gpu: str, dtype: str = "float32") -> Ceilings:
+        """Those that NVIDIA publishes for a GPU, which no program reaches: what `torchprof.ceilings` measures is less.
+
+        Args:
+            gpu: such as ``"H100-80GB"``.
+            dtype: of the matrices: ``"float32"``, ``"tf32"``, ``"float16"`` or ``"bfloat16"``.
+
+        Raises:
+            ArgumentError: none are known of this GPU, or of this dtype.
+
+        Example:
+            >>> torchprof.report(prof.trace, "report.html", ceilings=torchprof.Ceilings.published("H100-80GB", "bfloat16"))
+        """
+        if gpu not in PUBLISHED:
+            raise ArgumentError(f"gpu={shown(gpu)} is not known{_meant(gpu, PUBLISHED)}")
+        bandwidth, rates = PUBLISHED[gpu]
+        if dtype not in rates:
+            raise ArgumentError(f"dtype={shown(dtype)} has no published rate on {gpu}{_meant(dtype, rates)}")
+        return cls(f"{gpu}, as published", dtype, 0, rates[dtype] * TERA, bandwidth * GIGA)
+
     def attainable(self, intensity: float) -> float:
         """The most FLOPs per second of an op with this many FLOPs per byte."""
         return min(self.flops, intensity * self.bytes)
@@ -38,3 +84,8 @@ class Ceilings:
         if flop_rate is not None and intensity is not None:
             return flop_rate / self.attainable(intensity)
         return byte_rate / self.bytes if byte_rate is not None else None
+
+
+def _meant(name: Any, known: Mapping[str, Any]) -> str:
+    near = nearest(name, known) if isinstance(name, str) else None
+    return f": did you mean {near!r}?" if near else f": use one of {', '.join(map(repr, known))}"

@@ -11,12 +11,21 @@ import numpy.typing as npt
 
 from torchprof.advice.finding import Finding
 from torchprof.advice.loop import Loop, loop_of
-from torchprof.advice.ops_of import are_counted, called_by_python, check_ops, host_time, input_tensors, output_tensors
+from torchprof.advice.ops_of import (
+    are_counted,
+    called_by_python,
+    check_ops,
+    device_time,
+    host_time,
+    input_tensors,
+    output_tensors,
+)
 from torchprof.advice.places import per_step
 from torchprof.advice.registry import rule
 from torchprof.advice.uses_of import storages_of
 from torchprof.analysis.autograd import forward_and_backward_ops
 from torchprof.analysis.gpu.gaps import gaps_between
+from torchprof.analysis.gpu.op_kernels import kernels_of_ops
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.where import lines_of_ops, most_first
 from torchprof.analysis.spans import latest_before
@@ -77,10 +86,11 @@ def index_loops(trace: Trace) -> Iterator[Finding]:
     if loops is None:
         return
     times = np.bincount(loops.of, weights=loops.end - loops.start)
-    took = sum(_time_and_backward(trace, loops))
+    took, device = (sum(times) for times in zip(*_time_and_backward(trace, loops), strict=True))
     passes = int(loops.passes.sum())
     # Of all passes of a loop, one is left: that which does all at once.
-    high = (1 - int(loops.loops.sum()) / passes) * took / loop.steps
+    part = (1 - int(loops.loops.sum()) / passes) / loop.steps
+    high = loop.most_saved(part * max(took, device), part * device)
     if loop.is_small(high):
         return
     lines = lines_of_ops(trace, loops.first)
@@ -176,8 +186,11 @@ def _indexing(trace: Trace, called: Ints) -> tuple[Ints, Ints]:
     return rows[order], tensor[order]
 
 
-def _time_and_backward(trace: Trace, loops: _Loops) -> Iterator[int]:
-    """Nanoseconds in which any loop ran, as loops in loops count once, and of nodes that differentiate what ran in them."""
+def _time_and_backward(trace: Trace, loops: _Loops) -> Iterator[tuple[int, int]]:
+    """Nanoseconds in which any loop ran, as loops in loops count once, and of nodes that differentiate what ran in them.
+
+    Of the host, and of the kernels that these launched.
+    """
     forward, nodes = forward_and_backward_ops(trace)
     own = are_counted(trace)[nodes]
     forward, nodes = forward[own], nodes[own]
@@ -190,8 +203,12 @@ def _time_and_backward(trace: Trace, loops: _Loops) -> Iterator[int]:
         starts, ends = np.append(start.min(), gap_ends), np.append(gap_starts, end.max())
         at = latest_before(starts, begun)
         inside = (on == thread) & (at >= 0) & (begun < ends[at])
-        yield int((ends - starts).sum())
-        yield int(host_time(trace, nodes[inside]).sum())
+        begun_at = trace.ops["start"][trace.ops["thread"] == thread]
+        in_loop = latest_before(starts, begun_at)
+        is_in_loop = (in_loop >= 0) & (begun_at < ends[in_loop])
+        launched = kernels_of_ops(trace)[0][trace.ops["thread"] == thread][is_in_loop] if len(trace.kernels) else starts[:0]
+        yield int((ends - starts).sum()), int(launched.sum())
+        yield int(host_time(trace, nodes[inside]).sum()), int(device_time(trace, nodes[inside]).sum())
 
 
 def _details(trace: Trace, loop: Loop, loops: _Loops, lines: list[str], times: list[float]) -> tuple[str, ...]:

@@ -61,7 +61,8 @@ def optimizer_loops(trace: Trace) -> Iterator[Finding]:
     loop = loop_of(trace)
     for steps in _of_totals(trace) if is_aggregated(trace) else _of_ops(trace):
         advice = _advice(steps.optimizer, steps.on_cpu)
-        time = max(steps.host, steps.device) / loop.steps
+        host, device = steps.host / loop.steps, steps.device / loop.steps
+        time = loop.most_saved(max(host, device), device)
         if steps.ops.count < MANY * steps.count or steps.at_once or time < LEAST * loop.time or not advice:
             continue
         each = steps.ops.count / steps.count / steps.parameters if steps.parameters else 0

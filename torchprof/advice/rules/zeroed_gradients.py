@@ -13,6 +13,7 @@ from torchprof.advice.loop import loop_of
 from torchprof.advice.ops_of import (
     called_by_python,
     check_ops,
+    device_time,
     host_time,
     input_tensors,
     inside,
@@ -58,7 +59,8 @@ def zeroed_gradients(trace: Trace) -> Iterator[Finding]:
     gradients = int(np.where(trace.ops["n_inputs"][zeros] > 0, trace.ops["n_inputs"][zeros], 1).sum())
     part = min(1.0, gradients / len(adds)) if len(adds) else 0.0
     zeroing, adding = saved_by(trace, loop, zeros, ""), saved_by(trace, loop, adds, "", part)
-    high = zeroing.high + adding.high
+    device = (float(device_time(trace, zeros).sum()) + part * float(device_time(trace, adds).sum())) / loop.steps
+    high = loop.most_saved(zeroing.high + adding.high, device)
     if high < LEAST * loop.time:
         return
     yield Finding(

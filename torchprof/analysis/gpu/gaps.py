@@ -4,9 +4,11 @@ A device is busy while any of its streams runs anything; the rest of its span is
 The host began to launch that kernel when its runtime call began (where that was not recorded: its op). The time of a gap is
 
     launch-bound      if the launch began when the queue of the device was already empty: the host was too slow;
-    synchronization   the part of such a gap that the host had spent waiting for a device: in waits that began before the
-                      launch, and ended when the queue was empty or later. Without them it would have launched that much
-                      earlier. Never more than the gap;
+    data              the part of such a gap in which the thread that launched was in `Phase.DATA`: in ``next()`` of a
+                      ``DataLoader``, or in `torchprof.data`;
+    synchronization   of what is left of such a gap, as much as the host had spent waiting for a device: in waits that began
+                      before the launch, and ended when the queue was empty or later. Without them it would have launched that
+                      much earlier;
     other             if the launch began in time: the kernel waited for another stream, or took its time to start; or if it is
                       not known when the launch began.
 
@@ -23,8 +25,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.gpu.data_waits import launching_threads, waited_for_data
 from torchprof.analysis.gpu.kernels import launch_times
 from torchprof.analysis.gpu.waits import waiting_calls
+from torchprof.analysis.spans import merged
 from torchprof.trace.schema import NO_THREAD
 from torchprof.trace.trace import Trace
 
@@ -32,7 +36,7 @@ __all__ = ["CAUSES", "Gaps", "gaps_between", "split_gaps"]
 
 Ints = npt.NDArray[np.int64]
 
-CAUSES: Final = ("launch-bound", "synchronization", "other")
+CAUSES: Final = ("launch-bound", "data", "synchronization", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,15 @@ class Gaps:
     Attributes:
         start, end: nanoseconds since the start of the recording.
         kernel: the row of ``trace.kernels`` whose start ended the gap.
+        data: the row of ``trace.ops`` with the first wait for data; -1 where there is none.
         wait: the row of ``trace.runtime_calls`` with the first wait of the host; -1 where it did not wait.
-        parts: nanoseconds by cause, ``[3, n]`` in the order of ``CAUSES``; they add up to the gap.
+        parts: nanoseconds by cause, ``[4, n]`` in the order of ``CAUSES``; they add up to the gap.
     """
 
     start: Ints
     end: Ints
     kernel: Ints
+    data: Ints
     wait: Ints
     parts: Ints
 
@@ -70,11 +76,13 @@ def split_gaps(trace: Trace, start: Ints, end: Ints, kernel: Ints) -> Gaps:
     gap = end - start
     launched = launch_times(trace)[kernel]
     queue_empty = (launched >= 0) & (launched > start)
+    for_data, data = waited_for_data(trace, launching_threads(trace, kernel), start, np.minimum(launched, end))
+    for_data = np.where(queue_empty, for_data, 0)
     waited, wait = _waited(trace, start, launched)
-    synchronization = np.where(queue_empty, np.minimum(gap, waited), 0)
-    launch_bound = np.where(queue_empty, gap - synchronization, 0)
-    parts = np.stack([launch_bound, synchronization, np.where(queue_empty, 0, gap)])
-    return Gaps(start, end, kernel, np.where(synchronization > 0, wait, -1), parts)
+    synchronization = np.where(queue_empty, np.minimum(gap - for_data, waited), 0)
+    launch_bound = np.where(queue_empty, gap - for_data - synchronization, 0)
+    parts = np.stack([launch_bound, for_data, synchronization, np.where(queue_empty, 0, gap)])
+    return Gaps(start, end, kernel, np.where(for_data > 0, data, -1), np.where(synchronization > 0, wait, -1), parts)
 
 
 def _waited(trace: Trace, empty: Ints, launched: Ints) -> tuple[Ints, Ints]:
@@ -85,20 +93,9 @@ def _waited(trace: Trace, empty: Ints, launched: Ints) -> tuple[Ints, Ints]:
     """
     rows = waiting_calls(trace)
     rows = rows[trace.runtime_calls["thread"][rows] != NO_THREAD]
-    starts, ends, first_rows = _merged(trace.runtime_calls["start"][rows], trace.runtime_calls["end"][rows])
+    starts, ends, first_rows = merged(trace.runtime_calls["start"][rows], trace.runtime_calls["end"][rows])
     up_to = np.append(0, np.cumsum(ends - starts))
     first = np.searchsorted(ends, empty - int(trace.facts.get("gpu_clock_error_ns", 0)), side="left")
     last = np.maximum(first, np.searchsorted(starts, launched, side="left"))
     row = np.append(rows[first_rows], -1)[first]
     return up_to[last] - up_to[first], np.where(last > first, row, -1)
-
-
-def _merged(start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
-    """Intervals with overlapping ones merged: starts, ends, and the row of the first of each."""
-    if not len(start):
-        none = np.zeros(0, dtype=np.int64)
-        return none, none, none
-    order = np.argsort(start, kind="stable")
-    latest = np.maximum.accumulate(end[order])
-    first = np.append(0, np.flatnonzero(start[order][1:] > latest[:-1]) + 1)
-    return start[order][first], latest[np.append(first[1:], len(order)) - 1], order[first]

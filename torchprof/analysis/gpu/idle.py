@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from torchprof.analysis.gpu.gaps import CAUSES, Gaps
 from torchprof.analysis.gpu.launchers import kernel_launchers, op_label
 from torchprof.analysis.groups import Groups
-from torchprof.analysis.lines.where import lines_of_launches, numbered
+from torchprof.analysis.lines.where import lines_of_launches, lines_of_ops, numbered
 from torchprof.analysis.lookups import modules_of_calls, names_of_ops
 from torchprof.trace.trace import Trace
 
 __all__ = ["Idle", "idle_times"]
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Idle:
 
     Attributes:
         cause: one of ``CAUSES``.
-        module, op: those that launched the kernel after the gap; for synchronization, those that waited.
+        module, op: those that launched the kernel after the gap; for data and synchronization, those that waited.
         line: of the program, that of the same, as ``train.py:31``; empty where it is not known.
         gaps, time: the number of gaps, and nanoseconds.
     """
@@ -46,19 +49,20 @@ def idle_times(trace: Trace, gaps: Sequence[Gaps], labels: Sequence[str]) -> lis
     if not gaps:
         return []
     parts = np.concatenate([each.parts for each in gaps], axis=1)
-    kernel, wait = (np.concatenate([getattr(each, name) for each in gaps]) for name in ("kernel", "wait"))
+    kernel, data, wait = (np.concatenate([getattr(each, name) for each in gaps]) for name in ("kernel", "data", "wait"))
     modules, ops = kernel_launchers(trace)
-    launch_bound, synchronization, other = (part > 0 for part in parts)
-    waits = trace.runtime_calls[wait[synchronization]]
-    launched = trace.kernels[kernel]
-    places = [
-        (modules[kernel[launch_bound]], ops[kernel[launch_bound]], launched[launch_bound]),
-        (modules_of_calls(trace, waits["module_call"]), names_of_ops(trace, waits["op"]), waits),
-        (modules[kernel[other]], ops[kernel[other]], launched[other]),
-    ]
+    launch_bound, for_data, synchronization, other = (part > 0 for part in parts)
+    data, waits = data[for_data], trace.runtime_calls[wait[synchronization]]
+
+    def launched(late: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, list[str]]:
+        rows = kernel[late]
+        return modules[rows], ops[rows], lines_of_launches(trace, trace.kernels[rows])
+
+    waited = modules_of_calls(trace, waits["module_call"]), names_of_ops(trace, waits["op"]), lines_of_launches(trace, waits)
+    loaded = modules_of_calls(trace, trace.ops["module_call"][data]), names_of_ops(trace, data), lines_of_ops(trace, data)
+    places = [launched(launch_bound), loaded, waited, launched(other)]
     found = []
-    for cause, (module, op, rows), time in zip(CAUSES, places, parts, strict=True):
-        lines = lines_of_launches(trace, rows)
+    for cause, (module, op, lines), time in zip(CAUSES, places, parts, strict=True):
         groups = Groups.by([module, op, numbered(lines)])
         sums = groups.sums(time[time > 0])
         for first, count, total in zip(groups.first.tolist(), groups.count.tolist(), sums.tolist(), strict=True):

@@ -27,7 +27,7 @@ from torchprof.analysis.lines.common_stacks import common_stacks
 from torchprof.analysis.lines.op_stacks import RUN, OpStacks
 from torchprof.analysis.lines.other_threads import Meanwhile, in_steps
 from torchprof.analysis.spans import closed_ends
-from torchprof.analysis.steps import active_steps, step_of
+from torchprof.analysis.steps import NEVER, active_steps, end_of_step, step_of
 from torchprof.analysis.time.self_times import calls_around
 from torchprof.trace.schema import SCOPE_USER, Phase, Rows, phases, phases_of_calls
 from torchprof.trace.trace import Trace
@@ -102,7 +102,12 @@ class _Gaps(NamedTuple):
 
 
 class _Holders(NamedTuple):
-    """Module calls or user ranges. ``sure`` is the innermost stack whose line was running all the time."""
+    """Module calls or user ranges.
+
+    Attributes:
+        sure: the innermost stack whose line was running all the time.
+        until: when the step ends that each began in: what is later is of none.
+    """
 
     rows: Ints
     start: Ints
@@ -112,6 +117,7 @@ class _Holders(NamedTuple):
     own: Ints
     phase: Ints
     waits: Flags
+    until: Ints
 
 
 class _Pieces(NamedTuple):
@@ -144,9 +150,10 @@ def python_times(trace: Trace, stacks: OpStacks, counted: Ints, op_self: Ints, c
     phase = phases(ops).astype(np.int64)
     waits = np.isin(phase, WAITS) & (ops["thread"] == main)
     sure = _not_left(trace, stacks.own, ranges)
-    of_ranges = _Holders(ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits)
+    until, calls_until = end_of_step(ops["start"], trace), end_of_step(calls["start"], trace)
+    of_ranges = _Holders(ranges, ops["start"], op_ends, stacks.own, sure, op_self, phase, waits, until)
     of_calls, of_ops = (step_of(rows["start"], trace, active) for rows in (calls, ops))
-    pieces += _in_calls(trace, counted, spans, call_ends, call_self, of_calls)
+    pieces += _in_calls(trace, counted, spans, call_ends, call_self, of_calls, calls_until)
     pieces += _pieces(of_ranges, _inside(spans.take(spans.kind == RANGE), of_ranges, meanwhile), of_ops)
     return _found(trace, counted, pieces)
 
@@ -156,13 +163,14 @@ def python_in_calls(trace: Trace, stacks: OpStacks, counted: Ints, call_self: In
     op_ends, call_ends = closed_ends(trace, trace.ops), closed_ends(trace, trace.module_calls)
     spans = _spans(trace, stacks.own, trace.call_stacks.astype(np.int64), op_ends, call_ends)
     all_in_one = np.zeros(len(trace.module_calls), dtype=np.int64)
-    return _found(trace, counted, _in_calls(trace, counted, spans, call_ends, call_self, all_in_one))
+    never = np.full(len(trace.module_calls), NEVER)
+    return _found(trace, counted, _in_calls(trace, counted, spans, call_ends, call_self, all_in_one, never))
 
 
-def _in_calls(trace: Trace, counted: Ints, spans: _Spans, ends: Ints, own: Ints, step: Ints) -> list[_Pieces]:
+def _in_calls(trace: Trace, counted: Ints, spans: _Spans, ends: Ints, own: Ints, step: Ints, until: Ints) -> list[_Pieces]:
     calls, stacks = trace.module_calls, trace.call_stacks.astype(np.int64)
     never = np.zeros(len(calls), dtype=np.bool_)
-    holders = _Holders(np.arange(len(calls)), calls["start"], ends, stacks, stacks, own, phases_of_calls(calls), never)
+    holders = _Holders(np.arange(len(calls)), calls["start"], ends, stacks, stacks, own, phases_of_calls(calls), never, until)
     inside = spans.take(spans.kind == CALL)
     functions = called_functions(trace, counted, inside.around, stacks[inside.around], inside.stack)
     return _pieces(holders, _inside(inside, holders, None, functions), step)
@@ -269,12 +277,14 @@ def _inside(
     nests = (found == holders.own)[gaps.around] & (time >= 0)
     rest = holders.own.copy()
     np.subtract.at(rest, gaps.around[nests], time[nests])
+    end = np.maximum(gaps.start, np.minimum(gaps.end, holders.until[gaps.around]))
+    time = np.where(nests, end - gaps.start, 0)
     if meanwhile is not None:
-        time = time - np.where(holders.waits[gaps.around], meanwhile.between(gaps.start, gaps.end), 0)
+        time = time - np.where(holders.waits[gaps.around], meanwhile.between(gaps.start, end), 0)
     time = np.where(nests, time, 0)
     before, after = (np.where(side >= 0, side, stack[gaps.around]) for side in (gaps.before, gaps.after))
     rows = holders.rows
-    left = rest[rows]
+    left = np.maximum(0, np.minimum(rest[rows], holders.until[rows] - holders.start[rows]))
     if meanwhile is not None:
         empty = np.isin(rows, spans.around, invert=True) & holders.waits[rows]
         left = left - np.where(empty, np.minimum(meanwhile.between(holders.start[rows], holders.end[rows]), left), 0)

@@ -25,7 +25,7 @@ from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.model.flops import counted_flops, is_unknown, unknown_op
 from torchprof.analysis.remembered import remembered
 from torchprof.analysis.steps import active_steps, step_of, step_times
-from torchprof.analysis.time.self_times import nested_self_times
+from torchprof.analysis.time.self_times import nested_self_times, self_times_in_steps
 from torchprof.analysis.time.totals import step_totals
 from torchprof.trace.schema import OP_NESTED, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
@@ -134,8 +134,8 @@ def stack_costs(trace: Trace, libraries: bool, at_call: bool) -> StackCosts:
 
 def _of_rows(trace: Trace, stacks: OpStacks, counted: Ints, op_stack: Ints) -> StackCosts:
     ops, active = trace.ops, active_steps(trace)
-    op_self, call_self = nested_self_times(trace)
-    python = python_times(trace, stacks, counted, op_self, call_self)
+    python = python_times(trace, stacks, counted, *nested_self_times(trace))
+    op_self, _ = self_times_in_steps(trace)
     step = step_of(ops["start"], trace, active)
     in_step = step >= 0
     known = _Stacks()

@@ -1,4 +1,8 @@
-"""Self times of ops and of module calls, nested in each other: they add up to the time that was recorded."""
+"""Self times of ops and of module calls, nested in each other: they add up to the time that was recorded.
+
+A step may end while an op or a call is open: the range around the step of an optimizer, whose end ends the step, or a range of
+the user's own around the whole loop. Of these, only what lies in the step that they began in is of that step.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ import numpy.typing as npt
 
 from torchprof.analysis.crossing import crossing_ranges
 from torchprof.analysis.spans import closed_ends, latest_before, sum_by
+from torchprof.analysis.steps import end_of_step
 from torchprof.trace.schema import OP_ATTRIBUTED, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["calls_around", "nested_self_times"]
+__all__ = ["calls_around", "nested_self_times", "self_times_in_steps"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -24,16 +29,43 @@ def nested_self_times(trace: Trace) -> tuple[Ints, Ints]:
     ops, calls = trace.ops, trace.module_calls
     op_ends, call_ends = closed_ends(trace, ops), closed_ends(trace, calls)
     op_durations, call_durations = op_ends - ops["start"], call_ends - calls["start"]
-    call_around = calls_around(trace, op_ends, call_ends)
     op_self, call_self = op_durations.copy(), call_durations.copy()
-    for durations, op, call in ((op_durations, ops["parent"], call_around), (call_durations, calls["op"], calls["parent"])):
-        in_call = (call >= 0) & (calls["op"][call] == op) if len(calls) else np.zeros(len(call), dtype=np.bool_)
-        in_op = ~in_call & (op >= 0)
-        call_self -= sum_by(np.where(in_call, call, -1), durations, len(calls))
-        op_self -= sum_by(np.where(in_op, op, -1), durations, len(ops))
+    for durations, (op, call) in zip((op_durations, call_durations), _parents(trace, op_ends, call_ends), strict=True):
+        call_self -= sum_by(call, durations, len(calls))
+        op_self -= sum_by(op, durations, len(ops))
     for thread in np.unique(ops["thread"][crossing_ranges(trace, op_ends, call_ends)]):
         _follow(trace, int(thread), op_ends, call_ends, op_self, call_self)
     return op_self, call_self
+
+
+def self_times_in_steps(trace: Trace) -> tuple[Ints, Ints]:
+    """The same, of what began in an active step without what is after the end of that step. So they add up to the steps."""
+    op_self, call_self = nested_self_times(trace)
+    ops, calls = trace.ops, trace.module_calls
+    op_ends, call_ends = closed_ends(trace, ops), closed_ends(trace, calls)
+    op_until, call_until = end_of_step(ops["start"], trace), end_of_step(calls["start"], trace)
+    op_after, call_after = np.maximum(0, op_ends - op_until), np.maximum(0, call_ends - call_until)
+    if not op_after.any() and not call_after.any():
+        return op_self, call_self
+    ends = ((ops["start"], op_ends), (calls["start"], call_ends))
+    for (start, end), (op, call) in zip(ends, _parents(trace, op_ends, call_ends), strict=True):
+        for parent, until, after in ((op, op_until, op_after), (call, call_until, call_after)):
+            later = np.maximum(0, end - np.maximum(start, np.append(until, np.iinfo(np.int64).max)[parent]))
+            after -= sum_by(parent, later, len(after))
+    # Where ranges do not nest, more may be inside one than it lasts.
+    return np.maximum(0, op_self - np.maximum(0, op_after)), np.maximum(0, call_self - np.maximum(0, call_after))
+
+
+def _parents(trace: Trace, op_ends: Ints, call_ends: Ints) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
+    """The op that each op is directly in, and the call, of which at least one is -1; and the same of each call."""
+    ops, calls = trace.ops, trace.module_calls
+
+    def directly(op: Rows, call: Rows) -> tuple[Ints, Ints]:
+        op, call = op.astype(np.int64), call.astype(np.int64)
+        in_call = (call >= 0) & (calls["op"][call] == op) if len(calls) else np.zeros(len(call), dtype=np.bool_)
+        return np.where(~in_call & (op >= 0), op, -1), np.where(in_call, call, -1)
+
+    return directly(ops["parent"], calls_around(trace, op_ends, call_ends)), directly(calls["op"], calls["parent"])
 
 
 def _follow(trace: Trace, thread: int, op_ends: Ints, call_ends: Ints, op_self: Ints, call_self: Ints) -> None:

@@ -20,7 +20,7 @@ from torchprof.analysis.remembered import remembered
 from torchprof.analysis.spans import durations, sum_by
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.calls import outermost
-from torchprof.analysis.time.self_times import nested_self_times
+from torchprof.analysis.time.self_times import self_times_in_steps
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, PHASE_SHIFT, Rows, phases_of_calls
 from torchprof.trace.trace import Trace
 
@@ -72,7 +72,8 @@ class SelfTimes:
 class StepTotals:
     """Sums of ops by signature, module and phase, of calls by module and phase, and of kernels by name, op, module and phase.
 
-    Times are ``time``, with what runs inside, and ``self_time``, without the ops and module calls inside.
+    Times are ``time``, with what runs inside, and ``self_time``, without the ops and module calls inside and without what is
+    after the end of the step.
 
     Attributes:
         ops: one row for each group, over all steps.
@@ -132,7 +133,7 @@ def step_totals(trace: Trace) -> StepTotals:
     steps = max(1, len(active))
     by_step = not (len(trace.op_totals) or len(trace.call_totals) or len(trace.kernel_totals) or trace.facts.get("aggregate"))
     if by_step:
-        op_self, call_self = nested_self_times(trace)
+        op_self, call_self = self_times_in_steps(trace)
         ops, self_times = _ops(trace, active, op_self)
         calls, kernels = _calls(trace, active, call_self), kernel_sums(trace, active)
     else:

@@ -122,7 +122,7 @@ def trace_rows(trace: Trace, by: By) -> tuple[list[Record], Memory | None]:
             with_sources(trace, records)
         case "category":
             if account is None:
-                raise ArgumentError("by='category' needs traces with an account of memory: record with memory=True")
+                raise ArgumentError("trace has no account of memory, which by='category' compares: record with memory=True")
             records = [{"name": name, "at_peak": size} for name, size in account.by_category.items() if size]
     return records, account
 

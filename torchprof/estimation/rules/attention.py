@@ -93,7 +93,7 @@ class attention(TargetKernel):
     def notes(self) -> Iterable[str]:
         if self._otherwise is not None:
             name, kept = self._otherwise
-            yield f"what another GPU needs for attention: capacity= names none, so an A100 is taken; {name} keeps {kept}"
+            yield f"what another GPU needs for attention: no GPU is named, so an A100 is taken; {name} keeps {kept}"
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

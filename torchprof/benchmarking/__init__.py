@@ -1,0 +1,1 @@
+"""Times calls of a function while nothing records them, and tells what further, recorded calls did."""

@@ -1,0 +1,1 @@
+"""Ranges of modules for other profilers, such as Nsight Systems and VTune."""

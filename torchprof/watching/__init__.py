@@ -1,0 +1,1 @@
+"""`torchprof.watch`: a few steps of a long job every so often."""

@@ -5,8 +5,8 @@ printed every few seconds, with what the process has taken and what was recorded
 
 The rule: of each kind of memory, the samples after the first minute, or after the first third where that is sooner, are halved
 by time. It grows where the median of the later half is more than that of the earlier one by what `TOLERATED` says. A step of a
-single recording takes `BYTES_OF_STEP`, which the documentation tells, and which is not counted. In less than four minutes, caches are not full yet. The exit status is 1 where
-something grows or a row was lost.
+single recording takes `BYTES_OF_STEP`, which the documentation tells, and which is not counted. In less than four minutes
+caches are not full before the rule begins to count. The exit status is 1 where something grows or a row was lost.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ BUILD = HERE / "build"
 INTEGRATION = ["tests/integration"]
 PYTHON_ONLY = """
     estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said
-    *torch_profiler_files explain_oom snapshot_* joined_memory damaged_files
+    *torch_profiler_files explain_oom snapshot_* joined_memory damaged_files trackers trainers handlers pytest_*
+    limits_on_models gpu_benchmark benchmark wrong_usage run_places run_steps_asked_for
 """.split()
 """Integration tests of Python code. Of the extension they use what others do, and sanitized they would take half an hour."""
 THREADS = [

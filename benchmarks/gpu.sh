@@ -8,6 +8,9 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 OUT=${OUT:-build/gpu}
 mkdir -p "$OUT"
 failed=0
+# PATH's compiler: one that CXX names may link a copy of libstdc++ into the extension, which then crashes beside PyTorch's.
+CXX=$(command -v g++) CC=$(command -v gcc)
+export CC CXX
 
 wanted=" ${*:-build tests benchmarks agreement proton estimates snapshots} "
 
@@ -34,7 +37,7 @@ part benchmarks 240 $bench -k on_a_gpu
 part agreement 120 $bench -k agreement
 part proton 120 $bench -k proton
 part estimates 400 python3 benchmarks/accuracy.py cuda
-part snapshots 120 python3 benchmarks/record_snapshot.py
+part snapshots 240 python3 benchmarks/record_snapshot.py
 echo "== $(git describe --always --dirty 2>/dev/null)"
 cat "$OUT/parts.txt"
 exit $failed

@@ -66,11 +66,13 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.reporting.step_figures import figures as figures
     from torchprof.summarize import summary as summary
     from torchprof.tables.annotate import annotate as annotate
+    from torchprof.tables.by_collective import by_collective as by_collective
     from torchprof.tables.by_kernel import by_kernel as by_kernel
     from torchprof.tables.by_line import by_function as by_function
     from torchprof.tables.by_line import by_line as by_line
     from torchprof.tables.by_module import by_module as by_module
     from torchprof.tables.by_op import by_op as by_op
+    from torchprof.tables.by_rank import by_rank as by_rank
     from torchprof.tables.by_step import by_step as by_step
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
@@ -83,6 +85,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.summary import Summary as Summary
     from torchprof.tables.table import Table as Table
     from torchprof.trace.ceilings import Ceilings as Ceilings
+    from torchprof.trace.ranks import Ranks as Ranks
     from torchprof.trace.schema import Phase as Phase
     from torchprof.trace.trace import Trace as Trace
     from torchprof.watching.watch import watch as watch
@@ -109,6 +112,7 @@ _MODULES: Final = {
     "ModuleTypeError": "torchprof.errors",
     "OutOfMemory": "torchprof.tables.out_of_memory",
     "Phase": "torchprof.trace.schema",
+    "Ranks": "torchprof.trace.ranks",
     "RecordingError": "torchprof.errors",
     "Replay": "torchprof.allocator.replay",
     "Schedule": "torchprof.record.schedule",
@@ -123,11 +127,13 @@ _MODULES: Final = {
     "Window": "torchprof.watching.window",
     "annotate": "torchprof.tables.annotate",
     "benchmark": "torchprof.benchmarking.benchmark",
+    "by_collective": "torchprof.tables.by_collective",
     "by_function": "torchprof.tables.by_line",
     "by_kernel": "torchprof.tables.by_kernel",
     "by_line": "torchprof.tables.by_line",
     "by_module": "torchprof.tables.by_module",
     "by_op": "torchprof.tables.by_op",
+    "by_rank": "torchprof.tables.by_rank",
     "by_step": "torchprof.tables.by_step",
     "ceilings": "torchprof.record.ceilings",
     "compare": "torchprof.estimation.planning",

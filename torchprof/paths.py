@@ -17,14 +17,17 @@ __all__ = ["AnyPath", "new_file", "opened", "text_of", "written"]
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-def text_of(path: Any) -> str:
+def text_of(path: Any, name: str = "path") -> str:
     """A path as text.
+
+    Args:
+        name: of the argument that it is.
 
     Raises:
         ArgumentError: it is not a path. ``open`` takes numbers, for open files.
     """
     if not isinstance(path, str | bytes | os.PathLike):
-        raise ArgumentError(f"path={shown(path)} is not a path")
+        raise ArgumentError(f"{name}={shown(path)} is not a path")
     return os.fsdecode(path)
 
 
@@ -91,12 +94,12 @@ def new_file(folder: Any, stem: str, suffix: str) -> Iterator[str]:
         OSError: the folder cannot be made, or written to.
         ArgumentError: the folder is not a path.
     """
-    place = text_of(folder)
+    place = text_of(folder, "folder")
     try:
         os.makedirs(place, exist_ok=True)
         path = _held(place, stem, suffix)
     except ValueError as error:
-        raise ArgumentError(f"path={shown(folder)} is not a path: {error}") from None
+        raise ArgumentError(f"folder={shown(folder)} is not a path: {error}") from None
     try:
         yield path
     except BaseException:

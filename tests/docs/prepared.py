@@ -14,6 +14,7 @@ import find_the_leak
 import torch
 import transformers
 from handwritten import gpu_trace
+from many_ranks import rank_trace
 from my_network import MyNetwork
 from pytest_runs import loaded
 from torch import nn
@@ -26,6 +27,9 @@ HAS_GPU = torch.cuda.is_available()
 
 LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 256}
 BERT = LLAMA | {"type_vocab_size": 2}
+
+
+EVERY_RANK = {"name": "0", "description": "default_pg", "backend": "gloo", "ranks": [0, 1, 2, 3]}
 
 
 def names() -> dict[str, Any]:
@@ -77,6 +81,12 @@ def llama_config() -> transformers.LlamaConfig:
 def batches(count: int = 6, size: int = 4) -> list[torch.Tensor]:
     """Images for the tutorial's network."""
     return [torch.randn(size, 3, 112, 112) for _ in range(count)]
+
+
+def save_ranks(folder: str) -> None:
+    """Four ranks, of which rank 2 takes longer in forward."""
+    for rank in range(4):
+        rank_trace(rank, forward=(20 if rank == 2 else 10,) * 3, process_groups=[EVERY_RANK]).save(folder)
 
 
 def leaky_training() -> dict[str, Any]:

@@ -151,6 +151,7 @@ def test_the_examples_of_a_docstring_run(test: doctest.DocTest) -> None:
         compile(example.source, test.name, "exec")
         example.options[doctest.SKIP] = bool(NEEDS_GPU.search(example.source)) and not prepared.HAS_GPU
     prepared.trained().save("step.torchprof")  # which some load
+    prepared.save_ranks("run/")
     on_gpu = test.name.endswith((".gpu", ".by_kernel"))
     test.globs = prepared.names_of_gpu_docstrings() if on_gpu else prepared.names_of_docstrings()
     report = io.StringIO()

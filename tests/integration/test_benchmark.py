@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -174,3 +175,15 @@ def test_wrong_arguments_are_named_before_anything_runs(arguments: dict[str, Any
     with pytest.raises(error, match=said):
         torchprof.benchmark(**{"function": lambda: called.append(1), **arguments})
     assert called == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((torch.ones(2),), "not with 1 argument: write benchmark(lambda: m(x))"),
+        ((1, 2), "not with 2 arguments: write benchmark(lambda: m(x1, x2))"),
+    ],
+)
+def test_arguments_of_the_function_are_told_where_they_go(arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(said)):
+        torchprof.benchmark(nn.Linear(2, 2), *arguments)

@@ -208,6 +208,30 @@ def test_what_fits_is_what_the_allocator_can_place() -> None:
         found.fits()
 
 
+def test_what_fits_only_just_is_said() -> None:
+    model = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 3000))
+    roomy = torchprof.estimate(model, (8192, 64), optimizer=torch.optim.AdamW, capacity=2**31)
+    assert roomy.verdict() == "Fits in 2,048.0 MiB"
+    tight = torchprof.estimate(model, (8192, 64), optimizer=torch.optim.AdamW, capacity=roomy.device_memory - MIB)
+    verdict = tight.verdict()
+    assert tight.fits()
+    assert verdict is not None
+    assert verdict.endswith("would be taken, and the allocator has to give back what it keeps in reserve")
+
+
+def test_a_peak_in_the_root_module_is_not_said_to_be_in_none() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.layer(x)] * 50, 1).exp().sum()
+
+    said = str(torchprof.estimate(Net(), (4096, 64), optimizer=torch.optim.SGD, device="cpu"))
+    assert "backward, aten::mul in Net)" in said
+
+
 def test_the_largest_batch_is_the_last_that_fits() -> None:
     model, capacity = mlp(512), 700 * MIB
     seen: dict[int, bool] = {}

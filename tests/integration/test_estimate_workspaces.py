@@ -116,8 +116,11 @@ def test_the_layouts_of_a_convolution_of_400_megabytes_are_counted() -> None:
         return nn.Sequential(nn.Conv2d(512, 4096, 7), nn.Flatten())
 
     found = torchprof.estimate(build, (4, 512, 7, 7), device="cpu")
-    # The weight, its gradient, and both in a layout of oneDNN's, as a real run takes.
-    assert found.max_allocated == pytest.approx(4 * weight, rel=0.001)
+    # The weight, its gradient, and layouts of oneDNN's: one or two of them, by what the CPU can compute.
+    model, x = build(), torch.ones(4, 512, 7, 7)
+    real = counted_peak(lambda: model(x).sum().backward(), [*model.parameters(), x])
+    assert found.max_allocated == pytest.approx(real, rel=0.001)
+    assert real > 2.9 * weight
 
 
 class FromExpanded(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from compiled import shared_library
+from pytest_runs import loaded
 
 import torchprof
 
@@ -214,6 +215,13 @@ def test_without_pytest_benchmark_it_is_said_what_is_missing_and_nothing_is_impo
     said = run("test_without.py", "-q", code=1, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert 'which is not installed: pip install "torchprof-recorder[pytest]", or pytest-benchmark' in said
     assert "1 passed, 1 error" in said
+
+
+def test_a_run_that_records_every_test_gives_way_to_benchmarks(run: Run) -> None:
+    said = run("test_steps.py", "-q", *loaded(), "--torchprof", "--benchmark-max-time=0.01")
+    assert "4 passed" in said
+    assert "the test records itself with torchprof, which comes" in said
+    assert "what a call did, as recorded" in said
 
 
 def test_what_fails_is_not_kept_and_the_others_pass(run: Run) -> None:

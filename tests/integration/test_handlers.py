@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,11 +110,41 @@ def test_a_name_that_is_none_is_named(name: object, tmp_path: Path) -> None:
 
 
 def test_bad_arguments_are_told_when_a_handler_is_made(tmp_path: Path) -> None:
-    with pytest.raises(torchprof.ArgumentError, match="is not a path"):
+    with pytest.raises(torchprof.ArgumentError, match=r"^folder=3 is not a path$"):
         handlers.save(3)  # type: ignore[arg-type]
     with pytest.raises(torchprof.ArgumentError, match="title=3"):
         handlers.html(tmp_path, title=3)  # type: ignore[arg-type]
     with pytest.raises(torchprof.ArgumentError, match="not 3"):
         handlers.each(3)  # type: ignore[arg-type]
-    with pytest.raises(torchprof.ArgumentError, match="is not a path"):
+    with pytest.raises(torchprof.ArgumentError, match="was given none"):
+        handlers.each()
+    with pytest.raises(torchprof.ArgumentError, match=r"^folder=3 is not a path$"):
         handlers.tensorboard(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "why"), [("", "it is empty"), ("a/b", "it has '/' in it, which is not allowed")])
+def test_why_a_name_is_none_is_said(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(torchprof.ArgumentError, match=why):
+        handlers.save(tmp_path, name)
+
+
+def test_what_needs_single_ops_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    timelines = handlers.chrome(tmp_path / "timelines")
+    said = r"on_trace_ready=torchprof.handlers.chrome\(...\) needs single ops, .*: say aggregate=False"
+    for handler in (timelines, handlers.each(handlers.save(tmp_path), handlers.each(print, timelines))):
+        with pytest.raises(torchprof.ArgumentError, match=said):
+            torchprof.watch(on_trace_ready=handler)
+        with pytest.raises(torchprof.ArgumentError, match=said):
+            torchprof.profile(aggregate=True, on_trace_ready=handler)
+        torchprof.watch(aggregate=False, on_trace_ready=handler)
+        torchprof.profile(on_trace_ready=handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [handlers.save, handlers.html])
+def test_the_others_take_sums(make: Any, tmp_path: Path) -> None:
+    handler = make(tmp_path)
+    with torchprof.profile(aggregate=True, on_trace_ready=handlers.each(handler)) as prof:
+        torch.ones(2).exp()
+        prof.step()
+    assert len(handler.files) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -437,3 +438,20 @@ def test_a_folder_that_cannot_be_written_fails_no_test(pytester: pytest.Pytester
     result = run(pytester, f"{NET}\ndef test_adds(): add()", "--torchprof-save", "test_it.py/traces")
     result.assert_outcomes(passed=1)
     assert "1 trace NOT kept: " in summary(result)
+
+
+def test_a_baseline_that_cannot_be_written_is_told_before_the_first_test(pytester: pytest.Pytester) -> None:
+    source = "def test_adds():\n    print('it ran')\n"
+    result = run(pytester, source, "--torchprof-baseline", "nodir/b.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--torchprof-baseline" in result.stderr.str()
+    assert "there is no folder" in result.stderr.str()
+    assert "it ran" not in result.stdout.str()
+    result = run(pytester, source, "--torchprof-baseline", "nodir/b.json", "--torchprof-update-baseline")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_a_baseline_in_a_folder_of_others_is_told_too(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as for root all is allowed
+    result = run(pytester, "def test_adds(): pass", "--torchprof-baseline", "b.json")
+    assert (result.ret, "permission denied" in result.stderr.str()) == (pytest.ExitCode.USAGE_ERROR, True)

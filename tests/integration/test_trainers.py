@@ -17,7 +17,7 @@ from torch import nn
 
 import torchprof
 from torchprof.integrations.training import Training
-from torchprof.running.rank import Rank
+from torchprof.trace.rank import Rank
 
 HERE = {**os.environ, "PYTHONPATH": str(Path(torchprof.__file__).parents[1])}
 """The environment of a process that imports this torchprof."""

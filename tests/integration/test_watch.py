@@ -31,6 +31,11 @@ class Job:
         for _ in range(count):
             self.step()
 
+    def evaluate(self) -> None:
+        with torch.no_grad():
+            self.model.eval()(torch.ones(64, 4))
+        self.model.train()
+
 
 @pytest.fixture
 def job() -> Iterator[Job]:
@@ -99,6 +104,82 @@ def test_the_figures_are_those_of_the_trace(job: Job) -> None:
     (row,) = watching.table().rows
     assert row["name"] == "2 to 3"
     assert row["time"] == window.figures["time"]
+
+
+def validated(job: Job, steps: int, each: int, **options: int) -> torchprof.watch:
+    """A watch of a job that is evaluated after every so many steps."""
+    with watched(job, **options) as watching:
+        for step in range(steps):
+            job.step()
+            if step % each == each - 1:
+                job.evaluate()
+    return watching
+
+
+def test_a_step_with_an_evaluation_is_named_and_is_not_in_the_figures(job: Job) -> None:
+    watching = validated(job, 10, 5, every=9, active=8)  # after step 4, so in step 5
+    (window,) = watching.windows
+    assert (window.first, window.last, window.evaluation_steps, window.counts_evaluations) == (2, 9, (5,), False)
+    rows = [row for row in torchprof.by_step(watching.trace).rows if row["step"] in (2, 3, 4, 6, 7, 8, 9)]
+    assert len(rows) == 7
+    for name in ("time", "forward", "allocated"):
+        assert window.figures[name] == sum(row[name] for row in rows) / 7
+    said = "Evaluation: in step 5 a model was also called without gradients or in eval mode; "
+    assert f"{said}left out of these rows" in str(watching.table())
+    assert f"{said}they are in the means" in str(torchprof.by_module(watching.trace)), "sums have it"
+
+
+def test_where_no_sums_are_kept_such_a_step_is_left_out_of_tables(job: Job) -> None:
+    watching = validated(job, 10, 5, every=9, active=8, aggregate=False)
+    (window,) = watching.windows
+    assert (window.first, window.last, window.evaluation_steps) == (2, 9, (5,))
+    assert window.figures["allocated"] == next(
+        row["allocated"] for row in torchprof.by_step(watching.trace).rows if row["step"] == 6
+    )
+    table = torchprof.by_module(watching.trace)
+    assert "Evaluation: in step 5 a model was also called" in str(table)
+    assert "left out, as warm-up is" in str(table)
+    assert next(row["calls"] for row in table.rows if row["path"] == "0") == 1
+
+
+def test_a_window_at_whose_end_is_an_evaluation_has_its_first_and_last_step(job: Job) -> None:
+    (window,) = validated(job, 10, 9, every=9, active=8).windows
+    assert (window.first, window.last, window.evaluation_steps) == (2, 9, (9,))
+
+
+@pytest.mark.parametrize("aggregate", [True, False])
+def test_a_window_that_has_no_other_step_says_that_it_has_an_evaluation(job: Job, aggregate: bool) -> None:
+    watching = validated(job, 8, 7, every=2, active=1, warmup=0, aggregate=aggregate)
+    assert spans(watching) == [(1, 1), (3, 3), (5, 5), (7, 7)]
+    assert [window.evaluation_steps for window in watching.windows] == [(), (), (), (7,)]
+    assert watching.windows[-1].counts_evaluations
+    assert "eval mode; in these rows, as their windows have no other steps" in str(watching.table())
+    assert "they are in the means" in str(torchprof.by_module(watching.trace))
+
+
+def test_where_most_steps_evaluate_a_model_that_is_training(job: Job) -> None:
+    watching = validated(job, 10, 1)
+    assert [window.evaluation_steps for window in watching.windows] == [(), ()]
+    assert "Evaluation" not in str(watching.table())
+    assert "evaluation_steps" not in watching.trace.facts
+
+
+def test_a_loop_that_says_its_steps_has_evaluations_too(job: Job) -> None:
+    with torchprof.watch(job.model, every=6, active=5, warmup=1, first=0, steps_by="step") as watching:
+        for step in range(6):
+            job.step()
+            if step == 3:
+                job.evaluate()
+            watching.step()
+    assert [window.evaluation_steps for window in watching.windows] == [(3,)]
+
+
+def test_looking_for_evaluations_never_ends_the_job(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr("torchprof.running.evaluation.Evaluations.look", fails)
+    assert spans(validated(job, 10, 5)) == [(2, 3), (6, 7)]
 
 
 def test_of_many_windows_the_last_are_kept(job: Job) -> None:

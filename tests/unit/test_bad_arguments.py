@@ -47,7 +47,7 @@ def test_facts_that_a_file_cannot_hold_are_named(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_path_is_pythons_own_error(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(torchprof.TraceFileError, match="a folder without traces"):
         torchprof.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         loop_trace().save(tmp_path / "nowhere" / "steps.torchprof")

@@ -371,7 +371,7 @@ def test_what_snapshots_do_not_have_is_told(folder: Path, subcommand: str, capsy
     ("name", "message"),
     [
         ("missing", "No such file or directory"),
-        ("", "is a folder: give a file that"),
+        ("", "is a folder"),
         ("empty", "is empty: give a file that"),
         ("program.py", "a program, not a recording: torchprof run "),
         ("damaged.torchprof", "damaged"),

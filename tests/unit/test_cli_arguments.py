@@ -58,6 +58,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("show f --json --csv", "argument --csv: not allowed with argument --json"),
         ("show f --sort", "argument --sort: expected one argument"),
         ("show f --colums time", "unknown argument '--colums': did you mean '--columns'?"),
+        ("show f --colums=time", "unknown argument '--colums=time': did you mean '--columns'?"),
+        ("show f --colu time", "unknown argument '--colu': did you mean '--columns'?"),
+        ("findings f --step 77", "unknown argument '--step'. See torchprof findings --help"),
+        ("findings f --s 77", "unknown argument '--s'. See torchprof findings --help"),
         ("show f --col time", "unknown argument '--col'"),
         ("show f g", "unknown argument 'g'"),
         ("memory f --csv", "unknown argument '--csv'"),
@@ -109,7 +113,7 @@ def test_a_file_in_place_of_a_subcommand_is_told_how_to_be_shown(file: str, caps
         ("show FILE --by step --backward-at-call", "--backward-at-call is for --by line and --by function"),
         ("show FILE --by step --module fc", "--module is for --by op and --by kernel"),
         ("show FILE --reverse", "--reverse needs --sort COLUMN"),
-        ("show FILE --by rank", "is of one process, and not of several ranks: show the file of each rank by itself"),
+        ("show FILE --by rank", "is of one process: give the folder with the files of all ranks"),
         ("show FILE --by op --module nope", "--module 'nope' has no ops"),
         ("show FILE --sort tme", "--sort: column 'tme' is unknown (did you mean 'time'?)"),
         ("show FILE --columns calls,Time", "--columns: column 'Time' is unknown (did you mean 'time'?)"),
@@ -285,7 +289,7 @@ def test_shells_complete_subcommands_options_and_values(tmp_path: Path, file: st
     pytest.importorskip("argcomplete")
     training().trace().save(tmp_path / "lines.torchprof")
     assert completed("torchprof e") == sorted(["explain-oom", "export", "estimate"], key=list(subcommands()).index)
-    assert completed("torchprof show --by ") == ["module", "op", "line", "function", "step", "kernel", "rank"]
+    assert completed("torchprof show --by ") == ["module", "op", "line", "function", "step", "kernel", "rank", "collective"]
     assert "--columns" in completed("torchprof show --c")
     assert completed("torchprof estimate m:f --gpu H") == ["H100-80GB", "H200"]
     with_kernels = completed(f"torchprof show {file} --columns time,device_s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from two_runs import LAYERS, OWN, run
 
 import torchprof
 from torchprof.comparison.side import BYS
+from torchprof.trace.schema import UNKNOWN_FLOPS
 
 STEADY = [{"fc": 100 + at, "act": 50} for at in (0, 2, 1, 3, 2)]
 SLOWER = [{"fc": 100 + at, "act": 80} for at in (1, 2, 0, 3, 2)]
@@ -180,9 +182,67 @@ def test_a_run_with_steps_and_one_without_are_not_compared_by_what_is_of_a_step(
 
 def test_a_step_that_took_much_longer_is_named() -> None:
     odd = [*STEADY, {"fc": 900, "act": 50}]
-    assert "A: 1 step took more than 2 times as long as the median, which makes intervals wide: 5" in str(
+    assert "A: 1 step took more than 2 times as long as the median, which makes intervals wide: step 5" in str(
         torchprof.diff(run(odd), run(STEADY))
     )
+
+
+def test_of_many_such_steps_it_is_said_how_many_are_not_named() -> None:
+    odd = [*STEADY, *STEADY, *STEADY, *({"fc": 900, "act": 50} for _ in range(10))]
+    assert "intervals wide: steps 15, 16, 17, 18, 19 and 5 more" in str(torchprof.diff(run(odd), run(STEADY)))
+
+
+def left_out(steps: Sequence[Mapping[str, int]], *evaluated: int) -> torchprof.Trace:
+    trace = run(steps, evaluation_steps=list(evaluated))
+    rows = trace.steps.copy()
+    rows["warmup"][list(evaluated)] = 1
+    return replace(trace, steps=rows)
+
+
+def test_means_with_and_without_evaluations_are_not_compared() -> None:
+    a, b = left_out(STEADY, 4), run(SLOWER, aggregate=True, evaluation_steps=[4])
+    for found, which in ((torchprof.diff(a, b), "BA"), (torchprof.diff(b, a), "AB"), (torchprof.diff(run(STEADY), b), "BA")):
+        why = f"steps with an evaluation are in the means of {which[0]}, and none is known in those of {which[1]}"
+        for figure in ("time", "forward", "ops", "flops"):
+            each = total(found, figure)
+            assert (each["difference"], each["verdict"], each["unknown_because"]) == (None, "unknown", why)
+            assert None not in (each["a"], each["b"])
+        assert row(found, "fc")["self_difference"] is row(found, "fc")["calls_difference"] is None
+        assert row(found, "fc")["params_difference"] == 0
+        assert "By module: the difference is unknown in 3 rows" in str(found)
+        assert "recompute" not in [each["figure"] for each in found.totals], "of which there is none"
+        for limit in ("flops > 0%", "time < -50%", "act: self > +1 ms"):
+            assert [check.why for check in found.failures(limit)] == [f"it cannot be told: {why}"]
+    assert torchprof.diff(a, b).notes[0] == (
+        "Not the same: steps of the means in which a model was also evaluated: none known in A, 20.0% in B"
+    )
+
+
+def test_evaluations_that_both_leave_out_or_both_have_are_compared() -> None:
+    outside = torchprof.diff(left_out(STEADY, 4), left_out(SLOWER, 3))
+    inside = torchprof.diff(*(run(each, aggregate=True, evaluation_steps=[4]) for each in (STEADY, SLOWER)))
+    for found in (outside, inside):
+        assert found.notes == ()
+        assert str(total(found, "time")["verdict"]).startswith("slower")
+    part = torchprof.diff(*(run(STEADY, aggregate=True, evaluation_steps=each) for each in ([4], [1, 4])))
+    assert part.notes == ("Not the same: steps of the means in which a model was also evaluated: 20.0% in A, 40.0% in B",)
+    assert total(part, "time")["verdict"] == "same"
+
+
+def unknown_flops(trace: torchprof.Trace) -> torchprof.Trace:
+    """FLOPs of one op are unknown."""
+    flops = trace.signature_flops.copy()
+    flops[0] = UNKNOWN_FLOPS
+    return replace(trace, signature_flops=flops)
+
+
+@pytest.mark.parametrize(("sides", "where"), [("A", "A"), ("B", "B"), ("AB", "A and B")])
+def test_a_lower_bound_is_one_on_the_sides_of_which_it_is_said(sides: str, where: str) -> None:
+    a, b = (unknown_flops(run(STEADY)) if side in sides else run(STEADY) for side in "AB")
+    found = torchprof.diff(a, b)
+    assert total(found, "flops")["unknown_because"] == f"in {where} it is a lower bound"
+    of_a, of_b = ((">= 32" if side in sides else "64") for side in "AB")
+    assert f"FLOPs: {of_a} → {of_b}, difference unknown: in {where} it is a lower bound" in str(found)
 
 
 @pytest.mark.parametrize("by", [None, *BYS])

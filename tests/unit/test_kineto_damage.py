@@ -197,7 +197,7 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, contents: bytes) -> Non
 
 
 def test_a_folder_and_a_file_that_may_not_be_read_are_errors_of_the_system(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(torchprof.TraceFileError, match="a folder without traces"):
         torchprof.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         torchprof.load(tmp_path / "none.json")

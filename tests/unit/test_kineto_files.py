@@ -13,7 +13,7 @@ import pytest
 from kineto_files import document, event, kernel, launch, module, names, op, read, step
 
 import torchprof
-from torchprof.importers import load as of_load
+from torchprof.importers import progress
 from torchprof.importers.kineto import document as of_document
 from torchprof.importers.kineto import event as of_event
 from torchprof.importers.kineto.numbers import integer, integers, nanoseconds
@@ -270,8 +270,8 @@ def test_a_long_file_shows_how_far_it_is(
     path = tmp_path / "trace.json.gz"
     path.write_bytes(gzip.compress(document(EVENTS).encode()))
     told: list[int] = []
-    monkeypatch.setattr(of_load, "LONG", 0)
-    monkeypatch.setattr(of_load, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
     monkeypatch.setattr("rich.progress.Progress.advance", lambda bar, task, read: told.append(read))
     assert len(torchprof.load(path).ops) == 50
     assert sum(told) == path.stat().st_size

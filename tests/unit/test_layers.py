@@ -105,7 +105,7 @@ ROOMS: Final[dict[str, Room]] = {
         torch=True,
     ),
     "handlers": Room(
-        "What to do with the trace of every cycle.", "paths errors wording trace analysis exporters reporting running"
+        "What to do with the trace of every cycle.", "paths errors wording trace analysis exporters reporting record running"
     ),
     "__init__": Room(
         "The public names.",
@@ -120,7 +120,7 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "cli": Room(
         "The subcommands, over the public names.",
-        "paths errors _version terminal importers rendering tables running wording __init__",
+        "paths errors _version terminal trace importers rendering tables running wording __init__",
         torch=True,
     ),
     "__main__": Room("Runs the command line.", "cli"),

@@ -41,7 +41,7 @@ def pytest_apart(
 def test_pytest_finds_it_by_its_entry_point() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"][ENTRY_POINT] == MODULE == plugin.__name__
-    assert project["optional-dependencies"]["pytest"] == ["pytest>=8"]
+    assert project["optional-dependencies"]["pytest"] == ["pytest>=8", "pytest-benchmark>=5"]
 
 
 def installed(folder: Path) -> str:

@@ -9,8 +9,10 @@ import pytest
 
 from torchprof.cli import run as subcommand
 from torchprof.cli.main import main
+from torchprof.record.rank import own_rank
 from torchprof.running.options import RunOptions
-from torchprof.running.rank import Rank, file_of, own_rank
+from torchprof.running.rank import file_of
+from torchprof.trace.rank import Rank
 
 
 class Started(Exception):
@@ -90,7 +92,10 @@ def test_other_steps_are_refused(capsys: pytest.CaptureFixture[str], text: str) 
         (["tarin.py"], "there is no script 'tarin.py'"),
         (["-o", ".", "train.py"], "-o . is a folder"),
         (["-o", "none/a", "train.py"], "-o none/a: there is no folder"),
-        (["--budget", "0", "train.py"], "--budget takes MiB, at least 1, not 0"),
+        (["--budget", "0", "train.py"], "argument --budget: '0' must be at least 1 MiB"),
+        (["--budget", "10kB", "train.py"], "argument --budget: '10kB' must be at least 1 MiB"),
+        (["--budget", "1 parsec", "train.py"], "argument --budget: '1 parsec' is no size: give memory such as '64 MiB'"),
+        (["--budget", "9" * 400, "train.py"], "argument --budget: '999"),
         (["--seconds", "0", "train.py"], "--seconds takes a number above 0, not 0"),
         (["--seconds", "nan", "train.py"], "--seconds takes a number above 0, not nan"),
         (["--steps-by", "range:", "train.py"], "--steps-by takes optimizer, forward, batches or range:NAME, not 'range:'"),
@@ -116,6 +121,22 @@ def test_options_arrive_as_they_were_given() -> None:
     ).options
     assert RunOptions.from_text(options.to_text()) == options
     assert (options.memory, options.stacks, options.seconds, options.budget) == (False, False, 1.5, 3 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64", 64 * 2**20),
+        ("64MiB", 64 * 2**20),
+        ("1 GiB", 2**30),
+        ("1.5gib", 3 * 2**29),
+        ("2 MB", 2 * 10**6),
+        ("1048576 B", 2**20),
+    ],
+)
+def test_a_budget_has_a_unit_or_is_of_mib(text: str, size: int) -> None:
+    assert started("--budget", text, "train.py").options.budget == size
+    assert started("train.py").options.budget == 2**30
 
 
 @pytest.mark.parametrize(

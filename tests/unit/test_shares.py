@@ -10,6 +10,7 @@ from functools import cached_property
 
 import pytest
 from handwritten import gpu_trace, loop_trace, trace, two_layer_trace
+from many_ranks import rank_trace
 from oracle_allocator import Oracle
 from stacked import HERE, in_one_line
 
@@ -39,11 +40,13 @@ def out_of_memory(_: Trace) -> Printed:
 
 PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "annotate": lambda trace: torchprof.annotate(in_one_line(trace), HERE),
+    "by_collective": lambda _: torchprof.by_collective(rank_trace(0)),
     "by_function": lambda trace: torchprof.by_function(in_one_line(trace)),
     "by_kernel": torchprof.by_kernel,
     "by_line": lambda trace: torchprof.by_line(in_one_line(trace)),
     "by_module": torchprof.by_module,
     "by_op": lambda trace: torchprof.by_op(trace, ceilings=H100),
+    "by_rank": lambda _: torchprof.by_rank(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
     "by_step": torchprof.by_step,
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
     "diff": lambda trace: torchprof.diff(trace, trace),
@@ -56,7 +59,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
 """What public functions return, by their names, made of a trace."""
 OF_PAGES: dict[str, Callable[[Trace], Table | Printed]] = {"report": lambda trace: module_table(trace, None, H100)}
 """Tables that only pages show."""
-WITHOUT_TABLES = ["findings"]
+WITHOUT_TABLES = ["benchmark", "findings"]
 
 
 def test_every_public_function_that_prints_a_table_is_here() -> None:

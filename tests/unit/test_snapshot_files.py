@@ -186,6 +186,14 @@ def test_what_a_device_had_free_is_unknown_without_it(entry: dict[str, Any], fre
     assert snapshot.history(0)[0].address == free
 
 
+@pytest.mark.parametrize("entry", ["alloc", 5, None, {"addr": 4096, "size": 5}])
+def test_an_entry_that_cannot_be_read_is_named_by_all_that_read_it(entry: Any) -> None:
+    snapshot = CudaSnapshot.of({**SNAPSHOT, "device_traces": [[*SNAPSHOT["device_traces"][0], entry]]})
+    for read in (snapshot.history, snapshot.changes, snapshot.unknown_actions):
+        with pytest.raises(ArgumentError, match=r"device_traces\[0\]\[1\] cannot be read"):
+            read(0)
+
+
 def test_an_entry_without_an_address_is_none() -> None:
     snapshot = CudaSnapshot.of({"segments": [], "device_traces": [[{"action": "alloc", "size": 5}]]})
     with pytest.raises(ArgumentError, match=r"device_traces\[0\]\[0\] cannot be read: it has no 'addr'"):

@@ -347,7 +347,7 @@ def test_a_model_is_read_with_its_tensors(saved: Path) -> None:
     assert (read.modules[0].parameters[0].shape, read.modules[0].kernel_size) == ((2,), (3, 3))
 
 
-@pytest.mark.parametrize("path", [None, 5, 1.5, ["steps.torchprof"]])
+@pytest.mark.parametrize("path", [None, 5, 1.5, {"steps.torchprof"}])
 def test_what_is_no_path_is_named(path: Any) -> None:
     with pytest.raises(ArgumentError, match=re.escape(f"path={path!r} is not a path")):
         torchprof.load(path)

@@ -67,5 +67,36 @@ def test_the_table_has_a_row_for_each_window(golden: Golden) -> None:
     golden(str(table_of([window for window in windows if window is not None])), "windows.txt")
 
 
+def evaluated(trace: torchprof.Trace, *steps: int) -> torchprof.Trace:
+    return replace(trace, facts={**trace.facts, "aggregate": True, "evaluation_steps": list(steps)})
+
+
+def test_steps_with_an_evaluation_are_not_in_the_figures() -> None:
+    trace = loop_trace()
+    first, last = active(trace)
+    window = window_of(evaluated(trace, last["step"]))
+    assert window is not None
+    assert (window.first, window.last, window.evaluation_steps) == (first["step"], last["step"], (last["step"],))
+    assert (window.figures["time"], window.counts_evaluations) == (first["time"], False)
+
+
+def test_a_window_of_such_steps_alone_counts_them() -> None:
+    trace = loop_trace()
+    numbers = [row["step"] for row in active(trace)]
+    window, other = window_of(evaluated(trace, *numbers)), window_of(trace)
+    assert window is not None
+    assert other is not None
+    assert (window.figures["time"], window.counts_evaluations) == (other.figures["time"], True)
+
+
+def test_the_table_names_steps_with_an_evaluation(golden: Golden) -> None:
+    traces = (
+        loop_trace(),
+        evaluated(numbered_from(loop_trace(), 100), 102),
+        evaluated(numbered_from(loop_trace(), 200), 201, 202),
+    )
+    golden(str(table_of([window for window in map(window_of, traces) if window is not None])), "evaluated_windows.txt")
+
+
 def test_the_table_of_no_window_says_so(golden: Golden) -> None:
     golden(str(table_of([])), "no_windows.txt")

@@ -17,6 +17,7 @@ __all__ = [
     "PHASE_COLUMNS",
     "StepTimes",
     "active_steps",
+    "counts_evaluations",
     "end_of_step",
     "evaluation_steps",
     "how_to_mark_steps",
@@ -111,9 +112,15 @@ def end_of_step(times: Rows, trace: Trace) -> npt.NDArray[np.int64]:
 
 
 def evaluation_steps(trace: Trace) -> list[int]:
-    """The numbers of the steps in which a model was also evaluated, as `torchprof run` found them."""
+    """The numbers of the steps in which a model was also evaluated, as `torchprof run` and `torchprof.watch` found them."""
     found = trace.facts.get("evaluation_steps", ())
     return [number for number in found if isinstance(number, int)] if isinstance(found, list | tuple) else []
+
+
+def counts_evaluations(trace: Trace) -> bool:
+    """Whether steps in which a model was also evaluated are in the means: sums have them, and of others a recording in which
+    every step is one."""
+    return bool(np.isin(active_steps(trace)["number"], evaluation_steps(trace)).any())
 
 
 def warmup_count(trace: Trace) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Never
 
 from torch import nn
 
@@ -13,10 +14,11 @@ from torchprof.arguments import check_int
 from torchprof.benchmarking.benchmarked import Benchmark
 from torchprof.benchmarking.call import Call, record, warm_up
 from torchprof.errors import ArgumentError, ModuleTypeError, RecordingError
+from torchprof.record.background import give_way
 from torchprof.record.profile import profile
 from torchprof.tables.checks import check_ceilings
 from torchprof.trace.ceilings import Ceilings
-from torchprof.wording import shown
+from torchprof.wording import counted, shown
 
 __all__ = ["benchmark", "check_settings", "model_of", "name_of"]
 
@@ -27,7 +29,7 @@ Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 
 def benchmark(
     function: Callable[[], object],
-    *,
+    *arguments: Never,
     model: Models | None = None,
     setup: Callable[[], object] | None = None,
     rounds: int | None = None,
@@ -46,6 +48,7 @@ def benchmark(
 
     Args:
         function: called without arguments; a lambda will do.
+        arguments: none. ``benchmark(lambda: model(x))`` is how to call a function with some.
         model: as for `torchprof.profile`, so that the hottest modules have paths. By default ``function`` itself or the object
             whose method it is, if that is a module.
         setup: called before every call, outside of the time; what it launches is waited for. What it returns is not used.
@@ -68,6 +71,13 @@ def benchmark(
     Example:
         >>> print(torchprof.benchmark(lambda: train_step(batch), model=model, ceilings=torchprof.ceilings("cuda")))
     """
+    if arguments:
+        given = ", ".join(["x"] if len(arguments) == 1 else [f"x{number}" for number in range(1, len(arguments) + 1)])
+        named = function.__name__ if isinstance(function, types.FunctionType) and function.__name__.isidentifier() else "m"
+        raise ArgumentError(
+            f"benchmark() takes one function and calls it without arguments, not with {counted(len(arguments), 'argument')}: "
+            f"write benchmark(lambda: {named}({given}))"
+        )
     if setup is not None and not callable(setup):
         raise ModuleTypeError(f"setup must be a function or None, not {type(setup).__name__}: {shown(setup)}")
     if rounds is not None:
@@ -100,11 +110,9 @@ def check_settings(function: Any, warmup: Any, recorded: Any, ceilings: Any) -> 
     check_int("recorded", recorded, 1)
     if ceilings is not None:
         check_ceilings(ceilings, of_device=False)
+    give_way()  # what records in the background, such as pytest --torchprof, as for any recording that is asked for
     if _native.is_recording():
-        raise RecordingError(
-            "torchprof is recording, which would change the times: benchmark outside of the recording (pytest records "
-            "tests that are marked with limit and, with --torchprof, all)"
-        )
+        raise RecordingError("torchprof is recording, which would change the times: benchmark outside of the recording")
 
 
 def model_of(function: Any) -> nn.Module | None:

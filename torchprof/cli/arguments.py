@@ -29,6 +29,8 @@ WRONG_ARGUMENTS: Final = 2
 FILES: Final = "of torchprof, or of torch.profiler (JSON, also .gz)"
 WITH_SNAPSHOTS: Final = f"{FILES}, or a CUDA memory snapshot"
 
+OR_RANKS: Final = "; or a folder with those of many ranks"
+
 
 class UsageError(ArgumentError):
     """The command line itself is wrong, whatever the files hold: it is said as argparse says it, and the exit code is 2."""
@@ -70,9 +72,10 @@ def subcommand(subparsers: Any, usage: str, description: str, *examples: str) ->
     return parser
 
 
-def add_file(parser: argparse.ArgumentParser, *, snapshots: bool = False) -> None:
+def add_file(parser: argparse.ArgumentParser, *, snapshots: bool = False, ranks: bool = False) -> None:
     """Declare ``FILE``."""
-    parser.add_argument("file", metavar="FILE", help=f"a trace {WITH_SNAPSHOTS if snapshots else FILES}")
+    what = f"a trace {WITH_SNAPSHOTS if snapshots else FILES}{OR_RANKS if ranks else ''}"
+    parser.add_argument("file", metavar="FILE", help=what)
 
 
 def completes(action: argparse.Action, values: Callable[..., Iterable[str]]) -> None:
@@ -118,5 +121,10 @@ def given_as(option: str) -> Iterator[None]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``": did you mean 'show'?"`` where one of the known names is near; else empty."""
-    found = nearest(name, known)
+    dashes = name[: len(name) - len(name.lstrip("-"))]
+    if dashes:  # those that all options have make none of them nearer, nor does the value behind =
+        bare = {each.lstrip("-"): each for each in known if each.startswith("--")}
+        found = bare.get(nearest(name.lstrip("-").partition("=")[0], bare) or "")
+    else:
+        found = nearest(name, known)
     return f": did you mean {found!r}?" if found else ""

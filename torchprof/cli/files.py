@@ -14,7 +14,7 @@ from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.terminal import printable
 
-__all__ = ["beside", "holds_snapshot", "quoted", "refuse_to_overwrite", "trace_of"]
+__all__ = ["beside", "holds_snapshot", "quoted", "ranks_of", "refuse_to_overwrite", "trace_of"]
 
 LONGEST_BEGINNING: Final = 2**12
 ZIP: Final = b"PK"
@@ -57,6 +57,16 @@ def trace_of(path: str, lacking: str = "ops") -> torchprof.Trace:
         return torchprof.load(path)  # which shows how far it is by itself
     with working(f"reading {path}"):
         return torchprof.load(path)
+
+
+def ranks_of(path: str) -> torchprof.Ranks | None:
+    """The ranks in a folder; None where this is no folder.
+
+    Raises:
+        OSError, TraceFileError: there are none.
+    """
+    ranks = torchprof.load(path) if os.path.isdir(path) else None
+    return ranks if isinstance(ranks, torchprof.Ranks) else None
 
 
 def quoted(path: str) -> str:

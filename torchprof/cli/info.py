@@ -1,4 +1,4 @@
-"""``torchprof info FILE``: what a file holds, be it a trace or a memory snapshot."""
+"""``torchprof info FILE``: what a file holds, be it a trace or a memory snapshot, or a folder with many ranks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 import torchprof
 from torchprof.cli.arguments import add_file, subcommand
-from torchprof.cli.files import holds_snapshot, trace_of
+from torchprof.cli.files import holds_snapshot, ranks_of, trace_of
 from torchprof.cli.output import add_output_options, paged, write, write_json
 from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
+from torchprof.trace.rank import rank_of
 from torchprof.wording import counted, numbered
 
 __all__ = ["add_parser", "run"]
 
 TABLES = ("ops", "module_calls", "allocations", "kernels", "runtime_calls")
-RANK = ("rank", "world_size")
+OF_ALL_RANKS = ("Recorded with", "Options", "GPU", "Mesh", "Model")
 OPTIONS = ("ops", "shapes", "memory", "modules", "stacks")
 
 
@@ -32,8 +33,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "Say what a file holds: versions, device, steps, rows, losses, size.",
         "info step.torchprof",
         "info snapshot.pickle --json",
+        "info run/",
     )
-    add_file(parser, snapshots=True)
+    add_file(parser, snapshots=True, ranks=True)
     add_output_options(parser)
     return parser
 
@@ -41,7 +43,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Print a line for each fact."""
     size = os.stat(options.file).st_size
-    if holds_snapshot(options.file):
+    if (ranks := ranks_of(options.file)) is not None:
+        data, facts = _data_of_ranks(ranks), list(_facts_of_ranks(ranks))
+    elif holds_snapshot(options.file):
         with working(f"reading {options.file}"):
             snapshot = torchprof.memory(options.file)
             data, facts = _data_of_snapshot(snapshot, size), list(_facts_of_snapshot(snapshot, size))
@@ -58,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
-    facts = trace.facts
+    facts, rank = trace.facts, rank_of(trace.facts)
     return {
         "kind": "trace",
         "file_bytes": size,
@@ -70,8 +74,12 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "gpu": facts.get("gpu"),
         "gpu_note": facts.get("gpu_note"),
         "devices": list(facts["devices"]) if facts.get("devices") else None,
-        "rank": _distributed(trace).get("rank"),
-        "world_size": _distributed(trace).get("world_size"),
+        "rank": rank.number if rank is not None else None,
+        "world_size": rank.size if rank is not None else None,
+        "local_rank": rank.local if rank is not None else None,
+        "host": facts.get("host"),
+        "process_groups": facts.get("process_groups"),
+        "meshes": facts.get("meshes"),
         "duration_ns": facts.get("duration_ns"),
         "origin_unix_ns": facts.get("origin_unix_ns"),
         "steps": len(trace.steps),
@@ -85,15 +93,14 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
     }
 
 
-def _distributed(trace: torchprof.Trace) -> dict[str, Any]:
-    """The rank and how many there are, as ``torchprof run`` or a file of torch.profiler says."""
-    found = trace.facts.get("distributed")
-    return {**(found if isinstance(found, dict) else {}), **{name: trace.facts[name] for name in RANK if name in trace.facts}}
-
-
 def _evaluated(trace: torchprof.Trace) -> list[int]:
     """The numbers of the steps in which a model was also evaluated."""
     return list(trace.facts.get("evaluation_steps", ()))
+
+
+def _counts(trace: torchprof.Trace, evaluated: list[int]) -> bool:
+    """Whether tables have steps in them in which a model was also evaluated."""
+    return not set(evaluated).isdisjoint(trace.steps["number"][trace.steps["warmup"] == 0].tolist())
 
 
 def _warmup(trace: torchprof.Trace) -> int:
@@ -112,13 +119,16 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
     yield "GPU", ": ".join(text for text in (str(facts.get("gpu", "off")), str(facts.get("gpu_note", ""))) if text)
     if named := Counter(str(name) for name in facts.get("devices") or () if name):
         yield "Devices", ", ".join(f"{count} x {name}" if count > 1 else name for name, count in named.items())
-    if (rank := _distributed(trace).get("rank")) is not None:
-        yield "Rank", f"{rank} of {_distributed(trace).get('world_size', 'an unknown number')}"
+    if (rank := rank_of(facts)) is not None:
+        host = f", on {facts['host']}" if facts.get("host") else ""
+        yield "Rank", f"{rank.number} of {rank.size if rank.size is not None else 'an unknown number'}{host}"
+    for mesh in facts.get("meshes", ()):
+        yield "Mesh", ", ".join(f"{name} {size}" for name, size in zip(mesh["dimensions"], mesh["shape"], strict=False))
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
     warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")
     if evaluated := _evaluated(trace):
-        counts = "they count in tables" if facts.get("aggregate") else "left out of tables"
+        counts = "they count in tables" if _counts(trace, evaluated) else "left out of tables"
         yield "Evaluation", f"in {numbered(evaluated, 'step')}; {counts}"
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
     for table in TABLES:
@@ -129,6 +139,32 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
         yield "Ended by", str(facts["ended_by"])
     for note in facts.get("notes", ()):
         yield "Note", str(note)
+
+
+def _data_of_ranks(ranks: torchprof.Ranks) -> dict[str, Any]:
+    return {
+        "kind": "ranks",
+        "world_size": ranks.world_size,
+        "ranks": [
+            {"rank": number, "file": file, **_data(trace, os.path.getsize(file))}
+            for number, file, trace in zip(ranks.numbers, ranks.files, ranks, strict=True)
+        ],
+        "problems": list(ranks.problems),
+    }
+
+
+def _facts_of_ranks(ranks: torchprof.Ranks) -> Iterator[tuple[str, str]]:
+    files, rows = sum(map(os.path.getsize, ranks.files)), sum(trace.nbytes for trace in ranks)
+    yield "Files", f"{len(ranks.files):,}, {format_bytes(files)}, {format_bytes(rows)} of rows"
+    yield "Ranks", f"{len(ranks):,} of {ranks.world_size:,}"
+    hosts = Counter(str(trace.facts["host"]) for trace in ranks if trace.facts.get("host"))
+    if hosts:
+        yield "Hosts", ", ".join(f"{name} ({count:,})" for name, count in hosts.items())
+    yield from ((name, text) for name, text in _facts(ranks[0], 0) if name in OF_ALL_RANKS)
+    steps = sorted({len(trace.steps) for trace in ranks})
+    yield "Steps", f"{steps[0]:,} each" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    for problem in ranks.problems:
+        yield "Problem", problem
 
 
 def _data_of_snapshot(account: torchprof.SnapshotMemory, size: int) -> dict[str, Any]:

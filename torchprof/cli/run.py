@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchprof.cli.arguments import UsageError
+from torchprof.cli.values import budget
 from torchprof.errors import ArgumentError
 from torchprof.running.launch import free_name, start_command, start_python
 from torchprof.running.options import FIRST_STEPS, RunOptions
@@ -62,7 +63,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     flag = argparse.BooleanOptionalAction
     add("--memory", action=flag, default=True, help="record every allocation")
     add("--stacks", action=flag, default=True, help="record which line of Python each op is of")
-    add("--budget", metavar="MIB", type=int, default=1024, help="what the recording may take, in MiB (default: %(default)s)")
+    add(
+        "--budget",
+        metavar="SIZE",
+        type=budget,
+        default=2**30,
+        help="what the recording may take, such as 64MiB or '1 GiB'; a number alone is of MiB (default: 1 GiB)",
+    )
     add("--quiet", action="store_true", help="say nothing at the end")
     add("-m", dest="module", metavar="MODULE", nargs=argparse.REMAINDER, help="run a module, as python -m does")
     add("program", metavar="SCRIPT", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -107,8 +114,6 @@ def _options(given: argparse.Namespace, name: str) -> RunOptions:
         raise UsageError(f"-o {file}: there is no folder {path.parent}: make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(13, "Permission denied: name another place, as in -o /tmp/train.torchprof", str(file))
-    if given.budget < 1:
-        raise UsageError(f"--budget takes MiB, at least 1, not {given.budget}")
     if given.seconds is not None and not 0 < given.seconds < math.inf:
         raise UsageError(f"--seconds takes a number above 0, not {given.seconds:g}")
     by = given.steps_by
@@ -125,7 +130,7 @@ def _options(given: argparse.Namespace, name: str) -> RunOptions:
         aggregate=given.aggregate,
         memory=given.memory,
         stacks=given.stacks,
-        budget=given.budget * 2**20,
+        budget=given.budget,
         quiet=given.quiet,
     )
 

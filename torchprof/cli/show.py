@@ -10,13 +10,14 @@ from typing import Any, Final
 import torchprof
 from torchprof.cli.arguments import UsageError, add_file, completes, given_as, number_of, subcommand, text_list
 from torchprof.cli.ceilings import add_ceilings, ceilings_of
-from torchprof.cli.files import trace_of
+from torchprof.cli.files import quoted, ranks_of, trace_of
 from torchprof.cli.output import COMPUTING, add_output_options, emit_table
 from torchprof.cli.progress import working
 
 __all__ = ["add_parser", "run"]
 
-TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank")
+TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank", "collective")
+ACROSS_RANKS: Final = ("module", "rank", "collective")
 PHASES: Final = ("forward", "recomputation", "backward", "optimizer", "data", "other")
 ONLY_FOR: Final = {
     "depth": ("module",),
@@ -35,13 +36,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subcommand(
         subparsers,
         "show FILE",
-        "Print a table: by module, op, line, function, step or kernel.",
+        "Print a table: by module, op, line, function, step, kernel, rank or collective.",
         "show step.torchprof",
         "show step.torchprof --by line --head 20",
         "show step.torchprof --by op --phase backward --sort calls --columns calls,self,flops",
         "show trace.json.gz --by kernel --csv > kernels.csv",
+        "show run/ --by rank",
     )
-    add_file(parser)
+    add_file(parser, ranks=True)
     parser.add_argument("--by", choices=TABLES, default="module", help="what a row is (default: module)")
     sort = parser.add_argument("--sort", metavar="COLUMN", help="order the rows by this column, largest first")
     parser.add_argument("--reverse", action="store_true", help="smallest first")
@@ -89,11 +91,19 @@ def run(options: argparse.Namespace) -> None:
 
 def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
     """The table of a file."""
-    trace = trace_of(file)
-    if by == "rank":
-        raise UsageError(f"--by rank: {file} is of one process, and not of several ranks: show the file of each rank by itself")
+    shown: torchprof.Trace | torchprof.Ranks | None = ranks_of(file)
+    if isinstance(shown, torchprof.Ranks) and by not in ACROSS_RANKS:
+        instead = ", ".join(f"--by {each}" for each in ACROSS_RANKS)
+        raise UsageError(
+            f"--by {by}: {file} has several ranks, of which there are {instead}: show the file of one, such as "
+            f"{quoted(shown.files[0])}"
+        )
+    if shown is None:
+        shown = trace_of(file)
+        if by == "rank":
+            raise UsageError(f"--by rank: {file} is of one process: give the folder with the files of all ranks")
     with working(COMPUTING):
-        table: torchprof.Table = getattr(torchprof, f"by_{by}")(trace, **given)
+        table: torchprof.Table = getattr(torchprof, f"by_{by}")(shown, **given)
     return table
 
 

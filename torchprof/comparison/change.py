@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 from torchprof.comparison.figures import Figure
 from torchprof.comparison.noise import CONFIDENCE, Interval, Sample, beyond_runs, difference_interval, mostly, ratio_interval
 
-__all__ = ["LOWER_BOUND", "Change", "Verdict"]
+__all__ = ["Change", "Verdict"]
 
 Verdict = Literal[
     "unknown",
@@ -37,8 +37,6 @@ SAME_OPS: Final[dict[Verdict, Verdict]] = {
 }
 ROUNDED: Final = 1e-9
 """How far two means of the same numbers may lie apart, as a part of them."""
-LOWER_BOUND: Final = "a lower bound"
-"""How the reason ends for which a difference is not known where a figure may be more."""
 
 
 class Change(NamedTuple):
@@ -50,6 +48,7 @@ class Change(NamedTuple):
         unknown_because: why their difference is not known; empty where it is.
         sample_a, sample_b: of a time, what its steps say; None where that is not known.
         outside: the probability with which an interval may miss.
+        bounds: the sides on which it is a lower bound: "", "A", "B" or "AB".
         same_ops: of the whole, whether the same work was done on both sides: then nothing but the time tells that it changed.
     """
 
@@ -61,6 +60,7 @@ class Change(NamedTuple):
     sample_b: Sample | None = None
     outside: float = 1 - CONFIDENCE
     same_ops: bool = False
+    bounds: str = ""
 
     @property
     def difference(self) -> float | None:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from torchprof.analysis.records import Record
 from torchprof.comparison.alignment.align import align
 from torchprof.comparison.alignment.pair import Pair
-from torchprof.comparison.change import LOWER_BOUND, Change
+from torchprof.comparison.change import Change
 from torchprof.comparison.figures import FIGURES, OF_TOTALS, Figure
 from torchprof.comparison.noise import CONFIDENCE, Sample
 from torchprof.comparison.side import Row, Side
@@ -97,9 +97,9 @@ def changes_of_totals(a: Side, b: Side) -> list[Change]:
     """The changes of the whole, of every figure that either side knows."""
     pair = Pair(a.totals, b.totals, "same")
     known_a, known_b = _known([a.totals]), _known([b.totals])
-    names = [name for name in OF_TOTALS if name in known_a | known_b or ("flops" in name and _bound(pair, name))]
+    names = [name for name in OF_TOTALS if name in known_a | known_b or ("flops" in name and _bounds(pair, name))]
     found = [_change(FIGURES[name], pair, a, b, known_a, known_b, 1) for name in names]
-    return [change for change in found if change.a or change.b or change.difference is None]
+    return [change for change in found if change.a or change.b or None in (change.a, change.b) or change.bounds]
 
 
 def same_work(rows: Sequence[Changed], totals: Sequence[Change]) -> bool:
@@ -130,8 +130,10 @@ def _change(figure: Figure, pair: Pair, a: Side, b: Side, known_a: set[str], kno
     if pair.b is None and sample_a is not None:
         sample_b = Sample.nothing(sample_a)
     missing = [side for side, value in (("A", value_a), ("B", value_b)) if value is None]
-    why = f"it is not known of {' and '.join(missing)}" if missing else _incomparable(figure, a, b) or _bound(pair, name)
-    return Change(figure, value_a, value_b, why, sample_a, sample_b, (1 - CONFIDENCE) / max(together, 1))
+    bounds = _bounds(pair, name)
+    a_bound = f"in {' and '.join(bounds)} it is a lower bound" if bounds else ""
+    why = f"it is not known of {' and '.join(missing)}" if missing else _incomparable(figure, a, b) or a_bound
+    return Change(figure, value_a, value_b, why, sample_a, sample_b, (1 - CONFIDENCE) / max(together, 1), bounds=bounds)
 
 
 def _value(row: Row | None, name: str, known: set[str]) -> tuple[float | None, Sample | None]:
@@ -145,6 +147,9 @@ def _incomparable(figure: Figure, a: Side, b: Side) -> str:
     """Why the figures of both sides are not of the same; empty where they are."""
     if figure.is_per_step and a.per_step is not None and b.per_step is not None and a.per_step != b.per_step:
         return f"{'A' if a.per_step else 'B'} is per step, and {'B' if a.per_step else 'A'} is of a recording without steps"
+    if (figure.is_per_step or figure.name == "mean") and (a.evaluations > 0) != (b.evaluations > 0):
+        with_them, without = ("A", "B") if a.evaluations else ("B", "A")
+        return f"steps with an evaluation are in the means of {with_them}, and none is known in those of {without}"
     defined_a, defined_b = a.definitions.get(figure.name), b.definitions.get(figure.name)
     if defined_a is not None and defined_b is not None and defined_a != defined_b:
         return f"in A it is {_lower(defined_a)}, in B {_lower(defined_b)}"
@@ -155,12 +160,10 @@ def _lower(text: str) -> str:
     return text.removeprefix("Peak and held: ")
 
 
-def _bound(pair: Pair, name: str) -> str:
-    """Why a figure is not known to the end; empty where it is."""
-    for side, row in (("A", pair.a), ("B", pair.b)):
-        if row is not None and row.record.get(f"{name}_unknown"):
-            return f"in {side} it is {LOWER_BOUND}"
-    return ""
+def _bounds(pair: Pair, name: str) -> str:
+    """The sides on which a figure is not known to the end, and may be more."""
+    sides = (("A", pair.a), ("B", pair.b))
+    return "".join(side for side, row in sides if row is not None and row.record.get(f"{name}_unknown"))
 
 
 def record_of(row: Changed, lead: str) -> Record:

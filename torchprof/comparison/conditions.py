@@ -13,6 +13,9 @@ __all__ = ["unlike"]
 MORE: Final = {"compiled code": "; calls of modules inside it are not seen"}
 """What else is to be known, by the condition."""
 
+SAME_PART: Final = 1e-9
+"""How far two parts of the same size may lie apart."""
+
 
 def unlike(a: Side, b: Side) -> Iterator[str]:
     """A sentence for each condition that both sides know and that is not the same."""
@@ -23,6 +26,9 @@ def unlike(a: Side, b: Side) -> Iterator[str]:
         if side.losses:
             lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in side.losses.items())
             yield f"INCOMPLETE: {letter} lost {lost}: what it has of these is too little"
+    if abs(a.evaluations - b.evaluations) > SAME_PART * max(a.evaluations, b.evaluations):
+        parts = [f"{side.evaluations:.1%}" if side.evaluations else "none known" for side in (a, b)]
+        yield f"Not the same: steps of the means in which a model was also evaluated: {parts[0]} in A, {parts[1]} in B"
     for name in dict.fromkeys([*a.conditions, *b.conditions]):
         mine, other = a.conditions.get(name, ""), b.conditions.get(name, "")
         if mine and other and mine != other:

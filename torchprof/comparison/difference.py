@@ -113,7 +113,7 @@ class Diff(Printed):
         yield (
             f"By {self.a.by}, what changed most first: A and B are {ABOUT[self.lead]}"
             if len(changed)
-            else nothing_changed(len(self), self.a.by)
+            else nothing_changed(len(self), sum(row.verdict(self.lead) == "unknown" for row in self._rows), self.a.by)
         )
         if len(changed):
             yield from changed.head(SHOWN).parts()

@@ -61,6 +61,8 @@ class Side:
         definitions: of figures that are not always the same, by name, what they are: they are compared only where that is.
         of: what its figures are of: ``"mean of 5 steps"``.
         per_step: whether its figures are of one step; None where it has no steps and needs none.
+        evaluations: the part of the steps in its means in which a model was also evaluated: figures per step of a side that has
+            some are not those of training alone.
         no_noise: why it is not known how much the times vary; empty where it is.
         losses: rows that its recording had no room for, by table.
         remarks: what must be said of it.
@@ -75,6 +77,7 @@ class Side:
     definitions: dict[str, str] = field(default_factory=dict)
     of: str = ""
     per_step: bool | None = None
+    evaluations: float = 0.0
     no_noise: str = ""
     losses: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
-from torchprof.comparison.change import LOWER_BOUND, Change
+from torchprof.comparison.change import Change
 from torchprof.comparison.columns import percent, percent_range
 from torchprof.comparison.figures import FIGURES
 from torchprof.comparison.noise import CORRELATED_FROM, RUN_TO_RUN
@@ -36,7 +36,7 @@ def change_text(change: Change, name: str) -> str:
     write = change.figure.write
     if change.verdict == "same":
         return f"{name}: {write(change.b)}, the same"
-    text = f"{name}: {value_text(change, change.a)} {ARROW} {value_text(change, change.b)}"
+    text = f"{name}: {value_text(change, 'A')} {ARROW} {value_text(change, 'B')}"
     if change.difference is None:
         return f"{text}, difference unknown: {change.unknown_because}"
     ends = change.fraction_interval
@@ -47,10 +47,11 @@ def change_text(change: Change, name: str) -> str:
     return f"{text}, {change.verdict}"
 
 
-def value_text(change: Change, value: float | None) -> str:
-    """``>= 345 G`` where it may be more."""
+def value_text(change: Change, side: Literal["A", "B"]) -> str:
+    """The value on a side: ``>= 345 G`` where it may be more."""
+    value = change.a if side == "A" else change.b
     text = change.figure.write(value)
-    return f">= {text}" if change.unknown_because.endswith(LOWER_BOUND) and value is not None else text
+    return f">= {text}" if side in change.bounds and value is not None else text
 
 
 def verdict_lines(changes: Sequence[Change], whole: str) -> list[str]:
@@ -78,8 +79,8 @@ def total_grid(changes: Sequence[Change], whole: str) -> Grid:
     """The changes of the whole as a table."""
     ends = [change.interval for change in changes]
     columns = [
-        GridColumn("A", [value_text(change, change.a) for change in changes]),
-        GridColumn("B", [value_text(change, change.b) for change in changes]),
+        GridColumn("A", [value_text(change, "A") for change in changes]),
+        GridColumn("B", [value_text(change, "B") for change in changes]),
         GridColumn("Difference", [change.figure.write_signed(change.difference) for change in changes]),
         GridColumn("Change", [percent(change.fraction) if change.difference else "" for change in changes]),
     ]
@@ -116,8 +117,15 @@ def noise_lines(a: Side, b: Side, totals: Sequence[Change], lead: str, rows: int
         yield f"Noise of rows by {a.by}: not known, there are no times of single steps"
 
 
-def nothing_changed(rows: int, by: str) -> str:
-    """What is said in place of a table without rows."""
-    return (
-        f"By {by}: nothing changed beyond noise in {counted(rows, 'row')}" if rows else f"By {by}: there is nothing to compare"
-    )
+def nothing_changed(rows: int, unknown: int, by: str) -> str:
+    """What is said in place of a table without rows.
+
+    Args:
+        unknown: of how many rows the difference is not known.
+    """
+    if not rows:
+        return f"By {by}: there is nothing to compare"
+    of_unknown = f"the difference is unknown in {counted(unknown, 'row')}"
+    if unknown == rows:
+        return f"By {by}: {of_unknown}"
+    return f"By {by}: nothing changed beyond noise in {counted(rows - unknown, 'row')}" + (f"; {of_unknown}" if unknown else "")

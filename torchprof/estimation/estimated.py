@@ -7,6 +7,7 @@ from typing import Any
 
 from torchprof.allocator.gpus import GPUS, capacity_of
 from torchprof.allocator.replay import Replay, replay
+from torchprof.analysis.memory.modules import in_module
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.estimation.overheads import Overhead, with_overheads
@@ -158,11 +159,17 @@ class Estimate(Printed):
         limit, needed = format_bytes(self.capacity), format_bytes(self.device_memory)
         more = f"up to {format_bytes(self.unmeasured)} more than {needed} are needed"
         said, rest = {
-            True: (f"Fits in {limit}", ""),
+            True: (f"Fits in {limit}", self._only_just(needed)),
             False: (f"DOES NOT FIT in {limit}", f"; {needed} are needed"),
             None: (f"UNKNOWN whether it fits in {limit}", f"; {more}"),
         }[self.fits()]
         return f"{said}{self._unless()}{rest}"
+
+    def _only_just(self, needed: str) -> str:
+        """What is to be said where more than the capacity would be reserved, if there were more."""
+        if self.capacity is None or self.device_memory <= self.capacity:
+            return ""
+        return f", only just: with room, {needed} would be taken, and the allocator has to give back what it keeps in reserve"
 
     def fitting_gpus(self) -> list[str]:
         """The GPUs of ``torchprof.GPUS`` whose memory would do, the smallest first; none for an estimate of the CPU.
@@ -184,7 +191,7 @@ class Estimate(Printed):
 
     def parts(self) -> Parts:
         peak = self.memory.peak
-        where = f"step {peak.step}, {peak.phase}, {peak.op} in {peak.module or 'no module'}"
+        where = f"step {peak.step}, {peak.phase}, {peak.op} {in_module(self.trace, peak.module)}"
         if (verdict := self.verdict()) is not None:
             yield verdict
             if self.fits() is not True and self.replay is not None:

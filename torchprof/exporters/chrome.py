@@ -32,6 +32,7 @@ from torchprof.exporters.chrome_python import python_events
 from torchprof.exporters.python_stacks import PythonStacks
 from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.paths import AnyPath, text_of, written
+from torchprof.trace.ranks import check_is_one
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
 
@@ -76,6 +77,7 @@ def export_chrome(trace: Trace, path: AnyPath, *, libraries: bool = False) -> No
     Example:
         >>> export_chrome(prof.trace, "step.json.gz")
     """
+    check_is_one(trace)
     if trace.facts.get("aggregate") and not len(trace.ops):
         raise ArgumentError(
             f"trace must hold single ops, and {trace!r} holds sums, which have no timeline: record without aggregate=True"

@@ -24,6 +24,7 @@ from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.errors import ArgumentError
 from torchprof.exporters.python_stacks import Frame, PythonStacks
 from torchprof.exporters.stack_values import MEMORY, UNITS, VALUES, Blocks, blocks
+from torchprof.trace.ranks import check_is_one
 from torchprof.trace.schema import Activity, Phase, phases, phases_of_calls
 from torchprof.trace.trace import Trace
 
@@ -83,6 +84,7 @@ class Stacks:
             ArgumentError: ``by`` is unknown, the trace holds sums only, has no kernels for ``by="device"``, no memory for
                 ``MEMORY`` or no stacks of Python.
         """
+        check_is_one(trace)
         if by not in UNITS:
             raise ArgumentError(f"by must be one of {', '.join(map(repr, UNITS))}, not {by!r}")
         if device is not None and by not in MEMORY:

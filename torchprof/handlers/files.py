@@ -11,8 +11,10 @@ from torchprof.errors import ArgumentError
 from torchprof.exporters.chrome import export_chrome
 from torchprof.handlers.has_trace import HasTrace
 from torchprof.paths import AnyPath, new_file, text_of
+from torchprof.record.rank import current_rank
 from torchprof.reporting.report import report
-from torchprof.running.rank import Rank, current_rank, file_of
+from torchprof.running.rank import stem_of_rank
+from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
 from torchprof.wording import shown
 
@@ -26,13 +28,15 @@ class Files:
 
     Attributes:
         files: paths of those that were written, in order.
+        needs_ops: what it is called, if it needs single ops, as recordings with ``aggregate=True`` do not have.
     """
 
-    def __init__(self, folder: AnyPath, name: str, suffix: str, write: Write) -> None:
-        self._folder = text_of(folder)
+    def __init__(self, folder: AnyPath, name: str, suffix: str, write: Write, needs_ops: str = "") -> None:
+        self._folder = text_of(folder, "folder")
         self._name = check_name(name)
         self._suffix = suffix
         self._write = write
+        self.needs_ops = needs_ops
         self.files: list[str] = []
 
     def __call__(self, prof: HasTrace) -> None:
@@ -71,6 +75,7 @@ def save(folder: AnyPath, name: str = "trace") -> Files:
 
 def chrome(folder: AnyPath, name: str = "trace", *, libraries: bool = False) -> Files:
     """A handler that writes the timeline of every trace for https://ui.perfetto.dev and ``chrome://tracing``, packed by gzip.
+    It needs single ops: `torchprof.profile` and `torchprof.watch` refuse it with ``aggregate=True``.
 
     Args:
         folder, name: as of `save`.
@@ -83,7 +88,9 @@ def chrome(folder: AnyPath, name: str = "trace", *, libraries: bool = False) -> 
         >>> with torchprof.profile(model, on_trace_ready=torchprof.handlers.chrome("timelines")) as prof:
         ...     train_step(batches[0])
     """
-    return Files(folder, name, ".json.gz", lambda trace, path: export_chrome(trace, path, libraries=libraries))
+    return Files(
+        folder, name, ".json.gz", lambda trace, path: export_chrome(trace, path, libraries=libraries), "handlers.chrome"
+    )
 
 
 def html(folder: AnyPath, name: str = "trace", *, title: str | None = None) -> Files:
@@ -107,8 +114,7 @@ def html(folder: AnyPath, name: str = "trace", *, title: str | None = None) -> F
 
 def write_new(trace: Trace, folder: str, name: str, suffix: str, write: Write, rank: Rank | None) -> str:
     """Write a trace as a file with a new name, which is returned."""
-    stem, ending = os.path.splitext(file_of(f"{stem_of(name, trace)}.x", rank))[0], suffix
-    with new_file(folder, stem, ending) as path:
+    with new_file(folder, stem_of_rank(stem_of(name, trace), rank), suffix) as path:
         write(trace, path)
     return path
 
@@ -136,6 +142,14 @@ def check_name(name: Any) -> str:
     Raises:
         ArgumentError: it is none.
     """
-    if not isinstance(name, str) or not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
-        raise ArgumentError(f'name={shown(name)} must be how the names of files begin, such as "trace"')
-    return name
+    if not isinstance(name, str) or name in (".", ".."):
+        why = ""
+    elif not name:
+        why = ": it is empty"
+    elif name != os.path.basename(name):
+        why = f": it has {os.sep!r} in it, which is not allowed, as a folder is an argument of its own"
+    elif "\0" in name:
+        why = ": it has a null character in it"
+    else:
+        return name
+    raise ArgumentError(f'name={shown(name)} must be how the names of files begin, such as "trace"{why}')

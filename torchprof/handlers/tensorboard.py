@@ -26,7 +26,7 @@ def tensorboard(folder: AnyPath) -> Callable[[HasTrace], None]:
         ...     train_step(batches[0])
         ...     prof.step()
     """
-    place = text_of(folder)
+    place = text_of(folder, "folder")
 
     def send(prof: HasTrace) -> None:
         # It stands above the public names, of which this is one.

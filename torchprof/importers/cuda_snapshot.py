@@ -120,15 +120,28 @@ class CudaSnapshot:
 
     def unknown_actions(self, device: int) -> dict[str, int]:
         """Entries of a history with an action that is not known here, by its name: what they did is not known either."""
-        counts = Counter(str(entry["action"]) for entry in self._histories[device])
-        return {action: count for action, count in counts.items() if action not in ACTIONS}
+        return {action: count for action, count in self._actions(device).items() if action not in ACTIONS}
 
     def changes(self, device: int) -> int:
-        """How many allocations and frees a history has, in which a free has one entry or two; 0 where there is none."""
+        """How many allocations and frees a history has, in which a free has one entry or two; 0 where there is none.
+
+        Raises:
+            ArgumentError: an entry cannot be read.
+        """
         if not self.has_history(device):
             return 0
-        counts = Counter(str(entry["action"]) for entry in self._histories[device])
+        counts = self._actions(device)
         return counts["alloc"] + max(counts["free_requested"], counts["free_completed"])
+
+    def _actions(self, device: int) -> Counter[str]:
+        """How many entries of a history have each action."""
+        counts: Counter[str] = Counter()
+        try:
+            for entry in self._histories[device]:
+                counts[str(entry["action"])] += 1
+        except BROKEN as error:
+            raise _unreadable(f"device_traces[{device}][{counts.total()}]", error) from error
+        return counts
 
     def frames(self, device: int, row: int) -> Sequence[Any] | None:
         """Of the stack of an entry of a history, the innermost first; None where it was not recorded."""

@@ -3,53 +3,89 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
-from typing import BinaryIO, Final
+from collections.abc import Callable
+from typing import Any, Final, overload
 
 from torchprof.errors import TraceFileError
 from torchprof.importers.kineto.beginning import may_be_kineto
 from torchprof.importers.other_files import what_else
+from torchprof.importers.progress import reading
+from torchprof.importers.ranks import load_ranks
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import AnyPath, opened, text_of
-from torchprof.terminal import is_terminal
 from torchprof.trace import file
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 
-__all__ = ["load"]
+__all__ = ["load", "load_trace"]
 
 LONGEST_BEGINNING: Final = 2**12
-LONG: Final = 32 * 2**20
-"""Bytes of a file that takes long enough to read to show how far it is."""
 
 
-def load(path: AnyPath) -> Trace:
-    """Read a trace: what ``Trace.save`` wrote, or what ``torch.profiler`` exported.
+# Of a path, what is in it is known by the person who wrote it, and not by a type checker: Any takes part in what it returns.
+@overload
+def load(path: AnyPath) -> Trace | Any: ...
+
+
+@overload
+def load(path: list[Any] | tuple[Any, ...]) -> Ranks: ...
+
+
+def load(path: AnyPath | list[Any] | tuple[Any, ...]) -> Trace | Ranks | Any:
+    """Read a trace: what ``Trace.save`` wrote, or what ``torch.profiler`` exported. Of a folder, or several files: all ranks.
 
     Needs neither PyTorch, the compiled recorder nor the model. Which of the two a file is, is told by its contents, not by its
     name. Of torch.profiler, these are read: JSON of ``export_chrome_trace`` and ``tensorboard_trace_handler``, plain or
     ``.gz``, from 2021 to today, with CUDA or ROCm. What such a file does not know is unknown in the trace, and
     ``trace.facts["notes"]`` says what was left out of it. It is read twice as fast where msgspec is installed.
 
+    Args:
+        path: a file, of which this returns the `Trace`; or a folder, or a list of files, with one file of each rank of a
+            distributed program, of which it returns `Ranks`. Of a folder, the files whose names end in ``.torchprof``,
+            ``.json`` or ``.json.gz`` are read. Files that cannot be read, or are of another run, are left out, and
+            ``ranks.problems`` says which and why, and which ranks are missing.
+
     Raises:
-        TraceFileError: the file is neither, is damaged or cut short, or was written by an older or a newer torchprof.
-        OSError: the file cannot be opened.
-        ArgumentError: the path is not a path.
+        TraceFileError: the file is neither, is damaged or cut short, or was written by an older or a newer torchprof; or there
+            is no trace in the folder, or among the files; or there are several, and none is of a rank.
+        OSError: the file or the folder cannot be opened.
+        ArgumentError: the path is not a path, or the list has none.
 
     Example:
         >>> trace = torchprof.load("step.torchprof")
         >>> print(torchprof.by_module(trace))
+        >>> ranks = torchprof.load("run/")
+        >>> print(torchprof.by_rank(ranks))
     """
+    if isinstance(path, list | tuple):
+        return load_ranks(path, _read)
+    if os.path.isdir(text := text_of(path).replace("\0", "")):
+        return load_ranks(text, _read)
+    return load_trace(path)
+
+
+def load_trace(path: AnyPath) -> Trace:
+    """As `load`, of one file."""
     with opened(path) as stream:  # what is wrong with the path itself is an OSError
+        begins, size = stream.read(LONGEST_BEGINNING), os.fstat(stream.fileno()).st_size
+    with reading(size, of_profiler=begins[: len(file.ZIP)] != file.ZIP) as advance:
+        return _read(path, advance)
+
+
+def _read(path: AnyPath, advance: Callable[[int], None]) -> Trace:
+    """Read a file.
+
+    Args:
+        advance: called with the number of bytes that were read since.
+    """
+    with opened(path) as stream:
         begins = stream.read(LONGEST_BEGINNING)
         stream.seek(0)
         if not is_snapshot(begins) and may_be_kineto(begins):
             from torchprof.importers.kineto.read import read_kineto
 
-            with _progress(stream) as advance:
-                return read_kineto(text_of(path), stream, advance)
+            return read_kineto(text_of(path), stream, advance)
+        size = os.fstat(stream.fileno()).st_size
     if is_snapshot(begins):
         raise TraceFileError(
             f"{text_of(path)}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
@@ -59,21 +95,6 @@ def load(path: AnyPath) -> Trace:
         raise TraceFileError(
             f"{text_of(path)}: not a torchprof trace, nor a file of torch.profiler{', but ' if what else ''}{what}"
         )
-    return Trace(**file.read(path))
-
-
-@contextmanager
-def _progress(stream: BinaryIO) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, if that is a terminal and the file is large."""
-    size = os.fstat(stream.fileno()).st_size
-    if size < LONG or not is_terminal(sys.stderr):
-        yield lambda read: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    text = "reading" if find_spec("msgspec") is not None else "reading (faster with msgspec: pip install msgspec)"
-    shown = (TextColumn(text), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=size)
-        yield lambda read: bar.advance(task, read)
+    trace = Trace(**file.read(path))
+    advance(size)
+    return trace

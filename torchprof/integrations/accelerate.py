@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 from torchprof.errors import ModuleTypeError, RecordingError
 from torchprof.integrations.training import Models, Settings, Training
 from torchprof.paths import AnyPath
-from torchprof.running.rank import Rank
+from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
 from torchprof.wording import shown
 

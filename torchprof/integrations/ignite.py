@@ -8,7 +8,7 @@ from torchprof.arguments import check_int
 from torchprof.errors import MissingPackageError, ModuleTypeError
 from torchprof.integrations.training import Models, Settings, Training
 from torchprof.paths import AnyPath
-from torchprof.running.rank import current_rank
+from torchprof.record.rank import current_rank
 from torchprof.trace.trace import Trace
 from torchprof.wording import shown
 

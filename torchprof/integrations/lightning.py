@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from torchprof.errors import MissingPackageError
 from torchprof.integrations.training import Settings, Training
 from torchprof.paths import AnyPath
-from torchprof.running.rank import Rank
+from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
 
 __all__ = ["TorchprofCallback", "TorchprofProfiler"]

@@ -55,6 +55,8 @@ def show(wanted: Sequence[Shown], trace: Trace | None, file: str | None, a_step:
             text = "\n".join(lines_of(trace, file, a_step, why)) if each == "verdict" else made(each, trace)
         except TorchprofError as error:
             text = f"torchprof: {each if isinstance(each, str) else value_of(each)}: {error}"
+        except Exception as error:  # of a function of the user: the training has ended well
+            text = f"torchprof: {value_of(each)} raised {type(error).__name__}: {error}"
         if text is not None:
             print(text, file=stream, flush=True)
 

@@ -26,7 +26,7 @@ from torchprof.paths import AnyPath, text_of
 from torchprof.record.background import clear_background, set_background
 from torchprof.record.profile import profile
 from torchprof.record.schedule import Schedule, schedule
-from torchprof.running.rank import Rank
+from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 from torchprof.wording import shown as value_of
@@ -90,7 +90,7 @@ class Training:
         given: dict[str, Any] = dict(settings)
         self.files: list[str] = []
         self.trace: Trace | None = None
-        self._folder = text_of(folder) if folder is not None else None
+        self._folder = text_of(folder, "folder") if folder is not None else None
         self._a_step = a_step
         self._name = check_name(given.pop("name", "train"))
         self._ranks = check_ranks(given.pop("ranks", (0,)))

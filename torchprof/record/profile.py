@@ -26,6 +26,7 @@ from torchprof.errors import ArgumentError, ModuleTypeError, RecordingError
 from torchprof.record.gpu_backends import check_backend
 from torchprof.record.modules import check_models
 from torchprof.record.progress import Progress
+from torchprof.record.ready import check_ready
 from torchprof.record.recorder import Options, Recorder
 from torchprof.record.schedule import Schedule, State
 from torchprof.record.whole import whole
@@ -127,6 +128,7 @@ class profile(ContextDecorator):
         if on_trace_ready is not None and not callable(on_trace_ready):
             raise ArgumentError(f"on_trace_ready must be a function of one argument or None, not {on_trace_ready!r:.80}")
         require_extension()
+        check_ready(on_trace_ready, aggregate)
         flags = {"ops": ops, "shapes": shapes, "memory": memory, "modules": modules, "aggregate": aggregate, "stacks": stacks}
         checked = {name: check_flag(name, flag) for name, flag in flags.items()}
         options = Options(**checked, gpu=check_backend(gpu), budget=budget)
@@ -189,6 +191,10 @@ class profile(ContextDecorator):
     def _count_flops(self, *, outputs: bool) -> None:
         """Record the ops that a count of FLOPs needs, which costs less than ``ops=True``: for the summary."""
         self._recorder.counted_ops = "outputs" if outputs else "inputs"
+
+    def _tell_of_calls(self, told: Callable[[nn.Module, bool], None]) -> None:
+        """Call this around the calls of modules that are inside no other, as `Recorder.on_outermost_call`: for `watch`."""
+        self._recorder.on_outermost_call = told
 
     @property
     def is_recording(self) -> bool:

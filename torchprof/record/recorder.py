@@ -23,6 +23,7 @@ from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
 from torchprof.record.held_by_model import held_by
 from torchprof.record.modules import Models, describe, walk
+from torchprof.record.rank import rank_facts
 from torchprof.trace.model import Model
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
@@ -86,6 +87,7 @@ class Recorder:
         self._has_merged = False
         self._stacks = "off"
         self._places: _native.Places | None = None
+        self._rank: dict[str, Any] = {}
 
     @property
     def is_recording(self) -> bool:
@@ -151,6 +153,7 @@ class Recorder:
                 raise RecordingError(str(error)) from None
         self._backend = GpuBackend(backend.name, backend.note + refusals)
         self._has_merged = False
+        self._rank = rank_facts(self.models)
         self._compiled_code.start()
 
     def begin_step(self, number: int, *, warmup: bool) -> None:
@@ -255,7 +258,13 @@ class Recorder:
             "gpu": self._backend.name,
             "gpu_note": note,
             "stacks": self._stacks if self._stacks != "off" else False,
+            **self._rank_at_end(),
         }
+
+    def _rank_at_end(self) -> dict[str, Any]:
+        """The rank as it is now, or as it was at the beginning where the process groups are gone."""
+        now = rank_facts(self.models)
+        return now if "process_groups" in now or "process_groups" not in self._rank else self._rank
 
 
 def _thread_name() -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "is_fake_mode_active",
     "is_in_bad_fork",
     "is_torch_profiler_active",
+    "process_groups",
     "profiler_switches",
     "run_backward",
     "without_fake_mode",
@@ -33,6 +34,7 @@ FAKE_TENSORS = "telling fake tensors from others"
 COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled code"
 CUPTI = "recording GPUs with CUPTI"
 PROFILERS = "recording memory beside torch.profiler"
+GROUPS = "telling the process groups of a rank"
 
 
 @contextmanager
@@ -149,3 +151,12 @@ def profiler_switches() -> list[Any]:
     """
     names = ("_enable_profiler", "_disable_profiler", "_enable_profiler_legacy", "_disable_profiler_legacy")
     return [private(f"torch._C._autograd.{name}", PROFILERS) for name in names]
+
+
+def process_groups() -> list[Any]:
+    """The process groups that this rank is in. ``torch.distributed`` is imported.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    return list(private("torch.distributed.distributed_c10d._world.pg_names", GROUPS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -48,15 +49,22 @@ class Evaluations:
         )
         return replace(trace, model=Model(tuple(modules)))
 
-    def told_in(self, trace: Trace) -> Trace:
-        """The trace that names these steps. They are left out of tables, as warm-up is, but of sums that have them already."""
+    def told_in(self, trace: Trace, among: Collection[int] | None = None) -> Trace:
+        """The trace that names these steps. They are left out of tables, as warm-up is, but of sums that have them already, and
+        where the trace has no others.
+
+        Args:
+            among: the numbers of all steps by which it is told whether most have such a call: where a job has many traces,
+                those of all of them. By default those of this trace that are not warm-up.
+        """
         steps = trace.steps
         active = steps["number"][steps["warmup"] == 0]
         found = active[np.isin(active, list(self._steps))]
-        if not len(found) or 2 * len(found) >= len(active):
+        among = active.tolist() if among is None else among
+        if not len(found) or 2 * len(self._steps.intersection(among)) >= len(among):
             return trace
         facts = {**trace.facts, "evaluation_steps": found.tolist()}
-        if not trace.facts.get("aggregate"):
+        if not trace.facts.get("aggregate") and len(found) < len(active):
             steps = steps.copy()
             steps["warmup"][np.isin(steps["number"], found)] = 1
         return replace(trace, steps=steps, facts=facts)

@@ -10,9 +10,11 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchprof.record.rank import own_rank
 from torchprof.running.ending import Ending
 from torchprof.running.options import VARIABLE, RunOptions
-from torchprof.running.rank import Rank, file_of, own_rank
+from torchprof.running.rank import file_of
+from torchprof.trace.rank import Rank
 
 if TYPE_CHECKING:
     from torchprof.running.recording import Recording

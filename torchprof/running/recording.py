@@ -26,7 +26,7 @@ from torchprof.running.found_models import FoundModels
 from torchprof.running.found_steps import LOADER_RANGE, OptimizerSteps, Ranges
 from torchprof.running.keep import keep
 from torchprof.running.options import WARMUP_OF, RunOptions
-from torchprof.running.rank import Rank
+from torchprof.trace.rank import Rank
 from torchprof.trace.trace import Trace
 
 __all__ = ["Outcome", "Recording"]
@@ -51,6 +51,7 @@ class Outcome:
         why: why nothing was written, or why it ended before its last step; empty where it did not.
         moved: why the file is not where it was to be; empty where it is.
         is_elsewhere: whether a model was called on another thread than the one that imported PyTorch, where steps are found.
+        has_begun: whether a step began, or was counted.
     """
 
     file: str
@@ -61,6 +62,7 @@ class Outcome:
     why: str
     moved: str = ""
     is_elsewhere: bool = False
+    has_begun: bool = True
 
 
 def never_raises(method: Callable[..., None]) -> Callable[..., None]:
@@ -133,7 +135,15 @@ class Recording:
         """What has come of it by now."""
         steps = self._number + (not self._is_step)
         return Outcome(
-            self._file, self._is_written, steps, self._steps_by, len(self._models), self._why, self._moved, self._is_elsewhere
+            self._file,
+            self._is_written,
+            steps,
+            self._steps_by,
+            len(self._models),
+            self._why,
+            self._moved,
+            self._is_elsewhere,
+            has_begun=self._number >= 0,
         )
 
     def fail(self, error: Exception) -> None:
@@ -315,11 +325,9 @@ class Recording:
         return any(map(len, (trace.ops, trace.module_calls, trace.steps, trace.op_totals, trace.call_totals)))
 
     def _completed(self, trace: Trace, ended_by: str) -> Trace:
-        """With the models that are gone by now, the rank, and without what is no step like others."""
+        """With the models that are gone by now, and without what is no step like others."""
         if ended_by:
             trace.facts["ended_by"] = ended_by
-        if self._rank is not None:
-            trace.facts.update(rank=self._rank.number, world_size=self._rank.size)
         steps = trace.steps
         early = max(self._early, 1) if len(steps) >= WARMUP_OF else self._early
         if 0 < early < len(steps) and not self._options.aggregate:

@@ -11,27 +11,35 @@ from typing import Final
 import numpy as np
 
 from torchprof.advice.findings import findings, worth_text
-from torchprof.analysis.steps import evaluation_steps, step_times, warmup_count
+from torchprof.analysis.steps import counts_evaluations, evaluation_steps, step_times, warmup_count
 from torchprof.errors import TorchprofError
-from torchprof.importers.load import load
+from torchprof.importers.load import load_trace
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.running.options import RunOptions
-from torchprof.running.rank import Rank, file_of
+from torchprof.running.rank import file_of
 from torchprof.running.recording import Outcome
 from torchprof.tables.by_module import by_module
 from torchprof.tables.memory_account import memory
 from torchprof.terminal import printable
+from torchprof.trace.rank import Rank
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted, numbered
 
-__all__ = ["lines_of", "verdict"]
+__all__ = ["lines_of", "verdict", "why_nothing"]
 
 A_STEP: Final = {
     "optimizer": "a step ends when the optimizer has stepped",
     "forward": "a step is a call of the model: no optimizer stepped",
     "batches": "a step is a batch of a DataLoader",
 }
+CALLS_AS_ASKED: Final = "a step is a call of the model, as --steps-by forward says"
+NEVER: Final = {
+    "optimizer": "no optimizer stepped",
+    "forward": "no model was called",
+    "batches": "no DataLoader was iterated",
+}
+"""Why no step began, by what a step is."""
 NONE_CALLED: Final = "none: no model was called"
 NONE_ENDED: Final = "none came to its end{ended}: the recording is one"
 ON_ANOTHER_THREAD: Final = "none: the model is called on another thread than the one that imports torch; the recording is one"
@@ -51,11 +59,13 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     """Some lines: what was recorded, what it took, what is worth a look, and where to look next."""
     if not outcome.is_written:
         children = "; processes that it starts are not: start ranks by torchprof run -- torchrun" if starts_processes() else ""
-        return [f"nothing was recorded: {printable(outcome.why or _why_nothing(outcome, options))}{children}"]
+        return [f"nothing was recorded: {why_nothing(outcome, options)}{children}"]
     if not Path(outcome.file).is_file():  # /dev/null, or a pipe
         return [f"recorded {counted(outcome.steps, 'step')} into {printable(outcome.file)}"]
-    trace = load(outcome.file)
+    trace = load_trace(outcome.file)
     a_step = A_STEP.get(outcome.steps_by, f"a step is a range {outcome.steps_by.removeprefix('range:')!r}")
+    if outcome.steps_by == options.steps_by == "forward":
+        a_step = CALLS_AS_ASKED
     none = NONE_CALLED if not outcome.models else ON_ANOTHER_THREAD if outcome.is_elsewhere else NONE_ENDED
     said = _said(trace, _steps(trace, a_step, outcome.why, none), "--budget")
     instead = [f"  {'Instead':<9}of {printable(outcome.moved)}"] if outcome.moved else []
@@ -72,9 +82,10 @@ def lines_of(trace: Trace, file: str | None, a_step: str, why: str = "") -> list
         why: why it ended before its last step, if it did.
     """
     what = counted(len(trace.steps), "step") if len(trace.steps) else counted(len(trace.ops), "op")
-    where = f" into {printable(file)} ({format_bytes(Path(file).stat().st_size)})" if file is not None else ""
+    where = f" into {printable(file)} ({_size(file)})" if file is not None else ""
     said = _said(trace, _steps(trace, a_step, why, NONE_ENDED), "budget=")
-    return [f"torchprof: recorded {what}{where}", *said, *([_next(file)] if file is not None else [])]
+    following = [_next(file)] if file is not None and Path(file).is_file() else []
+    return [f"torchprof: recorded {what}{where}", *said, *following]
 
 
 def _said(trace: Trace, steps: Iterator[tuple[str, str]], budget: str) -> list[str]:
@@ -90,6 +101,13 @@ def _said(trace: Trace, steps: Iterator[tuple[str, str]], budget: str) -> list[s
     return [f"  {name:<9}{printable(text)}" for name, text in rows]
 
 
+def _size(path: str) -> str:
+    try:
+        return format_bytes(Path(path).stat().st_size)
+    except OSError:  # somebody took it away meanwhile
+        return "no longer there"
+
+
 def _next(path: str) -> str:
     file = printable(shlex.quote(path))
     return f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html"
@@ -100,7 +118,17 @@ def starts_processes() -> bool:
     return any(f"multiprocessing.popen_{how}" in sys.modules for how in ("fork", "spawn_posix", "forkserver"))
 
 
-def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
+def why_nothing(outcome: Outcome, options: RunOptions) -> str:
+    """Why there is no file, in some words."""
+    return printable(outcome.why or _why_no_step(outcome, options))
+
+
+def _why_no_step(outcome: Outcome, options: RunOptions) -> str:
+    by = options.steps_by
+    if not outcome.has_begun and by != "auto":
+        if outcome.is_elsewhere and by in ("optimizer", "forward"):
+            return "the model is called on another thread than the one that imports torch"
+        return NEVER.get(by) or f"no record_function({by.removeprefix('range:')!r}) was entered"
     if options.first:
         return f"the program ended after {counted(outcome.steps, 'step')}, and --steps begins with step {options.first}"
     return "no step came to its end"
@@ -108,7 +136,7 @@ def _why_nothing(outcome: Outcome, options: RunOptions) -> str:
 
 def _what(trace: Trace, outcome: Outcome) -> str:
     steps = f"{len(trace.steps):,} of {counted(outcome.steps, 'step')}" if len(trace.steps) else counted(len(trace.ops), "op")
-    size = format_bytes(Path(outcome.file).stat().st_size)
+    size = _size(outcome.file)
     ranks = f"; so did each of the {trace.facts['world_size']} ranks" if "world_size" in trace.facts else ""
     return f"recorded {steps} into {printable(outcome.file)} ({size}){ranks}"
 
@@ -135,7 +163,7 @@ def _steps(trace: Trace, a_step: str, why: str, none: str) -> Iterator[tuple[str
     if not warmup and recorded[0] == 0:
         yield "", "step 0 is the program's first: it includes what runs once, such as compiling and first allocations"
     if evaluated:
-        counts = "they count in what follows" if trace.facts.get("aggregate") else "left out of what follows"
+        counts = "they count in what follows" if counts_evaluations(trace) else "left out of what follows"
         yield "", f"{numbered(evaluated, 'step')} also {'evaluates' if len(evaluated) == 1 else 'evaluate'} a model: {counts}"
     if why:
         yield "Ended", why

@@ -14,16 +14,18 @@ from torchprof.analysis.model.module_tree import OUTSIDE
 from torchprof.analysis.records import Record
 from torchprof.analysis.time.module_records import DATA, OTHER, module_records
 from torchprof.arguments import check_int
+from torchprof.tables.across_ranks import module_ranks_table
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import coverage, footer, ops_not_recorded, unknown_flops
 from torchprof.tables.table import About, Table, worth_showing
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.schema import CALL_COMPILED
 from torchprof.trace.trace import Trace
 
 __all__ = ["add_bytes", "by_module", "saved_by_module"]
 
 
-def by_module(trace: Trace, *, depth: int | None = None) -> Table:
+def by_module(trace: Trace | Ranks, *, depth: int | None = None) -> Table:
     """What every module cost in forward, recomputation, backward and optimizer, per step, as a tree.
 
     Self times of everything below a module add up to its total. What belongs to no module has rows of its own: *outside
@@ -32,7 +34,8 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     stands beside the host's; ``device_forward``, ``device_backward``, ... are columns to choose.
 
     Args:
-        trace: of `torchprof.profile`, recorded with ``ops`` and ``modules``; with the model it knows paths.
+        trace: of `torchprof.profile`, recorded with ``ops`` and ``modules``; with the model it knows paths. Of `Ranks`, every
+            row has the mean over the ranks, the slowest, and the difference between slowest and fastest.
         depth: go no deeper; figures contain what is below.
 
     Raises:
@@ -41,9 +44,11 @@ def by_module(trace: Trace, *, depth: int | None = None) -> Table:
     Example:
         >>> print(torchprof.by_module(prof.trace).sort("time").head(10))
     """
-    check_trace(trace)
     if depth is not None:
         check_int("depth", depth, 0)
+    if isinstance(trace, Ranks):
+        return module_ranks_table(trace, depth)
+    check_trace(trace)
     records = module_records(trace)
     columns = ["calls", "time", "share", "forward", "recompute", "backward", "optimizer", "flops", "spread"]
     if any(record["data"] and record["name"] != DATA for record in records):  # of modules that transform data

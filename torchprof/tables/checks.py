@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.trace.ceilings import Ceilings
+from torchprof.trace.ranks import check_is_one
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
@@ -17,7 +18,8 @@ SHORT: Final = {"recompute": Phase.RECOMPUTATION}
 
 
 def check_trace(trace: Any) -> None:
-    """Raise ModuleTypeError unless this is a trace."""
+    """Raise ModuleTypeError unless this is a trace, and ArgumentError of `Ranks`."""
+    check_is_one(trace)
     if not isinstance(trace, Trace):
         hint = ": give its trace, such as prof.trace" if hasattr(type(trace), "trace") else ""
         raise ModuleTypeError(f"trace must be a torchprof.Trace, not {type(trace).__name__}{hint}")

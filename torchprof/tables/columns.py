@@ -159,6 +159,9 @@ HOW_SHAPES_ARE_READ: Final = (
 )
 
 _COLUMNS: Final = (
+    Column("rank", "Rank", NUMBER, "number of the rank, counted from 0"),
+    Column("hostname", "Host", TEXT, "the machine that the rank ran on"),
+    Column("coordinate", "In mesh", TEXT, "where the rank stands in the device mesh of the model: dimension and index"),
     Column("step", "Step", NUMBER, "number of the step, counted from 0"),
     Column("warmup", "", Quantity(lambda value: "warm-up" if value else "", left=True), "left out of all other tables"),
     Column(
@@ -255,6 +258,28 @@ _COLUMNS: Final = (
     Column("optimizer", "Optimizer", TIME, "host time of the optimizer's step"),
     Column("data", "Data", TIME, "host time of waiting for a DataLoader"),
     Column("other", "Other", TIME, "what is left of the step: Python, and ops outside of all phases"),
+    Column("ranks", "Ranks", EXACT_COUNT, "how many ranks have it"),
+    Column("slowest", "Slowest", TIME, "of the rank that took longest"),
+    Column("slowest_rank", "Rank", NUMBER, "which rank took longest"),
+    Column("fastest", "Fastest", TIME, "of the rank that took least"),
+    Column("fastest_rank", "Fastest rank", NUMBER, "which rank took least"),
+    Column("rank_spread", "Spread", TIME, "the slowest rank less the fastest"),
+    Column("compute", "Compute", TIME, "time in which kernels other than of collectives ran; on the CPU, innermost ops"),
+    Column("communication", "Comm", TIME, "time in which collectives ran"),
+    Column("exposed", "Exposed", TIME, "time in which collectives ran and nothing was computed"),
+    Column(
+        "odd", "Odd", Quantity(_first_two, left=True), "what of the rank differs from the others, by the rule below the table"
+    ),
+    Column("group", "Group", TEXT, "the process group"),
+    Column("group_size", "Size", NUMBER, "how many ranks the process group has"),
+    Column("by", "By", TEXT, "what asked for it: FSDP, DDP, or functional, as DTensor and compiled code do"),
+    Column("asked", "Asked", TIME, "host time of the op that asked for it"),
+    Column("ran", "Ran", TIME, "time for which it ran: from when this rank began until all was done"),
+    Column("shortest", "Shortest", TIME, "of each call, the time of the rank in which it ran shortest, which came last"),
+    Column("last_rank", "Last rank", NUMBER, "which rank came last most often"),
+    Column("longest", "Longest", TIME, "of the rank in which it ran longest, which waited most"),
+    Column("alg_rate", "Alg", BYTE_RATE, "algorithm bandwidth: bytes by the time for which it ran"),
+    Column("bus_rate", "Bus", BYTE_RATE, "bus bandwidth: comparable with the speed of the links, whatever the number of ranks"),
     Column("forward_self", "Fwd self", TIME, "host time of forward, without what is below"),
     Column("recompute_self", "Rec self", TIME, "host time of recomputation, without what is below"),
     Column("backward_self", "Bwd self", TIME, "host time of backward, without what is below"),

@@ -11,7 +11,7 @@ from torchprof.analysis.gpu.kernels import launches_before
 from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.model.module_tree import SEVERAL_MODULES
 from torchprof.analysis.model.unknown_flops import ways_out
-from torchprof.analysis.steps import evaluation_steps, step_times
+from torchprof.analysis.steps import counts_evaluations, evaluation_steps, step_times
 from torchprof.rendering.units import format_ns
 from torchprof.tables.columns import COLUMNS
 from torchprof.tables.table import About
@@ -65,7 +65,7 @@ def evaluations(trace: Trace) -> list[str]:
     """What must be said of steps in which a model was evaluated beside the training."""
     if not (steps := evaluation_steps(trace)):
         return []
-    where = "they are in the means" if trace.facts.get("aggregate") else "left out, as warm-up is"
+    where = "they are in the means" if counts_evaluations(trace) else "left out, as warm-up is"
     return [f"Evaluation: in {numbered(steps, 'step')} a model was also called without gradients or in eval mode; {where}"]
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES, UNTRACKED
-from torchprof.analysis.memory.modules import NO_MODULE, module_label
+from torchprof.analysis.memory.modules import NO_MODULE, in_module, module_label
 from torchprof.analysis.memory.steps import not_recorded
 from torchprof.analysis.records import Record
 from torchprof.rendering.grid import Parts
@@ -151,7 +151,7 @@ class Memory(MemoryAccount, Printed):
     def parts(self) -> Parts:
         peak = self.peak
         step = f"{'warm-up ' if peak.warmup else ''}step {peak.step}" if peak.step is not None else ""
-        module = "in no module" if peak.module == NO_MODULE else f"in {module_label(self.trace, peak.module)}"
+        module = in_module(self.trace, peak.module)
         where = ", ".join(text for text in (step, peak.phase, peak.op, module, peak.line) if text)
         of_recorded = " (INCOMPLETE: of what was recorded)" if self.trace.losses.get("allocations") else ""
         yield f"Peak on {self.device}: {format_bytes(peak.bytes)}{of_recorded} at {format_ns(peak.time)} ({where})"

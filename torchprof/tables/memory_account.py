@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 from torchprof.errors import ModuleTypeError
-from torchprof.importers.load import load
+from torchprof.importers.load import load_trace
 from torchprof.paths import AnyPath
 from torchprof.tables.checks import check_trace
 from torchprof.tables.joined_memory import JoinedMemory, join_memory
 from torchprof.tables.memory import Memory
 from torchprof.tables.snapshot_memory import SnapshotMemory, snapshot_memory
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 from torchprof.wording import shown
 
@@ -56,10 +57,10 @@ def memory(trace: Any, device: str | None = None, *, snapshot: Any = None) -> Me
         >>> torchprof.memory(prof.trace).by_category["activations"]
     """
     if snapshot is not None:
-        return join_memory(load(trace) if isinstance(trace, str | bytes | os.PathLike) else trace, device, snapshot)
+        return join_memory(load_trace(trace) if isinstance(trace, str | bytes | os.PathLike) else trace, device, snapshot)
     if isinstance(trace, str | bytes | os.PathLike | Mapping | list | tuple):
         return snapshot_memory(trace, device)
-    if not isinstance(trace, Trace) and not hasattr(type(trace), "trace"):  # which is hinted at below
+    if not isinstance(trace, Trace | Ranks) and not hasattr(type(trace), "trace"):  # which is hinted at below
         raise ModuleTypeError(
             f"trace={shown(trace)} is none: give a torchprof.Trace, such as prof.trace or what torchprof.load(path) returns, "
             "or what torch.cuda.memory._snapshot() returned, or the path of what torch.cuda.memory._dump_snapshot wrote"

@@ -21,6 +21,23 @@ class Failure(TypedDict):
     type: str | None
 
 
+class ProcessGroup(TypedDict):
+    """Ranks that run collectives together, of which this is one."""
+
+    name: str
+    description: str
+    backend: str
+    ranks: list[int]
+
+
+class Mesh(TypedDict):
+    """How ranks are arranged, and where this one is."""
+
+    dimensions: list[str]
+    shape: list[int]
+    coordinate: list[int] | None
+
+
 class Attributes(TypedDict):
     """What torchsummary reads of a module: elements and ``requires_grad``, and the modules that were called meanwhile."""
 
@@ -43,6 +60,11 @@ FACTS: Final[Mapping[str, Any]] = {
     "unread_modules": list[int] | None,
     "phase_ns": tuple[int, int, int, int, int, int],  # of each Phase
     "stacks": bool | str,
+    # Of a rank
+    **dict.fromkeys(("rank", "world_size", "local_rank"), int),
+    **dict.fromkeys(("host", "run"), str),
+    "process_groups": list[ProcessGroup],
+    "meshes": list[Mesh],
     # Of a summary
     **dict.fromkeys(("inputs_on_meta", "made_from_sizes"), bool),
     **dict.fromkeys(("saved_unknown_because", "memory_unknown_because", "counted_as", "counted_on", "batch_found"), str),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from typing import Any
 
 __all__ = ["is_of_kind"]
+
+
+@functools.cache
+def _taken_apart(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(kind), typing.get_args(kind)
 
 
 def is_of_kind(value: Any, kind: Any) -> bool:
@@ -21,7 +27,9 @@ def is_of_kind(value: Any, kind: Any) -> bool:
     """
     if kind is Any:
         return True
-    origin, of = typing.get_origin(kind), typing.get_args(kind)
+    if type(value) is kind and kind is not int:  # as most are: a model has tens of thousands
+        return True
+    origin, of = _taken_apart(kind)
     if origin in (types.UnionType, typing.Union):
         return any(is_of_kind(value, each) for each in of)
     if kind is None or kind is type(None):

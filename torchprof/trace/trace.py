@@ -20,6 +20,7 @@ from torchprof.errors import TraceFileError
 from torchprof.paths import AnyPath
 from torchprof.trace import file
 from torchprof.trace.model import Model
+from torchprof.trace.rank import place_of
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.shapes import Shape, shape_of
 from torchprof.trace.source import with_source
@@ -53,11 +54,12 @@ class Trace:
             that means); where some FLOPs could not be counted ``flops_note``, where some memory could not be seen
             ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
             ``shapes_kept``, how many shapes of an op in a module have sums of their own; with `with_source`, ``source_files``,
-            texts by file. Of a file of another tool: ``source``,
-            which; ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and
-            ``parameters``, which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their
-            names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with ``table`` and
-            ``row``.
+            texts by file. Of a rank of a distributed program: ``rank``, ``world_size``, ``local_rank``, ``host``, ``run`` (what
+            its launcher calls the run), ``process_groups`` that it is in, and ``meshes`` of its parameters. Of a file of
+            another tool: ``source``, which; ``notes``, sentences that say what is not in the trace; False under ``outputs``,
+            ``addresses`` and ``parameters``, which it does not know; why it has no allocations under ``memory_missing``;
+            ``devices``, their names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with
+            ``table`` and ``row``.
         model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.
         signature_flops: FLOPs of one op of each signature, int64; -1 where the op has no formula. Left out, none has one.
@@ -165,11 +167,15 @@ class Trace:
     def save(self, path: AnyPath) -> None:
         """Write the trace to a file, which `torchprof.load` reads: see `torchprof.trace.file`.
 
+        In a folder, and where the path ends with a slash, every rank of a distributed program has a file of its own, such as
+        ``rank-0003-of-0008.torchprof``. The folder is made where there is none.
+
         Raises:
-            OSError: the file cannot be written.
+            OSError: the file or the folder cannot be written.
             ArgumentError: ``facts`` has something that JSON cannot hold, or the path is not a path.
 
         Example:
             >>> prof.trace.save("step.torchprof")
+            >>> prof.trace.save("run/")
         """
-        file.write(path, {item.name: getattr(self, item.name) for item in fields(self)})
+        file.write(place_of(path, self.facts), {item.name: getattr(self, item.name) for item in fields(self)})

@@ -12,6 +12,7 @@ import types
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 from torch import nn
@@ -21,7 +22,9 @@ from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, RecordingError
 from torchprof.record.background import clear_background, set_background
 from torchprof.record.profile import DEFAULT_BUDGET, profile
+from torchprof.record.ready import check_ready
 from torchprof.record.schedule import schedule
+from torchprof.running.evaluation import Evaluations
 from torchprof.running.found_steps import OptimizerSteps
 from torchprof.tables.table import Table
 from torchprof.trace.trace import Trace
@@ -42,6 +45,8 @@ class watch:
     Between windows nothing is installed but a hook that PyTorch calls after the steps of optimizers, which counts them; with
     ``step()`` not even that. A job goes on whatever happens here: what ``on_trace_ready`` raises is a warning, and where
     something else records, the window is left out (``missed``).
+
+    Steps in which a model is also evaluated are left out of the figures of a window, which names them: see `Window`.
 
     Args:
         model: as of `torchprof.profile`.
@@ -113,6 +118,7 @@ class watch:
             "budget": budget,
             "progress": False,
         }
+        check_ready(on_trace_ready, aggregate)
         profile(**self._options)  # which looks at them all
         self._every = every
         self._starts_at = first
@@ -124,6 +130,8 @@ class watch:
         self._thread: int | None = None
         self._process = 0
         self._next = self._began = 0
+        self._evaluations = Evaluations()
+        self._recorded: set[int] = set()  # numbers of the steps of all windows
         self.windows: deque[Window] = deque(maxlen=keep)
         self.missed = 0
         self.number = 0
@@ -163,6 +171,7 @@ class watch:
         self._thread, self._trace = None, None
         self.windows.clear()
         self.missed = self.number = 0
+        self._evaluations, self._recorded = Evaluations(), set()
         self._next = self._starts_at
         self._optimizers = OptimizerSteps(self._stepped) if self._steps_by == "optimizer" else None
         try:
@@ -237,6 +246,7 @@ class watch:
             return
         self._began, self._next = self.number, self.number + self._every
         prof = profile(**self._options)
+        prof._tell_of_calls(self._called)
         try:
             prof.__enter__()
         except RecordingError as error:
@@ -253,8 +263,12 @@ class watch:
             return
         clear_background(self._give_way)
         prof.__exit__(kind, error, traceback)
-        trace = numbered_from(prof.traces[-1], self._began) if prof.traces else None
-        window = window_of(trace) if trace is not None else None
+        if not prof.traces:
+            return
+        trace = numbered_from(prof.traces[-1], self._began)
+        self._recorded.update(trace.steps["number"].tolist())
+        trace = self._evaluations.told_in(trace, self._recorded)
+        window = window_of(trace)
         if window is None:
             return
         self._trace = trace
@@ -265,6 +279,14 @@ class watch:
             except Exception as failure:
                 said = f"on_trace_ready of torchprof.watch raised {type(failure).__name__}: {failure}"
                 warnings.warn(said, RuntimeWarning, stacklevel=5)
+
+    def _called(self, module: nn.Module, ended: bool) -> None:
+        """A module is called, in a window, that is inside no other call. What it raised would be raised by that."""
+        if not ended:
+            with suppress(Exception):
+                self._evaluations.look(module, self.number)
+
+    _called._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def _give_way(self) -> None:
         """The program records something else, which comes first."""

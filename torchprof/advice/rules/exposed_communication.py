@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from torchprof.advice.device_loop import device_loop_of
 from torchprof.advice.finding import Finding
 from torchprof.advice.registry import NotTold, rule
 from torchprof.analysis.device_names import devices_of
+from torchprof.analysis.distributed.collective_names import is_collective_kernel
 from torchprof.analysis.gpu.gaps import gaps_between
 from torchprof.analysis.gpu.kernel_names import short_name
 from torchprof.analysis.gpu.kernels import kernel_steps
@@ -25,9 +25,6 @@ from torchprof.wording import counted
 
 __all__ = ["exposed_communication"]
 
-BEGINNINGS: Final = ("ncclKernel", "ncclDevKernel", "nccl")
-"""How names of kernels of NCCL and RCCL begin."""
-
 
 @rule("collectives that nothing hides")
 def exposed_communication(trace: Trace) -> Iterator[Finding]:
@@ -36,7 +33,7 @@ def exposed_communication(trace: Trace) -> Iterator[Finding]:
     A kernel of a collective begins when its own rank is there and ends when the last one was: how much of it is waiting for
     another rank, a trace of one cannot tell.
     """
-    sends = np.array([name.startswith(BEGINNINGS) for name in trace.strings], dtype=np.bool_)
+    sends = np.array([is_collective_kernel(name) for name in trace.strings], dtype=np.bool_)
     if is_aggregated(trace):
         if sends[trace.kernel_totals["name"]].any():
             raise NotTold("the recording was aggregated, which keeps no single kernels")

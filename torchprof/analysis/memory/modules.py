@@ -14,7 +14,7 @@ from torchprof.analysis.model.module_tree import paths
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["NO_MODULE", "AllocationModules", "module_label"]
+__all__ = ["NO_MODULE", "AllocationModules", "in_module", "module_label"]
 
 NO_MODULE: Final = "(no module)"
 """In place of a path, for what belongs to no module. The path of the root is empty."""
@@ -73,3 +73,8 @@ class AllocationModules:
 def module_label(trace: Trace, path: str) -> str:
     """What is printed for this path: of the root, the name of its class."""
     return path or (trace.model.modules[0].type if trace.model is not None and trace.model.modules else NO_MODULE)
+
+
+def in_module(trace: Trace, path: str) -> str:
+    """The same in a sentence: ``in encoder.0``, ``in no module``."""
+    return "in no module" if path == NO_MODULE else f"in {module_label(trace, path)}"

@@ -25,7 +25,16 @@ from torchprof.analysis.time.totals import StepTotals, step_totals
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["DATA", "DEVICE_PHASES", "OTHER", "module_records"]
+__all__ = [
+    "DATA",
+    "DEVICE_PHASES",
+    "OTHER",
+    "WITHOUT_MODULE",
+    "module_records",
+    "nodes_by_path",
+    "sums_by_module",
+    "unknown_by_module",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,8 +60,8 @@ DATA: Final = "data"
 """Name of the row for the time in which the program waited for a ``DataLoader``."""
 OTHER: Final = "other"
 """Name of the row for what is left of a step: Python, and ops outside of all phases."""
-_WITHOUT_MODULE: Final = (OUTSIDE, DATA, OTHER)
-_ROW_OF_PHASE: Final = np.array([_WITHOUT_MODULE.index({Phase.DATA: DATA, Phase.OTHER: OTHER}.get(p, OUTSIDE)) for p in Phase])
+WITHOUT_MODULE: Final = (OUTSIDE, DATA, OTHER)
+_ROW_OF_PHASE: Final = np.array([WITHOUT_MODULE.index({Phase.DATA: DATA, Phase.OTHER: OTHER}.get(p, OUTSIDE)) for p in Phase])
 
 
 def module_records(trace: Trace, *, by_step: bool = False) -> list[Record]:
@@ -73,21 +82,25 @@ def module_records(trace: Trace, *, by_step: bool = False) -> list[Record]:
         by_step: add ``by_step``, the times of every step by name, ``[steps]``, where the trace knows single steps.
     """
     totals = step_totals(trace)
-    of_modules = _sums_by_module(trace, totals)
+    of_modules = sums_by_module(trace, totals)
     records: list[Record] = []
     times = step_times(trace)
     time = float(times.time.sum()) if times is not None else sum(float(of_modules[name].sum()) for name in _PHASES)
     wholes = {"share": time / totals.steps}
     if "device" in of_modules:
         wholes["device_share"] = of_modules["device"].sum() / totals.steps
-    unknown_in = _unknown_by_module(trace, totals)
+    unknown_in = unknown_by_module(trace, totals)
 
     def add(node: ModuleNode) -> tuple[dict[str, Floats], Unknown]:
         row = len(records)
         records.append({})  # parents come first
-        own = {name: values[node.modules].sum(axis=0) for name, values in of_modules.items()}
-        below = [add(child) for child in _by_path(node.children)]
-        total = {name: own[name] + sum(child[name] for child, _ in below) for name in of_modules}
+        modules = node.modules
+        own = {
+            name: values[modules[0]] if len(modules) == 1 else values[modules].sum(axis=0)
+            for name, values in of_modules.items()
+        }
+        below = [add(child) for child in nodes_by_path(node.children)]
+        total = {name: own[name] + sum(child[name] for child, _ in below) for name in of_modules} if below else own
         unknown = {
             name: frozenset().union(*(mine.get(module, ()) for module in node.modules), *(names[name] for _, names in below))
             for name, mine in unknown_in.items()
@@ -102,9 +115,9 @@ def module_records(trace: Trace, *, by_step: bool = False) -> list[Record]:
         }
         return total, unknown
 
-    for root in _by_path(module_tree(trace)):
+    for root in nodes_by_path(module_tree(trace)):
         add(root)
-    for index, name in enumerate(_WITHOUT_MODULE, start=len(trace.modules)):
+    for index, name in enumerate(WITHOUT_MODULE, start=len(trace.modules)):
         mine = {name: values[index] for name, values in of_modules.items()}
         if any(mine[name].any() for name in (*_PHASES, "device") if name in mine):
             unknown = {name: ops.get(index, frozenset()) for name, ops in unknown_in.items()}
@@ -121,7 +134,7 @@ def _own_parameters(trace: Trace, node: ModuleNode) -> int | None:
     return sum(p.numel for p in node.info.parameters if p.owner is None) if node.info is not None else 0
 
 
-def _by_path(nodes: list[ModuleNode]) -> list[ModuleNode]:
+def nodes_by_path(nodes: list[ModuleNode]) -> list[ModuleNode]:
     """The nodes, with those of one path as one: only modules that are not registered in the model have a path in common."""
     found: list[ModuleNode] = []
     first: dict[str, ModuleNode] = {}
@@ -134,7 +147,7 @@ def _by_path(nodes: list[ModuleNode]) -> list[ModuleNode]:
     return found
 
 
-def _unknown_by_module(trace: Trace, totals: StepTotals) -> dict[str, dict[int, frozenset[str]]]:
+def unknown_by_module(trace: Trace, totals: StepTotals) -> dict[str, dict[int, frozenset[str]]]:
     """By figure and row of ``trace.modules`` (beyond them: no module), the ops whose FLOPs are unknown."""
     found: dict[str, dict[int, frozenset[str]]] = {name: {} for name in _FLOPS}
     for row in np.flatnonzero(totals.op_unknown).tolist():
@@ -156,10 +169,10 @@ def _bounds(trace: Trace, total: dict[str, Floats], unknown: Unknown, totals: St
     return record
 
 
-def _sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
-    """Every figure of a module without those below it, by row of ``trace.modules`` (then `_WITHOUT_MODULE`) and step."""
+def sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
+    """Every figure of a module without those below it, by row of ``trace.modules`` (then `WITHOUT_MODULE`) and step."""
     ops, calls = totals.ops, totals.calls
-    count = len(trace.modules) + len(_WITHOUT_MODULE)
+    count = len(trace.modules) + len(WITHOUT_MODULE)
     module_of_op = _row_of(ops, trace)
 
     def op_sum(values: npt.ArrayLike, *phases: Phase) -> Floats:
@@ -198,7 +211,7 @@ def _by_step(values: npt.NDArray[np.int64], totals: StepTotals) -> Floats:
 
 
 def _row_of(rows: Rows, trace: Trace) -> npt.NDArray[np.int64]:
-    """The row of ``trace.modules`` or, beyond them, of `_WITHOUT_MODULE` that sums of ops or kernels belong to."""
+    """The row of ``trace.modules`` or, beyond them, of `WITHOUT_MODULE` that sums of ops or kernels belong to."""
     phase = np.where(rows["phase"] <= max(Phase), rows["phase"], int(Phase.OTHER))
     return np.where(rows["module"] >= 0, rows["module"], len(trace.modules) + _ROW_OF_PHASE[phase])
 
@@ -220,7 +233,7 @@ def _module_record(
     trace: Trace, totals: StepTotals, own: dict[str, Floats], total: dict[str, Floats], wholes: dict[str, float]
 ) -> Record:
     def mean(values: Floats) -> float:
-        return float(totals.mean(values[np.newaxis])[0])
+        return float(values.sum()) / totals.steps
 
     record: Record = {"calls": whole(mean(own["calls"])), **{name: mean(total[name]) for name in _PHASES}}
     record |= {name: whole(mean(total[name])) for name in _COUNTS}

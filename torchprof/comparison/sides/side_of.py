@@ -10,12 +10,13 @@ from torchprof.comparison.sides.accounts import estimate_side, memory_side, snap
 from torchprof.comparison.sides.summary import summary_side
 from torchprof.comparison.sides.trace import default_by, trace_side
 from torchprof.errors import ArgumentError, ModuleTypeError
-from torchprof.importers.load import load
+from torchprof.importers.load import load_trace
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.tables.memory import Memory
 from torchprof.tables.snapshot_memory import SnapshotMemory, snapshot_memory
 from torchprof.tables.summary import Summary
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 from torchprof.wording import shown
 
@@ -41,9 +42,11 @@ def comparable(value: Any, argument: str) -> Any:
     if isinstance(value, str | bytes | os.PathLike):
         with opened(value) as stream:
             begins = stream.read(BEGINNING)
-        return snapshot_memory(value, None) if is_snapshot(begins) else load(value)
+        return snapshot_memory(value, None) if is_snapshot(begins) else load_trace(value)
     if kind_of(value) is None:
         kinds = "give a torchprof.Trace, Estimate, Summary, Memory or SnapshotMemory, or the path of a file"
+        if isinstance(value, Ranks):
+            kinds = f"it is of several ranks: give the trace of one, such as {argument}[0]"
         hint = f"give its trace, such as {argument}.trace" if hasattr(type(value), "trace") else kinds
         raise ModuleTypeError(f"{argument}={shown(value)} cannot be compared: {hint}")
     return value

@@ -12,7 +12,7 @@ from torchprof.analysis.gpu.kernel_records import kernel_records
 from torchprof.analysis.lines.records import place_records
 from torchprof.analysis.memory.steps import memory_is_known, not_recorded
 from torchprof.analysis.records import Record
-from torchprof.analysis.steps import PHASE_COLUMNS, active_steps, step_times
+from torchprof.analysis.steps import PHASE_COLUMNS, active_steps, evaluation_steps, step_times
 from torchprof.analysis.time.module_records import module_records
 from torchprof.analysis.time.op_records import op_records
 from torchprof.analysis.time.totals import step_totals
@@ -26,7 +26,7 @@ from torchprof.tables.footer import of_what, remarks
 from torchprof.tables.memory import Memory
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
 __all__ = ["LEADS", "account_of", "add_own", "default_by", "trace_rows", "trace_side"]
 
@@ -59,6 +59,7 @@ def trace_side(trace: Trace, by: By) -> Side:
     """
     records, account = trace_rows(trace, by)
     active = len(active_steps(trace))
+    evaluated = int(np.isin(active_steps(trace)["number"], evaluation_steps(trace)).sum())
     steps = f"mean of {active:,} steps" if active > 1 else "one step" if active else "the whole recording, which has no steps"
     if not active and len(trace.steps):
         steps = "no step but warm-up, which is left out"
@@ -73,6 +74,7 @@ def trace_side(trace: Trace, by: By) -> Side:
         definitions={"peak": of_what(trace, account.device if account is not None else None)},
         of=steps,
         per_step=active > 0,
+        evaluations=evaluated / active if active else 0.0,
         no_noise=few if active < LEAST_STEPS else "",
         losses=trace.losses,
         remarks=(*_odd_steps(trace), *remarks(trace)),
@@ -86,7 +88,7 @@ def _odd_steps(trace: Trace) -> Iterator[str]:
         return
     long = times.time > ODD * np.median(times.time)
     if long.any():
-        numbers = ", ".join(str(number) for number in active_steps(trace)["number"][long][:MOST_NAMED].tolist())
+        numbers = numbered(active_steps(trace)["number"][long].tolist(), "step", MOST_NAMED)
         some = counted(int(long.sum()), "step took", "steps took")
         yield f"{some} more than {ODD} times as long as the median, which makes intervals wide: {numbers}"
 

@@ -120,8 +120,10 @@ class Faking:
             return None
         no_modes = DisableTorchDispatch()
         try:
-            made = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device="meta")
-            fake: Any = FakeTensor(self._mode, made, CPU, requires_grad=real.requires_grad)
+            made = torch.empty_strided(
+                real.shape, real.stride(), dtype=real.dtype, device="meta", requires_grad=real.requires_grad
+            )
+            fake: Any = FakeTensor(self._mode, made, CPU)
         finally:
             del no_modes  # the guard ends with the object
         if isinstance(real, nn.Parameter):

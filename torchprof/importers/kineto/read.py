@@ -10,6 +10,7 @@ from torchprof.importers.kineto.assemble import Assembled, assemble
 from torchprof.importers.kineto.document import Document
 from torchprof.importers.kineto.numbers import integer
 from torchprof.importers.kineto.read_events import Events
+from torchprof.trace.rank import rank_of
 from torchprof.trace.schema import Activity
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
@@ -52,6 +53,7 @@ def _facts(metadata: dict[str, Any], found: Assembled) -> dict[str, Any]:
         facts |= {"gpu": "off", "gpu_note": "the file has no events of devices: ProfilerActivity.CUDA was not recorded"}
     if isinstance(distributed := metadata.get("distributedInfo"), dict):
         facts["distributed"] = distributed
+        facts |= _rank(distributed)
     devices = metadata.get("deviceProperties")
     if isinstance(devices, list):
         facts["devices"] = [str(each.get("name", "")) for each in devices if isinstance(each, dict)]
@@ -62,6 +64,26 @@ def _facts(metadata: dict[str, Any], found: Assembled) -> dict[str, Any]:
             else "it was recorded with profile_memory=False"
         )
     return facts
+
+
+def _rank(distributed: dict[str, Any]) -> dict[str, Any]:
+    """What the file says of its rank, as a recording of torchprof does."""
+    rank = rank_of({"distributed": distributed})
+    if rank is None:
+        return {}
+    listed = distributed.get("pg_config")
+    groups = [
+        {
+            "name": str(group.get("pg_name", "")),
+            "description": str(group.get("pg_desc", "")),
+            "backend": str(group.get("backend_config", "")),
+            "ranks": [integer(each, -1) for each in group["ranks"]],
+        }
+        for group in (listed if isinstance(listed, list) else ())
+        if isinstance(group, dict) and isinstance(group.get("ranks"), list)
+    ]
+    size = {"world_size": rank.size} if rank.size is not None else {}
+    return {"rank": rank.number, **size, **({"process_groups": groups} if groups else {})}
 
 
 def _notes(document: Document, events: Events, found: Assembled) -> Iterator[str]:

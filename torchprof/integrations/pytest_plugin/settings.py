@@ -56,6 +56,8 @@ class Settings:
             raise pytest.UsageError("--torchprof-tolerance is of a baseline: give --torchprof-baseline FILE too")
         if option.torchprof_save and os.path.exists(option.torchprof_save) and not os.path.isdir(option.torchprof_save):
             raise pytest.UsageError(f"--torchprof-save {option.torchprof_save} is a file: name a folder")
+        if option.torchprof_baseline and (option.torchprof_update_baseline or not os.path.exists(option.torchprof_baseline)):
+            _check_place(option.torchprof_baseline)
         return cls(
             bool(option.torchprof),
             option.torchprof_save,
@@ -63,6 +65,19 @@ class Settings:
             bool(option.torchprof_update_baseline),
             Tolerances.parse(option.torchprof_tolerance),
         )
+
+
+def _check_place(path: str) -> None:
+    """Say before the first test, and not after the last, that the baseline cannot be written.
+
+    Raises:
+        pytest.UsageError: it cannot.
+    """
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise pytest.UsageError(f"--torchprof-baseline {path} cannot be written: there is no folder {folder}: make it first")
+    if not os.access(folder, os.W_OK) or (os.path.exists(path) and not os.access(path, os.W_OK)):
+        raise pytest.UsageError(f"--torchprof-baseline {path} cannot be written: permission denied; name another place")
 
 
 SETTINGS = pytest.StashKey[Settings]()

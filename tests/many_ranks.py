@@ -1,0 +1,76 @@
+"""Traces of many ranks, written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from handwritten import FORWARD, module, trace
+
+from torchprof.trace.model import Model
+from torchprof.trace.schema import Phase
+from torchprof.trace.trace import Trace
+
+MS = 1_000_000
+BACKWARD = int(Phase.BACKWARD) << 4
+
+
+def rank_trace(
+    rank: int, world: int = 4, *, forward: Sequence[float] = (10, 10, 10), modules: Sequence[str] = ("fc",), **facts: Any
+) -> Trace:
+    """A rank that trains ``Net(fc=Linear)`` in steps of forward, of so many ms each, and backward, up to 40 ms.
+
+    In each step an all-reduce of 1000 float32 is asked for at 30 ms, runs on a thread of gloo from 31 ms to 38 ms, and a
+    product runs beside it until 33 ms.
+    """
+    names = ["Net", "Linear", "aten::mm", "c10d::allreduce_", "gloo:all_reduce", "autograd::engine::evaluate_function"]
+    ops: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    for number, time in enumerate(forward):
+        begin = number * 40 * MS
+        end = begin + int(time * MS)
+        net = len(calls)
+        calls.append({"start": begin, "end": end, "module": 0})
+        calls += [{"start": begin, "end": end, "module": 1 + at, "parent": net} for at in range(len(modules))][:1]
+        ops.append({"signature": 0, "start": begin, "end": end, "module_call": net + 1, "flags": FORWARD})
+        node = len(ops)
+        ops.append({"signature": 3, "start": end, "end": begin + 39 * MS, "scope": 1, "flags": BACKWARD})
+        ops.append({"signature": 0, "start": end, "end": begin + 29 * MS, "parent": node, "flags": BACKWARD})
+        sent = {"inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1}
+        ops.append(
+            {"signature": 1, "start": begin + 30 * MS, "end": begin + 31 * MS, "parent": node, "flags": BACKWARD, **sent}
+        )
+        ops.append({"signature": 0, "start": begin + 32 * MS, "end": begin + 33 * MS, "parent": node, "flags": BACKWARD})
+        steps.append({"start": begin, "end": begin + 40 * MS, "number": number, "peak": 1000 + rank})
+    for number in range(len(forward)):
+        begin = number * 40 * MS
+        of_gloo = {"scope": 7, "thread": 1, "inputs": 2, "n_inputs": 1}
+        ops.append({"signature": 2, "start": begin + 31 * MS, "end": begin + 38 * MS, **of_gloo})
+    return trace(
+        model=Model((module("", "Net", -1, 100), *(module(path, "Linear", 0, 101 + at) for at, path in enumerate(modules)))),
+        strings=names,
+        shapes=[(1000,)],
+        tensors=[{"shape": 0, "dtype": 6, "storage": 1, "bytes": 4000}],
+        operands=[0, 0, 0],
+        signatures=[
+            {"name": 2},
+            {"name": 3, "inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1},
+            {"name": 4, "inputs": 2, "n_inputs": 1},
+            {"name": 5},
+        ],
+        modules=[{"address": 100, "type": 0}, *({"address": 101 + at, "type": 1} for at in range(len(modules)))],
+        module_calls=calls,
+        ops=ops,
+        steps=steps,
+        facts={
+            "rank": rank,
+            "world_size": world,
+            "host": f"node{rank // 2}",
+            "duration_ns": len(forward) * 40 * MS,
+            "origin_unix_ns": 1_000_000 * MS,
+            "memory": False,
+            "ops": True,
+            **facts,
+        },
+    )

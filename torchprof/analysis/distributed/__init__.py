@@ -1,0 +1,1 @@
+"""Figures across the ranks of a distributed program, and of what they send to each other."""

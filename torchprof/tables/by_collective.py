@@ -1,0 +1,87 @@
+"""`torchprof.by_collective`: what was sent between ranks, for what, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torchprof.analysis.distributed.collective_records import collective_records, collective_records_of_ranks
+from torchprof.analysis.distributed.collectives import collectives_of
+from torchprof.analysis.records import Record
+from torchprof.errors import ArgumentError
+from torchprof.tables.across_ranks import of_ranks
+from torchprof.tables.checks import check_trace
+from torchprof.tables.footer import footer
+from torchprof.tables.table import About, Table, worth_showing
+from torchprof.trace.ranks import Ranks
+from torchprof.trace.trace import Trace
+from torchprof.wording import counted
+
+__all__ = ["by_collective"]
+
+SOURCE = "https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md"
+WHAT = ("ranks", "calls", "bytes", "group", "group_size", "by", "module", "lines")
+TIMES = ("asked", "waited", "ran", "shortest", "last_rank", "longest", "alg_rate", "bus_rate")
+
+
+def by_collective(trace: Trace | Ranks) -> Table:
+    """What was sent between ranks in a step: which collectives, for which module and line, how large, how long, how fast.
+
+    A row is what is of one kind, asked for by the same, in one process group, for one module and by one line. *Asked* is the
+    time of the op that asked for it, *Waited* that in which the host waited for a functional collective; other waits are no
+    ops, and not known. *Ran* is the time for which it ran: of kernels of NCCL or RCCL, or of threads of gloo; it begins when
+    this rank is there and ends when the last one was. *Alg* and *Bus* are the bandwidths of nccl-tests, where that time and the
+    sizes are known.
+
+    Of `Ranks`, figures are means over the ranks. *Shortest* is, of each call, the time of the rank in which it ran shortest:
+    that one came last, and waited for none. Rates are of that time. *Last rank* is the one that came last most often.
+
+    The process group is known of files of torch.profiler. Of a recording, it is known where only one group of the rank has as
+    many ranks as the sizes of the tensors say, or where there is only one.
+
+    Args:
+        trace: of `torchprof.profile` or `torchprof.load`, not aggregated; or `Ranks`.
+
+    Raises:
+        ModuleTypeError: this is neither.
+        ArgumentError: the trace, or that of a rank, has no single ops.
+
+    Example:
+        >>> print(torchprof.by_collective(torchprof.load("run/")))
+    """
+    if not isinstance(trace, Ranks):
+        check_trace(trace)
+    traces = list(trace) if isinstance(trace, Ranks) else [trace]
+    for each in traces:
+        if each.facts.get("aggregate"):
+            raise ArgumentError(f"trace={each!r} holds sums, and no single collectives: record without aggregate=True")
+        if each.facts.get("ops") is False:
+            raise ArgumentError(f"trace={each!r} has no ops, which ask for collectives: record with ops=True")
+    if isinstance(trace, Ranks):
+        records = collective_records_of_ranks(trace)
+        lines = [
+            *of_ranks(trace),
+            "Shortest, Alg and Bus: of each call, the rank in which it ran shortest, which came last and waited for no other",
+        ]
+    else:
+        records, lines = collective_records(trace), [*footer(trace, "host time, but for Ran: when it ran")]
+    columns = [name for name in (*WHAT, *TIMES) if all(name in record for record in records)]
+    chosen = worth_showing(records, columns, optional=[name for name in columns if name not in ("calls", "bytes", "last_rank")])
+    if all(record.get("last_rank") is None for record in records):
+        chosen = tuple(name for name in chosen if name != "last_rank")
+    if all(record.get("ranks") == len(traces) for record in records):
+        chosen = tuple(name for name in chosen if name != "ranks")
+    below = (*lines, *_about(traces, records))
+    table = Table("Collective", records, chosen, below, unknown="?")
+    return table.sort("ran" if any(record["ran"] is not None for record in records) else "asked") if records else table
+
+
+def _about(traces: list[Trace], records: list[Record]) -> Iterator[str | About]:
+    if not records:
+        yield "No collective was asked for"
+        return
+    yield About(("alg_rate", "bus_rate"), f"Alg, Bus: bandwidths as in {SOURCE}")
+    if any(record["ran"] is None for record in records):
+        yield "Ran: ? where no kernel of NCCL and no thread of gloo was recorded for it"
+    if none := sum(collectives_of(trace).kernels_of_none for trace in traces):
+        which = counted(none, "kernel of a collective is", "kernels of collectives are")
+        yield f"{which} of no op, as those of CUDA graphs: left out"

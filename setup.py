@@ -19,8 +19,8 @@ except ImportError as error:
 
 SOURCES = Path("csrc")
 
-# TORCHPROF_SANITIZE builds with sanitizers: see dev.py. ThreadSanitizer, which cannot be had together with the others, sees no fences,
-# and GCC warns of each.
+# TORCHPROF_SANITIZE builds with sanitizers: see dev.py. ThreadSanitizer cannot be had together with the others. It sees no
+# fences, and GCC warns of each.
 SANITIZERS = {
     "1": ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize=vptr", "-fno-wrapv"],
     "thread": ["-fsanitize=thread", "-fno-omit-frame-pointer", "-Wno-tsan"],

@@ -29,6 +29,14 @@ void add_times(Total& total, const Total& more) {
   total.self_time += more.self_time;
 }
 
+void add_sums(KernelTotal& total, const KernelTotal& more) {
+  total.min = std::min(total.min, more.min);
+  total.max = std::max(total.max, more.max);
+  total.count += more.count;
+  total.time += more.time;
+  total.bytes += more.bytes;
+}
+
 void add_sums(OpTotal& total, const OpTotal& more) {
   add_times(total, more);
   total.allocated += more.allocated;
@@ -85,8 +93,15 @@ class Totals::Translation {
     if (ranges_.size() < made_.most_ranges()) {
       ranges_.insert(name);
     }
-    return ranges_.count(name) == 0;
+    const bool is_other = ranges_.count(name) == 0;
+    if (is_other) {
+      other_ranges_.insert(name);
+    }
+    return is_other;
   }
+
+  // The name of an op, once is_other_range() was asked for all of them.
+  uint32_t op(uint32_t name) { return other_ranges_.count(name) == 0 ? string(name) : made_.interner_.string(kOtherRanges); }
 
   // That of all user ranges whose names are not kept.
   uint32_t other_ranges() {
@@ -157,6 +172,7 @@ class Totals::Translation {
   std::vector<int32_t> callers_;                             // by module: the one whose call its first one ran in
   std::map<std::pair<uint32_t, int32_t>, uint32_t> others_;  // by class and caller
   std::unordered_set<uint32_t> ranges_;                      // names that are kept
+  std::unordered_set<uint32_t> other_ranges_;                // and those that are not
   std::vector<uint32_t> strings_;
   std::vector<uint32_t> shapes_;
   std::vector<uint32_t> modules_;
@@ -199,11 +215,15 @@ void Totals::take_over(Translation& translate, const Tables& before, const OpFig
     key.range = total.range;
     const bool is_other_range = translate.is_other_range(total);
     size_t& count = kept[{signature.name, key.module, total.stack, total.phase, total.nested, total.wrapper}];
-    const bool is_kept = is_other_range || (total.merged == 0 && count < shapes_kept_);
-    count += is_kept && !is_other_range ? 1 : 0;
-    key.signature = is_other_range ? translate.other_ranges()
-                    : is_kept      ? translate.signature(signature)
-                                   : translate.other_shapes(signature.name);
+    const bool has_other_shapes = !is_other_range && (total.merged != 0 || count == shapes_kept_);
+    if (is_other_range) {
+      key.signature = translate.other_ranges();
+    } else if (has_other_shapes) {
+      key.signature = translate.other_shapes(signature.name);
+    } else {
+      key.signature = translate.signature(signature);
+      ++count;
+    }
     const size_t found = row_of(key);
     if (found == kNoRoom) {
       losses_.ops += static_cast<uint64_t>(total.count);
@@ -211,7 +231,7 @@ void Totals::take_over(Translation& translate, const Tables& before, const OpFig
     }
     OpTotal& sum = tables_.op_totals[found];
     add_sums(sum, total);
-    if (!is_kept) {
+    if (has_other_shapes) {
       sum.merged += std::max<uint32_t>(total.merged, 1);
       sum.flops += figures.flops[row];
       sum.moved += figures.moved[row];
@@ -234,10 +254,14 @@ void Totals::take_over(Translation& translate, const Tables& before, const OpFig
   for (const KernelTotal& total : before.kernel_totals) {
     KernelTotal moved = total;
     moved.name = translate.string(total.name);
-    moved.op = translate.string(total.op);
+    moved.op = translate.op(total.op);
     moved.module = translate.module(total.module);
-    kernel_rows_.emplace(key_of(moved), tables_.kernel_totals.size());
-    tables_.kernel_totals.push_back(moved);
+    const auto [found, is_new] = kernel_rows_.try_emplace(key_of(moved), tables_.kernel_totals.size());
+    if (is_new) {
+      tables_.kernel_totals.push_back(moved);
+    } else {
+      add_sums(tables_.kernel_totals[found->second], moved);
+    }
   }
 }
 

@@ -9,15 +9,31 @@ uint64_t key_of(int32_t high, int32_t low) {
   return static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | static_cast<uint32_t>(low);
 }
 
-// The number of a key: those of a map are counted from 0.
-uint32_t number_of(FlatMap<uint32_t>& map, uint32_t high, int32_t low) {
-  return *map.try_emplace(key_of(static_cast<int32_t>(high), low), static_cast<uint32_t>(map.size())).first;
+// The number of a key: those of a map are counted from 0. kNoName: it is new, and there is no room.
+uint32_t number_of(FlatMap<uint32_t>& map, uint32_t high, int32_t low, bool has_room) {
+  const uint64_t key = key_of(static_cast<int32_t>(high), low);
+  if (const uint32_t* const known = map.find(key)) {
+    return *known;
+  }
+  return has_room ? *map.try_emplace(key, static_cast<uint32_t>(map.size())).first : kNoName;
 }
 
 }  // namespace
 
-uint32_t MergedStacks::function(const Function& function) {
-  const uint32_t id = number_of(function_ids_, number_of(names_, function.name, function.file), function.first_line);
+uint32_t MergedStacks::string(const std::string& text) {
+  return has_room_ ? strings_.id(std::string_view(text)) : strings_.find(text, kNoName);
+}
+
+uint32_t MergedStacks::function(const std::string& name, const std::string* file, int32_t first_line) {
+  Function function{string(name), kNoRow, first_line};
+  if (file != nullptr) {
+    function.file = static_cast<int32_t>(string(*file));
+  }
+  if (function.name == kNoName || (file != nullptr && function.file == kNoRow)) {
+    return kNoName;
+  }
+  const uint32_t names = number_of(names_, function.name, function.file, has_room_);
+  const uint32_t id = names == kNoName ? kNoName : number_of(function_ids_, names, first_line, has_room_);
   if (id == functions_.size()) {
     functions_.push_back(function);
   }
@@ -25,10 +41,13 @@ uint32_t MergedStacks::function(const Function& function) {
 }
 
 int32_t MergedStacks::stack(const Stack& stack) {
-  if (stack.parent == kLost) {
+  if (stack.parent == kLost || stack.function == kNoName) {
     return kLost;
   }
-  const uint32_t place = number_of(places_, stack.function, stack.line);
+  const uint32_t place = number_of(places_, stack.function, stack.line, has_room_);
+  if (place == kNoName) {
+    return kLost;
+  }
   const uint64_t key = key_of(stack.parent, static_cast<int32_t>(place));
   if (const int32_t* const known = stack_ids_.find(key)) {
     return *known;
@@ -52,11 +71,10 @@ void MergedStacks::add(ThreadLog& log) {
   }
   Tree& tree = trees_[static_cast<size_t>(log.tree_number)];
   in_trees_ += log.tree_rows.functions.size() + log.tree_rows.nodes.size();
-  const auto string = [&](uint32_t row) { return strings_.id(std::string_view(log.strings[row])); };
   log.tree_rows.functions.drain([&](const Function* rows, size_t count) {
     for (size_t i = 0; i < count; ++i) {
-      const int32_t file = rows[i].file == kNoRow ? kNoRow : static_cast<int32_t>(string(static_cast<uint32_t>(rows[i].file)));
-      tree.functions.push_back(function({string(rows[i].name), file, rows[i].first_line}));
+      const std::string* const file = rows[i].file == kNoRow ? nullptr : &log.strings[static_cast<uint32_t>(rows[i].file)];
+      tree.functions.push_back(function(log.strings[rows[i].name], file, rows[i].first_line));
     }
   });
   log.tree_rows.nodes.drain([&](const Stack* rows, size_t count) {

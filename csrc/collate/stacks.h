@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -45,7 +46,9 @@ class MergedStacks {
   };
   static constexpr int32_t kLost = -2;  // in place of a row
 
-  uint32_t function(const Function& function);
+  // Each of these returns the row of what it is given, which is added if it is new; kNoName or kLost: it is, and there is no room.
+  uint32_t string(const std::string& text);
+  uint32_t function(const std::string& name, const std::string* file, int32_t first_line);
   int32_t stack(const Stack& stack);
 
   bool has_room_ = true;

@@ -67,7 +67,7 @@ class Totals {
   }
 
   void take_over(Translation& translate, const Tables& before, const OpFigures& figures);
-  size_t rows() const { return tables_.op_totals.size() + tables_.call_totals.size(); }
+  size_t rows() const { return tables_.op_totals.size() + tables_.call_totals.size() + tables_.kernel_totals.size(); }
   size_t most_ranges() const { return kMostRanges * shapes_kept_ / kMostShapes; }
   // The longest that a module that is registered nowhere is not called and has sums of its own, in steps.
   uint32_t longest_idle() const { return static_cast<uint32_t>(kLongestIdle * shapes_kept_ / kMostShapes); }

@@ -146,11 +146,15 @@ void ThreadLogs::add_log(ThreadSlot& slot) {
     throw std::bad_alloc();
   }
   if (stacks_ && slot.tree_owner != number_) {
-    const bool is_given_back = !free_trees_.empty();
-    slot.tree = std::make_unique<CallTree>(budget_, is_given_back ? free_trees_.back() : trees_);
+    const int32_t number = free_trees_.empty() ? trees_ : free_trees_.back();
+    slot.tree = std::make_unique<CallTree>(budget_, number);
     slot.tree_owner = number_;
     slot.ended_trees = ended_trees_;
-    is_given_back ? free_trees_.pop_back() : static_cast<void>(++trees_);
+    if (number == trees_) {
+      ++trees_;
+    } else {
+      free_trees_.pop_back();
+    }
   }
   const Thread identity{at::RecordFunction::currentThreadId(), native_thread_id()};
   logs_.push_back(std::make_unique<ThreadLog>(budget_, static_cast<uint16_t>(logs_.size()), identity, *classes_,

@@ -55,9 +55,8 @@ void Sums::add_or_lose(EndedStep& step, Add add) noexcept {
     carried.stacks.set_room(totals.has_room());
     Collated found = step.collated(carried);
     totals.set_taken_beside(carried.stacks.bytes());
-    if (steps.size() + found.tables.steps.size() >
-        steps.capacity()) {  // which leaves room for more: all are moved otherwise, each time
-      steps.reserve(2 * steps.size() + found.tables.steps.size());
+    if (const size_t most = steps.size() + found.tables.steps.size(); most > steps.capacity()) {
+      steps.reserve(2 * most);  // with room for more: otherwise all would be moved each time
     }
     add(found);
     for (const int32_t tree : step.trees) {

@@ -22,7 +22,8 @@ namespace torchprof {
 // What is collated of a step, which is over. The references are to what the recording has until it is over.
 struct EndedStep {
   std::vector<std::unique_ptr<ThreadLog>> logs;
-  Losses losses;  // besides those of the logs
+  std::vector<int32_t> trees;  // that no later log has: see EndedLogs
+  Losses losses;               // besides those of the logs
   DeviceReport devices;
   Moments moments;
   const std::vector<Held>& held;
@@ -33,7 +34,6 @@ struct EndedStep {
   uint64_t main_thread;
   bool only_sums;
   bool stacks;
-  std::vector<int32_t> trees;  // of EndedLogs
 
   Collated collated(Carried& carried) {
     Collated found = collate(logs, std::move(devices),

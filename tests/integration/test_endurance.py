@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fake_gpu import FakeGpu
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 import torchprof
 from torchprof import _C
+from torchprof.trace.schema import NO_NAME
 from torchprof.trace.trace import Trace
 
 
@@ -110,6 +112,24 @@ def test_threads_that_come_and_go_leave_nothing_behind() -> None:
     assert sum(trace.op_totals["stack"] >= 0) > 0
 
 
+def test_stacks_of_threads_that_come_and_go_take_no_more_than_the_budget_of_sums() -> None:
+    budget, taken = 2**20, []
+    with torchprof.profile(aggregate=True, budget=budget) as prof:
+        for number in range(1000):
+            name = f"function_{number}_{'x' * 500}"
+            made: dict[str, Callable[[Tensor], Tensor]] = {}
+            exec(f"def {name}(x):\n    return x.neg()", made)
+            thread = threading.Thread(target=made[name], args=(torch.ones(2),))
+            thread.start()
+            thread.join()
+            prof.step()
+            taken.append(_C.bytes())
+    assert max(taken) <= 1.5 * budget
+    assert prof.trace.losses.keys() == {"stacks"}, "ops whose stacks have no room are in the sums"
+    assert sum(len(text) > 500 for text in prof.trace.strings) < budget // 500
+    assert int(prof.trace.op_totals["count"].sum()) == 3000  # two of torch.ones()
+
+
 def test_code_that_is_made_and_dropped_takes_no_more_and_more_of_the_budget() -> None:
     def step(_: int) -> None:
         made: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -134,6 +154,30 @@ def test_ranges_with_ever_new_names_are_summed_up_under_one() -> None:
     assert round(rows["other ranges"]["calls"] * 3000) + len(named) == 9000
     assert "part 0 of step 0" in named, "the first keep their names"
     assert "with further names than the first" in str(torchprof.by_op(trace))
+
+
+def test_kernels_are_summed_up_with_the_modules_and_ranges_that_launched_them(gpu: FakeGpu) -> None:
+    class Launching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            gpu.launch("of_a_module")
+            return x * 2
+
+    made, x = [], torch.ones(1)
+    with torchprof.profile(gpu="cupti", aggregate=True) as prof:
+        for number in range(STEPS):
+            with record_function(f"range {number}"):
+                gpu.launch("of_a_range")
+            made.append(Launching())
+            made[-1](x)
+            prof.step()
+    trace, totals = prof.trace, prof.trace.kernel_totals
+    names = [(trace.strings[row["name"]], trace.strings[row["op"]] if row["op"] != NO_NAME else "") for row in totals]
+    assert sum(totals["count"][at] for at, (name, _) in enumerate(names) if name == "of_a_module") == STEPS
+    of_ranges = {op: int(totals["count"][at]) for at, (name, op) in enumerate(names) if name == "of_a_range"}
+    assert sum(of_ranges.values()) == STEPS
+    assert of_ranges["other ranges"] > of_ranges["range 0"] == 1
+    assert len(totals) == len({tuple(row)[5:] for row in totals.tolist()}) < STEPS
+    assert sum(trace.op_totals["kernels"]) == 2 * STEPS
 
 
 def test_names_of_marks_are_not_kept_beyond_their_step() -> None:

@@ -83,8 +83,9 @@ uint64_t record_steps(bool stacks) {
   Moments moments;
   ThreadLogs logs(kBudget, std::make_shared<const OpClasses>(), stacks);
   StepSums sums(kBudget, Carried{{}, {}, {}, {}});
-  const auto ended = [&](std::vector<std::unique_ptr<ThreadLog>> of_step, std::vector<int32_t> trees) {
-    return EndedStep{std::move(of_step),
+  const auto ended = [&](EndedLogs of_step) {
+    return EndedStep{std::move(of_step.logs),
+                     std::move(of_step.trees),
                      logs.take_losses(),
                      {},
                      std::exchange(moments, {}),
@@ -95,8 +96,7 @@ uint64_t record_steps(bool stacks) {
                      ticks(),
                      0,
                      true,
-                     stacks,
-                     std::move(trees)};
+                     stacks};
   };
   logs.open();
   for (int32_t number = 0; number < kSteps; ++number) {
@@ -106,8 +106,7 @@ uint64_t record_steps(bool stacks) {
     live();
     step.end = ticks();
     moments.steps.push_back(step);
-    EndedLogs found = logs.exchange();
-    sums.add(ended(std::move(found.logs), std::move(found.trees)));
+    sums.add(ended(logs.exchange()));
     if (sums.is_merge_due() || sums.bytes() > kBudget) {
       std::puts("the sums of a few names are large");
       std::exit(1);

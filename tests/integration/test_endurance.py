@@ -116,7 +116,7 @@ def test_stacks_of_threads_that_come_and_go_take_no_more_than_the_budget_of_sums
     budget, taken = 2**20, []
     with torchprof.profile(aggregate=True, budget=budget) as prof:
         for number in range(1000):
-            name = f"function_{number}_{'x' * 500}"
+            name = f"function_{number}_{'x' * 2000}"
             made: dict[str, Callable[[Tensor], Tensor]] = {}
             exec(f"def {name}(x):\n    return x.neg()", made)
             thread = threading.Thread(target=made[name], args=(torch.ones(2),))
@@ -126,8 +126,8 @@ def test_stacks_of_threads_that_come_and_go_take_no_more_than_the_budget_of_sums
             taken.append(_C.bytes())
     assert max(taken) <= 1.5 * budget
     assert prof.trace.losses.keys() == {"stacks"}, "ops whose stacks have no room are in the sums"
-    assert sum(len(text) > 500 for text in prof.trace.strings) < budget // 500
-    assert int(prof.trace.op_totals["count"].sum()) == 3000  # two of torch.ones()
+    assert 10 < sum(len(text) > 2000 for text in prof.trace.strings) <= budget // 2 // 2000
+    assert int(prof.trace.op_totals["count"].sum()) == 4000  # of which torch.ones() has three
 
 
 def test_code_that_is_made_and_dropped_takes_no_more_and_more_of_the_budget() -> None:
@@ -177,7 +177,7 @@ def test_kernels_are_summed_up_with_the_modules_and_ranges_that_launched_them(gp
     assert sum(of_ranges.values()) == STEPS
     assert of_ranges["other ranges"] > of_ranges["range 0"] == 1
     assert len(totals) == len({tuple(row)[5:] for row in totals.tolist()}) < STEPS
-    assert sum(trace.op_totals["kernels"]) == 2 * STEPS
+    assert sum(trace.op_totals["kernels"]) == STEPS, "those of ranges: the others were launched in no op"
 
 
 def test_names_of_marks_are_not_kept_beyond_their_step() -> None:

@@ -69,7 +69,7 @@ def check_libstdcxx(extension, beside):
         compiler = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else "the compiler"
         sys.exit(
             f"{compiler} linked a copy of libstdc++ into torchprof's extension, which would crash beside that of PyTorch. "
-            "Build it with a compiler that links libstdc++.so.6, such as CXX=/usr/bin/g++, and without -static-libstdc++ in LDFLAGS"
+            "Build it with one that links libstdc++.so.6, such as CXX=/usr/bin/g++, and without -static-libstdc++ in LDFLAGS"
         )
 
 

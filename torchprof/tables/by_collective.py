@@ -82,6 +82,9 @@ def _about(traces: list[Trace], records: list[Record]) -> Iterator[str | About]:
     yield About(("alg_rate", "bus_rate"), f"Alg, Bus: bandwidths as in {SOURCE}")
     if any(record["ran"] is None for record in records):
         yield "Ran: ? where no kernel of NCCL and no thread of gloo was recorded for it"
+    if open_ := sum(each.unfinished for trace in traces for each in collectives_of(trace).collectives):
+        which = counted(open_, "call", "calls")
+        yield f"{which} still ran when the recording ended: Ran takes the mean of the others for what is not known of them"
     if none := sum(collectives_of(trace).kernels_of_none for trace in traces):
         which = counted(none, "kernel of a collective is", "kernels of collectives are")
         yield f"{which} of no op, as those of CUDA graphs: left out"

@@ -20,7 +20,7 @@ from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
 from torchprof.record.background import give_way
 from torchprof.record.compiled_code import CompiledCode
-from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
+from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, device_names, gpu_backends, may_wait
 from torchprof.record.held_by_model import held_by
 from torchprof.record.modules import Models, describe, walk
 from torchprof.record.rank import rank_facts
@@ -258,6 +258,7 @@ class Recorder:
             "gpu": self._backend.name,
             "gpu_note": note,
             "stacks": self._stacks if self._stacks != "off" else False,
+            **({"devices": names} if (names := device_names()) else {}),
             **self._rank_at_end(),
         }
 

@@ -107,6 +107,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
                 with self:
                     returned = rule.result(func, args, kwargs, returned)
             results = with_strides(find_tensors(returned))
+            if rule.order is not None:
+                results = rule.order(results)
             if rule.workspace is not None:
                 workspace = rule.workspace(func, args, kwargs, results)
             return returned

@@ -20,6 +20,7 @@ class OpRule:
         fake_kernel: what the op returns.
         sparse_kernel: what the op returns where an argument is sparse.
         result: changes what PyTorch's fake kernel returned.
+        order: in which order results are allocated.
         workspace: bytes that the kernel needs beside its results.
     """
 
@@ -27,6 +28,7 @@ class OpRule:
     fake_kernel: Callable[..., Any] | None = None
     sparse_kernel: Callable[..., Any] | None = None
     result: Callable[..., Any] | None = None
+    order: Callable[..., Any] | None = None
     workspace: Callable[..., int] | None = None
 
 

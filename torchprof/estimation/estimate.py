@@ -56,8 +56,8 @@ def estimate(
             is passed by keyword.
         steps: how many steps to run: an optimizer's state is there from the second on.
         device: ``"cuda"``, or ``"cpu"``.
-        capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``. What depends on the GPU is of the one that is
-            named; with None, of the one in this machine (asked without setting CUDA up); else of an A100.
+        capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``. What depends on the GPU is that of the GPU
+            that is named; with None, of the one in this machine, which is found without setting CUDA up; else of an A100.
         amp: run forward and loss under autocast with this dtype. A ``step`` of your own says that itself, with
             ``torch.autocast("cuda")``.
         allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.

@@ -1,7 +1,7 @@
 """The GPU of this machine, which an estimate is for where none is named: found without setting CUDA up.
 
-Where CUDA is initialized, PyTorch knows it. Where it is not, the driver's library for management (NVML) is asked, which needs no CUDA
-context, takes no memory of the GPU and leaves it to processes that are forked.
+Where CUDA is initialized, PyTorch knows it. Where it is not, the driver's library for management (NVML) is asked, which needs
+no CUDA context, takes no memory of the GPU, and leaves CUDA to be initialized in processes that are forked.
 """
 
 from __future__ import annotations

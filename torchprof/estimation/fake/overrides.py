@@ -21,7 +21,7 @@ class OpRule:
         sparse_kernel: what the op returns where an argument is sparse.
         result: changes what PyTorch's fake kernel returned.
         order: in which order results are allocated.
-        workspace: bytes that the kernel needs beside its results.
+        workspace: bytes that the kernel needs beside its results, in one block or several.
     """
 
     in_place: Callable[..., Any] | None = None
@@ -29,7 +29,7 @@ class OpRule:
     sparse_kernel: Callable[..., Any] | None = None
     result: Callable[..., Any] | None = None
     order: Callable[..., Any] | None = None
-    workspace: Callable[..., int] | None = None
+    workspace: Callable[..., int | tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What CUDA takes for itself: code of kernels, stacks, and what libraries hold, by GPU, driver and version.
 
 PyTorch's messages when memory runs out tell it: what the process has in use, less what PyTorch has allocated and what it has
-reserved beside that. Messages of processes that also run NCCL, which takes more, are left out. On an H200 it was measured too (driver
-580, CUDA 13.0): 648,871,936 bytes with the first tensor, 718,077,952 with cuBLAS, 726,466,560 with cuDNN.
+reserved beside that. Messages of processes that also run NCCL, which takes more, are left out. On an H200 it was measured
+too (driver 580, CUDA 13.0): 648,871,936 bytes with the first tensor, 718,077,952 with cuBLAS, 726,466,560 with cuDNN.
 """
 
 from __future__ import annotations

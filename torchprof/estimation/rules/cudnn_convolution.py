@@ -1,16 +1,16 @@
 """The workspace of cuDNN's convolutions, as far as it is known without a GPU to ask.
 
 Tensor cores compute on channels-last tensors: in float16, in bfloat16, and in float32 where TF32 is allowed. What comes
-channels-first is converted in the workspace: input, filters and output; of filters of 1 x 1, which are the same in both layouts, only input
-and output. In steps of 1 these are products of matrices, which can be read as they lie where a channel has a multiple of 16
-bytes; gradients of such filters are made for each image, in float32, and then added up. What comes channels-last is converted where
-a pixel of the input has no multiple of 16 bytes.
+channels-first is converted in the workspace: input, filters and output; of filters of 1 x 1, which are the same in both
+layouts, only input and output. In steps of 1 these are products of matrices, which can be read as they lie where a channel has
+a multiple of 16 bytes; gradients of such filters are made for each image, in float32, and then added up. What comes
+channels-last is converted where a pixel of the input has no multiple of 16 bytes.
 
-An H200 with cuDNN 9.19 was seen to do so in 95% of the convolutions of a ResNet-50, to the byte but for 16 to 800 bytes more.
-Not in these rules, because it is cuDNN's choice: parts that gradients of filters of 3 x 3 were split into (up to 7% of the
-workspace), and outputs that were written without a conversion. Depthwise convolutions are taken to need nothing: they run in a kernel of PyTorch's own
-(``use_cudnn_depthwise`` in aten/src/ATen/native/Convolution.cpp), or in one of cuDNN's that converts nothing. With
-``torch.backends.cudnn.benchmark`` the fastest plan is taken, which may need much more.
+So an H200 with cuDNN 9.19 did in a ResNet-50, but for some bytes more. What it did otherwise is not in these rules: gradients
+of filters of 3 x 3 in parts, with up to 27% more workspace, and a few outputs that were written without a conversion.
+Depthwise convolutions are taken to need nothing: they run in a kernel of PyTorch's own (``use_cudnn_depthwise`` in
+aten/src/ATen/native/Convolution.cpp), or in one of cuDNN's that converts nothing. With ``torch.backends.cudnn.benchmark`` the
+fastest plan is taken, which may need much more.
 
 In float32 on a V100, filters of 3 x 3 in steps of 1 are computed by Winograd's algorithm in several kernels, what passes
 between them in the workspace: tiles of 4 x 4 results, each of which takes 6 x 6 numbers of every channel.
@@ -34,7 +34,7 @@ PADDED_TO: Final = 16
 """Bytes that the channels of one pixel, or the pixels of one channel, take up a multiple of."""
 FLOAT32: Final = 4
 BLOCK: Final = (128, 256)
-"""Rows and columns of a gradient of filters that one block of threads computes; others share it, as long as there are multiprocessors."""
+"""Rows and columns of a gradient of filters that a block of threads computes, with others while there are multiprocessors."""
 
 VOLTA: Final = (7, 0)
 TILE: Final = 4
@@ -51,11 +51,11 @@ USES_CUDNN: Final = ("aten::convolution", "aten::_cudnn_rnn", "aten::_scaled_dot
     "aten::convolution_backward",
     on="cuda",
     when="channels-first, or with pixels of no multiple of 16 bytes, in float16, bfloat16, or float32 with "
-    "torch.backends.cudnn.allow_tf32 on compute capability 8.0 and newer; not depthwise; cuDNN enabled. In float32 on 7.0: filters of 3 x 3, "
-    "stride 1, 128 channels, or 64 in backward",
+    "torch.backends.cudnn.allow_tf32 on compute capability 8.0 and newer; not depthwise; cuDNN enabled. In float32 on 7.0: "
+    "filters of 3 x 3, stride 1, 128 channels, or 64 in backward",
     source="run_conv_plan in aten/src/ATen/native/cudnn/Conv_v8.cpp takes and frees it; 'Tensor Core Operations' and 'Tensor "
-    "Layouts' in NVIDIA's cuDNN developer guide; histories of a ResNet-50 on an H200; for 7.0, the trace of a ResNet-50 in the test "
-    "data of kineto's TensorBoard plugin (resnet50_num_workers_0)",
+    "Layouts' in NVIDIA's cuDNN developer guide; histories of a ResNet-50 on an H200; for 7.0, the trace of a ResNet-50 in the "
+    "test data of kineto's TensorBoard plugin (resnet50_num_workers_0)",
 )
 class cudnn_convolution(Workspaces):
     def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:

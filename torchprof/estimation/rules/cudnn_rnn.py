@@ -4,8 +4,8 @@ Its size is cuDNN's to say. On an H200 with cuDNN 9.19 it was, for every hidden 
 LSTM and 6 of a GRU; the outputs between layers; a bit for each of these where there is dropout; and 256 bytes. Of plain layers,
 which were not seen, it is taken to be nothing but the outputs between layers.
 
-The workspace of forward, and of each of the two kernels of backward, was seen in three cases only. What is taken, the weights, gates in
-float32 and three numbers more for each unit and step, is 2 to 4% less than it was there.
+The workspace of forward, and of each of the two kernels of backward, was seen in three cases only. What is taken, the weights,
+gates in float32 and three numbers more for each unit and step, is 3 to 4% less than it was there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MORE_IN_WORKSPACE: Final = 3
 FLOAT32: Final = 4
 RESERVE_HEAD: Final = 256
 STATE_OF_THREAD: Final = 24
-"""Bytes of the random number generator that drops outputs between layers, for each thread that the GPU runs at once."""
+"""Bytes of the generator that drops outputs between layers, for each thread that the GPU runs at once."""
 FORWARD: Final = "aten::_cudnn_rnn"
 DROPOUT, TRAIN = 11, 12
 """Places of its arguments."""
@@ -46,7 +46,8 @@ DROPOUT, TRAIN = 11, 12
     *(f"{name}.input" for name in MODES),
     on="cuda",
     when="sequences that are not packed; under autocast, everything is cast first",
-    source="_cudnn_impl in aten/src/ATen/native/cudnn/RNN.cpp; _cudnn_rnn_cast_reflatten in aten/src/ATen/cudnn/AutocastRNN.cpp",
+    source="_cudnn_impl in aten/src/ATen/native/cudnn/RNN.cpp; _cudnn_rnn_cast_reflatten in "
+    "aten/src/ATen/cudnn/AutocastRNN.cpp",
 )
 def cudnn_rnn(
     op: Any,
@@ -85,8 +86,9 @@ def cudnn_rnn(
     "aten::_cudnn_rnn",
     on="cuda",
     when="always; the reserve only in training. Results of layers that are given the batch first are transposed",
-    source="_cudnn_rnn in aten/src/ATen/native/cudnn/RNN.cpp asks cuDNN for the size of the reserve, and saves it; histories of an "
-    "H200: 23,134,464 bytes for an LSTM, 27,263,232 for a GRU of two layers of 512, 64 steps, batch 16; 11,600,128 in bfloat16",
+    source="_cudnn_rnn in aten/src/ATen/native/cudnn/RNN.cpp asks cuDNN for the size of the reserve, and saves it; "
+    "histories of an H200: 23,134,464 bytes for an LSTM with dropout, 27,263,232 for a GRU of two layers of 512, 64 steps, "
+    "batch 16; 11,600,128 for the LSTM in bfloat16",
 )
 def cudnn_rnn_reserve(
     input: Any, weight: Any, weight_stride0: Any, weight_buf: Any, hx: Any, cx: Any, mode: int, hidden_size: int,
@@ -138,9 +140,10 @@ def cudnn_rnn_gradients(
     "aten::_cudnn_rnn",
     "aten::_cudnn_rnn_backward",
     on="cuda",
-    when="always: cuDNN's workspace, and copies by step of what has the batch first; zeros for gradients that there are none of",
-    source="_cudnn_rnn, _cudnn_rnn_backward_input and _cudnn_rnn_backward_weight in aten/src/ATen/native/cudnn/RNN.cpp; histories of an "
-    "H200: 45,744,512 bytes for an LSTM, 37,552,512 for a GRU of two layers of 512, 64 steps, batch 16; 31,261,056 in bfloat16",
+    when="always: cuDNN's workspace, copies by step of what has the batch first, and zeros for gradients that are not there",
+    source="_cudnn_rnn, _cudnn_rnn_backward_input and _cudnn_rnn_backward_weight in aten/src/ATen/native/cudnn/RNN.cpp; "
+    "histories of an H200: 45,744,512 bytes for an LSTM, 37,552,512 for a GRU of two layers of 512, 64 steps, batch 16; "
+    "31,261,056 in bfloat16",
 )
 class cudnn_rnn_workspace(Workspaces):
     def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
@@ -169,8 +172,8 @@ class cudnn_rnn_workspace(Workspaces):
     "aten::_cudnn_rnn",
     on="cuda",
     when="training with dropout between layers: the state of a random number generator, which is kept",
-    source="dropout_state_cache in aten/src/ATen/native/cudnn/RNN.cpp; cudnnDropoutGetStatesSize: 24 bytes for each thread, 6,488,064 on "
-    "an H200",
+    source="dropout_state_cache in aten/src/ATen/native/cudnn/RNN.cpp; cudnnDropoutGetStatesSize: 24 bytes for each thread, "
+    "6,488,064 on an H200",
 )
 def cudnn_dropout_state(trace: Trace, target: Target) -> Overhead | None:
     if FORWARD not in trace.strings:

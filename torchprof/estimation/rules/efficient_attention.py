@@ -53,12 +53,12 @@ def seeds_on_the_host(op: Any, args: Any, kwargs: Any, returned: Any) -> Any:
     Kind.WORKSPACE,
     "aten::_scaled_dot_product_efficient_attention_backward",
     on="cuda",
-    when="always: sums of output times gradient for each row, and the buffer; with wide heads, by the tiles that the GPU has room for",
+    when="always: sums of output times gradient of each row, and the buffer; wide heads in tiles that the GPU has room for",
     source="_efficient_attention_backward in aten/src/ATen/native/transformers/cuda/attention_backward.cu; workspace_size in "
     "mem_eff_attention/kernel_backward.h beside it; histories of an H200: 6,297,600 bytes for 48 heads of 64 and 512 words",
 )
 class efficient_attention_gradients(Workspaces):
-    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
+    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> tuple[int, ...]:
         gradient, query, key, value = args[:4]
         batch, heads, queries, head = query.shape
         rows = batch * heads * queries * FLOAT32
@@ -69,7 +69,7 @@ class efficient_attention_gradients(Workspaces):
             * heads
             * buffer_of_a_head(queries, key.shape[2], head, value.shape[3], batch * heads, query.dtype, self.target)
         )
-        return int(max(multiplied + 2 * rows, rows + buffer))
+        return max((multiplied, rows, rows), (rows, buffer), key=sum)
 
 
 def buffer_of_a_head(

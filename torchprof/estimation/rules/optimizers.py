@@ -88,7 +88,8 @@ def _modules_with(name: str) -> list[Any]:
     Kind.PATCH,
     "torch.tensor",
     on="cuda",
-    when="an optimizer counts its steps on the host, as Adam and others do unless they are capturable or fused",
+    when="an optimizer that works on all tensors at once counts its steps on the host: Adam and others that are neither "
+    "capturable nor fused. With foreach=False they count, 512 bytes for each parameter",
     source="_init_group in torch/optim/adam.py: 'deliberately host step on CPU'; histories of an H200 have none of it",
 )
 @contextmanager

@@ -65,8 +65,8 @@ class Workspaces:
     def __init__(self, target: Target) -> None:
         self.target = target
 
-    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
-        """What the kernel of an op needs."""
+    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int | tuple[int, ...]:
+        """What the kernel of an op needs: one block, or several at once."""
         raise NotImplementedError
 
     @property

@@ -28,7 +28,7 @@ from torchprof import EstimateError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from architectures import ALL, loss_of, wav2vec2
-from real_programs import PROGRAMS, Program
+from real_programs import PROGRAMS
 
 OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 WHEN_COMPILED = (torch.optim.SGD, torch.optim.AdamW)

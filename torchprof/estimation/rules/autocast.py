@@ -109,7 +109,8 @@ class _Kernels:
         finally:
             _native.resume_recording([], 0)
         self._library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-        self._ops = [op for op in {**wanted, **there} if _differ(wanted.get(op), there.get(op))]
+        mine = [op for op in {**wanted, **there} if op.namespace == "aten"]  # not those of torchvision, say
+        self._ops = [op for op in mine if _differ(wanted.get(op), there.get(op))]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch says that there is another kernel
             for op in self._ops:

@@ -110,13 +110,7 @@ class _Kernels:
             wanted, there = treatments("cuda"), treatments("cpu")
         finally:
             _native.resume_recording([], 0)
-<<<<<<< HEAD
         self._ops = [op for op in {**wanted, **there} if _differ(wanted.get(op), there.get(op))]
-=======
-        self._library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-        mine = [op for op in {**wanted, **there} if op.namespace == "aten"]  # not those of torchvision, say
-        self._ops = [op for op in mine if _differ(wanted.get(op), there.get(op))]
->>>>>>> gpu-rules
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch says that there is another kernel
             for op in self._ops:

@@ -11,7 +11,6 @@ from runpy import run_path
 from typing import Any
 
 import pytest
-import setuptools
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +26,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], None]:
     def no_setup(**options: Any) -> None:
         pass
 
-    monkeypatch.setattr(setuptools, "setup", no_setup)
+    monkeypatch.setattr("setuptools.setup", no_setup)
     monkeypatch.chdir(ROOT)
     found: Callable[[Path, Path], None] = run_path("setup.py")["check_libstdcxx"]
     return found

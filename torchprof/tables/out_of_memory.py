@@ -79,7 +79,7 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
         yield f"The largest piece for this request: {format_bytes(self.largest_free)}; free on the device: {free}"
         if self.limited and self.given_capacity is None:
             yield "The device had room: a limit such as torch.cuda.set_per_process_memory_fraction must have ended it"
-            yield "The snapshot does not have it; the least that it can be is taken: capacity= is what the error calls allowed"
+            yield "The snapshot does not have it: below is the least that it can be; capacity= takes what the error said"
         if self.earlier:
             yield f"Earlier requests that failed, after which the program went on: {self.earlier:,}"
         yield from self.attempt_table.parts()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from handwritten import FORWARD, module, trace
 
 from torchprof.trace.model import Model
-from torchprof.trace.schema import Phase
+from torchprof.trace.schema import LAYOUTS, Phase
 from torchprof.trace.trace import Trace
 
 MS = 1_000_000
@@ -77,6 +79,15 @@ def rank_trace(
 
 
 HOURS = 3_600_000 * MS
+
+
+def holding(trace: Trace, peak: int) -> Trace:
+    """The same, of which every step holds so many bytes in one block."""
+    block = np.zeros(1, dtype=LAYOUTS["allocations"])
+    for column in ("op", "free_op", "module_call", "module", "end"):
+        block[column] = -1
+    block["start"], block["bytes"], block["address"] = 1, peak, 1
+    return replace(trace, allocations=block, facts={**trace.facts, "memory": True})
 
 
 def meeting_trace(

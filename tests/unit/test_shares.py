@@ -54,7 +54,9 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "estimate": estimate_of,
     "explain_oom": out_of_memory,
     "gpu": torchprof.gpu,
+    "imbalance": lambda _: torchprof.imbalance(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
     "memory": torchprof.memory,
+    "overlap": lambda _: torchprof.overlap(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
     "stragglers": lambda _: torchprof.stragglers(torchprof.Ranks.of([meeting_trace(rank, [[10, 20]]) for rank in range(2)])),
     "summary": Summary,
 }

@@ -50,7 +50,7 @@ def of_ranks(ranks: Ranks) -> list[str]:
         )
     which = f"{counted(len(ranks), 'rank')}" + (f" of {ranks.world_size:,}" if len(ranks) != ranks.world_size else "")
     times = (
-        "host time, but for Device, Compute, Comm, Exposed and Idle: device time"
+        "host time, but for Device, Compute, Comm, Hidden, Exposed and Idle: device time"
         if any(map(has_kernels, ranks))
         else "host time"
     )

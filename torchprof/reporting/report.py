@@ -161,6 +161,7 @@ def _facts(trace: Trace) -> Iterator[str]:
         yield str(facts["source"])
     else:
         yield from (f"{name} {facts[key]}" for name, key in (("PyTorch", "torch"), ("Python", "python")) if facts.get(key))
+    yield from dict.fromkeys(name for name in facts.get("devices", ()) if name)
     if facts.get("duration_ns"):
         yield format_ns(int(facts["duration_ns"]))
     if len(trace.steps):

@@ -102,7 +102,8 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
                 return f"All fits{within} as it was recorded: no other setting is needed"
             return "What would have saved the run is unknown: as replayed, it needs no other setting"
         if self.saved_by:
-            return f"PYTORCH_ALLOC_CONF={self.saved_by[0]} would have saved the run{within}"
+            also = f"; {self.may_be_saved_by[0]} too, if the limit was high enough" if self.may_be_saved_by else ""
+            return f"PYTORCH_ALLOC_CONF={self.saved_by[0]} would have saved the run{within}{also}"
         if unknown:
             return "Whether a setting would have saved the run is unknown, as is what the device had free: give its capacity"
         if self.may_be_saved_by:

@@ -3,6 +3,7 @@ optimizer and batch size.
 
     python benchmarks/accuracy.py            the CPU, against the measured memory account
     python benchmarks/accuracy.py cuda       a GPU, against torch.cuda's own statistics
+    python benchmarks/accuracy.py real       the same, of programs of real size (real_programs.py), which take 6 GiB
     python benchmarks/accuracy.py compile    the CPU, steps of torch.compile(model): takes half an hour, most of it compiling
 """
 
@@ -27,6 +28,7 @@ from torchprof import EstimateError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from architectures import ALL, loss_of, wav2vec2
+from real_programs import PROGRAMS
 
 OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 WHEN_COMPILED = (torch.optim.SGD, torch.optim.AdamW)
@@ -36,6 +38,8 @@ STEPS = 2
 
 def main(what: str) -> int:
     """Print the grid and its summary; returns 0."""
+    if what == "real":
+        return real()
     device, compiled = ("cuda" if what == "cuda" else "cpu"), what == "compile"
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
@@ -84,6 +88,38 @@ def main(what: str) -> int:
     return 0
 
 
+def real() -> int:
+    """Print the programs of real size; returns 0."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    errors: list[float] = []
+    reserved_errors: list[float] = []
+    seconds = 0.0
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, peaks in bytes")
+    for name, program in PROGRAMS.items():
+        torch.manual_seed(0)
+        try:
+            model, inputs = program.make()
+        except ImportError as error:
+            print(f"{name:24} left out: {error}")
+            continue
+        begin = time.perf_counter()
+        found = torchprof.estimate(model, inputs, optimizer=program.optimizer, step=program.step, steps=STEPS)
+        seconds += time.perf_counter() - begin
+        measured, reserved = measured_on_cuda(model, inputs, program.optimizer, program.step)
+        errors.append(found.max_allocated / measured - 1)
+        reserved_errors.append(found.max_reserved / reserved - 1)
+        print(
+            f"{name:24} allocated {measured:14,} {found.max_allocated:14,} {errors[-1]:+8.3%}   "
+            f"reserved {reserved:14,} {found.max_reserved:14,} {reserved_errors[-1]:+8.3%}",
+            flush=True,
+        )
+        del model, inputs
+    print(f"allocated: {described(errors)}, {seconds / len(errors):.2f} s each")
+    print(f"reserved:  {described(reserved_errors)}")
+    return 0
+
+
 def prepared(make: Callable[[], Any], times: int) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)
     model, inputs = make()
@@ -101,7 +137,7 @@ def compiled_once(model: nn.Module, inputs: dict[str, Any]) -> nn.Module:
     return made
 
 
-def train(model: nn.Module, inputs: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, **inputs: Any) -> None:
     returned = model(**inputs)
     value = loss_of(returned)
     value.backward()
@@ -115,23 +151,31 @@ def measured_on_cpu(model: nn.Module, inputs: dict[str, Any], make_optimizer: An
     gc.disable()  # what is in a reference cycle would go at any time
     with torchprof.profile(model) as prof:
         for _ in range(STEPS):
-            train(model, inputs, optimizer)
+            train(model, optimizer, **inputs)
             prof.step()
     gc.enable()
     peak = torchprof.memory(prof.trace, "cpu").peak.bytes
     return peak, peak
 
 
-def measured_on_cuda(model: nn.Module, inputs: dict[str, Any], make_optimizer: Any) -> tuple[int, int]:
+def measured_on_cuda(
+    model: nn.Module, inputs: dict[str, Any], make_optimizer: Any, step: Callable[..., object] = train
+) -> tuple[int, int]:
+    """The most that was allocated and reserved. What the rows before have left counts for neither.
+
+    cuBLAS keeps its workspaces, and cuDNN the state of its dropout: the former are cleared, and the latter cannot be.
+    """
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     model.cuda()
     optimizer = make_optimizer(model.parameters())
     here = {name: value.cuda() if isinstance(value, Tensor) else value for name, value in inputs.items()}
     for _ in range(STEPS):
-        train(model, here, optimizer)
-    return torch.cuda.max_memory_allocated() - before, torch.cuda.max_memory_reserved()
+        step(model, optimizer, **here)
+    return torch.cuda.max_memory_allocated() - allocated, torch.cuda.max_memory_reserved() - reserved
 
 
 def described(errors: list[float]) -> str:

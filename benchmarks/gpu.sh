@@ -2,17 +2,19 @@
 # On a machine with a GPU, torch, numpy, rich, pytest, pytest-benchmark, transformers, pybind11 and ninja: builds, runs the tests that need
 # the GPU with skipping forbidden, the benchmarks, the accuracy of estimates, and replays of recorded memory snapshots. What fails
 # does not keep the rest from running, nor what takes too long; at the end is a short table of what held. With names of parts as
-# arguments, only these: build tests benchmarks agreement proton estimates snapshots.
+# arguments, only these: build tests benchmarks agreement proton estimates real snapshots.
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 OUT=${OUT:-build/gpu}
 mkdir -p "$OUT"
 failed=0
-# PATH's compiler: one that CXX names may link a copy of libstdc++ into the extension, which then crashes beside PyTorch's.
-CXX=$(command -v g++) CC=$(command -v gcc)
-export CC CXX
+# PATH's compiler, where there is one: one that CXX names may link a libstdc++ of its own, which the build refuses.
+if command -v g++ >/dev/null && command -v gcc >/dev/null; then
+  CXX=$(command -v g++) CC=$(command -v gcc)
+  export CC CXX
+fi
 
-wanted=" ${*:-build tests benchmarks agreement proton estimates snapshots} "
+wanted=" ${*:-build tests benchmarks agreement proton estimates real snapshots} "
 
 # part NAME SECONDS COMMAND...: runs it, keeps all of its output in $OUT/NAME.txt, shows the end of it.
 part() {
@@ -37,6 +39,7 @@ part benchmarks 240 $bench -k on_a_gpu
 part agreement 120 $bench -k agreement
 part proton 120 $bench -k proton
 part estimates 400 python3 benchmarks/accuracy.py cuda
+part real 200 python3 benchmarks/accuracy.py real
 part snapshots 240 python3 benchmarks/record_snapshot.py
 echo "== $(git describe --always --dirty 2>/dev/null)"
 cat "$OUT/parts.txt"

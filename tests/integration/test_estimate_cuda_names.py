@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import torchprof
 from torchprof import Estimate, EstimateError
+from torchprof.estimation.gpu_here import Gpu
 
 
 class Net(nn.Module):
@@ -251,3 +252,22 @@ def test_in_inference_mode_views_of_buffers_may_be_made_again_and_again(device: 
         of(lambda x: x, step=step, device=device).memory.peak.bytes
         == of(lambda x: x, step=without, device=device).memory.peak.bytes
     )
+
+
+def test_the_estimate_says_which_gpu_it_is_for_and_the_program_is_told_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def asking(model: nn.Module, optimizer: object, x: Tensor) -> None:
+        asked.append((torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory))
+        model(x)
+
+    here = Gpu("NVIDIA X900", 60 * 2**30, (12, 0), 170)
+    monkeypatch.setattr("torchprof.estimation.target.gpu_here", lambda: here)
+    found = torchprof.estimate(nn.Linear(8, 8), (4, 8), step=asking, steps=1)
+    assert asked == [("NVIDIA X900", 60 * 2**30)]
+    assert (found.gpu, found.to_dict()["gpu"]) == ("NVIDIA X900", "NVIDIA X900")
+    assert "GPU: NVIDIA X900, because it is in this machine, and capacity= names none" in str(found)
+    assert found.capacity is None  # its memory may be taken by others: whether it fits is said where it is asked
+    on_the_cpu = torchprof.estimate(nn.Linear(8, 8), (4, 8), device="cpu")
+    assert (on_the_cpu.gpu, on_the_cpu.why_gpu) == (None, None)
+    assert "GPU:" not in str(on_the_cpu)

@@ -121,3 +121,11 @@ def test_optimizers_of_other_threads_do_as_they_did_meanwhile() -> None:
         False,
     ]
     assert FakeTensor not in _foreach_utils._foreach_supported_types
+
+
+@pytest.mark.parametrize(("options", "on_the_gpu"), [({}, 0), ({"capturable": True}, 2), ({"fused": True}, 2)])
+def test_adam_counts_its_steps_on_the_host_unless_kernels_read_them(options: dict[str, bool], on_the_gpu: int) -> None:
+    model = nn.Linear(64, 64)
+    found = torchprof.estimate(model, (1, 64), optimizer=lambda given: torch.optim.AdamW(given, **options))
+    averages = 2 * sum(parameter.nbytes for parameter in model.parameters())
+    assert found.memory.by_category["optimizer state"] == averages + 4 * on_the_gpu

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import torchprof
 from torchprof import Estimate
+from torchprof.estimation.overheads import with_overheads
+from torchprof.estimation.rules.cublas import _is_unified
 
 MIB = 2**20
 
@@ -96,3 +98,24 @@ def test_cublaslt_has_one_of_its_own_where_that_is_asked_for(kib: str, size: int
     monkeypatch.setenv("CUBLASLT_WORKSPACE_SIZE", kib)
     found = overheads(linear())  # only forward adds a bias
     assert found == {"cuBLAS workspaces": 2 * int(8.125 * MIB), "cuBLASLt workspaces": size}
+
+
+@pytest.mark.parametrize(
+    ("version", "said", "has_one"),
+    [("2.11.0+cu130", "", True), ("2.11.0+cu130", "1", False), ("2.12.0", "", False), ("2.13.0+cpu", "0", True)],
+)
+def test_cublaslt_has_one_of_its_own_up_to_pytorch_2_11(
+    version: str, said: str, has_one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.__version__", version)
+    monkeypatch.setenv("TORCH_CUBLASLT_UNIFIED_WORKSPACE", said)
+    assert _is_unified() is not has_one
+
+
+def test_the_workspaces_are_allocated_after_the_result_of_the_product() -> None:
+    """So it was on an H200. What is free then goes to the result."""
+    found = linear()
+    rows = with_overheads(found.trace, found.memory.allocations, found.overheads)
+    workspace, result = rows[-2], next(row for row in rows if row["op"] >= 0 and row["bytes"] == 4 * 8 * 64)
+    assert workspace["bytes"] == int(8.125 * MIB)
+    assert workspace["start"] >= result["start"]

@@ -67,7 +67,7 @@ def grouped(x: Tensor) -> Tensor:
 
 
 def recurrent(**options: Any) -> Estimate:
-    return torchprof.estimate(nn.LSTM(64, 64, 2), (4, 8, 64), **options)
+    return torchprof.estimate(nn.LSTM(64, 64, 2, dropout=0.1), (4, 8, 64), **options)
 
 
 def attention(x: Tensor) -> Tensor:
@@ -168,9 +168,12 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "cudnn_rnn": lambda: saved(recurrent()),
     "cudnn_rnn_gradients": lambda: blocks(recurrent()),
     "cudnn_rnn_reserve": lambda: saved(recurrent()),
+    "cudnn_rnn_workspace": lambda: blocks(recurrent()),
+    "cudnn_dropout_state": lambda: recurrent().max_reserved,
     "cumprod_backward": lambda: blocks(of(lambda x: x.cumprod(-1))),
     "custom_op_workspaces": lambda: notes(of(lambda x: unmeasured(x))),
     "dropout": lambda: saved(of(lambda x: F.dropout(x, 0.5))),
+    "efficient_attention_gradients": lambda: blocks(of(attention, (2, 2, 64, 64))),
     "embedding_gradients": lambda: blocks(torchprof.estimate(nn.Embedding(64, 8), torch.zeros(4000, dtype=torch.long))),
     "finite_gradients": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.SGD, step=scaled)),
     "flash_gradients": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16)),
@@ -187,6 +190,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     ),
     "inductor_for_cuda": without_code_for_cuda,
     "losses_of_elements": lambda: blocks(of(lambda x: F.mse_loss(x, x.detach()))),
+    "mask_before_result": lambda: blocks(of(lambda x: F.dropout(x, 0.5))),
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),
@@ -196,6 +200,8 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "safe_softmax": lambda: blocks(of(attention, (2, 64, 64))),
     "saved_random_states": lambda: blocks(of(lambda x: checkpoint(torch.sin, x, use_reentrant=False), device="cpu")),
     "scattered_gradients": lambda: blocks(of(lambda x: x.max(-1).values)),
+    "seeds_before_result": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16, capacity="H200")),
+    "seeds_on_the_host": lambda: blocks(of(attention, (2, 2, 64, 64))),
     "sparse_copy": lambda: blocks(of_embedding(lambda gradient: gradient.coalesce())),
     "sparse_elements": lambda: notes(of_embedding(lambda gradient: None)),
     "sparse_mask": lambda: blocks(of_embedding(lambda gradient: torch.ones(64, 8).sparse_mask(gradient))),
@@ -203,6 +209,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "sparse_sum": lambda: blocks(of_embedding(lambda gradient: gradient + gradient)),
     "sparse_to_dense": lambda: blocks(of_embedding(lambda gradient: gradient.to_dense())),
     "sparse_zero": lambda: blocks(of_embedding(lambda gradient: gradient.zero_())),
+    "steps_on_the_host": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
     "unpacked_sequences": lambda: blocks(packed()),
     "value_independent_optimizer": lambda: of(torch.sin, optimizer=torch.optim.ASGD, device="cpu").max_allocated,
 }

@@ -56,7 +56,8 @@ def estimate(
             is passed by keyword.
         steps: how many steps to run: an optimizer's state is there from the second on.
         device: ``"cuda"``, or ``"cpu"``.
-        capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``.
+        capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``. What depends on the GPU is that of the GPU
+            that is named; with None, of the one in this machine, which is found without setting CUDA up; else of an A100.
         amp: run forward and loss under autocast with this dtype. A ``step`` of your own says that itself, with
             ``torch.autocast("cuda")``.
         allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.
@@ -100,7 +101,7 @@ def estimate(
         )
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity) if capacity is not None else None
-    target = Target("cuda" if device == "cuda" else "cpu", capacity if isinstance(capacity, str) else None, compile, limit)
+    target = Target.of("cuda" if device == "cuda" else "cpu", capacity, limit, compile)
     needed = {
         ESTIMATE: True,
         STANCE: True,
@@ -190,4 +191,4 @@ def _estimated(
         return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes)
     overheads = rules.overheads(trace)
     played = replay(with_overheads(trace, account.allocations, overheads), settings)
-    return Estimate(trace, target.device, account, played, overheads, limit, rules.unknown(), notes)
+    return Estimate(trace, target.device, account, played, overheads, limit, rules.unknown(), notes, target.name, target.why)

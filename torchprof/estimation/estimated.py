@@ -37,6 +37,8 @@ class Estimate(Printed):
         capacity: bytes the device has, or None.
         unmeasured: bytes that may be missing, at most: workspaces of ops that are too large to be measured.
         notes: what is not in the estimate.
+        gpu: the name of the GPU that it is for; None on the CPU.
+        why_gpu: why it is for that one, in words; None on the CPU.
     """
 
     trace: Trace
@@ -47,6 +49,8 @@ class Estimate(Printed):
     capacity: int | None
     unmeasured: int
     notes: tuple[str, ...]
+    gpu: str | None = None
+    why_gpu: str | None = None
 
     @property
     def max_allocated(self) -> int:
@@ -90,6 +94,8 @@ class Estimate(Printed):
         """The estimate as plain data, in bytes; None is not known."""
         return {
             "device": self.device,
+            "gpu": self.gpu,
+            "why_gpu": self.why_gpu,
             "device_memory": self.device_memory,
             "max_allocated": self.max_allocated,
             "max_reserved": self.max_reserved,
@@ -210,6 +216,8 @@ class Estimate(Printed):
         shares = About(("share",), f"Share: of what is needed, {format_bytes(whole)}")
         yield from Table("At the peak", rows, ("at_peak", "share"), (shares,)).parts()
         yield from self.memory.modules.head(10).parts()
+        if self.gpu is not None:
+            yield f"GPU: {self.gpu}, because {self.why_gpu}"
         flops, unknown = self.flops, self.flops_unknown
         least = "at least " if unknown else ""
         yield f"FLOPs of a step: {'unknown' if flops is None else least + format_flops(flops)}"

@@ -34,12 +34,13 @@ class Overhead:
 
 
 def with_overheads(trace: Trace, allocations: Rows, overheads: Sequence[Overhead]) -> Rows:
-    """The allocations, and among them those of the overheads."""
+    """The allocations, and among them those of the overheads: after the results of the op that takes them."""
     taken = [(overhead.bytes // len(overhead.taken_at), op) for overhead in overheads for op in overhead.taken_at]
     extra = np.zeros(len(taken), dtype=allocations.dtype)
     if len(allocations):
         extra["device_type"], extra["device_index"] = allocations[0]["device_type"], allocations[0]["device_index"]
     extra["end"] = -1
     for row, (size, op) in enumerate(taken):
-        extra[row]["bytes"], extra[row]["start"] = size, trace.ops["start"][op]
+        results = allocations["start"][allocations["op"] == op]
+        extra[row]["bytes"], extra[row]["start"] = size, results.max(initial=trace.ops["start"][op])
     return np.concatenate([allocations, extra])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from torchprof.allocator.gpus import COMPUTE_CAPABILITY, MULTIPROCESSORS
+from torchprof.estimation.gpu_here import Gpu, gpu_here
 
 __all__ = ["Device", "Target"]
 
@@ -13,6 +14,8 @@ Device = Literal["cpu", "cuda"]
 
 AMPERE: Final = (8, 0)
 HOPPER: Final = (9, 0)
+ASSUMED: Final = "A100-80GB"
+"""The GPU that is taken where none is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +27,65 @@ class Target:
         gpu: its name in ``torchprof.GPUS``, or None where only its memory is known, or nothing.
         compiled: whether ``torch.compile`` is predicted.
         memory: bytes that it has, where they are known.
+        here: the GPU of this machine, where it is that one.
     """
 
     device: Device
     gpu: str | None = None
     compiled: bool = False
     memory: int | None = None
+    here: Gpu | None = None
+
+    @classmethod
+    def of(cls, device: Device, capacity: int | str | None, limit: int | None, compiled: bool) -> Target:
+        """The GPU that ``capacity`` names; where it says nothing, that of this machine, if there is one.
+
+        Args:
+            device, capacity, compiled: as for `torchprof.estimate`.
+            limit: ``capacity`` in bytes.
+        """
+        here = gpu_here() if device == "cuda" and capacity is None else None
+        if here is not None:
+            return cls(device, here.known_as, compiled, here.memory, here)
+        return cls(device, capacity if isinstance(capacity, str) else None, compiled, limit)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which GPU it is: what it does is that one's."""
+        return self.gpu is not None or self.here is not None
+
+    @property
+    def name(self) -> str | None:
+        """Of the GPU: as the driver gives it, or in ``torchprof.GPUS``; None on the CPU."""
+        if self.device == "cpu":
+            return None
+        return self.here.name if self.here is not None else self.gpu or ASSUMED
+
+    @property
+    def why(self) -> str | None:
+        """Why it is this GPU, in words; None on the CPU."""
+        if self.device == "cpu":
+            return None
+        if self.here is not None:
+            return "it is in this machine, and capacity= names none"
+        if self.gpu is not None:
+            return "capacity= names it"
+        return "capacity= names none" if self.memory is not None else "capacity= names none, and none is found in this machine"
 
     @property
     def capability(self) -> tuple[int, int]:
         """The compute capability, such as ``(9, 0)``; where the GPU is not known, that of an A100."""
-        return AMPERE if self.gpu is None else COMPUTE_CAPABILITY[self.gpu]
+        return self.here.capability if self.here is not None else COMPUTE_CAPABILITY[self.gpu or ASSUMED]
 
     @property
     def multiprocessors(self) -> int:
         """How many there are; where the GPU is not known, as many as of an A100."""
-        return MULTIPROCESSORS[self.gpu or "A100-80GB"]
+        return self.here.multiprocessors if self.here is not None else MULTIPROCESSORS[self.gpu or ASSUMED]
 
     @property
     def threads_per_multiprocessor(self) -> int:
         """How many run at once on one, as NVIDIA's CUDA C++ programming guide lists it by compute capability."""
-        return {(7, 5): 1024, (8, 6): 1536, (8, 9): 1536}.get(self.capability, 2048)
+        return {(7, 5): 1024, (8, 6): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}.get(self.capability, 2048)
 
     @property
     def has_tf32(self) -> bool:

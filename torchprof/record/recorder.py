@@ -20,7 +20,7 @@ from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
 from torchprof.record.background import give_way
 from torchprof.record.compiled_code import CompiledCode
-from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
+from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, device_names, gpu_backends, may_wait
 from torchprof.record.held_by_model import held_by
 from torchprof.record.modules import Models, describe, walk
 from torchprof.record.rank import rank_facts
@@ -258,6 +258,7 @@ class Recorder:
             "gpu": self._backend.name,
             "gpu_note": note,
             "stacks": self._stacks if self._stacks != "off" else False,
+            **({"devices": names} if (names := device_names()) else {}),
             **self._rank_at_end(),
         }
 
@@ -269,7 +270,9 @@ class Recorder:
 
 def _thread_name() -> str:
     """The name of this thread; empty where Python did not start it."""
-    return next((thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()), "")
+    # No generator that is left half-way: an interrupt that comes while Python closes it is printed, and lost.
+    names = [thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()]
+    return names[0] if names else ""
 
 
 @functools.cache

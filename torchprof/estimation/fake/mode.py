@@ -107,14 +107,24 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
                 with self:
                     returned = rule.result(func, args, kwargs, returned)
             results = with_strides(find_tensors(returned))
+            if rule.order is not None:
+                results = rule.order(results)
             if rule.workspace is not None:
-                workspace = rule.workspace(func, args, kwargs, results)
+                workspace, blocks = self._workspace(rule.workspace(func, args, kwargs, results))
+                results = [*results, *blocks]
             return returned
         except LayoutError as error:
             raise UnmeasuredError(func, str(error)) from error
         finally:
             _native.resume_recording(results, workspace)
             del replaced
+
+    @staticmethod
+    def _workspace(needed: int | tuple[int, ...]) -> tuple[int, list[torch.Tensor]]:
+        """Bytes of a workspace that is one block, or blocks that are there until the op ends."""
+        if isinstance(needed, int):
+            return needed, []
+        return 0, [torch.empty(size, dtype=torch.uint8, device="meta") for size in needed]
 
     def _returned(self, rule: OpRule, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if rule.fake_kernel is not None:

@@ -20,14 +20,16 @@ class OpRule:
         fake_kernel: what the op returns.
         sparse_kernel: what the op returns where an argument is sparse.
         result: changes what PyTorch's fake kernel returned.
-        workspace: bytes that the kernel needs beside its results.
+        order: in which order results are allocated.
+        workspace: bytes that the kernel needs beside its results, in one block or several.
     """
 
     in_place: Callable[..., Any] | None = None
     fake_kernel: Callable[..., Any] | None = None
     sparse_kernel: Callable[..., Any] | None = None
     result: Callable[..., Any] | None = None
-    workspace: Callable[..., int] | None = None
+    order: Callable[..., Any] | None = None
+    workspace: Callable[..., int | tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

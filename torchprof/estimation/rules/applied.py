@@ -45,6 +45,7 @@ class AppliedRules:
         of_any_op = next((made[rule.name].bytes for rule in self._of(Kind.WORKSPACE) if not rule.subjects), None)
         in_place, fake_kernels = self._by_op(Kind.IN_PLACE), self._by_op(Kind.FAKE_KERNEL)
         sparse_kernels, results = self._by_op(Kind.SPARSE_KERNEL), self._by_op(Kind.RESULT)
+        orders = self._by_op(Kind.ORDER)
         self.overrides = Overrides(
             {
                 op: OpRule(
@@ -52,9 +53,10 @@ class AppliedRules:
                     fake_kernel=fake_kernels.get(op),
                     sparse_kernel=sparse_kernels.get(op),
                     result=results.get(op),
+                    order=orders.get(op),
                     workspace=workspaces.get(op, of_any_op),
                 )
-                for op in {**in_place, **fake_kernels, **sparse_kernels, **results, **workspaces}
+                for op in {**in_place, **fake_kernels, **sparse_kernels, **results, **orders, **workspaces}
             },
             OpRule(workspace=of_any_op),
             {name: rule.function for rule in self._of(Kind.BACKWARD_NODE) for name in rule.subjects},

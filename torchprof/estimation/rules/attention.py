@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torchprof.estimation.rules.attention_backends import Backend, Call, NoBackendError, chosen
+from torchprof.estimation.rules.in_place import masks_in_place
 from torchprof.estimation.rules.registry import Kind, TargetKernel, Workspaces, rule
 
 aten = torch.ops.aten
@@ -55,7 +56,7 @@ class attention(TargetKernel):
     ) -> Tensor:
         call = Call(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
         backend = chosen(call, self.target.capability)
-        if self.target.gpu is None and self._otherwise is None:
+        if not self.target.is_known and self._otherwise is None:
             self._compare(call, backend)
         parts = (query, key, value)
         result: Tensor
@@ -75,9 +76,10 @@ class attention(TargetKernel):
             bias = _aligned(bias, call)
             keep = call.needs_gradient
             return aten._scaled_dot_product_efficient_attention(*parts, bias, keep, dropout_p, is_causal, scale=scale)[0]  # type: ignore[no-any-return]
-        result = aten._scaled_dot_product_attention_math(
-            *parts, bias, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
-        )[0]
+        with masks_in_place():
+            result = aten._scaled_dot_product_attention_math(
+                *parts, bias, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+            )[0]
         return result
 
     def _compare(self, call: Call, backend: Backend) -> None:
@@ -117,14 +119,14 @@ def _aligned(mask: Tensor | None, call: Call) -> Tensor | None:
     Kind.WORKSPACE,
     "aten::_safe_softmax",
     on="cuda",
-    when="attention by the plain products: a second softmax, and where the scores are minus infinity, a byte per score",
-    source="_safe_softmax in aten/src/ATen/native/transformers/attention.cpp",
+    when="attention by the plain products: where the scores are minus infinity, a byte per score and one per row, and a zero",
+    source="_safe_softmax in aten/src/ATen/native/transformers/attention.cpp; histories of an H200",
 )
 class safe_softmax(Workspaces):
     def bytes(self, op: Any, args: Any, kwargs: Any, results: list[Tensor]) -> int:
         whole: int = results[0].numel()
         rows: int = whole // max(1, args[0].shape[args[1]])
-        return int(whole * results[0].itemsize + whole + rows)
+        return int(whole + rows + FLOAT32)
 
 
 @rule(
@@ -137,6 +139,18 @@ class safe_softmax(Workspaces):
 def cudnn_log_sum_exp(op: Any, args: Any, kwargs: Any, returned: Any) -> Any:
     keep = kwargs.get("compute_log_sumexp", args[4] if len(args) > 4 else True)
     return returned if keep else (returned[0], returned[1].new_empty(0), *returned[2:])
+
+
+@rule(
+    Kind.ORDER,
+    "aten::_scaled_dot_product_cudnn_attention",
+    on="cuda",
+    when="always: what seeds the dropout is allocated before the result",
+    source="_scaled_dot_product_cudnn_attention_cuda in aten/src/ATen/native/transformers/cuda/attention.cu; "
+    "histories of an H200",
+)
+def seeds_before_result(results: list[Tensor]) -> list[Tensor]:
+    return sorted(results, key=lambda result: result.numel() != 1)
 
 
 @rule(

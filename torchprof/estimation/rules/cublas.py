@@ -1,7 +1,7 @@
 """cuBLAS takes a workspace from PyTorch's allocator with the first matrix product of every thread, and keeps it.
 
-cuBLASLt, which adds biases, uses the same one since PyTorch 2.11, unless ``TORCH_CUBLASLT_UNIFIED_WORKSPACE=0``: then it keeps
-one of its own. (Before 2.9 it took and freed 1 MiB with every product.) Variables count as they are in this process.
+cuBLASLt, which adds biases, keeps one of its own in PyTorch 2.11, and uses that of cuBLAS since 2.12;
+``TORCH_CUBLASLT_UNIFIED_WORKSPACE`` says otherwise, 1 or 0. Variables count as they are in this process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Final
 
 import numpy as np
+import torch
 
 from torchprof.estimation.overheads import Overhead
 from torchprof.estimation.rules.registry import Kind, rule
@@ -28,6 +29,9 @@ SIZES: Final = "CUBLAS_WORKSPACE_CONFIG"
 SIZE_OF_LT: Final = "CUBLASLT_WORKSPACE_SIZE"
 UNIFIED: Final = "TORCH_CUBLASLT_UNIFIED_WORKSPACE"
 NO: Final = frozenset({"0", "n", "no", "false", "off"})
+YES: Final = frozenset({"1", "y", "yes", "true", "on"})
+UNIFIED_SINCE: Final = (2, 12)
+"""The version of PyTorch; one that was built from 2.11 was seen to have two workspaces on an H200."""
 
 
 @rule(
@@ -59,17 +63,26 @@ def cublas_workspaces(trace: Trace, target: Target) -> Overhead | None:
     Kind.OVERHEAD,
     *WITH_BIAS,
     on="cuda",
-    when="TORCH_CUBLASLT_UNIFIED_WORKSPACE=0: for each thread that adds a bias, 1 MiB, or CUBLASLT_WORKSPACE_SIZE KiB",
-    source="unified_cublas_and_lt_workspaces and parseCUDABlasLtWorkspaceSize in aten/src/ATen/cuda/CublasHandlePool.cpp",
+    when="in PyTorch 2.11, and where TORCH_CUBLASLT_UNIFIED_WORKSPACE=0: for each thread that adds a bias, 1 MiB, or "
+    "CUBLASLT_WORKSPACE_SIZE KiB",
+    source="unified_cublas_and_lt_workspaces and parseCUDABlasLtWorkspaceSize in aten/src/ATen/cuda/CublasHandlePool.cpp; "
+    "histories of an H200 under 2.11; pytorch/pytorch#168175 and #175879, which made it one",
 )
 def cublaslt_workspaces(trace: Trace, target: Target) -> Overhead | None:
     first = _first_products(trace, WITH_BIAS)
     size = os.environ.get(SIZE_OF_LT, "")
     each = int(size) * KIB if size.isdecimal() else MIB
-    if os.environ.get(UNIFIED, "").lower() not in NO or not first or not each:
+    if _is_unified() or not first or not each:
         return None
-    source = f"{UNIFIED}=0: {format_bytes(each)} for each thread that adds a bias to a product"
+    source = f"{format_bytes(each)} for each thread that adds a bias to a product, where it does not share that of cuBLAS"
     return Overhead("cuBLASLt workspaces", each * len(first), source, reserved=True, taken_at=first)
+
+
+def _is_unified() -> bool:
+    """Whether cuBLASLt works in the workspace of cuBLAS."""
+    said = os.environ.get(UNIFIED, "").lower()
+    by_default = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) >= UNIFIED_SINCE
+    return said not in NO and (by_default or said in YES)
 
 
 def _first_products(trace: Trace, names: Collection[str]) -> tuple[int, ...]:

@@ -85,6 +85,7 @@ def _answers(target: Target) -> dict[str, Callable[..., Any]]:
         "get_device_name": _of_the_only(lambda: Properties(target).name),
         "get_device_properties": _of_the_only(lambda: Properties(target)),
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
+        "is_current_stream_capturing": lambda: False,
         "is_tf32_supported": lambda: target.has_tf32,
         "get_rng_state": lambda device="cuda": _host_bytes(),
         "get_rng_state_all": lambda: [_host_bytes()],
@@ -154,7 +155,9 @@ class Properties:
     def __init__(self, target: Target) -> None:
         self.major, self.minor = target.capability
         self.multi_processor_count = target.multiprocessors
-        if target.gpu is not None:
+        if target.here is not None:
+            self.name, self.total_memory = target.here.name, target.here.memory
+        elif target.gpu is not None:
             self.name, self.total_memory = f"NVIDIA {target.gpu}", GPUS[target.gpu]
         elif target.memory is not None:
             self.total_memory = target.memory

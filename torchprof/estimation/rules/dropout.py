@@ -25,3 +25,14 @@ def dropout(op: Any, input: Tensor, p: float, train: bool) -> Tensor:
         return dropped
     result: Tensor = aten.mul(input, 0) if train and p == 1 else aten.alias(input)
     return result
+
+
+@rule(
+    Kind.ORDER,
+    "aten::native_dropout",
+    on="cuda",
+    when="always: the mask is allocated before the result",
+    source="dropout_cuda in aten/src/ATen/native/cuda/Dropout.cu; histories of an H200",
+)
+def mask_before_result(results: list[Tensor]) -> list[Tensor]:
+    return results[::-1]

@@ -30,4 +30,4 @@ def inductor_for_cuda(trace: Trace, target: Target) -> str | None:
 def inductor_without_bfloat16(trace: Trace, target: Target) -> str | None:
     if NOT_COMPILED not in remarked():
         return None
-    return f"what torch.compile would fuse: Inductor compiles no bfloat16 for {target.gpu}, and it runs as it is written"
+    return f"what torch.compile would fuse: Inductor compiles no bfloat16 for {target.name}, and it runs as it is written"

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import torch
 
+from torchprof import _native
+from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
@@ -80,6 +82,36 @@ def _modules_with(name: str) -> list[Any]:
     """The modules of PyTorch that have imported a name."""
     loaded = list(sys.modules.items())
     return [module for key, module in loaded if key.startswith(HAVE_NAMES) and name in vars(module)]
+
+
+@rule(
+    Kind.PATCH,
+    "torch.tensor",
+    on="cuda",
+    when="an optimizer that works on all tensors at once counts its steps on the host: Adam and others that are neither "
+    "capturable nor fused. With foreach=False they count, 512 bytes for each parameter",
+    source="_init_group in torch/optim/adam.py: 'deliberately host step on CPU'; histories of an H200 have none of it",
+)
+@contextmanager
+def steps_on_the_host(target: Target) -> Iterator[None]:
+    """Numbers that PyTorch's optimizers make with ``torch.tensor`` are not on the GPU, until the block ends."""
+    make = torch.tensor
+
+    @wraps(make)
+    def tensor(*args: Any, **options: Any) -> torch.Tensor:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if not caller.startswith("torch.optim") or not is_fake_mode_active():
+            return make(*args, **options)
+        try:
+            _native.pause_recording()
+            made = make(*args, **options)
+            made.untyped_storage().resize_(0)  # what is not counted has no bytes
+            return made
+        finally:
+            _native.resume_recording([], 0)
+
+    with replaced(torch, "tensor", tensor):
+        yield
 
 
 @rule(

@@ -27,6 +27,7 @@ class Kind(Enum):
     FAKE_KERNEL = "what an op returns, in place of PyTorch's fake kernel: (*args, **kwargs) -> result"
     SPARSE_KERNEL = "the same, where an argument is sparse: (op, *args, **kwargs) -> result, or NotImplemented"
     RESULT = "what PyTorch's fake kernel returned: (op, args, kwargs, returned) -> result"
+    ORDER = "the order in which results are allocated: (results) -> the same, in that order"
     IN_PLACE = "the op: (op, args) -> the op that writes to its first argument instead, or None to leave it"
     WORKSPACE = "what kernels need beside their results: a class of `Workspaces`, made once for an estimate from its target"
     BACKWARD_NODE = "a node of the autograd graph, counted as one kernel: (node) -> bytes needed beside its results"
@@ -64,8 +65,8 @@ class Workspaces:
     def __init__(self, target: Target) -> None:
         self.target = target
 
-    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
-        """What the kernel of an op needs."""
+    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int | tuple[int, ...]:
+        """What the kernel of an op needs: one block, or several at once."""
         raise NotImplementedError
 
     @property

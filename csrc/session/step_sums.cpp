@@ -56,7 +56,7 @@ void Sums::add_or_lose(EndedStep& step, Add add) noexcept {
     Collated found = step.collated(carried);
     totals.set_taken_beside(carried.stacks.bytes());
     if (const size_t most = steps.size() + found.tables.steps.size(); most > steps.capacity()) {
-      steps.reserve(2 * most);  // with room for more: otherwise all would be moved each time
+      steps.reserve(most + most / 8 + 64);  // with room for more: otherwise all would be moved each time
     }
     add(found);
     for (const int32_t tree : step.trees) {

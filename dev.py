@@ -5,8 +5,11 @@
     python3 dev.py lint              ruff, mypy and format --check
     python3 dev.py test [ARGS]       lint and the tests; ARGS go to pytest
     python3 dev.py bench [ARGS]      the benchmarks, side by side with their peers
-    python3 dev.py sanitize [ARGS]   integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+    python3 dev.py sanitize [ARGS]   integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; leaks
+    python3 dev.py sanitize --threads [ARGS]
+                                     tests of threads on a build with ThreadSanitizer
     python3 dev.py fuzz [SECONDS]    damages files of each kind and looks at what is made of them; a minute if nothing is said
+    python3 dev.py soak [MINUTES]    records for minutes what comes and goes, and says what grows; four if nothing is said
     python3 dev.py docs              the documentation, into build/docs; fails on a broken link or reference
     python3 dev.py matrix [PAIR ...] the integration tests with other Pythons and PyTorches, such as 3.12/2.11 3.13/2.14.1
     python3 dev.py wheel [PAIR ...]  wheels for such pairs, or for that of .venv, in build/wheels; each is installed and tried
@@ -39,6 +42,11 @@ PYTHON_ONLY = """
     limits_on_models gpu_benchmark benchmark wrong_usage run_places run_steps_asked_for
 """.split()
 """Integration tests of Python code. Of the extension they use what others do, and sanitized they would take half an hour."""
+THREADS = [
+    f"tests/integration/test_{name}.py"
+    for name in ("every_thread", "step_sums", "recording", "endurance", "interrupted_endings")
+]
+"""Tests in which several threads are recorded."""
 
 Variables = Mapping[str, str]
 NONE: Variables = MappingProxyType({})
@@ -69,11 +77,15 @@ def main(arguments: list[str]) -> int:
         return run(python(), "-m", "pytest", "-q", "--benchmark-enable", *(rest or ["benchmarks"]))
     if command == "sanitize":
         prepare()
-        return sanitize(rest)
+        threads = [argument for argument in rest if argument != "--threads"]
+        return sanitize(rest) if threads == rest else sanitize_threads(threads)
     if command == "fuzz":
         prepare()
         # Without arguments, the same damage each time: what fails is found again.
         return run(python(), "tests/fuzz.py", *(rest or ["60", "0"]), variables={"PYTHONPATH": str(HERE)})
+    if command == "soak":
+        prepare()
+        return run(python(), "tests/soak.py", *rest, variables={"PYTHONPATH": str(HERE)})
     if command == "docs":
         prepare()
         # What it would say is an advertisement for another tool.
@@ -180,19 +192,42 @@ def format_code(*, check: bool) -> int:
 def sanitize(arguments: list[str]) -> int:
     place = BUILD / "sanitized"
     build_apart("sanitized", place, variables={**DEVELOP, "TORCHPROF_SANITIZE": "1"})
-    # libstdc++ as well: the sanitizer looks up what throws exceptions when it is loaded, before Python has brought that in.
-    names = [f"-print-file-name={library}.so" for library in ("libasan", "libstdc++")]
-    runtime = [subprocess.check_output(["g++", name], text=True).strip() for name in names]
-    return pytest_apart(
+    preloaded = {"LD_PRELOAD": runtimes("libasan"), "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"}
+    code = pytest_apart(
         place,
         "--capture=sys",  # what a sanitizer says goes to the real standard error
         *(arguments or [*INTEGRATION, *(f"--ignore-glob=*/test_{name}.py" for name in PYTHON_ONLY)]),
+        variables={**preloaded, "ASAN_OPTIONS": "detect_leaks=0"},  # which are Python's and PyTorch's own, if not in leaks.py
+    )
+    if arguments or code:
+        return code
+    found = os.pathsep.join([str(place), str(HERE / "tests")])
+    return run(python(), "tests/leaks.py", variables={**preloaded, "PYTHONPATH": found, "PYTHONSAFEPATH": "1"})
+
+
+def sanitize_threads(arguments: list[str]) -> int:
+    place = BUILD / "threads"
+    build_apart("threads", place, variables={**DEVELOP, "TORCHPROF_SANITIZE": "thread"})
+    return pytest_apart(
+        place,
+        "--capture=sys",
+        *(arguments or THREADS),
+        # Its memory must lie where the sanitizer expects it, which it may not where the system moves mappings far apart.
+        before=("setarch", "-R"),
         variables={
-            "LD_PRELOAD": " ".join(runtime),
-            "ASAN_OPTIONS": "detect_leaks=0",  # leaks are Python's and PyTorch's own
-            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+            "LD_PRELOAD": runtimes("libtsan"),
+            "TSAN_OPTIONS": f"suppressions={HERE / 'tests' / 'races.supp'}:second_deadlock_stack=1",
         },
     )
+
+
+def runtimes(sanitizer: str) -> str:
+    """What is loaded before everything else.
+
+    libstdc++ as well: the sanitizer looks up what throws exceptions when it is loaded, before Python has brought that in.
+    """
+    names = [f"-print-file-name={library}.so" for library in (sanitizer, "libstdc++")]
+    return " ".join(subprocess.check_output(["g++", name], text=True).strip() for name in names)
 
 
 def matrix(arguments: list[str]) -> int:
@@ -300,10 +335,12 @@ def build_apart(name: str, place: Path, *, venv: Path = VENV, variables: Variabl
     once(name, [*sources(), *python_files], *build, venv=venv, replaces=place, variables=variables)
 
 
-def pytest_apart(place: Path, *arguments: str, venv: Path = VENV, variables: Variables = NONE) -> int:
+def pytest_apart(
+    place: Path, *arguments: str, venv: Path = VENV, before: Sequence[str] = (), variables: Variables = NONE
+) -> int:
     """Run tests on what ``build_apart`` built: in no process may the package beside this file hide that one."""
     variables = {"PYTHONPATH": str(place), "PYTHONSAFEPATH": "1", **variables}
-    return run(python(venv), "-m", "pytest", "-q", *arguments, venv=venv, variables=variables)
+    return run(*before, python(venv), "-m", "pytest", "-q", *arguments, venv=venv, variables=variables)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 OUT=${OUT:-build/gpu}
 mkdir -p "$OUT"
 failed=0
-# PATH's compiler: one that CXX names may link a copy of libstdc++ into the extension, which then crashes beside PyTorch's.
-CXX=$(command -v g++) CC=$(command -v gcc)
-export CC CXX
+# PATH's compiler, where there is one: one that CXX names may link a libstdc++ of its own, which the build refuses.
+if command -v g++ >/dev/null && command -v gcc >/dev/null; then
+  CXX=$(command -v g++) CC=$(command -v gcc)
+  export CC CXX
+fi
 
 wanted=" ${*:-build tests benchmarks agreement proton estimates real snapshots} "
 

@@ -2,7 +2,7 @@
 
     python benchmarks/record_snapshot.py [FOLDER]
 
-Unconfirmed: it has not been run on a GPU yet. Needs CUDA. Every pair of model and settings runs in a process of its own, as the
+Needs CUDA. Every pair of model and settings runs in a process of its own, as the
 settings count from the first allocation on. With a folder, each snapshot is kept there as NAME.json.gz, without stack traces:
 `torchprof.replay_snapshot(json.load(gzip.open(path)))` replays it anywhere.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torchprof.analysis.time.self_times import nested_self_times
+from torchprof.analysis.time.self_times import self_times
 from torchprof.trace.schema import LAYOUTS, NO_NAME, OP_NESTED, OP_WRAPPER, phases_of_calls
 from torchprof.trace.trace import Trace
 
@@ -61,7 +61,7 @@ def _op_totals(trace: Trace) -> Any:
             inside[op] += duration(row)
             op = int(ops["parent"][op])
     groups: dict[Any, dict[str, int]] = {}
-    op_self, _ = nested_self_times(trace)
+    op_self, _ = self_times(trace)
     for at, op in enumerate(ops):
         if in_active_step(trace, op["start"]):
             flags = int(op["flags"])
@@ -83,7 +83,7 @@ def _op_totals(trace: Trace) -> Any:
 def _call_totals(trace: Trace) -> Any:
     groups: dict[Any, dict[str, int]] = {}
     calls = trace.module_calls
-    _, call_self = nested_self_times(trace)
+    _, call_self = self_times(trace)
     for at, call in enumerate(calls):
         if in_active_step(trace, call["start"]):
             parent = int(call["parent"])

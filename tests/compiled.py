@@ -15,7 +15,14 @@ from types import ModuleType
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "csrc"
 
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if "libasan" in os.environ.get("LD_PRELOAD", "") else []
+_LOADED = os.environ.get("LD_PRELOAD", "")
+SANITIZERS = (
+    ["-fsanitize=address,undefined", "-fno-sanitize=vptr"]
+    if "libasan" in _LOADED
+    else ["-fsanitize=thread"]
+    if "libtsan" in _LOADED
+    else []
+)
 """Options for code that ``dev.py sanitize`` is to check as well: it loads the sanitizers before everything else."""
 
 
@@ -24,15 +31,24 @@ def shared_library(source: str, *options: str, sources: Iterable[Path] = (), mad
 
     It is made again where these change; or with ``made_for``, a source that includes none of them, where that changes.
     """
+    return _made(".so", ["-shared", "-fPIC", *options], source, sources, made_for)
+
+
+def program(source: str, *options: str, sources: Iterable[Path] = ()) -> Path:
+    """The same as a program, which is run as it is."""
+    return _made("", [f"-I{HERE / 'native' / 'stand_ins'}", *options], source, sources, None)
+
+
+def _made(suffix: str, options: list[str], source: str, sources: Iterable[Path], made_for: str | None) -> Path:
     paths = [HERE / "native" / source, *sources]
     headers = sorted(CSRC.rglob("*.h")) if made_for is None else []
     content = [*(path.read_bytes() for path in (*paths, *headers)), f"{made_for} {options}".encode()]
     digest = hashlib.sha256(b"".join(content)).hexdigest()[:16]
-    library = HERE.parent / "build" / "tests" / f"{paths[0].stem}-{digest}.so"
+    library = HERE.parent / "build" / "tests" / f"{paths[0].stem}-{digest}{suffix}"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         made = library.with_suffix(f".{os.getpid()}")
-        command = ["g++", "-std=c++20", "-O1", "-g1", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
+        command = ["g++", "-std=c++20", "-O1", "-g1", "-pthread", "-Wall", "-Wextra", "-Werror"]
         subprocess.run([*command, f"-I{CSRC}", *map(str, paths), "-o", str(made), *options], check=True)
         made.rename(library)
     return library

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from handwritten import FORWARD, module, trace
 
 from torchprof.trace.model import Model
-from torchprof.trace.schema import Phase
+from torchprof.trace.schema import LAYOUTS, Phase
 from torchprof.trace.trace import Trace
 
 MS = 1_000_000
@@ -71,6 +73,84 @@ def rank_trace(
             "origin_unix_ns": 1_000_000 * MS,
             "memory": False,
             "ops": True,
+            **facts,
+        },
+    )
+
+
+HOURS = 3_600_000 * MS
+
+
+def holding(trace: Trace, peak: int) -> Trace:
+    """The same, of which every step holds so many bytes in one block."""
+    block = np.zeros(1, dtype=LAYOUTS["allocations"])
+    for column in ("op", "free_op", "module_call", "module", "end"):
+        block[column] = -1
+    block["start"], block["bytes"], block["address"] = 1, peak, 1
+    return replace(trace, allocations=block, facts={**trace.facts, "memory": True})
+
+
+def meeting_trace(
+    rank: int, came: Sequence[Sequence[float]], *, step: float = 40, origin: int = 0, runs: float = 1, **facts: Any
+) -> Trace:
+    """A rank that trains ``Net(fc=Linear)`` and comes to an all-reduce in every step, at so many ms of it.
+
+    It is in forward, in ``fc``, until a ms before it asks. The all-reduce runs on a thread of gloo from 0.1 ms after that until
+    ``runs`` ms after the last rank asked. After it, the optimizer runs until the end of the step.
+
+    Args:
+        came: of every step, when each of the ranks comes.
+        origin: nanoseconds by which the clock of the rank is ahead.
+    """
+    world = len(came[0])
+    names = ["Net", "Linear", "aten::mm", "c10d::allreduce_", "gloo:all_reduce", "aten::add_"]
+    ops: list[dict[str, Any]] = []
+    ranges: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    for number, of_ranks in enumerate(came):
+        begin = round(number * step * MS)
+        asks, done = begin + round(of_ranks[rank] * MS), begin + round((max(of_ranks) + runs) * MS)
+        end = begin + round(step * MS)
+        net = len(calls)
+        calls += [
+            {"start": begin, "end": asks - MS, "module": 0},
+            {"start": begin, "end": asks - MS, "module": 1, "parent": net},
+        ]
+        sent = {"inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1}
+        ops += [
+            {"signature": 0, "start": begin, "end": asks - MS, "module_call": net + 1, "flags": FORWARD},
+            {"signature": 1, "start": asks, "end": asks + MS // 20, "flags": BACKWARD, **sent},
+            {"signature": 3, "start": done, "end": end, "flags": int(Phase.OPTIMIZER) << 4},
+        ]
+        of_gloo = {"scope": 7, "thread": 1, "inputs": 2, "n_inputs": 1}
+        ranges.append({"signature": 2, "start": asks + MS // 10, "end": done, **of_gloo})
+        steps.append({"start": begin, "end": end, "number": number})
+    return trace(
+        model=Model((module("", "Net", -1, 100), module("fc", "Linear", 0, 101))),
+        strings=names,
+        shapes=[(1000,)],
+        tensors=[{"shape": 0, "dtype": 6, "storage": 1, "bytes": 4000}],
+        operands=[0, 0, 0],
+        signatures=[
+            {"name": 2},
+            {"name": 3, "inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1},
+            {"name": 4, "inputs": 2, "n_inputs": 1},
+            {"name": 5},
+        ],
+        modules=[{"address": 100, "type": 0}, {"address": 101, "type": 1}],
+        module_calls=calls,
+        ops=[*ops, *ranges],
+        steps=steps,
+        facts={
+            "rank": rank,
+            "world_size": world,
+            "host": "node0",
+            "duration_ns": round(len(came) * step * MS),
+            "origin_unix_ns": 1_000_000 * MS + origin,
+            "memory": False,
+            "ops": True,
+            "process_groups": [{"name": "0", "description": "default_pg", "backend": "gloo", "ranks": list(range(world))}],
             **facts,
         },
     )

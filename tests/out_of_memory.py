@@ -12,9 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import signal
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -31,7 +29,6 @@ from torchprof import _C, Trace
 torch.set_num_threads(1)  # OpenMP does not outlive a fork
 failing = ctypes.CDLL(None)
 failing.end_failing.restype = ctypes.c_int64
-failing.spare_function.restype = ctypes.c_bool
 STEPS = 4
 SECONDS = 60
 """After which a child hangs."""
@@ -145,15 +142,6 @@ def print_tables(trace: Trace) -> None:
             str(table(trace))
 
 
-def spare_pybind11() -> None:
-    """It registers each new object where it catches nothing, and ends the process if there is no memory for that."""
-    symbols = subprocess.run(["nm", "-S", "--defined-only", _C.__file__], capture_output=True, text=True, check=True).stdout
-    functions = re.findall(r"^([0-9a-f]+) ([0-9a-f]+) .*pybind11.*init_instance", symbols, re.MULTILINE)
-    assert functions
-    for address, size in functions:
-        assert failing.spare_function(b"torchprof/_C", ctypes.c_int64(int(address, 16)), ctypes.c_int64(int(size, 16)))
-
-
 def fail(number: int, *, all_after: bool = False) -> None:
     failing.fail_allocation(b"torchprof/_C", ctypes.c_int64(number), ctypes.c_bool(all_after))
 
@@ -204,7 +192,6 @@ def in_a_child(function: Callable[[], str]) -> str:
 
 
 def main(name: str, first: int, stride: int, all_after: bool) -> None:
-    spare_pybind11()
     PROGRAMS[name](made(), [])  # what is made once is made
     right: list[list[float]] = []
     expected = figures(PROGRAMS[name](made(), right))

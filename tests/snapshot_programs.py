@@ -44,6 +44,15 @@ def of_forward(layer: int, line: int = 12) -> Frames:
 ENGINE = cpp("torch::autograd::Engine::evaluate_function(std::shared_ptr<torch::autograd::GraphTask>&)", "start_thread")
 
 
+RECORDING = cpp(
+    "torch::unwind::unwind()",
+    "torch::CapturedTraceback::gather(bool, bool, bool)",
+    "torch::cuda::(anonymous namespace)::gather_with_cpp()",
+    "c10::cuda::CUDACachingAllocator::Native::DeviceCachingAllocator::malloc(unsigned long, CUstream_st*)",
+)
+"""What is innermost in every stack that PyTorch records with ``stacks="all"``."""
+
+
 def of_backward(node: str = "AddmmBackward0", op: str = "mm") -> Frames:
     """As with ``stacks="all"``; with ``stacks="python"``, the engine has no frames: ``[]``."""
     inside = cpp("at::detail::empty_cuda(c10::ArrayRef<long>)", f"at::_ops::{op}::call(at::Tensor const&, at::Tensor const&)")

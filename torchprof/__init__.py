@@ -74,14 +74,19 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.by_op import by_op as by_op
     from torchprof.tables.by_rank import by_rank as by_rank
     from torchprof.tables.by_step import by_step as by_step
+    from torchprof.tables.clocks import clocks as clocks
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
+    from torchprof.tables.imbalance import imbalance as imbalance
     from torchprof.tables.joined_memory import JoinedMemory as JoinedMemory
     from torchprof.tables.memory import Memory as Memory
     from torchprof.tables.memory_account import memory as memory
     from torchprof.tables.out_of_memory import OutOfMemory as OutOfMemory
     from torchprof.tables.out_of_memory import explain_oom as explain_oom
+    from torchprof.tables.overlap import overlap as overlap
     from torchprof.tables.snapshot_memory import SnapshotMemory as SnapshotMemory
+    from torchprof.tables.stragglers import Stragglers as Stragglers
+    from torchprof.tables.stragglers import stragglers as stragglers
     from torchprof.tables.summary import Summary as Summary
     from torchprof.tables.table import Table as Table
     from torchprof.trace.ceilings import Ceilings as Ceilings
@@ -118,6 +123,7 @@ _MODULES: Final = {
     "Schedule": "torchprof.record.schedule",
     "SnapshotMemory": "torchprof.tables.snapshot_memory",
     "SnapshotReplay": "torchprof.allocator.snapshot",
+    "Stragglers": "torchprof.tables.stragglers",
     "Summary": "torchprof.tables.summary",
     "Table": "torchprof.tables.table",
     "TorchprofError": "torchprof.errors",
@@ -136,6 +142,7 @@ _MODULES: Final = {
     "by_rank": "torchprof.tables.by_rank",
     "by_step": "torchprof.tables.by_step",
     "ceilings": "torchprof.record.ceilings",
+    "clocks": "torchprof.tables.clocks",
     "compare": "torchprof.estimation.planning",
     "data": "torchprof.record.data",
     "diff": "torchprof.comparison.diff",
@@ -149,14 +156,17 @@ _MODULES: Final = {
     "findings": "torchprof.advice.findings",
     "gpu": "torchprof.tables.gpu",
     "handlers": "torchprof",
+    "imbalance": "torchprof.tables.imbalance",
     "load": "torchprof.importers.load",
     "max_batch_size": "torchprof.estimation.planning",
     "memory": "torchprof.tables.memory_account",
+    "overlap": "torchprof.tables.overlap",
     "profile": "torchprof.record.profile",
     "replay": "torchprof.allocator.replay",
     "replay_snapshot": "torchprof.allocator.snapshot",
     "report": "torchprof.reporting.report",
     "schedule": "torchprof.record.schedule",
+    "stragglers": "torchprof.tables.stragglers",
     "summary": "torchprof.summarize",
     "watch": "torchprof.watching.watch",
 }

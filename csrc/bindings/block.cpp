@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "bindings/construct.h"
 #include "session/session.h"
 
 namespace torchprof::bindings {
@@ -99,7 +100,7 @@ py::object Block::finish(const py::object& function) {
 
 void define_block(py::module_& module) {
   py::class_<Block>(module, "Block")
-      .def(py::init<>())
+      .def("__init__", &construct_default<Block>, kMakes)
       .def_property_readonly("is_inside", &Block::is_inside)
       .def_property_readonly("is_of_parent", &Block::is_of_parent)
       .def_readonly("recorded", &Block::recorded)

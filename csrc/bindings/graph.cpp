@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/construct.h"
 #include "bindings/tensors.h"
 #include "record/pointer_set.h"
 
@@ -124,7 +125,7 @@ class GraphWatch {
 
 void define_graph(py::module_& module) {
   py::class_<GraphWatch>(module, "GraphWatch")
-      .def(py::init<>())
+      .def("__init__", &construct_default<GraphWatch>, kMakes)
       .def("hold", &GraphWatch::hold, "roots"_a, py::pos_only())
       .def("let_go", &GraphWatch::let_go)
       .def("lives_on", &GraphWatch::lives_on)

@@ -11,6 +11,7 @@
 
 #include "bindings/attributes.h"
 #include "bindings/bindings.h"
+#include "bindings/construct.h"
 #include "bindings/places.h"
 #include "record/blocks_met.h"
 #include "record/find_tensors.h"
@@ -179,7 +180,9 @@ void define_held(py::module_& module) {
       .def_readonly("bytes", &Held::bytes)
       .def_readonly("module", &Held::module)
       .def_readonly("uses", &Held::uses);
-  py::class_<HeldByModel>(module, "HeldByModel").def(py::init<>()).def_readonly("rows", &HeldByModel::rows);
+  py::class_<HeldByModel>(module, "HeldByModel")
+      .def("__init__", &construct_default<HeldByModel>, kMakes)
+      .def_readonly("rows", &HeldByModel::rows);
   module.def("held", &held, "places"_a, py::kw_only(), "at_end"_a, "follow"_a, "parameter"_a, "is_packing"_a, "packed"_a,
              "has_no_shape"_a, "sharded"_a);
 }

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "bindings/bindings.h"
+#include "bindings/construct.h"
 
 namespace torchprof::bindings {
 
@@ -21,15 +22,15 @@ PyTypeObject* as_type(const py::handle& object) {
   return reinterpret_cast<PyTypeObject*>(object.ptr());
 }
 
-std::unique_ptr<ModelState> make(const py::object& model, const py::object& module_class, const py::tuple& others,
-                                 const py::function& is_plain) {
+void make(Instance& instance, const py::object& model, const py::object& module_class, const py::tuple& others,
+          const py::function& is_plain) {
   std::vector<PyTypeObject*> types;
   for (const py::handle& type : others) {
     types.push_back(as_type(type));
   }
   auto state = std::make_unique<ModelState>(as_type(module_class), std::move(types), is_plain.ptr());
   state->add(model.ptr());
-  return state;
+  construct(instance, std::move(state));
 }
 
 std::vector<py::object> found_others(const ModelState& state) {
@@ -61,7 +62,7 @@ std::vector<py::tuple> restore(ModelState& state) {
 
 void define_model_state(py::module_& module) {
   py::class_<ModelState>(module, "ModelState")
-      .def(py::init(&make), "model"_a, "module_class"_a, "others"_a, "is_plain"_a, py::pos_only())
+      .def("__init__", &make, kMakes, "model"_a, "module_class"_a, "others"_a, "is_plain"_a, py::pos_only())
       .def(
           "add", [](ModelState& state, const py::object& object) { state.add(object.ptr()); }, "object"_a, py::pos_only())
       .def("found_others", &found_others)

@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -76,12 +77,14 @@ py::tuple sums() {
   return py::make_tuple(to_arrays(tables), tables.strings);
 }
 
-void merge_shapes(std::vector<int64_t> flops, std::vector<double> moved, std::vector<uint8_t> unknown) {
+// `registered`: the addresses of the modules of the model.
+void merge_sums(std::vector<int64_t> flops, std::vector<double> moved, std::vector<uint8_t> unknown,
+                const std::unordered_set<uint64_t>& registered) {
   Totals& totals = current().sums().value().sums().totals;
   if (flops.size() != moved.size() || flops.size() != unknown.size() || flops.size() != totals.op_rows()) {
-    throw std::invalid_argument("merge_shapes takes figures of every row of op_totals");
+    throw std::invalid_argument("merge_sums takes figures of every row of op_totals");
   }
-  totals.merge_shapes({std::move(flops), std::move(moved), std::move(unknown)});
+  totals.merge({std::move(flops), std::move(moved), std::move(unknown)}, registered);
 }
 
 // What was recorded becomes that of the block: the tables by name, the strings that they refer to, and what else is known.
@@ -139,7 +142,7 @@ void define_recording(py::module_& module) {
   module.def("end_step", [](bool may_wait) { current().end_step(may_wait); }, "may_wait"_a = true);
   module.def("is_merge_due", &is_merge_due);
   module.def("sums", &sums);
-  module.def("merge_shapes", &merge_shapes, "flops"_a, "moved"_a, "unknown"_a, py::pos_only());
+  module.def("merge_sums", &merge_sums, "flops"_a, "moved"_a, "unknown"_a, "registered"_a, py::pos_only());
   module.def("bytes", [] { return current().bytes(); });
   module.def("observe_new_classes", [] { current().observe_new_classes(); });
   module.def(

@@ -70,7 +70,7 @@ BlocksAround BlocksMet::add_to(std::vector<MemoryEvent>& events, const std::vect
     }
   }
   events = std::exchange(events_, {});
-  return around_;
+  return std::exchange(around_, {});
 }
 
 void BlocksMet::begin(const std::vector<Held>& held, const Outstanding& outstanding) {

@@ -25,8 +25,7 @@ namespace {
 // Turns the rows of one thread into rows of the trace. Constructed before any row of the thread is appended to the tables.
 class Translation {
  public:
-  Translation(const ThreadLog& log, Interner& interner, const Tables& tables, const TickConverter& clock,
-              const MergedStacks& stacks)
+  Translation(const ThreadLog& log, Interner& interner, const Tables& tables, const TickConverter& clock, MergedStacks& stacks)
       : clock_(clock),
         log_(log),
         merged_(stacks),
@@ -95,7 +94,7 @@ class Translation {
 
   const TickConverter& clock_;
   const ThreadLog& log_;
-  const MergedStacks& merged_;
+  MergedStacks& merged_;
   const int32_t op_;
   const int32_t call_;
   const uint32_t operand_;
@@ -239,6 +238,7 @@ Collated collate(std::vector<std::unique_ptr<ThreadLog>>& logs, DeviceReport dev
     move_rows(log->blocks_met, translate, met);
     move_rows(log->allocator_totals, translate, totals);
   }
+  tables.losses.stacks += carried.stacks.take_lost();
   sort_by_time(memory.events);
   sort_by_time(met);
   sort_by_time(totals);

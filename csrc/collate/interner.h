@@ -22,6 +22,11 @@ class Interner {
     return has_room_ ? shapes_.id(dims, ndim) : shapes_.find(dims, ndim, kNoName);
   }
   uint32_t module(Module module);
+  // One that no other is equal to.
+  uint32_t add_module(Module module) {
+    modules_.push_back(module);
+    return static_cast<uint32_t>(modules_.size() - 1);
+  }
   void copy_into(Tables& tables) const;
   size_t strings() const { return strings_.size(); }
   size_t characters() const { return strings_.characters(); }  // of all strings

@@ -15,6 +15,13 @@ struct Segment {
 };
 using Segments = std::vector<Segment>;  // in order, without overlaps
 
+// A range around the autograd engine was the innermost of its thread. That may be all that its thread does: waiting for the engine.
+struct Wait {
+  int64_t* self;
+  int64_t start;
+  int64_t end;
+};
+
 void append(Segments& segments, const Segment& segment) {
   if (segment.start >= segment.end) {
     return;
@@ -38,12 +45,17 @@ class Timeline {
         const Op& op = tables_.ops[row.op];
         const bool waits = op.scope == kUserScope &&
                            (phase(op) == Phase::kOther || phase(op) == Phase::kOptimizer || phase(op) == Phase::kBackward);
-        open(op.start, {closed_end(tables_.ops, row.op), &times_.op_self[row.op], phase(op), waits});
+        const bool is_backward = phase(op) == Phase::kBackward;
+        const bool in_backward = op.parent != kNoRow && phase(tables_.ops[op.parent]) == Phase::kBackward;
+        const int64_t end = closed_end(tables_.ops, row.op);
+        if (is_backward && op.parent == kNoRow && op.scope != kUserScope) {
+          append(engine_, {engine_.empty() ? op.start : std::max(op.start, engine_.back().end), end, Phase::kBackward, false});
+        }
+        open(op.start, {end, &times_.op_self[row.op], phase(op), waits, waits && is_backward && !in_backward});
         ++row.op;
       } else {
         const ModuleCall& call = tables_.module_calls[row.module_call];
-        open(call.start,
-             {closed_end(tables_.module_calls, row.module_call), &times_.call_self[row.module_call], phase(call), false});
+        open(call.start, {closed_end(tables_.module_calls, row.module_call), &times_.call_self[row.module_call], phase(call)});
         ++row.module_call;
       }
     }
@@ -52,12 +64,16 @@ class Timeline {
     return std::move(segments_);
   }
 
+  Segments engine() { return std::move(engine_); }         // in which an autograd engine worked on this thread of its own
+  std::vector<Wait> waits() { return std::move(waits_); }  // of a thread that called one
+
  private:
   struct Open {
     int64_t end;
     int64_t* self;
     Phase phase;
-    bool waits;
+    bool waits = false;
+    bool calls_engine = false;
     Phase before = Phase::kOptimizer;  // of what ended last inside it
   };
 
@@ -89,6 +105,9 @@ class Timeline {
       const int64_t until = std::min(time, top.end);
       if (until > now_) {
         *top.self += until - now_;
+        if (top.calls_engine) {
+          waits_.push_back({top.self, now_, until});
+        }
         // Around forward and backward in the step of an optimizer is the Python of its closure.
         const bool in_closure = top.waits && top.phase == Phase::kOptimizer &&
                                 (top.before != Phase::kOptimizer || (!ends && next != Phase::kOptimizer));
@@ -113,6 +132,8 @@ class Timeline {
   int64_t now_ = 0;
   std::vector<Open> open_;
   Segments segments_;
+  Segments engine_;
+  std::vector<Wait> waits_;
 };
 
 // The parts of `segments` that none of `others` covers.
@@ -169,6 +190,21 @@ std::array<int64_t, kPhases> times_within(const Segments& segments, int64_t star
   return times;
 }
 
+// Where a thread waits while the engine works on threads of its own, as it does on a GPU, its time is that of the engine's ops.
+void take_off_waits(const std::vector<Segments>& engines, const std::vector<std::vector<Wait>>& waits) {
+  for (size_t thread = 0; thread < waits.size(); ++thread) {
+    Segments meanwhile;
+    for (size_t other = 0; other < engines.size() && !waits[thread].empty(); ++other) {
+      if (other != thread) {
+        meanwhile = merged(meanwhile, without(engines[other], meanwhile));
+      }
+    }
+    for (const Wait& wait : waits[thread]) {
+      *wait.self -= times_within(meanwhile, wait.start, wait.end)[static_cast<size_t>(Phase::kBackward)];
+    }
+  }
+}
+
 }  // namespace
 
 PhaseTimes find_phase_times(Tables& tables, const std::vector<FirstRows>& threads, uint64_t main, int64_t end) {
@@ -177,9 +213,13 @@ PhaseTimes find_phase_times(Tables& tables, const std::vector<FirstRows>& thread
   times.call_self.resize(tables.module_calls.size());
   const FirstRows last{static_cast<int32_t>(tables.ops.size()), static_cast<int32_t>(tables.module_calls.size())};
   Segments of_main, of_others;
+  std::vector<Segments> engines;
+  std::vector<std::vector<Wait>> waits;
   for (size_t thread = 0; thread < threads.size(); ++thread) {
-    const Segments found =
-        Timeline(tables, times, end).follow(threads[thread], thread + 1 < threads.size() ? threads[thread + 1] : last);
+    Timeline timeline(tables, times, end);
+    const Segments found = timeline.follow(threads[thread], thread + 1 < threads.size() ? threads[thread + 1] : last);
+    engines.push_back(timeline.engine());
+    waits.push_back(timeline.waits());
     if (tables.threads[thread].torch_id == main) {
       of_main = found;
     } else {
@@ -189,6 +229,7 @@ PhaseTimes find_phase_times(Tables& tables, const std::vector<FirstRows>& thread
       of_others = merged(of_others, without(works, of_others));
     }
   }
+  take_off_waits(engines, waits);
   const Segments segments = with_others(of_main, of_others);
   times.whole = times_within(segments, 0, end);
   for (Step& step : tables.steps) {

@@ -5,7 +5,8 @@
 //   a step         forward │   backward      │ optimizer │     other     │ data
 //
 // At each moment a thread is in the innermost op or call that is open: the one that began last. What other threads do counts where the
-// main thread waits for them, between its ops.
+// main thread waits for them, between its ops. While the autograd engine works on threads of its own, the range around the call of it
+// has no time of its own.
 #pragma once
 
 #include <array>

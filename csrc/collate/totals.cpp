@@ -30,16 +30,42 @@ void count(Total& total, int64_t time, int64_t self_time) {
 }  // namespace
 
 void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<int64_t>& allocated) {
-  std::vector<uint32_t> strings, shapes, modules, signatures;
+  std::vector<uint32_t> strings(step.strings.size(), kNoName), shapes(step.shapes.size(), kNoName), modules, signatures;
   interner_.set_room(has_room());
-  for (const std::string& text : step.strings) {
-    strings.push_back(interner_.string(text));
+  // Only of what the sums refer to: names of marks are new at every step.
+  const auto use_string = [&](uint32_t row) {
+    if (row != kNoName && strings[row] == kNoName) {
+      strings[row] = interner_.string(step.strings[row]);
+    }
+  };
+  const auto use_shapes = [&](uint32_t first, uint32_t count) {
+    for (uint32_t i = first; i < first + count; ++i) {
+      const uint32_t row = step.tensors[step.operands[i]].shape;
+      if (shapes[row] == kNoName) {
+        shapes[row] = interner_.shape(step.dims.data() + step.shapes[row].first, step.shapes[row].ndim);
+      }
+    }
+  };
+  for (const Signature& signature : step.signatures) {
+    use_string(signature.name);
+    use_string(signature.arguments);
+    use_string(signature.results);
+    use_shapes(signature.inputs, signature.n_inputs);
+    use_shapes(signature.outputs, signature.n_outputs);
   }
-  for (const Shape& shape : step.shapes) {
-    shapes.push_back(interner_.shape(step.dims.data() + shape.first, shape.ndim));
+  for (const Kernel& kernel : step.kernels) {
+    use_string(kernel.name);
   }
+  ++steps_;
   for (const Module& module : step.modules) {
-    modules.push_back(interner_.module({module.address, strings[module.type], 0}));
+    use_string(module.type);
+    const uint32_t row =
+        strings[module.type] != kNoName ? interner_.module({module.address, strings[module.type], 0}) : kNoName;
+    modules.push_back(row);
+    if (row != kNoName) {
+      called_.resize(interner_.modules());
+      called_[row] = steps_;
+    }
   }
   for (const Signature& signature : step.signatures) {
     signatures.push_back(add_signature(signature, step, strings, shapes));
@@ -117,6 +143,7 @@ std::vector<size_t> Totals::rows_of_ops(const Tables& step, const std::vector<ui
     key.nested = (op.flags & kNested) != 0 ? 1 : 0;
     key.wrapper = (op.flags & kWrapper) != 0 ? 1 : 0;
     key.stack = step.op_stacks.empty() ? kNoRow : step.op_stacks[row];
+    key.range = op.scope == kUserScope ? 1 : 0;
     const bool is_known = key.signature != kNoName && (op.module_call == kNoRow || static_cast<uint32_t>(module) != kNoName);
     rows[row] = is_known ? row_of(key) : kNoRoom;
     losses_.ops += rows[row] == kNoRoom ? 1 : 0;

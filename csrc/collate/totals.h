@@ -2,13 +2,14 @@
 //
 //   tables of a step ──add──► op_totals, call_totals, kernel_totals  ──take──► tables without rows per event
 //                                  ▲      │ FLOPs and bytes of each, which Python knows
-//                                  └merge_shapes: one row for all but the first shapes of an op in a module
+//                                  └merge: one row for all but the first shapes of an op in a module, ... see merged_rows.cpp
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <tuple>
+#include <unordered_set>
 #include <vector>
 
 #include "collate/interner.h"
@@ -35,9 +36,10 @@ class Totals {
   // `allocated`: bytes by every op of the step. Where it throws (std::bad_alloc), no figure has changed; more cannot be added then.
   void add(const Tables& step, const PhaseTimes& times, const std::vector<int64_t>& allocated);
 
-  // Whether so many rows were added that merge_shapes() is worth its time. Its figures are those of the rows of copy().
+  // Whether so many rows were added that merge() is worth its time. Its figures are those of the rows of copy(); `registered`: the
+  // addresses of the modules of the model.
   bool is_merge_due() const;
-  void merge_shapes(const OpFigures& figures);
+  void merge(const OpFigures& figures, const std::unordered_set<uint64_t>& registered);
   size_t op_rows() const { return tables_.op_totals.size(); }
   size_t shapes_kept() const { return shapes_kept_; }  // of each op in each module
 
@@ -45,6 +47,9 @@ class Totals {
   Tables copy(const MergedStacks& stacks) const;
   const Losses& losses() const { return losses_; }
   int64_t bytes() const;  // about
+  // What somebody else took of the same budget.
+  void set_taken_beside(int64_t bytes) { beside_ = bytes; }
+  bool has_room() const { return bytes() + beside_ < budget_ / 2; }
 
  private:
   class Translation;
@@ -61,8 +66,11 @@ class Totals {
             total.kind, total.direction, total.phase,  total.in_graph};
   }
 
-  bool has_room() const { return bytes() < budget_ / 2; }
-  void keep_first_shapes(const Tables& before, const OpFigures& figures);
+  void take_over(Translation& translate, const Tables& before, const OpFigures& figures);
+  size_t rows() const { return tables_.op_totals.size() + tables_.call_totals.size() + tables_.kernel_totals.size(); }
+  size_t most_ranges() const { return kMostRanges * shapes_kept_ / kMostShapes; }
+  // The longest that a module that is registered nowhere is not called and has sums of its own, in steps.
+  uint32_t longest_idle() const { return static_cast<uint32_t>(kLongestIdle * shapes_kept_ / kMostShapes); }
   // These rows are added if they are new; kNoRoom: they are, and have no room.
   size_t row_of(const OpTotal& key);
   size_t row_of(const CallTotal& key);
@@ -82,8 +90,13 @@ class Totals {
   static constexpr size_t kMostShapes = 16;
   static constexpr uint32_t kMostStacks = 64;  // that have sums of their own, of those that are equal but for the stack
   static constexpr size_t kMostNewRows = 4096;
+  static constexpr size_t kMostRanges = 1024;  // names of user ranges that have sums of their own, where rows are merged
+  static constexpr size_t kLongestIdle = 256;
 
   int64_t budget_;
+  int64_t beside_ = 0;
+  uint32_t steps_ = 0;            // that were added
+  std::vector<uint32_t> called_;  // by module: the latest of them in which it was
   size_t shapes_kept_ = kMostShapes;
   size_t rows_merged_ = 0;  // that were there after the latest merge
   Losses losses_;

@@ -37,7 +37,8 @@ class DeviceRecorder {
   // Settles, and records nothing from now on.
   virtual void stop(bool may_wait) noexcept = 0;
 
-  // Empties the log. Comes after settle() or stop(), whose own runtime calls are left out.
+  // Empties the log. Comes after settle() or stop(), whose own runtime calls are left out. Throws std::bad_alloc, and the log is as it
+  // was then.
   virtual DeviceReport take() = 0;
 };
 

@@ -30,6 +30,16 @@ Registry& registry() {
   return *instance;
 }
 
+// Tells the recording that no later log has the tree of this thread. Where there is no memory, its rows stay until the end.
+void note_ended_tree(const ThreadSlot& slot) noexcept {
+  try {
+    if (slot.tree != nullptr) {
+      slot.ended_trees->push_back(slot.tree->number());
+    }
+  } catch (const std::bad_alloc&) {
+  }
+}
+
 // Removes a thread's slot from the registry when the thread ends. Its log stays with the recording.
 struct SlotOwner {
   bool ended = false;
@@ -37,6 +47,9 @@ struct SlotOwner {
     ended = true;
     Registry& all = registry();
     const std::lock_guard lock(all.mutex);
+    if (detail::this_slot != nullptr) {
+      note_ended_tree(*detail::this_slot);
+    }
     std::erase_if(all.slots, [](const auto& slot) { return slot.get() == detail::this_slot; });
     detail::this_slot = nullptr;
   }
@@ -133,9 +146,15 @@ void ThreadLogs::add_log(ThreadSlot& slot) {
     throw std::bad_alloc();
   }
   if (stacks_ && slot.tree_owner != number_) {
-    slot.tree = std::make_unique<CallTree>(budget_, trees_);
+    const int32_t number = free_trees_.empty() ? trees_ : free_trees_.back();
+    slot.tree = std::make_unique<CallTree>(budget_, number);
     slot.tree_owner = number_;
-    ++trees_;
+    slot.ended_trees = ended_trees_;
+    if (number == trees_) {
+      ++trees_;
+    } else {
+      free_trees_.pop_back();
+    }
   }
   const Thread identity{at::RecordFunction::currentThreadId(), native_thread_id()};
   logs_.push_back(std::make_unique<ThreadLog>(budget_, static_cast<uint16_t>(logs_.size()), identity, *classes_,
@@ -210,18 +229,26 @@ void ThreadLogs::close() {
   wait_for_writers();
 }
 
-std::vector<std::unique_ptr<ThreadLog>> ThreadLogs::exchange() {
+EndedLogs ThreadLogs::exchange() {
   Registry& all = registry();
-  std::vector<std::unique_ptr<ThreadLog>> ended;
+  EndedLogs ended;
+  bool are_open = false;
   {
     const std::lock_guard lock(all.mutex);
-    if (all.open != this) {
-      return ended;
+    try {
+      free_trees_.insert(free_trees_.end(), ended_trees_->begin(), ended_trees_->end());
+      ended.trees.swap(*ended_trees_);
+    } catch (const std::bad_alloc&) {  // next time
     }
-    ended.swap(logs_);
-    detail::generation.store(++all.last_generation);
+    ended.logs.swap(logs_);
+    are_open = all.open == this;
+    if (are_open) {
+      detail::generation.store(++all.last_generation);
+    }
   }
-  wait_for_writers();
+  if (are_open) {
+    wait_for_writers();
+  }
   return ended;
 }
 

@@ -28,6 +28,7 @@ struct ThreadSlot {
   ThreadLog* log = nullptr;
   uint64_t tree_owner = 0;         // the number of the ThreadLogs that `tree` belongs to
   std::unique_ptr<CallTree> tree;  // where stacks are recorded; lives on from one log of this thread to the next
+  std::shared_ptr<std::vector<int32_t>> ended_trees;  // of these ThreadLogs
 };
 
 namespace detail {
@@ -79,6 +80,12 @@ class LogWriter {
   uint64_t generation_ = 0;
 };
 
+// Logs that nobody writes to any more, and the numbers of the trees that no later log has: their threads have ended.
+struct EndedLogs {
+  std::vector<std::unique_ptr<ThreadLog>> logs;
+  std::vector<int32_t> trees;
+};
+
 // The logs of one recording, one for each thread that wrote. At most one is open at a time.
 class ThreadLogs {
  public:
@@ -89,8 +96,9 @@ class ThreadLogs {
   void open();
   void close();  // when it returns, no thread writes to these logs any more
 
-  // Ends the logs so far and goes on with new ones. Nothing is lost in between.
-  std::vector<std::unique_ptr<ThreadLog>> exchange();
+  // Ends the logs so far and goes on with new ones, if they are open. Nothing is lost in between. A later tree may have the number of one
+  // that has ended.
+  EndedLogs exchange();
 
   // Of events on threads without a log, since the last time.
   Losses take_losses();
@@ -111,6 +119,8 @@ class ThreadLogs {
   const uint64_t number_;  // of all that there ever were
   const bool stacks_;
   int32_t trees_ = 0;
+  std::vector<int32_t> free_trees_;  // numbers that were given back
+  std::shared_ptr<std::vector<int32_t>> ended_trees_ = std::make_shared<std::vector<int32_t>>();
   Losses losses_;
   std::vector<std::unique_ptr<ThreadLog>> logs_;
 };

@@ -185,25 +185,38 @@ void Session::stop_device(bool may_wait) {
 
 // With a device, what other threads do meanwhile is not recorded, as its report must end where the logs do.
 void Session::aggregate_step() {
+  DeviceReport report;
   if (device_) {
     logs_.close();
+    try {
+      report = device_->take();
+    } catch (const std::bad_alloc&) {  // it comes with that of the next step
+    }
   }
-  auto logs = device_ ? std::exchange(logs_.logs(), {}) : logs_.exchange();
-  sums_->add(ended(std::move(logs), ClockReading::now()));
+  sums_->add(ended(logs_.exchange(), std::move(report), ClockReading::now()));
   if (device_) {
     logs_.open();
   }
 }
 
-EndedStep Session::ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockReading end) {
-  DeviceReport report = device_ ? device_->take() : DeviceReport{};
+EndedStep Session::ended(EndedLogs logs, DeviceReport report, ClockReading end) {
   device_failure_ = report.failure;
   Losses losses = logs_.take_losses();
   losses.marks = std::exchange(marks_lost_, 0);
   marks_.give_back();
-  return {std::move(logs), losses,       std::move(report), std::exchange(moments_, {}),
-          held_,           *classes_,    memory_requested_, TickConverter(begin_, end),
-          end.ticks,       main_thread_, sums_.has_value(), stacks_requested_};
+  return {std::move(logs.logs),
+          std::move(logs.trees),
+          losses,
+          std::move(report),
+          std::exchange(moments_, {}),
+          held_,
+          *classes_,
+          memory_requested_,
+          TickConverter(begin_, end),
+          end.ticks,
+          main_thread_,
+          sums_.has_value(),
+          stacks_requested_};
 }
 
 void Session::observe_new_classes() {
@@ -239,7 +252,7 @@ Recorded Session::stop(const std::vector<Held>& held) {
   }
   if (sums_) {
     Sums& sums = sums_->sums();
-    EndedStep rest = ended(std::move(logs_.logs()), end);
+    EndedStep rest = ended({std::move(logs_.logs()), {}}, device_ ? device_->take() : DeviceReport{}, end);
     if (const std::optional<PhaseTimes> times = sums.add_rest(rest)) {
       recorded.phase_times = times->whole;
     }
@@ -253,7 +266,8 @@ Recorded Session::stop(const std::vector<Held>& held) {
   } else {
     Carried carried{{}, {}, held_by_model(false, held_), {}};
     held_.insert(held_.end(), held.begin(), held.end());
-    auto [tables, times, allocated] = ended(std::move(logs_.logs()), end).collated(carried);
+    EndedStep whole = ended({std::move(logs_.logs()), {}}, device_ ? device_->take() : DeviceReport{}, end);
+    auto [tables, times, allocated] = whole.collated(carried);
     recorded.tables = std::move(tables);
     recorded.phase_times = times.whole;
   }

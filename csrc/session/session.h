@@ -96,7 +96,7 @@ class Session {
 
  private:
   void aggregate_step();
-  EndedStep ended(std::vector<std::unique_ptr<ThreadLog>> logs, ClockReading end);
+  EndedStep ended(EndedLogs logs, DeviceReport report, ClockReading end);
 
   const uint64_t main_thread_;  // PyTorch's id of this thread
   const ClockReading begin_;

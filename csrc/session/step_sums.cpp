@@ -52,9 +52,16 @@ void Sums::add_or_lose(EndedStep& step, Add add) noexcept {
     if (has_run_out_) {
       throw std::bad_alloc();
     }
+    carried.stacks.set_room(totals.has_room());
     Collated found = step.collated(carried);
-    steps.reserve(steps.size() + found.tables.steps.size());
+    totals.set_taken_beside(carried.stacks.bytes());
+    if (const size_t most = steps.size() + found.tables.steps.size(); most > steps.capacity()) {
+      steps.reserve(2 * most);  // with room for more: otherwise all would be moved each time
+    }
     add(found);
+    for (const int32_t tree : step.trees) {
+      carried.stacks.forget(tree);
+    }
     losses += found.tables.losses;
     device_clock_error = std::max(device_clock_error, found.tables.device_clock_error);
     devices_interrupted = devices_interrupted || found.tables.devices_interrupted;
@@ -129,7 +136,7 @@ void StepSums::add(EndedStep step) noexcept {
     return;
   }
   was_merge_due_ = sums_->totals.is_merge_due();
-  bytes_ = sums_->totals.bytes();
+  bytes_ = sums_->bytes();
   {
     const std::lock_guard lock(mutex);
     helper_.emplace(Helper{std::move(step), {}});
@@ -149,7 +156,7 @@ bool StepSums::is_worth_a_helper(const EndedStep& step) const {
     ops += log->ops.size();
     bytes += log->bytes();
   }
-  return ops >= kFewOps && bytes <= budget_ / kPartOfBudget && sums_->totals.bytes() <= budget_ / kPartOfBudget &&
+  return ops >= kFewOps && bytes <= budget_ / kPartOfBudget && sums_->bytes() <= budget_ / kPartOfBudget &&
          std::thread::hardware_concurrency() > 1;
 }
 

@@ -22,7 +22,8 @@ namespace torchprof {
 // What is collated of a step, which is over. The references are to what the recording has until it is over.
 struct EndedStep {
   std::vector<std::unique_ptr<ThreadLog>> logs;
-  Losses losses;  // besides those of the logs
+  std::vector<int32_t> trees;  // that no later log has: see EndedLogs
+  Losses losses;               // besides those of the logs
   DeviceReport devices;
   Moments moments;
   const std::vector<Held>& held;
@@ -51,6 +52,8 @@ struct Sums {
   // What came after the last step; its rows count where there was none. Nothing: memory has run out.
   std::optional<PhaseTimes> add_rest(EndedStep& rest) noexcept;
 
+  int64_t bytes() const { return totals.bytes() + carried.stacks.bytes(); }
+
   Carried carried;
   Totals totals;
   std::vector<Step> steps;
@@ -77,7 +80,7 @@ class StepSums {
 
   // These wait for nothing: they are those of the steps that were added up when the latest began to be.
   bool is_merge_due() const { return helper_ ? was_merge_due_ : sums_->totals.is_merge_due(); }
-  int64_t bytes() const { return helper_ ? bytes_ : sums_->totals.bytes(); }
+  int64_t bytes() const { return helper_ ? bytes_ : sums_->bytes(); }
 
  private:
   struct Helper {

@@ -9,6 +9,8 @@
 // The tree of a thread lives as long as the recording; the logs of its steps each have the rows that it got meanwhile.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <unordered_map>
@@ -71,6 +73,7 @@ class CallTree {
     }
     if (epoch != epoch_) {
       epoch_ = epoch;
+      give_back(places_.size());
       places_.clear();
       latest_.clear();
     }
@@ -184,6 +187,12 @@ class CallTree {
     }
     taken_ += kBytesOfKey;
     return true;
+  }
+
+  void give_back(size_t keys) {
+    const int64_t bytes = std::min(taken_, static_cast<int64_t>(keys) * kBytesOfKey);
+    budget_.release(bytes);
+    taken_ -= bytes;
   }
 
   struct PlaceFound {

@@ -82,7 +82,7 @@ struct ModuleCall {
 };
 
 struct Module {
-  uint64_t address;  // id(module) in Python
+  uint64_t address;  // id(module) in Python; 0: several of a class, in sums over steps
   uint32_t type;     // row of strings: the qualified name of its class
   uint32_t reserved;
 };
@@ -231,7 +231,7 @@ struct OpTotal {
   uint8_t wrapper;  // not 0: kWrapper
   uint8_t unknown;  // not 0: rows were merged, of which some have FLOPs that nobody knows
   int32_t stack;    // row of stacks; of backward, that of the forward ops that they differentiate
-  uint32_t reserved;
+  uint32_t range;   // while recording: not 0: user ranges
 };
 
 // The same for the calls of a module in one phase and with the same stack. A call inside another call of the same module adds to `count` but not to `time`.

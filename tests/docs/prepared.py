@@ -14,7 +14,7 @@ import find_the_leak
 import torch
 import transformers
 from handwritten import gpu_trace
-from many_ranks import rank_trace
+from many_ranks import HOURS, meeting_trace, rank_trace
 from my_network import MyNetwork
 from pytest_runs import loaded
 from torch import nn
@@ -87,6 +87,18 @@ def save_ranks(folder: str) -> None:
     """Four ranks, of which rank 2 takes longer in forward."""
     for rank in range(4):
         rank_trace(rank, forward=(20 if rank == 2 else 10,) * 3, process_groups=[EVERY_RANK]).save(folder)
+
+
+def late_ranks() -> torchprof.Ranks:
+    """Four ranks on two hosts, whose clocks are an hour apart; rank 2 comes late to what they do together."""
+    came = [[10, 10, 18, 10], [12, 10, 18, 10], [14, 10, 11, 10]]
+    meshes = [{"dimensions": ["dp", "tp"], "shape": [2, 2], "coordinate": [rank // 2, rank % 2]} for rank in range(4)]
+    return torchprof.Ranks.of(
+        [
+            meeting_trace(rank, came, origin=HOURS * (rank // 2), host=f"node{rank // 2}", meshes=[meshes[rank]])
+            for rank in range(4)
+        ]
+    )
 
 
 def leaky_training() -> dict[str, Any]:

@@ -39,7 +39,8 @@ def listed(name: str) -> set[str]:
 
 @pytest.mark.parametrize("policy", LISTS)
 def test_what_autocast_does_to_an_op_is_what_the_header_says(policy: Policy) -> None:
-    found = {str(op).removeprefix("aten.") for op, treatment in treatments("cuda").items() if treatment.policy is policy}
+    of_policy = [op for op, treatment in treatments("cuda").items() if treatment.policy is policy and op.namespace == "aten"]
+    found = {str(op).removeprefix("aten.") for op in of_policy}
     assert found - IN_NO_LIST == listed(LISTS[policy])
     assert len(found) > 10
 
@@ -106,6 +107,8 @@ CASES: dict[str, tuple[Function, torch.dtype, torch.dtype]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_dtype_of_a_result_is_that_on_cuda(name: str) -> None:
+    if name == "rms_norm" and "rms_norm.default" not in listed(LISTS[Policy.FLOAT32]):
+        pytest.skip("this version of PyTorch does not cast it")
     function, given, expected = CASES[name]
     returned, _ = of(function, given)
     assert returned is expected
@@ -189,3 +192,23 @@ def test_autocast_of_other_threads_and_afterwards_is_that_of_the_cpu() -> None:
     on_the_cpu()
     assert dtypes == [FLOAT, OTHER_HALF, False] * 2
     assert not torch.is_autocast_enabled("cpu")
+
+
+@torch.library.custom_op("torchprof_autocast::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+@twice.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+twice.register_autocast("cuda", FLOAT)
+
+
+def test_ops_of_other_libraries_are_cast_as_they_registered_it() -> None:
+    returned, found = of(lambda x, weight: twice(x) * weight.sum().detach())
+    assert returned is FLOAT
+    assert found.max_allocated > 0
+    assert twice(torch.ones(2, dtype=OTHER_HALF)).dtype is OTHER_HALF, "outside of the estimate nothing is cast"

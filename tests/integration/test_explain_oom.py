@@ -171,6 +171,33 @@ def test_a_limit_of_the_process_is_told_from_a_full_device() -> None:
     assert torchprof.explain_oom(snapshot, capacity=200 * MIB).attempts[0].fits
 
 
+def below_a_limit(steps: list[Step], limit: int) -> dict[str, Any]:
+    snapshot = run(steps, limit)
+    snapshot["device_traces"][0][-1]["device_free"] = 1000 * MIB
+    return snapshot
+
+
+def test_a_limit_is_known_as_far_as_what_was_refused_tells() -> None:
+    snapshot = below_a_limit([(0, 60 * MIB), (1, 50 * MIB)], 100 * MIB)
+    found = torchprof.explain_oom(snapshot)
+    assert (found.capacity, found.most) == (60 * MIB, 110 * MIB - 1)
+    assert (found.saved_by, found.may_be_saved_by) == ([], [])
+    assert "Of 60.0 MiB to 110.0 MiB that PyTorch could have" in str(found)
+    assert "No setting would have saved the run: up to 50.0 MiB more are needed" in str(found)
+    given = torchprof.explain_oom(snapshot, capacity=100 * MIB)
+    assert (given.capacity, given.most, given.missing) == (100 * MIB, 100 * MIB, 10 * MIB)
+    assert "in 100.0 MiB: 10.0 MiB more are needed" in str(given)
+
+
+@pytest.mark.parametrize(("limit", "saves"), [(80 * MIB, True), (65 * MIB, False)])
+def test_what_saves_the_run_below_some_limits_only_is_said_to(limit: int, saves: bool) -> None:
+    snapshot = below_a_limit([(0, 60 * MIB), (0, 0), (1, 30 * MIB), (2, 40 * MIB)], limit)
+    found = torchprof.explain_oom(snapshot)
+    assert (found.saved_by, found.may_be_saved_by[0]) == ([], "expandable_segments:True")
+    assert "PYTORCH_ALLOC_CONF=expandable_segments:True would have saved the run if the limit was high enough" in str(found)
+    assert bool(torchprof.explain_oom(snapshot, capacity=limit).saved_by) is saves
+
+
 def test_what_the_program_frees_afterwards_does_not_count() -> None:
     snapshot = run(halves(), 130 * MIB)
     first = snapshot["segments"][0]["blocks"]

@@ -40,6 +40,7 @@ class Interrupter:
     def run(self, program: Callable[[], object]) -> bool:
         """Whether the program came to its end before the interrupt."""
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # before settrace: Python 3.12 asks only then whether any frame wants them
         sys.settrace(self)
         try:
             program()

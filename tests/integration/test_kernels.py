@@ -473,6 +473,26 @@ def test_gpu_auto_records_without_kernels_where_cupti_fails(gpu: FakeGpu, monkey
     assert len(prof.trace.ops) > 0
 
 
+def test_the_gpus_of_a_process_that_uses_cuda_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torchprof.profile() as prof:
+        pass
+    assert torch.cuda.is_initialized() or "devices" not in prof.trace.facts
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", ["NVIDIA H200", "Tesla T4"].__getitem__)
+    with torchprof.profile(gpu="off") as prof:
+        pass
+    assert prof.trace.facts["devices"] == ["NVIDIA H200", "Tesla T4"]
+
+    def in_a_fork(number: int) -> str:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", in_a_fork)
+    with torchprof.profile(gpu="off") as prof:
+        pass
+    assert "devices" not in prof.trace.facts
+
+
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch is built for CUDA")
 def test_without_cuda_the_error_says_so_and_gpu_auto_records_without_kernels() -> None:
     with pytest.raises(RecordingError, match="is not built for CUDA; use gpu='auto'"):

@@ -6,8 +6,10 @@ from collections import Counter
 
 import pytest
 from snapshot_programs import (
+    ENGINE,
     MIB,
     OF_CUBLAS,
+    RECORDING,
     TORCH,
     Frames,
     Program,
@@ -212,3 +214,15 @@ def test_equal_stacks_have_one_number_and_lines_of_python() -> None:
     assert stacks.lines(stacks.number(of_backward())) == ("AddmmBackward0 (aten::mm)",)
     assert stacks.lines(stacks.number(cpp("c10d::work()"))) == ("??:0 c10d::work()",)
     assert len(stacks) == 3
+
+
+def test_lines_of_c_plus_plus_begin_where_memory_was_asked_for() -> None:
+    stacks = Stacks()
+    between = cpp("at::_ops::add_Tensor::call(at::Tensor const&)", "torch::autograd::InputBuffer::add(unsigned long)")
+    assert stacks.lines(stacks.number([*RECORDING, *between, *ENGINE])) == ("autograd engine (aten::add_Tensor)",)
+    alone = cpp("at::native::empty_cuda(c10::ArrayRef<long>)", "main")
+    assert stacks.lines(stacks.number([*RECORDING, *alone])) == (
+        "??:0 at::native::empty_cuda(c10::ArrayRef<long>)",
+        "??:0 main",
+    )
+    assert stacks.lines(stacks.number(RECORDING)) == tuple(f"??:0 {frame['name']}" for frame in RECORDING)

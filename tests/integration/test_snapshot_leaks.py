@@ -109,6 +109,34 @@ def test_steps_of_a_program_without_optimizer_are_told_by_a_stack_that_recurs() 
     assert (healthy.leaks, healthy.leaks_unknown) == ([], None)
 
 
+@pytest.mark.parametrize(("rounds", "layers"), [(6, 24), (5, 3), (2, 12)])
+def test_what_recurs_in_every_layer_is_no_step(rounds: int, layers: int) -> None:
+    program = Program()
+    for _ in range(rounds):
+        batch = program.allocate("inputs", MIB, script(11))
+        hidden = [program.allocate("", MIB, [*of_forward(line)]) for _ in range(layers) for line in range(4)]
+        program.free(program.allocate("", MIB, script(14)), batch, *hidden, frames=script(15))
+    memory = torchprof.memory(program.snapshot())
+    assert memory.steps is not None
+    assert len(memory.steps.ends) == rounds
+    assert memory.leaks == []
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_training_of_few_steps_has_these_however_often_its_layers_recur(steps: int, ranges: bool) -> None:
+    program = Training()
+    for _ in range(steps):
+        program.free(*(program.allocate("", MIB, of_forward(0)) for _ in range(24)), frames=of_forward(0))
+        program.step()
+    snapshot = program.snapshot()
+    if not ranges:
+        del snapshot["external_annotations"]
+    memory = torchprof.memory(snapshot)
+    were = "was" if steps == 1 else "were"
+    assert memory.leaks_unknown == f"too few steps to tell: 4 are needed, and {steps} {were} found"
+
+
 def test_loading_a_model_is_no_leak() -> None:
     memory = torchprof.memory(loop(Program(), 0, leaks=False))
     assert memory.leaks == []

@@ -101,7 +101,7 @@ class Leaf(nn.Module):
 
 
 ATTRIBUTES = "total_input total_output_bytes total_param_bytes total_params trainable_params total_mult_adds input_size".split()
-A_STORAGE = 64
+A_STORAGE = sys.getsizeof(torch.empty(0).untyped_storage())
 """Bytes of the object in Python that torchinfo counts with the memory of each input."""
 
 COMPARED: dict[str, tuple[Any, Any, dict[str, Any]]] = {

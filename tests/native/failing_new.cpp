@@ -22,9 +22,6 @@ struct Range {
   bool contains(uintptr_t address) const { return begin <= address && address < end; }
 };
 
-constexpr size_t kMostSpared = 64;
-Range spared[kMostSpared];  // parts of the library whose allocations do not fail
-size_t n_spared = 0;
 Range library, standard;           // whose allocations fail, and libstdc++
 std::atomic<bool> is_on{false};    // counting
 std::atomic<int64_t> left{0};      // allocations until one fails; 0: none does
@@ -71,14 +68,10 @@ uintptr_t caller() {
   return found;
 }
 
-bool is_spared(uintptr_t address) {
-  return std::any_of(spared, spared + n_spared, [address](const Range& range) { return range.contains(address); });
-}
-
 void* allocate(size_t bytes, void* from, size_t alignment = 0) {
   if (is_on.load(std::memory_order_relaxed)) {
     const auto address = reinterpret_cast<uintptr_t>(from);
-    if ((library.contains(address) || (standard.contains(address) && library.contains(caller()))) && !is_spared(address)) {
+    if (library.contains(address) || (standard.contains(address) && library.contains(caller()))) {
       ++count;
       const int64_t before = left.load();
       if (before > 0 && --left == 0) {
@@ -121,16 +114,6 @@ void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::fre
 void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
 
 extern "C" {
-
-// What a function of the library allocates does not fail: so many bytes of code from an address in its file on. False: they are too many.
-bool spare_function(const char* name, int64_t address, int64_t bytes) {
-  if (n_spared == kMostSpared) {
-    return false;
-  }
-  const uintptr_t begin = range_of(name).begin + static_cast<uintptr_t>(address);
-  spared[n_spared++] = {begin, begin + static_cast<uintptr_t>(bytes) + 1};
-  return true;
-}
 
 // Counts from now on what the library whose path has this in it allocates, and lets the n-th fail; 0: none. `all_after`: those after
 // it as well.

@@ -155,9 +155,7 @@ def test_the_shell_shows_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         main(["show", folder, "--by", "op"])
     said = capsys.readouterr().err
-    assert (
-        "has several ranks, of which there are --by module, --by rank, --by collective: show the file of one, such as " in said
-    )
+    assert "has several ranks, of which there are --by module, --by rank, --by collective, --by clock, --by overlap, " in said
     with pytest.raises(SystemExit, match="2"):
         main(["show", f"{folder}rank-0001-of-0004.torchprof", "--by", "rank"])
     assert "is of one process: give the folder with the files of all ranks" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aggregating import aggregate
 from handwritten import gpu_trace, loop_trace
 from kineto_files import document, function, op, step
 from shell import torchprof_in_a_shell
@@ -152,6 +153,16 @@ def test_info_as_data_has_the_same(folder: Path, capsys: pytest.CaptureFixture[s
     }
     assert found["file_bytes"] == (folder / "gpu.torchprof").stat().st_size
     assert (found["torch"], found["lost"]) == (None, {})
+
+
+def test_info_of_an_aggregated_trace_has_what_its_sums_are_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    aggregate(loop_trace()).save(tmp_path / "sums")
+    text = printed(["info", tmp_path / "sums"], capsys)
+    counts = len(loop_trace().ops[loop_trace().ops["start"] >= 0])
+    summed = json.loads(printed(["info", tmp_path / "sums", "--json"], capsys))["summed"]
+    assert 0 < summed["ops"] <= counts
+    assert f"Ops            {summed['ops']:,}, kept as " in text
+    assert "Allocations    not kept: the recording was aggregated\n" in text
 
 
 def test_info_tells_devices_and_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

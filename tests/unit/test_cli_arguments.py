@@ -289,7 +289,9 @@ def test_shells_complete_subcommands_options_and_values(tmp_path: Path, file: st
     pytest.importorskip("argcomplete")
     training().trace().save(tmp_path / "lines.torchprof")
     assert completed("torchprof e") == sorted(["explain-oom", "export", "estimate"], key=list(subcommands()).index)
-    assert completed("torchprof show --by ") == ["module", "op", "line", "function", "step", "kernel", "rank", "collective"]
+    assert completed("torchprof show --by ") == [
+        *"module op line function step kernel rank collective clock overlap imbalance".split()
+    ]
     assert "--columns" in completed("torchprof show --c")
     assert completed("torchprof estimate m:f --gpu H") == ["H100-80GB", "H200"]
     with_kernels = completed(f"torchprof show {file} --columns time,device_s")

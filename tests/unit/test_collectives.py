@@ -147,6 +147,42 @@ def test_each_call_has_its_own_last_rank_and_other_steps_cannot_be_matched() -> 
     assert row["longest"] == 7 * MS
 
 
+def test_what_still_ran_when_the_recording_ended_counts_as_the_others() -> None:
+    both = ranks()
+    whole = torchprof.by_collective(both).to_dict()
+    open_in_one = [with_open_ranges(both[0], of=slice(2, None)), both[1]]
+    table = torchprof.by_collective(torchprof.Ranks.of(open_in_one))
+    assert table.to_dict() == whole, "all calls ran equally long"
+    assert "1 call still ran when the recording ended" in str(table)
+    alone = torchprof.by_collective(open_in_one[0])
+    assert alone.to_dict() == torchprof.by_collective(both[0]).to_dict()
+    (row,) = torchprof.by_collective(with_open_ranges(both[0], of=slice(None))).to_dict()
+    assert (row["ran"], row["alg_rate"]) == (None, None)
+    (row,) = torchprof.by_collective(
+        torchprof.Ranks.of([with_open_ranges(each, of=slice(at, None)) for at, each in enumerate(both)])
+    ).to_dict()
+    assert (row["ran"], row["shortest"], row["last_rank"]) == (None, None, None)
+
+
+def test_no_call_that_both_ranks_finished_leaves_the_shortest_unknown() -> None:
+    first, second = ranks()
+    pair = [with_open_ranges(first, of=slice(2, None)), with_open_ranges(second, of=slice(2))]
+    (row,) = torchprof.by_collective(torchprof.Ranks.of(pair)).to_dict()
+    assert row["ran"] == row["longest"] == 7 * MS
+    assert (row["shortest"], row["last_rank"], row["alg_rate"]) == (None, None, None)
+
+
+def gloo_ranges(trace: torchprof.Trace) -> list[int]:
+    return [row for row, name in enumerate(trace.op_names) if trace.strings[name] == "gloo:all_reduce"]
+
+
+def with_open_ranges(trace: torchprof.Trace, *, of: slice) -> torchprof.Trace:
+    """The trace, in which these ranges of its thread of gloo have no end."""
+    ops = trace.ops.copy()
+    ops["end"][gloo_ranges(trace)[of]] = -1
+    return replace(trace, ops=ops)
+
+
 def test_without_the_groups_sizes_and_rates_of_the_bus_are_unknown() -> None:
     (row,) = torchprof.by_collective(rank_trace(0, 2)).to_dict()
     assert (row["group"], row["group_size"], row["bus_rate"]) == (None, None, None)

@@ -127,7 +127,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, share: float, pack:
         (b'{"a": {"traceEvents": [{"ph": "X", "name": "a"}]}}', "damaged, or neither"),
         (b'{"schemaVersion": 1, "traceEvents": [1]} rest', "damaged or cut short after its events"),
         (b"\x1f\x8bnot packed", "damaged"),
-        (gzip.compress(b"not JSON"), "neither a trace of torchprof nor a file of torch.profiler"),
+        (gzip.compress(b"not JSON", mtime=0), "neither a trace of torchprof nor a file of torch.profiler"),
     ],
 )
 def test_what_is_no_such_file_is_refused_and_said_so(tmp_path: Path, contents: bytes, says: str, decoder: str) -> None:

@@ -216,7 +216,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    ["by_op", "by_step", "by_line", "by_function", "by_kernel", "memory", "gpu", "findings"],
+    ["by_op", "by_step", "by_line", "by_function", "by_kernel", "memory", "gpu"],
 )
 def test_what_is_of_one_trace_says_how_to_get_one(table: str) -> None:
     ranks = torchprof.Ranks.of([rank_trace(0, 1)])
@@ -226,7 +226,7 @@ def test_what_is_of_one_trace_says_how_to_get_one(table: str) -> None:
 
 def test_files_and_comparisons_are_of_one_trace(tmp_path: Path) -> None:
     ranks = torchprof.Ranks.of([rank_trace(0, 1)])
-    for write in (torchprof.export_chrome, torchprof.export_folded, torchprof.export_speedscope, torchprof.report):
+    for write in (torchprof.export_folded, torchprof.export_speedscope):
         with pytest.raises(torchprof.ArgumentError, match=r"such as ranks\[0\]"):
             write(ranks, tmp_path / "file")  # type: ignore[operator]
     with pytest.raises(torchprof.ModuleTypeError, match=r"of several ranks: give the trace of one, such as a\[0\]"):

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import pytest
 from handwritten import gpu_trace, loop_trace, trace, two_layer_trace
-from many_ranks import rank_trace
+from many_ranks import meeting_trace, rank_trace
 from oracle_allocator import Oracle
 from stacked import HERE, in_one_line
 
@@ -48,12 +48,16 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "by_op": lambda trace: torchprof.by_op(trace, ceilings=H100),
     "by_rank": lambda _: torchprof.by_rank(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
     "by_step": torchprof.by_step,
+    "clocks": lambda _: torchprof.clocks(torchprof.Ranks.of([meeting_trace(rank, [[10, 20]]) for rank in range(2)])),
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
     "diff": lambda trace: torchprof.diff(trace, trace),
     "estimate": estimate_of,
     "explain_oom": out_of_memory,
     "gpu": torchprof.gpu,
+    "imbalance": lambda _: torchprof.imbalance(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
     "memory": torchprof.memory,
+    "overlap": lambda _: torchprof.overlap(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
+    "stragglers": lambda _: torchprof.stragglers(torchprof.Ranks.of([meeting_trace(rank, [[10, 20]]) for rank in range(2)])),
     "summary": Summary,
 }
 """What public functions return, by their names, made of a trace."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from torchprof.advice.finding import Finding, Worth
 from torchprof.advice.loop import loop_of
-from torchprof.advice.registry import NotTold, all_rules
+from torchprof.advice.registry import NotTold, all_rank_rules, all_rules
 from torchprof.analysis.records import Record
 from torchprof.rendering.grid import Entry, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.tables.across_ranks import of_ranks
 from torchprof.tables.checks import check_trace
+from torchprof.tables.clocks import clock_lines
 from torchprof.tables.footer import remarks
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 
 __all__ = ["Findings", "findings", "worth_text"]
@@ -108,34 +112,53 @@ def _from_to(worth: Worth, low: str, high: str) -> str:
     return high if low == high else f"{low} to {high}" if worth.low else f"up to {high}"
 
 
-def findings(trace: Trace) -> Findings:
+def findings(trace: Trace | Ranks) -> Findings:
     """Say what could be better in a program: what, how much it is worth, where, what to do, and why.
 
     Rules look at the trace, each for one thing. What a change is worth is measured in the recording, or an estimated range,
     and says which. Where nothing is found, it says so; what a rule could not tell, as the trace does not have it, is named.
 
+    Of `Ranks`, rules look at what only all of them together tell: ranks that come late, and ranks with more work or memory.
+    What
+    each rank could do better by itself, the findings of its own trace tell: ``torchprof.findings(ranks[0])``.
+
     Args:
-        trace: of `torchprof.profile` or `torchprof.load`, best of some steps of a training loop.
+        trace: of `torchprof.profile` or `torchprof.load`, best of some steps of a training loop; or `Ranks`.
 
     Raises:
-        ModuleTypeError: this is no trace.
+        ModuleTypeError: this is neither.
 
     Example:
         >>> print(torchprof.findings(prof.trace))
         >>> [(finding.rule, finding.lines) for finding in torchprof.findings(prof.trace)]
     """
+    if isinstance(trace, Ranks):
+        said = (*of_ranks(trace), *clock_lines(trace))
+        return Findings(*_found((rule.name, rule.looks_for, partial(rule.find, trace)) for rule in all_rank_rules()), said)
     check_trace(trace)
+    found = _found((rule.name, rule.looks_for, partial(rule.find, trace)) for rule in all_rules())
+    return Findings(*found, tuple(remarks(trace)), _of_step(trace))
+
+
+def _found(
+    rules: Iterable[tuple[str, str, Callable[[], Iterator[Finding]]]],
+) -> tuple[tuple[Finding, ...], dict[str, str], dict[str, str]]:
+    """What rules found, what each looked for, and why one could not tell.
+
+    Args:
+        rules: the name of each, what it looks for, and how.
+    """
     found: list[Finding] = []
     looked_for: dict[str, str] = {}
     not_told: dict[str, str] = {}
-    for rule in all_rules():
+    for name, looks_for, find in rules:
         try:
-            found += rule.find(trace)
-            looked_for[rule.name] = rule.looks_for
+            found += find()
+            looked_for[name] = looks_for
         except NotTold as reason:
-            not_told[rule.name] = str(reason)
+            not_told[name] = str(reason)
     found.sort(key=lambda finding: -finding.worth.share if finding.worth is not None else 0.0)
-    return Findings(tuple(found), looked_for, not_told, tuple(remarks(trace)), _of_step(trace))
+    return tuple(found), looked_for, not_told
 
 
 def _of_step(trace: Trace) -> str:

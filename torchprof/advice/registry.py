@@ -7,15 +7,19 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from types import ModuleType
+from typing import Final, Generic, TypeVar
 
-from torchprof.advice import rules
+from torchprof.advice import rank_rules, rules
 from torchprof.advice.finding import Finding
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 
-__all__ = ["NotTold", "Rule", "all_rules", "rule"]
+__all__ = ["NotTold", "Rule", "all_rank_rules", "all_rules", "rank_rule", "rule"]
 
 Find = Callable[[Trace], Iterator[Finding]]
+FindInRanks = Callable[[Ranks], Iterator[Finding]]
+Looks = TypeVar("Looks", Find, FindInRanks)
 
 
 class NotTold(Exception):
@@ -23,21 +27,22 @@ class NotTold(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Generic[Looks]):
     """A rule.
 
     Attributes:
         name: of its file.
         looks_for: what it looks for, in words that continue "looked for ...": ``"waits for data"``.
-        find: the findings in a trace; raises `NotTold` where the trace does not say.
+        find: the findings in a trace, or across ranks; raises `NotTold` where the trace does not say.
     """
 
     name: str
     looks_for: str
-    find: Find
+    find: Looks
 
 
-_RULES: Final[dict[str, Rule]] = {}
+_RULES: Final[dict[str, Rule[Find]]] = {}
+_RANK_RULES: Final[dict[str, Rule[FindInRanks]]] = {}
 
 
 def rule(looks_for: str) -> Callable[[Find], Find]:
@@ -51,9 +56,31 @@ def rule(looks_for: str) -> Callable[[Find], Find]:
     return register
 
 
+def rank_rule(looks_for: str) -> Callable[[FindInRanks], FindInRanks]:
+    """The same of a rule that looks at all ranks of a run together."""
+
+    def register(find: FindInRanks) -> FindInRanks:
+        name = find.__module__.rpartition(".")[2]
+        _RANK_RULES[name] = Rule(name, looks_for, find)
+        return find
+
+    return register
+
+
+def _import(package: ModuleType) -> None:
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
 @cache
-def all_rules() -> tuple[Rule, ...]:
+def all_rank_rules() -> tuple[Rule[FindInRanks], ...]:
+    """Every rule in ``torchprof/advice/rank_rules/``, by name."""
+    _import(rank_rules)
+    return tuple(_RANK_RULES[name] for name in sorted(_RANK_RULES))
+
+
+@cache
+def all_rules() -> tuple[Rule[Find], ...]:
     """Every rule in ``torchprof/advice/rules/``, by name."""
-    for module in pkgutil.iter_modules(rules.__path__):
-        importlib.import_module(f"{rules.__name__}.{module.name}")
+    _import(rules)
     return tuple(_RULES[name] for name in sorted(_RULES))

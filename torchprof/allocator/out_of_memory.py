@@ -139,8 +139,17 @@ class OutOfMemoryAccount:
 
     @property
     def capacity(self) -> int:
-        """What PyTorch could have of the device, at least where ``device_free`` is unknown; or what was given."""
+        """What PyTorch could have of the device, at least where ``device_free`` is unknown or a limit ended it; or what was
+        given."""
         return self._own_capacity if self.given_capacity is None else self.given_capacity
+
+    @property
+    def most(self) -> int | None:
+        """What PyTorch could have at most: a limit that ended it left no room for what the request would have reserved. None:
+        not known."""
+        if self.given_capacity is None and self.limited:
+            return self.reserved + self.settings.reserves(self.requested) - 1
+        return None if self.given_capacity is None and self.device_free is None else self.capacity
 
     @property
     def _own_capacity(self) -> int:
@@ -173,7 +182,7 @@ class OutOfMemoryAccount:
 
     @property
     def missing(self) -> int:
-        """How much more is needed even if nothing is fragmented; 0: no more is."""
+        """How much more than ``capacity`` is needed even if nothing is fragmented; 0: no more is."""
         return max(self.allocated + self.awaiting_free + self.requested - self.capacity, 0)
 
     @property
@@ -208,7 +217,10 @@ class OutOfMemoryAccount:
     @cached_property
     def attempts(self) -> list[Attempt]:
         """The run with the failed request, with the recorded settings and with others; what cannot be set is left out."""
-        found = [self._attempt(AS_RECORDED, self.settings, self.capacity)]
+        return self._attempts(self.capacity)
+
+    def _attempts(self, capacity: int) -> list[Attempt]:
+        found = [self._attempt(AS_RECORDED, self.settings, capacity)]
         for text in (*ATTEMPTS, *(ATTEMPTS_BELOW_A_LIMIT if self.limited else ())):
             wanted = AllocatorSettings.parse(text)
             default = AllocatorSettings()
@@ -222,7 +234,7 @@ class OutOfMemoryAccount:
             except ArgumentError:  # smaller than the segments that were set
                 continue
             if settings != self.settings:
-                found.append(self._attempt(text, settings, self.capacity))
+                found.append(self._attempt(text, settings, capacity))
         return found
 
     @property
@@ -230,6 +242,13 @@ class OutOfMemoryAccount:
         """The settings with which all would have fit; none where all fits as it was recorded."""
         first, *others = self.attempts
         return [] if first.fits else [attempt.text for attempt in others if attempt.fits]
+
+    @cached_property
+    def may_be_saved_by(self) -> list[str]:
+        """The settings with which all would have fit below the highest limit that can have ended it, beside ``saved_by``."""
+        if self.most is None or self.most == self.capacity:
+            return []
+        return [each.text for each in self._attempts(self.most)[1:] if each.fits and each.text not in self.saved_by]
 
     @cached_property
     def reproduced(self) -> bool:

@@ -7,14 +7,17 @@ The first that recurs often enough says where steps end:
                                    forward begins again
     optimizers                     forward begins after what they allocated
     backward                       forward begins after it
-    a stack                        of those that allocated as often as most stacks did, the first
+    a stack                        where none of these is in most of the history: the first of those that allocated once a step
+
+What allocates once a step and what allocates in each of 24 layers are told apart by counts: those of nearly all stacks are
+multiples of the number of steps.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +33,8 @@ Ints = npt.NDArray[np.int64]
 
 PROFILER_STEP = "ProfilerStep#"
 OPTIMIZER_STEP = "Optimizer.step#"
+MOST: Final = 0.9
+"""The share of stacks whose counts are multiples of the number of steps, at least: some allocate now and then."""
 
 
 class SnapshotSteps(NamedTuple):
@@ -62,8 +67,11 @@ def snapshot_steps(
     found = [*_of_ranges(annotations, times, forward, entries)] if times is not None else []
     for before, name in ((Role.OPTIMIZER, "the optimizer"), (Role.BACKWARD, "backward")):
         found.append(SnapshotSteps(_rounds(start[here], role[here], before, entries), name))
-    found.append(_recurring(blocks, role, entries))
-    return next((steps for steps in found if len(steps.ends) >= FEWEST_STEPS), max(found, key=lambda steps: len(steps.ends)))
+    if enough := next((steps for steps in found if len(steps.ends) >= FEWEST_STEPS), None):
+        return enough
+    most = max(found, key=lambda steps: len(steps.ends))
+    # A training of one step has one, however often its layers recur; one pass before all else says nothing of the rest.
+    return most if len(most.ends) and most.ends[-1] > entries // 2 else _recurring(blocks, role, entries)
 
 
 def _of_ranges(annotations: Sequence[Annotation], times: Sequence[int], forward: Ints, entries: int) -> Iterator[SnapshotSteps]:
@@ -92,10 +100,21 @@ def _rounds(start: Ints, role: Ints, before: Role, entries: int) -> Ints:
 def _recurring(blocks: Blocks, role: Ints, entries: int) -> SnapshotSteps:
     counted = (blocks["start"] >= 0) & (blocks["stack"] >= 0) & (role != Role.LOADING)
     counts = Counter(blocks["stack"][counted].tolist())
-    often = Counter(count for count in counts.values() if count >= FEWEST_STEPS)
+    often = Counter(count for count in counts.values() if count > 1)
     if not often:
         return SnapshotSteps(np.zeros(0, dtype=np.int64), "")
-    most = max(often, key=lambda count: (often[count], -count))
-    stack = next(stack for stack, count in counts.items() if count == most)  # in the order of their first blocks
+    steps = _once_a_step(often)
+    stack = next(stack for stack, count in counts.items() if count == steps)  # in the order of their first blocks
     begins = blocks["start"][counted & (blocks["stack"] == stack)]
     return SnapshotSteps(np.append(begins[1:], entries), "a stack that recurs", stack)
+
+
+def _once_a_step(often: Counter[int]) -> int:
+    """How often the stacks allocated that did so once a step, of how many stacks allocated how often: the smallest number of
+    which nearly all are multiples. Where there is none, as many did as in no other number."""
+    total = sum(often.values())
+    for count in sorted(often):
+        multiples = sum(stacks for each, stacks in often.items() if each % count == 0)
+        if (often[count] > 1 or total == 1) and multiples >= MOST * total:
+            return count
+    return max(often, key=lambda count: (often[count], -count))

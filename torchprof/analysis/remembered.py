@@ -7,23 +7,28 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 
 __all__ = ["remembered"]
 
 Further = ParamSpec("Further")
 Found = TypeVar("Found")
+Of = TypeVar("Of", Trace, Ranks)
 
 
-def remembered(compute: Callable[Concatenate[Trace, Further], Found]) -> Callable[Concatenate[Trace, Further], Found]:
-    """The same function, which computes only once for a trace and further arguments, that are hashable and given by position.
+def remembered(
+    compute: Callable[Concatenate[Of, Further], Found],
+) -> Callable[Concatenate[Of, Further], Found]:
+    """The same function, which computes only once for a trace, or for `Ranks`, and further arguments.
 
-    What it returns must not refer to the trace, which would never be freed then, nor be changed.
+    These are hashable and given by position. What it returns must not refer to the trace, which would never be freed then,
+    nor be changed.
     """
-    kept: WeakKeyDictionary[Trace, dict[object, Found]] = WeakKeyDictionary()
+    kept: WeakKeyDictionary[Of, dict[object, Found]] = WeakKeyDictionary()
 
     @wraps(compute)
-    def once(trace: Trace, /, *further: Further.args, **named: Further.kwargs) -> Found:
+    def once(trace: Of, /, *further: Further.args, **named: Further.kwargs) -> Found:
         of_trace = kept.setdefault(trace, {})
         if further not in of_trace:
             of_trace[further] = compute(trace, *further, **named)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import torchprof
 from torchprof.cli.arguments import UsageError, add_file, subcommand
-from torchprof.cli.files import beside, refuse_to_overwrite, trace_of
+from torchprof.cli.files import beside, quoted, ranks_of, refuse_to_overwrite, trace_of
 from torchprof.cli.output import say, write
 from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes
@@ -51,10 +51,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "export FILE --to FORMAT",
         "Write a trace for another tool: Perfetto, speedscope, flame graphs.",
         "export step.torchprof --to chrome",
+        "export run/ --to chrome",
         "export step.torchprof --to speedscope --by flops -o flops.json",
         "export step.torchprof --to folded --by peak --functions -o - | flamegraph.pl > peak.svg",
     )
-    add_file(parser)
+    add_file(parser, ranks=True)
     parser.add_argument(
         "--to",
         choices=list(FORMATS),
@@ -83,7 +84,9 @@ def run(options: argparse.Namespace) -> None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for flame graphs, --to speedscope or folded; chrome is a timeline"
                 )
-    trace = trace_of(options.file)
+    trace = ranks_of(options.file) or trace_of(options.file)
+    if isinstance(trace, torchprof.Ranks) and options.to != "chrome":
+        raise UsageError(f"--to {options.to} is of one rank: give its file, such as {quoted(trace.files[0])}, or --to chrome")
     export = partial(getattr(torchprof, f"export_{options.to}"), trace, **given)
     if options.output == STANDARD_OUTPUT:
         _to_stdout(export, options.to)

@@ -14,7 +14,7 @@ from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.terminal import printable
 
-__all__ = ["beside", "holds_snapshot", "quoted", "ranks_of", "refuse_to_overwrite", "trace_of"]
+__all__ = ["beside", "folder_of_ranks", "holds_snapshot", "quoted", "ranks_of", "refuse_to_overwrite", "trace_of"]
 
 LONGEST_BEGINNING: Final = 2**12
 ZIP: Final = b"PK"
@@ -69,14 +69,29 @@ def ranks_of(path: str) -> torchprof.Ranks | None:
     return ranks if isinstance(ranks, torchprof.Ranks) else None
 
 
+def folder_of_ranks(path: str) -> torchprof.Ranks:
+    """The ranks in a folder.
+
+    Raises:
+        OSError, TraceFileError: there are none, or this is no folder.
+    """
+    ranks = ranks_of(path)
+    if ranks is None:
+        with opened(path):  # what is wrong with the path itself is an OSError
+            raise TraceFileError(f"{path}: is of one process: give the folder with the files of all ranks")
+    return ranks
+
+
 def quoted(path: str) -> str:
     """A path for a shell."""
     return printable(shlex.quote(path))
 
 
 def beside(path: str, ending: str) -> str:
-    """The name of what is made of a file, in the current folder: ``step.html`` for ``runs/step.torchprof``."""
-    name = os.path.basename(path)
+    """The name of what is made of a file, in the current folder: ``step.html`` for ``runs/step.torchprof``; of a folder
+    too: ``run.html`` for ``run/``.
+    """
+    name = os.path.basename(os.path.abspath(path))
     for known in (".gz", ".json", ".torchprof", ".pt.trace"):
         name = name.removesuffix(known) or name
     return f"{name}{ending}"

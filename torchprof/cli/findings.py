@@ -7,7 +7,7 @@ from typing import Any
 
 import torchprof
 from torchprof.cli.arguments import add_file, subcommand
-from torchprof.cli.files import trace_of
+from torchprof.cli.files import ranks_of, trace_of
 from torchprof.cli.output import COMPUTING, add_output_options, emit
 from torchprof.cli.progress import working
 
@@ -22,15 +22,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "Say what could be better, how much that is worth, and where.",
         "findings step.torchprof",
         "findings trace.json.gz --json",
+        "findings run/",
     )
-    add_file(parser)
+    add_file(parser, ranks=True)
     add_output_options(parser)
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the findings."""
-    trace = trace_of(options.file)
+    trace = ranks_of(options.file) or trace_of(options.file)
     with working(COMPUTING):
         found = torchprof.findings(trace)
     emit(found, options)

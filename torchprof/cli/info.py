@@ -21,6 +21,8 @@ from torchprof.wording import counted, numbered
 __all__ = ["add_parser", "run"]
 
 TABLES = ("ops", "module_calls", "allocations", "kernels", "runtime_calls")
+SUMS = {"ops": "op_totals", "module_calls": "call_totals", "kernels": "kernel_totals"}
+"""Tables, and those with their sums in an aggregated trace."""
 OF_ALL_RANKS = ("Recorded with", "Options", "GPU", "Mesh", "Model")
 OPTIONS = ("ops", "shapes", "memory", "modules", "stacks")
 
@@ -87,6 +89,9 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "evaluation_steps": _evaluated(trace),
         "modules": len(trace.model.modules) if trace.model is not None else None,
         "rows": {name: len(getattr(trace, name)) for name in TABLES},
+        "summed": {name: int(getattr(trace, sums)["count"].sum()) for name, sums in SUMS.items()}
+        if trace.facts.get("aggregate")
+        else None,
         "lost": trace.losses,
         "ended_by": facts.get("ended_by"),
         "notes": list(facts.get("notes", ())),
@@ -132,7 +137,7 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
         yield "Evaluation", f"in {numbered(evaluated, 'step')}; {counts}"
     yield "Model", counted(len(trace.model.modules), "module") if trace.model is not None else "not named in the recording"
     for table in TABLES:
-        yield table.replace("_", " ").capitalize(), f"{len(getattr(trace, table)):,}"
+        yield table.replace("_", " ").capitalize(), _count(trace, table)
     lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())
     yield "Lost", lost or "nothing"
     if facts.get("ended_by"):
@@ -151,6 +156,16 @@ def _data_of_ranks(ranks: torchprof.Ranks) -> dict[str, Any]:
         ],
         "problems": list(ranks.problems),
     }
+
+
+def _count(trace: torchprof.Trace, table: str) -> str:
+    """How many rows a table has, or what its sums are of."""
+    if not trace.facts.get("aggregate"):
+        return f"{len(getattr(trace, table)):,}"
+    if table not in SUMS:
+        return "not kept: the recording was aggregated"
+    sums = getattr(trace, SUMS[table])
+    return f"{int(sums['count'].sum()):,}, kept as {counted(len(sums), 'sum')}"
 
 
 def _facts_of_ranks(ranks: torchprof.Ranks) -> Iterator[tuple[str, str]]:

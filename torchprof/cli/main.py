@@ -33,6 +33,7 @@ from torchprof.cli import (
     report,
     run,
     show,
+    stragglers,
     summary,
 )
 from torchprof.cli.arguments import WRONG_ARGUMENTS, Parser, UsageError, did_you_mean
@@ -46,7 +47,7 @@ __all__ = ["main"]
 
 GROUPS: Final = {
     "record a program": (run,),
-    "see what a recording holds": (show, annotate, memory, gpu, findings, explain_oom, info),
+    "see what a recording holds": (show, annotate, memory, gpu, findings, stragglers, explain_oom, info),
     "compare two": (diff,),
     "make a file of it": (report, export),
     "look at a model": (summary, estimate),

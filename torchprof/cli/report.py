@@ -10,7 +10,7 @@ from typing import Any
 import torchprof
 from torchprof.cli.arguments import UsageError, add_file, subcommand
 from torchprof.cli.ceilings import add_ceilings, ceilings_of
-from torchprof.cli.files import beside, holds_snapshot, refuse_to_overwrite, trace_of
+from torchprof.cli.files import beside, holds_snapshot, ranks_of, refuse_to_overwrite, trace_of
 from torchprof.cli.output import say
 from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes
@@ -26,9 +26,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "Write one HTML file with findings, tables and charts.",
         "report step.torchprof --open",
         "report step.torchprof --ceilings H100-80GB:bf16",
+        "report run/ -o run.html",
         "report step.torchprof -o report.html --title 'ResNet-50, batch 64'",
     )
-    add_file(parser, snapshots=True)
+    add_file(parser, snapshots=True, ranks=True)
     parser.add_argument("-o", "--output", metavar="OUT", help="the file to write (default: here, named as FILE)")
     parser.add_argument("--title", help="of the page (default: the name of the model)")
     add_ceilings(parser)
@@ -52,7 +53,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _found(options: argparse.Namespace) -> Any:
-    """The trace, or the account of the memory snapshot."""
+    """The trace, the ranks, or the account of the memory snapshot."""
+    if (ranks := ranks_of(options.file)) is not None:
+        if options.device is not None:
+            raise UsageError(f"--device {options.device} is for memory snapshots: the page of ranks has all devices")
+        if options.ceilings is not None:
+            raise UsageError("--ceilings is for the page of one trace: give the file of one rank")
+        return ranks
     if not holds_snapshot(options.file):
         if options.device is not None:
             raise UsageError(f"--device {options.device} is for memory snapshots: the page of a trace has all devices")

@@ -16,8 +16,11 @@ from torchprof.cli.progress import working
 
 __all__ = ["add_parser", "run"]
 
-TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank", "collective")
-ACROSS_RANKS: Final = ("module", "rank", "collective")
+TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank", "collective", "clock", "overlap", "imbalance")
+ACROSS_RANKS: Final = ("module", "rank", "collective", "clock", "overlap", "imbalance")
+ONLY_OF_RANKS: Final = ("rank", "clock", "overlap", "imbalance")
+NAMES: Final = {"clock": "clocks", "overlap": "overlap", "imbalance": "imbalance"}
+"""Functions that are not called ``by_`` and what a row is."""
 PHASES: Final = ("forward", "recomputation", "backward", "optimizer", "data", "other")
 ONLY_FOR: Final = {
     "depth": ("module",),
@@ -27,6 +30,7 @@ ONLY_FOR: Final = {
     "ceilings": ("op",),
     "libraries": ("line", "function"),
     "backward_at_call": ("line", "function"),
+    "dimension": ("imbalance",),
 }
 """The tables that an option of the library is for, by its name there."""
 
@@ -36,7 +40,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subcommand(
         subparsers,
         "show FILE",
-        "Print a table: by module, op, line, function, step, kernel, rank or collective.",
+        "Print a table: by module, op, line, function, step or kernel; of ranks, by rank, collective and more.",
         "show step.torchprof",
         "show step.torchprof --by line --head 20",
         "show step.torchprof --by op --phase backward --sort calls --columns calls,self,flops",
@@ -67,6 +71,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="by line and function: backward is of the line that called it, not of the one that it differentiates",
     )
+    parser.add_argument("--dimension", metavar="NAME", help="by imbalance: by place along this dimension of the device mesh")
     add_output_options(parser, csv=True)
     return parser
 
@@ -100,10 +105,10 @@ def table_of(file: str, by: str, given: dict[str, Any]) -> torchprof.Table:
         )
     if shown is None:
         shown = trace_of(file)
-        if by == "rank":
-            raise UsageError(f"--by rank: {file} is of one process: give the folder with the files of all ranks")
+        if by in ONLY_OF_RANKS:
+            raise UsageError(f"--by {by}: {file} is of one process: give the folder with the files of all ranks")
     with working(COMPUTING):
-        table: torchprof.Table = getattr(torchprof, f"by_{by}")(shown, **given)
+        table: torchprof.Table = getattr(torchprof, NAMES.get(by, f"by_{by}"))(shown, **given)
     return table
 
 

@@ -11,7 +11,8 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import BinaryIO, Final
+from functools import partial
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,11 @@ from torchprof.exporters.chrome_gpu import gpu_events
 from torchprof.exporters.chrome_memory import memory_events
 from torchprof.exporters.chrome_phases import phase_slices
 from torchprof.exporters.chrome_python import python_events
+from torchprof.exporters.chrome_ranks import facts_of_ranks, process_of, rank_events
 from torchprof.exporters.python_stacks import PythonStacks
 from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.paths import AnyPath, text_of, written
-from torchprof.trace.ranks import check_is_one
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
 
@@ -52,7 +54,7 @@ CATEGORIES: Final = ("op", "backward", "user")
 """Categories of ops: dispatcher calls, autograd nodes and user ranges."""
 
 
-def export_chrome(trace: Trace, path: AnyPath, *, libraries: bool = False) -> None:
+def export_chrome(trace: Trace | Ranks, path: AnyPath, *, libraries: bool = False) -> None:
     """Write the timeline of a trace as Chrome trace event JSON, for https://ui.perfetto.dev or ``chrome://tracing``.
 
     Every recorded thread is a track, on which module calls and ops nest. User ranges that do not, because one of them ended
@@ -65,26 +67,35 @@ def export_chrome(trace: Trace, path: AnyPath, *, libraries: bool = False) -> No
     was not recorded is drawn to the end of what it ran in, or of the trace; a kernel without valid times is drawn at its start,
     with no duration.
 
+    Of `Ranks`, every rank is a process of its own, and its devices are further ones. Their clocks are aligned, as
+    `torchprof.clocks` says, and an arrow leads along each collective, from the rank that asked for it first to the last.
+
     Args:
-        trace: what `torchprof.profile` recorded.
+        trace: what `torchprof.profile` recorded; or `Ranks`.
         path: the file to write. If it ends in ``.gz``, it is compressed with gzip, which both viewers read.
         libraries: of Python, also show the lines of libraries, such as PyTorch's own.
 
     Raises:
-        ArgumentError: the trace holds sums only, and no single ops.
+        ArgumentError: the trace, or that of a rank, holds sums only, and no single ops.
         OSError: the file cannot be written.
 
     Example:
         >>> export_chrome(prof.trace, "step.json.gz")
     """
-    check_is_one(trace)
-    if trace.facts.get("aggregate") and not len(trace.ops):
-        raise ArgumentError(
-            f"trace must hold single ops, and {trace!r} holds sums, which have no timeline: record without aggregate=True"
-        )
+    traces = list(trace) if isinstance(trace, Ranks) else [trace]
+    for each in traces:
+        if each.facts.get("aggregate") and not len(each.ops):
+            raise ArgumentError(
+                f"trace must hold single ops, and {each!r} holds sums, which have no timeline: record without aggregate=True"
+            )
+    if isinstance(trace, Ranks):
+        head = _head(traces[0], process_of(trace, 0), facts_of_ranks(trace))
+        all_events = rank_events(trace, partial(_events, libraries=libraries))
+    else:
+        head, all_events = _head(trace, "torchprof", {}), _events(trace, libraries)
     with written(path) as plain, _packed(plain, text_of(path)) as file:
-        file.write(_head(trace).encode())
-        for events in _events(trace, libraries):
+        file.write(head.encode())
+        for events in all_events:
             # The head ends in an event, so every other event follows a comma.
             file.write("".join([f",\n{event}" for event in events]).encode())
         file.write(b"\n]}\n")
@@ -97,7 +108,7 @@ def _packed(file: BinaryIO, name: str) -> AbstractContextManager[BinaryIO | gzip
     return gzip.GzipFile(os.path.basename(name)[:-3], "wb", GZIP_LEVEL, file)
 
 
-def _head(trace: Trace) -> str:
+def _head(trace: Trace, process: str, more: dict[str, Any]) -> str:
     facts = {
         "torchprof": __version__,
         "torch": trace.facts.get("torch", ""),
@@ -106,8 +117,8 @@ def _head(trace: Trace) -> str:
     }
     if gpu_backend(trace) != "off":
         facts |= {"gpu": gpu_backend(trace), "gpu_clock_error_ns": trace.facts.get("gpu_clock_error_ns", 0)}
-    process = '{"ph":"M","pid":1,"name":"process_name","args":{"name":"torchprof"}}'
-    return f'{{"displayTimeUnit":"ns","otherData":{json.dumps(facts)},"traceEvents":[\n{process}'
+    named = f'{{"ph":"M","pid":1,"name":"process_name","args":{{"name":{json.dumps(process)}}}}}'
+    return f'{{"displayTimeUnit":"ns","otherData":{json.dumps({**facts, **more})},"traceEvents":[\n{named}'
 
 
 def _events(trace: Trace, libraries: bool) -> Iterator[list[str]]:

@@ -13,7 +13,7 @@ from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.on_device import rows_on
 from torchprof.analysis.model.flops import counted_bytes, counted_flops
-from torchprof.analysis.time.self_times import nested_self_times
+from torchprof.analysis.time.self_times import self_times
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
@@ -91,7 +91,7 @@ def _bytes(trace: Trace) -> tuple[Ints, Ints]:
 
 
 VALUES: Final[dict[str, Callable[[Trace], tuple[Ints, Ints]]]] = {
-    "time": nested_self_times,
+    "time": self_times,
     "flops": _flops,
     "bytes": _bytes,
 }

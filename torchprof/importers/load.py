@@ -14,6 +14,7 @@ from torchprof.importers.ranks import load_ranks
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import AnyPath, opened, text_of
 from torchprof.trace import file
+from torchprof.trace.known import Known
 from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 
@@ -72,11 +73,12 @@ def load_trace(path: AnyPath) -> Trace:
         return _read(path, advance)
 
 
-def _read(path: AnyPath, advance: Callable[[int], None]) -> Trace:
+def _read(path: AnyPath, advance: Callable[[int], None], known: Known | None = None) -> Trace:
     """Read a file.
 
     Args:
         advance: called with the number of bytes that were read since.
+        known: what the files of other ranks have.
     """
     with opened(path) as stream:
         begins = stream.read(LONGEST_BEGINNING)
@@ -95,6 +97,6 @@ def _read(path: AnyPath, advance: Callable[[int], None]) -> Trace:
         raise TraceFileError(
             f"{text_of(path)}: not a torchprof trace, nor a file of torch.profiler{', but ' if what else ''}{what}"
         )
-    trace = Trace(**file.read(path))
+    trace = Trace(**file.read(path, known))
     advance(size)
     return trace

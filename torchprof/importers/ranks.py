@@ -10,6 +10,7 @@ from typing import Final
 from torchprof.errors import ArgumentError, TorchprofError, TraceFileError
 from torchprof.importers.progress import reading
 from torchprof.paths import AnyPath, text_of
+from torchprof.trace.known import Known
 from torchprof.trace.rank import rank_of
 from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
@@ -21,11 +22,11 @@ ENDINGS: Final = (".torchprof", ".json", ".json.gz")
 """Of the names of the files that are read of a folder."""
 
 
-def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[int], None]], Trace]) -> Ranks:
+def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[int], None], Known], Trace]) -> Ranks:
     """The traces in a folder, or in these files.
 
     Args:
-        read: reads one file, and says how far it is.
+        read: reads one file, says how far it is, and shares with the others what is equal.
 
     Raises:
         TraceFileError: there is no trace, or none that can be read; or there are several, and none is of a rank.
@@ -36,7 +37,7 @@ def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[i
     if not paths:
         raise ArgumentError("path=[] names no file: give the files of the ranks, or their folder")
     sizes = {path: os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths}
-    traces, files, problems = [], [], []
+    traces, files, problems, known = [], [], [], Known()
     with reading(sum(sizes.values())) as advance:
         for path in paths:
             done = 0
@@ -47,7 +48,7 @@ def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[i
                 advance(read)
 
             try:
-                traces.append(read(path, count))
+                traces.append(read(path, count, known))
                 files.append(path)
             except (TorchprofError, OSError) as error:
                 name = os.path.basename(path) if isinstance(of, str) else path

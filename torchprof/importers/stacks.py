@@ -14,10 +14,14 @@ __all__ = ["NOT_RECORDED", "Frame", "Stack", "Stacks"]
 
 Stack = tuple[str, ...]
 """Lines of Python as ``"train.py:12 step"``, the innermost first. Where there are none: ``"MmBackward0 (aten::mm)"``, the node
-of autograd and its op, or the lines of C++ where there is no node either."""
+of autograd and its op; ``"autograd engine (aten::add_Tensor)"`` of what the engine does between nodes, such as adding gradients
+up; or else the lines of C++, without those that recorded the stack and without the allocator's."""
 
 NOT_RECORDED: Final = -1
 NODE: Final = re.compile(r"autograd::(?:generated::(?:details::)?)?(\w*Backward\w*|AccumulateGrad|PyNode|CppNode)\b.*::apply")
+ENGINE: Final = re.compile(r"autograd::Engine::evaluate_function\b")
+RECORDING: Final = re.compile(r"torch::unwind::|CapturedTraceback::gather|gather_with_cpp|CachingAllocator::|CUDAMallocAsync")
+"""What is innermost in every stack of C++: reading the stack, and the allocator."""
 OP: Final = re.compile(r"\bat::_ops::(\w+)::(?:call|redispatch)\b")
 
 
@@ -73,10 +77,13 @@ class Stacks:
     def lines(self, number: int) -> Stack:
         """The frames of Python as text; where there are none, the node of autograd or all."""
         frames = self.frames(number)
-        python = [frame for frame in frames if frame.is_python]
-        if not python and (node := _node(frames)):
-            return (node,)
-        return tuple(f"{frame.file}:{frame.line} {frame.name}" for frame in python or frames)
+        shown = [frame for frame in frames if frame.is_python]
+        if not shown:
+            if node := _node(frames):
+                return (node,)
+            outside = next((at for at, frame in enumerate(frames) if not RECORDING.search(frame.name)), 0)
+            shown = list(frames[outside:])
+        return tuple(f"{frame.file}:{frame.line} {frame.name}" for frame in shown)
 
     def _frame(self, frame: dict[str, Any]) -> Frame:
         found = self._known.get(id(frame))
@@ -88,11 +95,12 @@ class Stacks:
 
 
 def _node(frames: Sequence[Frame]) -> str:
-    """The innermost node of autograd, and its outermost op; empty where there is none."""
+    """The innermost node of autograd, or the engine between nodes, and its outermost op; empty where there is neither."""
     op = ""
     for frame in frames:
-        if found := NODE.search(frame.name):
-            return f"{found[1]} ({op})" if op else found[1]
+        found = NODE.search(frame.name)
+        if node := found[1] if found else "autograd engine" * bool(ENGINE.search(frame.name)):
+            return f"{node} ({op})" if op else node
         if found := OP.search(frame.name):
             op = f"aten::{found[1]}"
     return ""

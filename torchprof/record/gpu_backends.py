@@ -12,7 +12,16 @@ from torchprof import _native
 from torchprof.errors import ArgumentError, RecordingError, UnsupportedTorchError
 from torchprof.record import torch_private
 
-__all__ = ["BACKENDS", "INTERRUPTED", "GpuBackend", "accelerator_in_use", "check_backend", "gpu_backends", "may_wait"]
+__all__ = [
+    "BACKENDS",
+    "INTERRUPTED",
+    "GpuBackend",
+    "accelerator_in_use",
+    "check_backend",
+    "device_names",
+    "gpu_backends",
+    "may_wait",
+]
 
 BACKENDS: Final = ("auto", "cupti", "events", "off")
 
@@ -118,3 +127,13 @@ def _why_no_cupti() -> str:
     except UnsupportedTorchError as error:
         return str(error)
     return ""
+
+
+def device_names() -> list[str]:
+    """The names of the GPUs that CUDA, or ROCm, shows this process, by number; none where it has not begun to use that."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return []
+    try:
+        return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    except RuntimeError:  # in a fork of the process that uses it, or after an error on the device
+        return []

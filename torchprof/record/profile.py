@@ -72,7 +72,9 @@ class profile(ContextDecorator):
             step. The tables by module, op and step remain; rows of single ops, module calls and allocations do not. Where a
             module runs an op with many shapes, the first 16 have sums of their own, fewer if the budget is small; the others
             are merged into "other shapes", whose FLOPs and bytes are exact. Likewise the first 64 stacks of an op in a module;
-            how many ops had others is ``trace.losses["stacks"]``. Needs ``step()``.
+            how many ops had others is ``trace.losses["stacks"]``. Modules that are made, called and dropped, and have not been
+            called for 256 steps, are one ``<other Class>`` in the module that called them; user ranges with further names than
+            the first 1,024 are "other ranges". Needs ``step()``.
         budget: bytes that the recording may take: rows, names, shapes, stacks, marks, and some 80 kB for each thread; with
             ``aggregate`` half as many again for the sums. What does not fit is counted in ``trace.losses`` and not stored, and
             so is what the process has no memory for. The trace is about as large. The description of the model is not counted.

@@ -20,7 +20,7 @@ from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
 from torchprof.record.background import give_way
 from torchprof.record.compiled_code import CompiledCode
-from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, gpu_backends, may_wait
+from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, device_names, gpu_backends, may_wait
 from torchprof.record.held_by_model import held_by
 from torchprof.record.modules import Models, describe, walk
 from torchprof.record.rank import rank_facts
@@ -166,16 +166,20 @@ class Recorder:
         """A step of the loop has ended; ``is_between``: and the next one does not begin yet."""
         _native.end_step(may_wait(self._backend))
         if _native.is_merge_due():
-            self._merge_shapes()
+            self._merge_sums()
         if is_between and self._options.aggregate:
             _native.begin_step(BETWEEN, True)  # sums are of steps, but of those that warm up
 
-    def _merge_shapes(self) -> None:
-        """Make one row of the sums of all but the first shapes of an op, with the FLOPs and bytes that each of them has."""
+    def _merge_sums(self) -> None:
+        """Make one row of the sums of all but the first shapes of an op, with the FLOPs and bytes that each of them has.
+
+        And of those of modules that the model does not have and that are not called any more, and of further user ranges.
+        """
         tables, strings = _native.sums()
         totals = step_totals(self._trace(tables, strings, {"aggregate": True}, self._flops(tables, strings)))
         self._has_merged = True
-        _native.merge_shapes(totals.op_flops.tolist(), totals.op_bytes.tolist(), totals.op_unknown.tolist())
+        registered = {id(place.module) for place in walk(self.models)} if self.models is not None else set()
+        _native.merge_sums(totals.op_flops.tolist(), totals.op_bytes.tolist(), totals.op_unknown.tolist(), registered)
 
     def _flops(self, tables: Tables, strings: list[str]) -> flops.Flops:
         outputs = self._options.reads_tensors or self.counted_ops == "outputs"
@@ -214,7 +218,7 @@ class Recorder:
     def _stop(self) -> None:
         """Stop the compiled recorder, whose tables the block has then."""
         if self._has_merged:
-            self._merge_shapes()
+            self._merge_sums()
         self._places = walk(self.models) if self.models is not None else None
         held = self._held(self._places, at_end=True)
         places = self._places if not self._options.aggregate else None
@@ -254,6 +258,7 @@ class Recorder:
             "gpu": self._backend.name,
             "gpu_note": note,
             "stacks": self._stacks if self._stacks != "off" else False,
+            **({"devices": names} if (names := device_names()) else {}),
             **self._rank_at_end(),
         }
 
@@ -265,7 +270,9 @@ class Recorder:
 
 def _thread_name() -> str:
     """The name of this thread; empty where Python did not start it."""
-    return next((thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()), "")
+    # No generator that is left half-way: an interrupt that comes while Python closes it is printed, and lost.
+    names = [thread.name for thread in threading.enumerate() if thread.ident == threading.get_ident()]
+    return names[0] if names else ""
 
 
 @functools.cache

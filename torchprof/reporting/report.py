@@ -18,6 +18,7 @@ from torchprof.analysis.steps import warmup_count
 from torchprof.errors import ArgumentError, MissingPackageError
 from torchprof.paths import AnyPath, text_of, written
 from torchprof.rendering.units import format_ns
+from torchprof.reporting.ranks_page import rank_sections, said_of_ranks
 from torchprof.reporting.section import Section
 from torchprof.reporting.sections import sections_of
 from torchprof.reporting.snapshot_page import snapshot_sections
@@ -26,19 +27,24 @@ from torchprof.tables.footer import remarks
 from torchprof.tables.snapshot_memory import SnapshotMemory
 from torchprof.terminal import printable
 from torchprof.trace.ceilings import Ceilings
+from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted, shown
 
 __all__ = ["report"]
 
 NEEDED = 'report needs {}, which is not installed: pip install "torchprof-recorder[report]", or plotly and jinja2'
-ORDER = ("steps", "memory", "gpu")
+ORDER = ("ranks", "stragglers", "steps", "memory", "gpu")
 """Of the sentences of the verdict."""
 PLACES = {"peak memory": "memory", "step time": "steps", "device time": "gpu"}
 """Sections that findings lead to which name no module and no line."""
+OF_RULES = {"straggler": "stragglers", "imbalance": "imbalance"}
+"""Sections that findings of these rules lead to."""
 
 
-def report(trace: Trace | SnapshotMemory, path: AnyPath, *, title: str | None = None, ceilings: Ceilings | None = None) -> None:
+def report(
+    trace: Trace | Ranks | SnapshotMemory, path: AnyPath, *, title: str | None = None, ceilings: Ceilings | None = None
+) -> None:
     """Write what a trace says as one HTML file, to open in a browser: it needs no network and nothing beside it.
 
     On top stand a verdict and what `torchprof.findings` found, each leading to its place. Below are the module tree, memory
@@ -48,7 +54,7 @@ def report(trace: Trace | SnapshotMemory, path: AnyPath, *, title: str | None = 
 
     Args:
         trace: of `torchprof.profile` or `torchprof.load`; or what `torchprof.memory` says of a CUDA memory snapshot, whose page
-            shows memory alone.
+            shows memory alone; or `Ranks`, whose page shows what all of them together tell.
         path: the file to write, such as ``"report.html"``.
         title: of the page; by default the name of the model.
         ceilings: of `torchprof.ceilings`, measured on the machine that the trace is of: adds the utilization of every module
@@ -56,22 +62,31 @@ def report(trace: Trace | SnapshotMemory, path: AnyPath, *, title: str | None = 
 
     Raises:
         ModuleTypeError: this is no trace.
-        ArgumentError: the title is no text, the path is no path, or the ceilings are a CPU's where a device did the work.
+        ArgumentError: the title is no text, the path is no path, or the ceilings are a CPU's where a device did the work, or
+            given for the page of `Ranks`.
         MissingPackageError: plotly or jinja2 is not installed.
         OSError: the file cannot be written.
 
     Example:
         >>> torchprof.report(prof.trace, "report.html")
     """
-    if not isinstance(trace, SnapshotMemory):
+    if not isinstance(trace, SnapshotMemory | Ranks):
         check_trace(trace)
     text_of(path)
     if title is not None and not isinstance(title, str):
         raise ArgumentError(f"title={shown(title)} is no text: give a str, or None for the name of the model")
     if ceilings is not None:
+        if isinstance(trace, Ranks):
+            raise ArgumentError(f"ceilings={shown(ceilings)} are for the page of one trace, such as ranks[0]: leave them out")
         check_ceilings(ceilings, of_device=isinstance(trace, SnapshotMemory) or has_kernels(trace))
     template, plotly = _template(), _plotly()
-    filled = snapshot_contents(trace) if isinstance(trace, SnapshotMemory) else contents(trace, ceilings)
+    filled = (
+        snapshot_contents(trace)
+        if isinstance(trace, SnapshotMemory)
+        else contents_of_ranks(trace)
+        if isinstance(trace, Ranks)
+        else contents(trace, ceilings)
+    )
     name = printable(title) if title is not None else filled["title"]
     page = template.render(**{**filled, "title": name, "version": __version__, "plotly": plotly})
     with written(path) as file:
@@ -92,13 +107,29 @@ def snapshot_contents(account: SnapshotMemory) -> dict[str, Any]:
 
 def contents(trace: Trace, ceilings: Ceilings | None) -> dict[str, Any]:
     """What the template is filled with for a trace."""
-    sections = list(sections_of(trace, ceilings))
-    found = findings(trace)
     return {
-        **_filled(sections),
+        **_with_findings(list(sections_of(trace, ceilings)), findings(trace)),
         "title": _name(trace),
         "facts": list(map(printable, _facts(trace))),
         "remarks": list(map(printable, remarks(trace))),
+    }
+
+
+def contents_of_ranks(ranks: Ranks) -> dict[str, Any]:
+    """What the template is filled with for several ranks."""
+    first = ranks[0]
+    when = [fact for fact in _facts(first) if not fact.endswith((" op", " ops"))]
+    return {
+        **_with_findings(list(rank_sections(ranks)), findings(ranks)),
+        "title": f"{_name(first)}, {counted(len(ranks), 'rank')}",
+        "facts": list(map(printable, when)),
+        "remarks": list(map(printable, said_of_ranks(ranks))),
+    }
+
+
+def _with_findings(sections: list[Section], found: Findings) -> dict[str, Any]:
+    return {
+        **_filled(sections),
         "findings": [_finding(finding, sections) for finding in found],
         "nothing_found": _nothing(found),
         "not_told": list(map(printable, _not_told(found))),
@@ -130,6 +161,7 @@ def _facts(trace: Trace) -> Iterator[str]:
         yield str(facts["source"])
     else:
         yield from (f"{name} {facts[key]}" for name, key in (("PyTorch", "torch"), ("Python", "python")) if facts.get(key))
+    yield from dict.fromkeys(name for name in facts.get("devices", ()) if name)
     if facts.get("duration_ns"):
         yield format_ns(int(facts["duration_ns"]))
     if len(trace.steps):
@@ -146,7 +178,7 @@ def _finding(finding: Finding, sections: list[Section]) -> dict[str, Any]:
     for table, what, keys in (("modules", "module ", of_module), ("lines", "", list(finding.lines))):
         for key in map(printable, keys):
             places.append({"text": f"{what}{key}", "table": table if key in tables.get(table, ()) else None, "key": key})
-    of = PLACES.get(finding.worth.of) if finding.worth is not None else None
+    of = OF_RULES.get(finding.rule) or (PLACES.get(finding.worth.of) if finding.worth is not None else None)
     section = next((section for section in sections if section.name == of), None)
     if section is not None:
         places.append({"text": section.title, "section": section.name, "table": None})

@@ -52,7 +52,7 @@ def roofline_chart(ops: Table, ceilings: Ceilings | None) -> Figure | None:
         y = [*y, *roof]
     layout = {
         "hovermode": "closest",
-        "xaxis": {"type": "log", "title": {"text": "FLOPs per byte"}, "dtick": _dtick(x), "fixedrange": True},
+        "xaxis": {"type": "log", "title": {"text": "FLOPs per byte"}, "fixedrange": True, **_numbers(x)},
         "yaxis": {"type": "log", "title": {"text": "FLOP/s"}, "fixedrange": True, **_powers(y)},
     }
     return {"data": data, "layout": layout}
@@ -63,9 +63,12 @@ def _is_drawn(rate: float | None) -> bool:
     return rate is not None and 0 < rate < math.inf
 
 
-def _dtick(values: list[float]) -> float | str:
-    """Numbers at powers of ten, of few ones also in between."""
-    return "D2" if math.log10(max(values) / min(values)) < 2 else 1
+def _numbers(values: list[float]) -> Figure:
+    """Ticks at powers of ten, of few ones also in between, as whole numbers: plotly writes 20 as 2, between powers."""
+    low, high = math.floor(math.log10(min(values) / 3)), math.ceil(math.log10(max(values) * 3))
+    factors = (1, 2, 5) if high - low <= 4 else (1,)
+    ticks = [factor * 10.0**at for at in range(low, high + 1) for factor in factors]
+    return {"tickvals": ticks, "ticktext": [f"{tick:,.10g}" for tick in ticks]}
 
 
 def _powers(values: list[float]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from torchprof.analysis.distributed.module_ranks import module_ranks
 from torchprof.analysis.distributed.rank_records import rank_records
 from torchprof.analysis.gpu.backend import has_kernels
-from torchprof.errors import ModuleTypeError
+from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.rendering.units import format_ns
 from torchprof.tables.footer import unknown_flops
 from torchprof.tables.table import About, Table, worth_showing
@@ -17,7 +18,7 @@ from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted, shown
 
-__all__ = ["check_ranks", "module_ranks_table", "of_ranks"]
+__all__ = ["check_ranks", "check_single_ops", "module_ranks_table", "of_ranks"]
 
 
 def check_ranks(ranks: Any) -> None:
@@ -25,6 +26,15 @@ def check_ranks(ranks: Any) -> None:
     if not isinstance(ranks, Ranks):
         how = "torchprof.Ranks.of([trace, ...])" if isinstance(ranks, Trace | list | tuple) else "torchprof.load('run/')"
         raise ModuleTypeError(f"ranks={shown(ranks)} must be torchprof.Ranks: give what {how} returns")
+
+
+def check_single_ops(traces: Iterable[Trace]) -> None:
+    """Raise ArgumentError unless each of these has the single ops that ask for collectives."""
+    for each in traces:
+        if each.facts.get("aggregate"):
+            raise ArgumentError(f"trace={each!r} holds sums, and no single collectives: record without aggregate=True")
+        if each.facts.get("ops") is False:
+            raise ArgumentError(f"trace={each!r} has no ops, which ask for collectives: record with ops=True")
 
 
 def of_ranks(ranks: Ranks) -> list[str]:
@@ -40,7 +50,7 @@ def of_ranks(ranks: Ranks) -> list[str]:
         )
     which = f"{counted(len(ranks), 'rank')}" + (f" of {ranks.world_size:,}" if len(ranks) != ranks.world_size else "")
     times = (
-        "host time, but for Device, Compute, Comm, Exposed and Idle: device time"
+        "host time, but for Device, Compute, Comm, Hidden, Exposed and Idle: device time"
         if any(map(has_kernels, ranks))
         else "host time"
     )

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from torchprof.analysis.distributed.collective_records import collective_records, collective_records_of_ranks
 from torchprof.analysis.distributed.collectives import collectives_of
 from torchprof.analysis.records import Record
-from torchprof.errors import ArgumentError
-from torchprof.tables.across_ranks import of_ranks
+from torchprof.tables.across_ranks import check_single_ops, of_ranks
 from torchprof.tables.checks import check_trace
 from torchprof.tables.footer import footer
 from torchprof.tables.table import About, Table, worth_showing
@@ -51,11 +50,7 @@ def by_collective(trace: Trace | Ranks) -> Table:
     if not isinstance(trace, Ranks):
         check_trace(trace)
     traces = list(trace) if isinstance(trace, Ranks) else [trace]
-    for each in traces:
-        if each.facts.get("aggregate"):
-            raise ArgumentError(f"trace={each!r} holds sums, and no single collectives: record without aggregate=True")
-        if each.facts.get("ops") is False:
-            raise ArgumentError(f"trace={each!r} has no ops, which ask for collectives: record with ops=True")
+    check_single_ops(traces)
     if isinstance(trace, Ranks):
         records = collective_records_of_ranks(trace)
         lines = [
@@ -82,6 +77,9 @@ def _about(traces: list[Trace], records: list[Record]) -> Iterator[str | About]:
     yield About(("alg_rate", "bus_rate"), f"Alg, Bus: bandwidths as in {SOURCE}")
     if any(record["ran"] is None for record in records):
         yield "Ran: ? where no kernel of NCCL and no thread of gloo was recorded for it"
+    if open_ := sum(each.unfinished for trace in traces for each in collectives_of(trace).collectives):
+        which = counted(open_, "call", "calls")
+        yield f"{which} still ran when the recording ended: Ran takes the mean of the others for what is not known of them"
     if none := sum(collectives_of(trace).kernels_of_none for trace in traces):
         which = counted(none, "kernel of a collective is", "kernels of collectives are")
         yield f"{which} of no op, as those of CUDA graphs: left out"

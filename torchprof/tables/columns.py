@@ -15,6 +15,7 @@ from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.records import Record
 from torchprof.rendering.shapes import all_shapes, shapes_of_calls
 from torchprof.rendering.units import format_bytes, format_count, format_flops, format_ns, format_rate
+from torchprof.trace.ranks import listed
 
 __all__ = ["COLUMNS", "LEFT_OUT_FIRST", "Column", "Quantity", "columns_of", "with_computed"]
 
@@ -104,6 +105,13 @@ def _time(value: float) -> str:
     return format_ns(round(value)) if value else "-"
 
 
+def _signed_time(value: float) -> str:
+    """With hours, which clocks are apart by."""
+    if abs(value) >= HOUR:
+        return f"{value / HOUR:,.3f} h"
+    return f"{'-' if value < 0 else ''}{format_ns(round(abs(value)))}" if value else "0"
+
+
 def _bytes(value: float) -> str:
     return format_bytes(round(value)) if value else "-"
 
@@ -135,12 +143,14 @@ def _kernel_size(size: int | Sequence[int]) -> str:
 
 
 LONGEST_SOURCE: Final = 64
+HOUR: Final = 3_600_000_000_000
 TEXT: Final = Quantity(str, left=True)
 NUMBER: Final = Quantity(str)
 COUNT: Final = Quantity(_count)
 EXACT_COUNT: Final = Quantity(format_count)
 PART_OF_COUNT: Final = Quantity(format_count, missing="-")
 TIME: Final = Quantity(_time, "ns")
+LONG_TIME: Final = Quantity(_signed_time, "ns")
 BYTES: Final = Quantity(_bytes, "bytes")
 EXACT_BYTES: Final = Quantity(format_bytes, "bytes")
 BYTES_OF_CALLS: Final = Quantity(lambda value: format_bytes(value) if value != "" else "", "bytes", missing="?")
@@ -149,6 +159,7 @@ FLOPS: Final = Quantity(_flops, "FLOPs")
 FLOP_RATE: Final = Quantity(_flops, "FLOPs per second")
 SHARE: Final = Quantity(lambda value: f"{100 * value:.1f}%", "fraction")
 RATIO: Final = Quantity(lambda value: f"{value:,.1f}x", "ratio")
+TIMES_MEAN: Final = Quantity(lambda value: f"{value:.2f}", "ratio")
 SHAPES: Final = Quantity(all_shapes, left=True, missing="other shapes")
 SHAPES_OF_CALLS: Final = Quantity(lambda value: shapes_of_calls(*value))
 DTYPES: Final = Quantity(lambda names: ", ".join(dict.fromkeys(names)), left=True)
@@ -277,6 +288,21 @@ _COLUMNS: Final = (
     Column("ran", "Ran", TIME, "time for which it ran: from when this rank began until all was done"),
     Column("shortest", "Shortest", TIME, "of each call, the time of the rank in which it ran shortest, which came last"),
     Column("last_rank", "Last rank", NUMBER, "which rank came last most often"),
+    Column("last_share", "Was last", SHARE, "to how many of these collectives that rank came last"),
+    Column("phase", "Phase", TEXT, "what it was doing: forward, backward, ...; other is Python, and ops outside of all phases"),
+    Column("behind", "Behind", TIME, "from the median of the other ranks to the last one, mean of all calls"),
+    Column("late", "Late", TIME, "of a step: how far behind, without what it was behind by at the collective before"),
+    Column("hidden", "Hidden", TIME, "time in which collectives ran and something was computed meanwhile"),
+    Column("overlap", "Overlap", SHARE, "of the time in which collectives ran: hidden behind computation"),
+    Column("tokens", "Tokens", COUNT, "elements of the indices that the first embedding of forward was given in a step"),
+    Column("tokens_ratio", "x mean", TIMES_MEAN, "tokens by their mean over all rows"),
+    Column("flops_ratio", "x mean", TIMES_MEAN, "FLOPs by their mean over all rows"),
+    Column("compute_ratio", "x mean", TIMES_MEAN, "compute time by its mean over all rows"),
+    Column("peak_ratio", "x mean", TIMES_MEAN, "peak memory by its mean over all rows"),
+    Column("of_ranks", "Ranks", Quantity(listed, left=True), "which ranks"),
+    Column("ahead", "Ahead", LONG_TIME, "by how much the clock shows a later time than the first one"),
+    Column("clock_error", "Error", LONG_TIME, "how far that may be off"),
+    Column("contradiction", "At odds", LONG_TIME, "by how much collectives contradict each other in that"),
     Column("longest", "Longest", TIME, "of the rank in which it ran longest, which waited most"),
     Column("alg_rate", "Alg", BYTE_RATE, "algorithm bandwidth: bytes by the time for which it ran"),
     Column("bus_rate", "Bus", BYTE_RATE, "bus bandwidth: comparable with the speed of the links, whatever the number of ranks"),

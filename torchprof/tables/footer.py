@@ -9,6 +9,7 @@ from torchprof.analysis.device_names import on_device
 from torchprof.analysis.gpu.backend import gpu_backend, has_kernels
 from torchprof.analysis.gpu.kernels import launches_before
 from torchprof.analysis.memory.steps import not_recorded
+from torchprof.analysis.model.module_tree import SEVERAL_MODULES
 from torchprof.analysis.model.unknown_flops import ways_out
 from torchprof.analysis.steps import counts_evaluations, evaluation_steps, step_times
 from torchprof.rendering.units import format_ns
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 MOST_NAMED: Final = 6
+OTHER_RANGES: Final = "other ranges"
+"""The name of user ranges whose sums were merged: see csrc/collate/merged_rows.cpp."""
 ROUNDED: Final = 0.0005
 
 
@@ -48,7 +51,7 @@ def footer(trace: Trace, times: str = "host time", of: str | None = None) -> tup
         lines.append("Devices were recorded, and did nothing")
     if backend == "events" and trace.facts.get("gpu_note"):
         lines.append(f"Devices were recorded with events: {trace.facts['gpu_note']}")
-    return (*lines, *merged_shapes(trace), *remarks(trace))
+    return (*lines, *merged_rows(trace), *remarks(trace))
 
 
 def remarks(trace: Trace) -> list[str]:
@@ -71,15 +74,25 @@ def of_file(trace: Trace) -> list[str]:
     return [f"Read from {trace.facts.get('source', 'a file')}: {each}" for each in trace.facts.get("notes", ())]
 
 
-def merged_shapes(trace: Trace) -> list[str]:
-    """What must be said where ops ran with so many shapes that their sums were merged."""
-    merged = trace.op_totals[trace.op_totals["merged"] != 0]
-    if not len(merged):
-        return []
-    count, ops = int(merged["count"].sum()), int(trace.op_totals["count"].sum())
-    kept = trace.facts.get("shapes_kept", 0)
-    beyond = f"further shapes than the first {kept} of an op in a module" if kept > 1 else "many shapes"
-    return [f"Other shapes: {count:,} of {ops:,} ops ran with {beyond}, and are summed up together"]
+def merged_rows(trace: Trace) -> list[str]:
+    """What must be said where there were so many shapes, modules or names that their sums were merged."""
+    lines = []
+    ops, calls = trace.op_totals, trace.call_totals
+    if (count := int(ops["count"][ops["merged"] != 0].sum())) != 0:
+        kept = trace.facts.get("shapes_kept", 0)
+        beyond = f"further shapes than the first {kept} of an op in a module" if kept > 1 else "many shapes"
+        lines.append(
+            f"Other shapes: {count:,} of {int(ops['count'].sum()):,} ops ran with {beyond}, and are summed up together"
+        )
+    of_several = trace.modules["address"][calls["module"]] == SEVERAL_MODULES
+    if (count := int(calls["count"][of_several].sum())) != 0:
+        made = "of modules that the model does not have and that were not called for long"
+        lines.append(f"Other modules: {counted(count, 'call')} {made}, summed up by class and caller")
+    if OTHER_RANGES in trace.strings:
+        named = trace.signatures["name"][ops["signature"]] == trace.strings.index(OTHER_RANGES)
+        if (count := int(ops["count"][named].sum())) != 0:
+            lines.append(f"Other ranges: {counted(count, 'range')} with further names than the first, summed up together")
+    return lines
 
 
 def ended_early(trace: Trace) -> list[str]:

@@ -52,9 +52,11 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
             "device": self.device,
             "stack": list(self.stack),
             **{name: getattr(self, name) for name in figures.split()},
+            "most": self.most,
             "limited": self.limited,
             "attempts": self.attempt_table.to_dict(),
             "saved_by": list(self.saved_by),
+            "may_be_saved_by": list(self.may_be_saved_by),
             "followed": self.followed,
             "reproduced": self.reproduced,
             "verdict": self._verdict(),
@@ -66,16 +68,18 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
     def parts(self) -> Parts:
         where = f" in {line_of(self.stack)}" if self.stack else ""
         yield f"Out of memory on {self.device}: {format_bytes(self.requested)} were needed{where}"
-        least = "at least " if self.device_free is None and self.given_capacity is None else ""
+        least = "" if self.most is not None else "at least "
+        to = "" if self.most in (None, self.capacity) else f" to {format_bytes(self.most)}"
         waiting = f", {format_bytes(self.awaiting_free)} freed and still used by other streams" if self.awaiting_free else ""
         yield (
-            f"Of {least}{format_bytes(self.capacity)} that PyTorch could have, {format_bytes(self.allocated)} were "
+            f"Of {least}{format_bytes(self.capacity)}{to} that PyTorch could have, {format_bytes(self.allocated)} were "
             f"allocated{waiting}; {format_bytes(self.free)} were reserved and free, in {counted(self.pieces, 'piece')}"
         )
         free = "unknown, the history does not have it" if self.device_free is None else format_bytes(self.device_free)
         yield f"The largest piece for this request: {format_bytes(self.largest_free)}; free on the device: {free}"
         if self.limited and self.given_capacity is None:
             yield "The device had room: a limit such as torch.cuda.set_per_process_memory_fraction must have ended it"
+            yield "The snapshot does not have it: below is the least that it can be; capacity= takes what the error said"
         if self.earlier:
             yield f"Earlier requests that failed, after which the program went on: {self.earlier:,}"
         yield from self.attempt_table.parts()
@@ -101,8 +105,12 @@ class OutOfMemory(OutOfMemoryAccount, Printed):
             return f"PYTORCH_ALLOC_CONF={self.saved_by[0]} would have saved the run{within}"
         if unknown:
             return "Whether a setting would have saved the run is unknown, as is what the device had free: give its capacity"
+        if self.may_be_saved_by:
+            return (
+                f"PYTORCH_ALLOC_CONF={self.may_be_saved_by[0]} would have saved the run if the limit was high enough: give it"
+            )
         if self.missing:
-            more = format_bytes(self.missing)
+            more = ("up to " if self.most not in (None, self.capacity) else "") + format_bytes(self.missing)
             return f"No setting would have saved the run{within}: {more} more are needed even with nothing fragmented"
         return f"None of these settings would have saved the run{within}, though enough was free in pieces"
 

@@ -60,6 +60,7 @@ FACTS: Final[Mapping[str, Any]] = {
     "unread_modules": list[int] | None,
     "phase_ns": tuple[int, int, int, int, int, int],  # of each Phase
     "stacks": bool | str,
+    "devices": list[str],
     # Of a rank
     **dict.fromkeys(("rank", "world_size", "local_rank"), int),
     **dict.fromkeys(("host", "run"), str),
@@ -78,7 +79,6 @@ FACTS: Final[Mapping[str, Any]] = {
     # Of a file of another tool
     "source": str,
     "notes": list[str],
-    "devices": list[str],
     **dict.fromkeys(("outputs", "addresses", "parameters"), bool),
     "collectives": list[dict[str, Any]],
 }

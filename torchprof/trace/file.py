@@ -23,6 +23,7 @@ from torchprof.paths import AnyPath, opened, text_of, written
 from torchprof.trace.damage import Damage, find_damage
 from torchprof.trace.facts import wrong_fact
 from torchprof.trace.kinds import is_of_kind
+from torchprof.trace.known import Known
 from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
@@ -65,8 +66,11 @@ def write(path: AnyPath, parts: Mapping[str, Any]) -> None:
         np.savez(file, allow_pickle=False, document=encoded, **arrays)
 
 
-def read(path: AnyPath) -> dict[str, Any]:
+def read(path: AnyPath, known: Known | None = None) -> dict[str, Any]:
     """Read the parts of a trace from a file.
+
+    Args:
+        known: what the files of other ranks have, with which this one shares what is equal.
 
     Raises:
         TraceFileError: the file is not a trace, is damaged or cut short, or has another format than ``FORMAT``.
@@ -79,7 +83,7 @@ def read(path: AnyPath) -> dict[str, Any]:
     try:
         if begins != ZIP[: len(begins)]:  # a zip archive may stand at the end of any other file
             raise TraceFileError(f"{shown}: not a torchprof trace")
-        return _read(shown)
+        return _read(shown, known if known is not None else Known())
     except TraceFileError:
         raise
     except Damage as error:
@@ -90,27 +94,28 @@ def read(path: AnyPath) -> dict[str, Any]:
         raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error
 
 
-def _read(shown: str) -> dict[str, Any]:
+def _read(shown: str, known: Known) -> dict[str, Any]:
     with zipfile.ZipFile(shown) as archive:
         members = set(archive.namelist())
         if "document.npy" not in members:
             raise TraceFileError(
                 f"{shown}: a zip archive, but not a torchprof trace: unpack it first, if it has a file of torch.profiler in it"
             )
-        document = json.loads(_array(archive, "document", np.dtype(np.uint8)).tobytes())
+        document = json.loads(_array(archive, "document", np.dtype(np.uint8), Known()).tobytes())
         _check_format(shown, document)
         tables = {
             name: np.zeros(0, dtype=layout)
             if name in STACKS and f"{name}.npy" not in members
-            else _array(archive, name, layout)
+            else _array(archive, name, layout, known)
             for name, layout in LAYOUTS.items()
         }
-        flops = _array(archive, "signature_flops", np.dtype(np.int64))
+        flops = _array(archive, "signature_flops", np.dtype(np.int64), known)
     if len(flops) != len(tables["signatures"]):
         raise Damage(f"it has FLOPs for {len(flops)} of {len(tables['signatures'])} signatures")
     strings, facts = document["strings"], document["facts"]
     if not is_of_kind(strings, list[str]):
         raise Damage("its strings are no list of strings")
+    strings = known.strings(strings)
     if wrong := wrong_fact(facts):
         raise Damage(wrong)
     find_damage(tables, len(strings), flops)
@@ -119,7 +124,7 @@ def _read(shown: str) -> dict[str, Any]:
         "signature_flops": flops,
         "strings": strings,
         "facts": facts,
-        "model": Model.from_json(document["model"]) if document["model"] is not None else None,
+        "model": known.model(document["model"]) if document["model"] is not None else None,
         "dtypes": Dtypes(
             {
                 _number(number): Dtype(str(name), size if size is None else int(size))
@@ -130,23 +135,20 @@ def _read(shown: str) -> dict[str, Any]:
     }
 
 
-def _array(archive: zipfile.ZipFile, name: str, layout: np.dtype[Any]) -> Rows:
+def _array(archive: zipfile.ZipFile, name: str, layout: np.dtype[Any], known: Known) -> Rows:
     """The array of a member, which must be of this layout. Nothing is allocated for rows that are not there."""
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
         raise Damage(f"{name} is compressed or encrypted, and torchprof writes neither")
     if member.compress_size != member.file_size or member.file_size > os.fstat(archive.fp.fileno()).st_size:  # type: ignore[union-attr]
         raise Damage(f"{name} is larger than the file")
-    with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
-        if dtype != layout or len(shape) != 1:
-            raise Damage(f"{name} has {len(shape)} dimensions of {dtype}, not rows of {layout}")
-        rows = stream.read()
-    if len(rows) != shape[0] * layout.itemsize:
-        raise Damage(f"{name} has {len(rows):,} bytes, not those of {shape[0]:,} rows")
-    return np.frombuffer(rows, dtype=layout)
+    read = archive.read(member)
+    shape, dtype, begin = known.header(read)
+    if dtype != layout or len(shape) != 1:
+        raise Damage(f"{name} has {len(shape)} dimensions of {dtype}, not rows of {layout}")
+    if len(read) - begin != shape[0] * layout.itemsize:
+        raise Damage(f"{name} has {len(read) - begin:,} bytes, not those of {shape[0]:,} rows")
+    return known.table(name, read[begin:], layout)
 
 
 def _number(number: Any) -> int:

@@ -157,24 +157,26 @@ void Recorder::stop(bool may_wait) noexcept {
 DeviceReport Recorder::take() {
   DeviceReport report;
   report.system_thread_ids = system_thread_ids_;
-  report.lost = dropped();
   if (log_ == nullptr) {
+    report.lost = dropped();
     return report;
   }
   const auto move = [](auto& log, auto& rows) {
-    rows.reserve(log.size());
     log.drain([&](const auto* first, size_t count) { rows.insert(rows.end(), first, first + count); });
   };
+  clock_.read();
   Buffers::of_process().while_none_arrives([&] {
-    report.lost += std::exchange(log_->lost, 0) + log_->kernels.dropped() + log_->runtime_calls.dropped();
-    move(log_->kernels, report.kernels);
-    move(log_->runtime_calls, report.runtime_calls);
     for (uint32_t id = 0; id < log_->strings.size(); ++id) {
       report.names.push_back(log_->strings[id]);
     }
+    report.kernels.reserve(log_->kernels.size());
+    report.runtime_calls.reserve(log_->runtime_calls.size());
+    // Nothing fails from here on.
+    report.lost = std::exchange(log_->lost, 0) + log_->kernels.dropped() + log_->runtime_calls.dropped();
+    move(log_->kernels, report.kernels);
+    move(log_->runtime_calls, report.runtime_calls);
   });
-  clock_.read();
-  report.lost += translate_times(report.kernels) + translate_times(report.runtime_calls);
+  report.lost += dropped() + translate_times(report.kernels) + translate_times(report.runtime_calls);
   report.clock_error = clock_.error();
   clock_.forget();
   const uint32_t thread = this_thread(system_thread_ids_);

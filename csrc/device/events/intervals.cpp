@@ -239,8 +239,10 @@ DeviceReport Intervals::take() {
   if (log_ == nullptr) {
     return report;
   }
-  report.lost = std::exchange(lost_, 0) + log_->kernels.dropped();
   report.kernels.reserve(log_->kernels.size());
+  report.clocks.reserve(devices_.size());
+  // Nothing fails from here on.
+  report.lost = std::exchange(lost_, 0) + log_->kernels.dropped();
   log_->kernels.drain(
       [&](const Kernel* first, size_t count) { report.kernels.insert(report.kernels.end(), first, first + count); });
   for (const auto& device : devices_) {

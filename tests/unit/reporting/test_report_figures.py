@@ -15,7 +15,7 @@ from torchprof.reporting.gpu_chart import gpu_chart
 from torchprof.reporting.icicle import icicle
 from torchprof.reporting.memory_chart import memory_chart
 from torchprof.reporting.module_tree import module_table
-from torchprof.reporting.roofline_chart import roofline_chart
+from torchprof.reporting.roofline_chart import _numbers, roofline_chart
 from torchprof.reporting.steps_chart import MOST_BARS, steps_chart
 from torchprof.reporting.verdict import of_devices, of_memory, of_steps
 
@@ -132,6 +132,16 @@ def test_the_roofline_has_a_point_for_every_op_with_flops_and_the_roof() -> None
     assert roof["y"][0] == pytest.approx(roof["x"][0] * 3e12)
     assert any("aten::mm" in text and "of roof" in text for text in points["hovertext"])
     assert roofline_chart(torchprof.by_op(two_layer_trace(), shapes=True), None) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [(17.0, 30.0, {"10", "20", "50"}), (0.03, 2_000.0, {"0.1", "1", "1,000"})],
+)
+def test_the_ticks_of_the_roofline_are_whole_numbers(low: float, high: float, texts: set[str]) -> None:
+    axis = _numbers([low, high])
+    assert texts <= set(axis["ticktext"])
+    assert [float(text.replace(",", "")) for text in axis["ticktext"]] == pytest.approx(axis["tickvals"])
 
 
 def test_the_verdict_is_a_sentence_for_steps_memory_and_devices() -> None:

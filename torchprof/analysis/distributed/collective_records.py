@@ -25,6 +25,7 @@ def collective_records(trace: Trace) -> list[Record]:
 
     Keys: ``name`` (the kind), ``by group group_size module line``; per step ``calls``, ``bytes`` and, in nanoseconds, ``asked
     waited ran``, each None where it is not known of every call; ``alg_rate`` and ``bus_rate``, bytes per second while it ran.
+    Calls that still ran when the recording ended count as the mean of the others.
     """
     steps = max(1, len(active_steps(trace)))
     return [_record(key, each, steps) for key, each in _grouped(trace).items()]
@@ -59,9 +60,14 @@ def _record(key: Key, collectives: Sequence[Collective], steps: int) -> Record:
     record: Record = {"name": kind, "by": by, "group": group, "group_size": size, "module": module}
     record |= {"lines": [line] if line else [], "calls": whole(len(collectives) / steps)}
     for name in SUMS:
-        values = [getattr(each, name) for each in collectives]
-        record[name] = sum(values) / steps if None not in values else None
+        values = [getattr(each, name) for each in collectives if name != "ran" or not each.unfinished]
+        record[name] = _of_all(values, len(collectives)) / steps if values and None not in values else None
     return record | _rates(kind, size, record["bytes"], record["ran"])
+
+
+def _of_all(values: Sequence[float], count: int) -> float:
+    """The sum of so many values, of which those that are not known are taken to be the mean of the others."""
+    return sum(values) if len(values) == count else sum(values) / len(values) * count
 
 
 def _rates(kind: str, size: int | None, sent: float | None, ran: float | None) -> Record:
@@ -82,10 +88,13 @@ def _joined(key: Key, collectives: dict[int, list[Collective]], steps: dict[int,
         return joined
     joined["longest"] = max(record["ran"] for record in records.values())
     if same_steps and len({len(each) for each in collectives.values()}) == 1:
-        numbers = list(collectives)
-        ran = np.array([[each.ran for each in of_rank] for of_rank in collectives.values()])
-        last = np.bincount(ran.argmin(axis=0), minlength=len(numbers))
-        joined["shortest"] = float(ran.min(axis=0).sum()) / steps[numbers[0]]
+        numbers, calls = list(collectives), list(zip(*collectives.values(), strict=True))
+        finished = [call for call in calls if not any(each.unfinished for each in call)]
+        if not finished:
+            return joined
+        ran = np.array([[each.ran for each in call] for call in finished])
+        last = np.bincount(ran.argmin(axis=1), minlength=len(numbers))
+        joined["shortest"] = _of_all(ran.min(axis=1).tolist(), len(calls)) / steps[numbers[0]]
         joined["last_rank"] = numbers[int(last.argmax())] if len(numbers) > 1 else None
         joined |= _rates(key[0], key[3], joined["bytes"], joined["shortest"])
     return joined

@@ -61,6 +61,8 @@ class Collective:
         asked: nanoseconds of the op on the host.
         waited: nanoseconds for which the host waited for it in ``wait_tensor``.
         ran: nanoseconds for which it ran: from when this rank began until all was done.
+        entered, left: when it began to run, and when it was done.
+        unfinished: whether it still ran when the recording ended, as its thread was seen: for how long is not known then.
     """
 
     op: int
@@ -74,6 +76,18 @@ class Collective:
     asked: int
     waited: int | None
     ran: int | None
+    entered: int | None = None
+    left: int | None = None
+    unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """When a collective ran: with several kernels, from the start of the first to the end of the last, and their sum."""
+
+    start: int
+    end: int
+    time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,8 @@ def collectives_of(trace: Trace) -> Found:
     rows = np.flatnonzero(asks)
     rows = rows[np.argsort(ops["start"][rows], kind="stable")]
     ran, none = _of_kernels(trace, asks)
-    ran |= _of_ranges(trace, rows, kinds)
+    of_threads, unfinished = _of_ranges(trace, rows, kinds)
+    ran |= of_threads
     waited = _waits(trace, rows)
     counted = rows[step_of(ops["start"][rows], trace, active_steps(trace)) >= 0]
     modules = modules_of_calls(trace, ops["module_call"][counted])
@@ -112,6 +127,7 @@ def collectives_of(trace: Trace) -> Found:
         if by == "DDP":  # whose buckets are of many modules
             of_range = wrapper
         given = _bytes_of(trace, ops["inputs"][row], ops["n_inputs"][row])
+        run = ran.get(row)
         size = _whole(meta.get("group_size")) or group_size_told(name, given) or size_of_all(trace.facts)
         found.append(
             Collective(
@@ -125,7 +141,10 @@ def collectives_of(trace: Trace) -> Found:
                 bytes=_bytes_told(meta, kind) if meta else size_of(kind, name, given, size),
                 asked=int(taken[row]),
                 waited=waited.get(row),
-                ran=ran.get(row),
+                ran=run.time if run is not None else None,
+                entered=run.start if run is not None else None,
+                left=run.end if run is not None else None,
+                unfinished=row in unfinished,
             )
         )
     return Found(tuple(found), none)
@@ -165,38 +184,47 @@ def _told_by_file(trace: Trace, asks: npt.NDArray[np.bool_]) -> dict[int, dict[s
     }
 
 
-def _of_kernels(trace: Trace, asks: npt.NDArray[np.bool_]) -> tuple[dict[int, int], int]:
-    """The time of the kernels that each of these ops launched, and how many kernels of collectives none of them did."""
+def _of_kernels(trace: Trace, asks: npt.NDArray[np.bool_]) -> tuple[dict[int, Run], int]:
+    """The runs of the kernels that each of these ops launched, and how many kernels of collectives none of them did."""
     sends = np.array([is_collective_kernel(name) for name in trace.strings], dtype=np.bool_)
     kernels = trace.kernels[sends[trace.kernels["name"]]] if len(sends) else trace.kernels[:0]
     of = _nearest(kernels["op"], asks, trace.ops["parent"])
-    ran: dict[int, int] = {}
-    for row, time in zip(of.tolist(), (kernels["end"] - kernels["start"]).tolist(), strict=True):
-        if row >= 0 and time > 0:
-            ran[row] = ran.get(row, 0) + time
+    ran: dict[int, Run] = {}
+    for row, start, end in zip(of.tolist(), kernels["start"].tolist(), kernels["end"].tolist(), strict=True):
+        if row >= 0 and end > start:
+            before = ran.get(row, Run(start, end, 0))
+            ran[row] = Run(min(before.start, start), max(before.end, end), before.time + end - start)
     return ran, int((of < 0).sum())
 
 
-def _of_ranges(trace: Trace, rows: Ints, kinds: list[str]) -> dict[int, int]:
-    """The time of the range of gloo that is of each of these ops, which are in the order in which they began."""
+def _of_ranges(trace: Trace, rows: Ints, kinds: list[str]) -> tuple[dict[int, Run], set[int]]:
+    """The range of gloo that is of each of these ops, which are in the order in which they began.
+
+    Also the ops whose range had no end yet: gloo's thread says that the work is done before it ends the range.
+    """
     ops, names = trace.ops, trace.op_names
     is_range = np.array([name in RANGES for name in trace.strings], dtype=np.bool_)
-    ranges = np.flatnonzero(is_range[names] & (ops["end"] >= 0)) if len(is_range) else np.zeros(0, dtype=np.int64)
+    ranges = np.flatnonzero(is_range[names]) if len(is_range) else np.zeros(0, dtype=np.int64)
     ranges = ranges[np.argsort(ops["start"][ranges], kind="stable")]
     waiting: deque[int] = deque()
-    coming, ran = deque(rows.tolist()), {}
+    coming = deque(rows.tolist())
+    ran: dict[int, Run] = {}
+    unfinished: set[int] = set()
     for row in ranges.tolist():
-        start, fits = int(ops["start"][row]), RANGES[trace.strings[names[row]]]
+        start, end, fits = int(ops["start"][row]), int(ops["end"][row]), RANGES[trace.strings[names[row]]]
         while coming and ops["start"][coming[0]] <= start:
             waiting.append(coming.popleft())
         sizes = _bytes_of(trace, ops["inputs"][row], ops["n_inputs"][row])[:1]
         for op in waiting:
             given = _bytes_of(trace, ops["inputs"][op], ops["n_inputs"][op])
             if kinds[names[op]] in fits and (not sizes or sizes[0] in given):
-                ran[op] = int(ops["end"][row]) - start
+                if end < 0:
+                    unfinished.add(op)
+                else:
+                    ran[op] = Run(start, end, end - start)
                 waiting.remove(op)
                 break
-    return ran
+    return ran, unfinished
 
 
 def _waits(trace: Trace, rows: Ints) -> dict[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torchprof.trace.ranks import listed
 
-__all__ = ["group_of", "size_of_all"]
+__all__ = ["group_of", "members_of", "size_of_all"]
 
 
 def size_of_all(facts: Mapping[str, Any]) -> int | None:
@@ -30,3 +30,21 @@ def group_of(facts: Mapping[str, Any], size: int | None) -> str | None:
     if len(groups) == 1:
         return str(groups[0]["description"] or groups[0]["name"])
     return f"ranks {listed(groups[0]['ranks'])}"
+
+
+def members_of(facts: Mapping[str, Any], group: str | None, size: int | None, world_size: int) -> tuple[int, ...] | None:
+    """The ranks of the process group that is called so, as `group_of` calls it, and has so many; None: not known.
+
+    Example:
+        >>> members_of({}, None, 2, 2), members_of({}, None, 2, 4)
+        ((0, 1), None)
+    """
+    known = [
+        tuple(each["ranks"])
+        for each in facts.get("process_groups", ())
+        if (size is None or len(each["ranks"]) == size)
+        and group in (each["description"], each["name"], f"ranks {listed(each['ranks'])}")
+    ]
+    if len(set(known)) == 1:
+        return tuple(sorted(known[0]))
+    return tuple(range(world_size)) if size == world_size else None

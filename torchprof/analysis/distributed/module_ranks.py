@@ -81,7 +81,7 @@ def _joined(records: dict[int, Record], step: float) -> Record:
     first = next(iter(records.values()))
     by_time = sorted(records, key=lambda number: (-records[number]["time"], number))
     slowest, fastest = by_time[0], by_time[-1]
-    time = float(np.mean([record["time"] for record in records.values()]))
+    time = sum(record["time"] for record in records.values()) / len(records)
     return {
         **{name: first[name] for name in ("path", "name", "type", "depth")},
         "ranks": len(records),
@@ -101,5 +101,5 @@ def _mean(records: dict[int, Record], name: str) -> Any:
     values: list[Any] = [record.get(name) for record in records.values()]
     if None in values:
         return None
-    mean = float(np.mean(values))
+    mean = sum(values) / len(values)
     return whole(mean) if name in ("calls", "flops") else mean

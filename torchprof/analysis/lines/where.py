@@ -52,9 +52,13 @@ def lines_of_ops(trace: Trace, rows: Ints) -> list[str]:
     return lines_of_stacks(trace, _of_ops(trace)[0][rows]) if len(trace.stacks) else [""] * len(rows)
 
 
-def lines_of_stacks(trace: Trace, stacks: Ints) -> list[str]:
-    """The same of these rows of ``trace.stacks``; -1: none."""
-    return _in_words(trace, stacks) if len(trace.stacks) else [""] * len(stacks)
+def lines_of_stacks(trace: Trace, stacks: Ints, is_line: npt.NDArray[np.bool_] | None = None) -> list[str]:
+    """The same of these rows of ``trace.stacks``; -1: none.
+
+    Args:
+        is_line: whether the line of each was running; else its function is told. None: all were.
+    """
+    return _in_words(trace, stacks, is_line) if len(trace.stacks) else [""] * len(stacks)
 
 
 def most_first(lines: Iterable[tuple[str, float]]) -> list[str]:

@@ -191,8 +191,8 @@ def signature_bytes(trace: Trace) -> npt.NDArray[np.float64]:
     moved = np.zeros((len(trace.signatures), 2), dtype=np.float64)
     if not len(operands):
         return moved
-    sizes = tensor_bytes(trace)[operands]
-    storages = tensors["storage"][operands]
+    sizes: list[float] = tensor_bytes(trace)[operands].tolist()  # plain numbers: most ops have a few
+    storages: list[int] = tensors["storage"][operands].tolist()
     has_outputs = trace.facts.get("outputs") is not False
     for row, (name, first_in, first_out, _, _, n_in, n_out) in enumerate(trace.signatures.tolist()):
         read = storages[first_in : first_in + n_in]
@@ -204,9 +204,9 @@ def signature_bytes(trace: Trace) -> npt.NDArray[np.float64]:
         if not has_outputs and not n_out:
             moved[row] = 0 if moves_nothing(op) else np.nan
             continue
-        if not in_place and (not n_out or (n_in and read[0] and (written == read[0]).all())):
+        if not in_place and (not n_out or (n_in and read[0] and all(each == read[0] for each in written))):
             continue  # a view, or nothing
         overwritten = 1 if op in OVERWRITES else 0
-        moved[row, 0] = sizes[first_in + overwritten : first_in + n_in].sum()
-        moved[row, 1] = sizes[first_out : first_out + n_out].sum()
+        moved[row, 0] = sum(sizes[first_in + overwritten : first_in + n_in])
+        moved[row, 1] = sum(sizes[first_out : first_out + n_out])
     return moved

@@ -10,9 +10,20 @@ from torchprof.analysis.remembered import remembered
 from torchprof.trace.model import ModuleInfo
 from torchprof.trace.trace import Trace
 
-__all__ = ["OUTSIDE", "ModuleNode", "module_labels", "module_tree", "modules_inside", "paths", "paths_of_modules"]
+__all__ = [
+    "OUTSIDE",
+    "SEVERAL_MODULES",
+    "ModuleNode",
+    "module_labels",
+    "module_tree",
+    "modules_inside",
+    "paths",
+    "paths_of_modules",
+]
 
 
+SEVERAL_MODULES: Final = 0
+"""In place of an address, in an aggregated trace: several modules of a class that are registered nowhere, see `ModuleNode`."""
 OUTSIDE: Final = "outside modules"
 """Name of the row for what belongs to no module: the loss, gradients of no known module, optimizers that update all at once."""
 
@@ -22,7 +33,8 @@ class ModuleNode:
 
     Attributes:
         path, name, type: dotted name in the model, its last part, and the name of its class; the name is ``<Class>`` for a
-            module that was called but is not registered anywhere in the model.
+            module that was called but is not registered anywhere in the model, and ``<other Class>`` for those of an aggregated
+            trace that have no sums of their own.
         depth: 0 for a root.
         info: its row of ``trace.model``, or None where it is not registered.
         children: the nodes below.
@@ -104,8 +116,9 @@ def _unregistered(caller: ModuleNode, address: int, type: str) -> ModuleNode:
     key = address, type
     found = caller.unregistered.get(key)
     if found is None:
-        path = f"{caller.path}.<{type}>".lstrip(".")
-        found = caller.unregistered[key] = ModuleNode(path, f"<{type}>", type, caller.depth + 1)
+        name = f"<other {type}>" if address == SEVERAL_MODULES else f"<{type}>"
+        path = f"{caller.path}.{name}".lstrip(".")
+        found = caller.unregistered[key] = ModuleNode(path, name, type, caller.depth + 1)
         caller.children.append(found)
     return found
 

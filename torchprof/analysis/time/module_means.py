@@ -39,38 +39,42 @@ def module_means(trace: Trace) -> list[Record]:
     sums = {name: values.sum(axis=1) / totals.steps for name, values in sums_by_module(trace, totals).items()}
     nodes, parents = _flat(trace)
     rows, without = len(trace.modules), range(len(nodes), len(nodes) + len(WITHOUT_MODULE))
-    node_of = np.full(rows + len(WITHOUT_MODULE), -1, dtype=np.int64)
+    of_rows = [-1] * rows
     for at, node in enumerate(nodes):
-        node_of[node.modules] = at
-    node_of[rows:] = without
+        for row in node.modules:
+            of_rows[row] = at
+    node_of = np.array([*of_rows, *without], dtype=np.int64)
     names = [name for name in TOTALS if name in sums]
     known = node_of >= 0
     own = np.array(
         [np.bincount(node_of[known], weights=sums[name][known], minlength=len(nodes) + len(WITHOUT_MODULE)) for name in names]
     )
-    total, unknown = own.copy(), _unknown(trace, node_of)
+    columns, unknown = own.T.tolist(), _unknown(trace, node_of)  # of plain numbers, which are faster one at a time
     for at in range(len(nodes) - 1, -1, -1):
         if parents[at] >= 0:
-            total[:, parents[at]] += total[:, at]
+            columns[parents[at]] = [above + below for above, below in zip(columns[parents[at]], columns[at], strict=True)]
             unknown[parents[at]] = unknown[parents[at]] | unknown[at]
+    total = np.array(columns).T
     times = step_times(trace)
     step = float(times.time.sum()) / totals.steps if times is not None else float(sum(sums[name].sum() for name in PHASES))
     of_phases = [names.index(name) for name in PHASES]
     counted = of_phases + ([names.index("device")] if "device" in names else [])
-    found = []
+    figures, calls = columns, own[names.index("calls")].tolist()
+    time, self_time = (values[of_phases].sum(axis=0).tolist() for values in (total, own))
+    works: list[bool] = np.any(own[counted], axis=0).tolist()
+    tells_flops, found = counts_flops(trace), []
     for at in range(len(nodes) + len(WITHOUT_MODULE)):
         if at < len(nodes):
             node = nodes[at]
             record: Record = {"path": node.path, "name": node.name, "type": node.type, "depth": node.depth}
-        elif own[counted, at].any():
+        elif works[at]:
             record = {"path": "", "name": WITHOUT_MODULE[at - len(nodes)], "type": "", "depth": 0}
         else:
             continue
-        record |= dict(zip(names, total[:, at].tolist(), strict=True))
-        time = float(total[of_phases, at].sum())
-        record |= {"time": time, "self": float(own[of_phases, at].sum()), "share": time / step if step else 0.0}
-        record["calls"] = whole(own[names.index("calls"), at])
-        record["flops"] = at_least(whole(record["flops"]), unknown[at]) if counts_flops(trace) else None
+        record |= dict(zip(names, figures[at], strict=True))
+        record |= {"time": time[at], "self": self_time[at], "share": time[at] / step if step else 0.0}
+        record["calls"] = whole(calls[at])
+        record["flops"] = at_least(whole(record["flops"]), unknown[at]) if tells_flops else None
         record["flops_unknown"] = sorted(unknown[at])
         found.append(record)
     return found

@@ -1,5 +1,7 @@
 """Self times of ops and of module calls, nested in each other: they add up to the time that was recorded.
 
+A range around the autograd engine has none while that works on threads of its own: see `engine_waits`.
+
 A step may end while an op or a call is open: the range around the step of an optimizer, whose end ends the step, or a range of
 the user's own around the whole loop. Of these, only what lies in the step that they began in is of that step.
 """
@@ -12,16 +14,17 @@ import numpy.typing as npt
 from torchprof.analysis.crossing import crossing_ranges
 from torchprof.analysis.spans import closed_ends, latest_before, sum_by
 from torchprof.analysis.steps import end_of_step
+from torchprof.analysis.time.engine_waits import engine_waits
 from torchprof.trace.schema import OP_ATTRIBUTED, Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["calls_around", "nested_self_times", "self_times_in_steps"]
+__all__ = ["calls_around", "nested_self_times", "self_times", "self_times_in_steps"]
 
 Ints = npt.NDArray[np.int64]
 
 
 def nested_self_times(trace: Trace) -> tuple[Ints, Ints]:
-    """Nanoseconds of every op and of every module call, each without the ops and calls directly inside it.
+    """Nanoseconds of every op and of every module call, each without the ops and calls directly inside it, on its own thread.
 
     Of the op and the call that something ran in, the call is the inner one if it began inside that op. Where user ranges do not
     nest, a moment belongs to the one that began last.
@@ -38,6 +41,12 @@ def nested_self_times(trace: Trace) -> tuple[Ints, Ints]:
     return op_self, call_self
 
 
+def self_times(trace: Trace) -> tuple[Ints, Ints]:
+    """The same, without what a thread only waited for the autograd engine."""
+    op_self, call_self = nested_self_times(trace)
+    return op_self - engine_waits(trace, closed_ends(trace, trace.ops), closed_ends(trace, trace.module_calls)), call_self
+
+
 def self_times_in_steps(trace: Trace) -> tuple[Ints, Ints]:
     """The same, of what began in an active step without what is after the end of that step. So they add up to the steps."""
     op_self, call_self = nested_self_times(trace)
@@ -45,15 +54,16 @@ def self_times_in_steps(trace: Trace) -> tuple[Ints, Ints]:
     op_ends, call_ends = closed_ends(trace, ops), closed_ends(trace, calls)
     op_until, call_until = end_of_step(ops["start"], trace), end_of_step(calls["start"], trace)
     op_after, call_after = np.maximum(0, op_ends - op_until), np.maximum(0, call_ends - call_until)
+    waits = engine_waits(trace, op_ends, call_ends, op_until)
     if not op_after.any() and not call_after.any():
-        return op_self, call_self
+        return op_self - waits, call_self
     ends = ((ops["start"], op_ends), (calls["start"], call_ends))
     for (start, end), (op, call) in zip(ends, _parents(trace, op_ends, call_ends), strict=True):
         for parent, until, after in ((op, op_until, op_after), (call, call_until, call_after)):
             later = np.maximum(0, end - np.maximum(start, np.append(until, np.iinfo(np.int64).max)[parent]))
             after -= sum_by(parent, later, len(after))
     # Where ranges do not nest, more may be inside one than it lasts.
-    return np.maximum(0, op_self - np.maximum(0, op_after)), np.maximum(0, call_self - np.maximum(0, call_after))
+    return np.maximum(0, op_self - np.maximum(0, op_after) - waits), np.maximum(0, call_self - np.maximum(0, call_after))
 
 
 def _parents(trace: Trace, op_ends: Ints, call_ends: Ints) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:

@@ -96,32 +96,34 @@ class _Kernels:
     """The kernels that the dispatcher runs under autocast, of ops that CUDA's treats otherwise than the CPU's."""
 
     def __init__(self) -> None:
-        self._library: Any = None
+        self._libraries: dict[str, Any] = {}  # by namespace: torchvision has kernels of its own
         self._ops: list[Any] = []
+        self._installed = False
 
     def install(self) -> None:
         """Put them in place, once."""
-        if self._library is not None:
+        if self._installed:
             return
+        self._installed = True
         try:
             _native.pause_recording()  # of the ops that are called to ask about them
             wanted, there = treatments("cuda"), treatments("cpu")
         finally:
             _native.resume_recording([], 0)
-        self._library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-        mine = [op for op in {**wanted, **there} if op.namespace == "aten"]  # not those of torchvision, say
-        self._ops = [op for op in mine if _differ(wanted.get(op), there.get(op))]
+        self._ops = [op for op in {**wanted, **there} if _differ(wanted.get(op), there.get(op))]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch says that there is another kernel
             for op in self._ops:
                 kernel = _kernel(op, wanted.get(op, Treatment(Policy.NONE, op)), is_registered=op in there)
-                self._library.impl(op, kernel, KEY, with_keyset=True)
+                if op.namespace not in self._libraries:
+                    self._libraries[op.namespace] = torch.library.Library(op.namespace, "IMPL")  # type: ignore[no-untyped-call]
+                self._libraries[op.namespace].impl(op, kernel, KEY, with_keyset=True)
         self._forget()
 
     def remove(self) -> None:
-        if self._library is not None:
-            self._library._destroy()
-            self._forget()
+        for library in self._libraries.values():
+            library._destroy()
+        self._forget()
 
     def _forget(self) -> None:
         """Compilers dispatch in Python, which remembers the kernel of an op."""

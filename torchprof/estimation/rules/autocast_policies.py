@@ -146,7 +146,9 @@ class _Probe(torch.Tensor):
 
     @staticmethod
     def __new__(cls, seen: _Seen, dtype: torch.dtype, device: str) -> _Probe:
-        made: _Probe = AUTOCAST_RULE.make_wrapper(cls, (1, 1), dtype=dtype, device=torch.device(device))
+        # With its number: where there is a GPU, a tensor on "cuda" is converted to be on "cuda:0", which looks like a cast.
+        on = torch.device(device, 0) if device == "cuda" else torch.device(device)
+        made: _Probe = AUTOCAST_RULE.make_wrapper(cls, (1, 1), dtype=dtype, device=on)
         made.seen = seen
         return made
 

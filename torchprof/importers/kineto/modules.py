@@ -39,7 +39,7 @@ def model_of(names: list[str], module: Ints, parent: Ints, recomputed: Ints) -> 
     for rows in (np.flatnonzero(recomputed != 0)[::-1], np.flatnonzero(recomputed == 0)[::-1]):
         first[module[rows]] = rows
     around = parent[first]
-    above = np.where(around >= 0, module[around], -1)
+    above = np.where(around >= 0, module[around].astype(np.int64), -1)
     children: dict[int, list[int]] = {}
     for row in np.argsort(first, kind="stable").tolist():
         children.setdefault(int(above[row]), []).append(row)

@@ -1,9 +1,12 @@
-// Totals::merge_shapes(). A program whose shapes change at every step makes new rows at every step. All but the first of an op in a
-// module become one row:
+// Totals::merge(). A program whose shapes, modules or names change at every step makes new rows at every step. All but the first shapes of
+// an op in a module become one row:
 //
 //   addmm  (8, 16) (16, 4)   in `head`, forward        addmm  (8, 16) (16, 4)   in `head`, forward
 //   addmm  (9, 16) (16, 4)   in `head`, forward   ──►  addmm  other shapes      in `head`, forward: sums, also of FLOPs and bytes
 //   addmm  (7, 16) (16, 4)   in `head`, forward
+//
+// So do modules that are registered nowhere in the model and have not been called for long, most of which are no longer there: those of a
+// class that a module called are one module, whose address is 0. And so do user ranges with other names than the first.
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -15,6 +18,7 @@ namespace torchprof {
 namespace {
 
 constexpr int64_t kOtherShapes = -(int64_t{1} << 62);  // no kind of a tensor: see add_kinds()
+constexpr char kOtherRanges[] = "other ranges";        // also in torchprof/tables/footer.py
 
 template <typename Total>
 void add_times(Total& total, const Total& more) {
@@ -23,6 +27,14 @@ void add_times(Total& total, const Total& more) {
   total.count += more.count;
   total.time += more.time;
   total.self_time += more.self_time;
+}
+
+void add_sums(KernelTotal& total, const KernelTotal& more) {
+  total.min = std::min(total.min, more.min);
+  total.max = std::max(total.max, more.max);
+  total.count += more.count;
+  total.time += more.time;
+  total.bytes += more.bytes;
 }
 
 void add_sums(OpTotal& total, const OpTotal& more) {
@@ -38,12 +50,20 @@ void add_sums(OpTotal& total, const OpTotal& more) {
 // Rows of strings, shapes and modules in the sums of before -> rows of those that are made: only of what is still in use.
 class Totals::Translation {
  public:
-  Translation(const Tables& before, Totals& made)
+  Translation(const Tables& before, const std::vector<uint32_t>& called, const std::unordered_set<uint64_t>& registered,
+              Totals& made)
       : before_(before),
+        called_(called),
+        registered_(registered),
         made_(made),
+        callers_(before.modules.size(), kNoRow),
         strings_(before.strings.size(), kNoName),
         shapes_(before.shapes.size(), kNoName),
-        modules_(before.modules.size(), kNoName) {}
+        modules_(before.modules.size(), kNoName) {
+    for (auto total = before.call_totals.rbegin(); total != before.call_totals.rend(); ++total) {
+      callers_[total->module] = total->caller;  // the first of them counts
+    }
+  }
 
   uint32_t string(uint32_t row) {
     if (row != kNoName && strings_[row] == kNoName) {
@@ -58,9 +78,36 @@ class Totals::Translation {
     }
     if (modules_[row] == kNoName) {
       const Module& module = before_.modules[row];
-      modules_[row] = made_.interner_.module({module.address, string(module.type), 0});
+      modules_[row] = is_other(row) ? other_module(row) : made_.interner_.module({module.address, string(module.type), 0});
+      made_.called_.resize(made_.interner_.modules());
+      made_.called_[modules_[row]] = latest_step_of(row);
     }
     return static_cast<int32_t>(modules_[row]);
+  }
+
+  bool is_other_range(const OpTotal& total) {
+    if (total.range == 0) {
+      return false;
+    }
+    const uint32_t name = before_.signatures[total.signature].name;
+    if (ranges_.size() < made_.most_ranges()) {
+      ranges_.insert(name);
+    }
+    const bool is_other = ranges_.count(name) == 0;
+    if (is_other) {
+      other_ranges_.insert(name);
+    }
+    return is_other;
+  }
+
+  // The name of an op, once is_other_range() was asked for all of them.
+  uint32_t op(uint32_t name) { return other_ranges_.count(name) == 0 ? string(name) : made_.interner_.string(kOtherRanges); }
+
+  // That of all user ranges whose names are not kept.
+  uint32_t other_ranges() {
+    Signature signature{};
+    signature.name = made_.interner_.string(kOtherRanges);
+    return without_tensors(signature, {});
   }
 
   uint32_t signature(const Signature& signature) {
@@ -76,8 +123,13 @@ class Totals::Translation {
   uint32_t other_shapes(uint32_t name) {
     Signature signature{};
     signature.name = string(name);
+    return without_tensors(signature, {kOtherShapes});
+  }
+
+ private:
+  uint32_t without_tensors(Signature signature, const std::vector<int64_t>& kinds) {
     signature.arguments = signature.results = kNoName;
-    const uint32_t id = made_.known_.id(signature, {kOtherShapes});
+    const uint32_t id = made_.known_.id(signature, kinds);
     if (id == made_.tables_.signatures.size()) {
       signature.inputs = signature.outputs = static_cast<uint32_t>(made_.tables_.operands.size());
       made_.tables_.signatures.push_back(signature);
@@ -85,7 +137,24 @@ class Totals::Translation {
     return id;
   }
 
- private:
+  // A module has none where memory ran out.
+  uint32_t latest_step_of(int32_t row) const { return static_cast<size_t>(row) < called_.size() ? called_[row] : 0; }
+
+  bool is_other(int32_t row) const {
+    const uint64_t address = before_.modules[row].address;
+    return address == 0 || (registered_.count(address) == 0 && made_.steps_ - latest_step_of(row) > made_.longest_idle());
+  }
+
+  uint32_t other_module(int32_t row) {
+    const int32_t caller = module(std::exchange(callers_[row], kNoRow));
+    const uint32_t type = string(before_.modules[row].type);
+    const auto [found, is_new] = others_.try_emplace({type, caller}, 0);
+    if (is_new) {
+      found->second = made_.interner_.add_module({0, type, 0});
+    }
+    return found->second;
+  }
+
   void shapes(uint32_t first, uint32_t count) {
     for (uint32_t i = first; i < first + count; ++i) {
       const uint32_t row = before_.tensors[before_.operands[i]].shape;
@@ -97,25 +166,34 @@ class Totals::Translation {
   }
 
   const Tables& before_;
+  const std::vector<uint32_t>& called_;
+  const std::unordered_set<uint64_t>& registered_;
   Totals& made_;
+  std::vector<int32_t> callers_;                             // by module: the one whose call its first one ran in
+  std::map<std::pair<uint32_t, int32_t>, uint32_t> others_;  // by class and caller
+  std::unordered_set<uint32_t> ranges_;                      // names that are kept
+  std::unordered_set<uint32_t> other_ranges_;                // and those that are not
   std::vector<uint32_t> strings_;
   std::vector<uint32_t> shapes_;
   std::vector<uint32_t> modules_;
 };
 
 bool Totals::is_merge_due() const {
-  const size_t added = tables_.op_totals.size() - rows_merged_;
+  const size_t added = rows() - rows_merged_;
   return added > std::max(kMostNewRows, rows_merged_ / 2) || (added != 0 && bytes() > budget_ / 8 * 3);
 }
 
-void Totals::merge_shapes(const OpFigures& figures) {
+void Totals::merge(const OpFigures& figures, const std::unordered_set<uint64_t>& registered) {
   const Tables before = copy({});
   for (;; shapes_kept_ /= 4) {
     Totals made(budget_);
     made.shapes_kept_ = shapes_kept_;
     made.losses_ = losses_;
-    made.keep_first_shapes(before, figures);
-    made.rows_merged_ = made.tables_.op_totals.size();
+    made.beside_ = beside_;
+    made.steps_ = steps_;
+    Translation translate(before, called_, registered, made);
+    made.take_over(translate, before, figures);
+    made.rows_merged_ = made.rows();
     if (shapes_kept_ == 0 || made.bytes() < budget_ / 4) {
       *this = std::move(made);
       return;
@@ -123,8 +201,7 @@ void Totals::merge_shapes(const OpFigures& figures) {
   }
 }
 
-void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
-  Translation translate(before, *this);
+void Totals::take_over(Translation& translate, const Tables& before, const OpFigures& figures) {
   std::map<std::tuple<uint32_t, int32_t, int32_t, uint8_t, uint8_t, uint8_t>, size_t> kept;
   for (size_t row = 0; row < before.op_totals.size(); ++row) {
     const OpTotal& total = before.op_totals[row];
@@ -135,10 +212,18 @@ void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
     key.nested = total.nested;
     key.wrapper = total.wrapper;
     key.stack = total.stack;
-    size_t& count = kept[{signature.name, total.module, total.stack, total.phase, total.nested, total.wrapper}];
-    const bool is_kept = total.merged == 0 && count < shapes_kept_;
-    count += is_kept ? 1 : 0;
-    key.signature = is_kept ? translate.signature(signature) : translate.other_shapes(signature.name);
+    key.range = total.range;
+    const bool is_other_range = translate.is_other_range(total);
+    size_t& count = kept[{signature.name, key.module, total.stack, total.phase, total.nested, total.wrapper}];
+    const bool has_other_shapes = !is_other_range && (total.merged != 0 || count == shapes_kept_);
+    if (is_other_range) {
+      key.signature = translate.other_ranges();
+    } else if (has_other_shapes) {
+      key.signature = translate.other_shapes(signature.name);
+    } else {
+      key.signature = translate.signature(signature);
+      ++count;
+    }
     const size_t found = row_of(key);
     if (found == kNoRoom) {
       losses_.ops += static_cast<uint64_t>(total.count);
@@ -146,7 +231,7 @@ void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
     }
     OpTotal& sum = tables_.op_totals[found];
     add_sums(sum, total);
-    if (!is_kept) {
+    if (has_other_shapes) {
       sum.merged += std::max<uint32_t>(total.merged, 1);
       sum.flops += figures.flops[row];
       sum.moved += figures.moved[row];
@@ -169,10 +254,14 @@ void Totals::keep_first_shapes(const Tables& before, const OpFigures& figures) {
   for (const KernelTotal& total : before.kernel_totals) {
     KernelTotal moved = total;
     moved.name = translate.string(total.name);
-    moved.op = translate.string(total.op);
+    moved.op = translate.op(total.op);
     moved.module = translate.module(total.module);
-    kernel_rows_.emplace(key_of(moved), tables_.kernel_totals.size());
-    tables_.kernel_totals.push_back(moved);
+    const auto [found, is_new] = kernel_rows_.try_emplace(key_of(moved), tables_.kernel_totals.size());
+    if (is_new) {
+      tables_.kernel_totals.push_back(moved);
+    } else {
+      add_sums(tables_.kernel_totals[found->second], moved);
+    }
   }
 }
 

@@ -1,0 +1,1 @@
+"""The rules that look at all ranks of a run together, one a file."""

@@ -147,7 +147,7 @@ def of_embedding(use: Callable[[Tensor], object]) -> Estimate:
 WITNESSES: dict[str, Callable[[], Any]] = {
     "all_iterations": lambda: blocks(torchprof.estimate(nn.Linear(8, 8), (1, 8), optimizer=torch.optim.LBFGS)),
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
-    "attention": lambda: saved(of(attention, (2, 2, 64, 64))),
+    "attention": lambda: blocks(of(attention, (2, 2, 64, 64))),
     "autocast_of_cuda": lambda: saved(of(lambda x: x.softmax(-1), dtype=torch.bfloat16, amp=torch.bfloat16)),
     "capturable_optimizer": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=capturable)),
     "cudnn_log_sum_exp": lambda: (
@@ -209,7 +209,9 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "sparse_sum": lambda: blocks(of_embedding(lambda gradient: gradient + gradient)),
     "sparse_to_dense": lambda: blocks(of_embedding(lambda gradient: gradient.to_dense())),
     "sparse_zero": lambda: blocks(of_embedding(lambda gradient: gradient.zero_())),
-    "steps_on_the_host": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
+    "steps_on_the_host": lambda: torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW).by_category[
+        "optimizer state"
+    ],
     "unpacked_sequences": lambda: blocks(packed()),
     "value_independent_optimizer": lambda: of(torch.sin, optimizer=torch.optim.ASGD, device="cpu").max_allocated,
 }

@@ -202,7 +202,7 @@ void Totals::merge(const OpFigures& figures, const std::unordered_set<uint64_t>&
 }
 
 void Totals::take_over(Translation& translate, const Tables& before, const OpFigures& figures) {
-  std::map<std::tuple<uint32_t, int32_t, int32_t, uint8_t, uint8_t, uint8_t>, size_t> kept;
+  std::map<std::tuple<uint32_t, int32_t, int32_t, uint8_t, uint8_t, uint8_t>, std::unordered_set<uint32_t>> kept;
   for (size_t row = 0; row < before.op_totals.size(); ++row) {
     const OpTotal& total = before.op_totals[row];
     const Signature& signature = before.signatures[total.signature];
@@ -214,15 +214,17 @@ void Totals::take_over(Translation& translate, const Tables& before, const OpFig
     key.stack = total.stack;
     key.range = total.range;
     const bool is_other_range = translate.is_other_range(total);
-    size_t& count = kept[{signature.name, key.module, total.stack, total.phase, total.nested, total.wrapper}];
-    const bool has_other_shapes = !is_other_range && (total.merged != 0 || count == shapes_kept_);
+    std::unordered_set<uint32_t>& shapes =
+        kept[{signature.name, key.module, total.stack, total.phase, total.nested, total.wrapper}];
+    const bool has_kept_shapes = total.merged == 0 && (shapes.size() < shapes_kept_ || shapes.count(total.signature) != 0);
+    const bool has_other_shapes = !is_other_range && !has_kept_shapes;
     if (is_other_range) {
       key.signature = translate.other_ranges();
     } else if (has_other_shapes) {
       key.signature = translate.other_shapes(signature.name);
     } else {
       key.signature = translate.signature(signature);
-      ++count;
+      shapes.insert(total.signature);  // which several modules may have that become one
     }
     const size_t found = row_of(key);
     if (found == kNoRoom) {

@@ -72,6 +72,7 @@ def test_modules_that_are_made_in_each_step_take_no_more_and_more_memory() -> No
     assert rows["<other Head>.<other Linear>"]["calls"] == others["calls"]
     assert rows["stays"]["calls"] == 1, "those of the model keep sums of their own"
     assert "summed up by class and caller" in str(torchprof.by_module(trace))
+    assert not trace.op_totals["merged"].any(), "there is one shape of each op"
 
 
 def test_sums_with_modules_that_were_merged_are_those_of_the_whole_trace() -> None:

@@ -34,8 +34,10 @@ PADDED_TO: Final = 16
 """Bytes that the channels of one pixel, or the pixels of one channel, take up a multiple of."""
 FLOAT32: Final = 4
 BLOCK: Final = (128, 256)
-"""Rows and columns of a gradient of filters that a block of threads computes, with others while there are multiprocessors: read off
-four of five sizes of workspaces of channels-last gradients on an H200, of which the fifth took half of what this gives."""
+"""Rows and columns of a gradient of filters that a block of threads computes, with others while there are multiprocessors.
+
+Read off four of five sizes of workspaces of channels-last gradients on an H200; the fifth took half of what this gives.
+"""
 
 VOLTA: Final = (7, 0)
 TILE: Final = 4

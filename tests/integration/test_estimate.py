@@ -90,7 +90,7 @@ def test_a_training_step_of_seventy_billion_parameters_is_estimated() -> None:
         steps=1,
     )
     assert found.by_category["parameters"] == 4 * 70_553_706_496
-    assert found.by_category["optimizer state"] > 8 * 70_553_706_496
+    assert found.by_category["optimizer state"] == 8 * 70_553_706_496  # the steps are on the host
     # two FLOPs per weight and token forward, four backward, and attention on top
     assert 1.0 < found.flops / (6 * 4096 * (70_553_706_496 - 128256 * 8192)) < 1.1
 

@@ -32,6 +32,7 @@ KEPT: Final = {PLAIN_RELU: 0, PLAIN_TANH: 0, LSTM: 5, GRU: 6}
 """Numbers in the reserve of every hidden unit and step, beside the output."""
 GATES: Final = {PLAIN_RELU: 1, PLAIN_TANH: 1, LSTM: 4, GRU: 3}
 MORE_IN_WORKSPACE: Final = 3
+"""What comes nearest to the three workspaces that were seen; cuDNN does not say what is in them."""
 FLOAT32: Final = 4
 RESERVE_HEAD: Final = 256
 STATE_OF_THREAD: Final = 24

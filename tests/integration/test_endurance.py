@@ -109,7 +109,7 @@ def test_threads_that_come_and_go_leave_nothing_behind() -> None:
         thread.join()
 
     trace, taken = recorded(400, step)
-    assert taken[-1] == taken[len(taken) // 2]
+    assert is_flat(taken, tolerated=0.3)  # the logs of a step, which may not have been added up yet
     assert sum(trace.op_totals["stack"] >= 0) > 0
 
 

@@ -99,8 +99,7 @@ def steps_on_the_host(target: Target) -> Iterator[None]:
 
     @wraps(make)
     def tensor(*args: Any, **options: Any) -> torch.Tensor:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if not caller.startswith("torch.optim") or not is_fake_mode_active():
+        if not _caller().startswith("torch.optim") or not is_fake_mode_active():
             return make(*args, **options)
         try:
             _native.pause_recording()
@@ -112,6 +111,14 @@ def steps_on_the_host(target: Target) -> Iterator[None]:
 
     with replaced(torch, "tensor", tensor):
         yield
+
+
+def _caller() -> str:
+    """The module that called a function which an estimate put in place of another, whichever others are around it."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("torchprof."):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
 
 
 @rule(

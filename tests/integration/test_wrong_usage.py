@@ -25,6 +25,7 @@ WRONG: Final = {
         "module": ["-m"],
         "program": ["", "--", "tarin.py", "-- no-such-command", "--stpes 3 s.py"],
     },
+    "stragglers": {"width": ["FILE --width 0", "FILE --width wide"]},
     "show": {
         "by": ["FILE --by modul", "FILE --by rank"],
         "sort": ["FILE --sort tme", "FILE --sort"],
@@ -32,6 +33,7 @@ WRONG: Final = {
         "head": ["FILE --head -1", "FILE --head x"],
         "depth": ["FILE --depth 1.5", "FILE --by op --depth 1"],
         "phase": ["FILE --phase back", "FILE --phase forward"],
+        "dimension": ["FILE --by op --dimension dp"],
         "ceilings": ["FILE --by op --ceilings RTX", "FILE --ceilings T4"],
         "module": ["FILE --by op --module nope", "FILE --by kernel --module nope", "FILE --by step --module fc"],
         "width": ["FILE --width 3"],

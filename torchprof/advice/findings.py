@@ -119,8 +119,7 @@ def findings(trace: Trace | Ranks) -> Findings:
     and says which. Where nothing is found, it says so; what a rule could not tell, as the trace does not have it, is named.
 
     Of `Ranks`, rules look at what only all of them together tell: ranks that come late, and ranks with more work or memory.
-    What
-    each rank could do better by itself, the findings of its own trace tell: ``torchprof.findings(ranks[0])``.
+    What each rank could do better by itself, the findings of its own trace tell: ``torchprof.findings(ranks[0])``.
 
     Args:
         trace: of `torchprof.profile` or `torchprof.load`, best of some steps of a training loop; or `Ranks`.

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Final, Generic, TypeVar
 
@@ -47,24 +47,18 @@ _RANK_RULES: Final[dict[str, Rule[FindInRanks]]] = {}
 
 def rule(looks_for: str) -> Callable[[Find], Find]:
     """Make a function a rule. It is named by the file that it stands in."""
-
-    def register(find: Find) -> Find:
-        name = find.__module__.rpartition(".")[2]
-        _RULES[name] = Rule(name, looks_for, find)
-        return find
-
-    return register
+    return partial(_register, _RULES, looks_for)
 
 
 def rank_rule(looks_for: str) -> Callable[[FindInRanks], FindInRanks]:
     """The same of a rule that looks at all ranks of a run together."""
+    return partial(_register, _RANK_RULES, looks_for)
 
-    def register(find: FindInRanks) -> FindInRanks:
-        name = find.__module__.rpartition(".")[2]
-        _RANK_RULES[name] = Rule(name, looks_for, find)
-        return find
 
-    return register
+def _register(known: dict[str, Rule[Looks]], looks_for: str, find: Looks) -> Looks:
+    name = find.__module__.rpartition(".")[2]
+    known[name] = Rule(name, looks_for, find)
+    return find
 
 
 def _import(package: ModuleType) -> None:

@@ -42,10 +42,9 @@ class Stragglers(Printed):
     A rank comes to a collective when it asks for it or, where a kernel runs it, when the kernel begins. The last one is
     *behind* by the time from the median of the other ranks to it. *Late* is what of that is new: without what it was behind by
     already at the collective before, in the same group, if the others did not wait for that one. Its causes are what it did
-    since then, as far as
-    that took longer than in the median of the others: in which phase, for which module, at which line. The others wait that
-    long, unless they have something else to do meanwhile. Of more than 16 ranks, the last is compared with the 15 that came
-    nearest to the median.
+    since then, as far as that took longer than in the median of the others: in which phase, for which module, at which line.
+    The others wait that long, unless they have something else to do meanwhile. Of more than 16 ranks, the last is compared with
+    the 15 that came nearest to the median.
 
     Attributes:
         ranks: the ranks.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from handwritten import FORWARD, module, trace
@@ -15,6 +15,20 @@ from torchprof.trace.trace import Trace
 
 MS = 1_000_000
 BACKWARD = int(Phase.BACKWARD) << 4
+
+
+OF_AN_ALL_REDUCE: Final[dict[str, Any]] = {
+    "shapes": [(1000,)],
+    "tensors": [{"shape": 0, "dtype": 6, "storage": 1, "bytes": 4000}],
+    "operands": [0, 0, 0],
+    "signatures": [
+        {"name": 2},
+        {"name": 3, "inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1},
+        {"name": 4, "inputs": 2, "n_inputs": 1},
+        {"name": 5},
+    ],
+}
+"""The tables of a trace whose fourth name is the all-reduce of 1000 float32, and whose fifth is its range of gloo."""
 
 
 def rank_trace(
@@ -52,15 +66,7 @@ def rank_trace(
     return trace(
         model=Model((module("", "Net", -1, 100), *(module(path, "Linear", 0, 101 + at) for at, path in enumerate(modules)))),
         strings=names,
-        shapes=[(1000,)],
-        tensors=[{"shape": 0, "dtype": 6, "storage": 1, "bytes": 4000}],
-        operands=[0, 0, 0],
-        signatures=[
-            {"name": 2},
-            {"name": 3, "inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1},
-            {"name": 4, "inputs": 2, "n_inputs": 1},
-            {"name": 5},
-        ],
+        **OF_AN_ALL_REDUCE,
         modules=[{"address": 100, "type": 0}, *({"address": 101 + at, "type": 1} for at in range(len(modules)))],
         module_calls=calls,
         ops=ops,
@@ -129,15 +135,7 @@ def meeting_trace(
     return trace(
         model=Model((module("", "Net", -1, 100), module("fc", "Linear", 0, 101))),
         strings=names,
-        shapes=[(1000,)],
-        tensors=[{"shape": 0, "dtype": 6, "storage": 1, "bytes": 4000}],
-        operands=[0, 0, 0],
-        signatures=[
-            {"name": 2},
-            {"name": 3, "inputs": 0, "n_inputs": 1, "outputs": 1, "n_outputs": 1},
-            {"name": 4, "inputs": 2, "n_inputs": 1},
-            {"name": 5},
-        ],
+        **OF_AN_ALL_REDUCE,
         modules=[{"address": 100, "type": 0}, {"address": 101, "type": 1}],
         module_calls=calls,
         ops=[*ops, *ranges],

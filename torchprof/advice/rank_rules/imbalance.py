@@ -32,6 +32,10 @@ def imbalance(ranks: Ranks) -> Iterator[Finding]:
         yield from _of_flops(ranks, records)
     if is_known["peak"]:
         yield from _of_memory(records)
+    if not is_known["flops"]:
+        raise NotTold("the FLOPs of all ranks are not known", looked_for="ranks with more memory than the others")
+    if not is_known["peak"]:
+        raise NotTold("the memory of all ranks is not known", looked_for="ranks with more work than the others")
 
 
 def _of_flops(ranks: Ranks, records: list[Record]) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from torchprof.analysis.distributed.collective_names import is_collective_kernel
 from torchprof.analysis.distributed.nested import innermost, innermost_at
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.called_functions import called_functions
-from torchprof.analysis.lines.common_stacks import common_stacks
+from torchprof.analysis.lines.common_stacks import common_stacks, depths
 from torchprof.analysis.lines.op_stacks import op_stacks
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.lines.where import lines_of_stacks
@@ -214,10 +214,21 @@ def _python(trace: Trace, of_ops: Ints, of_calls: Ints, times: Ints, call: Ints,
     # In a call in which nothing began before, or after: the function that it ran, if what began tells it.
     begun = (call >= 0) & (at > 0) & (start[at - 1] > np.append(trace.module_calls["start"], 0)[call])
     comes = (call >= 0) & (np.append(start, 0)[at] < np.append(call_ends, 0)[call]) & (at < len(start))
+    counted = counted_rows(trace, False)
     edge = np.flatnonzero(begun != comes)
     inside = np.where(begun[edge], before[edge], after[edge])
-    ran = called_functions(trace, counted_rows(trace, False), call[edge], of_call[edge], inside)
+    ran = called_functions(trace, counted, call[edge], of_call[edge], inside)
     row[edge] = np.where(ran >= 0, ran, of_call[edge])
     is_line[edge] = (ran < 0) | (ran == of_call[edge])
+    # Between a hook of PyTorch, as of FSDP, and what the call runs, both have only the call's own stack in common, and what
+    # stands between them and is not counted: it is the function that the call ran.
+    depth = depths(trace)
+    apart = np.flatnonzero(begun & comes & (depth[np.append(counted, -1)[row]] <= depth[of_call]))
+    ran = called_functions(
+        trace, counted, *(np.tile(values[apart], 2) for values in (call, of_call)), np.append(before[apart], after[apart])
+    )
+    ran = np.where(ran[len(apart) :] >= 0, ran[len(apart) :], ran[: len(apart)])
+    row[apart] = np.where(ran >= 0, ran, row[apart])
+    is_line[apart] = np.where(ran >= 0, ran == of_call[apart], is_line[apart])
     alone = (call >= 0) & ~begun & ~comes
     return np.where(alone, of_call, row), is_line | alone

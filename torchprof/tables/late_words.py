@@ -1,0 +1,37 @@
+"""What is said of ranks that came last: one sentence of each, and why nobody could be compared."""
+
+from __future__ import annotations
+
+from torchprof.analysis.distributed.matched import matched
+from torchprof.analysis.records import Record
+from torchprof.rendering.units import format_ns
+from torchprof.trace.ranks import Ranks, listed
+from torchprof.wording import counted
+
+__all__ = ["came_last", "none_to_compare"]
+
+
+def came_last(row: Record, of: int) -> str:
+    """``Rank 2 came last to 2 of 3 collectives, late by 5.33 ms ± 300 us of a step``.
+
+    Args:
+        row: of `late_rank_records`.
+        of: how many collectives were compared.
+    """
+    error = f" ± {format_ns(round(row['late_error']))}" if row["late_error"] else ""
+    return (
+        f"Rank {row['rank']} came last to {row['count']:,} of {counted(of, 'collective')}, late by "
+        f"{format_ns(round(row['late']))}{error} of a step"
+    )
+
+
+def none_to_compare(ranks: Ranks) -> str:
+    """Why no rank could be compared with another, where there is no collective of several."""
+    if ranks.world_size == 1:
+        return "there is one rank, which waits for no other"
+    if len(ranks) == 1:
+        return f"rank {ranks.numbers[0]} alone is there of {ranks.world_size:,}: who came late takes the others too"
+    if matched(ranks).alone and not matched(ranks).matches:
+        there = f"ranks {listed(ranks.numbers)} of {ranks.world_size:,}"
+        return f"of every group, one rank alone is there, of {there}: who came late takes others of its group"
+    return "no collective of several ranks was recorded that waits for all of them"

@@ -302,7 +302,7 @@ _COLUMNS: Final = (
     Column("peak_ratio", "x mean", TIMES_MEAN, "peak memory by its mean over all rows"),
     Column("of_ranks", "Ranks", Quantity(listed, left=True), "which ranks"),
     Column("ahead", "Ahead", LONG_TIME, "by how much the clock shows a later time than the first one"),
-    Column("clock_error", "Error", LONG_TIME, "how far that may be off"),
+    Column("clock_error", "Error", LONG_TIME, "how far that may be off, as far as the ends of collectives tell"),
     Column("contradiction", "At odds", LONG_TIME, "by how much collectives contradict each other in that"),
     Column("longest", "Longest", TIME, "of the rank in which it ran longest, which waited most"),
     Column("alg_rate", "Alg", BYTE_RATE, "algorithm bandwidth: bytes by the time for which it ran"),

@@ -221,14 +221,16 @@ def _python(trace: Trace, of_ops: Ints, of_calls: Ints, times: Ints, call: Ints,
     row[edge] = np.where(ran >= 0, ran, of_call[edge])
     is_line[edge] = (ran < 0) | (ran == of_call[edge])
     # Between a hook of PyTorch, as of FSDP, and what the call runs, both have only the call's own stack in common, and what
-    # stands between them and is not counted: it is the function that the call ran.
+    # stands below that and does not count: it is the function that the call ran, if only one is told.
     depth = depths(trace)
     apart = np.flatnonzero(begun & comes & (depth[np.append(counted, -1)[row]] <= depth[of_call]))
-    ran = called_functions(
-        trace, counted, *(np.tile(values[apart], 2) for values in (call, of_call)), np.append(before[apart], after[apart])
-    )
-    ran = np.where(ran[len(apart) :] >= 0, ran[len(apart) :], ran[: len(apart)])
-    row[apart] = np.where(ran >= 0, ran, row[apart])
-    is_line[apart] = np.where(ran >= 0, ran == of_call[apart], is_line[apart])
+    both = np.concatenate([before[apart], after[apart]])
+    ran = called_functions(trace, counted, np.tile(call[apart], 2), np.tile(of_call[apart], 2), both)
+    earlier, later = np.split(ran, 2)
+    function = np.append(trace.stacks["function"].astype(np.int64), -1)
+    is_one = (earlier < 0) | (later < 0) | (function[earlier] == function[later])
+    told = np.where(is_one, np.where(later >= 0, later, earlier), -1)
+    row[apart] = np.where(told >= 0, told, row[apart])
+    is_line[apart] = np.where(told >= 0, told == of_call[apart], is_line[apart])
     alone = (call >= 0) & ~begun & ~comes
     return np.where(alone, of_call, row), is_line | alone

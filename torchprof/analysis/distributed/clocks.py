@@ -1,12 +1,12 @@
 """The clocks of ranks, aligned by what they do together: no rank leaves a collective before the last has entered it.
 
 A rank that left at ``l`` by its clock did so after another entered at ``e`` by its own: what must be added to the other's clock
-is at most ``l - e``. Every collective bounds the offset from both sides, and these bounds are certain. But where one rank always
-comes last, they are as wide as it is late, and their middle would halve that. So the offset is estimated within them by the
-ends: when the last rank is there, all leave within the time that it takes then, which is the shortest run of any rank. The
+is at most ``l - e``. Every collective bounds the offset from both sides, and these bounds are certain. But where one rank
+always comes last, they are as wide as it is late, and their middle would halve that. So the offset is estimated within them by
+the ends: when the last rank is there, all leave within the time that it takes then, which is the shortest run of any rank. The
 offset is the median of the differences between the first to leave on either side, and the error the median of the shortest
-runs. Ranks on one host read one clock, and need no offset; where the bounds say otherwise, by more than it may take to read that
-clock, the rank is aligned by itself.
+runs. Ranks on one host read one clock, and need no offset; where the bounds say otherwise, by more than it may take to read
+that clock, the rank is aligned by itself.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Bounds:
 
     @property
     def error(self) -> int:
-        """How far the offset may be off: no further than the bounds, and at least half of what they contradict each other by."""
+        """How far the offset may be off: no further than the bounds, and half of what they are at odds by at least."""
         furthest = max(abs(self.most - self.offset), abs(self.offset - self.least))
         return max(min(int(np.median(self.runs)), furthest), -((self.most - self.least) // 2))
 

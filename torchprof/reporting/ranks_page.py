@@ -71,9 +71,8 @@ def _stragglers(ranks: Ranks, said: list[str]) -> Section:
     if len(found.causes):
         worst = max(found.causes.rows, key=lambda row: row["late"])
         late = sum(row["late"] for row in found.causes.rows)
-        most = f"; most of that is rank {worst['rank']}, by {worst['phase']}" + (
-            f" of {worst['module']}" if worst["module"] else ""
-        )
+        part = "most of that" if 2 * worst["late"] > late else f"{format_ns(round(worst['late']))} of that"
+        most = f"; {part} is rank {worst['rank']}, by {worst['phase']}" + (f" of {worst['module']}" if worst["module"] else "")
         section.sentences.append(Sentence("stragglers", "Ranks are late by", format_ns(round(late)), f" of a step{most}"))
     section.lead += [line for line in lines if line not in said and not line.startswith("Left out:")]
     section.add_table("late", found.causes, "Why they came late")

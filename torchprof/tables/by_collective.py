@@ -69,20 +69,19 @@ def by_collective(trace: Trace | Ranks) -> Table:
     return table.sort("ran" if any(record["ran"] is not None for record in records) else "asked") if records else table
 
 
-def _of_ranks(records: list[Record]) -> Iterator[About]:
+def _of_ranks(records: list[Record]) -> Iterator[str | About]:
     """What is said of figures that only several ranks tell."""
     yield About(("shortest",), "Shortest: of each call, the rank in which it ran shortest, which waited least")
-    yield About(
-        ("last_rank",), "Last rank: who came last most often, as stragglers(ranks) tells it; ? of what waits for no other rank"
-    )
-    columns = ("shortest", "alg_rate", "bus_rate")
-    if any(not record["whole"] for record in records if record["ran"] is not None):
+    waits = "; ? of what waits for no other rank" if any(record["last_rank"] is None for record in records) else ""
+    yield About(("last_rank",), f"Last rank: who came last most often, as stragglers(ranks) tells it{waits}")
+    ran = [record["whole"] for record in records if record["ran"] is not None]
+    which = "Shortest and bandwidths are " + ("not known" if not any(ran) else "? where they are not known")
+    if 0 in ran:
+        yield f"{which}: a rank of the group is missing, or made other calls, and the others may have waited for it"
+    if any(0 < share < 1 for share in ran):
+        columns = ("shortest", "alg_rate", "bus_rate")
         yield About(
-            columns, "?: a rank of the group is missing, or made other calls in every step: the others may have waited for it"
-        )
-    if any(0 < record["whole"] < 1 for record in records):
-        yield About(
-            columns, "Of calls that ranks have in other numbers in a step, nothing is in Shortest, and in what follows from it"
+            columns, "Of steps in which ranks of a group made other numbers of calls, none is in Shortest and bandwidths"
         )
 
 

@@ -23,11 +23,11 @@ def clocks(ranks: Ranks) -> Table:
 
     When the last rank has entered a collective, all leave it: an all-reduce, all-gather, reduce-scatter, all-to-all or barrier.
     *Ahead*, by which the clock shows a later time than the first one, is the median of the differences at which the first rank
-    of either clock left. *Error* is the median of the shortest run of any rank: the time within which all leave when the last
-    is there. Both are estimates. What is certain is that no rank leaves before the last has entered: every collective so
-    bounds from both sides how far two clocks are apart, and neither figure is beyond these bounds. Ranks of one host read one
-    clock, unless these bounds say otherwise by more than 2 ms. Clocks that nothing ties to the first are ``?``: the time that
-    they show is taken.
+    of either clock left. *Error* is the median of the shortest run of any rank, the time within which all leave when the last
+    is there; of those on either side, the longer one. Both are estimates. What is certain is that no rank leaves before the
+    last has entered: every collective so bounds from both sides how far two clocks are apart, and neither figure is beyond
+    these bounds. Ranks of one host read one clock, unless these bounds say otherwise by more than 2 ms. Clocks that nothing
+    ties to the first are ``?``: the time that they show is taken.
 
     Args:
         ranks: of ``torchprof.load("run/")``, best not aggregated: sums have no single collectives.

@@ -18,11 +18,11 @@ def came_last(row: Record, of: int) -> str:
         row: of `late_rank_records`.
         of: how many collectives were compared.
     """
+    which = f"Rank {row['rank']} came last to {row['count']:,} of {counted(of, 'collective')}"
+    if not row["late"]:
+        return f"{which}, and was newly late to none"
     error = f" ± {format_ns(round(row['late_error']))}" if row["late_error"] else ""
-    return (
-        f"Rank {row['rank']} came last to {row['count']:,} of {counted(of, 'collective')}, late by "
-        f"{format_ns(round(row['late']))}{error} of a step"
-    )
+    return f"{which}, late by {format_ns(round(row['late']))}{error} of a step"
 
 
 def none_to_compare(ranks: Ranks) -> str:

@@ -127,14 +127,12 @@ class Stragglers(Printed):
         elif not rows:
             yield f"No rank was late to any of {counted(len(found) - len(untold), 'collective')}"
         for row in rows[:NAMED]:
-            share = f" ({100 * row['late'] / step:.1f}% of it)" if step else ""
+            share = f" ({100 * row['late'] / step:.1f}% of it)" if step and row["late"] else ""
             yield f"{came_last(row, len(found))}{share}"
         if (more := len(rows) - NAMED) > 0:
             late = sum(row["late"] for row in rows[NAMED:])
             yield f"{counted(more, 'further rank was', 'further ranks were')} late by {format_ns(round(late))} of a step in all"
         yield from _within_errors(rows[: NAMED + 1])
-        if untold and (rows or len(untold) < len(found)):
-            yield f"Who came last to {counted(len(untold), 'more collective')} is not told by the clocks"
 
     def _remarks(self) -> Iterator[str]:
         yield from of_ranks(self.ranks)
@@ -143,13 +141,10 @@ class Stragglers(Printed):
         if begun := {each.rank: each.before for each in late if each.before > 0}:
             said = ", ".join(f"rank {rank} by {format_ns(before)}" for rank, before in sorted(begun.items()))
             yield f"Began their first step later than the others: {said}; that happens once, and is in no figure of a step"
-        rivals = {number for each in late for number in (each.rank, *each.came.rivals) if each.came.rivals}
-        if rivals:
-            count = sum(bool(each.came.rivals) for each in late)
-            which = f"which of ranks {listed(sorted(rivals))} came last to {counted(count, 'collective')}"
-            yield f"Not told: {which}: they are nearer to each other than the clocks may be off"
-        if within := sum(not each.is_told and not each.came.rivals and not each.is_together for each in late):
-            yield f"Not told: who came last to {counted(within, 'collective')}: by less than the clocks may be off"
+        if untold := [each.came for each in late if not each.is_told and not each.is_together]:
+            either = listed(sorted({number for came in untold for number in (came.rank, *came.rivals)}))
+            which = f"which of ranks {either} came last to {counted(len(untold), 'collective')}"
+            yield f"Not told: {which}: they came nearer to each other than the clocks may be off"
         found = matched(self.ranks)
         if found.no_group:
             yield f"Left out: {counted(found.no_group, 'collective')} of which the process group is not known"

@@ -56,7 +56,7 @@ def straggler(ranks: Ranks) -> Iterator[Finding]:
         high = min(round(late), round(step))
         yield Finding(
             "straggler",
-            f"{came_last(by_rank, len(found))}, mostly by {_doing(most)}",
+            f"{came_last(by_rank, len(found))}, {_part(most, late)} by {_doing(most)}",
             ADVICE.get(most["phase"], WORK),
             "https://docs.pytorch.org/docs/stable/notes/ddp.html",
             Worth(
@@ -71,6 +71,11 @@ def straggler(ranks: Ranks) -> Iterator[Finding]:
             lines=tuple(dict.fromkeys(line for row in rows if row["late"] >= OF_LATE * late for line in row["lines"])),
             details=tuple(f"of that, {format_ns(round(row['late']))} by {_doing(row)}" for row in rows),
         )
+
+
+def _part(row: Record, late: float) -> str:
+    """How much of what a rank is late by has this cause."""
+    return "mostly" if 2 * row["late"] > late else f"{format_ns(round(row['late']))} of it"
 
 
 def _doing(row: Record) -> str:

@@ -4,9 +4,10 @@ A rank that left at ``l`` by its clock did so after another entered at ``e`` by 
 is at most ``l - e``. Every collective bounds the offset from both sides, and these bounds are certain. But where one rank
 always comes last, they are as wide as it is late, and their middle would halve that. So the offset is estimated within them by
 the ends: when the last rank is there, all leave within the time that it takes then, which is the shortest run of any rank. The
-offset is the median of the differences between the first to leave on either side, and the error the median of the shortest
-runs. Ranks on one host read one clock, and need no offset; where the bounds say otherwise, by more than it may take to read
-that clock, the rank is aligned by itself.
+offset is the median of the differences between the first to leave on either side. The error is the median of the shortest
+runs, of those on either side the longer one: where a side always leaves late, its own runs are longer by that. Ranks on one
+host read one clock, and need no offset; where the bounds say otherwise, by more than it may take to read that clock, the rank
+is aligned by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ __all__ = ["Clock", "Clocks", "clocks_of"]
 
 READING: Final = 2_000_000
 """Nanoseconds by which two ranks of one host may differ: a thread may lose its processor as it reads the clock."""
+OF_SIDE: Final = 0.1
+"""Part of the collectives in which a rank on one side must have run shortest, so that their times count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class _Bounds:
 
     Attributes:
         ends: of each of these, what the offset is if the first to leave on either side did so at once.
-        runs: of each, the shortest run, and the error of the others' clock.
+        runs: of each, the shortest run with the error of the others' clock, and whether that was on the side to be aligned.
         through: one of the others.
     """
 
@@ -92,7 +95,7 @@ class _Bounds:
     most: int
     count: int
     ends: Sequence[int] = ()
-    runs: Sequence[int] = ()
+    runs: Sequence[tuple[int, bool]] = ()
     through: int = 0
 
     @property
@@ -104,8 +107,10 @@ class _Bounds:
     @property
     def error(self) -> int:
         """How far the offset may be off: no further than the bounds, and half of what they are at odds by at least."""
+        sides = ([run for run, is_mine in self.runs if is_mine is side] for side in (True, False))
+        run = max(int(np.median(of)) for of in sides if len(of) >= OF_SIDE * len(self.runs) and of)
         furthest = max(abs(self.most - self.offset), abs(self.offset - self.least))
-        return max(min(int(np.median(self.runs)), furthest), -((self.most - self.least) // 2))
+        return max(min(run, furthest), -((self.most - self.least) // 2))
 
 
 @remembered
@@ -183,7 +188,7 @@ def _bounds(
     least: int | None = None
     most: int | None = None
     ends: list[int] = []
-    runs: list[int] = []
+    runs: list[tuple[int, bool]] = []
     through = 0
     seen: set[int] = set()
     for match in (match for number in of for match in of_rank[number]):
@@ -203,7 +208,8 @@ def _bounds(
             continue
         error = min(error for error, _ in first[False])
         ends.append(min(at for of, at in first[False] if of == error) - min(at for _, at in first[True]))
-        runs.append(_shortest_run(match) + error)
+        run, number = _shortest_run(match)
+        runs.append((run + error, number in mine))
         through = next(number for number in match.calls if number in others)
         low, high = max(entered[False]) - min(left[True]), min(left[False]) - max(entered[True])
         least = low if least is None else max(least, low)
@@ -211,8 +217,12 @@ def _bounds(
     return _Bounds(least or 0, most or 0, len(ends), ends, runs, through)
 
 
-def _shortest_run(match: Match) -> int:
-    return min(call.left - call.entered for call in match.calls.values() if call.left is not None and call.entered is not None)
+def _shortest_run(match: Match) -> tuple[int, int]:
+    """The time for which it ran in the rank in which it ran shortest, and that rank."""
+    calls = match.calls.items()
+    return min(
+        (call.left - call.entered, number) for number, call in calls if call.left is not None and call.entered is not None
+    )
 
 
 def _origin(facts: Mapping[str, object]) -> int:

@@ -126,7 +126,16 @@ def test_findings_of_a_part_stay_where_the_rest_cannot_be_told() -> None:
 
 def test_a_rank_that_is_left_of_several_says_that_the_others_are_missing() -> None:
     found = torchprof.findings(torchprof.Ranks.of([meeting_trace(0, EVEN)]))
-    assert found.not_told["straggler"] == "rank 0 alone is there of 2: who came late takes the others too"
+    assert found.not_told == {
+        "imbalance": "rank 0 alone is there of 2",
+        "straggler": "rank 0 alone is there of 2: who came late takes the others too",
+    }
+    assert str(found).startswith("The trace does not tell what could be better")
+
+
+def test_where_ranks_are_missing_a_straggler_is_one_of_those_that_are_there() -> None:
+    (finding,) = torchprof.findings(torchprof.Ranks.of([meeting_trace(rank, [[10, 18, 10]] * 2) for rank in (0, 1)]))
+    assert finding.what.startswith("Rank 1, of the ranks that are there, came last to 2 of 2 collectives, late by 8.00 ms")
 
 
 def test_the_finding_and_the_table_say_the_same_of_a_rank() -> None:

@@ -128,7 +128,7 @@ class Stragglers(Printed):
             yield f"No rank was late to any of {counted(len(found) - len(untold), 'collective')}"
         for row in rows[:NAMED]:
             share = f" ({100 * row['late'] / step:.1f}% of it)" if step and row["late"] else ""
-            yield f"{came_last(row, len(found))}{share}"
+            yield f"{came_last(row, found)}{share}"
         if (more := len(rows) - NAMED) > 0:
             late = sum(row["late"] for row in rows[NAMED:])
             yield f"{counted(more, 'further rank was', 'further ranks were')} late by {format_ns(round(late))} of a step in all"

@@ -56,7 +56,7 @@ def straggler(ranks: Ranks) -> Iterator[Finding]:
         high = min(round(late), round(step))
         yield Finding(
             "straggler",
-            f"{came_last(by_rank, len(found))}, {_part(most, late)} by {_doing(most)}",
+            f"{came_last(by_rank, found)}, {_part(most, late)} by {_doing(most)}",
             ADVICE.get(most["phase"], WORK),
             "https://docs.pytorch.org/docs/stable/notes/ddp.html",
             Worth(

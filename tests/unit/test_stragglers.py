@@ -219,6 +219,20 @@ def test_steps_in_which_nothing_was_sent_count() -> None:
     assert found.to_dict()["ranks"][0]["late"] == pytest.approx(4 * MS)
 
 
+def test_waiting_for_a_collective_is_no_cause_and_hides_none() -> None:
+    # Each comes last once, and waits at the others. What it did longer is forward, and not the Python in which it waited.
+    found = torchprof.stragglers(run([[18, 10, 10], [10, 18, 10], [10, 10, 19]])).causes.to_dict()
+    assert sum(row["late"] for row in found if row["phase"] != "forward") < 0.02 * MS
+    # The second is in Python for 12 ms before it asks, in both steps. The first waits for as long after it asked.
+    first, second = (meeting_trace(rank, [[10, 22], [10, 22]]) for rank in range(2))
+    ops, calls = second.ops.copy(), second.module_calls.copy()
+    for rows, of in ((ops, [0, 3]), (calls, [0, 1, 2, 3])):
+        rows["end"][of] -= 12 * MS
+    found = torchprof.stragglers(torchprof.Ranks.of([first, replace(second, ops=ops, module_calls=calls)])).causes.to_dict()
+    assert (found[0]["phase"], found[0]["count"]) == ("other", 2)
+    assert found[0]["late"] == pytest.approx(12 * MS, abs=0.1 * MS)
+
+
 def test_the_parts_of_what_a_rank_is_late_by_are_that() -> None:
     for ranks in (run(), on_hosts(CAME, "a", "a", "b", "b"), run([[10, 18, 11], [10, 18, 13]])):
         found = torchprof.stragglers(ranks)

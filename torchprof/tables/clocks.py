@@ -86,7 +86,8 @@ def _named(clock: Clock) -> str:
 
 
 def _apart(clock: Clock) -> str:
-    said = f"is {LONG_TIME.write(abs(clock.offset))} {'ahead' if clock.offset < 0 else 'behind'}"
+    apart = f"is {LONG_TIME.write(abs(clock.offset))} {'ahead' if clock.offset < 0 else 'behind'}"
+    said = apart if clock.offset else "shows the time of the first"
     told = f"within {format_ns(clock.error or 0)}, by the ends of {counted(clock.collectives, 'collective')}"
     at_odds = f", which contradict each other by {format_ns(clock.contradiction)}" if clock.contradiction else ""
     other = "; the others on this host read another" if clock.moved else ""

@@ -46,7 +46,8 @@ class Stragglers(Printed):
     already at the collective before, in the same group, if the others did not wait for that one, and without that by which it
     began its first step later, which happens once. Its causes are what it did since then, as far as that took longer than in
     the median of the others: in which phase, for which module, at which line. Where these add up to more than it is late by,
-    which it then made good elsewhere, each counts with the same part of itself. The others wait as long as a rank is late,
+    which it then made good elsewhere, each counts with the same part of itself. Python between ops counts from when the last
+    one had come to the collective before: until then, ranks may wait. The others wait as long as a rank is late,
     unless they have something else to do meanwhile. Of more than 16 ranks, the last is compared with the 15 that came nearest
     to the median. Figures of a step are means of the steps in which the collectives of the group were matched.
 
@@ -79,12 +80,11 @@ class Stragglers(Printed):
             *("calls", "group", "group_size", "by", "module", "lines", "last_rank", "last_share", "behind", "late"),
             *_error(rows),
         )
-        about = About(("last_share",), f"Was last: {self._of_which()}"), About(("late_error",), ERROR)
-        return Table("Collective", rows, worth_showing(rows, columns, ("group", "by", "module", "lines")), about)
-
-    def _of_which(self) -> str:
         told = all(each.is_told or each.is_together for each in lateness(self.ranks))
-        return "of the calls of all steps" if told else "of the calls of all steps of which the clocks tell who was last"
+        share = f"Was last: of the calls of all steps{'' if told else ' of which the clocks tell who was last'}"
+        chosen = worth_showing(rows, columns, ("group", "by", "module", "lines"))
+        about = About(("last_share",), share), About(("late_error",), ERROR)
+        return Table("Collective", rows, chosen, about, unknown=None if told else "?")
 
     @cached_property
     def every(self) -> Table:

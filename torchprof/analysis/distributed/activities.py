@@ -56,19 +56,26 @@ class Timeline:
     Attributes:
         start, end: nanoseconds of the trace.
         what: the row of ``activities``.
+        runs: whether an op or a kernel ran; else it is Python, which may wait for something.
         activities: each once.
     """
 
     start: Ints
     end: Ints
     what: Ints
+    runs: Flags
     activities: tuple[Activity, ...]
 
-    def between(self, start: int, end: int) -> dict[Activity, int]:
-        """Nanoseconds of each activity from one time to another."""
+    def between(self, start: int, end: int, python_from: int | None = None) -> dict[Activity, int]:
+        """Nanoseconds of each activity from one time to another.
+
+        Args:
+            python_from: before this time, Python counts as waiting, and is left out.
+        """
         first, last = np.searchsorted(self.end, start, side="right"), np.searchsorted(self.start, end, side="left")
         part = slice(int(first), int(last))
-        time = np.minimum(self.end[part], end) - np.maximum(self.start[part], start)
+        starts = np.where(self.runs[part], start, start if python_from is None else max(start, python_from))
+        time = np.maximum(np.minimum(self.end[part], end) - np.maximum(self.start[part], starts), 0)
         rows, which = np.unique(self.what[part], return_inverse=True)
         sums = np.bincount(which, weights=time, minlength=len(rows))
         return {self.activities[row]: int(sums[at]) for at, row in enumerate(rows.tolist()) if sums[at] > 0}
@@ -84,6 +91,7 @@ class _Pieces(NamedTuple):
     module: Ints
     stack: Ints
     is_line: Ints
+    runs: Ints
 
     def take(self, rows: Ints | Flags) -> _Pieces:
         return _Pieces(*(column[rows] for column in self))
@@ -125,7 +133,7 @@ def timeline_of(trace: Trace) -> Timeline:
     ]
     numbers = {activity: at for at, activity in enumerate(dict.fromkeys(named))}
     of_groups = np.array([numbers[activity] for activity in named], dtype=np.int64)
-    return Timeline(pieces.start, pieces.end, of_groups[groups.of], tuple(numbers))
+    return Timeline(pieces.start, pieces.end, of_groups[groups.of], pieces.runs != 0, tuple(numbers))
 
 
 def _main_thread(trace: Trace) -> int:
@@ -156,6 +164,7 @@ def _of_device(trace: Trace) -> _Pieces:
         modules_of_calls(trace, kernels["module_call"][rows]),
         np.append(stack, -1)[op],
         np.ones(len(rows), dtype=np.int64),
+        np.ones(len(rows), dtype=np.int64),
     )
     return pieces.take(end > start)
 
@@ -178,7 +187,7 @@ def _of_thread(trace: Trace, thread: int, *, whole: bool) -> _Pieces:
     is_op = (op >= 0) & ~in_call & (np.append(ops["scope"], SCOPE_USER)[op] != SCOPE_USER)
     stack, is_line = _python(trace, of_ops, of_calls, begins, np.where(in_call, call, -1), call_ends)
     stack = np.where(is_op, np.append(_attributed(trace), -1)[op], stack)
-    pieces = _Pieces(begins, ends, phase, module, stack, (is_line | is_op).astype(np.int64))
+    pieces = _Pieces(begins, ends, phase, module, stack, (is_line | is_op).astype(np.int64), is_op.astype(np.int64))
     return pieces.take((ends > begins) & (whole | (op >= 0) | (call >= 0)))
 
 

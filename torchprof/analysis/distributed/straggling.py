@@ -1,11 +1,11 @@
 """Which rank came last to each collective, by how much, and what it had done more of than the others.
 
-A rank comes to a collective when it asks for it or, where a kernel runs it, when the kernel begins. The last one is late by the
-time from the median of the others to itself. Some of that it may have been late by at the collective before, in the same group,
-for which the others did not wait; and at the first collective, by as much as it began its first step later. What is left is
-*new*, and has causes: of everything that it did since that collective, what took longer than in the median of the others. Where
-the causes take longer than the rank is newly late, which it had made good elsewhere, each is reduced by the same factor: what
-is said of them is their share of the lateness, and not by how much they took longer.
+The last one is late by the time from the median of the others to itself. Some of that it may have been late by at the
+collective before, in the same group, for which the others did not wait; and at the first collective, by as much as it began its
+first step later. What is left is *new*, and has causes: of everything that it did since that collective, what took longer than
+in the median of the others. Until the last one had come to that, Python between ops may have been waiting, and counts for none
+of them. Where the causes take longer than the rank is newly late, which it had made good elsewhere, each is reduced by the same
+factor: what is said of them is their share of the lateness, and not by how much they took longer.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def lateness(ranks: Ranks) -> tuple[Late, ...]:
         previous = before.get(match.members)
         new = max(0, now.late - (previous.of_rank(now.rank) if previous is not None and now.median < previous.latest else 0))
         since = previous.came if previous is not None else {number: _begin(traces[number]) for number in now.came}
-        causes = _causes(traces, now, since, new, origins, is_first=previous is None)
+        waited = previous.latest if previous is not None else None
+        causes = _causes(traces, now, since, new, origins, waited)
         begun = causes.pop(_BEGIN, 0)
         found.append(Late(match, now.rank, match.calls[now.rank], now.late, begun, new - begun, causes, now))
         before[match.members] = now
@@ -100,17 +101,25 @@ def _causes(
     since: Mapping[int, int],
     new: int,
     origins: Mapping[int, int],
-    *,
-    is_first: bool,
+    waited: int | None,
 ) -> dict[Activity, int]:
+    """
+    Args:
+        waited: until when ranks may have waited for the last one at the collective before: their Python counts from then on.
+            None: there was none before.
+    """
+
+    def did(number: int) -> dict[Activity, int]:
+        python_from = waited - origins[number] if waited is not None else None
+        return timeline_of(traces[number]).between(since[number], now.came[number], python_from)
+
     if not new:
         return {}
     others = sorted((number for number in now.at if number != now.rank), key=lambda number: abs(now.at[number] - now.median))
     others = others[:COMPARED]
-    mine = timeline_of(traces[now.rank]).between(since[now.rank], now.came[now.rank])
-    theirs = [timeline_of(traces[number]).between(since[number], now.came[number]) for number in others]
+    mine, theirs = did(now.rank), [did(number) for number in others]
     more = {activity: time - median([each.get(activity, 0) for each in theirs]) for activity, time in mine.items()}
-    if is_first:
+    if waited is None:
         begins = [since[number] + origins[number] for number in others]
         more[_BEGIN] = since[now.rank] + origins[now.rank] - median(begins)
     more = {activity: time for activity, time in more.items() if time > 0}

@@ -197,7 +197,7 @@ def test_what_is_not_printable_in_the_name_of_a_file_is_escaped(run: Path) -> No
     ranks = torchprof.load(run)
     assert len(ranks.problems) == 2
     assert all(said.isprintable() for said in ranks.problems)
-    assert ranks.problems[0].startswith(r"\x1b[31mred\n.torchprof is left out: ")
+    assert ranks.problems[0].startswith(r"\x1b[31mred\n.torchprof is left out: not a torchprof trace")
     assert any(r"\x1b[2Jtwin.torchprof" in said for said in ranks.problems)
 
 

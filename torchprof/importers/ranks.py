@@ -10,6 +10,7 @@ from typing import Final
 from torchprof.errors import ArgumentError, TorchprofError, TraceFileError
 from torchprof.importers.progress import reading
 from torchprof.paths import AnyPath, text_of
+from torchprof.terminal import printable
 from torchprof.trace.known import Known
 from torchprof.trace.rank import rank_of
 from torchprof.trace.ranks import Ranks
@@ -78,4 +79,4 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 def _reason(error: Exception, path: str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).removeprefix(f"{path}: ")
+    return str(error).removeprefix(f"{printable(path)}: ")  # as messages of errors are

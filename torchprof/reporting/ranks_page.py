@@ -70,8 +70,8 @@ def _stragglers(ranks: Ranks, said: list[str]) -> Section:
     lines = [part for part in found.parts() if isinstance(part, str)]
     if len(found.causes):
         worst = max(found.causes.rows, key=lambda row: row["late"])
-        late, error = (sum(row[name] for row in found.causes.rows) for name in ("late", "late_error"))
-        off = f" ± {format_ns(round(error))}" if error else ""
+        late, off_by = (sum(row[name] for row in found.causes.rows) for name in ("late", "late_error"))
+        off = f" ± {format_ns(round(off_by))}" if off_by else ""
         part = "most of that" if 2 * worst["late"] > late else f"{format_ns(round(worst['late']))} of that"
         most = f"; {part} is rank {worst['rank']}, by {worst['phase']}" + (f" of {worst['module']}" if worst["module"] else "")
         section.sentences.append(Sentence("stragglers", "Ranks are late by", format_ns(round(late)), f"{off} of a step{most}"))

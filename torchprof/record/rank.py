@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from torchprof.errors import UnsupportedTorchError
+from torchprof.record.parallel import parallel_facts
 from torchprof.trace.rank import Rank
 
 __all__ = ["current_rank", "own_rank", "rank_facts"]
@@ -62,7 +63,8 @@ def rank_facts(models: Any) -> dict[str, Any]:
         facts["run"] = run
     if meshes := [_mesh(mesh) for mesh in _meshes(models)]:
         facts["meshes"] = meshes
-    return {**{name: value for name, value in facts.items() if value is not None}, **of_torch}
+    of_models = parallel_facts(models) if "process_groups" in of_torch else {}
+    return {**{name: value for name, value in facts.items() if value is not None}, **of_torch, **of_models}
 
 
 def _from_torch() -> dict[str, Any]:

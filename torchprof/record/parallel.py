@@ -1,0 +1,106 @@
+"""How the models of a rank are parallel: the process groups that their wrappers send in, and the stages of pipelines.
+
+Nothing is sent, and nothing is imported that the program has not imported.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from torchprof.errors import UnsupportedTorchError
+
+__all__ = ["parallel_facts"]
+
+CANNOT_TELL: Final = (AttributeError, KeyError, RuntimeError, TypeError, ValueError, UnsupportedTorchError)
+"""What is raised where PyTorch has other names, or where process groups were destroyed meanwhile."""
+
+
+def parallel_facts(models: Any) -> dict[str, Any]:
+    """The facts ``groups_of_wrappers`` and ``pipelines``, each where there are any. ``torch.distributed`` is initialized.
+
+    Args:
+        models: a module or a dict of modules; None: stages of all models are told, and no wrappers.
+    """
+    modules = list(_modules(models))
+    groups = [
+        {"by": by, "kinds": [kind], "group": group, "modules": fqns}
+        for (by, kind), of_groups in _sent_in(modules).items()
+        for group, fqns in _where_they_differ(of_groups).items()
+    ]
+    stages = _pipelines({id(module) for module in modules} if models is not None else None)
+    return {**({"groups_of_wrappers": groups} if groups else {}), **({"pipelines": stages} if stages else {})}
+
+
+def _modules(models: Any) -> Iterator[Any]:
+    for model in models.values() if isinstance(models, Mapping) else (models,) if models is not None else ():
+        yield from model.modules()
+
+
+def _sent_in(modules: list[Any]) -> dict[tuple[str, str], dict[str, list[str]]]:
+    """By wrapper and kind of collective, the names of the groups, and for which modules each is."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for module in modules:
+        for by, kind, group, fqn in (*_of_ddp(module), *_of_fsdp(module)):
+            if group is not None:
+                found.setdefault((by, kind), {}).setdefault(str(group.group_name), []).append(fqn)
+    return found
+
+
+def _where_they_differ(of_groups: dict[str, list[str]]) -> dict[str, list[str]]:
+    """No modules where one group is of all."""
+    return of_groups if len(of_groups) > 1 else {group: [] for group in of_groups}
+
+
+def _of_ddp(module: Any) -> Iterator[tuple[str, str, Any, str]]:
+    parallel = sys.modules.get("torch.nn.parallel.distributed")
+    if parallel is not None and isinstance(module, parallel.DistributedDataParallel):
+        for kind in ("all-reduce", "broadcast"):
+            yield "DDP", kind, getattr(module, "process_group", None), ""
+
+
+def _of_fsdp(module: Any) -> Iterator[tuple[str, str, Any, str]]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None or not isinstance(module, fsdp.FSDPModule):
+        return
+    from torchprof.record import torch_private
+
+    try:
+        for fqn, of_kinds in torch_private.groups_of_fsdp(module):
+            yield from (("FSDP", kind, group, fqn) for kind, group in of_kinds.items())
+    except CANNOT_TELL:
+        return
+
+
+def _pipelines(known: set[int] | None) -> list[dict[str, Any]]:
+    """The pipelines in which this rank has stages whose modules are among the known ones.
+
+    Who has the stages is written nowhere, so all objects are looked through.
+    """
+    if "torch.distributed.pipelining.stage" not in sys.modules:
+        return []
+    from torchprof.record import torch_private
+
+    found: dict[tuple[int, ...], dict[str, Any]] = {}
+    try:
+        of_stages, of_schedules = torch_private.pipeline_classes()
+        objects = gc.get_objects()
+        # By the type: an object may say with __class__ that it is something else, and compute that.
+        stages = [each for each in objects if issubclass(type(each), of_stages)]
+        schedules = [each for each in objects if issubclass(type(each), of_schedules)]
+        del objects
+        for stage in stages:
+            if known is not None and id(stage.submod) not in known:
+                continue
+            ranks = torch_private.ranks_of_stages(stage)
+            pipeline = found.setdefault(tuple(ranks), {"ranks": ranks, "stages": [], "schedule": None, "microbatches": None})
+            pipeline["stages"] = sorted({*pipeline["stages"], int(stage.stage_index)})
+            for schedule in schedules:
+                if torch_private.is_of_schedule(stage, schedule):
+                    pipeline["schedule"] = type(schedule).__name__
+                    pipeline["microbatches"] = torch_private.microbatches_of(schedule)
+    except CANNOT_TELL:
+        return []
+    return [found[ranks] for ranks in sorted(found)]

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.parallel import DistributedDataParallel
 
 import torchprof
+from torchprof.analysis.distributed.pipelines import pipelines_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -218,6 +220,144 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-if __name__ == "__main__":
-    os.makedirs("/tmp/live/runs", exist_ok=True)
-    mp.spawn(worker, (free_port(), "/tmp/live/runs"), nprocs=WORLD)
+@pytest.fixture(scope="module")
+def told(runs: Path) -> list[dict[str, Any]]:
+    """What each rank found without and with a recording."""
+    return [torch.load(runs / f"told-{rank}") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_recording_changes_no_result_and_adds_no_collective(told: list[dict[str, Any]], name: str) -> None:
+    for of_rank in told:
+        assert of_rank[name]["same"]
+        assert of_rank[name]["sent"] == of_rank[name]["without"]
+        assert all(sum(step.values()) for step in of_rank[name]["sent"])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_as_many_calls_are_counted_as_the_process_groups_count(runs: Path, told: list[dict[str, Any]], name: str) -> None:
+    ranks = torchprof.load(runs / name)
+    assert (ranks.numbers, ranks.problems) == (tuple(range(WORLD)), ())
+    for trace, of_rank in zip(ranks, told, strict=True):
+        calls = sum(row["calls"] for row in torchprof.by_collective(trace).to_dict())
+        sent = of_rank[name]["sent"][WARMUP:]
+        assert calls * len(sent) == sum(sum(step.values()) for step in sent)
+
+
+def rows_of(runs: Path, name: str, *figures: str) -> set[tuple[Any, ...]]:
+    """These figures of the collectives of rank 0, which are those of the others."""
+    of_ranks = [
+        {tuple(row[figure] for figure in figures) for row in torchprof.by_collective(trace).to_dict()}
+        for trace in torchprof.load(runs / name)
+    ]
+    assert all(rows == of_ranks[0] for rows in of_ranks)
+    return of_ranks[0]
+
+
+def test_shards_are_gathered_between_two_ranks_and_reduced_between_the_other_two(runs: Path) -> None:
+    found = rows_of(runs, "hybrid", "name", "by", "module", "calls", "bytes", "group", "group_size")
+    assert found == {
+        ("all-gather", "FSDP", "0", 2, 2 * FIRST, "mesh_shard", 2),
+        ("all-gather", "FSDP", "2", 2, 2 * LAST, "mesh_shard", 2),
+        ("reduce-scatter", "FSDP", "0", 1, FIRST, "mesh_shard", 2),
+        ("reduce-scatter", "FSDP", "2", 1, LAST, "mesh_shard", 2),
+        ("all-reduce", "FSDP", "0", 1, FIRST // 2, "mesh_replicate", 2),
+        ("all-reduce", "FSDP", "2", 1, LAST // 2, "mesh_replicate", 2),
+    }
+
+
+def test_who_comes_late_is_told_in_each_of_several_groups_of_one_size(runs: Path) -> None:
+    found = torchprof.stragglers(torchprof.load(runs / "hybrid"))
+    calls = (2 + 2 + 1 + 1) * 2 + 2 * 2  # of a step: two groups that shard, and two that replicate
+    assert len(found.every) == calls * (STEPS - WARMUP)
+    assert not any("process group is not known" in remark for remark in found.to_dict()["remarks"])
+
+
+def test_every_rank_sends_the_parameters_that_it_has_the_states_of(runs: Path) -> None:
+    sent = rows_of(runs, "zero", "name", "by", "module", "bytes", "group_size")
+    # DDP also agrees on its buckets once: two broadcasts of some bytes.
+    small = {row for row in sent if row[0] == "broadcast" and row[1] == "DDP"}
+    assert len(small) == 1
+    assert sent - small == {
+        ("all-reduce", "DDP", "module", FIRST + LAST, WORLD),
+        ("broadcast", "", "module.0", FIRST, None),
+        ("broadcast", "", "module.2", LAST, None),
+    }
+    held = [row["peak"] for row in torchprof.imbalance(torchprof.load(runs / "zero")).to_dict()]
+    assert max(held[:2]) - max(held[2:]) == pytest.approx(2 * 4 * (WIDTH * 512 - 512), abs=8192), "two states of a weight"
+
+
+def test_rows_go_to_experts_and_back_twice_in_a_step(runs: Path) -> None:
+    exchanged = 4 * ROWS * WIDTH * 4  # there and back, in forward and in backward
+    assert rows_of(runs, "experts", "name", "module", "calls", "bytes", "group", "group_size") == {
+        ("all-to-all", "1", 4, exchanged, "default_pg", WORLD)
+    }
+
+
+def test_activations_go_to_the_next_stage_and_gradients_back(runs: Path) -> None:
+    whole = ROWS * 512 * 4  # of all microbatches
+    assert rows_of(runs, "pipeline", "name", "calls", "bytes") == {
+        ("send", MICROBATCHES, whole),
+        ("receive", MICROBATCHES, whole),
+    }
+    rows = torchprof.by_collective(torchprof.load(runs / "pipeline")).to_dict()
+    assert all(row["lines"][0].startswith("test_kinds_of_parallelism.py:") for row in rows)
+
+
+def without_told_stages(ranks: torchprof.Ranks) -> torchprof.Ranks:
+    traces = [replace(each, facts={key: fact for key, fact in each.facts.items() if key != "pipelines"}) for each in ranks]
+    return torchprof.Ranks.of(traces)
+
+
+def test_the_stages_of_a_pipeline_are_known_and_the_messages_tell_the_same(runs: Path) -> None:
+    ranks = torchprof.load(runs / "pipeline")
+    for rank, trace in enumerate(ranks):
+        assert trace.facts["pipelines"] == [
+            {"ranks": [rank % 2, rank % 2 + 2], "stages": [rank // 2], "schedule": "Schedule1F1B", "microbatches": MICROBATCHES}
+        ]
+    assert [pipeline.ranks for pipeline in pipelines_of(ranks)] == [(0, 2), (1, 3)]
+    found = pipelines_of(without_told_stages(ranks))
+    assert [(pipeline.ranks, pipeline.microbatches) for pipeline in found] == [((0, 2), MICROBATCHES), ((1, 3), MICROBATCHES)]
+    other = [pipelines_of(torchprof.load(runs / name)) for name in PROGRAMS if name != "pipeline"]
+    assert not any(other)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_bubbles_of_a_pipeline_with_a_slow_stage_are_told_by_cause(runs: Path, is_told: bool) -> None:
+    ranks = torchprof.load(runs / "pipeline")
+    table = torchprof.bubbles(ranks if is_told else without_told_stages(ranks))
+    rows = {row["rank"]: row for row in table.to_dict()}
+    for row in rows.values():
+        causes = [row[name] for name in ("warm_up", "drain", "waits_input", "waits_gradient", "rest")]
+        assert min(causes) >= 0
+        assert sum(causes) == pytest.approx(row["bubble"])
+        assert row["worked"] + row["bubble"] == pytest.approx(row["batch"])
+        assert row["batch"] > MICROBATCHES * SLOW * 1e9
+        assert row["ideal"] == pytest.approx(1 / (MICROBATCHES + 1))
+    for first, last in ((0, 2), (1, 3)):
+        # The first stage begins and ends the batch; the last one waits for its first input, and is done before.
+        assert rows[first]["unseen"] == 0
+        assert rows[last]["warm_up"] > 0
+        assert rows[last]["drain"] > 0
+        assert rows[first]["waits_gradient"] > SLOW * 1e9, "in two of the four microbatches it is slower than the first stage"
+        assert rows[first]["waits_input"] == rows[last]["waits_gradient"] == 0
+        assert rows[last]["rest"] > MICROBATCHES * SLOW * 1e9, "it sleeps, which is no op"
+    assert "Slowest stage of pipeline 0: 1 (rank 2)" in str(table)
+
+
+def test_the_rank_with_more_tokens_is_named_and_so_is_the_one_that_holds_more(runs: Path) -> None:
+    ranks = torchprof.load(runs / "uneven")
+    table = torchprof.imbalance(ranks)
+    rows = table.to_dict()
+    assert [row["tokens"] for row in rows] == [ROWS * TOKENS * (3 if rank == LONG else 1) for rank in range(WORLD)]
+    flops = [row["flops"] for row in rows]
+    assert flops == [flops[0] * (3 if rank == LONG else 1) for rank in range(WORLD)]
+    assert rows[LONG]["tokens_ratio"] == rows[LONG]["flops_ratio"] == pytest.approx(2)
+    held = [row["peak"] for row in rows]
+    assert held[FULL] - held[0] == HELD
+    said = str(table)
+    assert f"Tokens: from 0.67 x the mean (rank 0) to 2.00 x (rank {LONG})" in said
+    assert f"(rank {FULL})" in next(line for line in said.splitlines() if line.startswith("Peak: "))
+    found = {finding.what.partition(":")[0] for finding in torchprof.findings(ranks) if finding.rule == "imbalance"}
+    assert f"Rank {LONG} computes 2.00 times the mean of all ranks" in found
+    assert any(what.startswith(f"Rank {FULL} holds ") for what in found)

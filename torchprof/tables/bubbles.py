@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from torchprof.analysis.distributed.bubble_records import CAUSES, SOURCES, bubble_records, ideal_bubble, slowest_stage
+from torchprof.analysis.distributed.bubble_records import CAUSES, SOURCES, bubble_records, ideal_bubble, own_time, slowest_stage
 from torchprof.analysis.distributed.pipelines import Pipeline, pipelines_of
 from torchprof.analysis.records import Record
 from torchprof.rendering.units import format_ns
@@ -28,12 +28,19 @@ BY_MESSAGES: Final = "Stages: told by who sends to whom, as no rank had a Pipeli
 def bubbles(ranks: Ranks) -> Table:
     """For how long every rank of a pipeline idles in a step, and why.
 
-    *Batch* is the time that the pipeline takes for the batch of a step: from when its first rank begins to work on a microbatch,
-    in forward or backward, until its last one has ended to. In that time a rank idles while it computes nothing: that is its
-    *Bubble*. *Warm-up* is before its own first microbatch, and *Drain* after its own last one. Between, it *waits for input*
-    from the stage before or for *gradients* from the one behind: a message was under way that was there, or was sent, before it
-    worked on. *Rest* is all else, such as Python between ops. Where devices worked, kernels of NCCL and RCCL are messages, and
-    all others compute; on the CPU, innermost ops compute.
+    *Batch* is the time that the pipeline takes for the batch of a step: from when its first rank begins to work on a
+    microbatch, in forward or backward, until its last one is done. In that time a rank idles while it computes nothing: that is
+    its *Bubble*.
+
+    - *Warm-up* is before its first microbatch, and while it waits for the first gradient.
+    - *Drain* is after its last microbatch and, where ranks alternate between forward and backward, while it waits for gradients
+      after its last forward.
+    - *For input* and *For grad* are waiting for a slower stage: in all other time, until the activations of the stage before or
+      the gradients of the stage behind are there, or until it has sent its own. With GPipe and 1F1B there is none of it if all
+      stages take equally long.
+    - *Rest* is all else, such as Python between ops.
+
+    Where devices worked, kernels of NCCL and RCCL send messages, and all others compute; on the CPU, innermost ops compute.
 
     The *ideal* bubble is that of the schedule if all stages take equally long and messages no time: ``(p - 1) / (m + p - 1)``
     for ``p`` ranks and ``m`` microbatches, with GPipe and 1F1B.
@@ -75,13 +82,13 @@ def bubbles(ranks: Ranks) -> Table:
 
 
 def _ideals(pipelines: Sequence[Pipeline], rows: Sequence[Record]) -> Iterator[str]:
-    """The mean bubble beside that of the schedule; once for all pipelines that are alike."""
+    """The mean bubble beside the ideal one, and where that is from; once for all pipelines that are alike."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for number, pipeline in enumerate(pipelines):
         key = (len(pipeline.members), len(pipeline.ranks), pipeline.schedule, pipeline.microbatches)
         alike.setdefault(key, []).append(number)
+    sources = []
     for numbers in alike.values():
-        pipeline = pipelines[numbers[0]]
         shares = [row["bubble_share"] for row in rows if row["pipeline"] in numbers and row["bubble_share"] is not None]
         mean = (
             f"{100 * sum(shares) / len(shares):.1f}% of the batch, the mean of {counted(len(shares), 'rank')}"
@@ -89,51 +96,46 @@ def _ideals(pipelines: Sequence[Pipeline], rows: Sequence[Record]) -> Iterator[s
             else "?"
         )
         which = f"Bubble of {_pipelines(numbers)}" if len(alike) > 1 else "Bubble"
-        yield f"{which}: {mean}; {_ideal(pipeline)}"
+        of, source = _ideal(pipelines[numbers[0]])
+        sources.append(source)
+        yield f"{which}: {mean}; {of}"
+    yield from dict.fromkeys(filter(None, sources))
 
 
-def _ideal(pipeline: Pipeline) -> str:
+def _ideal(pipeline: Pipeline) -> tuple[str, str]:
+    """How large the bubble is in the best case, and by which formula."""
     ranks, each = len(pipeline.members), len(pipeline.ranks) // len(pipeline.members)
     of = pipeline.schedule or "GPipe and 1F1B"
     if (ideal := ideal_bubble(pipeline)) is None:
-        why = (
-            "how many microbatches there are is not known" if pipeline.microbatches is None else f"there is no formula for {of}"
-        )
-        return f"the ideal one is not told: {why}"
-    count, source = pipeline.microbatches, SOURCES[each > 1]
-    formula = f"{ranks - 1} / ({f'{each} x ' if each > 1 else ''}{count} + {ranks - 1})"
-    of_stages = f"{counted(ranks, 'stage')}" if each == 1 else f"{ranks} ranks with {each} stages each"
-    return f"ideal {100 * ideal:.1f}% = {formula}, of {of_stages} and {counted(count or 0, 'microbatch', 'microbatches')} ({of}: {source})"
+        if pipeline.microbatches is None:
+            return "the ideal one is not told, as the number of microbatches is not known", ""
+        return f"the ideal one is not told, as there is no formula for {of}", ""
+    stages = counted(ranks, "stage") if each == 1 else f"{ranks} ranks with {each} stages each"
+    of_both = f"of {stages} and {counted(pipeline.microbatches or 0, 'microbatch', 'microbatches')}"
+    formula = "(p - 1) / (m + p - 1)" if each == 1 else "(p - 1) / (v m + p - 1)"
+    return f"ideal {100 * ideal:.1f}%, {of_both}", f"Ideal: {formula} with {of}: {SOURCES[each > 1]}"
 
 
 def _slowest(rows: Sequence[Record]) -> Iterator[str]:
-    for number in sorted({row["pipeline"] for row in rows})[:NAMED]:
+    numbers = sorted({row["pipeline"] for row in rows})
+    for number in numbers[:NAMED]:
         if (found := slowest_stage([row for row in rows if row["pipeline"] == number])) is not None:
-            least, most = found
-            of = f" of pipeline {number}" if len({row["pipeline"] for row in rows}) > 1 else ""
+            slow, others = found
+            which = f" of pipeline {number}" if len(numbers) > 1 else ""
+            own, rest = format_ns(round(own_time(slow))), format_ns(round(others))
             yield (
-                f"Slowest stage{of}: {listed(least['stage'])} (rank {least['rank']}), which waits least: {_waited(least)} of a step; "
-                f"stage {listed(most['stage'])} (rank {most['rank']}) waits {_waited(most)}"
+                f"Slowest stage{which}: {listed(slow['stage'])} (rank {slow['rank']}), with {own} of a step without warm-up, drain "
+                f"and waiting; the others have {rest} on average"
             )
-
-
-def _waited(row: Record) -> str:
-    return format_ns(round(row["waits_input"] + row["waits_gradient"]))
 
 
 def _unseen(rows: Sequence[Record]) -> Iterator[str]:
     """Time of which nobody knows what a rank did, as it did not record then."""
     unseen = [row for row in rows if row["unseen"]]
     if unseen:
-        most = max(unseen, key=lambda row: row["unseen"])
-        who = listed([row["rank"] for row in unseen])
-        yield (
-            f"Warm-up and Drain: before or after what ranks {who} recorded they are taken to idle, for at most "
-            f"{format_ns(round(most['unseen']))} of a step"
-            if len(unseen) > 1
-            else f"Warm-up and Drain: before or after what rank {who} recorded it is taken to idle, for "
-            f"{format_ns(round(most['unseen']))} of a step"
-        )
+        who = f"rank{'s' if len(unseen) > 1 else ''} {listed([row['rank'] for row in unseen])}"
+        most = f"{'up to ' if len(unseen) > 1 else ''}{format_ns(round(max(row['unseen'] for row in unseen)))}"
+        yield f"Warm-up, Drain: {most} of a step are before or after what {who} recorded, and are taken to be idle"
 
 
 def _pipelines(numbers: Sequence[int]) -> str:

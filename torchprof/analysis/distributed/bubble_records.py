@@ -1,33 +1,39 @@
 """For how long every stage of a pipeline idles, and why: the records of the table of bubbles.
 
 A batch goes through a pipeline from when its first rank begins to work on a microbatch until its last one has worked on one. In
-that time a rank idles while it computes nothing: in *warm-up*, before its own first microbatch; in *drain*, after its own last
-one; between, it *waits* where a message was under way that was there, or was sent, before it worked on; and all else is the
-*rest*, such as Python between ops.
+that time a rank idles while it computes nothing:
+
+- in *warm-up*, before its first microbatch, and while it waits for the first gradient;
+- in *drain*, after its last microbatch and, where ranks alternate between forward and backward, while it waits for gradients
+  after its last forward;
+- *waiting* for a stage that is slower: in all else of the time, while a message was under way that was there, or was sent,
+  before it worked on. With GPipe and 1F1B no rank would wait then if all stages took equally long;
+- the *rest*, such as Python between ops.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.distributed.clocks import clocks_of
-from torchprof.analysis.distributed.computing import computing_of
+from torchprof.analysis.distributed.computing import Computing, computing_of
 from torchprof.analysis.distributed.intervals import Intervals
 from torchprof.analysis.distributed.messages import MICROBATCH_PHASES, transfers_of
 from torchprof.analysis.distributed.pipelines import Pipeline, pipelines_of
 from torchprof.analysis.records import Record
 from torchprof.analysis.remembered import remembered
-from torchprof.analysis.steps import active_steps, step_of
+from torchprof.analysis.steps import NEVER, active_steps, step_of
 from torchprof.trace.ranks import Ranks
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
-__all__ = ["CAUSES", "SOURCES", "bubble_records", "ideal_bubble", "slowest_stage"]
+__all__ = ["CAUSES", "SOURCES", "bubble_records", "ideal_bubble", "own_time", "slowest_stage"]
 
 Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 CAUSES: Final = ("warm_up", "drain", "waits_input", "waits_gradient", "rest")
 """What a bubble is of; these add up to it."""
@@ -38,7 +44,7 @@ SEVERAL_STAGES: Final = ("ScheduleLoopedBFS", "ScheduleInterleaved1F1B")
 SOURCES: Final = ("https://arxiv.org/abs/1811.06965, section 2.3", "https://arxiv.org/abs/2104.04473, section 2.2")
 """Of the ideal bubble: with one stage on each rank, and with several."""
 LEAST: Final = 0.05
-"""Of a batch: how much longer another stage waits than the slowest one, below which none is slow."""
+"""Of a batch: how much more a stage has to do than the others, below which none is slow."""
 FIGURES: Final = ("batch", "worked", "bubble", *CAUSES, "bubble_share", "unseen")
 
 
@@ -65,32 +71,54 @@ def bubble_records(ranks: Ranks) -> list[Record]:
     time that the pipeline takes for it, ``worked``, in which this rank computed meanwhile, and ``bubble``, in which it did not;
     of that ``warm_up drain waits_input waits_gradient rest``: waiting for the activations of the stage before or the gradients
     of the one behind. ``bubble_share``, of ``batch``; ``ideal``, what that is if all stages take equally long; ``unseen``, how
-    much of warm-up and drain is before or after what the rank recorded. What is not known is None.
+    much of ``batch`` is before or after what the rank recorded. What is not known is None.
     """
     return [record for number, pipeline in enumerate(pipelines_of(ranks)) for record in _of_pipeline(ranks, pipeline, number)]
 
 
-def slowest_stage(records: list[Record]) -> tuple[Record, Record] | None:
-    """Of the ranks of a pipeline, the one that waits least, and the one that waits most: others wait for the slowest one.
+def slowest_stage(records: list[Record]) -> tuple[Record, float] | None:
+    """Of the ranks of a pipeline, the one that has most to do, and nanoseconds of a step that the others have on average.
 
-    None where all of them wait about as long, or it is not known.
+    What a rank has to do is the batch without warm-up, drain and waiting: what it computed, and the rest. None where all have
+    about as much to do, or it is not known.
     """
     if len(records) < 2 or any(record["rest"] is None for record in records):
         return None
-    waited = [record["waits_input"] + record["waits_gradient"] for record in records]
-    least, most = min(waited), max(waited)
-    if most - least < LEAST * records[0]["batch"]:
-        return None
-    return records[waited.index(least)], records[waited.index(most)]
+    most = max(records, key=own_time)
+    others = [own_time(record) for record in records if record is not most]
+    mean = sum(others) / len(others)
+    return (most, mean) if own_time(most) - mean >= LEAST * most["batch"] else None
+
+
+def own_time(record: Record) -> float:
+    """Nanoseconds of a step for which a rank had something to do itself: what it computed, and the rest."""
+    return float(record["worked"] + record["rest"])
+
+
+class _Spans(NamedTuple):
+    """When a rank worked on microbatches, in every step: one value for each; by the clock of all, or of its trace.
+
+    Attributes:
+        first, last: when it began, and when it was done.
+        first_backward: when its first backward began; `NEVER` without one.
+        last_forward: when its last forward began.
+    """
+
+    first: Ints
+    last: Ints
+    first_backward: Ints
+    last_forward: Ints
 
 
 def _of_pipeline(ranks: Ranks, pipeline: Pipeline, number: int) -> list[Record]:
     origins = clocks_of(ranks).origins
     traces = dict(zip(ranks.numbers, ranks, strict=True))
-    spans = {rank: _spans(traces[rank], origins[rank]) for rank in pipeline.members if rank in traces}
-    steps = sorted(set.intersection(*map(set, spans.values())))
-    worked = np.array([[spans[rank][step] for step in steps] for rank in spans], dtype=np.int64).reshape(len(spans), -1, 2)
-    begins, ends = worked[:, :, 0].min(axis=0), worked[:, :, 1].max(axis=0)
+    found = {rank: _spans(traces[rank]) for rank in pipeline.members if rank in traces}
+    steps = sorted(set.intersection(*(set(numbers) for numbers, _ in found.values())))
+    spans = {rank: _Spans(*(times[np.isin(numbers, steps)] for times in of_rank)) for rank, (numbers, of_rank) in found.items()}
+    begins = np.min([of.first + origins[rank] for rank, of in spans.items()], axis=0)
+    ends = np.max([of.last + origins[rank] for rank, of in spans.items()], axis=0)
+    alternate = np.any([of.first_backward < of.last_forward for of in spans.values()], axis=0)
     ideal = ideal_bubble(pipeline)
     return [
         {
@@ -98,28 +126,39 @@ def _of_pipeline(ranks: Ranks, pipeline: Pipeline, number: int) -> list[Record]:
             "rank": rank,
             "stage": pipeline.stages_of(rank),
             "pipeline": number,
-            **_figures(traces[rank], *(times - origins[rank] for times in (begins, ends, of[:, 0], of[:, 1]))),
+            **_figures(traces[rank], begins - origins[rank], ends - origins[rank], of, alternate),
             "ideal": ideal,
         }
-        for rank, of in zip(spans, worked, strict=True)
+        for rank, of in spans.items()
     ]
 
 
-def _spans(trace: Trace, origin: int) -> dict[int, tuple[int, int]]:
-    """Of every step in which the rank worked on microbatches, by number, when it began and ended; by the clock of all."""
+def _spans(trace: Trace) -> tuple[list[int], _Spans]:
+    """The numbers of the steps in which the rank worked on microbatches, and when it did; by the clock of the trace."""
     computing, active = computing_of(trace), active_steps(trace)
     step = step_of(computing.asked, trace, active)
-    rows = np.flatnonzero(np.isin(computing.phase, MICROBATCH_PHASES) & (step >= 0))
-    found, first = np.unique(step[rows], return_index=True)  # rows are in order of their starts
-    last = np.full(int(step.max(initial=0)) + 1, np.iinfo(np.int64).min)
-    np.maximum.at(last, step[rows], computing.end[rows])
-    numbers = active["number"][found].tolist() if len(trace.steps) else [0] * len(found)
-    times = zip((computing.start[rows[first]] + origin).tolist(), (last[found] + origin).tolist(), strict=True)
-    return dict(zip(numbers, times, strict=True))
+    count = len(active) if len(trace.steps) else 1
+    first, first_backward = (np.full(count, NEVER) for _ in range(2))
+    last, last_forward = (np.full(count, -NEVER) for _ in range(2))
+    is_work = np.isin(computing.phase, MICROBATCH_PHASES) & (step >= 0)
+    forward, backward = (np.flatnonzero(is_work & of) for of in _by_direction(computing))
+    for rows in (forward, backward):
+        np.minimum.at(first, step[rows], computing.start[rows])
+        np.maximum.at(last, step[rows], computing.end[rows])
+    np.minimum.at(first_backward, step[backward], computing.start[backward])
+    np.maximum.at(last_forward, step[forward], computing.start[forward])
+    worked = np.flatnonzero(first < NEVER)
+    numbers = active["number"][worked].tolist() if len(trace.steps) else [0] * len(worked)
+    return numbers, _Spans(*(times[worked] for times in (first, last, first_backward, last_forward)))
 
 
-def _figures(trace: Trace, begins: Ints, ends: Ints, first: Ints, last: Ints) -> Record:
-    """The figures of a rank: means over steps. Times are those of its trace: of the pipeline, and of the rank itself."""
+def _by_direction(computing: Computing) -> tuple[Mask, Mask]:
+    is_forward = computing.phase == Phase.FORWARD
+    return is_forward, ~is_forward
+
+
+def _figures(trace: Trace, begins: Ints, ends: Ints, of: _Spans, alternate: Mask) -> Record:
+    """The figures of a rank: means over steps. All times are by the clock of its trace."""
     count = len(begins)
     if not count:
         return dict.fromkeys(FIGURES)
@@ -129,26 +168,26 @@ def _figures(trace: Trace, begins: Ints, ends: Ints, first: Ints, last: Ints) ->
     def idle(start: Ints, end: Ints) -> int:
         return int((end - start - (busy.before(end) - busy.before(start))).sum())
 
-    batch, bubble, warmup, drain = int((ends - begins).sum()), idle(begins, ends), idle(begins, first), idle(last, ends)
-    waits = _waits(trace, busy, Intervals.of(first, last))
-    recorded = max(int(trace.facts.get("duration_ns", 0)), int(last.max()))
-    sums = {
+    batch, bubble = int((ends - begins).sum()), idle(begins, ends)
+    ends_of_it = {"warm_up": idle(begins, of.first), "drain": idle(of.last, ends)}
+    waits = _waits(trace, busy, of, alternate)
+    known = {name: ends_of_it.get(name, 0) + time for name, time in waits.items()} if waits is not None else ends_of_it
+    recorded = max(int(trace.facts.get("duration_ns", 0)), int(of.last.max()))
+    sums: Record = {
+        **dict.fromkeys(FIGURES),
         "batch": batch,
         "worked": batch - bubble,
         "bubble": bubble,
-        "warm_up": warmup,
-        "drain": drain,
-        "waits_input": waits[0] if waits is not None else None,
-        "waits_gradient": waits[1] if waits is not None else None,
-        "rest": bubble - warmup - drain - sum(waits) if waits is not None else None,
+        **known,
+        "rest": bubble - sum(known.values()) if waits is not None else None,
         "unseen": int((np.maximum(-begins, 0) + np.maximum(ends - recorded, 0)).sum()),
     }
     means = {name: value / count if value is not None else None for name, value in sums.items()}
     return {**means, "bubble_share": bubble / batch if batch else None}
 
 
-def _waits(trace: Trace, busy: Intervals, window: Intervals) -> tuple[int, int] | None:
-    """Nanoseconds in this window for which nothing was computed and a message held up a forward, and a backward.
+def _waits(trace: Trace, busy: Intervals, of: _Spans, alternate: Mask) -> dict[str, int] | None:
+    """Nanoseconds for which nothing was computed and a message held up the work on a microbatch, by cause.
 
     A message holds up what begins when it is there: the time counts from when it was asked for, or when the work before ended.
     """
@@ -163,6 +202,16 @@ def _waits(trace: Trace, busy: Intervals, window: Intervals) -> tuple[int, int] 
     behind = np.searchsorted(work.start, done)
     between = (before >= 0) & (behind == before + 1) & (behind < len(work.start))
     begins, done = np.maximum(asked, np.append(work.end, 0)[before])[between], done[between]
-    of_forward = is_forward[np.searchsorted(start, done)]
-    forward, backward = ((Intervals.of(begins[rows], done[rows]) & window).without(busy) for rows in (of_forward, ~of_forward))
-    return forward, backward
+    held_up = np.searchsorted(start, done)
+    forward, begun = is_forward[held_up], start[held_up]
+    step = np.searchsorted(of.first, done, side="right") - 1
+    warm_up = begun == of.first_backward[step]
+    drain = ~forward & ~warm_up & alternate[step] & (begun > of.last_forward[step])
+    window = Intervals.of(of.first, of.last)
+    causes = {
+        "warm_up": warm_up,
+        "drain": drain,
+        "waits_input": forward,
+        "waits_gradient": ~(forward | warm_up | drain),
+    }
+    return {name: (Intervals.of(begins[rows], done[rows]) & window).without(busy) for name, rows in causes.items()}

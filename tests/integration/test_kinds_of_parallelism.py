@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_parallel_memory import FIRST, LAST, free_port, local, network
+from test_parallel_memory import FIRST, LAST, bytes_of, free_port, local, network
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -57,6 +57,10 @@ class Program:
     def optimizer(self) -> Any:
         return torch.optim.SGD(self.model.parameters(), 0.1)
 
+    def states(self) -> Iterable[dict[str, Tensor]]:
+        """What the optimizer keeps."""
+        return self.update.state.values()
+
     def batch(self) -> Tensor:
         return torch.rand(ROWS, WIDTH, generator=self.data)
 
@@ -84,6 +88,9 @@ class Zero(Program):
 
     def optimizer(self) -> Any:
         return ZeroRedundancyOptimizer(self.model.parameters(), torch.optim.Adam, lr=0.01)
+
+    def states(self) -> Iterable[dict[str, Tensor]]:
+        return self.update.optim.state.values()
 
 
 class Slow(nn.Module):
@@ -207,6 +214,7 @@ def worker(rank: int, port: int, path: str) -> None:
         with torchprof.profile(program.model, schedule=torchprof.schedule(warmup=WARMUP, active=STEPS - WARMUP)) as prof:
             found, sent = train(program, prof.step)
         told[name] = {"same": all(map(torch.equal, found, expected)), "without": without, "sent": sent}
+        told[name]["states"] = bytes_of(state for each in program.states() for state in each.values())
         prof.trace.save(f"{path}/{name}/")
     torch.save(told, f"{path}/told-{rank}")
     dist.barrier()
@@ -283,8 +291,13 @@ def test_every_rank_sends_the_parameters_that_it_has_the_states_of(runs: Path) -
         ("broadcast", "", "module.0", FIRST, None),
         ("broadcast", "", "module.2", LAST, None),
     }
-    held = [row["peak"] for row in torchprof.imbalance(torchprof.load(runs / "zero")).to_dict()]
-    assert max(held[:2]) - max(held[2:]) == pytest.approx(2 * 4 * (WIDTH * 512 - 512), abs=8192), "two states of a weight"
+
+
+def test_every_rank_holds_the_states_that_it_updates(runs: Path, told: list[dict[str, Any]]) -> None:
+    held = [torchprof.memory(trace).by_category["optimizer state"] for trace in torchprof.load(runs / "zero")]
+    assert held == [of_rank["zero"]["states"] for of_rank in told]
+    assert sum(held) == pytest.approx(2 * (FIRST + LAST), abs=100), "two of each parameter, and how many steps there were"
+    assert min(held) < max(held) < sum(held) / 2 + 100
 
 
 def test_rows_go_to_experts_and_back_twice_in_a_step(runs: Path) -> None:

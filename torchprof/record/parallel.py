@@ -74,6 +74,20 @@ def _of_fsdp(module: Any) -> Iterator[tuple[str, str, Any, str]]:
         return
 
 
+def _objects_of(*classes: type) -> list[list[Any]]:
+    """All objects of each of these classes, and of those that derive from it.
+
+    An object is not asked what it is: it may compute that. Nor is an abstract class, which would remember every class.
+    """
+    objects = gc.get_objects()
+    types = {id(type(each)): type(each) for each in objects}
+    found = []
+    for of in classes:
+        derived = {number for number, kind in types.items() if of in type.__dict__["__mro__"].__get__(kind)}
+        found.append([each for each in objects if id(type(each)) in derived])
+    return found
+
+
 def _pipelines(known: set[int] | None) -> list[dict[str, Any]]:
     """The pipelines in which this rank has stages whose modules are among the known ones.
 
@@ -85,12 +99,7 @@ def _pipelines(known: set[int] | None) -> list[dict[str, Any]]:
 
     found: dict[tuple[int, ...], dict[str, Any]] = {}
     try:
-        of_stages, of_schedules = torch_private.pipeline_classes()
-        objects = gc.get_objects()
-        # By the type: an object may say with __class__ that it is something else, and compute that.
-        stages = [each for each in objects if issubclass(type(each), of_stages)]
-        schedules = [each for each in objects if issubclass(type(each), of_schedules)]
-        del objects
+        stages, schedules = _objects_of(*torch_private.pipeline_classes())
         for stage in stages:
             if known is not None and id(stage.submod) not in known:
                 continue

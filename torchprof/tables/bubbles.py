@@ -124,8 +124,8 @@ def _slowest(rows: Sequence[Record]) -> Iterator[str]:
             which = f" of pipeline {number}" if len(numbers) > 1 else ""
             own, rest = format_ns(round(own_time(slow))), format_ns(round(others))
             yield (
-                f"Slowest stage{which}: {listed(slow['stage'])} (rank {slow['rank']}), with {own} of a step without warm-up, drain "
-                f"and waiting; the others have {rest} on average"
+                f"Slowest stage{which}: {listed(slow['stage'])} (rank {slow['rank']}), with {own} of a step without warm-up, "
+                f"drain and waiting; the others have {rest} on average"
             )
 
 

@@ -90,15 +90,11 @@ def _ideals(pipelines: Sequence[Pipeline], rows: Sequence[Record]) -> Iterator[s
     sources = []
     for numbers in alike.values():
         shares = [row["bubble_share"] for row in rows if row["pipeline"] in numbers and row["bubble_share"] is not None]
-        mean = (
-            f"{100 * sum(shares) / len(shares):.1f}% of the batch, the mean of {counted(len(shares), 'rank')}"
-            if shares
-            else "?"
-        )
-        which = f"Bubble of {_pipelines(numbers)}" if len(alike) > 1 else "Bubble"
+        which = f" of {_pipelines(numbers)}" if len(alike) > 1 else ""
+        mean = f", {100 * sum(shares) / len(shares):.1f}% on average" if shares else ""
         of, source = _ideal(pipelines[numbers[0]])
         sources.append(source)
-        yield f"{which}: {mean}; {of}"
+        yield f"Share: of the batch{which}{mean}; {of}"
     yield from dict.fromkeys(filter(None, sources))
 
 
@@ -108,12 +104,12 @@ def _ideal(pipeline: Pipeline) -> tuple[str, str]:
     of = pipeline.schedule or "GPipe and 1F1B"
     if (ideal := ideal_bubble(pipeline)) is None:
         if pipeline.microbatches is None:
-            return "the ideal one is not told, as the number of microbatches is not known", ""
-        return f"the ideal one is not told, as there is no formula for {of}", ""
+            return "the ideal is not told, as the number of microbatches is not known", ""
+        return f"the ideal is not told, as there is no formula for {of}", ""
     stages = counted(ranks, "stage") if each == 1 else f"{ranks} ranks with {each} stages each"
-    of_both = f"of {stages} and {counted(pipeline.microbatches or 0, 'microbatch', 'microbatches')}"
+    of_both = f"with {stages} and {counted(pipeline.microbatches or 0, 'microbatch', 'microbatches')}"
     formula = "(p - 1) / (m + p - 1)" if each == 1 else "(p - 1) / (v m + p - 1)"
-    return f"ideal {100 * ideal:.1f}%, {of_both}", f"Ideal: {formula} with {of}: {SOURCES[each > 1]}"
+    return f"ideal {100 * ideal:.1f}%, {of_both}", f"Ideal: {formula} of {of}: {SOURCES[each > 1]}"
 
 
 def _slowest(rows: Sequence[Record]) -> Iterator[str]:

@@ -299,7 +299,7 @@ _COLUMNS: Final = (
     Column("batch", "Batch", TIME, "time that a pipeline takes for the batch of a step: forward and backward of all its ranks"),
     Column("worked", "Worked", TIME, "of that, time in which this rank computed"),
     Column("bubble", "Bubble", TIME, "of that, time in which this rank idled: it computed nothing"),
-    Column("bubble_share", "Of batch", SHARE, "the bubble, as a part of the time of the batch"),
+    Column("bubble_share", "Share", SHARE, "the bubble, as a part of the time of the batch"),
     Column("warm_up", "Warm-up", TIME, "idle before its first microbatch, and while it waits for the first gradient"),
     Column(
         "drain",

@@ -66,8 +66,8 @@ def test_a_pipeline_has_a_section_of_its_bubbles(tmp_path: Path) -> None:
     tables = embedded(page)["tables"]
     assert tables["bubbles"]["names"] == ["0", "1"]
     (warm_up,) = [column for column in tables["bubbles"]["columns"] if column["name"] == "warm_up"]
-    assert warm_up["values"] == [0, 2e6]
-    assert "ideal 20.0%, of 2 stages and 4 microbatches" in page.read_text()
+    assert warm_up["values"] == [7e6, 2e6]
+    assert "ideal 20.0%, with 2 stages and 4 microbatches" in page.read_text()
 
 
 def test_aggregated_ranks_have_a_page_that_says_what_it_does_not_have(tmp_path: Path) -> None:

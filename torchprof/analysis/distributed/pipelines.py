@@ -80,13 +80,17 @@ def _chains(ranks: Ranks) -> list[Pipeline]:
         {number: _of_steps(messages_of(trace), is_sent=is_sent) for number, trace in traces.items()}
         for is_sent in (True, False)
     )
-    costs = {}
-    for first, sends in sent.items():
-        for other, receives in received.items():
-            if first != other and sends and receives:
-                taken = _time_taken(sends, receives, origins[first] - origins[other])
+    costs: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+    found: set[int] = set()
+    for first in (number for number, sends in sent.items() if sends):
+        for size, others in _groups_of(traces[first], ranks):
+            for other in others:
+                taken = _time_taken(sent[first], received[other], origins[first] - origins[other]) if other != first else None
                 if taken is not None:
-                    costs[_smallest_group(traces[first], first, other, ranks.world_size), taken, first, other] = first, other
+                    found.add(first)
+                    costs[size, taken, first, other] = first, other
+            if first in found:
+                break  # nor in larger ones
     after: dict[int, int] = {}
     for _, (first, other) in sorted(costs.items()):
         if first not in after and other not in after.values():
@@ -133,9 +137,12 @@ def _time_taken(sends: Mapping[int, list[Message]], receives: Mapping[int, list[
     return taken
 
 
-def _smallest_group(trace: Trace, rank: int, other: int, world_size: int) -> int:
-    groups = trace.facts.get("process_groups", ())
-    return min((len(group["ranks"]) for group in groups if {rank, other} <= set(group["ranks"])), default=world_size)
+def _groups_of(trace: Trace, ranks: Ranks) -> list[tuple[int, set[int]]]:
+    """The process groups of a rank, the smallest first, and last all ranks: their size, and who of them was recorded."""
+    groups = [set(group["ranks"]) for group in trace.facts.get("process_groups", ())]
+    known = sorted((len(group), sorted(group)) for group in groups if len(group) > 1)
+    recorded = set(ranks.numbers)
+    return [*((size, recorded & set(group)) for size, group in known), (ranks.world_size, recorded)]
 
 
 def _microbatches(trace: Trace) -> int | None:

@@ -352,7 +352,10 @@ def test_bubbles_of_a_pipeline_with_a_slow_stage_are_told_by_cause(runs: Path, i
         assert rows[first]["unseen"] == 0
         assert rows[last]["warm_up"] > 0
         assert rows[last]["drain"] > 0
-        assert rows[first]["waits_gradient"] > SLOW * 1e9, "in two of the four microbatches it is slower than the first stage"
+        # It waits for every gradient: for the first one, for one between its forwards, and for those after its last forward.
+        of_gradients = [rows[first][name] for name in ("warm_up", "waits_gradient", "drain")]
+        assert min(of_gradients) > 0
+        assert sum(of_gradients) > SLOW * 1e9
         assert rows[first]["waits_input"] == rows[last]["waits_gradient"] == 0
         assert rows[last]["rest"] > MICROBATCHES * SLOW * 1e9, "it sleeps, which is no op"
     assert "Slowest stage of pipeline 0: 1 (rank 2)" in str(table)

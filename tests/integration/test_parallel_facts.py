@@ -81,6 +81,17 @@ def test_a_stage_without_a_schedule_is_known_and_others_models_are_not() -> None
     assert parallel_facts(nn.Linear(1, 1)) == {}
 
 
+def test_a_stage_that_has_parameters_of_the_model_is_one_of_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    part = nn.Linear(2, 2)
+    part.weight = model[1].weight
+    kept = [PipelineStage(each, 1, 2, torch.device("cpu")) for each in (nn.Sequential(model[1]), part)]
+    (told,) = parallel_facts(model)["pipelines"]
+    assert told["stages"] == [1]
+    del kept[0]
+    assert parallel_facts(model)["pipelines"] == [told]
+
+
 def test_objects_are_not_asked_what_they_are() -> None:
     class Asked:
         @property

@@ -95,6 +95,24 @@ def test_who_sends_to_whom_tells_the_stages() -> None:
     assert "Stages: told by who sends to whom" in str(torchprof.bubbles(ranks))
 
 
+def test_a_stage_between_two_others_sends_to_both_and_is_between_them() -> None:
+    works = [
+        [("forward", 0, 1), ("backward", 5, 6)],
+        [("forward", 1, 2), ("backward", 4, 5)],
+        [("forward", 2, 3), ("backward", 3, 4)],
+    ]
+    messages = [
+        [("send", 1, 1), ("receive", 1, 5)],
+        [("receive", 0, 1), ("send", 2, 2), ("receive", 2, 4), ("send", 5, 5)],
+        [("receive", 0, 2), ("send", 4, 4)],
+    ]
+    traces = [stage_trace(rank, works[rank], messages[rank], world=3) for rank in range(3)]
+    assert [pipeline.ranks for pipeline in pipelines_of(torchprof.Ranks.of(traces))] == [(0, 1, 2)]
+    rows = bubbles_of(traces)
+    assert [causes_of(row) for row in rows] == [{"warm_up": 4}, {"warm_up": 1 + 2, "drain": 1}, {"warm_up": 2, "drain": 2}]
+    assert [row["bubble_share"] for row in rows] == pytest.approx([row["ideal"] for row in rows])
+
+
 def test_the_first_stage_need_not_be_the_first_rank() -> None:
     first, last = two_stages(is_told=False)
     swapped = [replace(last, facts={**last.facts, "rank": 0}), replace(first, facts={**first.facts, "rank": 1})]

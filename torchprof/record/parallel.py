@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from torchprof.errors import UnsupportedTorchError
@@ -30,13 +30,20 @@ def parallel_facts(models: Any) -> dict[str, Any]:
         for (by, kind), of_groups in _sent_in(modules).items()
         for group, fqns in _where_they_differ(of_groups).items()
     ]
-    stages = _pipelines({id(module) for module in modules} if models is not None else None)
+    stages = _pipelines(set(_ids(modules)) if models is not None else None)
     return {**({"groups_of_wrappers": groups} if groups else {}), **({"pipelines": stages} if stages else {})}
 
 
 def _modules(models: Any) -> Iterator[Any]:
     for model in models.values() if isinstance(models, Mapping) else (models,) if models is not None else ():
         yield from model.modules()
+
+
+def _ids(modules: Iterable[Any]) -> Iterator[int]:
+    """Of modules and of their own parameters, which a part that was split off a model shares with it."""
+    for module in modules:
+        yield id(module)
+        yield from (id(parameter) for parameter in module._parameters.values() if parameter is not None)
 
 
 def _sent_in(modules: list[Any]) -> dict[tuple[str, str], dict[str, list[str]]]:
@@ -89,7 +96,7 @@ def _objects_of(*classes: type) -> list[list[Any]]:
 
 
 def _pipelines(known: set[int] | None) -> list[dict[str, Any]]:
-    """The pipelines in which this rank has stages whose modules are among the known ones.
+    """The pipelines in which this rank has stages of what is known: modules and parameters, by id.
 
     Who has the stages is written nowhere, so all objects are looked through.
     """
@@ -101,7 +108,7 @@ def _pipelines(known: set[int] | None) -> list[dict[str, Any]]:
     try:
         stages, schedules = _objects_of(*torch_private.pipeline_classes())
         for stage in stages:
-            if known is not None and id(stage.submod) not in known:
+            if known is not None and known.isdisjoint(_ids(stage.submod.modules())):
                 continue
             ranks = torch_private.ranks_of_stages(stage)
             pipeline = found.setdefault(tuple(ranks), {"ranks": ranks, "stages": [], "schedule": None, "microbatches": None})

@@ -319,6 +319,15 @@ def test_show_by_bubble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [row["bubble"] for row in json.loads(capsys.readouterr().out)] == [22 * MS, 5 * MS]
 
 
+def test_info_tells_the_stage_of_a_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "rank.torchprof")
+    two_stages()[1].save(file)
+    assert main(["info", file]) == 0
+    assert "stage 1 of 2, Schedule1F1B" in capsys.readouterr().out
+    assert main(["info", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pipelines"] == [{**TWO_STAGES, "stages": [1]}]
+
+
 def test_the_facts_of_a_pipeline_are_kept_and_looked_at(tmp_path: Path) -> None:
     first = two_stages()[0]
     first.save(tmp_path / "good.torchprof")

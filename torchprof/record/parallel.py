@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress
 from typing import Any, Final
 
 from torchprof.errors import UnsupportedTorchError
@@ -87,11 +88,13 @@ def _objects_of(*classes: type) -> list[list[Any]]:
     An object is not asked what it is: it may compute that. Nor is an abstract class, which would remember every class.
     """
     objects = gc.get_objects()
-    types = {id(type(each)): type(each) for each in objects}
+    kinds = list(map(type, objects))
+    numbers = list(map(id, kinds))
+    each_once = dict(zip(numbers, kinds, strict=True))
     found = []
     for of in classes:
-        derived = {number for number, kind in types.items() if of in type.__dict__["__mro__"].__get__(kind)}
-        found.append([each for each in objects if id(type(each)) in derived])
+        derived = {number for number, kind in each_once.items() if of in type.__dict__["__mro__"].__get__(kind)}
+        found.append(list(compress(objects, map(derived.__contains__, numbers))))  # there are hundreds of thousands
     return found
 
 

@@ -92,6 +92,15 @@ def test_a_stage_that_has_parameters_of_the_model_is_one_of_it() -> None:
     assert parallel_facts(model)["pipelines"] == [told]
 
 
+def test_stages_are_looked_for_after_the_recording_and_not_while_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, moments, look = stage(), [], gc.get_objects
+    monkeypatch.setattr(gc, "get_objects", lambda: moments.append("looked") or look())
+    with torchprof.profile(one.submod) as prof:
+        assert moments == []
+    assert prof.trace.facts["pipelines"]
+    assert moments == ["looked"]
+
+
 def test_objects_are_not_asked_what_they_are() -> None:
     class Asked:
         @property

@@ -19,11 +19,12 @@ CANNOT_TELL: Final = (AttributeError, KeyError, RuntimeError, TypeError, ValueEr
 """What is raised where PyTorch has other names, or where process groups were destroyed meanwhile."""
 
 
-def parallel_facts(models: Any) -> dict[str, Any]:
+def parallel_facts(models: Any, *, stages: bool = True) -> dict[str, Any]:
     """The facts ``groups_of_wrappers`` and ``pipelines``, each where there are any. ``torch.distributed`` is initialized.
 
     Args:
         models: a module or a dict of modules; None: stages of all models are told, and no wrappers.
+        stages: whether to look for pipelines.
     """
     modules = list(_modules(models))
     groups = [
@@ -31,8 +32,8 @@ def parallel_facts(models: Any) -> dict[str, Any]:
         for (by, kind), of_groups in _sent_in(modules).items()
         for group, fqns in _where_they_differ(of_groups).items()
     ]
-    stages = _pipelines(set(_ids(modules)) if models is not None else None)
-    return {**({"groups_of_wrappers": groups} if groups else {}), **({"pipelines": stages} if stages else {})}
+    pipelines = _pipelines(set(_ids(modules)) if models is not None else None) if stages else []
+    return {**({"groups_of_wrappers": groups} if groups else {}), **({"pipelines": pipelines} if pipelines else {})}
 
 
 def _modules(models: Any) -> Iterator[Any]:

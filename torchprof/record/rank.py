@@ -45,11 +45,12 @@ def current_rank() -> Rank | None:
     return own_rank()
 
 
-def rank_facts(models: Any) -> dict[str, Any]:
+def rank_facts(models: Any, *, stages: bool = True) -> dict[str, Any]:
     """The facts of a trace that tell its rank; none where this process is of no distributed program.
 
     Args:
         models: a module or a dict of modules, whose parameters tell the device mesh; or None.
+        stages: whether to look for the stages of pipelines.
     """
     told = own_rank()
     of_torch = _from_torch()
@@ -63,7 +64,7 @@ def rank_facts(models: Any) -> dict[str, Any]:
         facts["run"] = run
     if meshes := [_mesh(mesh) for mesh in _meshes(models)]:
         facts["meshes"] = meshes
-    of_models = parallel_facts(models) if "process_groups" in of_torch else {}
+    of_models = parallel_facts(models, stages=stages) if "process_groups" in of_torch else {}
     return {**{name: value for name, value in facts.items() if value is not None}, **of_torch, **of_models}
 
 

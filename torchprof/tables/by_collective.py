@@ -34,8 +34,9 @@ def by_collective(trace: Trace | Ranks) -> Table:
     Of `Ranks`, figures are means over the ranks. *Shortest* is, of each call, the time of the rank in which it ran shortest:
     that one came last, and waited for none. Rates are of that time. *Last rank* is the one that came last most often.
 
-    The process group is known of files of torch.profiler. Of a recording, it is known where only one group of the rank has as
-    many ranks as the sizes of the tensors say, or where there is only one.
+    The process group is known of files of torch.profiler. Of a recording, FSDP and DDP of the recorded model tell theirs; of
+    others it is known where only one group of the rank has as many ranks as the sizes of the tensors say, or where there is
+    only one.
 
     Args:
         trace: of `torchprof.profile` or `torchprof.load`, not aggregated; or `Ranks`.

@@ -12,6 +12,7 @@ from torchprof.reporting.ranks_chart import ranks_chart
 from torchprof.reporting.section import Section
 from torchprof.reporting.verdict import Sentence
 from torchprof.tables.across_ranks import of_ranks
+from torchprof.tables.bubbles import bubbles
 from torchprof.tables.by_collective import by_collective
 from torchprof.tables.by_module import by_module
 from torchprof.tables.by_rank import by_rank
@@ -44,6 +45,7 @@ def rank_sections(ranks: Ranks) -> Iterator[Section]:
     yield _of_table("collectives", "Collectives", said, lambda: by_collective(ranks), "No collective was asked for.")
     yield _of_table("overlap", "Overlap", said, lambda: overlap(ranks), "")
     yield _imbalance(ranks, said)
+    yield from _bubbles(ranks, said)
     clock_section = Section("clocks", "Clocks", said)
     clock_section.add_table("clocks", clocks(ranks))
     yield clock_section
@@ -88,6 +90,18 @@ def _imbalance(ranks: Ranks, said: list[str]) -> Section:
     for number, name in enumerate(mesh_dimensions(ranks)):
         section.add_table(f"imbalance_{number}", imbalance(ranks, dimension=name), f"By place along {name}")
     return section
+
+
+def _bubbles(ranks: Ranks, said: list[str]) -> Iterator[Section]:
+    """Of a pipeline; no section where there is none."""
+    try:
+        table = bubbles(ranks)
+    except ArgumentError:  # the recordings have no single ops: the sections above say so
+        return
+    if len(table):
+        section = Section("bubbles", "Pipeline bubbles", said)
+        section.add_table("bubbles", table)
+        yield section
 
 
 def _of_table(name: str, title: str, said: list[str], make: Callable[[], Table], otherwise: str) -> Section:

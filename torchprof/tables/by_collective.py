@@ -36,8 +36,9 @@ def by_collective(trace: Trace | Ranks) -> Table:
     collectives in a step: the others may have waited for it. *Last rank* is the one that came last most often, of those that
     are there, as `stragglers` tells it; what does not wait for all of its ranks has none.
 
-    The process group is known of files of torch.profiler. Of a recording, it is known where only one group of the rank has as
-    many ranks as the sizes of the tensors say, or where there is only one.
+    The process group is known of files of torch.profiler. Of a recording, FSDP and DDP of the recorded model tell theirs; of
+    others it is known where only one group of the rank has as many ranks as the sizes of the tensors say, or where there is
+    only one.
 
     Args:
         trace: of `torchprof.profile` or `torchprof.load`, not aggregated; or `Ranks`.

@@ -120,7 +120,7 @@ def check_is_one(trace: Any) -> None:
     if isinstance(trace, Ranks):
         raise ArgumentError(
             f"trace={trace!r} is of several ranks: give the trace of one, such as ranks[0]; across ranks there are by_rank, "
-            "by_module, by_collective, stragglers, overlap, imbalance, clocks, findings, report and export_chrome"
+            "by_module, by_collective, stragglers, overlap, imbalance, bubbles, clocks, findings, report and export_chrome"
         )
 
 

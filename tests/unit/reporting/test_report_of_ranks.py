@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from many_ranks import meeting_trace, rank_trace
+from many_ranks import meeting_trace, rank_trace, two_stages
 from pages import embedded
 
 import torchprof
@@ -81,6 +81,15 @@ def test_places_along_the_mesh_have_a_table_each(tmp_path: Path) -> None:
     ]
     tables = embedded(page_of(torchprof.Ranks.of(traces), tmp_path))["tables"]
     assert tables["imbalance_0"]["names"] == ["dp=0", "dp=1", "dp=2"]
+
+
+def test_a_pipeline_has_a_section_of_its_bubbles(tmp_path: Path) -> None:
+    page = page_of(torchprof.Ranks.of(two_stages()), tmp_path)
+    tables = embedded(page)["tables"]
+    assert tables["bubbles"]["names"] == ["0", "1"]
+    (warm_up,) = [column for column in tables["bubbles"]["columns"] if column["name"] == "warm_up"]
+    assert warm_up["values"] == [7e6, 2e6]
+    assert "ideal 20.0%, with 2 stages and 4 microbatches" in page.read_text()
 
 
 def test_aggregated_ranks_have_a_page_that_says_what_it_does_not_have(tmp_path: Path) -> None:

@@ -41,10 +41,10 @@ def bubbles(ranks: Ranks) -> Iterator[Finding]:
     """The pipelines whose ranks idle by a part of the step that counts, on average, and most of that why."""
     if any(map(is_aggregated, ranks)):
         raise NotTold("the recordings were aggregated, which keeps no single messages")
-    if alone := one_alone(ranks):
-        raise NotTold(alone)
     records, step = [record for record in bubble_records(ranks) if record["batch"] is not None], step_time(ranks)
     if not records:
+        if alone := one_alone(ranks):
+            raise NotTold(alone)
         return
     if not step:
         raise NotTold("the time of a step is not known")

@@ -127,6 +127,7 @@ def test_findings_of_a_part_stay_where_the_rest_cannot_be_told() -> None:
 def test_a_rank_that_is_left_of_several_says_that_the_others_are_missing() -> None:
     found = torchprof.findings(torchprof.Ranks.of([meeting_trace(0, EVEN)]))
     assert found.not_told == {
+        "bubbles": "rank 0 alone is there of 2",
         "imbalance": "rank 0 alone is there of 2",
         "straggler": "rank 0 alone is there of 2: who came late takes the others too",
     }

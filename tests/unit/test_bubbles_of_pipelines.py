@@ -284,8 +284,8 @@ def test_findings_name_the_bubble_and_the_slowest_stage(golden: Golden) -> None:
 
 def test_advice_is_for_the_largest_cause() -> None:
     def advice(works: list[tuple[str, float, float]], messages: list[tuple[str, float, float]]) -> str:
-        told = {"pipelines": [{**TWO_STAGES, "stages": [0]}]}
-        (found,) = torchprof.findings(torchprof.Ranks.of([stage_trace(0, works, messages, **told)]))
+        both = [stage_trace(rank, works, messages, pipelines=[{**TWO_STAGES, "stages": [rank]}]) for rank in range(2)]
+        (found,) = torchprof.findings(torchprof.Ranks.of(both))
         return found.advice
 
     works = [("forward", 0, 2), ("forward", 10, 12)]
@@ -295,6 +295,11 @@ def test_advice_is_for_the_largest_cause() -> None:
         torchprof.Ranks.of([stage_trace(0, [("forward", 0, 20)], pipelines=[{**TWO_STAGES, "stages": [0]}]), two_stages()[1]])
     )
     assert "more microbatches" in found.advice
+
+
+def test_how_long_a_rank_idles_is_not_told_of_one_alone() -> None:
+    found = torchprof.findings(torchprof.Ranks.of([two_stages()[1]]))
+    assert found.not_told["bubbles"] == "rank 1 alone is there of 2"
 
 
 def test_nothing_is_found_where_there_is_no_pipeline() -> None:

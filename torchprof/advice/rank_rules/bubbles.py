@@ -39,6 +39,8 @@ PYTHON: Final = (
 @rank_rule("stages of a pipeline that idle")
 def bubbles(ranks: Ranks) -> Iterator[Finding]:
     """The pipelines whose ranks idle by a part of the step that counts, on average, and most of that why."""
+    if alone := one_alone(ranks):
+        raise NotTold(alone)
     if any(map(is_aggregated, ranks)):
         raise NotTold("the recordings were aggregated, which keeps no single messages")
     records, step = [record for record in bubble_records(ranks) if record["batch"] is not None], step_time(ranks)

@@ -45,8 +45,6 @@ def bubbles(ranks: Ranks) -> Iterator[Finding]:
         raise NotTold("the recordings were aggregated, which keeps no single messages")
     records, step = [record for record in bubble_records(ranks) if record["batch"] is not None], step_time(ranks)
     if not records:
-        if alone := one_alone(ranks):
-            raise NotTold(alone)
         return
     if not step:
         raise NotTold("the time of a step is not known")

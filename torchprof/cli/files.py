@@ -10,13 +10,14 @@ import torchprof
 from torchprof.cli.arguments import UsageError
 from torchprof.cli.progress import working
 from torchprof.errors import TraceFileError
+from torchprof.importers.other_files import BEGINNING
+from torchprof.importers.ranks import ENDINGS, SNAPSHOTS, refuse_folder
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.terminal import printable
 
 __all__ = ["beside", "folder_of_ranks", "holds_snapshot", "quoted", "ranks_of", "refuse_to_overwrite", "trace_of"]
 
-LONGEST_BEGINNING: Final = 2**12
 ZIP: Final = b"PK"
 """How a trace of torchprof's own begins."""
 WHERE_FROM: Final = "give a file that Trace.save(), torch.profiler or torch.cuda.memory._dump_snapshot wrote"
@@ -29,10 +30,9 @@ def holds_snapshot(path: str) -> bool:
         OSError: it cannot be read.
         TraceFileError: it is something else that people try.
     """
-    if os.path.isdir(path):
-        raise TraceFileError(f"{path}: is a folder: {WHERE_FROM}")
+    refuse_folder(path, (*ENDINGS, *SNAPSHOTS))
     with opened(path) as file:
-        begins = file.read(LONGEST_BEGINNING)
+        begins = file.read(BEGINNING)
     if not begins:
         raise TraceFileError(f"{path}: is empty: {WHERE_FROM}")
     if path.endswith(".py") and not begins.startswith(ZIP):

@@ -95,7 +95,7 @@ class watch:
         memory: bool = True,
         stacks: bool = True,
         gpu: str = "auto",
-        budget: int = DEFAULT_BUDGET,
+        budget: int | str = DEFAULT_BUDGET,
     ) -> None:
         for name, value, least in (("every", every, 1), ("active", active, 1), ("warmup", warmup, 0), ("first", first, 0)):
             check_int(name, value, least)

@@ -80,14 +80,14 @@ def capacity_of(capacity: Any, device: str = "cuda") -> int:
         ArgumentError: the GPU is unknown, or it is no number of bytes.
     """
     count = bytes_of(capacity) if isinstance(capacity, str) else capacity
-    if count is None and device == "cpu":
+    if isinstance(capacity, str) and count is None and device == "cpu":
         raise ArgumentError(
             f"capacity={shown(capacity)} is no size, and a GPU says nothing of device='cpu': give bytes, or memory such as "
             "'64GiB', or device='cuda'"
         )
-    if count is None and (name := gpu_named(capacity)) is not None:
+    if (name := gpu_named(capacity)) is not None:
         return GPUS[name]
-    if count is None:
+    if isinstance(capacity, str) and count is None:
         near = meant(capacity, GPUS) or f": give bytes, memory such as '40GiB', or one of {', '.join(GPUS)}"
         raise ArgumentError(f"capacity={shown(capacity)} is no known GPU and no size{near}")
     if not is_int(count, 1, LARGEST):

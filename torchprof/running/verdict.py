@@ -24,6 +24,7 @@ from torchprof.terminal import printable
 from torchprof.trace.rank import Rank
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
+from torchprof.trace.unfinished import unfinished_kernels, unfinished_text
 from torchprof.wording import counted, numbered
 
 __all__ = ["lines_of", "verdict", "why_nothing"]
@@ -221,6 +222,9 @@ def _advice(trace: Trace) -> Iterator[tuple[str, str]]:
 
 
 def _lost(trace: Trace, option: str) -> Iterator[tuple[str, str]]:
-    if trace.losses:
-        lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())
+    unfinished = unfinished_kernels(trace)
+    losses = {**trace.losses, "kernels": trace.losses.get("kernels", 0) - unfinished}
+    if lost := ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in losses.items() if count):
         yield "Lost", f"{lost}: they did not fit the budget of {trace.facts['budget'] / 2**20:,.0f} MiB ({option})"
+    if unfinished:
+        yield "Lost", unfinished_text(unfinished)

@@ -11,6 +11,7 @@ from typing import Any, Final, overload
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.trace.rank import Rank, rank_of
 from torchprof.trace.trace import Trace
+from torchprof.trace.unfinished import unfinished_kernels, unfinished_text
 from torchprof.wording import counted
 
 __all__ = ["Ranks", "check_is_one", "listed"]
@@ -218,9 +219,12 @@ def _differences(ranks: Ranks) -> Iterator[str]:
         if by := trace.facts.get("ended_by"):
             ended.setdefault(str(by), []).append(number)
     yield from (f"{by} ended the recording of {_ranks(which)}" for by, which in ended.items())
-    lost = [number for number, trace in zip(ranks.numbers, ranks, strict=True) if trace.losses]
-    if lost:
+    numbered = list(zip(ranks.numbers, ranks, strict=True))
+    unfinished = {number: count for number, trace in numbered if (count := unfinished_kernels(trace))}
+    if lost := [number for number, trace in numbered if sum(trace.losses.values()) > unfinished.get(number, 0)]:
         yield f"INCOMPLETE: rows of {_ranks(lost)} did not fit the budget"
+    if unfinished:
+        yield f"INCOMPLETE: of {_ranks(list(unfinished))}, {unfinished_text(sum(unfinished.values()))}"
 
 
 def _ranks(numbers: Sequence[int]) -> str:

@@ -59,6 +59,7 @@ def remarks(trace: Trace) -> list[str]:
     """What must be said of a recording that does not have everything: below every table and account."""
     note = trace.facts.get("memory_note")
     said = [f"Memory: {note}"] if note else []
+    said += [f"Not recorded: {each}" for each in trace.facts.get("run_notes", ())]
     return [
         *ended_early(trace),
         *evaluations(trace),

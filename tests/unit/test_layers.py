@@ -55,7 +55,9 @@ ROOMS: Final[dict[str, Room]] = {
         "paths errors arguments trace importers analysis _native wording sizes",
         torch=True,
     ),
-    "exporters": Room("Writes a trace as a file of another tool.", "paths errors _version terminal trace analysis wording"),
+    "exporters": Room(
+        "Writes a trace as a file of another tool.", "paths errors _version terminal arguments trace analysis wording"
+    ),
     "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis wording"),
     "tables": Room(
         "Figures as tables, with one set of columns.",

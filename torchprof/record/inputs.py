@@ -147,7 +147,7 @@ def _device(device: Any, model: nn.Module) -> torch.device:
     if device is not None:
         try:
             return torch.device(device)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ArgumentError(f"device={device!r} is not a device: {str(error).splitlines()[0]}") from None
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device

@@ -177,7 +177,7 @@ def _check(style: Any, depth: Any, warmup: Any, verbose: Any) -> None:
     if depth is not None:
         check_int("depth", depth, 0)
     check_int("warmup", warmup, 0)
-    if verbose not in (None, 0, 1, 2):
+    if verbose is not None and (not isinstance(verbose, int) or verbose not in (0, 1, 2)):
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
 
 

@@ -163,7 +163,7 @@ def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
                 else torch.rand(size, dtype=dtype, device=device)
             )
         return torch.zeros(size, dtype=dtype, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ArgumentError(
             f"cannot make an input of size {size} and dtype {dtype} on device {str(device)!r}: {str(error).splitlines()[0]}"
         ) from None

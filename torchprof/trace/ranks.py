@@ -12,7 +12,7 @@ from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.trace.rank import Rank, rank_of
 from torchprof.trace.trace import Trace
 from torchprof.trace.unfinished import unfinished_kernels, unfinished_text
-from torchprof.wording import counted
+from torchprof.wording import counted, shown
 
 __all__ = ["Ranks", "check_is_one", "listed"]
 
@@ -89,8 +89,8 @@ class Ranks(Sequence[Trace]):
         Raises:
             ArgumentError: there is none.
         """
-        if number not in self.numbers:
-            raise ArgumentError(f"number={number!r} is not among the ranks that are there: {listed(self.numbers)}")
+        if not isinstance(number, int) or number not in self.numbers:
+            raise ArgumentError(f"number={shown(number)} is not among the ranks that are there: {listed(self.numbers)}")
         return self.traces[self.numbers.index(number)]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Values of types that an argument cannot have: it is named with its value, in every function that was found to fail otherwise."""
+"""Values of types that an argument cannot have: it is named with its value, in each function that failed otherwise."""
 
 from __future__ import annotations
 

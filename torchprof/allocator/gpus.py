@@ -79,7 +79,7 @@ def capacity_of(capacity: Any, device: str = "cuda") -> int:
     Raises:
         ArgumentError: the GPU is unknown, or it is no number of bytes.
     """
-    count = bytes_of(capacity) if isinstance(capacity, str) else capacity
+    count: Any = bytes_of(capacity) if isinstance(capacity, str) else capacity
     if isinstance(capacity, str) and count is None and device == "cpu":
         raise ArgumentError(
             f"capacity={shown(capacity)} is no size, and a GPU says nothing of device='cpu': give bytes, or memory such as "

@@ -75,8 +75,8 @@ class Ceilings:
             raise ArgumentError(f"gpu={shown(gpu)} is none whose rates are known here{near or others}")
         bandwidth, rates = PUBLISHED[name]
         if not isinstance(dtype, str) or dtype not in rates:
-            near = nearest(dtype, rates) if isinstance(dtype, str) else None
-            others = f"did you mean {near!r}?" if near else f"use one of {', '.join(map(repr, rates))}"
+            nearer = nearest(dtype, rates) if isinstance(dtype, str) else None
+            others = f"did you mean {nearer!r}?" if nearer else f"use one of {', '.join(map(repr, rates))}"
             raise ArgumentError(f"dtype={shown(dtype)} has no published rate on {name}: {others}")
         return cls(f"{name}, as published", dtype, 0, rates[dtype] * TERA, bandwidth * GIGA)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchprof.arguments import check_int
+from torchprof.arguments import check_flag, check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError
 from torchprof.raised import explain_error, explains_recordings, made_from
 from torchprof.record.batch_dimension import find_batch_dimensions
@@ -96,6 +96,7 @@ def summary(
         device = "meta"
     model = _module(model)
     _check(style, depth, warmup, verbose)
+    check_flag("fold", fold)
     check_width(width)
     chosen = chosen_columns(columns) if columns is not None else None
     make: Callable[..., Inputs | None] = partial(make_inputs, model, input_size, input_data=input_data, dtypes=dtypes)
@@ -176,7 +177,7 @@ def _check(style: Any, depth: Any, warmup: Any, verbose: Any) -> None:
     if depth is not None:
         check_int("depth", depth, 0)
     check_int("warmup", warmup, 0)
-    if verbose not in (None, 0, 1, 2):
+    if verbose is not None and (not isinstance(verbose, int) or verbose not in (0, 1, 2)):
         raise ArgumentError(f"verbose must be 0, 1 or 2, not {verbose!r}")
 
 

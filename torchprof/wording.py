@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-__all__ = ["counted", "nearest", "numbered", "shown"]
+__all__ = ["counted", "meant", "nearest", "numbered", "shown", "written_so"]
 
 LONGEST: Final = 80
 SHORTEST_BEGINNING: Final = 3
 """Letters by which a longer name is recognized."""
+MODEL: Final = re.compile(r"[A-Za-z0-9]*\d[A-Za-z0-9]*")
+"""A word with a number in it, as the name of a model is."""
 
 
 def counted(count: int, one: str, more: str = "") -> str:
@@ -63,3 +66,34 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         return lower[min(longer, key=len)]
     found = get_close_matches(name.lower(), lower, 1, 0.6)
     return lower[found[0]] if found else None
+
+
+def written_so(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is this one but for upper and lower case, spaces, dashes and underscores; None where none is.
+
+    Example:
+        >>> written_so("rtx4090", ["RTX 4090", "H200"]), written_so("H20", ["RTX 4090", "H200"])
+        ('RTX 4090', None)
+    """
+    return {_bare(each): each for each in known}.get(_bare(name))
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """``": did you mean 'A100-40GB' or 'A100-80GB'?"``: the names of which this is a part, or whose model it names; empty where
+    there are none. What is only spelled nearly so is another model.
+
+    Example:
+        >>> meant("NVIDIA H100 PCIe", ["H100-80GB", "H200"]), meant("A10G", ["A10"])
+        (": did you mean 'H100-80GB'?", '')
+    """
+    listed, bare, models = list(known), _bare(name), {word.lower() for word in MODEL.findall(name)}
+    found = [repr(each) for each in listed if len(bare) > 1 and bare in _bare(each)]
+    found = found or [repr(each) for each in listed if models.intersection(MODEL.findall(each.lower())[:1])]
+    if not found:
+        return ""
+    *others, last = found
+    return f": did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()

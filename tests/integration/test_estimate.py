@@ -204,7 +204,7 @@ def test_what_fits_is_what_the_allocator_can_place() -> None:
     assert not found.fits(found.device_memory // 2)
     assert not found.fits(1)
     assert found.fits("H200")
-    with pytest.raises(ArgumentError, match=r"capacity is needed.*'H200'"):
+    with pytest.raises(ArgumentError, match=r"capacity is needed.*H200"):
         found.fits()
 
 
@@ -353,7 +353,7 @@ class Unique:
         (mlp(), {"inputs": (1, 256), "device": "tpu"}, ArgumentError, ["device='tpu'", "'cuda' or 'cpu'"]),
         (mlp(), {"inputs": (1, 256), "steps": 0}, ArgumentError, ["steps", "0"]),
         (mlp(), {"inputs": (1, 256), "amp": "bf16"}, ArgumentError, ["amp", "'bf16'"]),
-        (mlp(), {"inputs": (1, 256), "capacity": "H9000"}, ArgumentError, ["capacity='H9000'", "'H200'"]),
+        (mlp(), {"inputs": (1, 256), "capacity": "H9000"}, ArgumentError, ["capacity='H9000'", "H200"]),
         (mlp(), {"inputs": (1, 256), "capacity": -1}, ArgumentError, ["capacity", "-1"]),
         (mlp(), {"inputs": (1, 256), "allocator": "speed:fast"}, ArgumentError, ["'speed'"]),
         (nn.LazyLinear(4), {"inputs": (1, 256)}, ArgumentError, ["lazy"]),

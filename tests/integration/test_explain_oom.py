@@ -283,8 +283,8 @@ def test_a_gpu_is_a_capacity_here_as_for_an_estimate(name: str) -> None:
 @pytest.mark.parametrize(
     ("capacity", "says"),
     [
-        ("H100", r"capacity='H100' is no known GPU: give bytes, or one of 'T4', .*'H100-80GB'"),
-        (10**40, r"capacity=1000.* must be a positive int of bytes, at most 1 PiB, or a GPU"),
+        ("H100", r"capacity='H100' is no known GPU and no size: did you mean 'H100-80GB'"),
+        (10**40, r"capacity=1000.* must be a positive int of bytes, at most 1 PiB, memory such as '40GiB', or a GPU"),
         (0, "capacity=0 must be a positive int of bytes"),
         (80e9, "capacity=80000000000.0 must be a positive int of bytes"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from torchprof.allocator.gpus import capacity_of, gpu_named
 from torchprof.estimation import gpu_here as room
 from torchprof.estimation import target as target_room
 from torchprof.estimation.gpu_here import Gpu, gpu_here
@@ -152,7 +153,8 @@ def test_names_of_drivers_are_known(name: str, capability: tuple[int, int], mult
 
 def target(here: Gpu | None, capacity: int | str | None, monkeypatch: pytest.MonkeyPatch, device: Any = "cuda") -> Target:
     monkeypatch.setattr(target_room, "gpu_here", lambda: here)
-    return Target.of(device, capacity, None, False)
+    limit = capacity_of(capacity) if capacity is not None else None
+    return Target.of(device, gpu_named(capacity), limit, False)
 
 
 def test_an_estimate_is_for_the_gpu_here_with_all_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ ROOMS: Final[dict[str, Room]] = {
     "wording": Room("How messages write numbers with their nouns, and values that they name."),
     "terminal": Room("Whether a stream is a terminal, how wide it is, and what may be written to it."),
     "errors": Room("The exceptions that torchprof raises.", "terminal"),
+    "sizes": Room("Sizes of memory, as people write them."),
     "paths": Room("Files at paths: opened to be read, and written as a whole or not at all.", "errors wording"),
     "_version": Room("The version of torchprof."),
     "arguments": Room("Checks of arguments that several functions share.", "errors"),
@@ -46,15 +47,17 @@ ROOMS: Final[dict[str, Room]] = {
     "importers": Room("Reads what other tools recorded into a trace.", "paths errors terminal arguments trace flops wording"),
     "record": Room(
         "Runs a recording and makes the trace.",
-        "errors terminal arguments trace flops analysis _native _torch_private wording",
+        "errors terminal arguments trace flops analysis _native _torch_private wording sizes",
         torch=True,
     ),
     "allocator": Room(
         "The simulated CUDA allocator: settings, replay; what memory snapshots say.",
-        "paths errors arguments trace importers analysis _native wording",
+        "paths errors arguments trace importers analysis _native wording sizes",
         torch=True,
     ),
-    "exporters": Room("Writes a trace as a file of another tool.", "paths errors _version terminal trace analysis wording"),
+    "exporters": Room(
+        "Writes a trace as a file of another tool.", "paths errors _version terminal arguments trace analysis wording"
+    ),
     "rendering": Room("Lays out tables and figures as text and HTML.", "errors arguments terminal trace analysis wording"),
     "tables": Room(
         "Figures as tables, with one set of columns.",
@@ -120,7 +123,7 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "cli": Room(
         "The subcommands, over the public names.",
-        "paths errors _version terminal trace importers rendering tables running wording __init__",
+        "paths errors _version terminal trace importers allocator rendering tables running wording sizes __init__",
         torch=True,
     ),
     "__main__": Room("Runs the command line.", "cli"),

@@ -96,7 +96,7 @@ def test_published_rates_are_those_of_a_gpu_and_a_dtype() -> None:
     assert (of_half.flops, of_half.bytes, of_half.dtype, of_half.threads) == (989e12, 3.35e12, "bfloat16", 0)
     assert "published" in of_half.device
     assert Ceilings.published("A100-80GB").flops == 19.5e12
-    with pytest.raises(ArgumentError, match="gpu='H100' is not known: did you mean 'H100-80GB'"):
+    with pytest.raises(ArgumentError, match="gpu='H100' is none whose rates are known here: did you mean 'H100-80GB'"):
         Ceilings.published("H100")
     with pytest.raises(ArgumentError, match="dtype='bfloat16' has no published rate on T4"):
         Ceilings.published("T4", "bfloat16")

@@ -56,7 +56,10 @@ def test_a_file_that_is_no_archive_is_refused_without_advice_about_pickles(tmp_p
     path.write_bytes(b"\x80\x04K\x01.")
     with pytest.raises(torchprof.TraceFileError) as refused:
         torchprof.load(path)
-    assert str(refused.value) == f"{path}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
+    assert str(refused.value) == (
+        f"{path}: not a torchprof trace, but a pickle: torchprof.memory(path) reads those that "
+        "torch.cuda.memory._dump_snapshot wrote"
+    )
 
 
 def test_a_saved_trace_is_read_back_as_it_was(saved: Path) -> None:

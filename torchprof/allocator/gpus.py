@@ -8,9 +8,10 @@ from typing import Any, Final
 from torchprof.allocator.settings import LARGEST
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError
-from torchprof.wording import shown
+from torchprof.sizes import bytes_of
+from torchprof.wording import meant, shown, written_so
 
-__all__ = ["COMPUTE_CAPABILITY", "GPUS", "MULTIPROCESSORS", "capacity_of"]
+__all__ = ["COMPUTE_CAPABILITY", "GPUS", "MULTIPROCESSORS", "capacity_of", "gpu_named"]
 
 GIB: Final = 2**30
 
@@ -69,19 +70,39 @@ MULTIPROCESSORS: Final[Mapping[str, int]] = {
 """Of the same GPUs, as NVIDIA's architecture whitepapers and data sheets give them; of H100 and H200, those with SXM."""
 
 
-def capacity_of(capacity: Any) -> int:
-    """Bytes, given as such or as the name of a GPU.
+def capacity_of(capacity: Any, device: str = "cuda") -> int:
+    """Bytes, given as such, as a size such as ``"40GiB"``, or as the name of a GPU.
+
+    Args:
+        device: whose memory it is: that of a GPU is none of a CPU's.
 
     Raises:
         ArgumentError: the GPU is unknown, or it is no number of bytes.
     """
-    if isinstance(capacity, str):
-        if capacity not in GPUS:
-            names = ", ".join(map(repr, GPUS))
-            raise ArgumentError(f"capacity={shown(capacity)} is no known GPU: give bytes, or one of {names}")
-        return GPUS[capacity]
-    if not is_int(capacity, 1, LARGEST):
+    count: Any = bytes_of(capacity) if isinstance(capacity, str) else capacity
+    if isinstance(capacity, str) and count is None and device == "cpu":
         raise ArgumentError(
-            f"capacity={shown(capacity)} must be a positive int of bytes, at most 1 PiB, or a GPU such as 'A100-80GB'"
+            f"capacity={shown(capacity)} is no size, and a GPU says nothing of device='cpu': give bytes, or memory such as "
+            "'64GiB', or device='cuda'"
         )
-    return int(capacity)
+    if (name := gpu_named(capacity)) is not None:
+        return GPUS[name]
+    if isinstance(capacity, str) and count is None:
+        near = meant(capacity, GPUS) or f": give bytes, memory such as '40GiB', or one of {', '.join(GPUS)}"
+        raise ArgumentError(f"capacity={shown(capacity)} is no known GPU and no size{near}")
+    if not is_int(count, 1, LARGEST):
+        raise ArgumentError(
+            f"capacity={shown(capacity)} must be a positive int of bytes, at most 1 PiB, memory such as '40GiB', or a GPU such "
+            "as 'A100-80GB'"
+        )
+    return int(count)
+
+
+def gpu_named(capacity: Any) -> str | None:
+    """The name in ``GPUS`` of the GPU that a capacity names; None where it names none.
+
+    Example:
+        >>> gpu_named("t4"), gpu_named("rtx-4090"), gpu_named("40GiB")
+        ('T4', 'RTX 4090', None)
+    """
+    return written_so(capacity, GPUS) if isinstance(capacity, str) else None

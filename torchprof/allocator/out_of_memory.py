@@ -88,7 +88,7 @@ class OutOfMemoryAccount:
         """
         failed = [row for row, entry in enumerate(self._entries) if entry.action == "oom"]
         if not failed:
-            raise none_failed(f"the history of device {self.number}")
+            raise none_failed(self.snapshot, f"the history of device {self.number}")
         return failed[-1]
 
     @property
@@ -116,7 +116,7 @@ class OutOfMemoryAccount:
     @cached_property
     def settings(self) -> AllocatorSettings:
         """As recorded."""
-        return recorded_settings(self.snapshot.settings)
+        return recorded_settings(self.snapshot)
 
     @cached_property
     def _history(self) -> History:
@@ -268,9 +268,9 @@ class OutOfMemoryAccount:
         return Attempt(text, end is None, replay.max_reserved, served + (end is None), allocations)
 
 
-def none_failed(place: str) -> ArgumentError:
+def none_failed(snapshot: CudaSnapshot, where: str) -> ArgumentError:
     """No request failed there."""
     return ArgumentError(
-        f"snapshot: no request failed in {place}: take the snapshot after the torch.OutOfMemoryError, with "
+        f"{snapshot.place}: no request failed in {where}: take the snapshot after the torch.OutOfMemoryError, with "
         "torch.cuda.memory._record_memory_history() before it"
     )

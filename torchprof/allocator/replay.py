@@ -78,8 +78,8 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
         allocations: rows of ``trace.allocations``, all of one device. Those of meta tensors have the bytes that were
             requested; those recorded on CUDA have the size of the block, which is never smaller.
         settings: PyTorch's defaults if None.
-        capacity: bytes of the device that PyTorch can have, or the name of a GPU of ``torchprof.GPUS``, all of it; None: no
-            limit.
+        capacity: bytes of the device that PyTorch can have, memory such as ``"40GiB"``, or the name of a GPU of
+            ``torchprof.GPUS``, all of it; None: no limit.
 
     Raises:
         ArgumentError: the rows are of several devices, or one cannot be allocated, or the capacity is none.

@@ -57,8 +57,8 @@ def replay_snapshot(
         snapshot: of ``torch.cuda.memory._snapshot()`` after ``torch.cuda.memory._record_memory_history()``, or the path of the
             file that ``torch.cuda.memory._dump_snapshot`` wrote, plain or in gzip.
         settings: None: those of the snapshot.
-        capacity: bytes of the device that PyTorch can have, or the name of a GPU of ``torchprof.GPUS``, all of it; None: no
-            limit.
+        capacity: bytes of the device that PyTorch can have, memory such as ``"40GiB"``, or the name of a GPU of
+            ``torchprof.GPUS``, all of it; None: no limit.
         device: which one of the snapshot.
 
     Raises:
@@ -85,7 +85,7 @@ def replayed(
     """As `replay_snapshot`, and the history. With ``failed``, up to the request that ran out of memory there, and with it."""
     entries = recorded.history(device)
     follow = settings is None and capacity is None
-    own_settings = recorded_settings(recorded.settings)
+    own_settings = recorded_settings(recorded)
     used = settings or own_settings
     history = History(entries, recorded.segments(device), own_settings)
     events, rows = history.events(follow, under_capacity=capacity is not None, failed=failed)
@@ -146,8 +146,9 @@ def _follow(
             return best
 
 
-def recorded_settings(recorded: Mapping[str, Any]) -> AllocatorSettings:
+def recorded_settings(snapshot: CudaSnapshot) -> AllocatorSettings:
     """The settings of a snapshot. What it has as a number counts; other options are in the text they were set with."""
+    recorded = snapshot.settings
     text = next((str(recorded[key]) for key in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") if recorded.get(key)), "")
     settings = AllocatorSettings.parse(text)
     found: dict[str, Any] = {}
@@ -161,5 +162,5 @@ def recorded_settings(recorded: Mapping[str, Any]) -> AllocatorSettings:
         if recorded.get("roundup_power2_divisions"):
             found["roundup_power2_divisions"] = tuple(int(count) for count in recorded["roundup_power2_divisions"].values())
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"snapshot['allocator_settings'] cannot be read: {error}") from error
+        raise ArgumentError(f"{snapshot.place}: its 'allocator_settings' cannot be read: {error}") from error
     return replace(settings, **found)

@@ -16,6 +16,7 @@ from torchprof.rendering.units import format_bytes, format_count, format_flops, 
 from torchprof.tables.footer import incomplete
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
+from torchprof.trace.unfinished import unfinished_kernels
 from torchprof.wording import counted
 
 __all__ = ["Benchmark"]
@@ -194,7 +195,7 @@ class Benchmark(Printed):
             yield f"Device time: {self.traces[-1].facts.get('gpu_note', '')}"
         elif "INCOMPLETE" in str(self.traces[-1].facts.get("gpu_note", "")):
             yield str(self.traces[-1].facts["gpu_note"])
-        yield from dict.fromkeys(line for trace in self.traces for line in incomplete(trace.losses))
+        yield from dict.fromkeys(line for trace in self.traces for line in incomplete(trace.losses, unfinished_kernels(trace)))
 
     @cached_property
     def _utilization(self) -> Utilization | str:

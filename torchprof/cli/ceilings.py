@@ -10,6 +10,8 @@ import torchprof
 from torchprof.cli.arguments import completes
 from torchprof.cli.progress import working
 from torchprof.errors import ArgumentError
+from torchprof.trace.ceilings import PUBLISHED
+from torchprof.wording import meant
 
 __all__ = ["add_ceilings", "ceilings_of"]
 
@@ -32,7 +34,7 @@ def add_ceilings(parser: argparse.ArgumentParser) -> None:
         help="what the device could do, for utilization and the roof: a GPU and a dtype as published, such as H100-80GB:bf16; "
         "rates of your own, such as 989TFLOPS,3350GB; or here:bf16, measured on this machine",
     )
-    completes(action, lambda prefix, **_: [*torchprof.GPUS, HERE])
+    completes(action, lambda prefix, **_: [*PUBLISHED, HERE])
 
 
 def ceilings_of(options: argparse.Namespace) -> torchprof.Ceilings | None:
@@ -70,6 +72,9 @@ def read_ceilings(text: str) -> torchprof.Ceilings | str:
     try:
         return torchprof.Ceilings.published(name, dtype)
     except ArgumentError as error:
-        if name in torchprof.GPUS:
+        if str(error).startswith("dtype="):
             raise argparse.ArgumentTypeError(f"{text!r}: {str(error).partition('=')[2]}") from None
-        raise argparse.ArgumentTypeError(f"{text!r} is no known GPU and no rates: {FORM}") from None
+        near = meant(name, PUBLISHED)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no GPU whose rates are known here, and no rates{near or ': ' + FORM}"
+        ) from None

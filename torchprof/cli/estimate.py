@@ -21,6 +21,8 @@ from torchprof.wording import shown
 __all__ = ["add_parser", "run"]
 
 
+AUTOCAST: Final = ("bfloat16", "float16")
+"""What autocast computes in."""
 DOES_NOT_FIT: Final = 1
 ABOUT: Final = """Predict what a training step needs, whether it fits, and the largest batch.
 
@@ -79,7 +81,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="find the largest batch that fits the GPU, which takes some estimates (default: if there is a --gpu)",
     )
-    parser.add_argument("--amp", metavar="DTYPE", help="under autocast with this dtype, such as bf16")
+    parser.add_argument("--amp", metavar="DTYPE", help="under autocast with this dtype: bf16 or fp16")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where it will run (default: cuda)")
     parser.add_argument("--allocator", metavar="SETTINGS", default="", help="as in PYTORCH_ALLOC_CONF")
     parser.add_argument("--compile", action="store_true", help="the step of torch.compile(model), which takes its time")
@@ -105,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         settings: dict[str, Any] = {
             "optimizer": _optimizer(options),
             "loss": _function("--loss", options.loss) if options.loss is not None else None,
-            "amp": dtype_named("--amp", options.amp, floating=True) if options.amp is not None else None,
+            "amp": dtype_named("--amp", options.amp, AUTOCAST) if options.amp is not None else None,
             "device": options.device,
             "allocator": _settings(options.allocator),
             "compile": options.compile,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torchprof
 from torchprof.cli.arguments import completes, subcommand
-from torchprof.cli.files import holds_snapshot, quoted
+from torchprof.cli.files import holds_snapshot, is_trace, quoted
 from torchprof.cli.output import add_output_options, emit
 from torchprof.cli.progress import working
 from torchprof.cli.values import gpu_or_bytes, gpus_to_complete
@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Print the explanation."""
-    if not holds_snapshot(options.file):
+    if not holds_snapshot(options.file) and is_trace(options.file):
         raise TraceFileError(
             f"{options.file}: not a memory snapshot, which torch.cuda.memory._dump_snapshot writes: for a trace, "
             f"torchprof memory {quoted(options.file)}"

@@ -10,13 +10,14 @@ import torchprof
 from torchprof.cli.arguments import UsageError
 from torchprof.cli.progress import working
 from torchprof.errors import TraceFileError
+from torchprof.importers.other_files import BEGINNING, what_else
+from torchprof.importers.ranks import ENDINGS, SNAPSHOTS, refuse_folder
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.terminal import printable
 
-__all__ = ["beside", "folder_of_ranks", "holds_snapshot", "quoted", "ranks_of", "refuse_to_overwrite", "trace_of"]
+__all__ = ["beside", "folder_of_ranks", "holds_snapshot", "is_trace", "quoted", "ranks_of", "refuse_to_overwrite", "trace_of"]
 
-LONGEST_BEGINNING: Final = 2**12
 ZIP: Final = b"PK"
 """How a trace of torchprof's own begins."""
 WHERE_FROM: Final = "give a file that Trace.save(), torch.profiler or torch.cuda.memory._dump_snapshot wrote"
@@ -29,10 +30,9 @@ def holds_snapshot(path: str) -> bool:
         OSError: it cannot be read.
         TraceFileError: it is something else that people try.
     """
-    if os.path.isdir(path):
-        raise TraceFileError(f"{path}: is a folder: {WHERE_FROM}")
+    refuse_folder(path, (*ENDINGS, *SNAPSHOTS))
     with opened(path) as file:
-        begins = file.read(LONGEST_BEGINNING)
+        begins = file.read(BEGINNING)
     if not begins:
         raise TraceFileError(f"{path}: is empty: {WHERE_FROM}")
     if path.endswith(".py") and not begins.startswith(ZIP):
@@ -59,6 +59,12 @@ def trace_of(path: str, lacking: str = "ops") -> torchprof.Trace:
         return torchprof.load(path)
 
 
+def is_trace(path: str) -> bool:
+    """Whether this seems to be a trace, of torchprof or of torch.profiler."""
+    with opened(path) as file:
+        return what_else(file.read(BEGINNING)).startswith(("a trace of", "a file of torch.profiler"))
+
+
 def ranks_of(path: str) -> torchprof.Ranks | None:
     """The ranks in a folder; None where this is no folder.
 
@@ -77,8 +83,8 @@ def folder_of_ranks(path: str) -> torchprof.Ranks:
     """
     ranks = ranks_of(path)
     if ranks is None:
-        with opened(path):  # what is wrong with the path itself is an OSError
-            raise TraceFileError(f"{path}: is of one process: give the folder with the files of all ranks")
+        trace_of(path)  # which says what else is wrong with it
+        raise TraceFileError(f"{path}: is of one process: give the folder with the files of all ranks")
     return ranks
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -111,22 +112,23 @@ def inputs_of(given: list[Input], batch: int | None, device: str | None) -> Any:
     return dict(zip(names, tensors, strict=True)) if any(names) else tuple(tensors)
 
 
-def dtype_named(argument: str, name: str, *, floating: bool = False) -> torch.dtype:
+def dtype_named(argument: str, name: str, among: Sequence[str] = ()) -> torch.dtype:
     """The dtype of this name, such as ``"bfloat16"`` or ``"bf16"``.
 
     Args:
-        floating: others than those of floating point are refused.
+        among: the names of those that are accepted; by default all.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is none of these.
     """
     import torch
 
-    found = getattr(torch, SHORT.get(name, name), None)
+    known = among or [each for each in dir(torch) if isinstance(getattr(torch, each), torch.dtype)]
+    full = SHORT.get(name, name).removeprefix("torch.")
+    found = getattr(torch, full, None)
     if not isinstance(found, torch.dtype):
-        known = [each for each in dir(torch) if isinstance(getattr(torch, each), torch.dtype)]
-        near = did_you_mean(name, known) or ": give one such as float32, bfloat16 or int64"
-        raise UsageError(f"{argument}: {name!r} is no dtype{near}")
-    if floating and not found.is_floating_point:
-        raise UsageError(f"{argument}: {name!r} is no dtype of floating point: give one such as bfloat16 or float16")
+        others = f": give {' or '.join(among)}" if among else ": give one such as float32, bfloat16 or int64"
+        raise UsageError(f"{argument}: {name!r} is no dtype{did_you_mean(full, known) or others}")
+    if among and full not in among:
+        raise UsageError(f"{argument}: {name!r} is not accepted: give {' or '.join(among)}")
     return found

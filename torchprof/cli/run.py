@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,7 +97,10 @@ def _start(options: argparse.Namespace) -> None:
             raise UsageError("-m needs the name of a module, such as in `torchprof run -m package.train`")
         start_python(["-m", *options.module], _options(options, options.module[0]))
     if program[:1] == ["--"] and len(program) > 1:
-        script = next((each for each in program[1:] if each.endswith(".py")), program[1])
+        scripts = (
+            each for each in program[1:] if each.endswith(".py") and (os.path.exists(each) or not re.search(r"\s", each))
+        )
+        script = next(scripts, program[1])
         start_command(program[1:], _options(options, Path(script).stem))
     if not program or program == ["--"]:
         raise UsageError("which program? `torchprof run SCRIPT`, `torchprof run -m MODULE` or `torchprof run -- COMMAND`")

@@ -40,8 +40,12 @@ def diff(a: Any, b: Any, *, by: By | None = None, names: tuple[str, str] | None 
         >>> print(torchprof.diff(trace, prof.trace))
         >>> torchprof.diff(trace, prof.trace, by="op").failures("time > +5%", "peak > +200 MiB")
     """
-    if by is not None and by not in BYS:
+    if by is not None and (not isinstance(by, str) or by not in BYS):
         raise ArgumentError(f"by={shown(by)} is unknown: use one of {', '.join(map(repr, BYS))}")
+    if names is not None and not (
+        isinstance(names, tuple | list) and len(names) == 2 and all(isinstance(each, str) for each in names)
+    ):
+        raise ArgumentError(f"names={shown(names)} must be two texts, such as ('before', 'after'), or None")
     if names is None:
         names = _name(a), _name(b)
     a, b = comparable(a, "a"), comparable(b, "b")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
-from torchprof.allocator.gpus import capacity_of
+from torchprof.allocator.gpus import capacity_of, gpu_named
 from torchprof.allocator.replay import replay
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.arguments import check_int
@@ -22,8 +22,12 @@ from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
+from torchprof.wording import shown
 
 __all__ = ["estimate"]
+
+AUTOCAST_DTYPES: Final = (torch.bfloat16, torch.float16)
+"""Those of ``torch.autocast``, on CUDA and on the CPU. Any other only switches it off, with a warning."""
 
 
 def estimate(
@@ -56,10 +60,11 @@ def estimate(
             is passed by keyword.
         steps: how many steps to run: an optimizer's state is there from the second on.
         device: ``"cuda"``, or ``"cpu"``.
-        capacity: bytes the device has, or the name of a GPU of ``torchprof.GPUS``. What depends on the GPU is that of the GPU
-            that is named; with None, of the one in this machine, which is found without setting CUDA up; else of an A100.
-        amp: run forward and loss under autocast with this dtype. A ``step`` of your own says that itself, with
-            ``torch.autocast("cuda")``.
+        capacity: bytes the device has, memory such as ``"40GiB"`` or, for CUDA, the name of a GPU of ``torchprof.GPUS``. What
+            depends on the GPU is that of the GPU that is named; with None, of the one in this machine, which is found without
+            setting CUDA up; else of an A100.
+        amp: run forward and loss under autocast with this dtype, ``torch.bfloat16`` or ``torch.float16``. A ``step`` of your
+            own says that itself, with ``torch.autocast("cuda")``.
         allocator: settings as in ``PYTORCH_ALLOC_CONF``, such as ``"expandable_segments:True"``.
         allow_real: names of ops that may run for real, on the CPU, to find out what they return, such as ``("aten::nonzero",
             "mylib::op")``; ``"aten::item"`` stands for ``.item()``, ``bool(tensor)``, ``.tolist()`` and ``.numpy()``. Also
@@ -87,8 +92,11 @@ def estimate(
     if device not in ("cuda", "cpu"):
         raise ArgumentError(f"device={device!r} cannot be estimated: use 'cuda' or 'cpu'")
     check_int("steps", steps, 1)
-    if amp is not None and not isinstance(amp, torch.dtype):
-        raise ArgumentError(f"amp must be a torch.dtype such as torch.bfloat16, or None, not {amp!r}")
+    if amp is not None and not (isinstance(amp, torch.dtype) and amp in AUTOCAST_DTYPES):
+        raise ArgumentError(
+            f"amp={shown(amp)} is nothing that autocast computes in: use {' or '.join(map(str, AUTOCAST_DTYPES))}, or None for "
+            "no autocast"
+        )
     if not isinstance(compile, bool):
         raise ArgumentError(f"compile must be True or False, not {compile!r}")
     for name, function in (("optimizer", optimizer), ("loss", loss), ("step", step)):
@@ -100,8 +108,8 @@ def estimate(
             f"with torch.autocast({device!r}, dtype={amp})"
         )
     settings = AllocatorSettings.parse(allocator)
-    limit = capacity_of(capacity) if capacity is not None else None
-    target = Target.of("cuda" if device == "cuda" else "cpu", capacity, limit, compile)
+    limit = capacity_of(capacity, device) if capacity is not None else None
+    target = Target.of("cuda" if device == "cuda" else "cpu", gpu_named(capacity), limit, compile)
     needed = {
         ESTIMATE: True,
         STANCE: True,

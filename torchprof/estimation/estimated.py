@@ -114,7 +114,7 @@ class Estimate(Printed):
         return [row for row in by_module(self.trace).rows if row["depth"] == 0]
 
     def fits(self, capacity: int | str | None = None) -> bool | None:
-        """Whether the step runs on a device with so many bytes, or on this GPU of ``GPUS``; by default, in ``capacity``.
+        """Whether the step runs on a device with so much memory, as `estimate` takes it; by default, in ``capacity``.
 
         None: it is not known, because what is ``unmeasured`` decides. The allocator frees what it has cached before it raises
         out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a range, such as
@@ -123,9 +123,10 @@ class Estimate(Printed):
         Raises:
             ArgumentError: no capacity is known, or the GPU is not.
         """
-        limit = capacity_of(capacity) if capacity is not None else self.capacity
+        limit = capacity_of(capacity, self.device) if capacity is not None else self.capacity
         if limit is None:
-            raise ArgumentError("capacity is needed: bytes, or one of " + ", ".join(map(repr, GPUS)))
+            names = "" if self.device == "cpu" else f", or one of {', '.join(GPUS)}"
+            raise ArgumentError(f"capacity is needed, as none was estimated for: bytes, memory such as '40GiB'{names}")
         return self._fits(limit, sum(overhead.bytes for overhead in self.overheads if not overhead.reserved))
 
     def _fits(self, limit: int, others: int) -> bool | None:

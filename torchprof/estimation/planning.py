@@ -42,7 +42,7 @@ def max_batch_size(
     Args:
         model: as for `estimate`.
         inputs: makes the inputs of a batch, given its size: sizes, or tensors, on ``meta`` best, where they take no memory.
-        capacity: bytes, or the name of a GPU of ``torchprof.GPUS``.
+        capacity: bytes, memory such as ``"40GiB"``, or the name of a GPU of ``torchprof.GPUS``.
         at_least: the smallest batch to consider. Where that is 1, and a BatchNorm refuses a batch of one, it is 2.
         at_most: the largest batch to consider; None: as large as fits.
         progress: called after each estimate with the batch size, the estimate, and what its ``fits`` says; by default a line is
@@ -59,7 +59,7 @@ def max_batch_size(
     Example:
         >>> torchprof.max_batch_size(model, lambda n: (n, 3, 224, 224), "A100-40GB", optimizer=torch.optim.SGD)
     """
-    limit = capacity_of(capacity)
+    limit = capacity_of(capacity, options.get("device", "cuda"))
     for name, value in (("inputs", inputs), ("progress", progress)):
         if not callable(value) and (name == "inputs" or value is not None):
             raise ModuleTypeError(f"{name} must be a function, such as lambda batch: (batch, 3, 224, 224), not {value!r:.80}")

@@ -37,17 +37,18 @@ class Target:
     here: Gpu | None = None
 
     @classmethod
-    def of(cls, device: Device, capacity: int | str | None, limit: int | None, compiled: bool) -> Target:
-        """The GPU that ``capacity`` names; where it says nothing, that of this machine, if there is one.
+    def of(cls, device: Device, gpu: str | None, limit: int | None, compiled: bool) -> Target:
+        """The GPU that a capacity names; where nothing is said, that of this machine, if there is one.
 
         Args:
-            device, capacity, compiled: as for `torchprof.estimate`.
-            limit: ``capacity`` in bytes.
+            device, compiled: as for `torchprof.estimate`.
+            gpu: its name in ``torchprof.GPUS``, if one is named.
+            limit: the bytes that it has, if they are given.
         """
-        here = gpu_here() if device == "cuda" and capacity is None else None
+        here = gpu_here() if device == "cuda" and limit is None else None
         if here is not None:
             return cls(device, here.known_as, compiled, here.memory, here)
-        return cls(device, capacity if isinstance(capacity, str) else None, compiled, limit)
+        return cls(device, gpu, compiled, limit)
 
     @property
     def is_known(self) -> bool:

@@ -34,6 +34,7 @@ from torchprof.exporters.chrome_ranks import facts_of_ranks, process_of, rank_ev
 from torchprof.exporters.python_stacks import PythonStacks
 from torchprof.exporters.trace_events import FIRST_THREAD, chunks, complete, microseconds
 from torchprof.paths import AnyPath, text_of, written
+from torchprof.trace.checks import check_trace
 from torchprof.trace.ranks import Ranks
 from torchprof.trace.schema import SCOPE_BACKWARD, SCOPE_USER, Phase, phases
 from torchprof.trace.trace import Trace
@@ -84,6 +85,7 @@ def export_chrome(trace: Trace | Ranks, path: AnyPath, *, libraries: bool = Fals
     """
     traces = list(trace) if isinstance(trace, Ranks) else [trace]
     for each in traces:
+        check_trace(each)
         if each.facts.get("aggregate") and not len(each.ops):
             raise ArgumentError(
                 f"trace must hold single ops, and {each!r} holds sums, which have no timeline: record without aggregate=True"

@@ -21,12 +21,14 @@ from torchprof.analysis.lines.python_times import python_in_calls
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.memory.categories import phase_at
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
+from torchprof.arguments import check_flag
 from torchprof.errors import ArgumentError
 from torchprof.exporters.python_stacks import Frame, PythonStacks
 from torchprof.exporters.stack_values import MEMORY, UNITS, VALUES, Blocks, blocks
-from torchprof.trace.ranks import check_is_one
+from torchprof.trace.checks import check_trace
 from torchprof.trace.schema import Activity, Phase, phases, phases_of_calls
 from torchprof.trace.trace import Trace
+from torchprof.wording import shown
 
 __all__ = ["Stacks"]
 
@@ -84,9 +86,12 @@ class Stacks:
             ArgumentError: ``by`` is unknown, the trace holds sums only, has no kernels for ``by="device"``, no memory for
                 ``MEMORY`` or no stacks of Python.
         """
-        check_is_one(trace)
-        if by not in UNITS:
-            raise ArgumentError(f"by must be one of {', '.join(map(repr, UNITS))}, not {by!r}")
+        check_trace(trace)
+        if not isinstance(by, str) or by not in UNITS:
+            raise ArgumentError(f"by must be one of {', '.join(map(repr, UNITS))}, not {shown(by)}")
+        flags = {"functions": functions, "libraries": libraries, "backward_at_call": backward_at_call}
+        for name, flag in flags.items():
+            check_flag(name, flag)
         if device is not None and by not in MEMORY:
             raise ArgumentError(f"device={device!r} is that of memory, and by={by!r} is not: by='allocated' and by='peak' are")
         if trace.facts.get("aggregate") and not len(trace.ops):

@@ -32,6 +32,7 @@ from torchprof.importers.snapshot_entries import (
     whole_number,
 )
 from torchprof.importers.snapshot_file import read_snapshot
+from torchprof.paths import text_of
 from torchprof.wording import shown
 
 __all__ = ["Annotation", "CudaSnapshot"]
@@ -54,12 +55,14 @@ class CudaSnapshot:
 
     Attributes:
         settings: of the allocator, as recorded.
+        place: what messages call it: the path of its file, or the argument that it is.
     """
 
     settings: Mapping[str, Any]
     _segments: Sequence[Mapping[str, Any]]
     _histories: Sequence[Sequence[Mapping[str, Any]]]
     _annotations: Sequence[Mapping[str, Any]] = ()
+    place: str = "snapshot"
 
     @classmethod
     def of(cls, snapshot: Any) -> CudaSnapshot:
@@ -70,8 +73,9 @@ class CudaSnapshot:
             ArgumentError: a part that every snapshot has is missing.
             TraceFileError, OSError: the file cannot be read.
         """
+        place = "snapshot"
         if isinstance(snapshot, str | bytes | os.PathLike):
-            snapshot = read_snapshot(snapshot)
+            place, snapshot = text_of(snapshot), read_snapshot(snapshot)
         if isinstance(snapshot, list | tuple):
             snapshot = {"segments": snapshot}
         if not isinstance(snapshot, Mapping):
@@ -80,7 +84,7 @@ class CudaSnapshot:
                 "torch.cuda.memory._dump_snapshot wrote"
             )
         if "segments" not in snapshot:
-            raise ArgumentError(f"snapshot has no 'segments', {_keys(snapshot)}: {NEEDED}")
+            raise ArgumentError(f"{place}: it has no 'segments', {_keys(snapshot)}: {NEEDED}")
         settings, annotations = snapshot.get("allocator_settings", {}), snapshot.get("external_annotations", ())
         segments, histories = snapshot["segments"], snapshot.get("device_traces", ())
         for name, value, kind in (
@@ -91,8 +95,8 @@ class CudaSnapshot:
         ):
             if not isinstance(value, kind) or isinstance(value, str | bytes):
                 wanted = "a dict" if kind is Mapping else "a list"
-                raise ArgumentError(f"snapshot[{name!r}] is {shown(value)} and must be {wanted}: {NEEDED}")
-        return cls(settings, segments, histories, annotations)
+                raise ArgumentError(f"{place}: [{name!r}] is {shown(value)} and must be {wanted}: {NEEDED}")
+        return cls(settings, segments, histories, annotations, place)
 
     def history(self, device: int) -> list[SnapshotEvent]:
         """What happened on a device, oldest first.
@@ -105,9 +109,9 @@ class CudaSnapshot:
         if not self.has_history(device):
             others = ", ".join(str(number) for number in range(len(self._histories)) if self.has_history(number))
             raise ArgumentError(
-                f"snapshot: it has no history of device {device}, but of {others}: name one of these"
+                f"{self.place}: it has no history of device {device}, but of {others}: name one of these"
                 if others
-                else "snapshot: it has no history: call torch.cuda.memory._record_memory_history() before the program runs"
+                else f"{self.place}: it has no history: call torch.cuda.memory._record_memory_history() before the program runs"
             )
         entries = self._histories[device]
         events: list[SnapshotEvent] = []
@@ -115,7 +119,7 @@ class CudaSnapshot:
             for entry in entries:
                 events.append(read_event(entry))
         except BROKEN as error:
-            raise _unreadable(f"device_traces[{device}][{len(events)}]", error) from error
+            raise self._unreadable(f"device_traces[{device}][{len(events)}]", error) from error
         return events
 
     def unknown_actions(self, device: int) -> dict[str, int]:
@@ -140,7 +144,7 @@ class CudaSnapshot:
             for entry in self._histories[device]:
                 counts[str(entry["action"])] += 1
         except BROKEN as error:
-            raise _unreadable(f"device_traces[{device}][{counts.total()}]", error) from error
+            raise self._unreadable(f"device_traces[{device}][{counts.total()}]", error) from error
         return counts
 
     def frames(self, device: int, row: int) -> Sequence[Any] | None:
@@ -170,7 +174,7 @@ class CudaSnapshot:
                 elif begun.get(name):
                     found.append(Annotation(name, begun[name].pop(), time))
         except BROKEN as error:
-            raise _unreadable("external_annotations", error) from error
+            raise self._unreadable("external_annotations", error) from error
         return sorted(found, key=lambda annotation: annotation.start)
 
     def times(self, device: int) -> list[int] | None:
@@ -181,7 +185,7 @@ class CudaSnapshot:
         try:
             return None if None in times else [whole_number(time) for time in times]
         except BROKEN as error:
-            raise _unreadable(f"time_us of device_traces[{device}]", error) from error
+            raise self._unreadable(f"time_us of device_traces[{device}]", error) from error
 
     @property
     def devices(self) -> list[int]:
@@ -194,7 +198,7 @@ class CudaSnapshot:
         for number, segment in enumerate(self._segments):
             found = segment.get("device", 0) if isinstance(segment, Mapping) else 0
             if not is_int(found, 0, MOST_DEVICES):
-                raise _unreadable(f"number {number} of the segments", ValueError(f"device {shown(found, 40)} is none"))
+                raise self._unreadable(f"number {number} of the segments", ValueError(f"device {shown(found, 40)} is none"))
             reserved.add(found)
         return sorted(reserved | {number for number, history in enumerate(self._histories) if history})
 
@@ -213,16 +217,15 @@ class CudaSnapshot:
                 if segment.get("device", 0) == device:
                     found.append(read_segment(segment))
         except BROKEN as error:
-            raise _unreadable(f"number {len(found)} of the segments of device {device}", error) from error
+            raise self._unreadable(f"number {len(found)} of the segments of device {device}", error) from error
         return found
+
+    def _unreadable(self, place: str, error: Exception) -> ArgumentError:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
+        return ArgumentError(f"{self.place}: {place} cannot be read: {reason}: {NEEDED}")
 
 
 def _keys(found: Mapping[Any, Any]) -> str:
     """What is in it, in short."""
     first = ", ".join(shown(key, 20) for key in list(found)[:3])
     return f"but {first}{', ...' if len(found) > 3 else ''}" if found else "and nothing else"
-
-
-def _unreadable(place: str, error: Exception) -> ArgumentError:
-    reason = f"it has no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
-    return ArgumentError(f"snapshot: {place} cannot be read: {reason}: {NEEDED}")

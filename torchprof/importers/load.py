@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Final, overload
+from typing import Any, overload
 
 from torchprof.errors import TraceFileError
 from torchprof.importers.kineto.beginning import may_be_kineto
-from torchprof.importers.other_files import what_else
+from torchprof.importers.other_files import BEGINNING, MODEL, what_else
 from torchprof.importers.progress import reading
-from torchprof.importers.ranks import load_ranks
+from torchprof.importers.ranks import load_ranks, refuse_folder
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import AnyPath, opened, text_of
 from torchprof.trace import file
@@ -19,8 +19,6 @@ from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 
 __all__ = ["load", "load_trace"]
-
-LONGEST_BEGINNING: Final = 2**12
 
 
 # Of a path, what is in it is known by the person who wrote it, and not by a type checker: Any takes part in what it returns.
@@ -66,9 +64,10 @@ def load(path: AnyPath | list[Any] | tuple[Any, ...]) -> Trace | Ranks | Any:
 
 
 def load_trace(path: AnyPath) -> Trace:
-    """As `load`, of one file."""
+    """As `load`, of one file: a folder is refused."""
+    refuse_folder(path)
     with opened(path) as stream:  # what is wrong with the path itself is an OSError
-        begins, size = stream.read(LONGEST_BEGINNING), os.fstat(stream.fileno()).st_size
+        begins, size = stream.read(BEGINNING), os.fstat(stream.fileno()).st_size
     with reading(size, of_profiler=begins[: len(file.ZIP)] != file.ZIP) as advance:
         return _read(path, advance)
 
@@ -81,7 +80,7 @@ def _read(path: AnyPath, advance: Callable[[int], None], known: Known | None = N
         known: what the files of other ranks have.
     """
     with opened(path) as stream:
-        begins = stream.read(LONGEST_BEGINNING)
+        begins = stream.read(BEGINNING)
         stream.seek(0)
         if not is_snapshot(begins) and may_be_kineto(begins):
             from torchprof.importers.kineto.read import read_kineto
@@ -89,14 +88,16 @@ def _read(path: AnyPath, advance: Callable[[int], None], known: Known | None = N
             return read_kineto(text_of(path), stream, advance)
         size = os.fstat(stream.fileno()).st_size
     if is_snapshot(begins):
-        raise TraceFileError(
-            f"{text_of(path)}: not a torchprof trace; a memory snapshot of CUDA is read by torchprof.memory(path)"
-        )
-    if begins[: len(file.ZIP)] != file.ZIP[: len(begins)] or not begins:
-        what = what_else(begins)
+        raise TraceFileError(f"{text_of(path)}: not a torchprof trace, but {what_else(begins)}")
+    what = what_else(begins, text_of(path))
+    if begins[: len(file.ZIP)] != file.ZIP[: len(begins)] or not begins or what == MODEL:
         raise TraceFileError(
             f"{text_of(path)}: not a torchprof trace, nor a file of torch.profiler{', but ' if what else ''}{what}"
         )
-    trace = Trace(**file.read(path, known))
+    parts = file.read(path, known)
+    try:
+        trace = Trace(**parts)
+    except TraceFileError as error:  # of tables that do not go together
+        raise TraceFileError(f"{text_of(path)}: damaged: {error}") from None
     advance(size)
     return trace

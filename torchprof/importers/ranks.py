@@ -17,10 +17,12 @@ from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 
-__all__ = ["ENDINGS", "load_ranks"]
+__all__ = ["ENDINGS", "SNAPSHOTS", "load_ranks", "refuse_folder"]
 
 ENDINGS: Final = (".torchprof", ".json", ".json.gz")
 """Of the names of the files that are read of a folder."""
+SNAPSHOTS: Final = (".pickle", ".pkl", ".pickle.gz", ".pkl.gz")
+"""Of the names that memory snapshots usually have."""
 
 
 def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[int], None], Known], Trace]) -> Ranks:
@@ -57,18 +59,45 @@ def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[i
             advance(sizes[path] - done)
     if not traces:
         more = f" ({counted(len(problems) - 1, 'more file')} like it)" if len(problems) > 1 else ""
-        raise TraceFileError(f"no file of a rank can be read: {problems[0]}{more}")
+        where = f"{of}: " if isinstance(of, str) else ""
+        raise TraceFileError(f"{where}no file of a rank can be read: {problems[0]}{more}")
     if len(traces) > 1 and all(rank_of(trace.facts) is None for trace in traces):
         where = f"{of}: is a folder, and" if isinstance(of, str) else f"of {len(paths)} files"
         raise TraceFileError(f"{where} no trace is of a rank: give one file, such as {files[0]}")
     return Ranks.of(traces, files, problems)
 
 
+def refuse_folder(path: AnyPath, endings: Sequence[str] = ENDINGS) -> None:
+    """Raise TraceFileError where this is a folder, and one file is needed: it names one.
+
+    Args:
+        endings: of the names of files of which one would do.
+    """
+    folder = text_of(path)
+    if not os.path.isdir(folder.replace("\0", "")):
+        return
+    names = _names_in(folder, endings)
+    if not names and _names_in(folder, ENDINGS):
+        raise TraceFileError(f"{folder}: is a folder of traces, and no memory snapshot of CUDA: torchprof.load(path) reads it")
+    if not names:
+        raise TraceFileError(f"{folder}: is a folder, and one file is needed: no name in it ends in {', '.join(endings)}")
+    first = os.path.join(folder, names[0])
+    if len(names) == 1:
+        raise TraceFileError(f"{folder}: is a folder, and one file is needed: name it, {first}")
+    of_ranks = "; torchprof.load(path) reads those of all ranks" if first.endswith(ENDINGS) else ""
+    raise TraceFileError(f"{folder}: is a folder of {len(names):,} files: name that of one rank, such as {first}{of_ranks}")
+
+
+def _names_in(folder: str, endings: Sequence[str]) -> list[str]:
+    names = [name for name in os.listdir(folder) if name.endswith(tuple(endings)) and not name.startswith(".")]
+    return sorted(names, key=_by_number)
+
+
 def _in_folder(folder: str) -> list[str]:
-    names = [name for name in os.listdir(folder) if name.endswith(ENDINGS) and not name.startswith(".")]
+    names = _names_in(folder, ENDINGS)
     if not names:
         raise TraceFileError(f"{folder}: a folder without traces: no name in it ends in {', '.join(ENDINGS)}")
-    return [os.path.join(folder, name) for name in sorted(names, key=_by_number)]
+    return [os.path.join(folder, name) for name in names]
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

@@ -9,20 +9,17 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
-import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final, NoReturn
 
 from torchprof.errors import TraceFileError
-from torchprof.importers.other_files import what_else
+from torchprof.importers.other_files import BEGINNING, MODEL, PICKLE, packed, what_else
+from torchprof.importers.ranks import SNAPSHOTS, refuse_folder
 from torchprof.paths import AnyPath, opened, text_of
 
 __all__ = ["LARGEST", "is_snapshot", "read_snapshot"]
 
-PICKLE: Final = b"\x80"
-"""How a pickle of protocol 2 and newer begins."""
 GZIP: Final = b"\x1f\x8b"
-LONGEST_BEGINNING: Final = 64
 LARGEST: Final = 16 * 2**30
 """Bytes of a pickle: a history of a million entries with their frames has less than 2 GiB."""
 WAY_OUT: Final = "torch.cuda.memory._dump_snapshot(path) writes what is needed"
@@ -30,12 +27,8 @@ WAY_OUT: Final = "torch.cuda.memory._dump_snapshot(path) writes what is needed"
 
 def is_snapshot(begins: bytes) -> bool:
     """Whether a file that begins so is a pickle, also in gzip."""
-    if begins.startswith(GZIP):
-        try:
-            begins = zlib.decompressobj(31).decompress(begins, 2)  # 31: with the header of gzip
-        except zlib.error:
-            return False
-    return begins.startswith(PICKLE)
+    inner = packed(begins)
+    return (begins if inner is None else inner).startswith(PICKLE)
 
 
 def read_snapshot(path: AnyPath) -> Any:
@@ -47,6 +40,7 @@ def read_snapshot(path: AnyPath) -> Any:
         ArgumentError: the path is not a path.
     """
     name = text_of(path)
+    refuse_folder(path, SNAPSHOTS)
     with opened(path) as file:
         content: BinaryIO = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file  # type: ignore[assignment]
         try:
@@ -60,9 +54,10 @@ def read_snapshot(path: AnyPath) -> Any:
 
 
 def _read(name: str, content: io.BufferedReader) -> Any:
-    begins = content.peek(LONGEST_BEGINNING)[:LONGEST_BEGINNING]
-    if not begins.startswith(PICKLE):
-        raise TraceFileError(f"{name}: not a memory snapshot of CUDA, but {what_else(begins) or 'no pickle'}; {WAY_OUT}")
+    begins = content.peek(BEGINNING)[:BEGINNING]
+    what = what_else(begins, name)
+    if not begins.startswith(PICKLE) or what == MODEL:
+        raise TraceFileError(f"{name}: not a memory snapshot of CUDA, but {what or 'no pickle'}; {WAY_OUT}")
     found = _PlainUnpickler(name, content).load()
     if not isinstance(found, Mapping | list):
         raise TraceFileError(f"{name}: a pickle, but of {type(found).__name__}, and no memory snapshot: {WAY_OUT}")

@@ -46,7 +46,7 @@ def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.floa
         if key in cached and not refresh:
             return Ceilings(**cached[key])
         measured = Ceilings(name, str(dtype).removeprefix("torch."), threads, _matmul(where, dtype), _copy(where))
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ArgumentError(
             f"device={device!r}, dtype={dtype!r} cannot be measured ({why}): name a device that is here"

@@ -48,7 +48,7 @@ def counted_as(model: nn.Module, input_data: Any, device: Any) -> Counted | None
     """
     try:
         named = torch.device(device).type if device is not None else None
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         return None  # torchprof.record.inputs says so
     own = next(chain(model.parameters(), model.buffers()), None)
     given = list(find_tensors(input_data))

@@ -147,7 +147,7 @@ def _device(device: Any, model: nn.Module) -> torch.device:
     if device is not None:
         try:
             return torch.device(device)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ArgumentError(f"device={device!r} is not a device: {str(error).splitlines()[0]}") from None
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
@@ -163,7 +163,7 @@ def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
                 else torch.rand(size, dtype=dtype, device=device)
             )
         return torch.zeros(size, dtype=dtype, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ArgumentError(
             f"cannot make an input of size {size} and dtype {dtype} on device {str(device)!r}: {str(error).splitlines()[0]}"
         ) from None

@@ -30,8 +30,9 @@ from torchprof.record.ready import check_ready
 from torchprof.record.recorder import Options, Recorder
 from torchprof.record.schedule import Schedule, State
 from torchprof.record.whole import whole
+from torchprof.sizes import bytes_of
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.wording import counted, shown
 
 __all__ = ["profile"]
 
@@ -75,9 +76,10 @@ class profile(ContextDecorator):
             how many ops had others is ``trace.losses["stacks"]``. Modules that are made, called and dropped, and have not been
             called for 256 steps, are one ``<other Class>`` in the module that called them; user ranges with further names than
             the first 1,024 are "other ranges". Needs ``step()``.
-        budget: bytes that the recording may take: rows, names, shapes, stacks, marks, and some 80 kB for each thread; with
-            ``aggregate`` half as many again for the sums. What does not fit is counted in ``trace.losses`` and not stored, and
-            so is what the process has no memory for. The trace is about as large. The description of the model is not counted.
+        budget: bytes that the recording may take, or memory such as ``"4 GiB"``: for rows, names, shapes, stacks, marks, and
+            some 80 kB for each thread; with ``aggregate`` half as many again for the sums. What does not fit is counted in
+            ``trace.losses`` and not stored, and so is what the process has no memory for. The trace is about as large. The
+            description of the model is not counted.
         on_trace_ready: called with this object at the end of every cycle of the schedule, while nothing is recorded; ``trace``
             is that of the cycle. What it raises comes out of ``step()``, and the next cycle is recorded all the same. It is
             also called where an exception ends the block, with what was recorded up to there: then what it raises is a warning.
@@ -115,12 +117,16 @@ class profile(ContextDecorator):
         gpu: str = "auto",
         schedule: Schedule | None = None,
         aggregate: bool = False,
-        budget: int = DEFAULT_BUDGET,
+        budget: int | str = DEFAULT_BUDGET,
         on_trace_ready: Callable[[profile], object] | None = None,
         progress: bool | None = None,
     ) -> None:
-        if not is_int(budget, LEAST_BUDGET, MOST_BUDGET):
-            raise ArgumentError(f"budget must be a number of bytes from {LEAST_BUDGET:,} (1 MiB) to 2**62, not {budget!r:.80}")
+        most = bytes_of(budget, plain=None) if isinstance(budget, str) else budget
+        if not is_int(most, LEAST_BUDGET, MOST_BUDGET):
+            raise ArgumentError(
+                f"budget must be a number of bytes from {LEAST_BUDGET:,} (1 MiB) to 2**62, or memory with its unit such as "
+                f"'4 GiB', not {shown(budget)}"
+            )
         if schedule is not None and not isinstance(schedule, Schedule):
             raise ArgumentError(
                 f"schedule must be made by torchprof.schedule(wait=1, warmup=1, active=3) or None, not {schedule!r:.80}"
@@ -131,9 +137,9 @@ class profile(ContextDecorator):
         check_ready(on_trace_ready, aggregate)
         flags = {"ops": ops, "shapes": shapes, "memory": memory, "modules": modules, "aggregate": aggregate, "stacks": stacks}
         checked = {name: check_flag(name, flag) for name, flag in flags.items()}
-        options = Options(**checked, gpu=check_backend(gpu), budget=budget)
+        options = Options(**checked, gpu=check_backend(gpu), budget=most)
         self._recorder = Recorder(options, check_models(model))
-        self._budget = budget
+        self._budget = most
         self._schedule = schedule if schedule is not None else Schedule.always()
         self._on_trace_ready = on_trace_ready
         self._progress = Progress(progress)

@@ -7,12 +7,14 @@ what ``pickle`` and ``multiprocessing`` know of it. Nothing of torchprof is on t
                                      │ site
                                      ├─ startup/sitecustomize.py ──► program.watch()    takes both out of the environment again
                                      └─ SCRIPT
+
+A command, as ``torchrun`` is, is started and waited for instead (``waited_for.py``): it may start Python in ways that are not
+watched, which is said when it has ended.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +27,7 @@ from torchprof.running.options import VARIABLE, RunOptions
 __all__ = ["free_name", "start_command", "start_python"]
 
 STARTUP = Path(__file__).resolve().parent / "startup"
+WAITED_FOR = Path(__file__).resolve().parent / "waited_for.py"
 
 
 def start_python(arguments: Sequence[str], options: RunOptions) -> NoReturn:
@@ -42,15 +45,24 @@ def start_python(arguments: Sequence[str], options: RunOptions) -> NoReturn:
 
 
 def start_command(command: Sequence[str], options: RunOptions) -> NoReturn:
-    """Become a command, such as ``torchrun``, that starts Python.
+    """Run a command, such as ``torchrun``, that starts Python, and end as it does. Where nothing of it was recorded, say why.
 
     Raises:
         ArgumentError: there is no such command.
     """
+    import shutil
+    import tempfile
+
     path = shutil.which(command[0])
     if path is None:
         raise ArgumentError(f"there is no command {command[0]!r}: after -- comes one that starts Python, such as torchrun")
-    _become(path, command, replace(options, is_command=True))
+    told = replace(options, is_command=True)
+    try:
+        folder = tempfile.mkdtemp(prefix="torchprof-")
+    except OSError:  # then nothing is said
+        _become(path, command, told)
+    waits = [sys.executable, "-I", "-S", str(WAITED_FOR), path, folder, "quiet" if options.quiet else "", *command]
+    _become(sys.executable, waits, replace(told, reports=folder))
 
 
 def _become(path: str, arguments: Sequence[str], options: RunOptions) -> NoReturn:

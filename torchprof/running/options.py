@@ -29,6 +29,7 @@ class RunOptions:
         pythonpath: of the program; None: it has none.
         aggregate, memory, stacks, budget: as `torchprof.profile` takes them.
         quiet: whether to say nothing at the end.
+        reports: the folder in which processes of a command say what came of them; None: nobody asks.
     """
 
     output: str
@@ -44,6 +45,7 @@ class RunOptions:
     stacks: bool = True
     budget: int = 2**30
     quiet: bool = False
+    reports: str | None = None
 
     @property
     def are_several(self) -> bool:

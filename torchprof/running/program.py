@@ -14,6 +14,7 @@ from torchprof.record.rank import own_rank
 from torchprof.running.ending import Ending
 from torchprof.running.options import VARIABLE, RunOptions
 from torchprof.running.rank import file_of
+from torchprof.running.reports import report
 from torchprof.trace.rank import Rank
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def watch() -> None:
     options, rank = RunOptions.from_text(text), own_rank()
     if options.is_command and "-c" in sys.orig_argv[1:2]:  # a process of multiprocessing's
         return
+    report(options.reports, "python")
     if rank is not None or not options.is_command:
         _leave_environment(options)
     program = Program(options, rank)
@@ -70,6 +72,7 @@ class Program:
             from torchprof.running.recording import Recording
 
             self._recording = Recording(self._options, file_of(self._options.output, self._rank), self._rank)
+            report(self._options.reports, "torch")
             self._recording.begin()
         except Exception as error:
             self._failure = str(error) or type(error).__name__
@@ -83,6 +86,7 @@ class Program:
 
     def _say(self) -> None:
         stream, options = sys.__stderr__, self._options
+        self._report()
         is_silent = options.quiet or (self._rank is not None and self._rank.number)
         if stream is None or is_silent or (options.is_command and self._rank is None and not self._has_file()):
             return
@@ -99,6 +103,17 @@ class Program:
             except Exception:  # closed, or replaced by the program: it is not ours to report
                 continue
         print("torchprof:", "\n".join(lines), file=stream, flush=True)
+
+    def _report(self) -> None:
+        """Say to who waits for the command what came of this process."""
+        if self._options.reports is None or (self._recording is None and not self._failure):
+            return
+        why = self._failure
+        if self._recording is not None:
+            from torchprof.running.verdict import why_nothing
+
+            why = why_nothing(self._recording.outcome(), self._options)
+        report(self._options.reports, "recorded" if self._has_file() else "nothing", why)
 
     def _has_file(self) -> bool:
         return self._recording is not None and self._recording.outcome().is_written

@@ -21,6 +21,7 @@ from torchprof._native import require_extension
 from torchprof.errors import RecordingError
 from torchprof.record.background import set_background
 from torchprof.record.recorder import Options, Recorder
+from torchprof.running.beyond import not_recorded
 from torchprof.running.evaluation import Evaluations
 from torchprof.running.found_models import FoundModels
 from torchprof.running.found_steps import LOADER_RANGE, OptimizerSteps, Ranges
@@ -34,6 +35,10 @@ __all__ = ["Outcome", "Recording"]
 SPARE: Final = 20 * 2**20
 """Bytes of the budget, or half of it, that must be left for another step to begin: tables grow by up to 2 MiB at once."""
 OWN_RECORDING: Final = "the program records itself with torchprof, which comes first"
+NO_MODEL: Final = (
+    "the program called no model and made no step, and what else a command runs is not recorded: to have all of it, give the "
+    "script itself, as in torchprof run train.py"
+)
 
 State = Literal["setting up", "waiting", "recording", "over"]
 
@@ -313,7 +318,8 @@ class Recording:
         self._let_go()
         self._state = "over"
         if self._unsaved is not None and not self._is_worth(self._unsaved):
-            self._unsaved, self._why = None, "the program ran no op of PyTorch"
+            ran = any(map(len, (self._unsaved.ops, self._unsaved.module_calls, self._unsaved.op_totals)))
+            self._unsaved, self._why = None, NO_MODEL if ran else "the program ran no op of PyTorch"
         if self._unsaved is not None:
             self._file, self._moved = keep(self._unsaved, self._file)
             self._unsaved, self._is_written = None, True
@@ -333,6 +339,8 @@ class Recording:
         if 0 < early < len(steps) and not self._options.aggregate:
             steps = steps.copy()
             steps["warmup"][steps["number"] < early] = 1
+        if missing := not_recorded(len(steps), len(self._models), is_elsewhere=self._is_elsewhere):
+            trace.facts["run_notes"] = missing
         trace = self._models.with_gone(self._evaluations.with_modes(replace(trace, steps=steps)))
         return trace if self._steps_by == "forward" else self._evaluations.told_in(trace)
 

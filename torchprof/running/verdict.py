@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from torchprof.analysis.steps import counts_evaluations, evaluation_steps, step_
 from torchprof.errors import TorchprofError
 from torchprof.importers.load import load_trace
 from torchprof.rendering.units import format_bytes, format_ns
+from torchprof.running.beyond import starts_processes
 from torchprof.running.options import RunOptions
 from torchprof.running.rank import file_of
 from torchprof.running.recording import Outcome
@@ -24,6 +24,7 @@ from torchprof.terminal import printable
 from torchprof.trace.rank import Rank
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
+from torchprof.trace.unfinished import unfinished_kernels, unfinished_text
 from torchprof.wording import counted, numbered
 
 __all__ = ["lines_of", "verdict", "why_nothing"]
@@ -97,6 +98,7 @@ def _said(trace: Trace, steps: Iterator[tuple[str, str]], budget: str) -> list[s
         *_hottest(trace),
         *_advice(trace),
         *_lost(trace, budget),
+        *(("Missing", each) for each in trace.facts.get("run_notes", ()) if not each.startswith("steps: ")),  # said above
     ]
     return [f"  {name:<9}{printable(text)}" for name, text in rows]
 
@@ -111,11 +113,6 @@ def _size(path: str) -> str:
 def _next(path: str) -> str:
     file = printable(shlex.quote(path))
     return f"  {'Next':<9}torchprof show {file}, torchprof findings {file}, torchprof report {file} -o report.html"
-
-
-def starts_processes() -> bool:
-    """Whether the program started processes of ``multiprocessing``, as ``torch.multiprocessing.spawn`` does."""
-    return any(f"multiprocessing.popen_{how}" in sys.modules for how in ("fork", "spawn_posix", "forkserver"))
 
 
 def why_nothing(outcome: Outcome, options: RunOptions) -> str:
@@ -221,6 +218,9 @@ def _advice(trace: Trace) -> Iterator[tuple[str, str]]:
 
 
 def _lost(trace: Trace, option: str) -> Iterator[tuple[str, str]]:
-    if trace.losses:
-        lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in trace.losses.items())
+    unfinished = unfinished_kernels(trace)
+    losses = {**trace.losses, "kernels": trace.losses.get("kernels", 0) - unfinished}
+    if lost := ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in losses.items() if count):
         yield "Lost", f"{lost}: they did not fit the budget of {trace.facts['budget'] / 2**20:,.0f} MiB ({option})"
+    if unfinished:
+        yield "Lost", unfinished_text(unfinished)

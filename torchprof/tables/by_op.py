@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.records import Record
 from torchprof.analysis.time.op_records import op_records
+from torchprof.arguments import check_flag
 from torchprof.errors import ArgumentError
 from torchprof.tables.checks import check_ceilings, check_path, check_trace, phase_named
 from torchprof.tables.footer import coverage, footer, unknown_flops
@@ -45,6 +46,7 @@ def by_op(
     """
     check_trace(trace)
     check_path(module)
+    check_flag("shapes", shapes)
     records = op_records(trace, shapes=shapes, phase=phase_named(phase), module=module)
     if module and not records and not op_records(trace, module=module):
         raise ArgumentError(f"module={module!r} has no ops: give the path of a module that was called; see by_module")

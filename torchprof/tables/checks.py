@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.errors import ArgumentError
 from torchprof.trace.ceilings import Ceilings
-from torchprof.trace.ranks import check_is_one
+from torchprof.trace.checks import check_trace
 from torchprof.trace.schema import Phase
-from torchprof.trace.trace import Trace
 
 __all__ = ["check_ceilings", "check_path", "check_trace", "phase_named"]
 
 PHASES: Final = {phase.name.lower(): phase for phase in Phase}
 SHORT: Final = {"recompute": Phase.RECOMPUTATION}
 """Phases by the names of their columns, where these are others."""
-
-
-def check_trace(trace: Any) -> None:
-    """Raise ModuleTypeError unless this is a trace, and ArgumentError of `Ranks`."""
-    check_is_one(trace)
-    if not isinstance(trace, Trace):
-        hint = ": give its trace, such as prof.trace" if hasattr(type(trace), "trace") else ""
-        raise ModuleTypeError(f"trace must be a torchprof.Trace, not {type(trace).__name__}{hint}")
 
 
 def phase_named(name: Any) -> Phase | None:

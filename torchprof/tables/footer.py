@@ -16,6 +16,7 @@ from torchprof.rendering.units import format_ns
 from torchprof.tables.columns import COLUMNS
 from torchprof.tables.table import About
 from torchprof.trace.trace import Trace
+from torchprof.trace.unfinished import unfinished_kernels, unfinished_text
 from torchprof.wording import counted, numbered
 
 __all__ = [
@@ -58,7 +59,14 @@ def remarks(trace: Trace) -> list[str]:
     """What must be said of a recording that does not have everything: below every table and account."""
     note = trace.facts.get("memory_note")
     said = [f"Memory: {note}"] if note else []
-    return [*ended_early(trace), *evaluations(trace), *said, *of_file(trace), *incomplete(trace.losses)]
+    said += [f"Not recorded: {each}" for each in trace.facts.get("run_notes", ())]
+    return [
+        *ended_early(trace),
+        *evaluations(trace),
+        *said,
+        *of_file(trace),
+        *incomplete(trace.losses, unfinished_kernels(trace)),
+    ]
 
 
 def evaluations(trace: Trace) -> list[str]:
@@ -168,21 +176,28 @@ def launched_before_lines(trace: Trace) -> list[str]:
     return [f"{which} launched before the recording began: of no step"] if count else []
 
 
-def incomplete(losses: Mapping[str, int]) -> list[str]:
-    """What must be said of rows that a recording had no room for."""
+def incomplete(losses: Mapping[str, int], unfinished: int = 0) -> list[str]:
+    """What must be said of rows that are not in a recording.
+
+    Args:
+        unfinished: how many of the kernels had not ended when the recording did: see `unfinished_kernels`.
+    """
     why = {
-        "kernels": "did not fit the budget, or the device's own buffers",
+        "kernels": "did not fit the budget, or the device's own buffers, or had not ended when the recording did",
         "operands": "did not fit the budget, or one row of an op or a module call",
     }
-    return [
+    rest = {table: count - (unfinished if table == "kernels" else 0) for table, count in losses.items()}
+    lines = [
         f"INCOMPLETE: {counted(count, *_nouns(table))} {why.get(table, 'did not fit the budget')}; figures above miss them"
-        for table, count in losses.items()
-        if table != "stacks"
-    ] + [
-        f"INCOMPLETE: there was no room for the stacks of {count:,} ops, module calls and allocations, which have no line"
-        for table, count in losses.items()
-        if table == "stacks"
+        for table, count in rest.items()
+        if count and table != "stacks"
     ]
+    if unfinished:
+        lines += [f"INCOMPLETE: {unfinished_text(unfinished)}; figures above miss {'it' if unfinished == 1 else 'them'}"]
+    if rest.get("stacks"):
+        which = f"{rest['stacks']:,} ops, module calls and allocations"
+        lines += [f"INCOMPLETE: there was no room for the stacks of {which}, which have no line"]
+    return lines
 
 
 def _nouns(table: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from torchprof.tables.footer import coverage, incomplete, launched_before_lines,
 from torchprof.tables.table import Table, worth_showing
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
+from torchprof.trace.unfinished import unfinished_kernels
 from torchprof.wording import counted
 
 __all__ = ["Gpu", "gpu"]
@@ -237,7 +238,7 @@ class Gpu(GpuAccount, Printed):
             yield f"Launches not seen: {which} to no op and no module"
         yield from launched_before_lines(self.trace)
         yield from of_file(self.trace)
-        yield from incomplete(self.trace.losses)
+        yield from incomplete(self.trace.losses, unfinished_kernels(self.trace))
 
 
 def _utilization_lines(found: Utilization, ceilings: Ceilings, trace: Trace, *, in_graphs: bool) -> Iterator[str]:

@@ -172,16 +172,17 @@ def join_memory(trace: Any, device: str | None, snapshot: Any) -> JoinedMemory:
     number = int(index or 0)
     if not recorded.has_history(number):
         raise ArgumentError(
-            f"snapshot: it has no history of {account.device}: call torch.cuda.memory._record_memory_history() before the run"
+            f"{recorded.place}: it has no history of {account.device}: call torch.cuda.memory._record_memory_history() before "
+            "the run"
         )
     if recorded.times(number) is None:
         raise ArgumentError(
-            "snapshot: its history has no times, as of older versions of PyTorch, and cannot be read with a trace"
+            f"{recorded.place}: its history has no times, as of older versions of PyTorch, and cannot be read with a trace"
         )
     traced = TracedSnapshot(recorded, number, account)
     if traced.matching.ahead is None or not (traced.matching.block >= 0).any():
         raise ArgumentError(
-            f"snapshot: no allocation of the trace on {account.device} is in it, by address and time: they are of different "
-            "runs, or were not recorded at the same time"
+            f"{recorded.place}: no allocation of the trace on {account.device} is in it, by address and time: they are of "
+            "different runs, or were not recorded at the same time"
         )
     return JoinedMemory(account.trace, account.device, account.allocations, account.category, account.totals, snapshot=traced)

@@ -125,8 +125,9 @@ def explain_oom(
         snapshot: the path of what ``torch.cuda.memory._dump_snapshot`` wrote after the error, or what
             ``torch.cuda.memory._snapshot()`` returned; with ``torch.cuda.memory._record_memory_history()`` before.
         device: such as ``"cuda:1"``; by default the one whose request failed, if it is one.
-        capacity: bytes of the device that PyTorch could have, or the name of a GPU of ``torchprof.GPUS``: all its memory, of
-            which the CUDA context takes some hundred MiB. None: what PyTorch had reserved, and what the device had free.
+        capacity: bytes of the device that PyTorch could have, memory such as ``"40GiB"``, or the name of a GPU of
+            ``torchprof.GPUS``: all its memory, of which the CUDA context takes some hundred MiB. None: what PyTorch had
+            reserved, and what the device had free.
 
     Raises:
         ArgumentError: no request failed in the history, or on several devices; or the snapshot cannot be read.
@@ -143,7 +144,7 @@ def explain_oom(
         raise ArgumentError(f"requests failed on {', '.join(f'cuda:{number}' for number in failed)}: name the device")
     if device is None and not failed:
         numbers = [str(each) for each in found.devices if found.has_history(each)]
-        raise none_failed(f"the history of device {', '.join(numbers)}" if numbers else "it, which has no history")
+        raise none_failed(found, f"the history of device {', '.join(numbers)}" if numbers else "it, which has no history")
     number = failed[0] if device is None else device_number(found, device)
     explained = OutOfMemory(found, number, limit)
     _ = explained.entry  # says so if there is none

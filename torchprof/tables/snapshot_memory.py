@@ -244,7 +244,7 @@ def device_number(snapshot: CudaSnapshot, device: Any) -> int:
     numbers = snapshot.devices
     if device is None or device == "cuda":
         if not numbers:
-            raise ArgumentError("snapshot has no segments and no history: nothing was allocated on a GPU")
+            raise ArgumentError(f"{snapshot.place}: it has no segments and no history: nothing was allocated on a GPU")
         return max(numbers, key=lambda number: (sum(segment.size for segment in snapshot.segments(number)), -number))
     named = {f"cuda:{number}": number for number in numbers}
     if not isinstance(device, str) or device not in named:

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torchprof.analysis.records import Record
-from torchprof.arguments import check_int
+from torchprof.arguments import check_flag, check_int
 from torchprof.errors import ArgumentError
 from torchprof.paths import AnyPath, written
 from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
@@ -199,6 +199,7 @@ class Table(Printed):
         Raises:
             OSError: the file cannot be written.
         """
+        check_flag("printed_only", printed_only)
         return _written(json.dumps(self._printed_rows() if printed_only else self.rows, indent=1), path)
 
     def to_csv(self, path: AnyPath | None = None, *, printed_only: bool = False) -> str:
@@ -211,6 +212,7 @@ class Table(Printed):
             OSError: the file cannot be written.
         """
         text = io.StringIO()
+        check_flag("printed_only", printed_only)
         rows = self._printed_rows() if printed_only else self.rows
         names = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(text, names, lineterminator="\n")

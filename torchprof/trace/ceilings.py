@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from torchprof.errors import ArgumentError
-from torchprof.wording import nearest, shown
+from torchprof.wording import meant, nearest, shown, written_so
 
 __all__ = ["PUBLISHED", "Ceilings"]
 
@@ -68,12 +68,17 @@ class Ceilings:
         Example:
             >>> torchprof.report(prof.trace, "report.html", ceilings=torchprof.Ceilings.published("H100-80GB", "bfloat16"))
         """
-        if gpu not in PUBLISHED:
-            raise ArgumentError(f"gpu={shown(gpu)} is not known{_meant(gpu, PUBLISHED)}")
-        bandwidth, rates = PUBLISHED[gpu]
-        if dtype not in rates:
-            raise ArgumentError(f"dtype={shown(dtype)} has no published rate on {gpu}{_meant(dtype, rates)}")
-        return cls(f"{gpu}, as published", dtype, 0, rates[dtype] * TERA, bandwidth * GIGA)
+        name = written_so(gpu, PUBLISHED) if isinstance(gpu, str) else None
+        if name is None:
+            near = meant(gpu, PUBLISHED) if isinstance(gpu, str) else ""
+            others = f": use one of {', '.join(PUBLISHED)}, or torchprof.Ceilings with rates of your own"
+            raise ArgumentError(f"gpu={shown(gpu)} is none whose rates are known here{near or others}")
+        bandwidth, rates = PUBLISHED[name]
+        if not isinstance(dtype, str) or dtype not in rates:
+            nearer = nearest(dtype, rates) if isinstance(dtype, str) else None
+            others = f"did you mean {nearer!r}?" if nearer else f"use one of {', '.join(map(repr, rates))}"
+            raise ArgumentError(f"dtype={shown(dtype)} has no published rate on {name}: {others}")
+        return cls(f"{name}, as published", dtype, 0, rates[dtype] * TERA, bandwidth * GIGA)
 
     def attainable(self, intensity: float) -> float:
         """The most FLOPs per second of an op with this many FLOPs per byte."""
@@ -84,8 +89,3 @@ class Ceilings:
         if flop_rate is not None and intensity is not None:
             return flop_rate / self.attainable(intensity)
         return byte_rate / self.bytes if byte_rate is not None else None
-
-
-def _meant(name: Any, known: Mapping[str, Any]) -> str:
-    near = nearest(name, known) if isinstance(name, str) else None
-    return f": did you mean {near!r}?" if near else f": use one of {', '.join(map(repr, known))}"

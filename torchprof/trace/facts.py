@@ -77,6 +77,7 @@ FACTS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("ops", "shapes", "memory", "modules", "aggregate", "compiled", "counts_flops"), bool),
     **dict.fromkeys(("torch", "python", "gpu", "gpu_note", "flops_note", "memory_note", "ended_by", "memory_missing"), str),
     "losses": dict[str, int],
+    "run_notes": list[str],
     "unobserved_classes": list[str],
     "unread_modules": list[int] | None,
     "phase_ns": tuple[int, int, int, int, int, int],  # of each Phase

@@ -12,7 +12,8 @@ from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.terminal import printable
 from torchprof.trace.rank import Rank, rank_of
 from torchprof.trace.trace import Trace
-from torchprof.wording import counted
+from torchprof.trace.unfinished import unfinished_kernels, unfinished_text
+from torchprof.wording import counted, shown
 
 __all__ = ["Ranks", "check_is_one", "listed"]
 
@@ -90,8 +91,8 @@ class Ranks(Sequence[Trace]):
         Raises:
             ArgumentError: there is none.
         """
-        if number not in self.numbers:
-            raise ArgumentError(f"number={number!r} is not among the ranks that are there: {listed(self.numbers)}")
+        if not isinstance(number, int) or number not in self.numbers:
+            raise ArgumentError(f"number={shown(number)} is not among the ranks that are there: {listed(self.numbers)}")
         return self.traces[self.numbers.index(number)]
 
     def __len__(self) -> int:
@@ -229,9 +230,12 @@ def _differences(ranks: Ranks) -> Iterator[str]:
         if by := trace.facts.get("ended_by"):
             ended.setdefault(str(by), []).append(number)
     yield from (f"{by} ended the recording of {_ranks(which)}" for by, which in ended.items())
-    lost = [number for number, trace in zip(ranks.numbers, ranks, strict=True) if trace.losses]
-    if lost:
+    numbered = list(zip(ranks.numbers, ranks, strict=True))
+    unfinished = {number: count for number, trace in numbered if (count := unfinished_kernels(trace))}
+    if lost := [number for number, trace in numbered if sum(trace.losses.values()) > unfinished.get(number, 0)]:
         yield f"INCOMPLETE: rows of {_ranks(lost)} did not fit the budget"
+    if unfinished:
+        yield f"INCOMPLETE: of {_ranks(list(unfinished))}, {unfinished_text(sum(unfinished.values()))}"
 
 
 def _ranks(numbers: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from torch import nn
 
 from torchprof.analysis.steps import numbered_from
-from torchprof.arguments import check_int
+from torchprof.arguments import check_int, is_int
 from torchprof.errors import ArgumentError, RecordingError
 from torchprof.record.background import clear_background, set_background
 from torchprof.record.profile import DEFAULT_BUDGET, profile
@@ -34,6 +34,8 @@ from torchprof.wording import shown
 __all__ = ["watch"]
 
 STEPS_BY: Final = ("optimizer", "step")
+MOST_KEPT: Final = 2**31 - 1
+"""Windows that are kept."""
 
 
 class watch:
@@ -95,11 +97,12 @@ class watch:
         memory: bool = True,
         stacks: bool = True,
         gpu: str = "auto",
-        budget: int = DEFAULT_BUDGET,
+        budget: int | str = DEFAULT_BUDGET,
     ) -> None:
         for name, value, least in (("every", every, 1), ("active", active, 1), ("warmup", warmup, 0), ("first", first, 0)):
             check_int(name, value, least)
-        check_int("keep", keep, 1)
+        if not is_int(keep, 1, MOST_KEPT):
+            raise ArgumentError(f"keep={shown(keep)} must be an int of at least 1 and at most {MOST_KEPT:,}")
         if every < warmup + active:
             raise ArgumentError(
                 f"every={every} is less than a window has steps: {warmup} that warm up and {active} active ones"

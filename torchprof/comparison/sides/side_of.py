@@ -11,6 +11,8 @@ from torchprof.comparison.sides.summary import summary_side
 from torchprof.comparison.sides.trace import default_by, trace_side
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.importers.load import load_trace
+from torchprof.importers.other_files import BEGINNING
+from torchprof.importers.ranks import refuse_folder
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.tables.memory import Memory
@@ -30,7 +32,6 @@ ROWS_OF: dict[str, tuple[By, ...]] = {
     "snapshot": ("line", "category"),
 }
 """What rows can be of each kind of thing, the usual one first; of traces it depends on what they have."""
-BEGINNING = 4096
 
 
 def comparable(value: Any, argument: str) -> Any:
@@ -40,6 +41,7 @@ def comparable(value: Any, argument: str) -> Any:
         ModuleTypeError: it is none of these.
     """
     if isinstance(value, str | bytes | os.PathLike):
+        refuse_folder(value)
         with opened(value) as stream:
             begins = stream.read(BEGINNING)
         return snapshot_memory(value, None) if is_snapshot(begins) else load_trace(value)

@@ -25,6 +25,7 @@ from torchprof.rendering.units import format_bytes
 from torchprof.tables.memory import Memory
 from torchprof.trace.schema import RuntimeCallKind
 from torchprof.trace.trace import Trace
+from torchprof.trace.unfinished import unfinished_kernels, unfinished_text
 from torchprof.wording import nearest, shown
 
 __all__ = ["Figure", "Figures"]
@@ -74,6 +75,8 @@ class Figures:
             ArgumentError: there is no such module, or it was not called.
         """
         path = self.path(module, called=name != "params") if module is not None else None
+        if (unfinished := unfinished_kernels(self.trace)) == sum(self.trace.losses.values()) > 0:
+            return Figure(None, unfinished_text(unfinished))
         if self.trace.losses:
             lost = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in self.trace.losses.items())
             return Figure(

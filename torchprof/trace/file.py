@@ -14,6 +14,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -101,8 +102,8 @@ def _read(shown: str, known: Known) -> dict[str, Any]:
             raise TraceFileError(
                 f"{shown}: a zip archive, but not a torchprof trace: unpack it first, if it has a file of torch.profiler in it"
             )
-        document = json.loads(_array(archive, "document", np.dtype(np.uint8), Known()).tobytes())
-        _check_format(shown, document)
+        text = _array(archive, "document", np.dtype(np.uint8), Known()).tobytes()
+        document, model = known.document(text, partial(_check_format, shown))
         tables = {
             name: np.zeros(0, dtype=layout)
             if name in STACKS and f"{name}.npy" not in members
@@ -118,13 +119,13 @@ def _read(shown: str, known: Known) -> dict[str, Any]:
     strings = known.strings(strings)
     if wrong := wrong_fact(facts):
         raise Damage(wrong)
-    find_damage(tables, len(strings), flops)
+    find_damage(tables, len(strings), flops, known.right)
     return {
         **tables,
         "signature_flops": flops,
         "strings": strings,
         "facts": facts,
-        "model": known.model(document["model"]) if document["model"] is not None else None,
+        "model": model,
         "dtypes": Dtypes(
             {
                 _number(number): Dtype(str(name), size if size is None else int(size))
@@ -148,7 +149,7 @@ def _array(archive: zipfile.ZipFile, name: str, layout: np.dtype[Any], known: Kn
         raise Damage(f"{name} has {len(shape)} dimensions of {dtype}, not rows of {layout}")
     if len(read) - begin != shape[0] * layout.itemsize:
         raise Damage(f"{name} has {len(read) - begin:,} bytes, not those of {shape[0]:,} rows")
-    return known.table(name, read[begin:], layout)
+    return known.table(name, read, layout, begin)
 
 
 def _number(number: Any) -> int:

@@ -102,6 +102,8 @@ class Found:
 def collectives_of(trace: Trace) -> Found:
     """The collectives in the active steps of a trace with single ops."""
     ops, names = trace.ops, trace.op_names
+    if not len(ops) and not len(trace.kernels):
+        return Found((), 0)
     kinds = [kind_of(name) for name in trace.strings]
     is_kind = np.array([bool(kind) for kind in kinds], dtype=np.bool_)
     asks = is_kind[names] if len(is_kind) else np.zeros(len(ops), dtype=np.bool_)

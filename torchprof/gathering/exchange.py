@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from torch import distributed as dist
 
 __all__ = ["Exchange"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-import torch.distributed as dist
+from torch import distributed as dist
 
 from torchprof import _native
 from torchprof.analysis.aggregated import aggregated

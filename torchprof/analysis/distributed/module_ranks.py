@@ -150,7 +150,9 @@ def _joined(node: Node, alike: Sequence[Alike], step: float) -> Record:
 
 def _of_ranks(node: Node, alike: Sequence[Alike], order: Sequence[tuple[int, int, int]], name: str) -> list[float]:
     """A figure of the ranks that have the module, in order."""
-    columns = {row: alike[row].figures[name][:, at].tolist() for row, at in node.of.items()}
+    columns: dict[int, list[float]] = {row: alike[row].figures[name][:, at].tolist() for row, at in node.of.items()}
+    if len(columns) == 1:
+        return columns.popitem()[1]
     return [columns[row][rank] for _, row, rank in order]
 
 

@@ -60,7 +60,12 @@ def same(rank: int, path: str) -> dict[str, Any]:
     return found
 
 
-TABLES: Final = (torchprof.by_rank, torchprof.by_module, torchprof.by_collective, torchprof.stragglers)
+TABLES: Final[tuple[Callable[[Any], object], ...]] = (
+    torchprof.by_rank,
+    torchprof.by_module,
+    torchprof.by_collective,
+    torchprof.stragglers,
+)
 
 
 def to_last(rank: int, path: str) -> Any:

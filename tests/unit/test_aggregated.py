@@ -15,7 +15,12 @@ from torchprof.analysis.model.flat_tree import flat_tree
 from torchprof.trace import file
 from torchprof.trace.known import Known
 
-TRACES = {"gpu": gpu_trace, "loop": loop_trace, "layers": two_layer_trace, "rank": lambda: rank_trace(0, 1)}
+TRACES: dict[str, Callable[[], torchprof.Trace]] = {
+    "gpu": gpu_trace,
+    "loop": loop_trace,
+    "layers": two_layer_trace,
+    "rank": lambda: rank_trace(0, 1),
+}
 TABLES = (torchprof.by_module, torchprof.by_op, torchprof.by_kernel)
 NEEDS_SINGLE = {"spread", "saved"}
 """How far steps differ, and what was kept for backward."""

@@ -57,9 +57,14 @@ def gather(trace: Trace, dst: int | None = None, group: Any = None, *, most_byte
     What ``torch.distributed`` raises where another rank ended, or calls something else, is raised as it is.
 
     Example:
-        >>> ranks = torchprof.gather(prof.trace)  # doctest: +SKIP
-        >>> if ranks is not None:  # doctest: +SKIP
-        ...     print(torchprof.by_rank(ranks))
+        >>> torch.distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+        >>> with torchprof.profile(model) as prof:
+        ...     model(torch.randn(1, 3, 8, 8)).sum().backward()
+        >>> ranks = torchprof.gather(prof.trace)
+        >>> if ranks is not None:  # on rank 0
+        ...     print(ranks.numbers, ranks.world_size)
+        (0,) 1
+        >>> torch.distributed.destroy_process_group()
     """
     _check(most_bytes)
     if dist.get_rank(group) < 0:

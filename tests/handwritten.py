@@ -56,8 +56,8 @@ def trace(
     """A trace with these rows. Columns that are not given are 0, or -1 where that means none.
 
     Ops may have a ``name`` (row of strings) instead of a signature, which is then made from it. Signatures may have ``flops``.
-    Where no step has times by phase, they are found. ``stacks_of`` has the lists ``op_stacks``, ``call_stacks`` and
-    ``allocation_stacks``.
+    Modules without a ``type`` have the class that the model has at their address. Where no step has times by phase, they are
+    found. ``stacks_of`` has the lists ``op_stacks``, ``call_stacks`` and ``allocation_stacks``.
     """
     named = [row for row in tables.get("ops", []) if "name" in row]
     if named:
@@ -66,6 +66,12 @@ def trace(
         tables["ops"] = [
             {"signature": names.index(row["name"]), **{k: v for k, v in row.items() if k != "name"}} for row in tables["ops"]
         ]
+    strings = list(strings or [])
+    classes = {info.address: info.type for info in reversed(model.modules if model is not None else ())}
+    for row in tables.get("modules", []):
+        if "type" not in row and row["address"] in classes:
+            strings.append(classes[row["address"]])
+            row["type"] = len(strings) - 1
     layouts = LAYOUTS
     arrays = {name: np.zeros(len(tables.get(name, [])), dtype=layout) for name, layout in layouts.items()}
     arrays["signature_flops"] = np.array([row.get("flops", -1) for row in tables.get("signatures", [])], dtype=np.int64)
@@ -92,7 +98,7 @@ def trace(
     arrays["operands"] = np.array(operands or [], dtype=np.int32)
     for name, rows_of_stacks in (stacks_of or {}).items():
         arrays[name] = np.array(rows_of_stacks, dtype=np.int32)
-    return Trace(**arrays, strings=strings or [], facts=facts or {}, model=model, dtypes=DTYPES, device_types=DEVICE_TYPES)
+    return Trace(**arrays, strings=strings, facts=facts or {}, model=model, dtypes=DTYPES, device_types=DEVICE_TYPES)
 
 
 def parameter(name: str, *shape: int, dtype: str = "float32", itemsize: int = 4, **rest: Any) -> TensorInfo:

@@ -152,7 +152,7 @@ def verdict(samples: list[Sample], kinds: tuple[str, ...], *, of_steps: int = 0)
     flat = True
     steps = (samples[-1].steps - samples[0].steps) or 1
     for kind in kinds:
-        before, after = growth(samples, kind, of_steps=of_steps if kind in ("resident", "allocated") else 0)
+        before, after = growth(samples, kind, of_steps=of_steps if kind != "objects" else 0)
         grows = after - before > TOLERATED[kind]
         flat = flat and not grows
         said = f"GROWS, {(after - before) / (steps / 3):.0f} each" if grows else "flat"

@@ -146,6 +146,8 @@ void define_recording(py::module_& module) {
   module.def("bytes", [] { return current().bytes(); });
   module.def("observe_new_classes", [] { current().observe_new_classes(); });
   module.def(
+      "move_modules", [](const NewAddresses& addresses) { current().move_modules(addresses); }, "addresses"_a, py::pos_only());
+  module.def(
       "is_recording", [](const py::object& owner) { return owner.is_none() ? is_recording() : is_recording(owner.ptr()); },
       "owner"_a = py::none());
   module.def("can_read_frames", &can_read_frames);

@@ -14,6 +14,18 @@ uint32_t Interner::module(Module module) {
   return found->second;
 }
 
+// Where memory runs out, a module may get another row next time.
+void Interner::move_modules(const NewAddresses& addresses) {
+  for (uint32_t row = 0; row < modules_.size(); ++row) {
+    Module& module = modules_[row];
+    if (const auto found = addresses.find(module.address); found != addresses.end()) {
+      module_ids_.erase(module);
+      module.address = found->second;
+      module_ids_.try_emplace(module, row);
+    }
+  }
+}
+
 void Interner::copy_into(Tables& tables) const {
   for (uint32_t id = 0; id < strings_.size(); ++id) {
     tables.strings.push_back(strings_[id]);

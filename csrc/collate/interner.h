@@ -27,6 +27,7 @@ class Interner {
     modules_.push_back(module);
     return static_cast<uint32_t>(modules_.size() - 1);
   }
+  void move_modules(const NewAddresses& addresses);
   void copy_into(Tables& tables) const;
   size_t strings() const { return strings_.size(); }
   size_t characters() const { return strings_.characters(); }  // of all strings

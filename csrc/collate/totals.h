@@ -40,6 +40,7 @@ class Totals {
   // addresses of the modules of the model.
   bool is_merge_due() const;
   void merge(const OpFigures& figures, const std::unordered_set<uint64_t>& registered);
+  void move_modules(const NewAddresses& addresses) { interner_.move_modules(addresses); }
   size_t op_rows() const { return tables_.op_totals.size(); }
   size_t shapes_kept() const { return shapes_kept_; }  // of each op in each module
 

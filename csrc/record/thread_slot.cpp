@@ -168,6 +168,13 @@ void ThreadLogs::lose(Event event) noexcept {
   losses_.allocations += event == Event::kAllocation ? 1 : 0;
 }
 
+void ThreadLogs::move_modules(const NewAddresses& addresses) {
+  const std::lock_guard lock(registry().mutex);
+  for (const auto& log : logs_) {
+    log->move_modules(addresses);
+  }
+}
+
 Losses ThreadLogs::take_losses() {
   const std::lock_guard lock(registry().mutex);
   return std::exchange(losses_, {});

@@ -100,6 +100,9 @@ class ThreadLogs {
   // that has ended.
   EndedLogs exchange();
 
+  // Needs the GIL, as do the calls of modules on every thread. See NewAddresses.
+  void move_modules(const NewAddresses& addresses);
+
   // Of events on threads without a log, since the last time.
   Losses take_losses();
 

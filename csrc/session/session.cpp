@@ -138,6 +138,13 @@ void Session::mark(const std::string& name) noexcept {
   }
 }
 
+void Session::move_modules(const NewAddresses& addresses) {
+  logs_.move_modules(addresses);
+  if (sums_) {
+    sums_->sums().totals.move_modules(addresses);
+  }
+}
+
 void Session::begin_step(int32_t number, bool warmup) {
   if (!moments_.steps.empty() && moments_.steps.back().end == kNever && moments_.steps.back().number == number) {
     return;  // it has begun, and an interrupt kept Python from hearing of it

@@ -82,6 +82,8 @@ class Session {
   void begin_step(int32_t number, bool warmup);
   void end_step(bool may_wait);
   void observe_new_classes();
+  // Waits for the sums of the step before.
+  void move_modules(const NewAddresses& addresses);
   // The object has this attribute until the recording ends.
   void replace(PyObject* object, PyObject* name, PyObject* value) { replaced_.emplace_back(object, name, value); }
   int64_t bytes() const { return logs_.bytes() + (sums_ ? sums_->bytes() : 0); }  // taken by what was recorded so far

@@ -54,7 +54,7 @@ void Sums::add_or_lose(EndedStep& step, Add add) noexcept {
     }
     carried.stacks.set_room(totals.has_room());
     Collated found = step.collated(carried);
-    totals.set_taken_beside(carried.stacks.bytes());
+    totals.set_taken_beside(bytes_beside());
     if (const size_t most = steps.size() + found.tables.steps.size(); most > steps.capacity()) {
       steps.reserve(most + most / 8 + 64);  // with room for more: otherwise all would be moved each time
     }

@@ -52,7 +52,7 @@ struct Sums {
   // What came after the last step; its rows count where there was none. Nothing: memory has run out.
   std::optional<PhaseTimes> add_rest(EndedStep& rest) noexcept;
 
-  int64_t bytes() const { return totals.bytes() + carried.stacks.bytes(); }
+  int64_t bytes() const { return totals.bytes() + bytes_beside(); }
 
   Carried carried;
   Totals totals;
@@ -62,6 +62,7 @@ struct Sums {
   bool devices_interrupted = false;
 
  private:
+  int64_t bytes_beside() const { return carried.stacks.bytes() + static_cast<int64_t>(steps.size() * sizeof(Step)); }
   template <typename Add>
   void add_or_lose(EndedStep& step, Add add) noexcept;
 

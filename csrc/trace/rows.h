@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
 
 #include "trace/enums.h"
 
@@ -82,10 +83,13 @@ struct ModuleCall {
 };
 
 struct Module {
-  uint64_t address;  // id(module) in Python; 0: several of a class, in sums over steps
+  uint64_t address;  // id(module) in Python, or see NewAddresses; 0: several of a class, in sums over steps
   uint32_t type;     // row of strings: the qualified name of its class
   uint32_t reserved;
 };
+
+// By the address of a module that is gone, which another may come to have: the address in its rows from now on, where no object can be.
+using NewAddresses = std::unordered_map<uint64_t, uint64_t>;
 
 // Memory that was allocated (bytes > 0) or freed (bytes < 0; kUnknownFree where its size is not known).
 struct MemoryEvent {

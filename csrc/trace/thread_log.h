@@ -272,6 +272,16 @@ class ThreadLog {
     return true;
   }
 
+  // These modules are gone. Whoever is called at their addresses is another module.
+  void move_modules(const NewAddresses& addresses) {
+    for (Module& module : modules) {
+      if (const auto found = addresses.find(module.address); found != addresses.end()) {
+        module_ids_.erase(module.address);
+        module.address = found->second;
+      }
+    }
+  }
+
   ModuleCall* close_call() {
     ModuleCall* const call = open_calls_.back().call;
     open_calls_.pop_back();

@@ -11,6 +11,7 @@ from torch import nn
 from torch.profiler import record_function
 
 import torchprof
+from torchprof.trace.schema import LAYOUTS
 
 MIB = 2**20
 
@@ -81,8 +82,17 @@ def test_marks_of_a_step_are_gone_when_it_was_added_up() -> None:
                 prof.mark(f"mark {number}")
             prof.step()
             taken.append(bytes_of(prof))
-    assert taken[-1] == taken[1]
+    assert taken[-1] - taken[1] == 2 * LAYOUTS["steps"].itemsize
     assert prof.trace.losses == {}
+
+
+def test_rows_of_steps_count_towards_what_an_aggregated_recording_takes() -> None:
+    with torchprof.profile(aggregate=True) as prof:
+        prof.step()
+        first = bytes_of(prof)
+        for _ in range(4000):
+            prof.step()
+        assert bytes_of(prof) - first >= 3900 * LAYOUTS["steps"].itemsize
 
 
 def test_tensors_of_an_op_beyond_what_a_row_holds_are_counted() -> None:

@@ -14,8 +14,8 @@ INFOS = [module("", "M", -1, 1), module("a", "S", 0, 2), module("a.0", "L", 1, 3
 def on_threads(*calls: tuple[int, int, int, int], ops: tuple[tuple[int, int, int], ...] = ()) -> Trace:
     """Calls of (module, thread, start, end), all without one around them, and ops of (thread, start, end)."""
     return trace(
-        strings=["M"],
-        modules=[{"address": address} for address in (1, 2, 3, 4, 90, 91)],
+        strings=["M", "S", "L"],
+        modules=[{"address": address, "type": type} for address, type in ((1, 0), (2, 1), (3, 2), (4, 2), (90, 0), (91, 0))],
         module_calls=[{"module": m, "thread": t, "start": start, "end": end, "parent": -1} for m, t, start, end in calls],
         ops=[{"name": 0, "thread": t, "start": start, "end": end} for t, start, end in ops],
         threads=[{}, {}, {}],

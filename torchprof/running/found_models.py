@@ -9,26 +9,25 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any, Final
 
-import numpy as np
 from torch import nn
 
+from torchprof import _native
 from torchprof.record.modules import describe
 from torchprof.record.opaque import is_opaque
 from torchprof.record.packed import is_packing
 from torchprof.trace.model import Model, ModuleInfo, TensorInfo
-from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["FoundModels", "live_objects", "told_apart"]
+__all__ = ["FoundModels", "live_objects"]
 
 MOST_LOOKS: Final = 32
 """How often all objects are gone through for what a module is a part of, which takes some hundredths of a second."""
 MOST_MODELS: Final = 64
+BEYOND: Final = 2**56
+"""Above all addresses of a process; so many times as there are models, it fits 63 bits."""
 
 
 @dataclass(slots=True)
@@ -39,18 +38,25 @@ class Found:
         module: a weak reference to it.
         name: which no other has.
         described: what it consisted of when its first call had ended; None before.
+        is_moved: whether its modules have other addresses than those where they were.
     """
 
     module: weakref.ref[nn.Module]
     name: str
     described: Model | None = None
+    is_moved: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is known only by what it consisted of."""
+        return self.module() is None and self.described is not None
 
 
 class FoundModels:
     """The models found so far, in the order in which they were first called."""
 
     def __init__(self) -> None:
-        self._known: set[int] = set()  # ids of modules that were looked at; a later one may have the same
+        self._known: dict[int, weakref.ref[nn.Module]] = {}  # modules that were looked at, by their ids
         self._found: list[Found] = []
         self._looks = 0
 
@@ -60,11 +66,13 @@ class FoundModels:
     def meet(self, module: nn.Module) -> bool:
         """A module is called outside of all others. Whether it is a model, or a part of one: not a loss function, which has no
         parameters."""
-        if id(module) in self._known:
+        known = self._known.get(id(module))
+        if known is not None and known() is module:
             return True
+        self._move_gone()
         if not has_parameters(module):
             return False
-        self._known.add(id(module))
+        self._known[id(module)] = weakref.ref(module)
         root = self._root(module)
         if len(self._found) < MOST_MODELS and not any(found.module() is root for found in self._found):
             self._found.append(Found(weakref.ref(root), self._name(root)))
@@ -85,13 +93,21 @@ class FoundModels:
     def with_gone(self, trace: Trace) -> Trace:
         """The trace with what is known of models that do not live any more, after those that do."""
         modules = list(trace.model.modules) if trace.model is not None else []
-        rows = trace.modules.copy()
         for found in self._found:
-            if found.module() is None and found.described is not None:
+            if found.is_gone and found.described is not None:
                 gone = found.described if len(self._found) == 1 else named(found.described, found.name)
                 at = len(modules)
-                modules += [moved(info, at) for info in told_apart(gone.modules, modules, rows, trace.strings)]
-        return replace(trace, model=Model(tuple(modules)) if modules else None, modules=rows)
+                modules += [moved(info, at) for info in gone.modules]
+        return replace(trace, model=Model(tuple(modules)) if modules else None)
+
+    def _move_gone(self) -> None:
+        """Another model is called for the first time, whose modules may lie where those of models that are gone were: from here
+        on these have addresses where no object can be, in what is recorded too."""
+        for row, found in enumerate(self._found, 1):
+            if found.is_gone and found.described is not None and not found.is_moved:
+                infos = [info._replace(address=info.address + row * BEYOND) for info in found.described.modules]
+                _native.move_modules({info.address - row * BEYOND: info.address for info in infos})
+                found.described, found.is_moved = Model(tuple(infos)), True
 
     def _root(self, module: nn.Module) -> nn.Module:
         """What the module is a part of, such as a ``LightningModule``; itself where that is nothing, or several."""
@@ -159,29 +175,6 @@ def named(model: Model, name: str) -> Model:
             for info in model.modules
         )
     )
-
-
-def told_apart(
-    gone: Sequence[ModuleInfo], others: Sequence[ModuleInfo], rows: Rows, strings: Sequence[str]
-) -> list[ModuleInfo]:
-    """Modules of a model that is gone, with new addresses where others came to lie at theirs; rows of ``trace.modules`` follow.
-
-    One of the same class as the other cannot be told from it: its calls are those of the other.
-    """
-    classes: dict[int, set[str]] = {}
-    for info in others:
-        classes.setdefault(info.address, set()).add(info.type)
-    taken = classes.keys() | {info.address for info in gone}
-    addresses: dict[int, int] = {}
-    for info in gone:
-        if info.address in classes and info.address not in addresses:
-            address = next(number for number in count(info.address + 1) if number not in taken)  # where no object is
-            addresses[info.address] = address
-            taken |= {address}
-            if info.type not in classes[info.address]:
-                ids = [row for row, text in enumerate(strings) if text == info.type]
-                rows["address"][(rows["address"] == info.address) & np.isin(rows["type"], ids)] = address
-    return [info._replace(address=addresses.get(info.address, info.address)) for info in gone]
 
 
 def moved(info: ModuleInfo, by: int) -> ModuleInfo:

@@ -40,7 +40,7 @@ def convolution(
         shapes=[(2, 4, 8, 8)],
         tensors=[{"storage": 5}, {"storage": 7}, {"storage": given}, {"storage": 9}],
         operands=[0, 1, 2, 3],
-        modules=[{"address": 100 + row, "type": 3} for row in range(3)],
+        modules=[{"address": 100 + row} for row in range(3)],
         module_calls=[
             {"start": 0, "end": 100, **one, "inputs": 0, "outputs": 3},
             {"start": 5, "end": 50, "parent": 0, "module": 1, **one, "inputs": 0, "outputs": 1},

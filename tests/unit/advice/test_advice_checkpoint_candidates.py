@@ -53,7 +53,7 @@ def step(parameters: int = 1, unit: int = GIB, **facts: Any) -> torchprof.Trace:
         shapes=[()],
         tensors=tensors,
         operands=list(range(len(tensors))),
-        modules=[{"address": 100 + row, "type": 2} for row in range(len(infos))],
+        modules=[{"address": 100 + row} for row in range(len(infos))],
         module_calls=calls,
         ops=ops,
         allocations=allocations,

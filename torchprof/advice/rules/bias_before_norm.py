@@ -17,6 +17,7 @@ from torchprof.advice.registry import NotTold, rule
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.lines.stack_costs import is_aggregated
 from torchprof.analysis.lines.where import most_first
+from torchprof.analysis.model.registered import registered
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.model import ModuleInfo
 from torchprof.trace.schema import Phase, Rows
@@ -67,20 +68,16 @@ def bias_before_norm(trace: Trace) -> Iterator[Finding]:
 
 
 def _info(trace: Trace, module: int) -> ModuleInfo:
-    return _infos(trace)[int(trace.modules["address"][module])]
-
-
-def _infos(trace: Trace) -> dict[int, ModuleInfo]:
     assert trace.model is not None
-    return {info.address: info for info in trace.model.modules if info.same_as < 0}
+    return trace.model.modules[registered(trace)[module]]
 
 
 def _pairs(trace: Trace) -> list[tuple[int, int]]:
     """Rows of ``trace.modules``: a layer with a bias, and the normalization that was given what it returned."""
-    calls, infos = trace.module_calls, _infos(trace)
-    of_modules = [infos.get(address) for address in trace.modules["address"].tolist()]
-    centers = np.array([info is not None and _centers(info) for info in of_modules], dtype=np.bool_)
-    adds = np.array([info is not None and _adds(info) for info in of_modules], dtype=np.bool_)
+    assert trace.model is not None
+    calls, infos = trace.module_calls, trace.model.modules
+    centers = np.array([row >= 0 and _centers(infos[row]) for row in registered(trace)], dtype=np.bool_)
+    adds = np.array([row >= 0 and _adds(infos[row]) for row in registered(trace)], dtype=np.bool_)
     if not centers.any() or not adds.any():
         return []
     step = step_of(calls["start"], trace, active_steps(trace))

@@ -20,6 +20,7 @@ from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.graphs import node_creators
 from torchprof.analysis.model.module_tree import paths
+from torchprof.analysis.model.registered import registered
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.trace.schema import CALL_COMPILED, CALL_LOADED_DATA, CALL_RAISED, CALL_RECOMPUTED, Phase, phases
@@ -113,9 +114,8 @@ def _kinds(trace: Trace) -> tuple[Flags, Flags]:
     frozen: list[bool] = []
     for row, info in enumerate(infos):
         frozen.append(not trains_below[row] and (has_some[row] or (info.parent >= 0 and frozen[info.parent])))
-    places = {info.address: row for row, info in enumerate(infos) if info.same_as < 0}
-    rows = [places.get(address, -1) for address in trace.modules["address"].tolist()]
-    of_rows = [np.array([row >= 0 and each[row] for row in (*rows, -1)], dtype=np.bool_) for each in (trains, frozen)]
+    rows = (*registered(trace), -1)
+    of_rows = [np.array([row >= 0 and each[row] for row in rows], dtype=np.bool_) for each in (trains, frozen)]
     return of_rows[0], of_rows[1]
 
 

@@ -25,6 +25,7 @@ from torchprof.advice.registry import NotTold, rule
 from torchprof.advice.uses_of import check_addresses, storages_of, uses_of
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.where import lines_of_ops
+from torchprof.analysis.model.registered import registered
 from torchprof.trace.schema import Phase, Rows, Use, phases
 from torchprof.trace.trace import Trace
 
@@ -130,7 +131,7 @@ def _is_trained(trace: Trace, blocks: Rows) -> Flags:
     by_optimizer: Flags = blocks["uses"] & Use.READ_BY_OPTIMIZER != 0
     if trace.model is None or not (phases(trace.ops) == Phase.BACKWARD).any():
         return by_optimizer
-    frozen = {info.address for info in trace.model.modules if not any(each.trainable for each in info.parameters)}
-    is_frozen = np.array([*(address in frozen for address in trace.modules["address"].tolist()), False], dtype=np.bool_)
+    frozen = [not any(each.trainable for each in info.parameters) for info in trace.model.modules]
+    is_frozen = np.array([*(row >= 0 and frozen[row] for row in registered(trace)), False], dtype=np.bool_)
     by_optimizer |= ~is_frozen[blocks["module"]]
     return by_optimizer

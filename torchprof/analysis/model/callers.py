@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from torchprof.analysis.model.registered import registered
 from torchprof.trace.schema import CALL_RECOMPUTED
 from torchprof.trace.trace import Trace
 
@@ -105,8 +106,7 @@ class _Above:
     def __init__(self, trace: Trace) -> None:
         infos = trace.model.modules if trace.model is not None else ()
         self._parents = [info.parent for info in infos]
-        by_address = {info.address: row for row, info in enumerate(infos) if info.same_as < 0}
-        self._places = [by_address.get(address, -1) for address in trace.modules["address"].tolist()]
+        self._places = registered(trace)
         self._modules = trace.module_calls["module"]
 
     def _chain(self, call: int) -> list[int]:

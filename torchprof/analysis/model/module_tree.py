@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from torchprof.analysis.model.callers import callers
+from torchprof.analysis.model.registered import registered
 from torchprof.analysis.remembered import remembered
 from torchprof.trace.model import ModuleInfo
 from torchprof.trace.trace import Trace
@@ -66,18 +67,15 @@ def module_tree(trace: Trace) -> list[ModuleNode]:
     inside forward, or is kept in a plain list) is a child of the module that called it, also where it did so on another thread.
     """
     roots: list[ModuleNode] = []
-    by_address: dict[int, ModuleNode] = {}
-    registered: list[ModuleNode] = []
+    nodes: list[ModuleNode] = []
     for info in trace.model.modules if trace.model is not None else ():
         node = ModuleNode(info.path, info.name, info.type, info.depth, info)
-        registered.append(node)
-        (registered[info.parent].children if info.parent >= 0 else roots).append(node)
-        if info.same_as < 0:
-            by_address[info.address] = node
+        nodes.append(node)
+        (nodes[info.parent].children if info.parent >= 0 else roots).append(node)
 
     addresses = trace.modules["address"].tolist()
     types = [trace.strings[row] for row in trace.modules["type"].tolist()]
-    node_of_module: list[ModuleNode | None] = [by_address.get(address) for address in addresses]
+    node_of_module = [nodes[row] if row >= 0 else None for row in registered(trace)]
     outside = ModuleNode("", "", "", -1)
     node_of_call: list[ModuleNode] = []
     parents = trace.module_calls["parent"].tolist()

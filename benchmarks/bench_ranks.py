@@ -62,6 +62,7 @@ def as_rank(trace: torchprof.Trace, rank: int, count: int) -> torchprof.Trace:
 def load_and_tables(folder: Path, count: int) -> None:
     """All that there is across ranks; of sums, some tables say that they need single ops."""
     ranks = torchprof.load(folder)
+    assert isinstance(ranks, torchprof.Ranks)
     assert len(ranks) == count
     for name in ACROSS:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,3 +90,13 @@ def test_traces_of_equal_models_have_one_tree() -> None:
     assert flat_tree(other) is not flat_tree(first)
     assert flat_tree(first).paths == ("", "fc")
     assert flat_tree(first).parents == (-1, 0)
+
+
+def test_a_module_that_took_the_address_of_another_has_its_own_place_in_the_tree() -> None:
+    trace = rank_trace(0)
+    strings = [*trace.strings, "Dropout"]
+    rows = trace.modules.copy()
+    rows["type"][1] = len(strings) - 1
+    taken = replace(trace, strings=strings, modules=rows)
+    assert flat_tree(taken).names == ("Net", "fc", "<Dropout>")
+    assert [row["name"] for row in torchprof.by_module(torchprof.Ranks.of([taken])).to_dict()][:3] == ["Net", "fc", "<Dropout>"]

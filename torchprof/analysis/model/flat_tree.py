@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree, nodes_by_path
+from torchprof.analysis.model.registered import registered
 from torchprof.trace.trace import Trace
 
 __all__ = ["FlatTree", "flat_tree"]
@@ -43,8 +44,7 @@ class FlatTree:
 def flat_tree(trace: Trace) -> FlatTree:
     """The module tree of a trace. Where all modules are registered in the model, traces of equal models have one in common."""
     modules = trace.model.modules if trace.model is not None else ()
-    row_of = {module.address: row for row, module in enumerate(modules) if module.same_as < 0}
-    rows = [row_of.get(address, -1) for address in trace.modules["address"].tolist()]
+    rows = registered(trace)
     if -1 in rows:
         return _of_nodes(trace)
     places = tuple((each.path, each.name, each.type, each.parent, each.depth, each.same_as) for each in modules)

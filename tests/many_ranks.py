@@ -152,3 +152,96 @@ def meeting_trace(
             **facts,
         },
     )
+
+
+def stage_trace(
+    rank: int,
+    works: Sequence[tuple[str, float, float]],
+    messages: Sequence[tuple[str, float, float]] = (),
+    *,
+    world: int = 2,
+    step: float = 50,
+    steps: int = 1,
+    began: float = 0,
+    **facts: Any,
+) -> Trace:
+    """A rank that works on microbatches, and sends and receives, at the same times of each step.
+
+    Args:
+        works: ``("forward", 0, 2)``: an op of that phase and a module call around it, from and to so many ms of the step. Also
+            ``"backward"`` and ``"optimizer"``.
+        messages: ``("send", 2, 3)`` or ``("receive", 0, 2)``: when it was asked for, and when it was done.
+        began: ms by which the recording of the rank began after the others. Times are by the clock of these.
+    """
+    names = ["Net", "aten::mm", "c10d::send", "c10d::recv_", "gloo:send", "gloo:recv"]
+    phase_of = {"forward": FORWARD, "backward": BACKWARD, "optimizer": int(Phase.OPTIMIZER) << 4}
+    ops: list[dict[str, Any]] = []
+    ranges: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    for begin in (number * step - began for number in range(steps)):
+        for phase, start, end in works:
+            times = {"start": round((begin + start) * MS), "end": round((begin + end) * MS)}
+            if phase == "forward":
+                calls.append({**times, "module": 0})
+            call = len(calls) - 1 if phase == "forward" else -1
+            ops.append({"signature": 0, **times, "flags": phase_of[phase], "module_call": call})
+        for kind, asked, done in messages:
+            sends, at = kind == "send", round((begin + asked) * MS)
+            given = {"inputs": 0, "n_inputs": 1}
+            ops.append({"signature": 1 if sends else 2, "start": at, "end": at, **given})
+            of_gloo = {"start": at, "end": round((begin + done) * MS), "scope": 7, "thread": 1}
+            ranges.append({"signature": 3 if sends else 4, **of_gloo, **given})
+    ends = [round(((number + 1) * step - began) * MS) for number in range(steps)]
+    return trace(
+        model=Model((module("", "Net", -1, 100),)),
+        strings=names,
+        shapes=[(1000,)],
+        tensors=[{"shape": 0, "dtype": 6, "storage": 1, "bytes": 4000}],
+        operands=[0],
+        signatures=[{"name": 1}, *({"name": 2 + at, "inputs": 0, "n_inputs": 1} for at in range(4))],
+        modules=[{"address": 100, "type": 0}],
+        module_calls=calls,
+        ops=[*sorted(ops, key=lambda op: op["start"]), *sorted(ranges, key=lambda op: op["start"])],
+        steps=[{"start": max(0, end - round(step * MS)), "end": end, "number": number} for number, end in enumerate(ends)],
+        facts={
+            "rank": rank,
+            "world_size": world,
+            "host": "node0",
+            "duration_ns": ends[-1],
+            "origin_unix_ns": 1_000_000 * MS + round(began * MS),
+            "memory": False,
+            "ops": True,
+            **facts,
+        },
+    )
+
+
+FIRST_STAGE: Final = [
+    *[("forward", 0, 2), ("forward", 2, 4)],
+    *[("backward", 12, 16), ("forward", 16, 18), ("backward", 22, 26), ("forward", 26, 28)],
+    *[("backward", 32, 36), ("backward", 42, 46), ("optimizer", 46, 48)],
+]
+LAST_STAGE: Final = [
+    *[("forward", 2, 6), ("backward", 6, 12), ("forward", 12, 16), ("backward", 16, 22)],
+    *[("forward", 22, 26), ("backward", 26, 32), ("forward", 32, 36), ("backward", 36, 42), ("optimizer", 42, 43)],
+]
+OF_FIRST: Final = [
+    *[("send", 2, 2), ("send", 4, 4), ("receive", 5, 12), ("send", 18, 18), ("receive", 18, 22)],
+    *[("send", 28, 28), ("receive", 28, 32), ("receive", 36, 42)],
+]
+OF_LAST: Final = [
+    *[("receive", 0, 2), ("send", 12, 12), ("receive", 12, 12), ("send", 22, 22), ("receive", 22, 22)],
+    *[("send", 32, 32), ("receive", 32, 32), ("send", 42, 42)],
+]
+TWO_STAGES: Final[dict[str, Any]] = {"ranks": [0, 1], "schedule": "Schedule1F1B", "microbatches": 4}
+
+
+def two_stages(*, is_told: bool = True, **more: Any) -> list[Trace]:
+    """1F1B of four microbatches in two stages, of which the second takes 10 ms for one and the first 6 ms.
+
+    The first one takes 1 ms before it asks for the first gradients.
+    """
+    return [
+        stage_trace(rank, works, messages, **({"pipelines": [{**TWO_STAGES, "stages": [rank]}]} if is_told else {}), **more)
+        for rank, (works, messages) in enumerate([(FIRST_STAGE, OF_FIRST), (LAST_STAGE, OF_LAST)])
+    ]

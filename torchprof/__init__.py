@@ -67,6 +67,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.reporting.step_figures import figures as figures
     from torchprof.summarize import summary as summary
     from torchprof.tables.annotate import annotate as annotate
+    from torchprof.tables.bubbles import bubbles as bubbles
     from torchprof.tables.by_collective import by_collective as by_collective
     from torchprof.tables.by_kernel import by_kernel as by_kernel
     from torchprof.tables.by_line import by_function as by_function
@@ -134,6 +135,7 @@ _MODULES: Final = {
     "Window": "torchprof.watching.window",
     "annotate": "torchprof.tables.annotate",
     "benchmark": "torchprof.benchmarking.benchmark",
+    "bubbles": "torchprof.tables.bubbles",
     "by_collective": "torchprof.tables.by_collective",
     "by_function": "torchprof.tables.by_line",
     "by_kernel": "torchprof.tables.by_kernel",

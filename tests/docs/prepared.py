@@ -14,7 +14,7 @@ import find_the_leak
 import torch
 import transformers
 from handwritten import gpu_trace
-from many_ranks import HOURS, meeting_trace, rank_trace
+from many_ranks import HOURS, meeting_trace, rank_trace, two_stages
 from my_network import MyNetwork
 from pytest_runs import loaded
 from torch import nn
@@ -87,6 +87,11 @@ def save_ranks(folder: str) -> None:
     """Four ranks, of which rank 2 takes longer in forward."""
     for rank in range(4):
         rank_trace(rank, forward=(20 if rank == 2 else 10,) * 3, process_groups=[EVERY_RANK]).save(folder)
+
+
+def pipeline_ranks() -> torchprof.Ranks:
+    """Two stages of a pipeline, of which the second takes longer."""
+    return torchprof.Ranks.of(two_stages(steps=2))
 
 
 def late_ranks() -> torchprof.Ranks:

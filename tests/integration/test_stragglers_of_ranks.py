@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_parallel_memory import free_port
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -54,11 +55,20 @@ class Rows(Dataset[Tensor]):
         return torch.ones(8, 64)
 
 
-def record(late_forward: float, batches: Iterable[Tensor], path: str) -> None:
+def network(late_forward: float) -> nn.Sequential:
     torch.manual_seed(0)
-    model = DistributedDataParallel(nn.Sequential(nn.Linear(64, 64), Delayed(late_forward), nn.Linear(64, 64)))
+    return nn.Sequential(nn.Linear(64, 64), Delayed(late_forward), nn.Linear(64, 64))
+
+
+def sharded(model: nn.Sequential) -> nn.Module:
+    for layer in model:
+        fully_shard(layer)
+    return fully_shard(model)
+
+
+def record(model: nn.Module, batches: Iterable[Tensor], path: str, active: int = STEPS - 1) -> None:
     update = torch.optim.SGD(model.parameters(), 0.1)
-    with torchprof.profile(model, schedule=torchprof.schedule(warmup=1, active=STEPS - 1)) as prof:
+    with torchprof.profile(model, schedule=torchprof.schedule(warmup=1, active=active)) as prof:
         for batch in batches:
             model(batch).square().mean().backward()
             update.step()
@@ -71,8 +81,12 @@ def worker(rank: int, world: int, port: int, path: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    record(LATE if rank == 1 else 0, [torch.ones(8, 64)] * STEPS, f"{path}/forward/")
-    record(0, DataLoader(Rows(LATE if rank == 0 else 0), batch_size=None), f"{path}/data/")
+    batches, late = [torch.ones(8, 64)] * STEPS, LATE if rank == 1 else 0
+    record(DistributedDataParallel(network(late)), batches, f"{path}/forward/")
+    record(DistributedDataParallel(network(late)), batches, f"{path}/fewer/", active=2 if rank == 1 else STEPS - 1)
+    record(sharded(network(late)), batches, f"{path}/fsdp/")
+    loader = DataLoader(Rows(LATE if rank == 0 else 0), batch_size=None)
+    record(DistributedDataParallel(network(0)), loader, f"{path}/data/")
 
 
 @pytest.fixture(scope="module")
@@ -115,5 +129,29 @@ def test_a_saved_file_whose_clock_is_off_by_hours_is_aligned(runs: Path, host: s
     row = torchprof.clocks(ranks).to_dict()[1]
     assert row["of_ranks"] == [1]
     assert abs(row["ahead"] - 3 * HOUR) <= row["clock_error"] < 1e9 * LATE
-    cause = torchprof.stragglers(ranks).causes.to_dict()[0]
+    found, on_one_clock = (torchprof.stragglers(each) for each in (ranks, torchprof.load(runs / "forward")))
+    cause = found.causes.to_dict()[0]
     assert (cause["rank"], cause["module"]) == (1, "module.1")
+    late, true = (each.to_dict()["ranks"][0]["late"] for each in (found, on_one_clock))
+    assert abs(late - true) <= row["clock_error"] + 0.1 * true, "the clocks take away nothing of what it is always late by"
+
+
+def test_of_fsdp_the_function_that_sleeps_is_named_and_not_who_calls_it(runs: Path) -> None:
+    found = torchprof.stragglers(torchprof.load(runs / "fsdp")).causes.to_dict()
+    cause = next(row for row in found if row["rank"] == 1 and row["late"] > 0.5e9 * LATE)
+    line = Delayed.forward.__code__.co_firstlineno
+    assert (cause["phase"], cause["module"]) == ("forward", "1")
+    assert cause["lines"] == [f"test_stragglers_of_ranks.py:{line} Delayed.forward"]
+
+
+def test_of_a_rank_that_recorded_fewer_steps_figures_are_means_of_those_that_both_did(runs: Path) -> None:
+    ranks = torchprof.load(runs / "fewer")
+    assert [int((trace.steps["warmup"] == 0).sum()) for trace in ranks] == [STEPS - 1, 2]
+    assert ranks.problems == (f"rank 1 recorded 2 steps and rank 0 recorded {STEPS - 1} steps: figures are means of these",)
+    found = torchprof.stragglers(ranks)
+    assert {row["step"] for row in found.every.to_dict()} == {1, 2}
+    assert found.to_dict()["ranks"][0]["late"] > 0.5e9 * LATE
+    row = next(row for row in torchprof.by_collective(ranks).to_dict() if row["name"] == "all-reduce")
+    assert 0 < row["whole"] < 1
+    assert 0 < row["shortest"] < row["longest"]
+    assert row["last_rank"] == 1

@@ -290,7 +290,7 @@ def test_shells_complete_subcommands_options_and_values(tmp_path: Path, file: st
     training().trace().save(tmp_path / "lines.torchprof")
     assert completed("torchprof e") == sorted(["explain-oom", "export", "estimate"], key=list(subcommands()).index)
     assert completed("torchprof show --by ") == [
-        *"module op line function step kernel rank collective clock overlap imbalance".split()
+        *"module op line function step kernel rank collective clock overlap imbalance bubble".split()
     ]
     assert "--columns" in completed("torchprof show --c")
     assert completed("torchprof estimate m:f --gpu H") == ["H100-80GB", "H200"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from goldens import Golden
 from many_ranks import HOURS, MS, meeting_trace
@@ -42,15 +44,71 @@ def test_a_clock_that_is_off_by_hours_is_aligned_within_the_stated_error(ahead: 
     assert abs(origins[1] - origins[0]) <= second["clock_error"]
 
 
-def test_the_error_is_half_the_width_of_the_narrowest_bounds() -> None:
+def test_the_offset_is_that_of_the_ends_and_the_error_the_shortest_run() -> None:
     # Each comes last once. It enters 0.1 ms after it asks, and all leave 1 ms after that it asked: 0.9 ms from either side.
     _, second = torchprof.clocks(run(0, HOURS, came=[[10, 14], [14, 10]])).to_dict()
     assert second["ahead"] == HOURS
     assert second["clock_error"] == pytest.approx(0.9 * MS, abs=2)
-    # Where the same rank always comes last, the other one tells less.
-    _, second = torchprof.clocks(run(0, HOURS, came=[[10, 14], [10, 14]])).to_dict()
-    assert second["clock_error"] == pytest.approx((0.9 + 4.9) / 2 * MS, abs=2)
-    assert abs(second["ahead"] - HOURS) <= second["clock_error"]
+
+
+@pytest.mark.parametrize("late", [0, 4, 25])
+def test_a_rank_that_always_comes_last_moves_no_clock(late: float) -> None:
+    # The bounds are from 0.9 ms to 0.9 ms and so much as it is late: their middle would be off by half of that.
+    _, second = torchprof.clocks(run(0, HOURS, came=[[10, 10 + late]] * 3)).to_dict()
+    assert second["ahead"] == HOURS
+    assert second["clock_error"] == pytest.approx(0.9 * MS, abs=2)
+
+
+def leaving(trace: torchprof.Trace, later: list[int]) -> torchprof.Trace:
+    """The same rank, which leaves its collectives so many ms later."""
+    ops = trace.ops.copy()
+    ops["end"][trace.op_names == trace.strings.index("gloo:all_reduce")] += np.array(later) * MS
+    return replace(trace, ops=ops)
+
+
+def test_a_host_that_always_leaves_late_makes_the_error_larger() -> None:
+    # Each comes last to one of two: the second then runs for 3.9 ms, and the first for 0.9 ms.
+    came = [[10.0, 14.0], [14.0, 10.0]]
+    second = leaving(meeting_trace(1, came, host="b"), [3, 3])
+    row = torchprof.clocks(torchprof.Ranks.of([meeting_trace(0, came, host="a"), second])).to_dict()[1]
+    assert (row["ahead"], row["clock_error"]) == pytest.approx((3 * MS, 3.9 * MS), abs=2)
+
+
+def test_the_offset_is_held_to_what_is_certain() -> None:
+    # In two of three the second leaves 3 ms late. All bounds together say that it is at most 0.9 ms ahead.
+    came = [[10.0, 14.0], [14.0, 10.0], [14.0, 10.0]]
+    second = leaving(meeting_trace(1, came, host="b"), [3, 3, 0])
+    row = torchprof.clocks(torchprof.Ranks.of([meeting_trace(0, came, host="a"), second])).to_dict()[1]
+    assert row["ahead"] == pytest.approx(0.9 * MS, abs=2)
+    assert row["clock_error"] == pytest.approx(1.8 * MS, abs=2), "to the other end of the bounds"
+    assert row["contradiction"] == 0
+
+
+def test_the_first_of_a_host_to_leave_tells_and_one_that_lost_its_processor_does_not() -> None:
+    came = [[10.0, 10.0, 14.0, 14.0]] * 3
+    hosts = ("a", "a", "b", "b")
+    traces = [meeting_trace(rank, came, host=hosts[rank]) for rank in range(4)]
+    traces[3] = leaving(traces[3], [5, 5, 5])
+    row = torchprof.clocks(torchprof.Ranks.of(traces)).to_dict()[1]
+    assert (row["of_ranks"], row["ahead"]) == ([2, 3], 0)
+
+
+def test_what_is_tied_to_a_clock_that_nothing_ties_to_the_first_is_unknown_too() -> None:
+    # Ranks 2 and 3 reduce together, and with no other.
+    came = [[10.0] * 4] * 2
+    groups = [{"name": "1", "description": "rest", "backend": "gloo", "ranks": [2, 3]}]
+    alone = [{"name": "2", "description": "first", "backend": "gloo", "ranks": [0, 1]}]
+    ranks = torchprof.Ranks.of(
+        [
+            meeting_trace(rank, came, host=host, process_groups=groups if rank > 1 else alone)
+            for rank, host in enumerate(("a", "a", "b", "c"))
+        ]
+    )
+    rows = torchprof.clocks(ranks).to_dict()
+    assert [(row["ahead"], row["clock_error"]) for row in rows] == [(0, 0), (None, None), (None, None)]
+    found = clocks_of(ranks)
+    assert (found.apart(0, 1), found.apart(0, 2), found.apart(1, 3)) == (0, None, None)
+    assert found.apart(2, 3) == pytest.approx(0.9 * MS, abs=2)
 
 
 def test_hosts_are_aligned_as_a_whole_and_stated(golden: Golden) -> None:

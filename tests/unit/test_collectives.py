@@ -120,31 +120,68 @@ def test_a_collective_over_gloo_ran_while_its_thread_did(golden: Golden) -> None
     assert row["bus_rate"] == pytest.approx(4000 / 7e-3), "2 (n - 1) / n of two ranks is 1"
 
 
+def later(trace: torchprof.Trace, by: list[float]) -> torchprof.Trace:
+    """The rank, which asks for its collectives by so many ms later, and enters them then."""
+    ops, times = trace.ops.copy(), (np.array(by) * MS).astype(np.int64)
+    asks, runs = (trace.op_names == trace.strings.index(name) for name in ("c10d::allreduce_", "gloo:all_reduce"))
+    ops["start"][asks | runs] += np.tile(times, 2)
+    ops["end"][asks] += times
+    return replace(trace, ops=ops)
+
+
 def test_of_ranks_the_one_in_which_it_ran_shortest_tells_the_rate(golden: Golden) -> None:
     first, second = ranks()
-    ops = second.ops.copy()
-    ops["start"][second.op_names == second.strings.index("gloo:all_reduce")] += 4 * MS
-    late = replace(second, ops=ops)
-    table = torchprof.by_collective(torchprof.Ranks.of([first, late]))
+    table = torchprof.by_collective(torchprof.Ranks.of([first, later(second, [4, 4, 4])]))
     golden(str(table), "by_collective_of_ranks.txt")
     (row,) = table.to_dict()
     assert (row["ran"], row["shortest"], row["last_rank"], row["longest"]) == (5 * MS, 3 * MS, 1, 7 * MS)
     assert row["alg_rate"] == pytest.approx(4000 / 3e-3)
-    assert row["ranks"] == 2
+    assert (row["ranks"], row["whole"]) == (2, 1)
 
 
-def test_each_call_has_its_own_last_rank_and_other_steps_cannot_be_matched() -> None:
+def test_each_call_has_its_own_last_rank_which_is_that_of_stragglers() -> None:
     first, second = ranks()
-    ops = second.ops.copy()
-    of_gloo = second.op_names == second.strings.index("gloo:all_reduce")
-    ops["start"][of_gloo] += np.array([2, 2, -1]) * (MS // 2)
-    (row,) = torchprof.by_collective(torchprof.Ranks.of([first, replace(second, ops=ops)])).to_dict()
-    assert row["last_rank"] == 1, "twice of three times"
-    assert row["shortest"] == pytest.approx((6 + 6 + 7) * MS / 3)
-    fewer = torchprof.Ranks.of([first, rank_trace(1, 2, forward=(10,), process_groups=[BOTH])])
-    (row,) = torchprof.by_collective(fewer).to_dict()
-    assert (row["shortest"], row["last_rank"], row["alg_rate"]) == (None, None, None)
-    assert row["longest"] == 7 * MS
+    pair = torchprof.Ranks.of([later(first, [0, 0, 1]), later(second, [1, 1, 0.5])])
+    (row,) = torchprof.by_collective(pair).to_dict()
+    assert row["last_rank"] == torchprof.stragglers(pair).collectives.to_dict()[0]["last_rank"] == 1, "twice of three times"
+    assert row["shortest"] == pytest.approx(6 * MS)
+
+
+def test_calls_of_other_steps_are_left_out_of_what_all_ranks_tell_together() -> None:
+    first, _ = ranks()
+    fewer = torchprof.Ranks.of([later(first, [0, 2, 2]), rank_trace(1, 2, forward=(10,), process_groups=[BOTH])])
+    table = torchprof.by_collective(fewer)
+    (row,) = table.to_dict()
+    assert (row["shortest"], row["longest"], row["whole"]) == (7 * MS, 7 * MS, 0.5), "of the first step, and of all"
+    assert row["alg_rate"] == pytest.approx(4000 / 7e-3)
+    said = "Of steps in which ranks of a group made other numbers of calls, none is in Shortest and bandwidths"
+    assert said in str(table)
+    assert said not in str(torchprof.by_collective(ranks()))
+
+
+def test_where_a_rank_of_the_group_is_missing_rates_are_unknown_and_it_says_why(golden: Golden) -> None:
+    group = {**BOTH, "ranks": [0, 1, 2]}
+    there = [later(rank_trace(rank, 3, process_groups=[group]), [2 * rank] * 3) for rank in range(2)]
+    table = torchprof.by_collective(torchprof.Ranks.of(there))
+    (row,) = table.to_dict()
+    assert (row["shortest"], row["alg_rate"], row["bus_rate"], row["whole"]) == (None, None, None, 0)
+    assert row["last_rank"] == 1, "of those that are there, as stragglers says too"
+    golden(str(table), "by_collective_of_a_missing_rank.txt")
+    whole = torchprof.by_collective(torchprof.Ranks.of([*there, rank_trace(2, 3, process_groups=[group])]))
+    assert whole.to_dict()[0]["shortest"] == 5 * MS
+
+
+def test_the_footer_speaks_of_columns_that_are_there() -> None:
+    table = torchprof.by_collective(ranks())
+    about = ("Shortest: ", "Last rank: ", "Alg: ", "Bus: ", "Bandwidths: ")
+    below = str(table.select("calls", "ran"))
+    assert not [said for said in about if said in below]
+    unseen = torchprof.Ranks.of([rank_trace(rank, 2, process_groups=[BOTH]) for rank in range(2)])
+    for each in unseen:
+        each.strings[each.strings.index("gloo:all_reduce")] = "mpi"
+    assert not [said for said in about if said in str(torchprof.by_collective(unseen))]
+    rates = str(table.select("calls", "alg_rate"))
+    assert [said for said in about if said in rates] == ["Alg: ", "Bandwidths: "]
 
 
 def test_what_still_ran_when_the_recording_ended_counts_as_the_others() -> None:

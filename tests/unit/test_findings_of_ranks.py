@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from goldens import Golden
-from many_ranks import MS, holding, meeting_trace, rank_trace
+from many_ranks import HOURS, MS, holding, meeting_trace, rank_trace
 
 import torchprof
 from torchprof.advice.registry import all_rank_rules
@@ -105,3 +105,65 @@ def test_findings_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         made.save(f"{tmp_path}/")
     assert main(["findings", str(tmp_path), "--json"]) == 0
     assert [finding["rule"] for finding in json.loads(capsys.readouterr().out)] == ["straggler"]
+
+
+def test_ranks_of_which_little_can_be_told_are_not_said_to_be_good() -> None:
+    aggregated = [holding(rank_trace(rank, 2, aggregate=True, counts_flops=False), 1000) for rank in range(2)]
+    found = torchprof.findings(torchprof.Ranks.of(aggregated))
+    first, looked_for, *rest = str(found).splitlines()
+    assert first == "Nothing to improve was found in what the recording tells"
+    assert looked_for == "Looked for: ranks with more memory than the others"
+    assert "Not looked for: imbalance in part (the FLOPs of all ranks are not known)" in rest
+    assert "Not looked for: straggler (the recordings were aggregated, which keeps no single collectives)" in rest
+
+
+def test_findings_of_a_part_stay_where_the_rest_cannot_be_told() -> None:
+    found = torchprof.findings(balanced((1, 1), (1000, 3000)))
+    assert [each.rule for each in found] == ["imbalance"]
+    without = [replace(each, facts={**each.facts, "counts_flops": False}) for each in balanced((1, 1), (1000, 3000))]
+    assert [each.rule for each in torchprof.findings(torchprof.Ranks.of(without))] == ["imbalance"]
+
+
+def test_a_rank_that_is_left_of_several_says_that_the_others_are_missing() -> None:
+    found = torchprof.findings(torchprof.Ranks.of([meeting_trace(0, EVEN)]))
+    assert found.not_told == {
+        "bubbles": "rank 0 alone is there of 2",
+        "imbalance": "rank 0 alone is there of 2",
+        "straggler": "rank 0 alone is there of 2: who came late takes the others too",
+    }
+    assert str(found).startswith("The trace does not tell what could be better")
+
+
+def test_where_ranks_are_missing_a_straggler_is_one_of_those_that_are_there() -> None:
+    (finding,) = torchprof.findings(torchprof.Ranks.of([meeting_trace(rank, [[10, 18, 10]] * 2) for rank in (0, 1)]))
+    assert finding.what.startswith("Rank 1, of the ranks that are there, came last to 2 of 2 collectives, late by 8.00 ms")
+
+
+def test_the_finding_and_the_table_say_the_same_of_a_rank() -> None:
+    for ranks in (
+        run([[10, 18], [10, 18]]),
+        torchprof.Ranks.of([meeting_trace(0, EVEN, runs=8), meeting_trace(1, [[10, 18], [10, 18]], origin=6 * MS)]),
+        torchprof.Ranks.of([meeting_trace(rank, [[10, 18]] * 3, host=f"node{rank}", origin=HOURS * rank) for rank in range(2)]),
+    ):
+        (finding,) = [each for each in torchprof.findings(ranks) if each.rule == "straggler"]
+        said = finding.what.partition(", mostly")[0]
+        assert said.startswith("Rank 1 came last to ")
+        assert str(torchprof.stragglers(ranks)).startswith(f"{said} (")
+
+
+def test_a_rank_that_the_clocks_may_make_late_is_not_found() -> None:
+    found = torchprof.findings(torchprof.Ranks.of([meeting_trace(rank, [[10, 10.85]] * 3, host=f"h{rank}") for rank in (0, 1)]))
+    assert found.not_told["straggler"] == "the clocks of the ranks may be off by more than they are late by"
+    came = [[10, 11.2]] * 3  # of which 0.3 ms are certain: less than a fiftieth of a step
+    assert not torchprof.findings(torchprof.Ranks.of([meeting_trace(rank, came, host=f"h{rank}") for rank in (0, 1)]))
+    assert torchprof.findings(run(came))
+
+
+def test_a_cause_is_said_to_be_the_most_of_it_where_it_is() -> None:
+    first, second = (meeting_trace(rank, [[10, 30]]) for rank in range(2))
+    calls, ops = second.module_calls.copy(), second.ops.copy()
+    calls["end"] -= 12 * MS
+    ops["end"][0] -= 12 * MS  # fc takes 8 ms longer, and Python after it 12
+    (finding,) = torchprof.findings(torchprof.Ranks.of([first, replace(second, ops=ops, module_calls=calls)]))
+    assert "mostly by Python outside of ops" in finding.what
+    assert finding.details == ("of that, 12.0 ms by Python outside of ops", "of that, 8.00 ms by forward of fc")

@@ -40,7 +40,7 @@ ROOMS: Final[dict[str, Room]] = {
     "_built_for": Room("The PyTorch that the extension was built for."),
     "_native": Room("The gate to the extension: nothing else imports it.", "_C _built_for errors", torch=True),
     "_torch_private": Room("Finds private names of PyTorch, or says which feature misses one.", "errors", torch=True),
-    "trace": Room("What one recording knows, as numpy tables, and its file format.", "paths errors _version wording"),
+    "trace": Room("What one recording knows, as numpy tables, and its file format.", "paths errors _version terminal wording"),
     "flops": Room("FLOPs of ops by formula.", "errors trace wording"),
     "analysis": Room("Computes figures from a trace.", "errors trace flops wording"),
     "importers": Room("Reads what other tools recorded into a trace.", "paths errors terminal arguments trace flops wording"),

@@ -182,6 +182,25 @@ def test_a_rank_that_recorded_otherwise_is_named() -> None:
     )
 
 
+def test_of_ranks_without_a_majority_each_is_named() -> None:
+    two = torchprof.Ranks.of([rank_trace(0, 2), rank_trace(1, 2, forward=(10,))])
+    assert two.problems == ("rank 1 recorded 1 step and rank 0 recorded 3 steps: figures are means of these",)
+    pairs = torchprof.Ranks.of([rank_trace(rank, forward=(10,) * (1 + rank // 2)) for rank in range(4)])
+    assert pairs.problems == ("ranks 0-1 recorded 1 step and ranks 2-3 recorded 2 steps: figures are means of these",)
+    all_differ = torchprof.Ranks.of([rank_trace(rank, 20, forward=(10,) * (1 + rank)) for rank in range(20)])
+    assert all_differ.problems == ("ranks recorded 1 to 20 steps: figures are means of these",)
+
+
+def test_what_is_not_printable_in_the_name_of_a_file_is_escaped(run: Path) -> None:
+    (run / "\x1b[31mred\n.torchprof").write_bytes(b"no trace")
+    (run / "\x1b[2Jtwin.torchprof").write_bytes((run / "rank-0000-of-0004.torchprof").read_bytes())
+    ranks = torchprof.load(run)
+    assert len(ranks.problems) == 2
+    assert all(said.isprintable() for said in ranks.problems)
+    assert ranks.problems[0].startswith(r"\x1b[31mred\n.torchprof is left out: ")
+    assert any(r"\x1b[2Jtwin.torchprof" in said for said in ranks.problems)
+
+
 def test_a_trace_of_no_rank_alone_is_the_only_rank(tmp_path: Path) -> None:
     loop_trace().save(f"{tmp_path}/run/")
     ranks = torchprof.load(tmp_path / "run")

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import pytest
 from handwritten import gpu_trace, loop_trace, trace, two_layer_trace
-from many_ranks import meeting_trace, rank_trace
+from many_ranks import meeting_trace, rank_trace, two_stages
 from oracle_allocator import Oracle
 from stacked import HERE, in_one_line
 
@@ -40,6 +40,7 @@ def out_of_memory(_: Trace) -> Printed:
 
 PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "annotate": lambda trace: torchprof.annotate(in_one_line(trace), HERE),
+    "bubbles": lambda _: torchprof.bubbles(torchprof.Ranks.of(two_stages())),
     "by_collective": lambda _: torchprof.by_collective(rank_trace(0)),
     "by_function": lambda trace: torchprof.by_function(in_one_line(trace)),
     "by_kernel": torchprof.by_kernel,

@@ -79,13 +79,16 @@ def test_a_rank_that_was_waited_for_is_late_again() -> None:
     assert [each.new for each in lateness(run([[10, 30], [10, 30]]))] == [20 * MS, 20 * MS]
 
 
-def test_a_rank_that_begins_its_first_step_later_is_told() -> None:
-    second = meeting_trace(1, [[10, 10], [10, 10]], origin=6 * MS)
-    ranks = torchprof.Ranks.of([meeting_trace(0, [[10, 10], [10, 10]], runs=8), second])
-    first = torchprof.stragglers(ranks).every.to_dict()[0]
-    assert (first["last_rank"], first["late"]) == (1, 6 * MS)
-    assert first["causes"] == [{"phase": "before", "module": "", "lines": [], "late": 6 * MS}]
-    assert "before: it began its first step later" in str(torchprof.stragglers(ranks))
+def test_a_rank_that_begins_its_first_step_later_is_told_and_in_no_figure_of_a_step() -> None:
+    second = meeting_trace(1, [[10, 10]], origin=6 * MS)
+    found = torchprof.stragglers(torchprof.Ranks.of([meeting_trace(0, [[10, 10]], runs=8), second]))
+    first = found.every.to_dict()[0]
+    assert (first["last_rank"], first["behind"], first["before"], first["late"]) == (1, 6 * MS, 6 * MS, 0)
+    assert first["causes"] == []
+    assert len(found.causes) == 0
+    text = str(found)
+    assert "Began their first step later than the others: rank 1 by 6.00 ms; that happens once" in text
+    assert text.startswith("Rank 1 came last to 1 of 1 collective, and was newly late to none")
 
 
 def test_python_outside_of_all_ops_and_modules_is_a_cause_too() -> None:
@@ -171,7 +174,7 @@ def test_stragglers_in_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == f"{torchprof.stragglers(torchprof.load(tmp_path))}\n"
     main(["stragglers", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"causes", "collectives", "every", "clocks", "remarks"}
+    assert set(found) == {"ranks", "causes", "collectives", "every", "clocks", "remarks"}
     assert found["causes"][0]["rank"] == 2
     assert main(["stragglers", str(tmp_path / "rank-0000-of-0004.torchprof")]) == 1
     assert "give the folder with the files of all ranks" in capsys.readouterr().err
@@ -184,3 +187,140 @@ def test_of_many_ranks_the_last_is_compared_with_those_near_the_median() -> None
     assert late.rank == 7
     assert late.late == 19 * MS
     assert np.isclose(sum(late.causes.values()), late.new)
+
+
+def on_hosts(came: list[list[float]], *hosts: str, **facts: object) -> torchprof.Ranks:
+    """Ranks on these hosts, each an hour ahead of the one before."""
+    names = list(dict.fromkeys(hosts))
+    return torchprof.Ranks.of(
+        [
+            meeting_trace(rank, came, host=host, origin=names.index(host) * HOURS, **facts)  # type: ignore[arg-type]
+            for rank, host in enumerate(hosts)
+        ]
+    )
+
+
+def test_of_ranks_that_recorded_other_steps_figures_are_means_of_those_that_were_matched() -> None:
+    came = [[10, 18], [10, 18], [10, 18], [10, 18]]
+    found = torchprof.stragglers(torchprof.Ranks.of([meeting_trace(0, came), meeting_trace(1, came[:2])]))
+    assert [row["behind"] for row in found.every.to_dict()] == [8 * MS, 8 * MS]
+    assert found.causes.to_dict()[0]["late"] == 8 * MS
+    assert "late by 8.00 ms of a step" in str(found)
+    assert found.collectives.to_dict()[0]["calls"] == 1
+
+
+def test_steps_in_which_nothing_was_sent_count() -> None:
+    traces = [meeting_trace(rank, [[10, 18], [10, 18]]) for rank in range(2)]
+    traces = [
+        replace(each, ops=np.delete(each.ops, [1, 6])) for each in traces
+    ]  # the all-reduce of the first step, and its range
+    found = torchprof.stragglers(torchprof.Ranks.of(traces))
+    assert [row["step"] for row in found.every.to_dict()] == [1]
+    assert found.to_dict()["ranks"][0]["late"] == pytest.approx(4 * MS)
+
+
+def test_waiting_for_a_collective_is_no_cause_and_hides_none() -> None:
+    # Each comes last once, and waits at the others. What it did longer is forward, and not the Python in which it waited.
+    found = torchprof.stragglers(run([[18, 10, 10], [10, 18, 10], [10, 10, 19]])).causes.to_dict()
+    assert sum(row["late"] for row in found if row["phase"] != "forward") < 0.02 * MS
+    # The second is in Python for 12 ms before it asks, in both steps. The first waits for as long after it asked.
+    first, second = (meeting_trace(rank, [[10, 22], [10, 22]]) for rank in range(2))
+    ops, calls = second.ops.copy(), second.module_calls.copy()
+    for rows, of in ((ops, [0, 3]), (calls, [0, 1, 2, 3])):
+        rows["end"][of] -= 12 * MS
+    found = torchprof.stragglers(torchprof.Ranks.of([first, replace(second, ops=ops, module_calls=calls)])).causes.to_dict()
+    assert (found[0]["phase"], found[0]["count"]) == ("other", 2)
+    assert found[0]["late"] == pytest.approx(12 * MS, abs=0.1 * MS)
+
+
+def test_the_parts_of_what_a_rank_is_late_by_are_that() -> None:
+    for ranks in (run(), on_hosts(CAME, "a", "a", "b", "b"), run([[10, 18, 11], [10, 18, 13]])):
+        found = torchprof.stragglers(ranks)
+        of_ranks = {row["rank"]: row["late"] for row in found.to_dict()["ranks"]}
+        for rank, late in of_ranks.items():
+            assert sum(row["late"] for row in found.causes.to_dict() if row["rank"] == rank) == pytest.approx(late)
+        assert sum(row["late"] for row in found.collectives.to_dict()) == pytest.approx(sum(of_ranks.values()))
+        for row in found.every.to_dict():
+            assert sum(cause["late"] for cause in row["causes"]) == row["late"] <= row["behind"]
+
+
+def test_where_causes_take_longer_than_the_rank_is_late_each_is_a_part_of_that() -> None:
+    first, second = (meeting_trace(rank, [[10, 18]]) for rank in range(2))
+    ops, calls = second.ops.copy(), second.module_calls.copy()
+    ops["start"][0] += 2 * MS  # 15 ms of fc's 17 are of its op, and all of them are 8 ms later than 9 ms
+    late = lateness(torchprof.Ranks.of([first, replace(second, ops=ops, module_calls=calls)]))[0]
+    assert sum(late.causes.values()) == late.new == 8 * MS
+
+
+def test_a_constant_straggler_on_another_host_is_as_late_as_on_the_same() -> None:
+    ranks = on_hosts([[10, 18]] * 4, "a", "b")
+    found = torchprof.stragglers(ranks)
+    (row,) = found.to_dict()["ranks"]
+    assert (row["rank"], row["count"], row["late"]) == (1, 4, 8 * MS)
+    assert row["late_error"] == pytest.approx(0.9 * MS, abs=2), "it runs for so long when all are there"
+    assert str(found).startswith("Rank 1 came last to 4 of 4 collectives, late by 8.00 ms ± 900 us of a step (20.0% of it)")
+    assert found.causes.to_dict()[0]["late_error"] == pytest.approx(row["late_error"])
+    assert "±: by how much the clocks may be off in that" in str(found)
+    assert "±" not in str(torchprof.stragglers(run([[10, 18]] * 4)))
+
+
+def test_what_the_error_of_the_clocks_could_overturn_is_not_claimed() -> None:
+    found = torchprof.stragglers(on_hosts([[10, 10.5]] * 3, "a", "b"))
+    assert str(found).startswith("Who came last to 3 collectives is not told by the clocks")
+    said = "Not told: which of ranks 0-1 came last to 3 collectives: they came nearer to each other than the clocks may be off"
+    assert said in str(found)
+    assert found.to_dict()["ranks"] == []
+    (row,) = found.collectives.to_dict()
+    assert (row["last_rank"], row["last_share"], row["behind"], row["late"]) == (None, None, None, None)
+    assert not any(row["told"] for row in found.every.to_dict())
+
+
+def test_two_late_ranks_whose_clocks_do_not_tell_them_apart_are_both_named() -> None:
+    found = torchprof.stragglers(on_hosts([[10, 10, 30, 30.2]] * 2, "a", "a", "b", "c"))
+    assert found.to_dict()["ranks"] == []
+    assert [row["rivals"] for row in found.every.to_dict()] == [[2], [2]]
+    assert "Not told: which of ranks 2-3 came last to 2 collectives: they came nearer to each other" in str(found)
+
+
+def test_which_of_two_ranks_is_late_by_more_is_claimed_beyond_their_errors_alone() -> None:
+    said = "Which of rank {} and rank {} is late by more is not told"
+    near = torchprof.stragglers(on_hosts([[10, 18, 10], [10, 10, 18.5]] * 2, "a", "b", "c"))
+    assert said.format(2, 1) in str(near)
+    far = torchprof.stragglers(on_hosts([[10, 18, 10], [10, 10, 28]] * 2, "a", "b", "c"))
+    assert said.format(2, 1) not in str(far)
+    assert said.format(2, 1) not in str(torchprof.stragglers(run([[10, 18, 10], [10, 10, 18.5]] * 2)))
+
+
+def test_where_nothing_ties_the_clocks_of_two_hosts_nobody_is_last() -> None:
+    ranks = torchprof.Ranks.of([meeting_trace(rank, [[10, 18]] * 2, host=f"node{rank}") for rank in range(2)])
+    for trace in ranks:
+        trace.strings[trace.strings.index("gloo:all_reduce")] = "of another backend"
+    found = torchprof.stragglers(ranks)
+    assert str(found).startswith("Who came last to 2 collectives is not told by the clocks")
+    assert [row["late_error"] for row in found.every.to_dict()] == [None, None]
+
+
+@pytest.mark.parametrize(("later", "count"), [(0.0005, 0), (0.001, 0), (0.002, 1)])
+def test_ranks_that_come_within_a_microsecond_come_together(later: float, count: int) -> None:
+    found = torchprof.stragglers(run([[10, 10 + later]]))
+    assert len(found.to_dict()["ranks"]) == count
+    assert ("No rank was late to any of 1 collective" in str(found)) == (not count)
+
+
+def test_where_one_rank_is_left_it_says_that_the_others_are_missing() -> None:
+    alone = torchprof.stragglers(torchprof.Ranks.of([meeting_trace(1, [[10, 18, 10]] * 2)]))
+    assert str(alone).startswith("Rank 1 alone is there of 3: who came late takes the others too")
+    assert "Left out: 2 collectives of groups of which one rank alone is there" in str(alone)
+    pairs = [[0, 1], [2, 3]]
+    groups = [{"name": f"{at}", "description": f"pair {at}", "backend": "gloo", "ranks": pair} for at, pair in enumerate(pairs)]
+    of_each = [meeting_trace(rank, [[10] * 4], process_groups=[groups[rank // 2]]) for rank in (1, 2)]
+    text = str(torchprof.stragglers(torchprof.Ranks.of(of_each)))
+    assert text.startswith("Of every group, one rank alone is there, of ranks 1-2 of 4")
+    only = torchprof.stragglers(torchprof.Ranks.of([meeting_trace(0, [[10]])]))
+    assert str(only).startswith("There is one rank, which waits for no other")
+
+
+def test_of_a_group_with_a_missing_rank_it_is_said_that_this_one_may_have_come_last() -> None:
+    found = str(torchprof.stragglers(torchprof.Ranks.of([meeting_trace(rank, CAME) for rank in (0, 1, 2)])))
+    assert "Of 3 collectives, ranks of the group are missing: one of them may have come last" in found
+    assert "one of them may have come last" not in str(torchprof.stragglers(run()))

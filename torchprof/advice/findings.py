@@ -57,9 +57,16 @@ class Findings(Printed):
         """The findings, as plain data."""
         return [asdict(finding) for finding in self.found]
 
+    def reasons(self) -> dict[str, list[str]]:
+        """The rules that could not tell, by why; ``imbalance in part`` of one that looked for some of what it looks for."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.not_told.items():
+            reasons.setdefault(reason, []).append(f"{name} in part" if name in self.looked_for else name)
+        return reasons
+
     def parts(self) -> Parts:
         if not self.found:
-            yield "Nothing to improve was found" if self.looked_for else "The trace does not tell what could be better"
+            yield self._nothing()
             yield from [f"Looked for: {'; '.join(self.looked_for.values())}"] if self.looked_for else []
         for number, finding in enumerate(self.found, 1):
             yield from [""] if number > 1 else []
@@ -67,16 +74,18 @@ class Findings(Printed):
         below = list(self._below())
         yield from ["", *below] if self.found and below else below
 
+    def _nothing(self) -> str:
+        if not self.looked_for:
+            return "The trace does not tell what could be better"
+        return "Nothing to improve was found" + (" in what the recording tells" if self.not_told else "")
+
     def _below(self) -> Iterator[str]:
         """What must be said of all findings, of what was not looked for, and of the recording."""
         if self.of_step and any(finding.worth is not None and finding.worth.of != "peak memory" for finding in self.found):
             yield self.of_step
         if len(self.found) > 1:
             yield "Findings overlap: what they are worth does not add up"
-        reasons: dict[str, list[str]] = {}
-        for name, reason in self.not_told.items():
-            reasons.setdefault(reason, []).append(name)
-        for reason, names in reasons.items():
+        for reason, names in self.reasons().items():
             yield f"Not looked for: {', '.join(names)} ({reason})"
         yield from self.remarks
 
@@ -156,6 +165,8 @@ def _found(
             looked_for[name] = looks_for
         except NotTold as reason:
             not_told[name] = str(reason)
+            if reason.looked_for:
+                looked_for[name] = reason.looked_for
     found.sort(key=lambda finding: -finding.worth.share if finding.worth is not None else 0.0)
     return tuple(found), looked_for, not_told
 

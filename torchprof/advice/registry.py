@@ -23,7 +23,17 @@ Looks = TypeVar("Looks", Find, FindInRanks)
 
 
 class NotTold(Exception):
-    """A rule cannot tell from this trace: its text says what the trace does not have, such as ``no shapes were recorded``."""
+    """A rule cannot tell from this trace: its text says what the trace does not have, such as ``no shapes were recorded``.
+
+    A rule may raise it after the findings that it could make, of a part of what it looks for.
+
+    Attributes:
+        looked_for: the part that it did look for, in words that continue "looked for ..."; empty: none.
+    """
+
+    def __init__(self, reason: str, *, looked_for: str = "") -> None:
+        super().__init__(reason)
+        self.looked_for = looked_for
 
 
 @dataclass(frozen=True, slots=True)

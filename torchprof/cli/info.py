@@ -16,6 +16,7 @@ from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
 from torchprof.trace.rank import rank_of
+from torchprof.trace.ranks import listed
 from torchprof.wording import counted, numbered
 
 __all__ = ["add_parser", "run"]
@@ -82,6 +83,7 @@ def _data(trace: torchprof.Trace, size: int) -> dict[str, Any]:
         "host": facts.get("host"),
         "process_groups": facts.get("process_groups"),
         "meshes": facts.get("meshes"),
+        "pipelines": facts.get("pipelines"),
         "duration_ns": facts.get("duration_ns"),
         "origin_unix_ns": facts.get("origin_unix_ns"),
         "steps": len(trace.steps),
@@ -129,6 +131,9 @@ def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
         yield "Rank", f"{rank.number} of {rank.size if rank.size is not None else 'an unknown number'}{host}"
     for mesh in facts.get("meshes", ()):
         yield "Mesh", ", ".join(f"{name} {size}" for name, size in zip(mesh["dimensions"], mesh["shape"], strict=False))
+    for pipeline in facts.get("pipelines", ()):
+        stages, schedule = pipeline["stages"], f", {pipeline['schedule']}" if pipeline["schedule"] else ""
+        yield "Pipeline", f"stage{'s' if len(stages) > 1 else ''} {listed(stages)} of {len(pipeline['ranks'])}{schedule}"
     yield "Duration", format_ns(int(facts.get("duration_ns", 0)))
     warmup = _warmup(trace)
     yield "Steps", f"{len(trace.steps):,}" + (f", {warmup:,} of them warm-up" if warmup else "")

@@ -16,10 +16,23 @@ from torchprof.cli.progress import working
 
 __all__ = ["add_parser", "run"]
 
-TABLES: Final = ("module", "op", "line", "function", "step", "kernel", "rank", "collective", "clock", "overlap", "imbalance")
-ACROSS_RANKS: Final = ("module", "rank", "collective", "clock", "overlap", "imbalance")
-ONLY_OF_RANKS: Final = ("rank", "clock", "overlap", "imbalance")
-NAMES: Final = {"clock": "clocks", "overlap": "overlap", "imbalance": "imbalance"}
+TABLES: Final = (
+    "module",
+    "op",
+    "line",
+    "function",
+    "step",
+    "kernel",
+    "rank",
+    "collective",
+    "clock",
+    "overlap",
+    "imbalance",
+    "bubble",
+)
+ACROSS_RANKS: Final = ("module", "rank", "collective", "clock", "overlap", "imbalance", "bubble")
+ONLY_OF_RANKS: Final = ("rank", "clock", "overlap", "imbalance", "bubble")
+NAMES: Final = {"clock": "clocks", "overlap": "overlap", "imbalance": "imbalance", "bubble": "bubbles"}
 """Functions that are not called ``by_`` and what a row is."""
 PHASES: Final = ("forward", "recomputation", "backward", "optimizer", "data", "other")
 ONLY_FOR: Final = {

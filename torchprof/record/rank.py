@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from torchprof.errors import UnsupportedTorchError
+from torchprof.record.parallel import parallel_facts
 from torchprof.trace.rank import Rank
 
 __all__ = ["current_rank", "own_rank", "rank_facts"]
@@ -44,11 +45,12 @@ def current_rank() -> Rank | None:
     return own_rank()
 
 
-def rank_facts(models: Any) -> dict[str, Any]:
+def rank_facts(models: Any, *, stages: bool = True) -> dict[str, Any]:
     """The facts of a trace that tell its rank; none where this process is of no distributed program.
 
     Args:
         models: a module or a dict of modules, whose parameters tell the device mesh; or None.
+        stages: whether to look for the stages of pipelines.
     """
     told = own_rank()
     of_torch = _from_torch()
@@ -62,7 +64,8 @@ def rank_facts(models: Any) -> dict[str, Any]:
         facts["run"] = run
     if meshes := [_mesh(mesh) for mesh in _meshes(models)]:
         facts["meshes"] = meshes
-    return {**{name: value for name, value in facts.items() if value is not None}, **of_torch}
+    of_models = parallel_facts(models, stages=stages) if "process_groups" in of_torch else {}
+    return {**{name: value for name, value in facts.items() if value is not None}, **of_torch, **of_models}
 
 
 def _from_torch() -> dict[str, Any]:

@@ -153,7 +153,7 @@ class Recorder:
                 raise RecordingError(str(error)) from None
         self._backend = GpuBackend(backend.name, backend.note + refusals)
         self._has_merged = False
-        self._rank = rank_facts(self.models)
+        self._rank = rank_facts(self.models, stages=False)  # which take a while to find, and the recording is on
         self._compiled_code.start()
 
     def begin_step(self, number: int, *, warmup: bool) -> None:

@@ -17,11 +17,16 @@ __all__ = [
     "compile_callbacks",
     "engine",
     "evaluator_switch",
+    "groups_of_fsdp",
     "is_fake_mode_active",
     "is_in_bad_fork",
+    "is_of_schedule",
     "is_torch_profiler_active",
+    "microbatches_of",
+    "pipeline_classes",
     "process_groups",
     "profiler_switches",
+    "ranks_of_stages",
     "run_backward",
     "without_fake_mode",
     "without_modes",
@@ -35,6 +40,7 @@ COMPILED = "recording calls by module.__call__ (Python 3.11) and of compiled cod
 CUPTI = "recording GPUs with CUPTI"
 PROFILERS = "recording memory beside torch.profiler"
 GROUPS = "telling the process groups of a rank"
+STAGES = "telling the stages of a pipeline"
 
 
 @contextmanager
@@ -160,3 +166,54 @@ def process_groups() -> list[Any]:
         UnsupportedTorchError: a name is missing.
     """
     return list(private("torch.distributed.distributed_c10d._world.pg_names", GROUPS))
+
+
+def groups_of_fsdp(module: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of every group of parameters of an `FSDPModule`, its name, and the process group of each kind of collective.
+
+    Raises:
+        AttributeError: a name is missing.
+    """
+    for group in module._get_fsdp_state()._fsdp_param_groups:
+        mesh = group.mesh_info
+        shard = getattr(mesh, "shard_process_group", None)
+        yield (
+            str(group._module_fqn or ""),
+            {
+                "all-gather": shard,
+                "reduce-scatter": getattr(mesh, "reduce_scatter_process_group", None) or shard,
+                "all-reduce": getattr(mesh, "replicate_process_group", None),
+            },
+        )
+
+
+def pipeline_classes() -> tuple[type, type]:
+    """What stages of pipelines derive from, and what schedules do. ``torch.distributed.pipelining`` is imported.
+
+    Raises:
+        UnsupportedTorchError: a name is missing.
+    """
+    base = "torch.distributed.pipelining"
+    return private(f"{base}.stage._PipelineStageBase", STAGES), private(f"{base}.schedules._PipelineSchedule", STAGES)
+
+
+def ranks_of_stages(stage: Any) -> list[int]:
+    """The rank of each stage of the pipeline that this one is of, in their order.
+
+    Raises:
+        AttributeError: a name is missing.
+    """
+    members = torch.distributed.get_process_group_ranks(stage.group)
+    return [int(members[stage.stage_index_to_group_rank[number]]) for number in range(stage.num_stages)]
+
+
+def is_of_schedule(stage: Any, schedule: Any) -> bool:
+    """Whether a schedule runs this stage."""
+    stages = [getattr(schedule, "_stage", None), *getattr(schedule, "_stages", ())]
+    return any(each is stage for each in stages)
+
+
+def microbatches_of(schedule: Any) -> int | None:
+    """Into how many microbatches a schedule divides a batch; None where it does not say."""
+    count = getattr(schedule, "_n_microbatches", None)
+    return count if isinstance(count, int) else None

@@ -12,6 +12,7 @@ from torchprof.reporting.ranks_chart import ranks_chart
 from torchprof.reporting.section import Section
 from torchprof.reporting.verdict import Sentence
 from torchprof.tables.across_ranks import of_ranks
+from torchprof.tables.bubbles import bubbles
 from torchprof.tables.by_collective import by_collective
 from torchprof.tables.by_module import by_module
 from torchprof.tables.by_rank import by_rank
@@ -44,6 +45,7 @@ def rank_sections(ranks: Ranks) -> Iterator[Section]:
     yield _of_table("collectives", "Collectives", said, lambda: by_collective(ranks), "No collective was asked for.")
     yield _of_table("overlap", "Overlap", said, lambda: overlap(ranks), "")
     yield _imbalance(ranks, said)
+    yield from _bubbles(ranks, said)
     clock_section = Section("clocks", "Clocks", said)
     clock_section.add_table("clocks", clocks(ranks))
     yield clock_section
@@ -52,7 +54,7 @@ def rank_sections(ranks: Ranks) -> Iterator[Section]:
 def _ranks(ranks: Ranks, said: list[str]) -> Section:
     section, table = Section("ranks", "Ranks", said), by_rank(ranks)
     if step := step_time(ranks):
-        rest = f", the mean of {counted(len(ranks), 'rank')}"
+        rest = f", the mean of {counted(len(ranks), 'rank')}" if len(ranks) > 1 else f" in rank {ranks.numbers[0]}"
         section.sentences.append(Sentence("ranks", "A step takes", format_ns(round(step)), rest))
         figure, captions = ranks_chart(table)
         section.add_figure("ranks", figure, *captions)
@@ -70,11 +72,11 @@ def _stragglers(ranks: Ranks, said: list[str]) -> Section:
     lines = [part for part in found.parts() if isinstance(part, str)]
     if len(found.causes):
         worst = max(found.causes.rows, key=lambda row: row["late"])
-        late = sum(row["late"] for row in found.causes.rows)
-        most = f"; most of that is rank {worst['rank']}, by {worst['phase']}" + (
-            f" of {worst['module']}" if worst["module"] else ""
-        )
-        section.sentences.append(Sentence("stragglers", "Ranks are late by", format_ns(round(late)), f" of a step{most}"))
+        late, error = (sum(row[name] for row in found.causes.rows) for name in ("late", "late_error"))
+        off = f" ± {format_ns(round(error))}" if error else ""
+        part = "most of that" if 2 * worst["late"] > late else f"{format_ns(round(worst['late']))} of that"
+        most = f"; {part} is rank {worst['rank']}, by {worst['phase']}" + (f" of {worst['module']}" if worst["module"] else "")
+        section.sentences.append(Sentence("stragglers", "Ranks are late by", format_ns(round(late)), f"{off} of a step{most}"))
     section.lead += [line for line in lines if line not in said and not line.startswith("Left out:")]
     section.add_table("late", found.causes, "Why they came late")
     section.add_table("late_collectives", found.collectives, "To which collectives")
@@ -88,6 +90,18 @@ def _imbalance(ranks: Ranks, said: list[str]) -> Section:
     for number, name in enumerate(mesh_dimensions(ranks)):
         section.add_table(f"imbalance_{number}", imbalance(ranks, dimension=name), f"By place along {name}")
     return section
+
+
+def _bubbles(ranks: Ranks, said: list[str]) -> Iterator[Section]:
+    """Of a pipeline; no section where there is none."""
+    try:
+        table = bubbles(ranks)
+    except ArgumentError:  # the recordings have no single ops: the sections above say so
+        return
+    if len(table):
+        section = Section("bubbles", "Pipeline bubbles", said)
+        section.add_table("bubbles", table)
+        yield section
 
 
 def _of_table(name: str, title: str, said: list[str], make: Callable[[], Table], otherwise: str) -> Section:

@@ -195,16 +195,16 @@ def _finding(finding: Finding, sections: list[Section]) -> dict[str, Any]:
 
 
 def _nothing(found: Findings) -> str:
+    if not found.looked_for:
+        return "Nothing could be looked for."
     looked = f"{counted(len(found.looked_for), 'rule')} looked"
-    return f"Nothing to improve was found: {looked}." if found.looked_for else "Nothing could be looked for."
+    not_told = f", and {len(found.not_told):,} could not tell all that they look for" if found.not_told else ""
+    return f"Nothing to improve was found: {looked}{not_told}."
 
 
 def _not_told(found: Findings) -> Iterator[str]:
-    reasons: dict[str, list[str]] = {}
-    for name, reason in found.not_told.items():
-        reasons.setdefault(reason, []).append(name.replace("_", " "))
-    for reason, names in reasons.items():
-        yield f"{', '.join(names)}: {reason}"
+    for reason, names in found.reasons().items():
+        yield f"{', '.join(name.replace('_', ' ') for name in names)}: {reason}"
 
 
 def _json(data: Any) -> str:

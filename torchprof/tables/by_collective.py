@@ -32,10 +32,13 @@ def by_collective(trace: Trace | Ranks) -> Table:
     sizes are known.
 
     Of `Ranks`, figures are means over the ranks. *Shortest* is, of each call, the time of the rank in which it ran shortest:
-    that one came last, and waited for none. Rates are of that time. *Last rank* is the one that came last most often.
+    that one waited least. Rates are of that time. Both are ``?`` where a rank of the group is missing, or asked for other
+    collectives in a step: the others may have waited for it. *Last rank* is the one that came last most often, of those that
+    are there, as `stragglers` tells it; what does not wait for all of its ranks has none.
 
-    The process group is known of files of torch.profiler. Of a recording, it is known where only one group of the rank has as
-    many ranks as the sizes of the tensors say, or where there is only one.
+    The process group is known of files of torch.profiler. Of a recording, FSDP and DDP of the recorded model tell theirs; of
+    others it is known where only one group of the rank has as many ranks as the sizes of the tensors say, or where there is
+    only one.
 
     Args:
         trace: of `torchprof.profile` or `torchprof.load`, not aggregated; or `Ranks`.
@@ -53,10 +56,7 @@ def by_collective(trace: Trace | Ranks) -> Table:
     check_single_ops(traces)
     if isinstance(trace, Ranks):
         records = collective_records_of_ranks(trace)
-        lines = [
-            *of_ranks(trace),
-            "Shortest, Alg and Bus: of each call, the rank in which it ran shortest, which came last and waited for no other",
-        ]
+        lines = of_ranks(trace)
     else:
         records, lines = collective_records(trace), [*footer(trace, "host time, but for Ran: when it ran")]
     columns = [name for name in (*WHAT, *TIMES) if all(name in record for record in records)]
@@ -65,16 +65,35 @@ def by_collective(trace: Trace | Ranks) -> Table:
         chosen = tuple(name for name in chosen if name != "last_rank")
     if all(record.get("ranks") == len(traces) for record in records):
         chosen = tuple(name for name in chosen if name != "ranks")
-    below = (*lines, *_about(traces, records))
+    below = (*lines, *(_of_ranks(records) if isinstance(trace, Ranks) else ()), *_about(traces, records))
     table = Table("Collective", records, chosen, below, unknown="?")
     return table.sort("ran" if any(record["ran"] is not None for record in records) else "asked") if records else table
+
+
+def _of_ranks(records: list[Record]) -> Iterator[str | About]:
+    """What is said of figures that only several ranks tell."""
+    yield About(("shortest",), "Shortest: of each call, the rank in which it ran shortest, which waited least")
+    waits = "; ? of what waits for no other rank" if any(record["last_rank"] is None for record in records) else ""
+    yield About(("last_rank",), f"Last rank: who came last most often, as stragglers(ranks) tells it{waits}")
+    ran = [record["whole"] for record in records if record["ran"] is not None]
+    which = "Shortest and bandwidths are " + ("not known" if not any(ran) else "? where they are not known")
+    if 0 in ran:
+        yield f"{which}: a rank of the group is missing, or made other calls, and the others may have waited for it"
+    if any(0 < share < 1 for share in ran):
+        columns = ("shortest", "alg_rate", "bus_rate")
+        yield About(
+            columns, "Of steps in which ranks of a group made other numbers of calls, none is in Shortest and bandwidths"
+        )
 
 
 def _about(traces: list[Trace], records: list[Record]) -> Iterator[str | About]:
     if not records:
         yield "No collective was asked for"
         return
-    yield About(("alg_rate", "bus_rate"), f"Alg, Bus: bandwidths as in {SOURCE}")
+    by = "Shortest" if "shortest" in records[0] else "Ran, in which this rank waits for others"
+    yield About(("alg_rate",), f"Alg: bytes by {by}")
+    yield About(("bus_rate",), "Bus: Alg, by a factor for the kind and the number of ranks")
+    yield About(("alg_rate", "bus_rate"), f"Bandwidths: as in {SOURCE}")
     if any(record["ran"] is None for record in records):
         yield "Ran: ? where no kernel of NCCL and no thread of gloo was recorded for it"
     if open_ := sum(each.unfinished for trace in traces for each in collectives_of(trace).collectives):

@@ -21,11 +21,13 @@ SHOWN: Final = 4
 def clocks(ranks: Ranks) -> Table:
     """How far the clocks of hosts are apart, by what their ranks do together.
 
-    No rank leaves a collective before the last has entered it: an all-reduce, all-gather, reduce-scatter, all-to-all or
-    barrier. Every one of these bounds from both sides how far two clocks are apart. *Ahead* is the middle of the narrowest
-    bounds, by which the clock shows a later time than the first one, and *Error* is half their width. Ranks of one host read
-    one clock, unless their collectives say otherwise by more than 2 ms. Clocks that nothing ties to the first are ``?``: the
-    time that they show is taken.
+    When the last rank has entered a collective, all leave it: an all-reduce, all-gather, reduce-scatter, all-to-all or barrier.
+    *Ahead*, by which the clock shows a later time than the first one, is the median of the differences at which the first rank
+    of either clock left. *Error* is the median of the shortest run of any rank, the time within which all leave when the last
+    is there; of those on either side, the longer one. Both are estimates. What is certain is that no rank leaves before the
+    last has entered: every collective so bounds from both sides how far two clocks are apart, and neither figure is beyond
+    these bounds. Ranks of one host read one clock, unless these bounds say otherwise by more than 2 ms. Clocks that nothing
+    ties to the first are ``?``: the time that they show is taken.
 
     Args:
         ranks: of ``torchprof.load("run/")``, best not aggregated: sums have no single collectives.
@@ -84,8 +86,9 @@ def _named(clock: Clock) -> str:
 
 
 def _apart(clock: Clock) -> str:
-    said = f"is {LONG_TIME.write(abs(clock.offset))} {'ahead' if clock.offset < 0 else 'behind'}"
-    told = f"within {format_ns(clock.error or 0)}, by {counted(clock.collectives, 'collective')}"
+    apart = f"is {LONG_TIME.write(abs(clock.offset))} {'ahead' if clock.offset < 0 else 'behind'}"
+    said = apart if clock.offset else "shows the time of the first"
+    told = f"within {format_ns(clock.error or 0)}, by the ends of {counted(clock.collectives, 'collective')}"
     at_odds = f", which contradict each other by {format_ns(clock.contradiction)}" if clock.contradiction else ""
     other = "; the others on this host read another" if clock.moved else ""
     return f"{said}, {told}{at_odds}{other}"

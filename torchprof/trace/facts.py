@@ -38,6 +38,27 @@ class Mesh(TypedDict):
     coordinate: list[int] | None
 
 
+class GroupOfWrapper(TypedDict):
+    """In which process group a wrapper of modules, ``"FSDP"`` or ``"DDP"``, asks for which kinds of collectives.
+
+    Where it uses several, ``modules`` are those that this one is for, by the names that FSDP has for them.
+    """
+
+    by: str
+    kinds: list[str]
+    group: str
+    modules: list[str]
+
+
+class Pipeline(TypedDict):
+    """A pipeline in which this rank has stages: the rank of every stage, which ones this rank has, and their schedule."""
+
+    ranks: list[int]
+    stages: list[int]
+    schedule: str | None
+    microbatches: int | None
+
+
 class Attributes(TypedDict):
     """What torchsummary reads of a module: elements and ``requires_grad``, and the modules that were called meanwhile."""
 
@@ -66,6 +87,8 @@ FACTS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("host", "run"), str),
     "process_groups": list[ProcessGroup],
     "meshes": list[Mesh],
+    "groups_of_wrappers": list[GroupOfWrapper],
+    "pipelines": list[Pipeline],
     # Of a summary
     **dict.fromkeys(("inputs_on_meta", "made_from_sizes"), bool),
     **dict.fromkeys(("saved_unknown_because", "memory_unknown_because", "counted_as", "counted_on", "batch_found"), str),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, overload
 
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.terminal import printable
 from torchprof.trace.rank import Rank, rank_of
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
@@ -31,7 +32,7 @@ class Ranks(Sequence[Trace]):
         files: where each of them comes from; empty for a trace that was not read from a file.
         world_size: how many ranks the run had.
         problems: sentences that say which ranks are missing, which files were left out and why, and which ranks recorded
-            otherwise than the others.
+            otherwise than the others. What is not printable in the name of a file is escaped.
 
     Example:
         >>> ranks = torchprof.Ranks.of([prof.trace])
@@ -80,7 +81,8 @@ class Ranks(Sequence[Trace]):
         missing = sorted(set(range(size)) - set(numbers))
         said = [f"{_are(len(missing), size)} missing: {listed(missing)}"] if missing else []
         ranks = cls(tuple(given[row] for row in kept), numbers, tuple(names[row] for row in kept), size, ())
-        return cls(ranks.traces, numbers, ranks.files, size, (*said, *problems, *found.problems, *_differences(ranks)))
+        said += [*problems, *found.problems, *_differences(ranks)]
+        return cls(ranks.traces, numbers, ranks.files, size, tuple(map(printable, said)))
 
     def of_rank(self, number: int) -> Trace:
         """The trace of the rank with this number.
@@ -118,7 +120,7 @@ def check_is_one(trace: Any) -> None:
     if isinstance(trace, Ranks):
         raise ArgumentError(
             f"trace={trace!r} is of several ranks: give the trace of one, such as ranks[0]; across ranks there are by_rank, "
-            "by_module, by_collective, stragglers, overlap, imbalance, clocks, findings, report and export_chrome"
+            "by_module, by_collective, stragglers, overlap, imbalance, bubbles, clocks, findings, report and export_chrome"
         )
 
 
@@ -209,10 +211,19 @@ def _are(count: int, size: int) -> str:
 def _differences(ranks: Ranks) -> Iterator[str]:
     """Which ranks recorded otherwise than most."""
     steps = [int((trace.steps["warmup"] == 0).sum()) for trace in ranks]
-    most = _most(steps)
-    for count in sorted(set(steps) - {most}):
-        which = [number for number, of in zip(ranks.numbers, steps, strict=True) if of == count]
-        yield f"{_ranks(which)} recorded {counted(count, 'step')}, and most ranks {most:,}: figures are means of these"
+    of_counts: dict[int, list[int]] = {}
+    for number, count in zip(ranks.numbers, steps, strict=True):
+        of_counts.setdefault(count, []).append(number)
+    most = max(of_counts, key=lambda count: len(of_counts[count]))
+    if 2 * len(of_counts[most]) > len(ranks):
+        for count in sorted(set(steps) - {most}):
+            said = f"{_ranks(of_counts[count])} recorded {counted(count, 'step')}"
+            yield f"{said}, and most ranks {most:,}: figures are means of these"
+    elif len(of_counts) <= MOST_NAMED:
+        each = " and ".join(f"{_ranks(of_counts[count])} recorded {counted(count, 'step')}" for count in sorted(of_counts))
+        yield f"{each}: figures are means of these"
+    else:
+        yield f"ranks recorded {min(steps):,} to {counted(max(steps), 'step')}: figures are means of these"
     ended: dict[str, list[int]] = {}
     for number, trace in zip(ranks.numbers, ranks, strict=True):
         if by := trace.facts.get("ended_by"):

@@ -55,10 +55,11 @@ class Trace:
             ``memory_note``; where an exception ended the recording ``ended_by``, its class; and in an aggregated trace
             ``shapes_kept``, how many shapes of an op in a module have sums of their own; with `with_source`, ``source_files``,
             texts by file. Of a rank of a distributed program: ``rank``, ``world_size``, ``local_rank``, ``host``, ``run`` (what
-            its launcher calls the run), ``process_groups`` that it is in, and ``meshes`` of its parameters. Of a file of
-            another tool: ``source``, which; ``notes``, sentences that say what is not in the trace; False under ``outputs``,
-            ``addresses`` and ``parameters``, which it does not know; why it has no allocations under ``memory_missing``;
-            ``devices``, their names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with
+            its launcher calls the run), ``process_groups`` that it is in, ``meshes`` of its parameters, ``groups_of_wrappers``
+            in which FSDP and DDP send, and ``pipelines`` that it has stages of. Of a file of another tool: ``source``, which;
+            ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and ``parameters``,
+            which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their names;
+            ``distributed`` and ``collectives``, what it says of ranks and of every collective, with
             ``table`` and ``row``.
         model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.

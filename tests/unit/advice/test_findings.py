@@ -21,7 +21,9 @@ def test_a_good_loop_is_told_so_and_what_was_looked_for() -> None:
     found = torchprof.findings(trace(steps=[{"start": 0, "end": 1000, "forward": 500}]))
     assert not found
     first, looked_for, *_ = str(found).splitlines()
-    assert first == "Nothing to improve was found"
+    assert found.not_told
+    assert first == "Nothing to improve was found in what the recording tells"
+    assert str(Findings((), {"a_rule": "waits"}, {})).splitlines()[0] == "Nothing to improve was found"
     assert looked_for.startswith("Looked for: ")
     assert "waits for data" in looked_for
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from handwritten import gpu_trace, loop_trace, trace, two_layer_trace
+from many_ranks import meeting_trace
 from pages import AWKWARD, SHOWN, awkward_trace, wide_trace
 
 import torchprof
@@ -40,7 +41,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Opens the report of a trace; at the end, no page may have complained or asked for anything."""
     pages, complaints, requests = [], [], []
 
-    def open_report(trace: torchprof.Trace, scheme: str = "light", width: int = 1400, **options: Any) -> Page:
+    def open_report(trace: torchprof.Trace | torchprof.Ranks, scheme: str = "light", width: int = 1400, **options: Any) -> Page:
         path = tmp_path / "report.html"
         torchprof.report(trace, path, **options)
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
@@ -86,6 +87,21 @@ def test_every_chart_is_drawn_and_the_page_is_as_wide_as_the_window(open_page: O
     for figure in ("memory", "steps"):
         drawn(page, figure)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+OVERFLOWING = """[...document.querySelectorAll('.scroll')].filter(place => place.scrollWidth > place.clientWidth)
+.map(place => [place.closest('[data-table]').dataset.table, place.scrollWidth, place.clientWidth])"""
+
+
+def test_no_table_scrolls_where_the_window_is_wide_enough(open_page: Open) -> None:
+    came = [[10, 10, 18], [10, 11, 18]]
+    ranks = torchprof.Ranks.of([meeting_trace(rank, came, host=f"node{rank}") for rank in range(3)])
+    for of in (ranks, gpu_trace(), loop_trace()):
+        page = open_page(of, width=2400)
+        assert page.evaluate(OVERFLOWING) == []
+        for button in page.locator("thead tr > :last-child button").all():  # whose arrow is shown then, at the edge
+            button.press("Enter")
+        assert page.evaluate(OVERFLOWING) == []
 
 
 @pytest.mark.parametrize("trace", [trace(), replace(two_layer_trace(), model=None), trace(facts={"aggregate": True})])

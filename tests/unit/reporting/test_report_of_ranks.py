@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from many_ranks import meeting_trace, rank_trace
+from many_ranks import meeting_trace, rank_trace, two_stages
 from pages import embedded
 
 import torchprof
@@ -47,6 +47,28 @@ def test_the_verdict_and_the_findings_stand_on_top(tmp_path: Path) -> None:
     assert "Clocks: all ranks ran on node0, and read one clock" in text
 
 
+def test_the_error_of_the_clocks_stands_in_the_verdict(tmp_path: Path) -> None:
+    ranks = torchprof.Ranks.of([meeting_trace(rank, [[10, 18]] * 2, host=f"node{rank}") for rank in range(2)])
+    text = re.sub(r"<[^>]+>|\s+", " ", page_of(ranks, tmp_path).read_text().split('<script type="application/json"')[0])
+    assert "Ranks are late by 8.00 ms ± 900 us of a step; most of that is rank 1" in re.sub(r"\s+", " ", text)
+    assert "Clocks: node1 shows the time of the first, within 900 us" in text
+
+
+def test_the_largest_cause_is_most_of_it_where_it_is(tmp_path: Path) -> None:
+    ranks = torchprof.Ranks.of([meeting_trace(rank, [[18, 10, 10], [10, 18, 10], [10, 10, 19]]) for rank in range(3)])
+    text = re.sub(r"<[^>]+>|\s+", " ", page_of(ranks, tmp_path).read_text().split('<script type="application/json"')[0])
+    assert "Ranks are late by 8.33 ms of a step; 2.99 ms of that is rank 2, by forward of fc" in re.sub(r"\s+", " ", text)
+
+
+def test_where_nothing_was_found_what_could_not_be_looked_for_is_open(tmp_path: Path) -> None:
+    alone = page_of(torchprof.Ranks.of([meeting_trace(1, CAME)]), tmp_path).read_text()
+    assert "Nothing could be looked for." in alone
+    assert '<details class="not-told" open>' in alone
+    assert "rank 1 alone is there of 3: who came late takes the others too" in alone
+    assert "A step takes <b>40.0 ms</b> in rank 1" in re.sub(r"\s+", " ", alone).replace("</a>", "")
+    assert '<details class="not-told">' in page_of(run(), tmp_path).read_text()
+
+
 def test_findings_lead_to_their_section(tmp_path: Path) -> None:
     html = page_of(run(), tmp_path).read_text()
     assert '<a href="#stragglers">Stragglers</a>' in html.split('<p class="places">')[1].split("</p>")[0]
@@ -59,6 +81,15 @@ def test_places_along_the_mesh_have_a_table_each(tmp_path: Path) -> None:
     ]
     tables = embedded(page_of(torchprof.Ranks.of(traces), tmp_path))["tables"]
     assert tables["imbalance_0"]["names"] == ["dp=0", "dp=1", "dp=2"]
+
+
+def test_a_pipeline_has_a_section_of_its_bubbles(tmp_path: Path) -> None:
+    page = page_of(torchprof.Ranks.of(two_stages()), tmp_path)
+    tables = embedded(page)["tables"]
+    assert tables["bubbles"]["names"] == ["0", "1"]
+    (warm_up,) = [column for column in tables["bubbles"]["columns"] if column["name"] == "warm_up"]
+    assert warm_up["values"] == [7e6, 2e6]
+    assert "ideal 20.0%, with 2 stages and 4 microbatches" in page.read_text()
 
 
 def test_aggregated_ranks_have_a_page_that_says_what_it_does_not_have(tmp_path: Path) -> None:

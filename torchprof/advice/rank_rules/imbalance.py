@@ -11,6 +11,7 @@ from torchprof.analysis.distributed.balance_records import balance_records
 from torchprof.analysis.distributed.straggler_records import step_time
 from torchprof.analysis.records import Record
 from torchprof.rendering.units import format_bytes, format_flops
+from torchprof.tables.late_words import one_alone
 from torchprof.trace.ranks import Ranks
 
 __all__ = ["imbalance"]
@@ -22,8 +23,8 @@ LEAST: Final = 1.05
 @rank_rule("ranks with more work or memory than the others")
 def imbalance(ranks: Ranks) -> Iterator[Finding]:
     """The rank with the most FLOPs of a step, and that with the highest peak, where either is well above the mean."""
-    if len(ranks) < 2:
-        raise NotTold("there is one rank")
+    if alone := one_alone(ranks):
+        raise NotTold(alone)
     records = balance_records(ranks)
     is_known = {name: all(record[f"{name}_ratio"] is not None for record in records) for name in ("flops", "peak")}
     if not any(is_known.values()):
@@ -32,6 +33,10 @@ def imbalance(ranks: Ranks) -> Iterator[Finding]:
         yield from _of_flops(ranks, records)
     if is_known["peak"]:
         yield from _of_memory(records)
+    if not is_known["flops"]:
+        raise NotTold("the FLOPs of all ranks are not known", looked_for="ranks with more memory than the others")
+    if not is_known["peak"]:
+        raise NotTold("the memory of all ranks is not known", looked_for="ranks with more work than the others")
 
 
 def _of_flops(ranks: Ranks, records: list[Record]) -> Iterator[Finding]:

@@ -8,18 +8,16 @@ from typing import Final
 from torchprof.advice.finding import Finding, Worth
 from torchprof.advice.loop import LEAST
 from torchprof.advice.registry import NotTold, rank_rule
-from torchprof.analysis.distributed.straggler_records import cause_records, step_time
-from torchprof.analysis.distributed.straggling import BEFORE, NOT_TOLD, lateness
+from torchprof.analysis.distributed.straggler_records import cause_records, late_rank_records, step_time
+from torchprof.analysis.distributed.straggling import NOT_TOLD, lateness
 from torchprof.analysis.lines.stack_costs import is_aggregated
 from torchprof.analysis.records import Record
 from torchprof.rendering.units import format_ns
+from torchprof.tables.late_words import came_last, none_to_compare
 from torchprof.trace.ranks import Ranks
-from torchprof.wording import counted
 
 __all__ = ["straggler"]
 
-ONCE: Final = (BEFORE.phase,)
-"""What happens once, and is no cost of a step."""
 OF_LATE: Final = 0.1
 """Part of what a rank is late by, below which a line is not named."""
 ADVICE: Final = {
@@ -41,25 +39,24 @@ def straggler(ranks: Ranks) -> Iterator[Finding]:
         raise NotTold("the recordings were aggregated, which keeps no single collectives")
     found, step = lateness(ranks), step_time(ranks)
     if not found:
-        raise NotTold("no collective was recorded that waits for all of its ranks")
+        raise NotTold(none_to_compare(ranks))
     if not step:
         raise NotTold("the time of a step is not known")
+    if not any(each.is_told or each.is_together for each in found):
+        raise NotTold("the clocks of the ranks may be off by more than they are late by")
     causes: dict[int, list[Record]] = {}
     for row in cause_records(ranks, found):
-        if row["phase"] not in ONCE:
-            causes.setdefault(row["rank"], []).append(row)
+        causes.setdefault(row["rank"], []).append(row)
     is_step = any(len(trace.steps) for trace in ranks)
-    for rank, rows in causes.items():
-        late = sum(row["late"] for row in rows)
-        if late < LEAST * step:
+    for by_rank in late_rank_records(ranks, found):
+        late, rows = by_rank["late"], causes.get(by_rank["rank"], [])
+        if not rows or late - by_rank["late_error"] < LEAST * step:
             continue
         most = next((row for row in rows if row["phase"] != NOT_TOLD.phase), rows[0])
-        last = sum(each.rank == rank for each in found)
         high = min(round(late), round(step))
         yield Finding(
             "straggler",
-            f"Rank {rank} came last to {last:,} of {counted(len(found), 'collective')}, late by {format_ns(round(late))} of a "
-            f"step, mostly by {_doing(most)}",
+            f"{came_last(by_rank, found)}, {_part(most, late)} by {_doing(most)}",
             ADVICE.get(most["phase"], WORK),
             "https://docs.pytorch.org/docs/stable/notes/ddp.html",
             Worth(
@@ -72,8 +69,13 @@ def straggler(ranks: Ranks) -> Iterator[Finding]:
             ),
             module=most["module"],
             lines=tuple(dict.fromkeys(line for row in rows if row["late"] >= OF_LATE * late for line in row["lines"])),
-            details=tuple(f"{_doing(row)}: {format_ns(round(row['late']))} of a step longer" for row in rows),
+            details=tuple(f"of that, {format_ns(round(row['late']))} by {_doing(row)}" for row in rows),
         )
+
+
+def _part(row: Record, late: float) -> str:
+    """How much of what a rank is late by has this cause."""
+    return "mostly" if 2 * row["late"] > late else f"{format_ns(round(row['late']))} of it"
 
 
 def _doing(row: Record) -> str:

@@ -17,7 +17,7 @@ from torchprof.analysis.distributed.collective_names import is_collective_kernel
 from torchprof.analysis.distributed.nested import innermost, innermost_at
 from torchprof.analysis.groups import Groups
 from torchprof.analysis.lines.called_functions import called_functions
-from torchprof.analysis.lines.common_stacks import common_stacks
+from torchprof.analysis.lines.common_stacks import common_stacks, depths
 from torchprof.analysis.lines.op_stacks import op_stacks
 from torchprof.analysis.lines.user_code import counted_rows
 from torchprof.analysis.lines.where import lines_of_stacks
@@ -56,19 +56,26 @@ class Timeline:
     Attributes:
         start, end: nanoseconds of the trace.
         what: the row of ``activities``.
+        runs: whether an op or a kernel ran; else it is Python, which may wait for something.
         activities: each once.
     """
 
     start: Ints
     end: Ints
     what: Ints
+    runs: Flags
     activities: tuple[Activity, ...]
 
-    def between(self, start: int, end: int) -> dict[Activity, int]:
-        """Nanoseconds of each activity from one time to another."""
+    def between(self, start: int, end: int, python_from: int | None = None) -> dict[Activity, int]:
+        """Nanoseconds of each activity from one time to another.
+
+        Args:
+            python_from: before this time, Python counts as waiting, and is left out.
+        """
         first, last = np.searchsorted(self.end, start, side="right"), np.searchsorted(self.start, end, side="left")
         part = slice(int(first), int(last))
-        time = np.minimum(self.end[part], end) - np.maximum(self.start[part], start)
+        starts = np.where(self.runs[part], start, start if python_from is None else max(start, python_from))
+        time = np.maximum(np.minimum(self.end[part], end) - np.maximum(self.start[part], starts), 0)
         sums = np.bincount(self.what[part], weights=time)
         return {self.activities[row]: int(sums[row]) for row in np.flatnonzero(sums > 0).tolist()}
 
@@ -83,6 +90,7 @@ class _Pieces(NamedTuple):
     module: Ints
     stack: Ints
     is_line: Ints
+    runs: Ints
 
     def take(self, rows: Ints | Flags) -> _Pieces:
         return _Pieces(*(column[rows] for column in self))
@@ -124,7 +132,7 @@ def timeline_of(trace: Trace) -> Timeline:
     ]
     numbers = {activity: at for at, activity in enumerate(dict.fromkeys(named))}
     of_groups = np.array([numbers[activity] for activity in named], dtype=np.int64)
-    return Timeline(pieces.start, pieces.end, of_groups[groups.of], tuple(numbers))
+    return Timeline(pieces.start, pieces.end, of_groups[groups.of], pieces.runs != 0, tuple(numbers))
 
 
 def _main_thread(trace: Trace) -> int:
@@ -155,6 +163,7 @@ def _of_device(trace: Trace) -> _Pieces:
         modules_of_calls(trace, kernels["module_call"][rows]),
         np.append(stack, -1)[op],
         np.ones(len(rows), dtype=np.int64),
+        np.ones(len(rows), dtype=np.int64),
     )
     return pieces.take(end > start)
 
@@ -177,7 +186,7 @@ def _of_thread(trace: Trace, thread: int, *, whole: bool) -> _Pieces:
     is_op = (op >= 0) & ~in_call & (np.append(ops["scope"], SCOPE_USER)[op] != SCOPE_USER)
     stack, is_line = _python(trace, of_ops, of_calls, begins, np.where(in_call, call, -1), call_ends)
     stack = np.where(is_op, np.append(_attributed(trace), -1)[op], stack)
-    pieces = _Pieces(begins, ends, phase, module, stack, (is_line | is_op).astype(np.int64))
+    pieces = _Pieces(begins, ends, phase, module, stack, (is_line | is_op).astype(np.int64), is_op.astype(np.int64))
     return pieces.take((ends > begins) & (whole | (op >= 0) | (call >= 0)))
 
 
@@ -213,10 +222,23 @@ def _python(trace: Trace, of_ops: Ints, of_calls: Ints, times: Ints, call: Ints,
     # In a call in which nothing began before, or after: the function that it ran, if what began tells it.
     begun = (call >= 0) & (at > 0) & (start[at - 1] > np.append(trace.module_calls["start"], 0)[call])
     comes = (call >= 0) & (np.append(start, 0)[at] < np.append(call_ends, 0)[call]) & (at < len(start))
+    counted = counted_rows(trace, False)
     edge = np.flatnonzero(begun != comes)
     inside = np.where(begun[edge], before[edge], after[edge])
-    ran = called_functions(trace, counted_rows(trace, False), call[edge], of_call[edge], inside)
+    ran = called_functions(trace, counted, call[edge], of_call[edge], inside)
     row[edge] = np.where(ran >= 0, ran, of_call[edge])
     is_line[edge] = (ran < 0) | (ran == of_call[edge])
+    # Between a hook of PyTorch, as of FSDP, and what the call runs, both have only the call's own stack in common, and what
+    # stands below that and does not count: it is the function that the call ran, if only one is told.
+    depth = depths(trace)
+    apart = np.flatnonzero(begun & comes & (depth[np.append(counted, -1)[row]] <= depth[of_call]))
+    both = np.concatenate([before[apart], after[apart]])
+    ran = called_functions(trace, counted, np.tile(call[apart], 2), np.tile(of_call[apart], 2), both)
+    earlier, later = np.split(ran, 2)
+    function = np.append(trace.stacks["function"].astype(np.int64), -1)
+    is_one = (earlier < 0) | (later < 0) | (function[earlier] == function[later])
+    told = np.where(is_one, np.where(later >= 0, later, earlier), -1)
+    row[apart] = np.where(told >= 0, told, row[apart])
+    is_line[apart] = np.where(told >= 0, told == of_call[apart], is_line[apart])
     alone = (call >= 0) & ~begun & ~comes
     return np.where(alone, of_call, row), is_line | alone

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["RANGES", "is_collective_kernel", "is_collective_op", "is_collective_range", "kind_of", "kind_of_short"]
+__all__ = [
+    "RANGES",
+    "is_collective_kernel",
+    "is_collective_op",
+    "is_collective_range",
+    "is_message_kernel",
+    "kind_of",
+    "kind_of_short",
+]
 
 KERNELS: Final = ("nccl",)
 """Of NCCL and RCCL: ``ncclKernel_AllReduce``, since 2.19 ``ncclDevKernel_AllReduce``."""
@@ -70,6 +78,11 @@ def kind_of_short(name: str) -> str:
 def is_collective_kernel(name: str) -> bool:
     """Whether a kernel of this name sends between devices."""
     return name.startswith(KERNELS)
+
+
+def is_message_kernel(name: str) -> bool:
+    """Whether a kernel of this name sends to single ranks, and receives from them: ``ncclDevKernel_SendRecv``."""
+    return is_collective_kernel(name) and "SendRecv" in name
 
 
 def is_collective_op(name: str) -> bool:

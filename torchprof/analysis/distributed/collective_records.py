@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
+from torchprof.analysis.distributed.arrivals import arrivals
 from torchprof.analysis.distributed.bandwidth import bus_factor
 from torchprof.analysis.distributed.collectives import Collective, collectives_of
+from torchprof.analysis.distributed.matched import Match, matched
+from torchprof.analysis.distributed.straggler_records import last_of
 from torchprof.analysis.records import Record, whole
 from torchprof.analysis.steps import active_steps
 from torchprof.trace.ranks import Ranks
@@ -34,18 +36,65 @@ def collective_records(trace: Trace) -> list[Record]:
 def collective_records_of_ranks(ranks: Ranks) -> list[Record]:
     """The same, as means over the ranks that have it: ``ranks``, how many; ``longest``, of the rank in which it ran longest.
 
-    Where all ranks recorded the same steps, the calls of a rank are those of the others in the same order. Then ``shortest`` is
-    the time of the rank in which each call ran shortest: that one came last and waited for none, so nothing but the collective
-    itself is in its time. Rates are those of that time. ``last_rank`` is the rank that came last most often.
+    ``shortest`` is the time of the rank in which each call ran shortest: that one waited least, so hardly anything but the
+    collective itself is in its time. Rates are those of that time. It takes calls that are matched with those of all ranks of
+    their group, as any other may have come last: ``whole`` is the share of these among all. ``last_rank`` is the rank that came
+    last most often, of those that are there, as `arrivals` has it.
     """
-    same_steps = len({tuple(active_steps(trace)["number"].tolist()) for trace in ranks}) == 1
+    of_calls = {(number, call.op): match for match in matched(ranks).matches for number, call in match.calls.items()}
+    of_matches = {id(each.match): each for each in arrivals(ranks)}
     found: dict[Key, dict[int, list[Collective]]] = {}
     steps = {}
     for number, trace in zip(ranks.numbers, ranks, strict=True):
         steps[number] = max(1, len(active_steps(trace)))
         for key, each in _grouped(trace).items():
             found.setdefault(key, {})[number] = each
-    return [_joined(key, of_ranks, steps, same_steps=same_steps) for key, of_ranks in found.items()]
+    records = []
+    for key, of_ranks in found.items():
+        joined, all_of_it = _joined(key, of_ranks, steps), _Together.of(of_ranks, of_calls)
+        joined |= {"whole": all_of_it.share, **_shortest(key, joined, all_of_it.finished)}
+        joined["last_rank"] = last_of([of_matches[id(match)] for match in all_of_it.matches if id(match) in of_matches])
+        records.append(joined)
+    return records
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """What calls of several ranks, which are one row, are part of.
+
+    Attributes:
+        matches: those that any of them is of.
+        finished: of every collective that all ranks of its group were recorded in, and of which it is known when it ran, the
+            calls of all of them.
+        share: of the calls, those of which all ranks were recorded.
+    """
+
+    matches: list[Match]
+    finished: list[list[Collective]]
+    share: float
+
+    @classmethod
+    def of(cls, of_ranks: Mapping[int, Sequence[Collective]], of_calls: Mapping[tuple[int, int], Match]) -> _Together:
+        calls = [(of_calls.get((number, call.op)), call) for number, each in of_ranks.items() for call in each]
+        matches = {id(match): match for match, _ in calls if match is not None}
+        alone = [[call] for _, call in calls if call.ranks == 1]
+        whole = [*alone, *(list(match.calls.values()) for match in matches.values() if match.is_whole)]
+        count = len(alone) + sum(match is not None and match.is_whole for match, _ in calls)
+        finished = [each for each in whole if all(call.ran is not None and not call.unfinished for call in each)]
+        return cls(list(matches.values()), finished, count / len(calls))
+
+
+def _shortest(key: Key, joined: Record, finished: Sequence[Sequence[Collective]]) -> Record:
+    """The time of the rank that waited least, of a step, and the rates of that time."""
+    if joined["ran"] is None or not finished:
+        return {"shortest": None, **_rates(key[0], key[3], None, None)}
+    shortest = [min(call.ran or 0 for call in each) for each in finished]
+    sizes = [each[0].bytes for each in finished]
+    sent = sum(size or 0 for size in sizes) if None not in sizes else None
+    return {
+        "shortest": sum(shortest) / len(shortest) * joined["calls"],
+        **_rates(key[0], key[3], sent, sum(shortest)),
+    }
 
 
 def _grouped(trace: Trace) -> dict[Key, list[Collective]]:
@@ -76,25 +125,13 @@ def _rates(kind: str, size: int | None, sent: float | None, ran: float | None) -
     return {"alg_rate": alg, "bus_rate": alg * factor if alg is not None and factor is not None else None}
 
 
-def _joined(key: Key, collectives: dict[int, list[Collective]], steps: dict[int, int], *, same_steps: bool) -> Record:
+def _joined(key: Key, collectives: dict[int, list[Collective]], steps: dict[int, int]) -> Record:
+    """The means over ranks of what each can tell of itself."""
     records = {number: _record(key, each, steps[number]) for number, each in collectives.items()}
     joined: Record = {**next(iter(records.values())), "ranks": len(records)}
     for name in ("calls", *SUMS):
         values: list[Any] = [record[name] for record in records.values()]
         joined[name] = sum(values) / len(values) if None not in values else None
     joined["calls"] = whole(joined["calls"])
-    joined |= dict.fromkeys(("shortest", "last_rank", "longest", "alg_rate", "bus_rate"))
-    if joined["ran"] is None:
-        return joined
-    joined["longest"] = max(record["ran"] for record in records.values())
-    if same_steps and len({len(each) for each in collectives.values()}) == 1:
-        numbers, calls = list(collectives), list(zip(*collectives.values(), strict=True))
-        finished = [call for call in calls if not any(each.unfinished for each in call)]
-        if not finished:
-            return joined
-        ran = np.array([[each.ran for each in call] for call in finished])
-        last = np.bincount(ran.argmin(axis=1), minlength=len(numbers))
-        joined["shortest"] = _of_all(ran.min(axis=1).tolist(), len(calls)) / steps[numbers[0]]
-        joined["last_rank"] = numbers[int(last.argmax())] if len(numbers) > 1 else None
-        joined |= _rates(key[0], key[3], joined["bytes"], joined["shortest"])
+    joined["longest"] = max(record["ran"] for record in records.values()) if joined["ran"] is not None else None
     return joined

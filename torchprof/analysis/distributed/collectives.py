@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.distributed.bandwidth import group_size_told, size_of
 from torchprof.analysis.distributed.collective_names import RANGES, is_collective_kernel, kind_of, kind_of_short
-from torchprof.analysis.distributed.groups import group_of, size_of_all
+from torchprof.analysis.distributed.groups import group_of, group_of_wrapper, size_of_all
 from torchprof.analysis.lines.where import lines_of_ops
 from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.model.module_tree import paths_of_modules
@@ -130,7 +130,9 @@ def collectives_of(trace: Trace) -> Found:
             of_range = wrapper
         given = _bytes_of(trace, ops["inputs"][row], ops["n_inputs"][row])
         run = ran.get(row)
-        size = _whole(meta.get("group_size")) or group_size_told(name, given) or size_of_all(trace.facts)
+        own = group_of_wrapper(trace.facts, by, kind, of_range or "")
+        of_wrapper = own[1] if own is not None else None
+        size = _whole(meta.get("group_size")) or of_wrapper or group_size_told(name, given) or size_of_all(trace.facts)
         found.append(
             Collective(
                 op=row,
@@ -138,7 +140,9 @@ def collectives_of(trace: Trace) -> Found:
                 by=by,
                 module=of_range if of_range is not None else paths[module] if module >= 0 else "",
                 line=line,
-                group=_text(meta.get("group_description")) or _text(meta.get("group")) or group_of(trace.facts, size),
+                group=_text(meta.get("group_description"))
+                or _text(meta.get("group"))
+                or (own[0] if own is not None else group_of(trace.facts, size)),
                 ranks=size,
                 bytes=_bytes_told(meta, kind) if meta else size_of(kind, name, given, size),
                 asked=int(taken[row]),

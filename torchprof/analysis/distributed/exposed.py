@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from torchprof.analysis.distributed.collective_names import is_collective_kernel, is_collective_op, is_collective_range
+from torchprof.analysis.distributed.collective_names import is_collective_kernel, is_collective_op
+from torchprof.analysis.distributed.computing import named_rows, on_cpu
 from torchprof.analysis.distributed.intervals import Intervals
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.remembered import remembered
 from torchprof.analysis.spans import closed_ends
 from torchprof.analysis.steps import active_steps
-from torchprof.trace.schema import SCOPE_FUNCTION
 from torchprof.trace.trace import Trace
 
 __all__ = ["Work", "work_of"]
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +53,16 @@ def work_of(trace: Trace) -> Work:
     if trace.losses.get("kernels") or trace.losses.get("ops"):
         return Work(None, None, None, None)
     if has_kernels(trace):
-        sends = _named(trace, trace.kernels["name"], is_collective_kernel)
+        sends = named_rows(trace, trace.kernels["name"], is_collective_kernel)
         start, end = trace.kernels["start"], trace.kernels["end"]
         compute, communication = (Intervals.of(start[rows], end[rows]) & window for rows in (~sends, sends))
         exposed = communication.without(compute)
         return Work(compute.length, communication.length, exposed, window.length - compute.length - exposed)
     if not len(trace.ops):
         return Work(None, None, None, None)
-    computes, communicates = _on_cpu(trace)
+    computes, communicates = on_cpu(trace)
     ends = closed_ends(trace, trace.ops)
     compute, communication = (Intervals.of(trace.ops["start"][rows], ends[rows]) & window for rows in (computes, communicates))
-    if not communicates.any() and _named(trace, trace.op_names, is_collective_op).any():
+    if not communicates.any() and named_rows(trace, trace.op_names, is_collective_op).any():
         return Work(compute.length, None, None, None)  # of a backend whose threads tell nothing
     return Work(compute.length, communication.length, communication.without(compute), None)
-
-
-def _on_cpu(trace: Trace) -> tuple[Mask, Mask]:
-    """Which ops compute, and which are open while a collective runs."""
-    ops, parent = trace.ops, trace.ops["parent"]
-    communicates = _named(trace, trace.op_names, is_collective_range)
-    sends = communicates | _named(trace, trace.op_names, is_collective_op)
-    below = sends.copy()
-    while (more := (parent >= 0) & below[parent] & ~below).any():  # down one level at a time
-        below |= more
-    innermost = np.ones(len(ops), dtype=np.bool_)
-    innermost[parent[parent >= 0]] = False
-    return (ops["scope"] == SCOPE_FUNCTION) & innermost & ~below, communicates
-
-
-def _named(trace: Trace, names: Any, test: Any) -> Mask:
-    found = np.array([test(name) for name in trace.strings], dtype=np.bool_)
-    return found[names] if len(found) else np.zeros(len(names), dtype=np.bool_)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torchprof.trace.ranks import listed
 
-__all__ = ["group_of", "members_of", "size_of_all"]
+__all__ = ["group_of", "group_of_wrapper", "members_of", "size_of_all"]
 
 
 def size_of_all(facts: Mapping[str, Any]) -> int | None:
@@ -30,6 +30,34 @@ def group_of(facts: Mapping[str, Any], size: int | None) -> str | None:
     if len(groups) == 1:
         return str(groups[0]["description"] or groups[0]["name"])
     return f"ranks {listed(groups[0]['ranks'])}"
+
+
+def group_of_wrapper(facts: Mapping[str, Any], by: str, kind: str, module: str) -> tuple[str, int] | None:
+    """The process group in which a wrapper asks for collectives of a kind, and how many ranks it has; None: not known.
+
+    Args:
+        by: ``"FSDP"`` or ``"DDP"``.
+        module: that it asks for, which matters where it uses several groups.
+
+    Example:
+        >>> both = {"name": "7", "description": "mesh_shard", "backend": "gloo", "ranks": [0, 1]}
+        >>> sends = {"by": "FSDP", "kinds": ["all-gather"], "group": "7", "modules": []}
+        >>> group_of_wrapper({"process_groups": [both], "groups_of_wrappers": [sends]}, "FSDP", "all-gather", "0")
+        ('mesh_shard', 2)
+    """
+    used = {
+        each["group"]
+        for each in facts.get("groups_of_wrappers", ())
+        if each["by"] == by and kind in each["kinds"] and (not each["modules"] or module in each["modules"])
+    }
+    groups = facts.get("process_groups", ())
+    known = [group for group in groups if group["name"] in used]
+    if len(used) != 1 or len(known) != 1:
+        return None
+    (group,) = known
+    description = group["description"]
+    called_so = {tuple(each["ranks"]) for each in groups if each["description"] == description}
+    return str(description if description and len(called_so) == 1 else group["name"]), len(group["ranks"])
 
 
 def members_of(facts: Mapping[str, Any], group: str | None, size: int | None, world_size: int) -> tuple[int, ...] | None:

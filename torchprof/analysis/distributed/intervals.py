@@ -52,3 +52,17 @@ class Intervals:
     def without(self, other: Intervals) -> int:
         """Nanoseconds that this has, and the other has not."""
         return self.length - (self & other).length
+
+    def before(self, times: Ints) -> Ints:
+        """For each of these times, nanoseconds that this has before it.
+
+        Example:
+            >>> Intervals.of(np.array([0, 20]), np.array([10, 30])).before(np.array([5, 15, 40])).tolist()
+            [5, 10, 20]
+        """
+        whole = np.concatenate([[0], np.cumsum(self.end - self.start)])
+        at = np.searchsorted(self.start, times, side="right")
+        begun = np.append(self.end, 0)[at - 1]
+        over = np.where(at > 0, np.maximum(begun - times, 0), 0)
+        found: Ints = whole[at] - over
+        return found

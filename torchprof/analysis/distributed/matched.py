@@ -7,6 +7,7 @@ matched.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,11 @@ class Match:
     members: tuple[int, ...]
     calls: dict[int, Collective]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all ranks of the group were recorded. The one that came last may be missing elsewhere."""
+        return len(self.calls) == len(self.members)
+
 
 @dataclass(frozen=True, slots=True)
 class Matched:
@@ -52,11 +58,16 @@ class Matched:
         matches: in the order in which the first rank of each asked.
         no_group: how many calls are of a group that is not known.
         differ: how many are of a step in which ranks of the group asked for different numbers of them.
+        alone: how many are of a group of which no other rank was recorded.
+        steps: for the members of each group, the steps in which its collectives were matched, of those that all of its ranks
+            recorded: what figures of a step are means of. A step in which none was asked for counts.
     """
 
     matches: tuple[Match, ...]
     no_group: int
     differ: int
+    alone: int
+    steps: Mapping[tuple[int, ...], int]
 
 
 @remembered
@@ -72,16 +83,29 @@ def matched(ranks: Ranks) -> Matched:
                 no_group += 1
             elif len(members) > 1:
                 found.setdefault((members, call.kind, step), {}).setdefault(number, []).append(call)
-    matches, differ = [], 0
+    matches, differ, alone = [], 0, 0
+    in_step: dict[tuple[int, ...], dict[int, bool]] = {}  # whether any was matched
     for (members, kind, step), of_ranks in found.items():
         there = [number for number in members if number in ranks.numbers]
-        if {len(of_ranks.get(number, ())) for number in there} == {len(next(iter(of_ranks.values())))}:
-            if len(there) > 1:
-                of_each = zip(*(of_ranks[number] for number in there), strict=True)
-                matches += [Match(kind, step, members, dict(zip(there, each, strict=True))) for each in of_each]
+        is_same = {len(of_ranks.get(number, ())) for number in there} == {len(next(iter(of_ranks.values())))}
+        if len(there) == 1:
+            alone += sum(map(len, of_ranks.values()))
+        elif is_same:
+            of_each = zip(*(of_ranks[number] for number in there), strict=True)
+            matches += [Match(kind, step, members, dict(zip(there, each, strict=True))) for each in of_each]
         else:
             differ += sum(map(len, of_ranks.values()))
-    return Matched(tuple(sorted(matches, key=_order)), no_group, differ)
+        of_group = in_step.setdefault(members, {})
+        of_group[step] = of_group.get(step, False) or (is_same and len(there) > 1)
+    steps = {members: _count(ranks, members, of_group) for members, of_group in in_step.items() if any(of_group.values())}
+    return Matched(tuple(sorted(matches, key=_order)), no_group, differ, alone, steps)
+
+
+def _count(ranks: Ranks, members: Iterable[int], is_matched: Mapping[int, bool]) -> int:
+    """In how many of the steps that all of these recorded their collectives were matched, or there was none."""
+    recorded = [set(active_steps(ranks.of_rank(number))["number"].tolist()) for number in members if number in ranks.numbers]
+    common = set.intersection(*recorded)
+    return max(1, len([step for step in common if is_matched.get(step, True)]))
 
 
 def _steps(trace: Trace, calls: tuple[Collective, ...]) -> list[int]:

@@ -1,36 +1,34 @@
 """Which rank came last to each collective, by how much, and what it had done more of than the others.
 
-A rank comes to a collective when it asks for it or, where a kernel runs it, when the kernel begins. The last one is late by the
-time from the median of the others to itself. Some of that it may have been late by at the collective before, in the same group,
-for which the others did not wait; what is left is *new*, and has causes: of everything that it did since that collective, what
-took longer than in the median of the others. Where the causes take longer than the rank is newly late, which it had made good
-elsewhere, each is reduced by the same factor.
+The last one is late by the time from the median of the others to itself. Some of that it may have been late by at the
+collective before, in the same group, for which the others did not wait; and at the first collective, by as much as it began its
+first step later. What is left is *new*, and has causes: of everything that it did since that collective, what took longer than
+in the median of the others. Until the last one had come to that, Python between ops may have been waiting, and counts for none
+of them. Where the causes take longer than the rank is newly late, which it had made good elsewhere, each is reduced by the same
+factor: what is said of them is their share of the lateness, and not by how much they took longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from torchprof.analysis.distributed.activities import Activity, timeline_of
+from torchprof.analysis.distributed.arrivals import Arrivals, arrivals, median
 from torchprof.analysis.distributed.clocks import clocks_of
 from torchprof.analysis.distributed.collectives import Collective
-from torchprof.analysis.distributed.matched import SYNCHRONIZING, Match, matched
-from torchprof.analysis.gpu.backend import has_kernels
+from torchprof.analysis.distributed.matched import Match
 from torchprof.analysis.remembered import remembered
 from torchprof.analysis.steps import active_steps
 from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 
-__all__ = ["BEFORE", "NOT_TOLD", "Late", "lateness"]
+__all__ = ["NOT_TOLD", "Late", "lateness"]
 
 COMPARED: Final = 15
 """Of many ranks, so many others are compared with the last one: those that came nearest to their median."""
-BEFORE: Final = Activity("before", "", "")
-"""The rank began its first step later."""
+_BEGIN: Final = Activity("before", "", "")
 NOT_TOLD: Final = Activity("not told", "", "")
 """It did nothing that took longer than in the others."""
 
@@ -44,16 +42,31 @@ class Late:
         rank: who came last.
         call: what that rank asked for.
         late: from the median of the other ranks to it.
-        new: of that, what it was not late by at the collective before.
+        before: of that, by how much it began its first step later than the others, which happens once: 0 but at the first
+            collective.
+        new: of the rest, what it was not late by at the collective before.
         causes: what it did more of than the others; these add up to ``new``.
+        came: when ranks came, and how far that may be off.
     """
 
     match: Match
     rank: int
     call: Collective
     late: int
+    before: int
     new: int
     causes: Mapping[Activity, int]
+    came: Arrivals
+
+    @property
+    def is_together(self) -> bool:
+        """Whether all ranks came at once."""
+        return self.came.is_together
+
+    @property
+    def is_told(self) -> bool:
+        """Whether this rank came last, and by more than the clocks may be off."""
+        return self.came.is_told
 
 
 @remembered
@@ -62,61 +75,18 @@ def lateness(ranks: Ranks) -> tuple[Late, ...]:
     origins = clocks_of(ranks).origins
     traces = dict(zip(ranks.numbers, ranks, strict=True))
     found = []
-    before: dict[tuple[int, ...], _Arrivals] = {}
-    for match in matched(ranks).matches:
-        if match.kind not in SYNCHRONIZING:
-            continue
-        came = {number: _came(traces[number], call) for number, call in match.calls.items()}
-        now = _Arrivals.of(came, origins)
+    before: dict[tuple[int, ...], Arrivals] = {}
+    for now in arrivals(ranks):
+        match = now.match
         previous = before.get(match.members)
-        new = max(0, now.late - (previous.of_rank(now.last) if previous is not None and now.median < previous.latest else 0))
-        since = previous.came if previous is not None else {number: _begin(traces[number]) for number in came}
-        causes = _causes(traces, now, since, new, origins, is_first=previous is None)
-        found.append(Late(match, now.last, match.calls[now.last], now.late, new, causes))
+        new = max(0, now.late - (previous.of_rank(now.rank) if previous is not None and now.median < previous.latest else 0))
+        since = previous.came if previous is not None else {number: _begin(traces[number]) for number in now.came}
+        waited = previous.latest if previous is not None else None
+        causes = _causes(traces, now, since, new, origins, waited)
+        begun = causes.pop(_BEGIN, 0)
+        found.append(Late(match, now.rank, match.calls[now.rank], now.late, begun, new - begun, causes, now))
         before[match.members] = now
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrivals:
-    """When ranks came to a collective.
-
-    Attributes:
-        came: by rank, nanoseconds of its own trace.
-        at: the same by one clock.
-        last: who came last.
-        median: of the others.
-        latest: when the last one came.
-    """
-
-    came: Mapping[int, int]
-    at: Mapping[int, int]
-    last: int
-    median: int
-
-    @classmethod
-    def of(cls, came: Mapping[int, int], origins: Mapping[int, int]) -> _Arrivals:
-        at = {number: time + origins[number] for number, time in came.items()}
-        last = max(at, key=lambda number: at[number])
-        return cls(came, at, last, _median([time for number, time in at.items() if number != last]))
-
-    @property
-    def latest(self) -> int:
-        return self.at[self.last]
-
-    @property
-    def late(self) -> int:
-        return self.latest - self.median
-
-    def of_rank(self, number: int) -> int:
-        """By how much this rank came after the others; 0 where it did not."""
-        return max(0, self.at[number] - _median([time for other, time in self.at.items() if other != number]))
-
-
-def _came(trace: Trace, call: Collective) -> int:
-    if call.entered is not None and has_kernels(trace):
-        return call.entered
-    return int(trace.ops["start"][call.op])
 
 
 def _begin(trace: Trace) -> int:
@@ -127,23 +97,31 @@ def _begin(trace: Trace) -> int:
 
 def _causes(
     traces: Mapping[int, Trace],
-    now: _Arrivals,
+    now: Arrivals,
     since: Mapping[int, int],
     new: int,
     origins: Mapping[int, int],
-    *,
-    is_first: bool,
+    waited: int | None,
 ) -> dict[Activity, int]:
+    """
+    Args:
+        waited: until when ranks may have waited for the last one at the collective before: their Python counts from then on.
+            None: there was none before.
+    """
+
+    def did(number: int) -> dict[Activity, int]:
+        python_from = waited - origins[number] if waited is not None else None
+        return timeline_of(traces[number]).between(since[number], now.came[number], python_from)
+
     if not new:
         return {}
-    others = sorted((number for number in now.at if number != now.last), key=lambda number: abs(now.at[number] - now.median))
+    others = sorted((number for number in now.at if number != now.rank), key=lambda number: abs(now.at[number] - now.median))
     others = others[:COMPARED]
-    mine = timeline_of(traces[now.last]).between(since[now.last], now.came[now.last])
-    theirs = [timeline_of(traces[number]).between(since[number], now.came[number]) for number in others]
-    more = {activity: time - _median([each.get(activity, 0) for each in theirs]) for activity, time in mine.items()}
-    if is_first:
+    mine, theirs = did(now.rank), [did(number) for number in others]
+    more = {activity: time - median([each.get(activity, 0) for each in theirs]) for activity, time in mine.items()}
+    if waited is None:
         begins = [since[number] + origins[number] for number in others]
-        more[BEFORE] = since[now.last] + origins[now.last] - _median(begins)
+        more[_BEGIN] = since[now.rank] + origins[now.rank] - median(begins)
     more = {activity: time for activity, time in more.items() if time > 0}
     whole = sum(more.values())
     if whole > new:
@@ -151,7 +129,3 @@ def _causes(
     if (left := new - sum(more.values())) > 0:
         more[NOT_TOLD] = left
     return more
-
-
-def _median(values: Sequence[int]) -> int:
-    return int(np.median(np.array(values, dtype=np.int64)))

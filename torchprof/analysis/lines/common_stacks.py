@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torchprof.analysis.groups import Groups
 from torchprof.trace.trace import Trace
 
-__all__ = ["common_stacks"]
+__all__ = ["common_stacks", "depths"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -21,7 +21,7 @@ def common_stacks(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Ints]:
     pairs = Groups.by([before, after])
     parent, function = (np.append(trace.stacks[name].astype(np.int64), -1) for name in ("parent", "function"))
     activation = Groups.by([parent, function]).of  # rows that differ by line alone are the same
-    depth = _depths(parent[:-1])
+    depth = depths(trace)
     a, b = before[pairs.first], after[pairs.first]
     while True:
         differ = (a >= 0) & (b >= 0) & (activation[a] != activation[b])
@@ -33,9 +33,9 @@ def common_stacks(trace: Trace, before: Ints, after: Ints) -> tuple[Ints, Ints]:
     return np.where(none, -1, a)[pairs.of], np.where(none, -1, b)[pairs.of]
 
 
-def _depths(parent: Ints) -> Ints:
-    """How many rows are around each; one more value, -1, of none."""
+def depths(trace: Trace) -> Ints:
+    """How many rows of ``trace.stacks`` are around each; one more value, -1, of none."""
     found: list[int] = []
-    for above in parent.tolist():
+    for above in trace.stacks["parent"].tolist():
         found.append(found[above] + 1 if above >= 0 else 0)
     return np.array([*found, -1], dtype=np.int64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torchprof
 from torchprof.analysis.model.module_tree import paths_of_modules
-from torchprof.analysis.time.totals import step_totals
+from torchprof.analysis.time.totals import op_bytes, step_totals
 from torchprof.trace.schema import Phase
 from torchprof.trace.trace import Trace
 
@@ -18,7 +18,7 @@ def sums_of_ops(trace: Trace) -> dict[Key, list[int]]:
     totals = step_totals(trace)
     paths = [*paths_of_modules(trace), ""]
     sums: dict[Key, list[int]] = {}
-    for row, flops, moved in zip(totals.ops, totals.op_flops, totals.op_bytes, strict=True):
+    for row, flops, moved in zip(totals.ops, totals.op_flops, op_bytes(trace, totals), strict=True):
         signature = trace.signatures[row["signature"]]
         first = int(signature["inputs"])
         operands = trace.tensors[trace.operands[first : first + int(signature["n_inputs"])]]

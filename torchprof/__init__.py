@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.exporters.chrome import export_chrome as export_chrome
     from torchprof.exporters.flame_graphs import export_folded as export_folded
     from torchprof.exporters.flame_graphs import export_speedscope as export_speedscope
+    from torchprof.gathering.gather import gather as gather
     from torchprof.importers.load import load as load
     from torchprof.ranges.emit_ranges import emit_ranges as emit_ranges
     from torchprof.record.ceilings import ceilings as ceilings
@@ -156,6 +157,7 @@ _MODULES: Final = {
     "export_speedscope": "torchprof.exporters.flame_graphs",
     "figures": "torchprof.reporting.step_figures",
     "findings": "torchprof.advice.findings",
+    "gather": "torchprof.gathering.gather",
     "gpu": "torchprof.tables.gpu",
     "handlers": "torchprof",
     "imbalance": "torchprof.tables.imbalance",

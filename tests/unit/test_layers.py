@@ -68,6 +68,7 @@ ROOMS: Final[dict[str, Room]] = {
         "Writes what a trace says as one HTML file, and as numbers by name.",
         "paths errors _version terminal arguments trace allocator analysis rendering tables advice wording",
     ),
+    "gathering": Room("Brings the traces of all ranks to one of them.", "errors trace analysis _native wording", torch=True),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
         "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables wording",
@@ -113,7 +114,7 @@ ROOMS: Final[dict[str, Room]] = {
     "__init__": Room(
         "The public names.",
         "errors _version trace importers record allocator analysis exporters rendering tables advice comparison reporting "
-        "summarize estimation ranges watching handlers benchmarking _native",
+        "summarize estimation ranges watching handlers benchmarking gathering _native",
     ),
     "integrations": Room(
         "Where people already work: pytest, trainers and trackers, over the public names.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,13 +68,67 @@ def test_a_damaged_model_is_refused_also_beside_a_right_one(damaged: object) -> 
     model = rank_trace(0).model
     assert model is not None
     known = Known()
-    assert known.model(model.to_json()) == model
+    assert read(known, model.to_json()) == model
     with pytest.raises(ValueError, match="model"):
-        known.model(damaged)
+        read(known, damaged)
     without = [{name: value for name, value in module.items() if name != "address"} for module in model.to_json()]
     with pytest.raises(ValueError, match="address"):
-        known.model(without)
-    assert known.model(model.to_json()) == model
+        read(known, without)
+    for wrong in ("x", 1.5, None, True):
+        with pytest.raises(ValueError, match="address"):
+            read(known, [{**module, "address": wrong} for module in model.to_json()])
+    assert read(known, model.to_json()) == model
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"address": 7},
+        {"model": 7},
+        {"model": [{"address": 7}]},
+        {"note": '"model": [], "dtypes": "address": 7'},
+        {"x": {"model": None, "dtypes": []}},
+    ],
+)
+def test_facts_that_look_like_a_model_are_facts(facts: dict[str, object]) -> None:
+    model = rank_trace(0).model
+    assert model is not None
+    known = Known()
+    for told in (model.to_json(), None, model.to_json(), None):
+        text = written(told, facts)
+        document, found = known.document(text, lambda document: None)
+        assert document["facts"] == facts
+        assert found == (model if told is not None else None)
+
+
+def test_a_document_of_another_format_is_told_by_that_before_its_model_is_read() -> None:
+    def refuse(document: object) -> None:
+        raise KeyError("format")
+
+    with pytest.raises(KeyError, match="format"):
+        Known().document(written([{"newer": 1}]), refuse)
+
+
+def written(model: object, facts: object = None) -> bytes:
+    document = {"torchprof": 5, "strings": [], "facts": facts, "model": model, "dtypes": [], "device_types": []}
+    return json.dumps(document).encode()
+
+
+def read(known: Known, model: object) -> Model | None:
+    return known.document(written(model), lambda document: None)[1]
+
+
+def test_tables_that_are_shared_are_looked_through_once_and_others_always(tmp_path: Path) -> None:
+    first, second, third = (rank_trace(rank, 3) for rank in range(3))
+    wrong = third.steps.copy()
+    wrong["end"][1] = wrong["start"][1] - 2
+    ranks = saved(tmp_path, first, second, replace(third, steps=wrong))
+    assert ranks.numbers == (0, 1)
+    assert any("ends before it begins" in problem for problem in ranks.problems)
+    fewer = replace(rank_trace(2, 3), signatures=third.signatures[:1], signature_flops=third.signature_flops[:1])
+    ranks = saved(tmp_path, fewer)
+    assert ranks.numbers == (0, 1), "the ops are those of the others, but signatures that they name are not there"
+    assert any("signatures that are not there" in problem for problem in ranks.problems)
 
 
 def test_tables_of_ranks_with_nothing_in_common_are_not_all_kept() -> None:

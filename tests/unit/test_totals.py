@@ -13,7 +13,7 @@ import torchprof
 from torchprof.analysis.model.flops import signature_bytes
 from torchprof.analysis.steps import step_of
 from torchprof.analysis.time.self_times import nested_self_times, self_times_in_steps
-from torchprof.analysis.time.totals import step_totals
+from torchprof.analysis.time.totals import op_bytes, step_totals
 from torchprof.trace.schema import CALL_RECOMPUTED, OP_NESTED, SCOPE_USER, Phase
 
 
@@ -43,9 +43,10 @@ def test_self_times_add_up_to_the_time_of_the_outermost_ops() -> None:
 
 
 def test_flops_are_those_of_the_formula_and_bytes_are_counted_where_the_work_is_done() -> None:
-    totals = step_totals(loop_trace())
+    trace = loop_trace()
+    totals = step_totals(trace)
     assert totals.op_flops.tolist() == [0, 2 * (2 * 2 * 3 * 4)]
-    assert totals.op_bytes.tolist() == [0, 2 * 4 * (6 + 12 + 8)]
+    assert op_bytes(trace, totals).tolist() == [0, 2 * 4 * (6 + 12 + 8)]
 
 
 def test_an_op_inside_a_counted_op_is_not_counted_again() -> None:

@@ -122,7 +122,7 @@ class profile(ContextDecorator):
         progress: bool | None = None,
     ) -> None:
         most = bytes_of(budget, plain=None) if isinstance(budget, str) else budget
-        if not is_int(most, LEAST_BUDGET, MOST_BUDGET):
+        if most is None or not is_int(most, LEAST_BUDGET, MOST_BUDGET):
             raise ArgumentError(
                 f"budget must be a number of bytes from {LEAST_BUDGET:,} (1 MiB) to 2**62, or memory with its unit such as "
                 f"'4 GiB', not {shown(budget)}"

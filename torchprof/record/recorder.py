@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from torchprof import _native
-from torchprof.analysis.time.totals import step_totals
+from torchprof.analysis.time.totals import op_bytes, step_totals
 from torchprof.errors import RecordingError, UnsupportedTorchError
 from torchprof.record import flops, torch_private
 from torchprof.record.background import give_way
@@ -176,10 +176,12 @@ class Recorder:
         And of those of modules that the model does not have and that are not called any more, and of further user ranges.
         """
         tables, strings = _native.sums()
-        totals = step_totals(self._trace(tables, strings, {"aggregate": True}, self._flops(tables, strings)))
+        trace = self._trace(tables, strings, {"aggregate": True}, self._flops(tables, strings))
+        totals = step_totals(trace)
+        moved = op_bytes(trace, totals)
         self._has_merged = True
         registered = {id(place.module) for place in walk(self.models)} if self.models is not None else set()
-        _native.merge_sums(totals.op_flops.tolist(), totals.op_bytes.tolist(), totals.op_unknown.tolist(), registered)
+        _native.merge_sums(totals.op_flops.tolist(), moved.tolist(), totals.op_unknown.tolist(), registered)
 
     def _flops(self, tables: Tables, strings: list[str]) -> flops.Flops:
         outputs = self._options.reads_tensors or self.counted_ops == "outputs"

@@ -5,9 +5,9 @@ It is checked once, when a file is read: for whole columns at a time, in a small
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,11 +27,13 @@ from torchprof.trace.schema import (
     RuntimeCallKind,
 )
 
-__all__ = ["Damage", "find_damage"]
+__all__ = ["Damage", "Right", "find_damage"]
 
 Tables = Mapping[str, Rows]
 Check = Callable[[Rows, int], None]
 """Of a part of a table: its rows, and the number of the first."""
+Right = tuple[Rows, tuple[Check, ...]]
+"""A table, and the checks that found nothing wrong with it."""
 
 LATEST: Final = 2**55
 """Nanoseconds: a year. Sums of times stay far from what their columns hold."""
@@ -188,23 +190,41 @@ BOUNDS: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {
 """The least and the largest number of columns; "" is a table without columns."""
 
 
-def find_damage(tables: Tables, strings: int, signature_flops: Rows) -> None:
+def find_damage(tables: Tables, strings: int, signature_flops: Rows, right: MutableMapping[str, Right] | None = None) -> None:
     """Check the tables of a trace.
 
     Args:
         strings: how many there are.
         signature_flops: FLOPs of every signature.
+        right: what was found right before, by the name of a table: it is not looked through again for another trace that shares
+            it, and is replaced by what is found now.
 
     Raises:
         Damage: names the table and the row of what is wrong first.
     """
     counts = {**{name: len(rows) for name, rows in tables.items()}, "strings": strings}
     for name, rows in {**tables, "signature_flops": signature_flops}.items():
-        checks: list[Check] = [*_bounds(name, counts), *(check for check in ORDERS if check.table == name)]
+        checks = _checks(name, tuple(counts[to] for to in _REFERRED.get(name, ())))
+        before = right.get(name) if right is not None else None
+        if before is not None and before[0] is rows and before[1] is checks:
+            continue
         for first in range(0, len(rows), AT_ONCE):  # so few that they stay in the cache from one check to the next
             part = rows[max(0, first - 1) : first + AT_ONCE]  # with the row above
             for check in checks:
                 check(part, max(0, first - 1))
+        if right is not None:
+            right[name] = rows, checks
+
+
+@lru_cache(maxsize=256)
+def _checks(table: str, counts: tuple[int, ...]) -> tuple[Check, ...]:
+    """The checks of a table.
+
+    Args:
+        counts: how many rows the tables have that it refers to: those of ``_REFERRED``.
+    """
+    bounds = _bounds(table, dict(zip(_REFERRED.get(table, ()), counts, strict=True)))
+    return (*bounds, *(check for check in ORDERS if check.table == table))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +293,13 @@ ORDERS: Final = (
     Order("steps", _is_an_earlier_step, "began before the row above it"),
     *(Order(table, _ends_early, "ends before it begins") for table in ("ops", "module_calls", "allocations", "steps")),
 )
+
+
+_REFERRED: Final[Mapping[str, tuple[str, ...]]] = {
+    table: tuple(dict.fromkeys([*(each.to for each in (*REFERENCES, *SPANS) if each.table == table), "strings"]))
+    for table in {each.table for each in (*REFERENCES, *SPANS)}
+}
+"""Of what a table has rows of others."""
 
 
 def _bounds(table: str, counts: Mapping[str, int]) -> Iterator[Check]:

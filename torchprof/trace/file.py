@@ -10,11 +10,13 @@ What is written and read here are the parts of a `Trace`: the values of its fiel
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -28,7 +30,7 @@ from torchprof.trace.model import Model
 from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.type_names import DeviceTypes, Dtype, Dtypes
 
-__all__ = ["FORMAT", "ZIP", "read", "write"]
+__all__ = ["FORMAT", "ZIP", "from_bytes", "read", "to_bytes", "write"]
 
 ZIP: Final = b"PK\x03\x04"
 """How a zip archive begins."""
@@ -45,6 +47,13 @@ def write(path: AnyPath, parts: Mapping[str, Any]) -> None:
         ArgumentError: ``facts`` has something that JSON cannot hold, or the path is not a path.
         OSError: the file cannot be written.
     """
+    arrays = _arrays(parts)
+    with written(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _arrays(parts: Mapping[str, Any]) -> dict[str, Rows]:
+    """The members of the archive."""
     model: Model | None = parts["model"]
     document = {
         "torchprof": FORMAT,
@@ -61,9 +70,27 @@ def write(path: AnyPath, parts: Mapping[str, Any]) -> None:
         raise ArgumentError(
             f"trace.facts cannot be written as JSON ({error}): keep plain numbers, strings and lists"
         ) from error
-    encoded = np.frombuffer(text.encode(), dtype=np.uint8)
-    with written(path) as file:
-        np.savez(file, allow_pickle=False, document=encoded, **arrays)
+    return {"document": np.frombuffer(text.encode(), dtype=np.uint8), **arrays}
+
+
+def to_bytes(parts: Mapping[str, Any]) -> bytes:
+    """What `write` would write to a file.
+
+    Raises:
+        ArgumentError: as `write`.
+    """
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **_arrays(parts))
+    return stream.getvalue()
+
+
+def from_bytes(content: bytes, known: Known) -> dict[str, Any]:
+    """What `read` would read of a file with this content.
+
+    Raises:
+        TraceFileError: as `read`.
+    """
+    return _told("what was sent", io.BytesIO(content), known)
 
 
 def read(path: AnyPath, known: Known | None = None) -> dict[str, Any]:
@@ -79,11 +106,16 @@ def read(path: AnyPath, known: Known | None = None) -> dict[str, Any]:
     """
     shown = text_of(path)
     with opened(path) as file:  # what is wrong with the path itself is an OSError
-        begins = file.read(len(ZIP))
+        return _told(shown, file, known if known is not None else Known())
+
+
+def _told(shown: str, stream: BinaryIO, known: Known) -> dict[str, Any]:
+    """The parts of a trace. ``shown`` is what errors call it."""
+    begins = stream.read(len(ZIP))
     try:
         if begins != ZIP[: len(begins)]:  # a zip archive may stand at the end of any other file
             raise TraceFileError(f"{shown}: not a torchprof trace")
-        return _read(shown, known if known is not None else Known())
+        return _read(shown, stream, known)
     except TraceFileError:
         raise
     except Damage as error:
@@ -94,22 +126,23 @@ def read(path: AnyPath, known: Known | None = None) -> dict[str, Any]:
         raise TraceFileError(f"{shown}: not a torchprof trace, or a damaged one ({error})") from error
 
 
-def _read(shown: str, known: Known) -> dict[str, Any]:
-    with zipfile.ZipFile(shown) as archive:
+def _read(shown: str, stream: BinaryIO, known: Known) -> dict[str, Any]:
+    size = stream.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(stream) as archive:
         members = set(archive.namelist())
         if "document.npy" not in members:
             raise TraceFileError(
                 f"{shown}: a zip archive, but not a torchprof trace: unpack it first, if it has a file of torch.profiler in it"
             )
-        document = json.loads(_array(archive, "document", np.dtype(np.uint8), Known()).tobytes())
-        _check_format(shown, document)
+        text = _array(archive, size, "document", np.dtype(np.uint8), Known()).tobytes()
+        document, model = known.document(text, partial(_check_format, shown))
         tables = {
             name: np.zeros(0, dtype=layout)
             if name in STACKS and f"{name}.npy" not in members
-            else _array(archive, name, layout, known)
+            else _array(archive, size, name, layout, known)
             for name, layout in LAYOUTS.items()
         }
-        flops = _array(archive, "signature_flops", np.dtype(np.int64), known)
+        flops = _array(archive, size, "signature_flops", np.dtype(np.int64), known)
     if len(flops) != len(tables["signatures"]):
         raise Damage(f"it has FLOPs for {len(flops)} of {len(tables['signatures'])} signatures")
     strings, facts = document["strings"], document["facts"]
@@ -118,13 +151,13 @@ def _read(shown: str, known: Known) -> dict[str, Any]:
     strings = known.strings(strings)
     if wrong := wrong_fact(facts):
         raise Damage(wrong)
-    find_damage(tables, len(strings), flops)
+    find_damage(tables, len(strings), flops, known.right)
     return {
         **tables,
         "signature_flops": flops,
         "strings": strings,
         "facts": facts,
-        "model": known.model(document["model"]) if document["model"] is not None else None,
+        "model": model,
         "dtypes": Dtypes(
             {
                 _number(number): Dtype(str(name), size if size is None else int(size))
@@ -135,12 +168,12 @@ def _read(shown: str, known: Known) -> dict[str, Any]:
     }
 
 
-def _array(archive: zipfile.ZipFile, name: str, layout: np.dtype[Any], known: Known) -> Rows:
+def _array(archive: zipfile.ZipFile, size: int, name: str, layout: np.dtype[Any], known: Known) -> Rows:
     """The array of a member, which must be of this layout. Nothing is allocated for rows that are not there."""
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
         raise Damage(f"{name} is compressed or encrypted, and torchprof writes neither")
-    if member.compress_size != member.file_size or member.file_size > os.fstat(archive.fp.fileno()).st_size:  # type: ignore[union-attr]
+    if member.compress_size != member.file_size or member.file_size > size:
         raise Damage(f"{name} is larger than the file")
     read = archive.read(member)
     shape, dtype, begin = known.header(read)
@@ -148,7 +181,7 @@ def _array(archive: zipfile.ZipFile, name: str, layout: np.dtype[Any], known: Kn
         raise Damage(f"{name} has {len(shape)} dimensions of {dtype}, not rows of {layout}")
     if len(read) - begin != shape[0] * layout.itemsize:
         raise Damage(f"{name} has {len(read) - begin:,} bytes, not those of {shape[0]:,} rows")
-    return known.table(name, read[begin:], layout)
+    return known.table(name, read, layout, begin)
 
 
 def _number(number: Any) -> int:

@@ -8,38 +8,52 @@ again.
 from __future__ import annotations
 
 import io
+import json
+import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from torchprof.trace.kinds import is_of_kind
-from torchprof.trace.model import Model
+from torchprof.trace.damage import Right
+from torchprof.trace.model import Model, ModuleInfo
 from torchprof.trace.schema import Rows
 
 __all__ = ["Known"]
 
-ADDRESS: Final = "address"
+ADDRESS: Final = re.compile(rb'"address": -?(?:0|[1-9][0-9]*)')
+NO_ADDRESS: Final = b'"address": 0'
+MODEL: Final = b'"model": '
+AFTER_MODEL: Final = b', "dtypes": '
+"""Around the model in a document, if it is as torchprof writes it. In a string, quotes have a backslash before them."""
+PLACE: Final = ModuleInfo._fields.index("address")
+MOST_MODELS: Final = 64
+"""That are kept: every stage of a pipeline has another."""
 MOST_TABLES: Final = 256
 """Tables that are kept to be compared: of ranks that have nothing in common, each has others."""
 
 
 class Known:
-    """What the files that were read so far have."""
+    """What the files that were read so far have.
+
+    Attributes:
+        right: the tables that were found right last, by name: see `find_damage`.
+    """
 
     def __init__(self) -> None:
+        self.right: dict[str, Right] = {}
         self._tables: dict[tuple[str, bytes], Rows] = {}
         self._headers: dict[bytes, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._strings: list[str] = []
-        self._document: list[dict[str, Any]] = []
-        self._model: Model | None = None
+        self._models: dict[bytes, Model] = {}
 
-    def table(self, name: str, rows: bytes, layout: np.dtype[Any]) -> Rows:
-        """The table with these bytes."""
-        key = name, rows
+    def table(self, name: str, member: bytes, layout: np.dtype[Any], begin: int = 0) -> Rows:
+        """The table with these bytes, from ``begin`` on."""
+        key = name, member
         if key not in self._tables and len(self._tables) >= MOST_TABLES:
             del self._tables[next(iter(self._tables))]
         found = self._tables.pop(key, None)
-        self._tables[key] = found if found is not None else np.frombuffer(rows, dtype=layout)
+        self._tables[key] = found if found is not None else np.frombuffer(member, dtype=layout, offset=begin)
         return self._tables[key]
 
     def header(self, member: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
@@ -68,22 +82,37 @@ class Known:
             self._strings = strings
         return self._strings
 
-    def model(self, document: Any) -> Model:
-        """The model of such data: as `Model.from_json`, with what is not an address shared with the last one, if that is equal.
+    def document(self, text: bytes, check: Callable[[Any], None]) -> tuple[Any, Model | None]:
+        """What the JSON document of a file says, without its model, and the model: where another file has the same one, but for
+        the addresses of its modules, that is shared and not read again.
+
+        Args:
+            check: called with the document before its model is looked at: raises where it is of another format.
 
         Raises:
-            ValueError: it is no such data: names the module.
+            ValueError: it is no JSON, or its model is none: names the module.
         """
-        if not isinstance(document, list) or not all(isinstance(module, dict) for module in document):
-            return Model.from_json(document)
-        addresses = [module.pop(ADDRESS, None) for module in document]
-        if self._model is not None and document == self._document and is_of_kind(addresses, list[int]):
-            columns = zip(self._model.modules, addresses, strict=True)
-            return Model(tuple(module._replace(address=address) for module, address in columns))
-        whole = [
-            module if address is None else {**module, ADDRESS: address}
-            for module, address in zip(document, addresses, strict=True)
-        ]
-        self._model = Model.from_json(whole)
-        self._document = document
-        return self._model
+        addresses = [each.rpartition(b" ")[2] for each in ADDRESS.findall(text)]
+        bare = ADDRESS.sub(NO_ADDRESS, text)
+        begin, end = bare.find(MODEL) + len(MODEL), bare.rfind(AFTER_MODEL)
+        is_found = bare.count(MODEL) == bare.count(AFTER_MODEL) == 1 and begin < end
+        section = bare[begin:end]
+        known = self._models.get(section) if is_found else None
+        if known is not None and len(known.modules) == len(addresses) == section.count(NO_ADDRESS):
+            document = json.loads(bare[:begin] + b"null" + bare[end:])
+            check(document)
+            return document, _at(known, [int(address) for address in addresses])
+        document = json.loads(text)
+        check(document)
+        if (told := document["model"]) is None:
+            return document, None
+        model = Model.from_json(told)
+        if is_found and len(self._models) < MOST_MODELS and json.loads(section) == [{**each, "address": 0} for each in told]:
+            self._models[section] = model
+        return document, model
+
+
+def _at(model: Model, addresses: list[int]) -> Model:
+    """The model with modules at other addresses."""
+    columns = zip(model.modules, addresses, strict=True)
+    return Model(tuple(ModuleInfo._make((*each[:PLACE], address, *each[PLACE + 1 :])) for each, address in columns))

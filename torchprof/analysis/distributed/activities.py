@@ -24,7 +24,7 @@ from torchprof.analysis.lines.where import lines_of_stacks
 from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.model.module_tree import module_labels
 from torchprof.analysis.remembered import remembered
-from torchprof.analysis.spans import closed_ends
+from torchprof.analysis.spans import closed_ends, each_once
 from torchprof.trace.schema import SCOPE_USER, Phase, phases, phases_of_calls
 from torchprof.trace.trace import Trace
 
@@ -76,9 +76,8 @@ class Timeline:
         part = slice(int(first), int(last))
         starts = np.where(self.runs[part], start, start if python_from is None else max(start, python_from))
         time = np.maximum(np.minimum(self.end[part], end) - np.maximum(self.start[part], starts), 0)
-        rows, which = np.unique(self.what[part], return_inverse=True)
-        sums = np.bincount(which, weights=time, minlength=len(rows))
-        return {self.activities[row]: int(sums[at]) for at, row in enumerate(rows.tolist()) if sums[at] > 0}
+        sums = np.bincount(self.what[part], weights=time)
+        return {self.activities[row]: int(sums[row]) for row in np.flatnonzero(sums > 0).tolist()}
 
 
 class _Pieces(NamedTuple):
@@ -98,7 +97,7 @@ class _Pieces(NamedTuple):
 
     def after(self, other: _Pieces) -> _Pieces:
         """The other's, and these where it has none."""
-        times = np.unique(np.concatenate([self.start, self.end, other.start, other.end]))
+        times = each_once(np.concatenate([self.start, self.end, other.start, other.end]))
         if len(times) < 2:
             return other
         begins = times[:-1]
@@ -176,7 +175,7 @@ def _of_thread(trace: Trace, thread: int, *, whole: bool) -> _Pieces:
     op_ends, call_ends = closed_ends(trace, ops), closed_ends(trace, calls)
     found_ops, found_calls = innermost(ops, op_ends, of_ops), innermost(calls, call_ends, of_calls)
     edges = [0, int(trace.facts.get("duration_ns", 0))] if whole else []
-    times = np.unique(np.concatenate([found_ops[0], found_calls[0], np.array(edges, dtype=np.int64)]))
+    times = each_once(np.concatenate([found_ops[0], found_calls[0], np.array(edges, dtype=np.int64)]))
     begins, ends = times[:-1], times[1:]
     op, call = innermost_at(begins, found_ops), innermost_at(begins, found_calls)
     in_call = (call >= 0) & (op == np.append(calls["op"].astype(np.int64), -1)[call])

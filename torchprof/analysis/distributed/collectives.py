@@ -102,6 +102,8 @@ class Found:
 def collectives_of(trace: Trace) -> Found:
     """The collectives in the active steps of a trace with single ops."""
     ops, names = trace.ops, trace.op_names
+    if not len(ops) and not len(trace.kernels):
+        return Found((), 0)
     kinds = [kind_of(name) for name in trace.strings]
     is_kind = np.array([bool(kind) for kind in kinds], dtype=np.bool_)
     asks = is_kind[names] if len(is_kind) else np.zeros(len(ops), dtype=np.bool_)
@@ -123,7 +125,7 @@ def collectives_of(trace: Trace) -> Found:
     for row, module, line in zip(counted.tolist(), modules.tolist(), lines, strict=True):
         name, meta = trace.strings[names[row]], told.get(row, {})
         kind = kinds[names[row]] or kind_of_short(str(meta.get("name", "")))
-        by, of_range = _asked_by(trace, row)
+        by, of_range = _asked_by(trace, names, row)
         if by == "DDP":  # whose buckets are of many modules
             of_range = wrapper
         given = _bytes_of(trace, ops["inputs"][row], ops["n_inputs"][row])
@@ -237,12 +239,13 @@ def _waits(trace: Trace, rows: Ints) -> dict[int, int]:
     if not is_wait.any():
         return {}
     waits = np.flatnonzero(is_wait[trace.op_names])
+    names = trace.op_names
     latest: dict[int, int] = {}
     found: dict[int, int] = {}
     for row in np.sort(np.concatenate([rows, waits])).tolist():
         op = trace.ops[row]
         first, count = int(op["inputs"]), int(op["n_inputs"])
-        if is_wait[trace.op_names[row]]:
+        if is_wait[names[row]]:
             for storage in _storages(trace, first, count):
                 if storage in latest and op["end"] >= 0:
                     of = latest[storage]
@@ -258,9 +261,9 @@ def _storages(trace: Trace, first: int, count: int) -> set[int]:
     return found - {0}
 
 
-def _asked_by(trace: Trace, row: int) -> tuple[str, str | None]:
-    """What asked for the collective, and the module that a range of FSDP names."""
-    parent, names = trace.ops["parent"], trace.op_names
+def _asked_by(trace: Trace, names: Rows, row: int) -> tuple[str, str | None]:
+    """What asked for the collective, and the module that a range of FSDP names. ``names`` are those of all ops."""
+    parent = trace.ops["parent"]
     is_functional = trace.strings[names[row]].startswith("_c10d_functional")
     at = int(parent[row])
     while at >= 0:

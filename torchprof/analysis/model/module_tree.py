@@ -18,6 +18,7 @@ __all__ = [
     "module_labels",
     "module_tree",
     "modules_inside",
+    "nodes_by_path",
     "paths",
     "paths_of_modules",
 ]
@@ -98,6 +99,19 @@ def module_tree(trace: Trace) -> list[ModuleNode]:
         found = node_of_module[row] or _unregistered(outside, address, type)
         found.modules.append(row)
     return roots + outside.children
+
+
+def nodes_by_path(nodes: list[ModuleNode]) -> list[ModuleNode]:
+    """The nodes, with those of one path as one: only modules that are not registered in the model have a path in common."""
+    found: list[ModuleNode] = []
+    first: dict[str, ModuleNode] = {}
+    for node in nodes:
+        if node.info is not None or first.setdefault(node.path, node) is node:
+            found.append(node)
+        else:
+            for members in ("children", "modules", "calls"):
+                getattr(first[node.path], members).extend(getattr(node, members))
+    return found
 
 
 def _node_of(

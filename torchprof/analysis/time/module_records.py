@@ -11,6 +11,7 @@ of the step. Where no threads work at the same time, the records add up to the s
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
@@ -18,10 +19,10 @@ import numpy.typing as npt
 
 from torchprof.analysis.gpu.backend import has_kernels
 from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
-from torchprof.analysis.model.module_tree import OUTSIDE, ModuleNode, module_tree
+from torchprof.analysis.model.module_tree import OUTSIDE, ModuleNode, module_tree, nodes_by_path
 from torchprof.analysis.records import Record, none_if_nan, whole
 from torchprof.analysis.steps import PHASE_COLUMNS, step_times
-from torchprof.analysis.time.totals import StepTotals, step_totals
+from torchprof.analysis.time.totals import StepTotals, op_bytes, step_totals
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.trace import Trace
 
@@ -31,7 +32,6 @@ __all__ = [
     "OTHER",
     "WITHOUT_MODULE",
     "module_records",
-    "nodes_by_path",
     "sums_by_module",
     "unknown_by_module",
 ]
@@ -134,19 +134,6 @@ def _own_parameters(trace: Trace, node: ModuleNode) -> int | None:
     return sum(p.numel for p in node.info.parameters if p.owner is None) if node.info is not None else 0
 
 
-def nodes_by_path(nodes: list[ModuleNode]) -> list[ModuleNode]:
-    """The nodes, with those of one path as one: only modules that are not registered in the model have a path in common."""
-    found: list[ModuleNode] = []
-    first: dict[str, ModuleNode] = {}
-    for node in nodes:
-        if node.info is not None or first.setdefault(node.path, node) is node:
-            found.append(node)
-        else:
-            for members in ("children", "modules", "calls"):
-                getattr(first[node.path], members).extend(getattr(node, members))
-    return found
-
-
 def unknown_by_module(trace: Trace, totals: StepTotals) -> dict[str, dict[int, frozenset[str]]]:
     """By figure and row of ``trace.modules`` (beyond them: no module), the ops whose FLOPs are unknown."""
     found: dict[str, dict[int, frozenset[str]]] = {name: {} for name in _FLOPS}
@@ -169,8 +156,12 @@ def _bounds(trace: Trace, total: dict[str, Floats], unknown: Unknown, totals: St
     return record
 
 
-def sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
-    """Every figure of a module without those below it, by row of ``trace.modules`` (then `WITHOUT_MODULE`) and step."""
+def sums_by_module(trace: Trace, totals: StepTotals, counts: Collection[str] = _COUNTS) -> dict[str, Floats]:
+    """Every figure of a module without those below it, by row of ``trace.modules`` (then `WITHOUT_MODULE`) and step.
+
+    Args:
+        counts: which are wanted of those that are no times, and not the calls.
+    """
     ops, calls = totals.ops, totals.calls
     count = len(trace.modules) + len(WITHOUT_MODULE)
     module_of_op = _row_of(ops, trace)
@@ -191,9 +182,9 @@ def sums_by_module(trace: Trace, totals: StepTotals) -> dict[str, Floats]:
             for name, phase in PHASE_COLUMNS.items()
         },
         "other": own[Phase.OTHER :: len(Phase)],
-        **{name: op_sum(totals.op_flops, *phases) for name, phases in _FLOPS.items()},
-        "bytes": op_sum(totals.op_bytes),
-        "allocated": op_sum(ops["allocated"]),
+        **{name: op_sum(totals.op_flops, *phases) for name, phases in _FLOPS.items() if name in counts},
+        **({"bytes": op_sum(op_bytes(trace, totals))} if "bytes" in counts else {}),
+        **({"allocated": op_sum(ops["allocated"])} if "allocated" in counts else {}),
     }
     if (times := step_times(trace)) is not None and len(times.time):
         # The program waits for data, and runs Python, also where no op is open; and some Python in the step of an optimizer is

@@ -15,7 +15,7 @@ from torchprof.analysis.groups import Groups
 from torchprof.analysis.model.flops import at_least, counts_flops, unknown_op
 from torchprof.analysis.model.module_tree import modules_inside
 from torchprof.analysis.records import Record, none_if_nan, whole
-from torchprof.analysis.time.totals import step_totals
+from torchprof.analysis.time.totals import op_bytes, step_totals
 from torchprof.trace.schema import Phase
 from torchprof.trace.shapes import Size
 from torchprof.trace.trace import Trace
@@ -65,7 +65,8 @@ def op_records(
     group[mask] = groups.of
     own_by_step = totals.sums_of_self_times(group, count)
     spread = totals.spread(own_by_step)
-    flops, moved, allocated = per_step(totals.op_flops[mask]), per_step(totals.op_bytes[mask]), per_step(ops["allocated"])
+    flops, allocated = per_step(totals.op_flops[mask]), per_step(ops["allocated"])
+    moved = per_step(op_bytes(trace, totals)[mask])
     shortest, longest = groups.minimum(ops["min"]), groups.maximum(ops["max"])
     all_self = own.sum()
     columns = {"device": "device_time", "device_self": "device_self", "kernels": "kernels"} if has_kernels(trace) else {}

@@ -24,7 +24,7 @@ from torchprof.analysis.time.self_times import self_times_in_steps
 from torchprof.trace.schema import OP_NESTED, OP_WRAPPER, PHASE_SHIFT, Rows, phases_of_calls
 from torchprof.trace.trace import Trace
 
-__all__ = ["StepTotals", "step_totals"]
+__all__ = ["StepTotals", "op_bytes", "step_totals"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -76,11 +76,10 @@ class StepTotals:
     after the end of the step.
 
     Attributes:
-        ops: one row for each group, over all steps.
+        ops: one row for each group, over all steps. Of an aggregated trace it is the table of sums itself, whose columns are of
+            narrower numbers, and nothing is copied: of a thousand ranks, that would be gigabytes.
         op_flops: FLOPs of every row of ``ops``.
         op_unknown: of every row of ``ops``, whether it has FLOPs of which nobody knows how many.
-        op_bytes: bytes read and written by every row of ``ops``. 0 for an op that leaves the work to ops inside it; NaN:
-            unknown.
         self_times: of ``ops``, by step.
         calls, kernels: one row for each group, and for each step if ``by_step``.
         steps: the number of active steps. A recording without steps counts as one.
@@ -90,7 +89,6 @@ class StepTotals:
     ops: Rows
     op_flops: Ints
     op_unknown: npt.NDArray[np.bool_]
-    op_bytes: npt.NDArray[np.float64]
     self_times: SelfTimes
     calls: Rows
     kernels: Rows
@@ -137,22 +135,28 @@ def step_totals(trace: Trace) -> StepTotals:
         ops, self_times = _ops(trace, active, op_self)
         calls, kernels = _calls(trace, active, call_self), kernel_sums(trace, active)
     else:
-        ops, calls = _aggregated(trace.op_totals, OPS), _aggregated(trace.call_totals, CALLS)
+        ops, calls = trace.op_totals, _aggregated(trace.call_totals, CALLS)
         kernels = aggregated_kernel_sums(trace.kernel_totals)
-        self_times = SelfTimes(np.arange(len(ops)), np.zeros(len(ops), dtype=np.int64), ops["self_time"])
-    signature, count, merged = ops["signature"], ops["count"], ops["merged"] != 0
-    nested, wrapper = ops["nested"] != 0, ops["wrapper"] != 0
+        first_step = np.broadcast_to(np.int32(0), len(ops))
+        self_times = SelfTimes(np.arange(len(ops), dtype=np.int32), first_step, ops["self_time"])
+    signature, count, merged, nested = ops["signature"], ops["count"], ops["merged"] != 0, ops["nested"] != 0
     return StepTotals(
         ops=ops,
         op_flops=np.where(merged, ops["flops"], counted_flops(trace, signature, nested) * count),
         op_unknown=is_unknown(trace, signature, nested) | (ops["unknown"] != 0),
-        op_bytes=np.where(merged, ops["moved"], counted_bytes(trace, signature, nested, wrapper) * count),
         self_times=self_times,
         calls=calls,
         kernels=kernels,
         steps=steps,
         by_step=by_step,
     )
+
+
+def op_bytes(trace: Trace, totals: StepTotals) -> npt.NDArray[np.float64]:
+    """Bytes read and written by every row of ``totals.ops``. 0 for an op that leaves the work to those inside; NaN: unknown."""
+    ops = totals.ops
+    counted = counted_bytes(trace, ops["signature"], ops["nested"] != 0, ops["wrapper"] != 0)
+    return np.where(ops["merged"] != 0, ops["moved"], counted * ops["count"])
 
 
 def _aggregated(totals: Rows, layout: np.dtype[np.void]) -> Rows:

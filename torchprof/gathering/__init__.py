@@ -1,0 +1,1 @@
+"""`gather`: the traces of all ranks, brought to one of them."""

@@ -69,7 +69,7 @@ def trace(
     strings = list(strings or [])
     classes = {info.address: info.type for info in reversed(model.modules if model is not None else ())}
     for row in tables.get("modules", []):
-        if "type" not in row and row["address"] in classes:
+        if "type" not in row and row.get("address") in classes:
             strings.append(classes[row["address"]])
             row["type"] = len(strings) - 1
     layouts = LAYOUTS

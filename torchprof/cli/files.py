@@ -10,8 +10,8 @@ import torchprof
 from torchprof.cli.arguments import UsageError
 from torchprof.cli.progress import working
 from torchprof.errors import TraceFileError
+from torchprof.importers.folders import ENDINGS, SNAPSHOTS, refuse_folder
 from torchprof.importers.other_files import BEGINNING, what_else
-from torchprof.importers.ranks import ENDINGS, SNAPSHOTS, refuse_folder
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.terminal import printable

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import torchprof
-from torchprof.allocator.gpus import capacity_of, gpu_named
 from torchprof.errors import ArgumentError
 from torchprof.sizes import bytes_of
 
@@ -20,6 +19,8 @@ MOST: Final = 2**62
 
 def gpu_or_bytes(text: str) -> int | str:
     """Reads the name of a GPU, or memory such as ``40GiB``: what functions take as ``capacity``."""
+    from torchprof.allocator.gpus import capacity_of, gpu_named  # which loads numpy, and help needs none
+
     try:
         return gpu_named(text) or capacity_of(text)
     except ArgumentError as error:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from torchprof.errors import TraceFileError
+from torchprof.importers.folders import refuse_folder
 from torchprof.importers.kineto.beginning import may_be_kineto
 from torchprof.importers.other_files import BEGINNING, MODEL, what_else
 from torchprof.importers.progress import reading
-from torchprof.importers.ranks import load_ranks, refuse_folder
+from torchprof.importers.ranks import load_ranks
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import AnyPath, opened, text_of
 from torchprof.trace import file

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from torchprof.errors import ArgumentError, TorchprofError, TraceFileError
+from torchprof.importers.folders import files_in
 from torchprof.importers.progress import reading
 from torchprof.paths import AnyPath, text_of
 from torchprof.terminal import printable
@@ -17,12 +16,7 @@ from torchprof.trace.ranks import Ranks
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted
 
-__all__ = ["ENDINGS", "SNAPSHOTS", "load_ranks", "refuse_folder"]
-
-ENDINGS: Final = (".torchprof", ".json", ".json.gz")
-"""Of the names of the files that are read of a folder."""
-SNAPSHOTS: Final = (".pickle", ".pkl", ".pickle.gz", ".pkl.gz")
-"""Of the names that memory snapshots usually have."""
+__all__ = ["load_ranks"]
 
 
 def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[int], None], Known], Trace]) -> Ranks:
@@ -36,7 +30,7 @@ def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[i
         ArgumentError: there are no files, or one is not a path.
         OSError: the folder cannot be read.
     """
-    paths = _in_folder(of) if isinstance(of, str) else [text_of(path) for path in of]
+    paths = files_in(of) if isinstance(of, str) else [text_of(path) for path in of]
     if not paths:
         raise ArgumentError("path=[] names no file: give the files of the ranks, or their folder")
     sizes = {path: os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths}
@@ -65,44 +59,6 @@ def load_ranks(of: str | Sequence[AnyPath], read: Callable[[AnyPath, Callable[[i
         where = f"{of}: is a folder, and" if isinstance(of, str) else f"of {len(paths)} files"
         raise TraceFileError(f"{where} no trace is of a rank: give one file, such as {files[0]}")
     return Ranks.of(traces, files, problems)
-
-
-def refuse_folder(path: AnyPath, endings: Sequence[str] = ENDINGS) -> None:
-    """Raise TraceFileError where this is a folder, and one file is needed: it names one.
-
-    Args:
-        endings: of the names of files of which one would do.
-    """
-    folder = text_of(path)
-    if not os.path.isdir(folder.replace("\0", "")):
-        return
-    names = _names_in(folder, endings)
-    if not names and _names_in(folder, ENDINGS):
-        raise TraceFileError(f"{folder}: is a folder of traces, and no memory snapshot of CUDA: torchprof.load(path) reads it")
-    if not names:
-        raise TraceFileError(f"{folder}: is a folder, and one file is needed: no name in it ends in {', '.join(endings)}")
-    first = os.path.join(folder, names[0])
-    if len(names) == 1:
-        raise TraceFileError(f"{folder}: is a folder, and one file is needed: name it, {first}")
-    of_ranks = "; torchprof.load(path) reads those of all ranks" if first.endswith(ENDINGS) else ""
-    raise TraceFileError(f"{folder}: is a folder of {len(names):,} files: name that of one rank, such as {first}{of_ranks}")
-
-
-def _names_in(folder: str, endings: Sequence[str]) -> list[str]:
-    names = [name for name in os.listdir(folder) if name.endswith(tuple(endings)) and not name.startswith(".")]
-    return sorted(names, key=_by_number)
-
-
-def _in_folder(folder: str) -> list[str]:
-    names = _names_in(folder, ENDINGS)
-    if not names:
-        raise TraceFileError(f"{folder}: a folder without traces: no name in it ends in {', '.join(ENDINGS)}")
-    return [os.path.join(folder, name) for name in names]
-
-
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """For the order in which people count: ``rank2`` comes before ``rank10``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _reason(error: Exception, path: str) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO, Final, NoReturn
 
 from torchprof.errors import TraceFileError
+from torchprof.importers.folders import SNAPSHOTS, refuse_folder
 from torchprof.importers.other_files import BEGINNING, MODEL, PICKLE, packed, what_else
-from torchprof.importers.ranks import SNAPSHOTS, refuse_folder
 from torchprof.paths import AnyPath, opened, text_of
 
 __all__ = ["LARGEST", "is_snapshot", "read_snapshot"]

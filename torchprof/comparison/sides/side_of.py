@@ -10,9 +10,9 @@ from torchprof.comparison.sides.accounts import estimate_side, memory_side, snap
 from torchprof.comparison.sides.summary import summary_side
 from torchprof.comparison.sides.trace import default_by, trace_side
 from torchprof.errors import ArgumentError, ModuleTypeError
+from torchprof.importers.folders import refuse_folder
 from torchprof.importers.load import load_trace
 from torchprof.importers.other_files import BEGINNING
-from torchprof.importers.ranks import refuse_folder
 from torchprof.importers.snapshot_file import is_snapshot
 from torchprof.paths import opened
 from torchprof.tables.memory import Memory

@@ -16,7 +16,6 @@ from torchprof.cli.progress import working
 from torchprof.rendering.units import format_bytes, format_ns
 from torchprof.terminal import printable
 from torchprof.trace.rank import rank_of
-from torchprof.trace.ranks import listed
 from torchprof.wording import counted, numbered
 
 __all__ = ["add_parser", "run"]
@@ -117,6 +116,8 @@ def _warmup(trace: torchprof.Trace) -> int:
 
 
 def _facts(trace: torchprof.Trace, size: int) -> Iterator[tuple[str, str]]:
+    from torchprof.trace.ranks import listed  # which loads numpy, and help needs none
+
     facts = trace.facts
     yield "File", f"{format_bytes(size)}, {format_bytes(trace.nbytes)} of rows"
     recorded_by = f"torch {facts.get('torch', 'unknown')}, Python {facts.get('python', 'unknown')}"

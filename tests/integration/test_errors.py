@@ -97,7 +97,7 @@ def test_backward_without_anything_to_differentiate_is_refused() -> None:
     "arguments",
     [
         {"budget": 5},
-        {"budget": "1 GB"},
+        {"budget": "1 block"},
         {"budget": 2**80},
         {"model": 5},
         {"model": []},

@@ -176,14 +176,20 @@ def _indexing(trace: Trace, called: Ints) -> tuple[Ints, Ints]:
     unbinds = called[np.isin(names, [row for row, name in enumerate(trace.strings) if name == UNBIND])]
     unbinds = unbinds[trace.ops["n_outputs"][unbinds] >= MANY]
     if len(unbinds):
-        pieces = np.unique(output_tensors(trace, unbinds))
+        pieces = np.unique(_memory_and_shape(trace, output_tensors(trace, unbinds)))
         for place in (0, 1):
             read = input_tensors(trace, called, place)
-            mine = np.isin(read, pieces[pieces >= 0])
+            mine = (read >= 0) & np.isin(_memory_and_shape(trace, read), pieces)
             parts.append((called[mine], read[mine]))
     rows, tensor = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.unique(rows, return_index=True)[1]
     return rows[order], tensor[order]
+
+
+def _memory_and_shape(trace: Trace, tensors: Ints) -> Ints:
+    """A number that is the same for tensors of one shape in one memory; for these rows. One tensor may have several rows."""
+    found = trace.tensors[tensors]
+    return (found["storage"] >> np.uint64(4) << np.uint64(20)).astype(np.int64) | found["shape"].astype(np.int64)
 
 
 def _time_and_backward(trace: Trace, loops: _Loops) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ def registered(trace: Trace) -> list[int]:
 
     A module that is freed may leave its address to one of another class. The class of one module may change as well, but then
     one name ends with the other: ``LazyLinear`` becomes ``Linear``, and ``Linear`` ``FSDPLinear`` or ``ParametrizedLinear``.
+    Modules of TorchScript are described by the class that they were made of.
     """
     infos = trace.model.modules if trace.model is not None else ()
     rows: dict[int, int] = {}
@@ -24,6 +25,10 @@ def registered(trace: Trace) -> list[int]:
     for address, name in trace.modules[["address", "type"]].tolist():
         row = rows.get(address, -1)
         called = trace.strings[name]
-        is_it = row >= 0 and (called.endswith(infos[row].type) or infos[row].type.endswith(called))
+        is_it = row >= 0 and (infos[row].opaque == "TorchScript" or _are_one(called, infos[row].type))
         found.append(row if is_it else -1)
     return found
+
+
+def _are_one(one: str, other: str) -> bool:
+    return one.endswith(other) or other.endswith(one)

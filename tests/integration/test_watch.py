@@ -325,7 +325,7 @@ def test_the_model_learns_what_it_learns_without_it() -> None:
         ({"active": True}, "active must be an int of at least 1"),
         ({"first": -1}, "first must be an int of at least 0"),
         ({"steps_by": "batches"}, "steps_by='batches' must be 'optimizer' or 'step'"),
-        ({"keep": 0}, "keep must be an int of at least 1"),
+        ({"keep": 0}, "keep=0 must be an int of at least 1"),
         ({"on_trace_ready": 3}, "on_trace_ready must be a function"),
         ({"budget": 3}, "budget must be a number of bytes"),
         ({"gpu": "tpu"}, "gpu must be one of"),

@@ -171,12 +171,12 @@ def _estimated(
     from torchprof.estimation.fake.surroundings import undisturbed
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
-    from torchprof.estimation.sharding.building import built_sharded, made_fake
+    from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
-    mode = EstimateMode(rules.overrides, real_ops)
+    mode = EstimateMode(rules.overrides, real_ops, wrappers() if world_size is not None else ())
     recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:

@@ -139,6 +139,8 @@ SHARDING: Final = Feature(
     "estimate(world_size=...)",
     "Models on one GPU can be estimated, and recordings of many ranks read",
     names={
+        "AsyncCollectiveTensor": "torch.distributed._functional_collectives.AsyncCollectiveTensor",
+        "DTensor": "torch.distributed.tensor.DTensor",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",

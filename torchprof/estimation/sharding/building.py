@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -18,7 +19,12 @@ from torchprof.errors import ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.torch_private import SHARDING
 
-__all__ = ["built_sharded", "made_fake"]
+__all__ = ["built_sharded", "made_fake", "wrappers"]
+
+
+def wrappers() -> tuple[type[torch.Tensor], ...]:
+    """Tensors that stand for what a rank has: sharded ones, and results of collectives that are awaited when they are used."""
+    return SHARDING.DTensor, SHARDING.AsyncCollectiveTensor
 
 
 def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
@@ -46,15 +52,15 @@ def made_fake(model: nn.Module, mode: Any) -> None:
             _native.pause_recording()  # it reads those on meta, which take no memory
             model.to_empty(device="cpu")
         finally:
-            _native.resume_recording([local(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
+            _native.resume_recording([_local(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
             mode.outside.forget()
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
             with _without_talking():
                 vars(wrapper)["wrap"]()
-                wrapper.register_comm_hook(None, _reduced)
+                dist._register_comm_hook(wrapper.reducer, None, _reduced)
 
 
-def local(tensor: torch.Tensor) -> torch.Tensor:
+def _local(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank has of a tensor: all of it, or its shard."""
     return getattr(tensor, "_local_tensor", tensor)
 
@@ -106,7 +112,7 @@ def _without_talking() -> Iterator[None]:
         yield
 
 
-def _reduced(state: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+def _reduced(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A bucket of gradients has been reduced. The world that is not there returns nothing, which DistributedDataParallel refuses."""
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())

@@ -9,7 +9,6 @@ from functools import wraps
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -42,9 +41,9 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         )
     with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
         made = build()
-    refuse_shards_on_the_host(made)
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(made).__name__}: {made!r:.80}")
+    refuse_shards_on_the_host(made)
     return made
 
 
@@ -65,8 +64,8 @@ def made_fake(model: nn.Module, mode: Any) -> nn.Module:
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
             with _without_talking():
                 vars(wrapper)["wrap"]()
-                dist._register_comm_hook(wrapper.reducer, None, _reduced)
-                wrapper.reducer = _Reducer(wrapper.reducer)
+                SHARDING.register_comm_hook(wrapper.reducer, None, _reduced)
+                vars(wrapper)["reducer"] = _Reducer(wrapper.reducer)
     return model
 
 
@@ -144,7 +143,7 @@ def _without_talking() -> Iterator[None]:
         yield
 
 
-def _reduced(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _reduced(state: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     """A bucket of gradients has been reduced. The world that is not there says it without the bucket, which is refused."""
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())

@@ -18,6 +18,7 @@ from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, Torc
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
+from torchprof.estimation.sharding.streams import numbered_streams, streams_of
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
@@ -187,6 +188,8 @@ def _estimated(
         stack.enter_context(never_compiling())
         stack.enter_context(rules.installed())
         stack.enter_context(read_by_dynamo())
+        if sharded and target.device == "cuda":
+            stack.enter_context(numbered_streams())
         source = built_sharded(model) if sharded else built(model)
         try:
             with recording:
@@ -221,5 +224,6 @@ def _estimated(
     if target.device == "cpu":
         return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes)
     overheads = rules.overheads(trace)
-    played = replay(with_overheads(trace, account.allocations, overheads), settings)
+    rows = with_overheads(trace, account.allocations, overheads)
+    played = replay(rows, settings, streams=streams_of(trace, rows))
     return Estimate(trace, target.device, account, played, overheads, limit, rules.unknown(), notes, target.name, target.why)

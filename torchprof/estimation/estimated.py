@@ -11,6 +11,7 @@ from torchprof.analysis.memory.modules import in_module
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.estimation.overheads import Overhead, with_overheads
+from torchprof.estimation.sharding.streams import streams_of
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_flops
@@ -143,7 +144,8 @@ class Estimate(Printed):
         if limit <= others:
             return False
         rows = with_overheads(self.trace, self.memory.allocations, self.overheads)
-        return replay(rows, self.replay.settings, limit - others).out_of_memory is None
+        played = replay(rows, self.replay.settings, limit - others, streams=streams_of(self.trace, rows))
+        return played.out_of_memory is None
 
     def _unless(self) -> str:
         """Where the verdict would be another, for overheads that are only known to be in a range."""

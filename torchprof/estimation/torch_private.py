@@ -149,6 +149,7 @@ SHARDING: Final = Feature(
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
         "ddp": "torch.nn.parallel.distributed",
         "register_comm_hook": "torch.distributed._register_comm_hook",
+        "world": "torch.distributed.distributed_c10d",
     },
     methods=(
         "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",

@@ -1,7 +1,7 @@
 """Training that is spread over ranks, as users write it, and what it really takes: peaks of gloo processes on the CPU.
 
-A program is an architecture and a way to wrap it. `measured` runs programs in real processes, and its figures are the truth that
-``estimate(build, inputs, world_size=..., rank=...)`` of the same ``build`` is compared with.
+A program is an architecture and a way to wrap it. `measured` runs programs in real processes, and its figures are the truth for
+``estimate(build, inputs, world_size=..., rank=...)`` of the same ``build``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,10 +93,7 @@ class ConvNet(nn.Module):
         super().__init__()
         channels = (3, 32, 64, 128)
         self.stages = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU())
-                for a, b in zip(channels, channels[1:], strict=False)
-            )
+            *(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(channels))
         )
         self.fc1, self.fc2 = nn.Linear(128 * 4 * 4, 256), nn.Linear(256, 10)
 

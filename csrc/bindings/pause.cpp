@@ -2,6 +2,7 @@
 #include "record/pause.h"
 
 #include <pybind11/stl.h>
+#include <torch/csrc/Storage.h>
 
 #include <vector>
 
@@ -36,6 +37,18 @@ void take_tensor_as_earlier(const py::object& tensor) {
   }
 }
 
+// Of a storage, which has what Storage::resize_ has.
+void resize(const py::object& storage, int64_t bytes) {
+  if (!THPStorage_Check(storage.ptr())) {
+    throw py::type_error("storage must be an UntypedStorage");
+  }
+  c10::StorageImpl& impl = *THPStorage_Unpack(storage.ptr()).unsafeGetStorageImpl();
+  if (!impl.device().is_meta() || bytes < 0) {
+    throw py::value_error("only a storage on meta can be resized so, to a size of 0 or more");
+  }
+  resize_on_meta(impl, static_cast<size_t>(bytes));
+}
+
 }  // namespace
 
 void define_pause(py::module_& module) {
@@ -44,6 +57,7 @@ void define_pause(py::module_& module) {
   module.def("begin_compiling", &begin_compiling);
   module.def("end_compiling", &end_compiling);
   module.def("take_as_earlier", &take_tensor_as_earlier, "tensor"_a, py::pos_only());
+  module.def("resize_on_meta", &resize, "storage"_a, "bytes"_a, py::pos_only());
   module.def("real_peak", &take_real_peak);
   module.def("adds_gradients", &adds_gradients);
 }

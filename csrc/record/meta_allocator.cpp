@@ -112,6 +112,12 @@ void report_result(c10::StorageImpl& storage) {
   }
 }
 
+void resize_on_meta(c10::StorageImpl& storage, size_t bytes) {
+  storage.set_data_ptr_noswap({nullptr, storage.device()});
+  storage.set_nbytes(bytes);
+  storage.set_data_ptr_noswap(c10::GetAllocator(c10::DeviceType::Meta)->allocate(bytes));
+}
+
 void take_as_earlier(c10::StorageImpl& storage) {
   const c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
   if (data.get_deleter() == &release) {

@@ -24,6 +24,8 @@ void report_result(c10::StorageImpl& storage);
 void report_workspace(int64_t bytes);
 // Of a storage made while the recording was paused: it stands for one from before the recording, which never reports it.
 void take_as_earlier(c10::StorageImpl& storage);
+// PyTorch resizes a meta storage by changing a number. Here its block is freed, and one of the new size is allocated, as elsewhere.
+void resize_on_meta(c10::StorageImpl& storage, size_t bytes);
 // Before it: whether the kernel is an aten::add of autograd's engine, which accumulates two gradients.
 bool adds_gradients();
 

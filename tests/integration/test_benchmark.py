@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -175,6 +176,33 @@ def test_wrong_arguments_are_named_before_anything_runs(arguments: dict[str, Any
     with pytest.raises(error, match=said):
         torchprof.benchmark(**{"function": lambda: called.append(1), **arguments})
     assert called == []
+
+
+async def serve() -> None:
+    """A call of it makes a coroutine, and runs nothing."""
+
+
+def batches() -> Iterator[int]:
+    """A call of it makes a generator, and runs nothing."""
+    yield 1
+
+
+class Server:
+    async def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (serve, "function serve is a coroutine function, .*: give lambda: asyncio.run(serve())"),
+        (functools.partial(serve), "function partial is a coroutine function"),
+        (Server(), "function Server is a coroutine function"),
+        (batches, "function batches is a generator function, .*: give lambda: list(batches())"),
+    ],
+)
+def test_a_function_whose_calls_run_nothing_yet_is_not_timed(function: Callable[[], object], said: str) -> None:
+    with pytest.raises(ModuleTypeError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        torchprof.benchmark(function)
 
 
 @pytest.mark.parametrize(

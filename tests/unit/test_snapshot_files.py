@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from torchprof.errors import ArgumentError, ModuleTypeError, TraceFileError
@@ -170,6 +171,13 @@ def test_a_zip_archive_of_other_files_is_to_be_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("trace.json", "{}")
     with pytest.raises(TraceFileError, match=r"trace\.zip: a zip archive, but not a torchprof trace: unpack it first"):
+        load(path)
+
+
+def test_arrays_of_numpy_are_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "weights.npz"
+    np.savez(path, weight=np.zeros(3))
+    with pytest.raises(TraceFileError, match=r"weights\.npz: not a torchprof trace, but arrays of numpy \(\.npz\)"):
         load(path)
 
 

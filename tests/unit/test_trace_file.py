@@ -354,3 +354,9 @@ def test_a_model_is_read_with_its_tensors(saved: Path) -> None:
 def test_what_is_no_path_is_named(path: Any) -> None:
     with pytest.raises(ArgumentError, match=re.escape(f"path={path!r} is not a path")):
         torchprof.load(path)
+
+
+@pytest.mark.parametrize("row", [5, "a", None, np.zeros(0, np.int64)])
+def test_shapes_know_their_rows(row: Any) -> None:
+    with pytest.raises(ArgumentError, match="must be a row of shapes, of which there are 0"):
+        Trace.empty().shape(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -100,12 +101,16 @@ def check_settings(function: Any, warmup: Any, recorded: Any, ceilings: Any) -> 
     """Check what the function `benchmark` and the fixture ``gpu_benchmark`` are both given.
 
     Raises:
-        ModuleTypeError: the function is not one.
+        ModuleTypeError: the function is not one, or one whose calls do nothing yet.
         ArgumentError: another argument has a value that is not accepted.
         RecordingError: torchprof is recording already.
     """
     if not callable(function):
         raise ModuleTypeError(f"function must be a function to call, not {type(function).__name__}: {shown(function)}")
+    if later := _what_runs_later(function):
+        kind, run = later
+        name = name_of(function)
+        raise ModuleTypeError(f"function {name} is a {kind}, whose calls only make one: give lambda: {run.format(name)}")
     check_int("warmup", warmup, 1)
     check_int("recorded", recorded, 1)
     if ceilings is not None:
@@ -113,6 +118,16 @@ def check_settings(function: Any, warmup: Any, recorded: Any, ceilings: Any) -> 
     give_way()  # what records in the background, such as pytest --torchprof, as for any recording that is asked for
     if _native.is_recording():
         raise RecordingError("torchprof is recording, which would change the times: benchmark outside of the recording")
+
+
+def _what_runs_later(function: Any) -> tuple[str, str] | None:
+    """What kind of function it is whose call runs nothing of it, and how all of it is run; None where a call runs it."""
+    called = function, type(function).__call__
+    if any(map(inspect.iscoroutinefunction, called)):
+        return "coroutine function", "asyncio.run({}())"
+    if any(map(inspect.isgeneratorfunction, called)):
+        return "generator function", "list({}())"
+    return None
 
 
 def model_of(function: Any) -> nn.Module | None:

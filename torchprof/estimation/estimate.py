@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Final
 
 import torch
@@ -18,7 +18,7 @@ from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, STANCE
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -46,6 +46,8 @@ def estimate(
     allocator: str = "",
     allow_real: bool | Iterable[str] = False,
     compile: bool = False,
+    world_size: int | None = None,
+    rank: int = 0,
 ) -> Estimate:
     """Predict what a training step needs, by running the model's own code on fake tensors: no memory, no arithmetic, no GPU.
 
@@ -73,6 +75,9 @@ def estimate(
             everything (`torchprof.estimation.fake.real_ops`), and take the memory and the time of a real run.
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
             decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
+        world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
+            each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others.
+        rank: which of them is estimated.
 
     Returns:
         An `Estimate`.
@@ -92,6 +97,13 @@ def estimate(
     if device not in ("cuda", "cpu"):
         raise ArgumentError(f"device={device!r} cannot be estimated: use 'cuda' or 'cpu'")
     check_int("steps", steps, 1)
+    if world_size is None and rank != 0:
+        raise ArgumentError(f"rank={shown(rank)} is one of many: say of how many, with world_size=")
+    if world_size is not None and compile:
+        raise ArgumentError(
+            f"compile=True is for a model on one device: with world_size={shown(world_size)}, call torch.compile in the "
+            "function that builds the model; it is then estimated as written"
+        )
     if amp is not None and not (isinstance(amp, torch.dtype) and amp in AUTOCAST_DTYPES):
         raise ArgumentError(
             f"amp={shown(amp)} is nothing that autocast computes in: use {' or '.join(map(str, AUTOCAST_DTYPES))}, or None for "
@@ -116,11 +128,21 @@ def estimate(
         DISPATCHER_RULES: device == "cuda",
         AUTOCAST_RULE: device == "cuda" and amp,
         COMPILE: compile,
+        SHARDING: world_size is not None,
     }
     for feature, is_needed in needed.items():
         if is_needed:
             feature.require()
-    return _estimated(model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real)
+    with nullcontext() if world_size is None else a_rank(world_size, rank):
+        return _estimated(
+            model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, world_size
+        )
+
+
+def a_rank(world_size: int, rank: int) -> AbstractContextManager[None]:
+    from torchprof.estimation.sharding.world import fake_world
+
+    return fake_world(world_size, rank)
 
 
 def _estimated(
@@ -137,6 +159,7 @@ def _estimated(
     amp: torch.dtype | None,
     settings: AllocatorSettings,
     allow_real: Any,
+    world_size: int | None,
 ) -> Estimate:
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
     from torchprof.estimation.fake.compiled import as_compiled
@@ -148,11 +171,12 @@ def _estimated(
     from torchprof.estimation.fake.surroundings import undisturbed
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
+    from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
-    mode = EstimateMode(rules.overrides, real_ops)
+    mode = EstimateMode(rules.overrides, real_ops, wrappers() if world_size is not None else ())
     recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:
@@ -164,10 +188,14 @@ def _estimated(
         stack.enter_context(never_compiling())
         stack.enter_context(rules.installed())
         stack.enter_context(read_by_dynamo())
-        source = built(model)
+        source = built(model) if world_size is None else built_sharded(model)
         try:
             with recording:
-                fake = fake_model(source, mode)
+                if world_size is None:
+                    fake = fake_model(source, mode)
+                else:
+                    fake = source
+                    made_fake(fake, mode)
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
@@ -177,7 +205,7 @@ def _estimated(
                         run.run()
                         recording.step()
                     del run, arguments
-            if around := mode.outside.parameters_of(source):
+            if fake is not source and (around := mode.outside.parameters_of(source)):
                 raise EstimateError(
                     f"the program uses {in_short(around)} of the model itself, not of the fake copy that stands for it: use "
                     "the model that step= is called with, or pass a function that builds it with all that refers to it"

@@ -32,6 +32,7 @@ __all__ = [
     "GROUPED_MM_RULE",
     "HIGHER_ORDER",
     "INDUCTOR_FOR_CUDA",
+    "SHARDING",
     "STANCE",
     "Feature",
 ]
@@ -133,6 +134,25 @@ ESTIMATE: Final = Feature(
     ),
 )
 """Fake tensors, and ops that run for real."""
+
+SHARDING: Final = Feature(
+    "estimate(world_size=...)",
+    "Models on one GPU can be estimated, and recordings of many ranks read",
+    names={
+        "AsyncCollectiveTensor": "torch.distributed._functional_collectives.AsyncCollectiveTensor",
+        "DTensor": "torch.distributed.tensor.DTensor",
+        "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
+        "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
+        "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
+        "ddp": "torch.nn.parallel.distributed",
+    },
+    methods=(
+        "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
+        "torch.nn.parallel.distributed._sync_module_states",
+        "torch.nn.parallel.distributed._verify_param_shape_across_processes",
+    ),
+)
+"""A rank of a world that is not there: `torchprof.estimation.sharding`."""
 
 STANCE: Final = Feature(
     "torchprof.estimate",

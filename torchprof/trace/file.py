@@ -131,6 +131,8 @@ def _read(shown: str, stream: BinaryIO, known: Known) -> dict[str, Any]:
     with zipfile.ZipFile(stream) as archive:
         members = set(archive.namelist())
         if "document.npy" not in members:
+            if members and all(name.endswith(".npy") for name in members):
+                raise TraceFileError(f"{shown}: not a torchprof trace, but arrays of numpy (.npz)")
             raise TraceFileError(
                 f"{shown}: a zip archive, but not a torchprof trace: unpack it first, if it has a file of torch.profiler in it"
             )

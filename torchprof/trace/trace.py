@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from torchprof.errors import TraceFileError
+from torchprof.errors import ArgumentError, TraceFileError
 from torchprof.paths import AnyPath
 from torchprof.trace import file
 from torchprof.trace.model import Model
@@ -25,7 +25,7 @@ from torchprof.trace.schema import LAYOUTS, STACKS, Rows
 from torchprof.trace.shapes import Shape, shape_of
 from torchprof.trace.source import with_source
 from torchprof.trace.type_names import DeviceTypes, Dtypes
-from torchprof.wording import counted
+from torchprof.wording import counted, shown
 
 __all__ = ["Trace"]
 
@@ -140,8 +140,15 @@ class Trace:
         return {table: count for table, count in losses.items() if count and table != "unmatched_ends"}
 
     def shape(self, row: int) -> Shape:
-        """The sizes in one row of ``shapes``: ``"j"`` where a size is ragged, None where it is unknown."""
-        first, ndim = self.shapes[row].item()
+        """The sizes in one row of ``shapes``: ``"j"`` where a size is ragged, None where it is unknown.
+
+        Raises:
+            ArgumentError: there is no such row.
+        """
+        try:
+            first, ndim = self.shapes[row].item()
+        except (IndexError, TypeError, ValueError):
+            raise ArgumentError(f"row={shown(row)} must be a row of shapes, of which there are {len(self.shapes)}") from None
         return shape_of(self.dims[first : first + ndim].tolist())
 
     @property

@@ -37,22 +37,26 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
     Args:
         rules: what is done otherwise than PyTorch's fake kernels say.
         real_ops: ops that may run for real on stand-ins.
+        wrappers: tensors that stand for fake ones, as DTensor does for those of a rank.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, rules: Overrides, real_ops: RealOps) -> None:
+    def __init__(self, rules: Overrides, real_ops: RealOps, wrappers: tuple[type[torch.Tensor], ...] = ()) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._rules, self._others = rules.by_op, rules.others
         self.real_ops = real_ops
         self.backward_nodes = BackwardNodes(rules.backward_nodes)
         self._cache = FakeOpCache(self)
         self.outside = Outside()
+        self.wrappers = wrappers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is DEVICE and getattr(args[0], "fake_mode", None) is self:  # half of all calls
             return args[0].fake_device
+        if self.wrappers and any(issubclass(kind, self.wrappers) for kind in types):
+            return NotImplemented  # they call the op again, with what they wrap
         if func is DETACH:
             self.backward_nodes.begin()
         if func.namespace == "profiler":  # record_function and its kin work on no tensors

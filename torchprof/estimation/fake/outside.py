@@ -60,6 +60,12 @@ class Outside:
         found: tuple[Any, Any] = ESTIMATE.tree_map_only(torch.Tensor, known, (args, kwargs))
         return found
 
+    def forget(self) -> None:
+        """Those that were met so far are no part of the program any more."""
+        self._sizes.clear()
+        self._gradients.clear()
+        self._numbers.clear()
+
     def put_back(self) -> None:
         """Backward has given them fake gradients."""
         for tensor, gradient in self._gradients.values():

@@ -1,0 +1,123 @@
+"""Building a model as a rank does: on meta, where its parameters take no memory; then with fake ones on the CPU."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+
+from torchprof import _native
+from torchprof.errors import ModuleTypeError
+from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.torch_private import SHARDING
+
+__all__ = ["built_sharded", "made_fake", "wrappers"]
+
+
+def wrappers() -> tuple[type[torch.Tensor], ...]:
+    """Tensors that stand for what a rank has: sharded ones, and results of collectives that are awaited when they are used."""
+    return SHARDING.DTensor, SHARDING.AsyncCollectiveTensor
+
+
+def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
+    """What the function builds, wraps and shards, on meta.
+
+    Raises:
+        ModuleTypeError: it is no function, or builds no module.
+    """
+    if isinstance(build, nn.Module) or not callable(build) or isinstance(build, type):
+        what = f"the class {build.__name__}" if isinstance(build, type) else type(build).__name__
+        raise ModuleTypeError(
+            f"with world_size=, model must be a function that builds and shards the model as a rank does, not {what}"
+        )
+    with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
+        made = build()
+    if not isinstance(made, nn.Module):
+        raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(made).__name__}: {made!r:.80}")
+    return made
+
+
+def made_fake(model: nn.Module, mode: Any) -> None:
+    """Give a model on meta fake parameters and buffers on the CPU; those of DistributedDataParallel are grouped in buckets now."""
+    with mode:
+        try:
+            _native.pause_recording()  # it reads those on meta, which take no memory
+            model.to_empty(device="cpu")
+        finally:
+            _native.resume_recording([_local(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
+            mode.outside.forget()
+        for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
+            with _without_talking():
+                vars(wrapper)["wrap"]()
+                dist._register_comm_hook(wrapper.reducer, None, _reduced)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank has of a tensor: all of it, or its shard."""
+    return getattr(tensor, "_local_tensor", tensor)
+
+
+class _CudaIsMeta(TorchFunctionMode):
+    """What a program puts on a GPU stays on meta."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        args = tuple(map(_on_meta, args))
+        kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, str) and value.partition(":")[0] == "cuda":
+        return "meta"
+    return torch.device("meta") if isinstance(value, torch.device) and value.type == "cuda" else value
+
+
+@contextmanager
+def _wrapped_later() -> Iterator[None]:
+    """DistributedDataParallel keeps the parameters that it is given, so it gets them once they are fake."""
+    wrap = DistributedDataParallel.__init__
+
+    signature = inspect.signature(wrap)
+
+    @wraps(wrap)
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        given = signature.bind(self, *args, **options)
+        given.arguments.update(device_ids=None, output_device=None)  # which a model on the CPU has not
+        nn.Module.__init__(self)
+        self.module = given.arguments["module"]
+        object.__setattr__(self, "wrap", lambda: wrap(*given.args, **given.kwargs))
+
+    with replaced(DistributedDataParallel, "__init__", init):
+        yield
+
+
+@contextmanager
+def _without_talking() -> Iterator[None]:
+    """What DistributedDataParallel asks the other ranks when it begins: they have the same parameters."""
+    place = SHARDING.ddp
+    with (
+        replaced(place, "_verify_param_shape_across_processes", _nothing),
+        replaced(place, "_sync_module_states", _nothing),
+    ):
+        yield
+
+
+def _reduced(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """A bucket of gradients has been reduced. The world that is not there returns nothing, which DistributedDataParallel refuses."""
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+
+
+def _nothing(*args: Any, **options: Any) -> None:
+    """In place of what talks to other ranks."""

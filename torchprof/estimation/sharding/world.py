@@ -1,0 +1,134 @@
+"""A world of ranks that is not there: the program runs as one of them, and its collectives return at once.
+
+It is PyTorch's own ``"fake"`` backend of process groups. What the program says of ``"cuda"`` is done on the CPU, where fake
+tensors are: meshes, ``torch.cuda.set_device`` and the like.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from torchprof.arguments import is_int
+from torchprof.errors import ArgumentError, EstimateError
+from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
+from torchprof.estimation.torch_private import SHARDING
+from torchprof.wording import shown
+
+__all__ = ["check_world", "fake_world"]
+
+PER_HOST: Final = 8
+"""Ranks of one host: ``LOCAL_WORLD_SIZE``. Most machines with GPUs have so many."""
+
+
+def check_world(world_size: Any, rank: Any) -> None:
+    """Raise ArgumentError unless there is such a rank, and no process group that the world would take the place of."""
+    if not is_int(world_size, 1):
+        raise ArgumentError(f"world_size={shown(world_size)} must be how many ranks there are, an int of at least 1")
+    if not is_int(rank, 0, world_size - 1):
+        raise ArgumentError(
+            f"rank={shown(rank)} must be one of the ranks of world_size={world_size}: an int from 0 to {world_size - 1}"
+        )
+    if not dist.is_available():
+        raise EstimateError("world_size= needs torch.distributed, which this PyTorch was built without")
+    if dist.is_initialized():
+        raise ArgumentError(
+            f"world_size={world_size} makes a world of its own, and torch.distributed is initialized already: call estimate "
+            "before init_process_group, or in a process of its own"
+        )
+
+
+@contextmanager
+def fake_world(world_size: int, rank: int) -> Iterator[None]:
+    """This process is a rank of a world, until the block ends.
+
+    Raises:
+        ArgumentError, EstimateError: as `check_world` says.
+    """
+    check_world(world_size, rank)
+    local = min(world_size, PER_HOST)
+    variables = {
+        "RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_RANK": rank % local,
+        "LOCAL_WORLD_SIZE": local,
+        "GROUP_RANK": rank // local,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 29500,  # torchrun's, which nobody connects to
+    }
+    with ExitStack() as stack:
+        stack.callback(_put_back, {name: os.environ.get(name) for name in variables})
+        os.environ.update({name: str(value) for name, value in variables.items()})
+        stack.callback(_forget_layouts)
+        _forget_layouts()
+        stack.callback(_end)
+        dist.init_process_group("fake", store=SHARDING.FakeStore(), rank=rank, world_size=world_size)
+        stack.enter_context(_initialized_already())
+        stack.enter_context(_meshes_on_the_cpu())
+        stack.enter_context(layouts_without_memory())
+        stack.enter_context(storages_resized_with_memory())
+        yield
+
+
+def _put_back(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _end() -> None:
+    if dist.is_initialized():  # the program may have destroyed it
+        dist.destroy_process_group()
+
+
+def _forget_layouts() -> None:
+    """DTensor remembers how an op is sharded by its arguments, whichever rank it was asked as."""
+    SHARDING.clear_sharding_cache()
+
+
+@contextmanager
+def _initialized_already() -> Iterator[None]:
+    """``init_process_group``, of whichever backend, finds the world."""
+
+    @wraps(dist.init_process_group)
+    def init_process_group(*args: Any, **options: Any) -> None:
+        """The world is there."""
+
+    with replaced(dist, "init_process_group", init_process_group), replaced(torch.cuda, "set_device", _set_device):
+        yield
+
+
+def _set_device(device: Any) -> None:
+    """There is one."""
+
+
+@contextmanager
+def _meshes_on_the_cpu() -> Iterator[None]:
+    """A mesh of GPUs is one of the CPU."""
+    make = dist.DeviceMesh.__init__
+
+    @wraps(make)
+    def init(self: Any, device_type: str, *args: Any, **options: Any) -> None:
+        try:
+            make(self, "cpu", *args, **options)
+        except RuntimeError as error:
+            _explain(error)
+            raise
+
+    with replaced(dist.DeviceMesh, "__init__", init):
+        yield
+
+
+def _explain(error: RuntimeError) -> None:
+    """Say in words that a mesh has more ranks than there are."""
+    if "larger" in str(error) or "size" in str(error):
+        raise ArgumentError(f"world_size={dist.get_world_size()} does not do for the mesh of the program: {error}") from error

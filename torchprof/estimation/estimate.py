@@ -135,7 +135,20 @@ def estimate(
             feature.require()
     with nullcontext() if world_size is None else a_rank(world_size, rank):
         return _estimated(
-            model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, world_size
+            model,
+            inputs,
+            batch_size,
+            dtypes,
+            optimizer,
+            loss,
+            step,
+            steps,
+            target,
+            limit,
+            amp,
+            settings,
+            allow_real,
+            world_size,
         )
 
 

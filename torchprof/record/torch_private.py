@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "process_groups",
     "profiler_switches",
     "ranks_of_stages",
+    "reset_of_fsdp",
     "run_backward",
     "without_fake_mode",
     "without_modes",
@@ -185,6 +186,31 @@ def groups_of_fsdp(module: Any) -> Iterator[tuple[str, dict[str, Any]]]:
                 "all-reduce": getattr(mesh, "replicate_process_group", None),
             },
         )
+
+
+def reset_of_fsdp(module: Any) -> Callable[[], None]:
+    """A function that puts an `FSDPModule` back to how far it is in a step now, and shards again what is sharded now.
+
+    Raises:
+        AttributeError: a name is missing.
+    """
+    state = module._get_fsdp_state()
+    training, root = state._training_state, state._state_ctx.iter_forward_root
+    groups = [
+        (group, group.is_sharded, group._training_state, len(group._post_forward_indices)) for group in state._fsdp_param_groups
+    ]
+    order = [len(group.comm_ctx.post_forward_order) for group, *_ in groups]
+
+    def reset() -> None:
+        state._training_state, state._state_ctx.iter_forward_root = training, root
+        for (group, was_sharded, of_group, count), met in zip(groups, order, strict=True):
+            if was_sharded and not group.is_sharded:
+                group._to_sharded()
+            group._training_state = of_group
+            del group._post_forward_indices[count:]
+            del group.comm_ctx.post_forward_order[met:]
+
+    return reset
 
 
 def pipeline_classes() -> tuple[type, type]:

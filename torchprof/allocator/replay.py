@@ -69,8 +69,14 @@ class Replay:
     reserved_after: Ints
 
 
-def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacity: int | str | None = None) -> Replay:
-    """Run the simulated allocator on allocations, on one stream.
+def replay(
+    allocations: Rows,
+    settings: AllocatorSettings | None = None,
+    capacity: int | str | None = None,
+    *,
+    streams: npt.ArrayLike | None = None,
+) -> Replay:
+    """Run the simulated allocator on allocations.
 
     Blocks from before the recording are allocated first. At one moment, older blocks are freed before new ones are allocated.
 
@@ -80,9 +86,12 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
         settings: PyTorch's defaults if None.
         capacity: bytes of the device that PyTorch can have, memory such as ``"40GiB"``, or the name of a GPU of
             ``torchprof.GPUS``, all of it; None: no limit.
+        streams: of each row, the number of the stream that it was allocated on, from 0 on: the allocator keeps the blocks of
+            each apart. None: all on one.
 
     Raises:
-        ArgumentError: the rows are of several devices, or one cannot be allocated, or the capacity is none.
+        ArgumentError: the rows are of several devices, or one cannot be allocated, or the capacity is none, or streams are not
+            as many numbers as rows.
         ModuleTypeError: they are no such rows, or the settings are no `AllocatorSettings`.
         ExtensionError: the compiled recorder is missing.
 
@@ -96,6 +105,7 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
         raise ModuleTypeError(f"allocations must be rows of trace.allocations, not {type(allocations).__name__}")
     if len(np.unique(allocations[["device_type", "device_index"]])) > 1:
         raise ArgumentError("allocations are of several devices: pass the rows of one")
+    of_streams = _streams(streams, len(allocations))
     rows = np.flatnonzero(allocations["bytes"] > 0)
     start, end = allocations["start"][rows], allocations["end"][rows]
     freed = end >= 0
@@ -108,8 +118,20 @@ def replay(allocations: Rows, settings: AllocatorSettings | None = None, capacit
     events = np.zeros((len(order), 3), dtype=np.int64)
     events[:, 0] = of_row
     events[:, 1] = np.where(is_free, 0, allocations["bytes"][of_row])
+    events[:, 2] = of_streams[of_row]
     results = simulate(events, settings or AllocatorSettings(), limit, NO_BLOCKS)
     return Replay(**figures(results, settings or AllocatorSettings(), limit, of_row))
+
+
+def _streams(streams: npt.ArrayLike | None, count: int) -> Ints:
+    if streams is None:
+        return np.zeros(count, dtype=np.int64)
+    numbers = np.asarray(streams)
+    if numbers.shape != (count,) or not np.issubdtype(numbers.dtype, np.integer) or (numbers < 0).any():
+        raise ArgumentError(
+            f"streams must be a number from 0 on for each of {count} allocations, not {numbers.dtype} of shape {numbers.shape}"
+        )
+    return numbers.astype(np.int64)
 
 
 def check(settings: Any, capacity: Any) -> int | None:

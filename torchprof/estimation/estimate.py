@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -17,6 +18,7 @@ from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, Torc
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
+from torchprof.estimation.sharding.streams import numbered_streams, streams_of
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
@@ -133,29 +135,13 @@ def estimate(
     for feature, is_needed in needed.items():
         if is_needed:
             feature.require()
-    with nullcontext() if world_size is None else a_rank(world_size, rank):
-        return _estimated(
-            model,
-            inputs,
-            batch_size,
-            dtypes,
-            optimizer,
-            loss,
-            step,
-            steps,
-            target,
-            limit,
-            amp,
-            settings,
-            allow_real,
-            world_size,
-        )
-
-
-def a_rank(world_size: int, rank: int) -> AbstractContextManager[None]:
+    given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real)
+    if world_size is None:
+        return _estimated(*given, sharded=False)
     from torchprof.estimation.sharding.world import fake_world
 
-    return fake_world(world_size, rank)
+    with fake_world(world_size, rank):
+        return replace(_estimated(*given, sharded=True), rank=rank, world_size=world_size)
 
 
 def _estimated(
@@ -172,7 +158,8 @@ def _estimated(
     amp: torch.dtype | None,
     settings: AllocatorSettings,
     allow_real: Any,
-    world_size: int | None,
+    *,
+    sharded: bool,
 ) -> Estimate:
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
     from torchprof.estimation.fake.compiled import as_compiled
@@ -189,7 +176,7 @@ def _estimated(
 
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
-    mode = EstimateMode(rules.overrides, real_ops, wrappers() if world_size is not None else ())
+    mode = EstimateMode(rules.overrides, real_ops, wrappers() if sharded else ())
     recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:
@@ -201,14 +188,12 @@ def _estimated(
         stack.enter_context(never_compiling())
         stack.enter_context(rules.installed())
         stack.enter_context(read_by_dynamo())
-        source = built(model) if world_size is None else built_sharded(model)
+        if sharded and target.device == "cuda":
+            stack.enter_context(numbered_streams())
+        source = built_sharded(model) if sharded else built(model)
         try:
             with recording:
-                if world_size is None:
-                    fake = fake_model(source, mode)
-                else:
-                    fake = source
-                    made_fake(fake, mode)
+                fake = made_fake(source, mode) if sharded else fake_model(source, mode)
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
@@ -239,5 +224,6 @@ def _estimated(
     if target.device == "cpu":
         return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes)
     overheads = rules.overheads(trace)
-    played = replay(with_overheads(trace, account.allocations, overheads), settings)
+    rows = with_overheads(trace, account.allocations, overheads)
+    played = replay(rows, settings, streams=streams_of(trace, rows))
     return Estimate(trace, target.device, account, played, overheads, limit, rules.unknown(), notes, target.name, target.why)

@@ -11,6 +11,7 @@ from torchprof.analysis.memory.modules import in_module
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.estimation.overheads import Overhead, with_overheads
+from torchprof.estimation.sharding.streams import streams_of
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_flops
@@ -39,6 +40,7 @@ class Estimate(Printed):
         notes: what is not in the estimate.
         gpu: the name of the GPU that it is for; None on the CPU.
         why_gpu: why it is for that one, in words; None on the CPU.
+        rank, world_size: which of how many ranks it is of; None where there is one, which knows of no others.
     """
 
     trace: Trace
@@ -51,6 +53,8 @@ class Estimate(Printed):
     notes: tuple[str, ...]
     gpu: str | None = None
     why_gpu: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
 
     @property
     def max_allocated(self) -> int:
@@ -96,6 +100,8 @@ class Estimate(Printed):
             "device": self.device,
             "gpu": self.gpu,
             "why_gpu": self.why_gpu,
+            "rank": self.rank,
+            "world_size": self.world_size,
             "device_memory": self.device_memory,
             "max_allocated": self.max_allocated,
             "max_reserved": self.max_reserved,
@@ -138,7 +144,8 @@ class Estimate(Printed):
         if limit <= others:
             return False
         rows = with_overheads(self.trace, self.memory.allocations, self.overheads)
-        return replay(rows, self.replay.settings, limit - others).out_of_memory is None
+        played = replay(rows, self.replay.settings, limit - others, streams=streams_of(self.trace, rows))
+        return played.out_of_memory is None
 
     def _unless(self) -> str:
         """Where the verdict would be another, for overheads that are only known to be in a range."""
@@ -217,6 +224,8 @@ class Estimate(Printed):
         shares = About(("share",), f"Share: of what is needed, {format_bytes(whole)}")
         yield from Table("At the peak", rows, ("at_peak", "share"), (shares,)).parts()
         yield from self.memory.modules.head(10).parts()
+        if self.world_size is not None:
+            yield f"Of rank {self.rank} of {self.world_size}: others may need more, where shards, stages or inputs differ"
         if self.gpu is not None:
             yield f"GPU: {self.gpu}, because {self.why_gpu}"
         flops, unknown = self.flops, self.flops_unknown

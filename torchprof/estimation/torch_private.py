@@ -141,7 +141,10 @@ SHARDING: Final = Feature(
     names={
         "AsyncCollectiveTensor": "torch.distributed._functional_collectives.AsyncCollectiveTensor",
         "DTensor": "torch.distributed.tensor.DTensor",
+        "FSDP1": "torch.distributed.fsdp.FullyShardedDataParallel",
+        "FSDPModule": "torch.distributed.fsdp.FSDPModule",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
+        "PipelineStage": "torch.distributed.pipelining.stage._PipelineStageBase",
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
         "ddp": "torch.nn.parallel.distributed",

@@ -17,8 +17,8 @@ __all__: list[str] = []
     "c10d::_reduce_scatter_base_",
     on="cpu",
     when="always: NCCL needs none that PyTorch's allocator knows of",
-    source="ProcessGroupGloo::_allgather_base and ::_reduce_scatter_base in torch/csrc/distributed/c10d/ProcessGroupGloo.cpp: the "
-    "first gathers into lists that it copies from, the second reduces a copy",
+    source="ProcessGroupGloo::_allgather_base and ::_reduce_scatter_base in torch/csrc/distributed/c10d/ProcessGroupGloo.cpp: "
+    "the first gathers into lists that it copies from, the second reduces a copy",
 )
 class GlooWorkspaces(Workspaces):
     """The larger of both tensors once more."""

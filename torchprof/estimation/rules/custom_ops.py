@@ -10,7 +10,7 @@ from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.trace.trace import Trace
 
-PYTORCH: Final = frozenset({"aten", "prim", "prims", "profiler", "inductor", "autograd", "c10d", "_c10d_functional"})
+PYTORCH: Final = frozenset({"aten", "prim", "prims", "profiler", "inductor", "autograd", "c10d", "_c10d_functional", "fsdp"})
 """Namespaces of ops that are PyTorch's own."""
 
 

@@ -15,8 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from torchprof import _native
-from torchprof.errors import ModuleTypeError
+from torchprof.errors import EstimateError, ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.unsupported import FIND_UNUSED, refuse_shards_on_the_host
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "made_fake", "wrappers"]
@@ -40,17 +42,23 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         )
     with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
         made = build()
+    refuse_shards_on_the_host(made)
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(made).__name__}: {made!r:.80}")
     return made
 
 
-def made_fake(model: nn.Module, mode: Any) -> None:
-    """Give a model on meta fake parameters and buffers on the CPU; those of DistributedDataParallel are grouped in buckets now."""
+def made_fake(model: nn.Module, mode: Any) -> nn.Module:
+    """Give a model on meta fake parameters and buffers on the CPU, which DistributedDataParallel then groups in buckets."""
+    tied = _tied(model)
     with mode:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
             model.to_empty(device="cpu")
+            for (owner, name), *others in tied:
+                for other, same in others:
+                    other._parameters[same] = owner._parameters[name]
+            _attributes_made_fake(model, mode)
         finally:
             _native.resume_recording([_local(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
             mode.outside.forget()
@@ -58,6 +66,27 @@ def made_fake(model: nn.Module, mode: Any) -> None:
             with _without_talking():
                 vars(wrapper)["wrap"]()
                 dist._register_comm_hook(wrapper.reducer, None, _reduced)
+                wrapper.reducer = _Reducer(wrapper.reducer)
+    return model
+
+
+def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Where the same parameter is more than once: modules and names."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((module, name))
+    return [found for found in places.values() if len(found) > 1]
+
+
+def _attributes_made_fake(model: nn.Module, mode: Any) -> None:
+    """Tensors that modules keep, and which are neither parameters nor buffers."""
+    faking = Faking(mode)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                object.__setattr__(module, name, faking.tensor(value))
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,7 +121,10 @@ def _wrapped_later() -> Iterator[None]:
     @wraps(wrap)
     def init(self: Any, *args: Any, **options: Any) -> None:
         given = signature.bind(self, *args, **options)
-        given.arguments.update(device_ids=None, output_device=None)  # which a model on the CPU has not
+        if given.arguments.get("find_unused_parameters"):
+            raise EstimateError(FIND_UNUSED)
+        # A model on the CPU has no device_ids. A static graph needs what another does, and is told from it by values.
+        given.arguments.update(device_ids=None, output_device=None, static_graph=False)
         nn.Module.__init__(self)
         self.module = given.arguments["module"]
         object.__setattr__(self, "wrap", lambda: wrap(*given.args, **given.kwargs))
@@ -113,10 +145,23 @@ def _without_talking() -> Iterator[None]:
 
 
 def _reduced(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """A bucket of gradients has been reduced. The world that is not there returns nothing, which DistributedDataParallel refuses."""
+    """A bucket of gradients has been reduced. The world that is not there says it without the bucket, which is refused."""
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
     return done
+
+
+class _Reducer:
+    """A reducer of DistributedDataParallel that keeps its first buckets: it would send others the order of its second ones."""
+
+    def __init__(self, reducer: Any) -> None:
+        self._reducer = reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _rebuild_buckets(self) -> bool:
+        return False
 
 
 def _nothing(*args: Any, **options: Any) -> None:

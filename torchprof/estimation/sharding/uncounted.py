@@ -39,7 +39,7 @@ def _unrecorded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def storages_resized_with_memory() -> Iterator[None]:
-    """A storage that a program resizes is freed and allocated, as FSDP does with what it gathers; on meta only a number changes."""
+    """A storage that is resized, as FSDP does with what it gathers, is freed and allocated; on meta only a number changes."""
     resize = torch.UntypedStorage.resize_
 
     @wraps(resize)

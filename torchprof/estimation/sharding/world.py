@@ -7,7 +7,7 @@ tensors are: meshes, ``torch.cuda.set_device`` and the like.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, Final
@@ -19,7 +19,8 @@ from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
-from torchprof.estimation.torch_private import SHARDING
+from torchprof.estimation.sharding.unsupported import unsupported_refused
+from torchprof.estimation.torch_private import ESTIMATE, SHARDING
 from torchprof.wording import shown
 
 __all__ = ["check_world", "fake_world"]
@@ -61,7 +62,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         "LOCAL_WORLD_SIZE": local,
         "GROUP_RANK": rank // local,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": 29500,  # torchrun's, which nobody connects to
+        "MASTER_PORT": 29500,  # as torchrun has it; nobody connects
     }
     with ExitStack() as stack:
         stack.callback(_put_back, {name: os.environ.get(name) for name in variables})
@@ -74,6 +75,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         stack.enter_context(_meshes_on_the_cpu())
         stack.enter_context(layouts_without_memory())
         stack.enter_context(storages_resized_with_memory())
+        stack.enter_context(unsupported_refused())
         yield
 
 
@@ -113,22 +115,38 @@ def _set_device(device: Any) -> None:
 
 @contextmanager
 def _meshes_on_the_cpu() -> Iterator[None]:
-    """A mesh of GPUs is one of the CPU."""
-    make = dist.DeviceMesh.__init__
+    """A mesh of GPUs is one of the CPU. Its table of ranks is real, also where a program on fake tensors makes it."""
+    mesh = dist.DeviceMesh
+    make = mesh.__init__
 
     @wraps(make)
     def init(self: Any, device_type: str, *args: Any, **options: Any) -> None:
         try:
-            make(self, "cpu", *args, **options)
+            with ESTIMATE.disable_modes():
+                if isinstance(fake := options.get("_rank_map"), ESTIMATE.FakeTensor):  # init_device_mesh counts the ranks
+                    options["_rank_map"] = torch.arange(fake.numel(), dtype=fake.dtype)
+                make(self, "cpu", *args, **options)
         except RuntimeError as error:
             _explain(error)
             raise
 
-    with replaced(dist.DeviceMesh, "__init__", init):
+    with ExitStack() as stack:
+        stack.enter_context(replaced(mesh, "__init__", init))
+        for name in ("__getitem__", "_flatten", "get_coordinate", "get_local_rank"):
+            stack.enter_context(replaced(mesh, name, _without_modes(getattr(mesh, name))))
         yield
+
+
+def _without_modes(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def real(*args: Any, **options: Any) -> Any:
+        with ESTIMATE.disable_modes():
+            return function(*args, **options)
+
+    return real
 
 
 def _explain(error: RuntimeError) -> None:
     """Say in words that a mesh has more ranks than there are."""
-    if "larger" in str(error) or "size" in str(error):
+    if "world size" in str(error):
         raise ArgumentError(f"world_size={dist.get_world_size()} does not do for the mesh of the program: {error}") from error

@@ -1,0 +1,55 @@
+"""What torch.distributed has and an estimate does not know: an error that names it, and no figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+from torch import nn
+
+from torchprof.errors import EstimateError
+from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.torch_private import SHARDING
+
+__all__ = ["FIND_UNUSED", "refuse_shards_on_the_host", "unsupported_refused"]
+
+FIND_UNUSED: Final = (
+    "DistributedDataParallel(find_unused_parameters=True) looks at which gradients there are, and fake tensors have no values: "
+    "estimate it without, with requires_grad_(False) on the parameters that are not used"
+)
+FSDP1: Final = "FullyShardedDataParallel cannot be estimated: use torch.distributed.fsdp.fully_shard, which needs about as much"
+PIPELINE: Final = (
+    "a pipeline cannot be estimated as a whole, as its stages wait for each other: estimate the modules of one stage, with as "
+    "many inputs as there are in flight"
+)
+ON_THE_HOST: Final = (
+    "CPUOffloadPolicy keeps shards and optimizer state on the host, of which an estimate knows nothing: estimate without it; "
+    "what it keeps there are the categories 'sharded parameters', 'sharded gradients' and 'optimizer state'"
+)
+
+
+@contextmanager
+def unsupported_refused() -> Iterator[None]:
+    """Raise EstimateError where the program makes one of these, until the block ends."""
+    with ExitStack() as stack:
+        for owner, said in ((SHARDING.FSDP1, FSDP1), (SHARDING.PipelineStage, PIPELINE)):
+            stack.enter_context(replaced(owner, "__init__", _refusing(said)))
+        yield
+
+
+def _refusing(said: str) -> Callable[..., None]:
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        raise EstimateError(said)
+
+    return init
+
+
+def refuse_shards_on_the_host(model: nn.Module) -> None:
+    """Raise EstimateError where FSDP keeps shards on the host."""
+    for module in model.modules():
+        if isinstance(module, SHARDING.FSDPModule):
+            state = module._get_fsdp_state()  # type: ignore[operator]
+            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+            if any(parameter.offload_to_cpu for group in groups if group is not None for parameter in group.fsdp_params):
+                raise EstimateError(ON_THE_HOST)

@@ -197,20 +197,26 @@ def reset_of_fsdp(module: Any) -> Callable[[], None]:
     state = module._get_fsdp_state()
     training, root = state._training_state, state._state_ctx.iter_forward_root
     groups = [
-        (group, group.is_sharded, group._training_state, len(group._post_forward_indices)) for group in state._fsdp_param_groups
+        # Before the first forward, there is no order yet.
+        (group, group.is_sharded, group._training_state, len(group._post_forward_indices), len(_order_of(group)))
+        for group in state._fsdp_param_groups
     ]
-    order = [len(group.comm_ctx.post_forward_order) for group, *_ in groups]
 
     def reset() -> None:
         state._training_state, state._state_ctx.iter_forward_root = training, root
-        for (group, was_sharded, of_group, count), met in zip(groups, order, strict=True):
+        for group, was_sharded, of_group, count, met in groups:
             if was_sharded and not group.is_sharded:
                 group._to_sharded()
             group._training_state = of_group
             del group._post_forward_indices[count:]
-            del group.comm_ctx.post_forward_order[met:]
+            del _order_of(group)[met:]
 
     return reset
+
+
+def _order_of(group: Any) -> list[Any]:
+    """The groups of parameters in the order in which forward met them."""
+    return getattr(group.comm_ctx, "post_forward_order", [])
 
 
 def pipeline_classes() -> tuple[type, type]:

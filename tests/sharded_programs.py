@@ -352,11 +352,10 @@ def _trained(program: Program) -> tuple[int, int]:
         for _ in range(MEASURED_STEPS):
             out = model(**given) if isinstance(given, dict) else model(*given)
             loss = loss_of(out)
-            del out
             loss.backward()
             optimizer.step()
+            del out, loss
             optimizer.zero_grad()
-            del loss
             dist.barrier()
             prof.step()
     gc.enable()

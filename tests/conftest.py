@@ -28,6 +28,9 @@ if importlib.util.find_spec("hypothesis"):
     )
     settings.load_profile("torchprof")
 
+os.environ.pop("PYTEST_XDIST_WORKER", None)
+"""Tests may run side by side. What a test starts is no part of that: pytest-benchmark, for one, would measure nothing there."""
+
 REPLACED = ("dropout", "scaled_dot_product_attention")
 """Ops that an estimate for CUDA gives kernels of its own while it runs."""
 

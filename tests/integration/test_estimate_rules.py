@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_reduce
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -50,6 +53,18 @@ def saved(found: Estimate) -> int:
 
 def notes(found: Estimate) -> str:
     return "\n".join(found.notes)
+
+
+def of_ranks(build: Callable[[], nn.Module]) -> Estimate:
+    return torchprof.estimate(build, torch.empty(4, 64, device="meta"), device="cpu", world_size=2)
+
+
+def gathered() -> nn.Module:
+    return fully_shard(nn.Linear(64, 64), mesh=init_device_mesh("cpu", (2,)))
+
+
+def reduced() -> nn.Module:
+    return Layer(lambda x: all_reduce(x, "sum", init_device_mesh("cpu", (2,))) * 2)
 
 
 @torch.library.custom_op("torchprof_tests::unmeasured", mutates_args=())
@@ -209,6 +224,8 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "sparse_sum": lambda: blocks(of_embedding(lambda gradient: gradient + gradient)),
     "sparse_to_dense": lambda: blocks(of_embedding(lambda gradient: gradient.to_dense())),
     "sparse_zero": lambda: blocks(of_embedding(lambda gradient: gradient.zero_())),
+    "GlooWorkspaces": lambda: blocks(of_ranks(gathered)),
+    "waited_tensor": lambda: blocks(of_ranks(reduced)),
     "steps_on_the_host": lambda: torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW).by_category[
         "optimizer state"
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,26 @@ def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert torchprof.ceilings(refresh=True).bytes == 1.0
 
 
-def test_a_damaged_cache_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cached", ["not json", "[]", '{"KEY": 3}', '{"KEY": {"flops": 1}}', '{"KEY": ENTRY}'])
+def test_a_damaged_cache_is_measured_anew(cached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(roofline, "_matmul", lambda device, dtype: 2.0)
     monkeypatch.setattr(roofline, "_copy", lambda device: 1.0)
-    (tmp_path / "torchprof").mkdir()
-    (tmp_path / "torchprof" / "ceilings.json").write_text("not json")
-    assert torchprof.ceilings().flops == 2.0
+    torchprof.ceilings()
+    file = tmp_path / "torchprof" / "ceilings.json"
+    (key, entry), *_ = json.loads(file.read_text()).items()
+    file.write_text(cached.replace('"KEY"', json.dumps(key)).replace("ENTRY", json.dumps({**entry, "flops": "fast"})))
+    monkeypatch.setattr(roofline, "_matmul", lambda device, dtype: 3.0)
+    assert torchprof.ceilings().flops == 3.0
+
+
+def test_a_dtype_by_its_name_is_refused_also_where_its_rates_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(roofline, "_matmul", lambda device, dtype: 2.0)
+    monkeypatch.setattr(roofline, "_copy", lambda device: 1.0)
+    torchprof.ceilings()
+    with pytest.raises(ArgumentError, match=r"dtype='float32' must be a torch\.dtype, such as torch\.float32"):
+        torchprof.ceilings(dtype="float32")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

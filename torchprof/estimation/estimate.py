@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -50,6 +50,7 @@ def estimate(
     compile: bool = False,
     world_size: int | None = None,
     rank: int = 0,
+    ranks: Literal["all"] | None = None,
 ) -> Estimate:
     """Predict what a training step needs, by running the model's own code on fake tensors: no memory, no arithmetic, no GPU.
 
@@ -101,6 +102,11 @@ def estimate(
     check_int("steps", steps, 1)
     if world_size is None and rank != 0:
         raise ArgumentError(f"rank={shown(rank)} is one of many: say of how many, with world_size=")
+    if ranks is not None and (ranks != "all" or world_size is None or rank != 0):
+        raise ArgumentError(
+            f"ranks={shown(ranks)} must be 'all', for every rank that differs, with world_size= and without rank=; or None, for "
+            "the one of rank="
+        )
     if world_size is not None and compile:
         raise ArgumentError(
             f"compile=True is for a model on one device: with world_size={shown(world_size)}, call torch.compile in the "
@@ -140,8 +146,15 @@ def estimate(
         return _estimated(*given, sharded=False)
     from torchprof.estimation.sharding.world import fake_world
 
-    with fake_world(world_size, rank):
-        return replace(_estimated(*given, sharded=True), rank=rank, world_size=world_size)
+    def of_rank(number: int) -> Estimate:
+        with fake_world(world_size, number):
+            return replace(_estimated(*given, sharded=True), rank=number, world_size=world_size)
+
+    if ranks is None:
+        return of_rank(rank)
+    from torchprof.estimation.sharding.all_ranks import largest_of_ranks
+
+    return largest_of_ranks(model, world_size, of_rank)
 
 
 def _estimated(
@@ -172,6 +185,7 @@ def _estimated(
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
+    from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
     rules = AppliedRules(target)
@@ -200,6 +214,8 @@ def _estimated(
                 with mode, real_ops.numpy(), as_compiled(fake, target) if target.compiled else nullcontext(fake) as runs:
                     run = TrainingStep(runs, arguments, optimizer, loss, step, amp, lambda made: rules.adjust(made, real_ops))
                     for _ in range(steps):
+                        if mode.communication is not None:
+                            mode.communication.begin_step()
                         run.run()
                         recording.step()
                     del run, arguments
@@ -221,9 +237,24 @@ def _estimated(
     trace = recording.trace
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled), *rules.notes(trace), *mode.outside.notes())
+    sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":
-        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes)
+        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent)
     overheads = rules.overheads(trace)
+    if mode.communication is not None and (buffers := nccl_buffers(mode.communication.groups)) is not None:
+        overheads = (*overheads, buffers)
     rows = with_overheads(trace, account.allocations, overheads)
     played = replay(rows, settings, streams=streams_of(trace, rows))
-    return Estimate(trace, target.device, account, played, overheads, limit, rules.unknown(), notes, target.name, target.why)
+    return Estimate(
+        trace,
+        target.device,
+        account,
+        played,
+        overheads,
+        limit,
+        rules.unknown(),
+        notes,
+        target.name,
+        target.why,
+        communication=sent,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torchprof.allocator.gpus import GPUS, capacity_of
@@ -11,6 +11,8 @@ from torchprof.analysis.memory.modules import in_module
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.estimation.overheads import Overhead, with_overheads
+from torchprof.estimation.sharding.communication import Sent, sent_records
+from torchprof.estimation.sharding.kinds_of_ranks import KindOfRank, told_kinds
 from torchprof.estimation.sharding.streams import streams_of
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
@@ -41,6 +43,8 @@ class Estimate(Printed):
         gpu: the name of the GPU that it is for; None on the CPU.
         why_gpu: why it is for that one, in words; None on the CPU.
         rank, world_size: which of how many ranks it is of; None where there is one, which knows of no others.
+        communication: what the rank sends in the last step, by collective and dimension of the mesh.
+        kinds_of_ranks: with ``ranks="all"``, the ranks that differ, of which this is the one that needs most.
     """
 
     trace: Trace
@@ -55,6 +59,8 @@ class Estimate(Printed):
     why_gpu: str | None = None
     rank: int | None = None
     world_size: int | None = None
+    communication: tuple[Sent, ...] = ()
+    kinds_of_ranks: tuple[KindOfRank, ...] = ()
 
     @property
     def max_allocated(self) -> int:
@@ -102,6 +108,8 @@ class Estimate(Printed):
             "why_gpu": self.why_gpu,
             "rank": self.rank,
             "world_size": self.world_size,
+            "communication": [each.to_dict() for each in self.communication],
+            "kinds_of_ranks": [asdict(each) for each in self.kinds_of_ranks],
             "device_memory": self.device_memory,
             "max_allocated": self.max_allocated,
             "max_reserved": self.max_reserved,
@@ -224,7 +232,13 @@ class Estimate(Printed):
         shares = About(("share",), f"Share: of what is needed, {format_bytes(whole)}")
         yield from Table("At the peak", rows, ("at_peak", "share"), (shares,)).parts()
         yield from self.memory.modules.head(10).parts()
-        if self.world_size is not None:
+        if self.communication:
+            rows = sent_records(self.communication)
+            headers = {"group": "Dimension", "group_size": "Ranks"}
+            yield from Table("Sent in a step", rows, ("group", "group_size", "calls", "bytes"), headers=headers).parts()
+        if self.kinds_of_ranks:
+            yield from told_kinds(self.kinds_of_ranks, self.rank, self.world_size)
+        elif self.world_size is not None:
             yield f"Of rank {self.rank} of {self.world_size}: others may need more, where shards, stages or inputs differ"
         if self.gpu is not None:
             yield f"GPU: {self.gpu}, because {self.why_gpu}"

@@ -148,6 +148,7 @@ SHARDING: Final = Feature(
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
         "ddp": "torch.nn.parallel.distributed",
+        "world": "torch.distributed.distributed_c10d",
     },
     methods=(
         "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",

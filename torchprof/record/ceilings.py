@@ -15,6 +15,7 @@ import torch
 
 from torchprof.errors import ArgumentError
 from torchprof.trace.ceilings import Ceilings
+from torchprof.wording import shown
 
 __all__ = ["ceilings"]
 
@@ -37,14 +38,16 @@ def ceilings(device: str | torch.device = "cpu", dtype: torch.dtype = torch.floa
         >>> print(torchprof.by_op(prof.trace, ceilings=torchprof.ceilings()))
         >>> print(torchprof.gpu(prof.trace, ceilings=torchprof.ceilings("cuda", torch.bfloat16)))
     """
+    if not isinstance(dtype, torch.dtype):
+        raise ArgumentError(f"dtype={shown(dtype)} must be a torch.dtype, such as torch.float32 or torch.bfloat16")
     try:
         where = torch.device(device)
         name = _device_name(where)
         threads = torch.get_num_threads() if where.type == "cpu" else 0
         key = f"{name} | {_precision(where, dtype)} | {threads} threads | torch {torch.__version__}"
         cached = _read()
-        if key in cached and not refresh:
-            return Ceilings(**cached[key])
+        if not refresh and (known := _known(cached.get(key))) is not None:
+            return known
         measured = Ceilings(name, str(dtype).removeprefix("torch."), threads, _matmul(where, dtype), _copy(where))
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -111,6 +114,15 @@ def _read() -> dict[str, dict[str, Any]]:
     except (OSError, ValueError):
         return {}
     return cached if isinstance(cached, dict) else {}
+
+
+def _known(entry: Any) -> Ceilings | None:
+    """What an entry of the cache says; None where there is none, or another program wrote it."""
+    try:
+        known = Ceilings(**entry)
+    except TypeError:
+        return None
+    return known if all(isinstance(rate, int | float) for rate in (known.flops, known.bytes)) else None
 
 
 def _write(cached: dict[str, dict[str, Any]]) -> None:

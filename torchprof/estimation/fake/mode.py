@@ -20,6 +20,7 @@ from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
+from torchprof.estimation.sharding.communication import NAMESPACES, Communication
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -38,6 +39,9 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         rules: what is done otherwise than PyTorch's fake kernels say.
         real_ops: ops that may run for real on stand-ins.
         wrappers: tensors that stand for fake ones, as DTensor does for those of a rank.
+
+    Attributes:
+        communication: what the program sends to other ranks; None where it is alone.
     """
 
     supports_higher_order_operators = True
@@ -50,6 +54,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         self._cache = FakeOpCache(self)
         self.outside = Outside()
         self.wrappers = wrappers
+        self.communication = Communication() if wrappers else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -59,6 +64,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             return NotImplemented  # they call the op again, with what they wrap
         if func is DETACH:
             self.backward_nodes.begin()
+        if self.communication is not None and func.namespace in NAMESPACES:
+            self.communication.meet(func, args, kwargs)
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)
         if func.namespace == "higher_order":

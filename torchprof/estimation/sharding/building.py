@@ -65,7 +65,7 @@ def made_fake(model: nn.Module, mode: Any) -> nn.Module:
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
             with _without_talking():
                 vars(wrapper)["wrap"]()
-                dist._register_comm_hook(wrapper.reducer, None, _reduced)
+                dist._register_comm_hook(wrapper.reducer, wrapper.process_group, _reduced)
                 wrapper.reducer = _Reducer(wrapper.reducer)
     return model
 
@@ -144,8 +144,9 @@ def _without_talking() -> Iterator[None]:
         yield
 
 
-def _reduced(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _reduced(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A bucket of gradients has been reduced. The world that is not there says it without the bucket, which is refused."""
+    dist.all_reduce(bucket.buffer(), group=group)
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
     return done

@@ -1,0 +1,133 @@
+"""What a rank sends in a step: how often and how much, by collective and dimension of the mesh. Counted, not timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from torchprof.analysis.distributed.collective_names import kind_of
+from torchprof.analysis.records import Record
+from torchprof.estimation.torch_private import SHARDING
+from torchprof.record.nested import find_tensors
+
+__all__ = ["NAMESPACES", "Communication", "Sent", "sent_records"]
+
+NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_c10d_functional_autograd"})
+"""Of ops that are collectives."""
+OF_PARTS: Final = frozenset({"all-gather", "gather"})
+"""Kinds of which every rank gives a part."""
+BOTH_GIVEN: Final = frozenset({"c10d::_allgather_base_", "c10d::_reduce_scatter_base_"})
+"""Ops that are given the whole and the part."""
+DEFAULT_GROUP: Final = "default_pg"
+MESH: Final = "mesh_"
+"""What the description of a process group of a mesh begins with; the name of the dimension follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The collectives of one kind along one dimension of the mesh, in one step.
+
+    Attributes:
+        collective: ``"all-gather"``, ``"reduce-scatter"``, ...
+        dimension: of the mesh, by its name; ``"world"`` for all ranks.
+        ranks: how many take part.
+        calls: how often.
+        bytes: of the wholes that are gathered, reduced, scattered or exchanged, as `torchprof.by_collective` counts them.
+        group: the name of the process group.
+    """
+
+    collective: str
+    dimension: str
+    ranks: int
+    calls: int
+    bytes: int
+    group: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        names = ("collective", "dimension", "ranks", "calls", "bytes")
+        return {name: getattr(self, name) for name in names}
+
+
+class Communication:
+    """Counts the collectives of the step that runs."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], list[int]] = {}
+        self._groups: dict[str, tuple[str, int]] = {}
+
+    def begin_step(self) -> None:
+        """Count anew."""
+        self._sums.clear()
+
+    def meet(self, func: Any, args: Any, kwargs: Any) -> None:
+        """To be called with every op of `NAMESPACES` and its arguments."""
+        kind = kind_of(func._schema.name)
+        if not kind:
+            return
+        named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
+        group = _group_of(named)
+        if group is None or group.size() == 1:
+            return
+        self._groups[group.group_name] = _dimension(group), group.size()
+        sums = self._sums.setdefault((kind, group.group_name), [0, 0])
+        sums[0] += 1
+        sums[1] += _whole(func._schema.name, kind, named, group.size())
+
+    @property
+    def groups(self) -> int:
+        """How many process groups were used so far."""
+        return len(self._groups)
+
+    def sent(self) -> tuple[Sent, ...]:
+        """What was sent in the step, what is most first."""
+        found = [
+            Sent(kind, *self._groups[group], calls, size, group) for (kind, group), (calls, size) in self._sums.items()
+        ]
+        return tuple(sorted(found, key=lambda each: -each.bytes))
+
+
+def _group_of(named: dict[str, Any]) -> Any:
+    """The process group in which an op with these arguments sends; None where it has none."""
+    if (name := named.get("group_name")) is not None:
+        return SHARDING.world._resolve_process_group(name)
+    boxed = named.get("process_group")
+    return dist.ProcessGroup.unbox(boxed) if boxed is not None else None
+
+
+def _dimension(group: Any) -> str:
+    described = str(group.group_desc)
+    return "world" if described == DEFAULT_GROUP else described.removeprefix(MESH)
+
+
+def _whole(name: str, kind: str, named: dict[str, Any], ranks: int) -> int:
+    """The bytes of the whole that a collective is about."""
+    if kind == "barrier":
+        return 0
+    if name in BOTH_GIVEN:
+        return max(_bytes(value) for value in named.values())
+    given = sum(_bytes(value) for argument, value in named.items() if not argument.startswith(("output", "out")))
+    return given * ranks if kind in OF_PARTS else given
+
+
+def _bytes(value: Any) -> int:
+    tensors: Sequence[torch.Tensor] = find_tensors(value)
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+
+
+def sent_records(sent: Sequence[Sent]) -> list[Record]:
+    """One record for each, for a table: ``name`` (the collective), ``group`` (the dimension), ``group_size``, ``calls``, ``bytes``."""
+    return [
+        {
+            "name": each.collective,
+            "group": each.dimension,
+            "group_size": each.ranks,
+            "calls": each.calls,
+            "bytes": each.bytes,
+        }
+        for each in sent
+    ]

@@ -36,6 +36,9 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 BUILD = HERE / "build"
 INTEGRATION = ["tests/integration"]
+SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=loadfile"]
+"""A process of tests per core. The tests of a file stay together, as they share what its fixtures make."""
+EVERYTHING = [*SIDE_BY_SIDE, "tests", "benchmarks"]
 PYTHON_ONLY = """
     estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said
     *torch_profiler_files explain_oom snapshot_* joined_memory damaged_files trackers trainers handlers pytest_*
@@ -71,7 +74,7 @@ def main(arguments: list[str]) -> int:
         return lint()
     if command == "test":
         prepare()
-        return lint() or run(python(), "-m", "pytest", "-q", "--durations=20", *(rest or ["tests", "benchmarks"]))
+        return lint() or run(python(), "-m", "pytest", "-q", "--durations=20", *(rest or EVERYTHING))
     if command == "bench":
         prepare()
         return run(python(), "-m", "pytest", "-q", "--benchmark-enable", *(rest or ["benchmarks"]))
@@ -196,13 +199,15 @@ def sanitize(arguments: list[str]) -> int:
     code = pytest_apart(
         place,
         "--capture=sys",  # what a sanitizer says goes to the real standard error
-        *(arguments or [*INTEGRATION, *(f"--ignore-glob=*/test_{name}.py" for name in PYTHON_ONLY)]),
+        *(arguments or [*SIDE_BY_SIDE, *INTEGRATION, *(f"--ignore-glob=*/test_{name}.py" for name in PYTHON_ONLY)]),
         variables={**preloaded, "ASAN_OPTIONS": "detect_leaks=0"},  # which are Python's and PyTorch's own, if not in leaks.py
     )
     if arguments or code:
         return code
     found = os.pathsep.join([str(place), str(HERE / "tests")])
-    return run(python(), "tests/leaks.py", variables={**preloaded, "PYTHONPATH": found, "PYTHONSAFEPATH": "1"})
+    # It asks LeakSanitizer about a process of its own, and is not asked itself what the interpreter leaves behind.
+    quiet = {"PYTHONPATH": found, "PYTHONSAFEPATH": "1", "ASAN_OPTIONS": "detect_leaks=0"}
+    return run(python(), "tests/leaks.py", variables={**preloaded, **quiet})
 
 
 def sanitize_threads(arguments: list[str]) -> int:

@@ -104,8 +104,8 @@ def estimate(
         raise ArgumentError(f"rank={shown(rank)} is one of many: say of how many, with world_size=")
     if ranks is not None and (ranks != "all" or world_size is None or rank != 0):
         raise ArgumentError(
-            f"ranks={shown(ranks)} must be 'all', for every rank that differs, with world_size= and without rank=; or None, for "
-            "the one of rank="
+            f"ranks={shown(ranks)} must be 'all', for every rank that differs, with world_size= and without rank=; or None, "
+            "for the one of rank="
         )
     if world_size is not None and compile:
         raise ArgumentError(

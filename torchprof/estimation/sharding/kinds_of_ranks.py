@@ -65,7 +65,8 @@ def classes_of_ranks(
     else:
         strides = [prod(mesh[dimension + 1 :]) for dimension in range(len(mesh))]
         stretches = [
-            _stretches(size, lambda place, stride=stride: of(place * stride)) for size, stride in zip(mesh, strides, strict=True)
+            _stretches(size, lambda place, stride=stride: of(place * stride))
+            for size, stride in zip(mesh, strides, strict=True)
         ]
         mesh_classes = [
             (

@@ -18,6 +18,7 @@ from torchprof.record.counted import Counted, counted_as
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.modules import describe
 from torchprof.record.preserve import preserved_random_states
+from torchprof.record.sharded_parameters import sharded_parameters
 from torchprof.record.single_pass import record_single_pass
 from torchprof.record.torch_private import without_fake_mode
 from torchprof.record.weight_and_bias import watch_weights_and_biases
@@ -103,6 +104,7 @@ def summary(
     if input_size is not None:
         make = preserved_random_states()(make)
     counted = counted_as(model, input_data, device)
+    of_rank = sharded_parameters(model)
     watch = watch_weights_and_biases if style == "torchsummary" else None
     trace, why_not = None, ""
     if counted is not None:
@@ -124,6 +126,7 @@ def summary(
                 trace = record_single_pass(model, inputs, backward=backward, warmup=warmup, on_error=explain, watch=watch)
             if counted is not None:
                 trace.facts["memory_unknown_because"] = why_not
+    trace.facts.update(of_rank)
     if "input_sizes" in trace.facts:  # it ran
         trace.facts["batch_size"] = int(batch_size) if batch_size is not None else None
         trace.facts["made_from_sizes"] = input_size is not None

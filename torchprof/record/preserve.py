@@ -10,7 +10,7 @@ attributes; and everything that a module holds:
   internals are not looked at;
 - arrays of numpy, ``bytearray`` and ``array.array``;
 
-and the modes of `torchprof.record.modes`.
+the modes of `torchprof.record.modes`; and which parameters FSDP2 has gathered (`torchprof.record.gathered_parameters`).
 
 Nothing is copied that is not written: the memory of a tensor is copied just before the first op that writes to it
 (``csrc/record/memory_guard.h``). Only registered buffers of up to 1 MiB are copied beforehand, as kernels that no dispatcher
@@ -32,6 +32,7 @@ from torch import nn
 
 from torchprof import _native
 from torchprof.record.arrays import ArrayState, array_kinds
+from torchprof.record.gathered_parameters import gathered_as_before
 from torchprof.record.modes import read_modes, set_modes
 
 __all__ = ["preserved", "preserved_random_states", "random_states"]
@@ -67,7 +68,8 @@ def preserved(model: nn.Module, *inputs: Any) -> Iterator[list[type[nn.Module]]]
                 states.append(state)
     before.start()
     try:
-        yield before.module_classes()
+        with gathered_as_before(model):
+            yield before.module_classes()
     finally:
         for restore, state in states:
             restore(state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "process_groups",
     "profiler_switches",
     "ranks_of_stages",
+    "reset_of_fsdp",
     "run_backward",
     "without_fake_mode",
     "without_modes",
@@ -159,13 +160,13 @@ def profiler_switches() -> list[Any]:
     return [private(f"torch._C._autograd.{name}", PROFILERS) for name in names]
 
 
-def process_groups() -> list[Any]:
-    """The process groups that this rank is in. ``torch.distributed`` is imported.
+def process_groups() -> dict[Any, str]:
+    """The process groups that this rank is in now, with their names. ``torch.distributed`` is imported.
 
     Raises:
         UnsupportedTorchError: a name is missing.
     """
-    return list(private("torch.distributed.distributed_c10d._world.pg_names", GROUPS))
+    return dict(private("torch.distributed.distributed_c10d._world.pg_names", GROUPS))
 
 
 def groups_of_fsdp(module: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -185,6 +186,37 @@ def groups_of_fsdp(module: Any) -> Iterator[tuple[str, dict[str, Any]]]:
                 "all-reduce": getattr(mesh, "replicate_process_group", None),
             },
         )
+
+
+def reset_of_fsdp(module: Any) -> Callable[[], None]:
+    """A function that puts an `FSDPModule` back to how far it is in a step now, and shards again what is sharded now.
+
+    Raises:
+        AttributeError: a name is missing.
+    """
+    state = module._get_fsdp_state()
+    training, root = state._training_state, state._state_ctx.iter_forward_root
+    groups = [
+        # Before the first forward, there is no order yet.
+        (group, group.is_sharded, group._training_state, len(group._post_forward_indices), len(_order_of(group)))
+        for group in state._fsdp_param_groups
+    ]
+
+    def reset() -> None:
+        state._training_state, state._state_ctx.iter_forward_root = training, root
+        for group, was_sharded, of_group, count, met in groups:
+            if was_sharded and not group.is_sharded:
+                group._to_sharded()
+            group._training_state = of_group
+            del group._post_forward_indices[count:]
+            del _order_of(group)[met:]
+
+    return reset
+
+
+def _order_of(group: Any) -> list[Any]:
+    """The groups of parameters in the order in which forward met them."""
+    return getattr(group.comm_ctx, "post_forward_order", [])
 
 
 def pipeline_classes() -> tuple[type, type]:

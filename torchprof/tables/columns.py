@@ -217,6 +217,13 @@ _COLUMNS: Final = (
     Column("ops", "Ops", EXACT_COUNT, "calls of the dispatcher"),
     Column("params", "Params", COUNT, "elements of its own parameters"),
     Column(
+        "params_local",
+        "On rank",
+        COUNT,
+        "elements of its own parameters that this rank has, where they are split between ranks",
+    ),
+    Column("placements", "Placements", TEXT, "how its own parameters are split between ranks, or copied, as DTensor says it"),
+    Column(
         "trainable",
         "Trainable",
         PART_OF_COUNT,
@@ -226,7 +233,7 @@ _COLUMNS: Final = (
     ),
     Column("params_total", "Params (all)", COUNT, "elements of its parameters and of those below it"),
     Column("params_share", "Params %", SHARE, "of the parameters of the model, those that are its own"),
-    Column("param_bytes", "Param size", BYTES, "of its own parameters"),
+    Column("param_bytes", "Param size", BYTES, "of its own parameters, on this rank"),
     Column(
         "output_bytes",
         "Out size",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from torchprof.analysis.model.fold import fold_siblings, limit_depth
 from torchprof.analysis.model.rows import Row
+from torchprof.analysis.model.shards import ShardedTensor, placements_text
 from torchprof.analysis.model.summary import rows_and_totals
 from torchprof.analysis.model.totals import Totals
 from torchprof.analysis.records import Record
@@ -21,6 +22,7 @@ from torchprof.rendering.units import format_bytes, format_flops, format_ns
 from torchprof.tables.columns import columns_of
 from torchprof.tables.footer import incomplete, unknown_flops
 from torchprof.tables.table import About, Table, data_frame
+from torchprof.trace.model import TensorInfo
 from torchprof.trace.shapes import shape_text
 from torchprof.trace.trace import Trace
 from torchprof.wording import counted, nearest
@@ -124,9 +126,14 @@ class Summary(Printed):
         return self.table.head(count)
 
     def to_dict(self) -> dict[str, Any]:
-        """Rows and totals as plain Python data: bytes, elements and nanoseconds; of every row its ``tensors`` too."""
+        """Rows and totals as plain Python data: bytes, elements and nanoseconds; of every row its ``tensors`` and
+        ``shards`` too.
+        """
         tensors = [[tensor._asdict() for tensor in row.tensors] for row in self.rows]
-        rows = [{**row, "tensors": mine} for row, mine in zip(self.table.rows, tensors, strict=True)]
+        shards = [{name: shard._asdict() for name, shard in row.shards.items()} for row in self.rows]
+        rows = [
+            {**row, "tensors": mine, "shards": here} for row, mine, here in zip(self.table.rows, tensors, shards, strict=True)
+        ]
         return {"rows": rows, "totals": asdict(self.totals)}
 
     def to_json(self, path: AnyPath | None = None) -> str:
@@ -167,7 +174,8 @@ def summary_table(
 def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]:
     """What is worth showing of a summary with these totals, and these rows before they are folded."""
     if not totals.forward:
-        return ("params", "params_total", "param_bytes")
+        shown = ["params", "params_total", "param_bytes"]
+        return tuple(_with_shards(shown) if totals.meshes else shown)
     columns = ["input", "output", "params", "output_bytes", "forward", "self", "share"]
     if totals.flops or totals.flops_unknown:
         columns.insert(4, "flops")
@@ -185,7 +193,13 @@ def default_columns(totals: Totals, rows: Iterable[Row] = ()) -> tuple[str, ...]
         columns.append("backward")
     if totals.device_backward:
         columns.append("device_backward")
-    return tuple(columns)
+    return tuple(_with_shards(columns) if totals.meshes else columns)
+
+
+def _with_shards(columns: list[str]) -> list[str]:
+    """The columns of a model whose parameters are split between ranks."""
+    columns.insert(columns.index("params") + 1, "params_local")
+    return [*columns, "placements"]
 
 
 def chosen_columns(columns: Any) -> tuple[str, ...]:
@@ -214,7 +228,8 @@ def summary_columns() -> list[str]:
 
 def _record(row: Row, totals: Totals) -> Record:
     record: Record = row._asdict()
-    del record["tensors"]
+    del record["tensors"], record["shards"]
+    record["placements"] = _placements(row)
     record["param_dtypes"] = tuple(dict.fromkeys([tensor.dtype for tensor in row.tensors]))
     record["input"], record["output"] = row.input_shapes, row.output_shapes
     record["self"] = row.forward_self if row.calls else None
@@ -224,6 +239,13 @@ def _record(row: Row, totals: Totals) -> Record:
         record["flops"] = None
     record["params_share"] = row.params / totals.params if totals.params else 0.0
     return record
+
+
+def _placements(row: Row) -> str:
+    """Of its own parameters: once where they are all alike, else with the name of each."""
+    texts = {name: placements_text(shard) for name, shard in row.shards.items()}
+    alike = len(set(texts.values())) == 1 and len(texts) == len(row.tensors)
+    return next(iter(texts.values())) if alike else "; ".join(f"{name} {text}" for name, text in texts.items())
 
 
 def _label(row: Record) -> str:
@@ -237,18 +259,22 @@ def _was_not_called(row: Record) -> bool:
 
 def _parameters(rows: Sequence[Row]) -> Callable[[Record], list[tuple[str, str]]]:
     """Gives the lines of the parameters of a row."""
-    tensors = {row.path: row.tensors for row in rows if row.tensors}
+    by_path = {row.path: row for row in rows if row.tensors}
 
     def lines(row: Record) -> list[tuple[str, str]]:
-        return [
-            (
-                f"{tensor.name} {shape_text(tensor.shape)} {tensor.dtype}",
-                f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen",
-            )
-            for tensor in tensors.get(row["path"], ())
-        ]
+        of = by_path.get(row["path"])
+        return [_parameter(tensor, of.shards.get(tensor.name)) for tensor in of.tensors] if of is not None else []
 
     return lines
+
+
+def _parameter(tensor: TensorInfo, shard: ShardedTensor | None) -> tuple[str, str]:
+    """The line of a parameter, and its note."""
+    text = f"{tensor.name} {shape_text(tensor.shape)} {tensor.dtype}"
+    note = f"shared with {tensor.owner}" if tensor.owner is not None else "" if tensor.trainable else "frozen"
+    if shard is None:
+        return text, note
+    return f"{text}, {shape_text(shard.shape)} on this rank", "; ".join(filter(None, (placements_text(shard), note)))
 
 
 def _known_bytes(count: int | None) -> str:
@@ -278,9 +304,13 @@ def _total_lines(totals: Totals) -> Iterator[str | About]:
         yield f"INCOMPLETE: {totals.failure}; figures are of what ran until then"
     by_dtype = ", ".join(f"{format_bytes(count)} {dtype}" for dtype, count in totals.param_bytes_by_dtype.items())
     least = "at least " if totals.params_unknown else ""
-    yield f"Params: {least}{totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen)"
+    here = f"; {totals.params_local:,} on this rank" if totals.meshes else ""
+    yield f"Params: {least}{totals.params:,} ({totals.trainable:,} trainable, {totals.frozen:,} frozen){here}"
     yield About(("params_share",), f"Params %: of all params{', as far as they are known' if totals.params_unknown else ''}")
-    yield f"Size of params: {least}{by_dtype or '0 B'}; of buffers: {format_bytes(totals.buffer_bytes)}"
+    here = f" on this rank, {least}{format_bytes(totals.param_bytes_whole)} in all" if totals.meshes else ""
+    yield f"Size of params: {least}{by_dtype or '0 B'}{here}; of buffers: {format_bytes(totals.buffer_bytes)}"
+    if totals.meshes:
+        yield f"Mesh: {', '.join(totals.meshes)} ranks"
     if len(totals.param_bytes_by_device) > 1:
         by_device = ", ".join(f"{format_bytes(count)} on {device}" for device, count in totals.param_bytes_by_device.items())
         yield f"Params by device: {by_device}"

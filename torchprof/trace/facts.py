@@ -59,6 +59,19 @@ class Pipeline(TypedDict):
     microbatches: int | None
 
 
+class ShardedParameter(TypedDict):
+    """What a rank has of a DTensor: shape, elements and bytes of its part, bytes of all parts once, one placement for each
+    dimension of the mesh, and the name (empty where it has none) and size of each of these.
+    """
+
+    shape: list[int]
+    numel: int
+    bytes: int
+    whole_bytes: int
+    placements: list[str]
+    mesh: list[tuple[str, int]]
+
+
 class Attributes(TypedDict):
     """What torchsummary reads of a module: elements and ``requires_grad``, and the modules that were called meanwhile."""
 
@@ -90,6 +103,7 @@ FACTS: Final[Mapping[str, Any]] = {
     "meshes": list[Mesh],
     "groups_of_wrappers": list[GroupOfWrapper],
     "pipelines": list[Pipeline],
+    "sharded_parameters": dict[str, dict[str, ShardedParameter]],  # by path of the module, and name
     # Of a summary
     **dict.fromkeys(("inputs_on_meta", "made_from_sizes"), bool),
     **dict.fromkeys(("saved_unknown_because", "memory_unknown_because", "counted_as", "counted_on", "batch_found"), str),

@@ -10,7 +10,7 @@ __all__ = ["fold_siblings", "limit_depth"]
 
 _SUMMED = (
     "calls output_bytes params trainable params_total param_bytes buffer_bytes forward forward_self recompute backward "
-    "backward_self device_forward device_recompute device_backward"
+    "backward_self device_forward device_recompute device_backward params_local"
 ).split()
 _FLOPS = ("flops", "flops_backward")
 """A sum of these with something unknown in it is a lower bound, and not unknown itself."""
@@ -26,6 +26,7 @@ def limit_depth(rows: Sequence[Row], depth: int) -> list[Row]:
             last = kept[-1]
             kept[-1] = last._replace(
                 params=last.params + row.params,
+                params_local=last.params_local + row.params_local,
                 trainable=last.trainable + row.trainable,
                 param_bytes=last.param_bytes + row.param_bytes,
                 buffer_bytes=last.buffer_bytes + row.buffer_bytes,
@@ -94,6 +95,7 @@ def _signature(subtree: list[Row]) -> tuple[object, ...]:
             row.trainable,
             row.note,
             row.copies,
+            tuple((name, shard.placements, shard.shape) for name, shard in row.shards.items()),
         )
         for row in subtree
     )

@@ -7,11 +7,13 @@ without being registered anywhere in the model come last under the module that c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from torchprof.analysis.model.call_figures import CallFigures
 from torchprof.analysis.model.module_tree import ModuleNode, module_tree
 from torchprof.analysis.model.notes import PARTLY, Notes
+from torchprof.analysis.model.shards import NOT_SHARDED, ShardedTensor, shards_of
 from torchprof.analysis.time.calls import CallCosts
 from torchprof.trace.model import ModuleInfo, TensorInfo
 from torchprof.trace.shapes import Operand
@@ -34,8 +36,8 @@ class Row(NamedTuple):
         output_bytes: bytes of the outputs of all calls: of their elements, not of storages; None where they are unknown.
         params, trainable: elements of its own parameters; one shared with an earlier row is counted there.
         params_total: the same with everything below it.
-        param_bytes: bytes of its own parameters.
-        buffer_bytes: bytes of its own buffers.
+        param_bytes: bytes of its own parameters, on this rank.
+        buffer_bytes: bytes of its own buffers, on this rank.
         forward, forward_self: nanoseconds of host time in its calls, with and without the calls inside them.
         recompute: nanoseconds of host time in which it, or what is called inside, ran again inside backward.
         backward, backward_self: nanoseconds of host time in backward ops that differentiate its ops.
@@ -44,6 +46,8 @@ class Row(NamedTuple):
         note: what a reader must know: not called, same module as another row, raised, compiled, ...
         flops, flops_backward: of its calls, and of the ops that differentiate theirs, with what is inside; None: unknown.
         flops_unknown, flops_backward_unknown: the ops in it whose FLOPs are unknown: with some, the figure is a lower bound.
+        params_local: elements of its own parameters that this rank has; as ``params`` where they are not split between ranks.
+        shards: of its own parameters that are DTensors, what this rank has, by name.
         copies: how many identical siblings this row stands for (see ``fold``).
         tensors: its own parameters.
         further_inputs, further_outputs: the other shapes that further calls had, each once, in order.
@@ -93,6 +97,8 @@ class Row(NamedTuple):
     flops_backward: int | None = 0
     flops_unknown: tuple[str, ...] = ()
     flops_backward_unknown: tuple[str, ...] = ()
+    params_local: int = 0
+    shards: Mapping[str, ShardedTensor] = NOT_SHARDED
 
 
 def module_rows(trace: Trace, costs: CallCosts) -> list[Row]:
@@ -110,6 +116,7 @@ class _Rows:
     def __init__(self, trace: Trace, costs: CallCosts) -> None:
         assert trace.model is not None
         self.modules = trace.model.modules
+        self.shards = shards_of(trace)
         self.figures = CallFigures(trace, costs)
         self.notes = Notes(trace, self.figures.recomputed, self.figures.raised)
 
@@ -131,7 +138,7 @@ class _Rows:
         calls = self.figures.in_forward(node.calls)
         called = bool(calls) or any([row.calls or row.forward for row in below])
         if info is not None:
-            fields.update(_own_tensors(info))
+            fields.update(_own_tensors(info, self.shards.get(info.path, NOT_SHARDED)))
             module = self.modules[info.same_as] if info.same_as >= 0 else info
             fields.update(training=module.training, kernel_size=module.kernel_size, defined=module.defined)
         rows[at] = row = Row(
@@ -153,20 +160,24 @@ class _Rows:
         return fields
 
 
-def _own_tensors(info: ModuleInfo) -> dict[str, Any]:
+def _own_tensors(info: ModuleInfo, shards: Mapping[str, ShardedTensor]) -> dict[str, Any]:
     """Parameters and buffers; one that is shared belongs to the first module that has it."""
-    params = trainable = param_bytes = 0
+    params = params_local = trainable = param_bytes = 0
     for tensor in info.parameters:
         if tensor.owner is None:
+            here = shards.get(tensor.name) if shards else None
             params += tensor.numel
-            param_bytes += tensor.bytes
+            params_local += tensor.numel if here is None else here.numel
+            param_bytes += tensor.bytes if here is None else here.bytes
             if tensor.trainable:
                 trainable += tensor.numel
     buffer_bytes = sum([tensor.bytes for tensor in info.buffers if tensor.owner is None]) if info.buffers else 0
     return {
         "params": params,
+        "params_local": params_local,
         "trainable": trainable,
         "param_bytes": param_bytes,
         "buffer_bytes": buffer_bytes,
         "tensors": info.parameters,
+        "shards": {tensor.name: shards[tensor.name] for tensor in info.parameters if tensor.name in shards} or NOT_SHARDED,
     }

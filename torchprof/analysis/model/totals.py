@@ -13,6 +13,7 @@ from torchprof.analysis.gpu.kernels import kernel_times
 from torchprof.analysis.memory.changes import memory_between
 from torchprof.analysis.memory.devices import real_and_meta
 from torchprof.analysis.model.flops import counts_flops, pass_flops
+from torchprof.analysis.model.shards import mesh_text, shards_of
 from torchprof.analysis.time.calls import CallCosts
 from torchprof.trace.model import UNKNOWN
 from torchprof.trace.schema import Phase
@@ -29,9 +30,12 @@ class Totals:
 
     Attributes:
         params, trainable, frozen: elements, each shared parameter once.
+        params_local: elements of parameters that this rank has: fewer, where they are split between ranks.
         params_unknown: how many objects have parameters in them that cannot be read: with some, the figures are lower bounds.
-        param_bytes_by_dtype, param_bytes_by_device: bytes of parameters by real dtype, and by device.
-        buffer_bytes: bytes of buffers, each once.
+        param_bytes_by_dtype, param_bytes_by_device: bytes of parameters by real dtype, and by device; on this rank.
+        param_bytes_whole: bytes of parameters on all ranks together, those that several ranks have once.
+        meshes: the meshes of ranks that parameters are on, as in ``"dp=2 x tp=4"``; none where no parameter is a DTensor.
+        buffer_bytes: bytes of buffers, each once, on this rank.
         input_bytes: bytes of the input tensors; None where they are unknown.
         forward, backward: time of the passes, backward's being that of autograd's nodes; 0 where none ran.
         recompute: time of module calls that ran again inside backward; no part of ``backward``.
@@ -92,6 +96,9 @@ class Totals:
     batch: str = ""
     unbatched: str = ""
     failure: str = ""
+    params_local: int = 0
+    param_bytes_whole: int = 0
+    meshes: tuple[str, ...] = ()
 
     @property
     def param_bytes(self) -> int:
@@ -105,16 +112,25 @@ def model_totals(trace: Trace, costs: CallCosts) -> Totals:
     by_device: dict[str, int] = defaultdict(int)
     params = trainable = 0
     unknown = 0
-    for parameter in trace.model.parameters():
+    params_local = whole = 0
+    shards = shards_of(trace)
+    for module, parameter in ((m, p) for m in trace.model.modules for p in m.parameters if p.owner is None):
         if parameter.dtype == UNKNOWN:
             unknown += 1
             continue
+        here = shards[module.path].get(parameter.name) if module.path in shards else None
+        size = parameter.bytes if here is None else here.bytes
         params += parameter.numel
+        params_local += parameter.numel if here is None else here.numel
+        whole += size if here is None else here.whole_bytes
         trainable += parameter.numel if parameter.trainable else 0
-        by_dtype[parameter.dtype] += parameter.bytes
-        by_device[parameter.device] += parameter.bytes
+        by_dtype[parameter.dtype] += size
+        by_device[parameter.device] += size
     totals = Totals(
         params=params,
+        params_local=params_local,
+        param_bytes_whole=whole,
+        meshes=tuple(dict.fromkeys(mesh_text(each.mesh) for tensors in shards.values() for each in tensors.values())),
         trainable=trainable,
         frozen=params - trainable,
         params_unknown=unknown,

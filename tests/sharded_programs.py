@@ -1,0 +1,363 @@
+"""Training that is spread over ranks, as users write it, and what it really takes: peaks of gloo processes on the CPU.
+
+A program is an architecture and a way to wrap it. `measured` runs programs in real processes, and its figures are the truth for
+``estimate(build, inputs, world_size=..., rank=...)`` of the same ``build``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import transformers as hf
+from architectures import loss_of
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+import torchprof
+
+__all__ = ["ARCHITECTURES", "IN_TESTS", "PROGRAMS", "STEPS", "Architecture", "Program", "measured", "step_peaks"]
+
+STEPS: Final = 3
+MEASURED_STEPS: Final = 10
+"""More than are estimated: threads of gloo let go of what they have sent a little late, now and then. The lowest peak is that
+without it."""
+
+Plan = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model, what it is called with, and how it may be split.
+
+    Attributes:
+        make: makes the model.
+        inputs: makes what a rank gives it in one step, by position or by keyword.
+        blocks: the modules whose parameters are gathered together, in the order of forward.
+        plan: how its layers are split between two ranks.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[], tuple[Tensor, ...] | dict[str, Tensor]]
+    blocks: Callable[[Any], Iterable[nn.Module]]
+    plan: Callable[[], Plan]
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 256))
+
+
+def mlp_plan() -> Plan:
+    return {"0": ColwiseParallel(), "2": RowwiseParallel()}
+
+
+def llama() -> nn.Module:
+    config = hf.LlamaConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        use_cache=False,
+    )
+    return hf.LlamaForCausalLM(config)
+
+
+def llama_plan() -> Plan:
+    columns, rows = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj", "mlp.down_proj")
+    layers = "model.layers.*."
+    return {
+        **{layers + name: ColwiseParallel() for name in (*columns, "mlp.gate_proj", "mlp.up_proj")},
+        **{layers + name: RowwiseParallel() for name in rows},
+        "lm_head": ColwiseParallel(output_layouts=Replicate()),
+    }
+
+
+class ConvNet(nn.Module):
+    """Convolutions with batch norms, and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = (3, 32, 64, 128)
+        self.stages = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(channels))
+        )
+        self.fc1, self.fc2 = nn.Linear(128 * 4 * 4, 256), nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Tensor = self.fc2(self.fc1(self.stages(x).flatten(1)).relu())
+        return rows
+
+
+def conv_plan() -> Plan:
+    return {"fc1": ColwiseParallel(), "fc2": RowwiseParallel()}
+
+
+def vit() -> nn.Module:
+    config = hf.ViTConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=8
+    )
+    return hf.ViTForImageClassification(config)
+
+
+class Encoder(nn.Module):
+    """Post-norm blocks of attention and two linear layers over an embedding, as BERT has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(1000, 128)
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+        self.head = nn.Linear(128, 1000)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.words(words)
+        for block in self.blocks:
+            x = block(x)
+        scores: Tensor = self.head(x)
+        return scores
+
+
+class Block(nn.Module):
+    """One block of an `Encoder`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(128, 128) for _ in range(4))
+        self.norm1, self.norm2 = nn.LayerNorm(128), nn.LayerNorm(128)
+        self.up, self.down = nn.Linear(128, 512), nn.Linear(512, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (part(x).unflatten(-1, (-1, 32)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        found = nn.functional.scaled_dot_product_attention(query, key, value)
+        x = self.norm1(x + self.out(found.transpose(1, 2).flatten(2)))
+        done: Tensor = self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
+        return done
+
+
+def encoder_plan() -> Plan:
+    columns = {f"blocks.*.{name}": ColwiseParallel() for name in ("query", "key", "value", "up")}
+    return {**columns, **{f"blocks.*.{name}": RowwiseParallel() for name in ("out", "down")}}
+
+
+def sequence_plan() -> Plan:
+    """Norms work on a part of the sequence each."""
+    split = {"output_layouts": Shard(1)}
+    return {
+        "words": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1), use_local_output=False),
+        **{f"blocks.*.{name}": ColwiseParallel(input_layouts=Shard(1)) for name in ("query", "key", "value", "up")},
+        **{f"blocks.*.{name}": RowwiseParallel(**split, use_local_output=False) for name in ("out", "down")},
+        **{f"blocks.*.{name}": SequenceParallel() for name in ("norm1", "norm2")},
+        "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+    }
+
+
+def tokens(vocabulary: int, rows: int, length: int) -> Tensor:
+    return torch.arange(rows * length).remainder(vocabulary).view(rows, length)
+
+
+ARCHITECTURES: Final = {
+    "mlp": Architecture(mlp, lambda: (torch.ones(64, 256),), lambda model: model[::2], mlp_plan),
+    "llama": Architecture(llama, lambda: {"input_ids": tokens(512, 4, 64)}, lambda model: model.model.layers, llama_plan),
+    "conv": Architecture(ConvNet, lambda: (torch.ones(8, 3, 32, 32),), lambda model: [*model.stages, model.fc1], conv_plan),
+    "encoder": Architecture(Encoder, lambda: (tokens(1000, 4, 64),), lambda model: model.blocks, encoder_plan),
+    "vit": Architecture(vit, lambda: {"pixel_values": torch.ones(4, 3, 32, 32)}, lambda model: model.vit.layers, lambda: {}),
+}
+"""By name."""
+
+
+def ddp(model: nn.Module, of: Architecture, **more: Any) -> nn.Module:
+    return DistributedDataParallel(model, **more)
+
+
+def sharded(model: nn.Module, of: Architecture, mesh: DeviceMesh | None = None, **more: Any) -> nn.Module:
+    mesh = mesh or init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in of.blocks(model):
+        fully_shard(block, mesh=mesh, **more)
+    return fully_shard(model, mesh=mesh, **more)
+
+
+def sharded_as_a_whole(model: nn.Module, of: Architecture) -> nn.Module:
+    return fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+
+
+def mixed(model: nn.Module, of: Architecture) -> nn.Module:
+    return sharded(model, of, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
+
+
+def hybrid(model: nn.Module, of: Architecture) -> nn.Module:
+    return sharded(model, of, init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
+
+
+def split(model: nn.Module, of: Architecture) -> nn.Module:
+    return parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), of.plan())
+
+
+def split_by_sequence(model: nn.Module, of: Architecture) -> nn.Module:
+    return parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), sequence_plan())
+
+
+def split_and_sharded(model: nn.Module, of: Architecture) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    return sharded(parallelize_module(model, mesh["tp"], of.plan()), of, mesh["dp"])
+
+
+WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]] = {
+    "ddp": (2, ddp),
+    "ddp-views": (2, partial(ddp, gradient_as_bucket_view=True)),
+    "fsdp": (2, sharded),
+    "fsdp-kept": (2, partial(sharded, reshard_after_forward=False)),
+    "fsdp-to-2": (4, partial(sharded, reshard_after_forward=2)),
+    "fsdp-bf16": (2, mixed),
+    "fsdp-whole": (2, sharded_as_a_whole),
+    "hsdp": (4, hybrid),
+    "tp": (2, split),
+    "sequence": (2, split_by_sequence),
+    "fsdp-tp": (4, split_and_sharded),
+}
+"""Ranks and function, by name."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Training of an architecture on some ranks, with AdamW.
+
+    Attributes:
+        architecture, wrapping: their names.
+    """
+
+    architecture: str
+    wrapping: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture}-{self.wrapping}"
+
+    @property
+    def world_size(self) -> int:
+        return WRAPPINGS[self.wrapping][0]
+
+    def build(self) -> nn.Module:
+        """The model as the calling rank of the running process group has it."""
+        torch.manual_seed(0)
+        of = ARCHITECTURES[self.architecture]
+        return WRAPPINGS[self.wrapping][1](of.make(), of)
+
+    def inputs(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
+        return ARCHITECTURES[self.architecture].inputs()
+
+    def estimated(self, rank: int) -> torchprof.Estimate:
+        """What is predicted for a rank."""
+        return torchprof.estimate(
+            self.build,
+            self.inputs(),
+            optimizer=torch.optim.AdamW,
+            loss=loss_of,
+            steps=STEPS,
+            device="cpu",
+            world_size=self.world_size,  # type: ignore[call-arg]
+            rank=rank,
+        )
+
+
+def _programs() -> Iterable[Program]:
+    for architecture in ARCHITECTURES:
+        for wrapping in WRAPPINGS:
+            has_plan = bool(ARCHITECTURES[architecture].plan())
+            if (wrapping != "sequence" or architecture == "encoder") and ("tp" not in wrapping or has_plan):
+                yield Program(architecture, wrapping)
+
+
+PROGRAMS: Final = {program.name: program for program in _programs()}
+"""All, by name."""
+
+IN_TESTS: Final = (
+    *("mlp-ddp", "mlp-fsdp", "mlp-tp", "llama-fsdp-kept", "llama-fsdp-bf16", "llama-tp", "llama-fsdp-tp"),
+    *("conv-ddp-views", "conv-fsdp", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "vit-fsdp"),
+)
+"""Those that the tests run: each architecture, and each wrapping."""
+
+
+def step_peaks(account: torchprof.Memory) -> list[int]:
+    """The most bytes that were allocated at once in each step of a recording."""
+    rows, steps = account.allocations, account.trace.steps
+    never = np.iinfo(np.int64).max
+    ends = np.where(rows["end"] < 0, never, rows["end"])
+    times = np.concatenate([rows["start"], ends])
+    # What is freed at a moment is freed before what is allocated then.
+    order = np.lexsort((np.repeat([1, 0], len(rows)), times))
+    held = np.cumsum(np.concatenate([rows["bytes"], -rows["bytes"].astype(np.int64)])[order])
+    times = times[order]
+    found = []
+    for step in steps:
+        first, last = np.searchsorted(times, [step["start"], step["end"]], "right")
+        found.append(int(held[max(0, first - 1) : last].max()))
+    return found
+
+
+def measured(names: Sequence[str], path: Path) -> dict[str, list[tuple[int, int]]]:
+    """The peaks of real processes, by program and rank: that of the first step, and the lowest one of those after it, in which
+    there are states of the optimizer.
+
+    Each process runs the programs one after the other, each in a process group of its own.
+
+    Args:
+        names: of `PROGRAMS`.
+        path: a folder for what the processes tell each other.
+    """
+    world = max(PROGRAMS[name].world_size for name in names)
+    mp.spawn(_rank, (tuple(names), str(path)), nprocs=world)  # type: ignore[no-untyped-call]
+    told = [torch.load(path / f"peaks-{rank}") for rank in range(world)]
+    return {name: [told[rank][name] for rank in range(PROGRAMS[name].world_size)] for name in names}
+
+
+def _rank(rank: int, names: Sequence[str], path: str) -> None:
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error"}
+    torch.set_num_threads(1)
+    found = {}
+    for name in names:
+        program = PROGRAMS[name]
+        if rank < program.world_size:
+            store = dist.FileStore(f"{path}/{name}", program.world_size)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=program.world_size)
+            found[name] = _trained(program)
+            dist.barrier()
+            dist.destroy_process_group()
+            _clear_sharding_prop_cache()
+    torch.save(found, f"{path}/peaks-{rank}")
+
+
+def _trained(program: Program) -> tuple[int, int]:
+    """The peaks of this rank, in the first step and in later ones."""
+    model, given = program.build(), program.inputs()
+    optimizer = torch.optim.AdamW(model.parameters())
+    gc.collect()
+    gc.disable()  # what is in a reference cycle would go at any time
+    with torchprof.profile(model, memory=True, stacks=False) as prof:
+        for _ in range(MEASURED_STEPS):
+            out = model(**given) if isinstance(given, dict) else model(*given)
+            loss = loss_of(out)
+            loss.backward()
+            optimizer.step()
+            del out, loss
+            optimizer.zero_grad()
+            dist.barrier()
+            prof.step()
+    gc.enable()
+    first, *later = step_peaks(torchprof.memory(prof.trace, "cpu"))
+    return first, min(later)

@@ -81,6 +81,8 @@ def estimate(
         world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
             each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others.
         rank: which of them is estimated.
+        ranks: ``"all"``: of the ranks that differ, as where shards do not divide, each is estimated, equal ones once, and the
+            one that needs most is returned. They are told apart by what they hold of parameters and buffers.
 
     Returns:
         An `Estimate`.

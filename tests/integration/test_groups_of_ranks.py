@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,7 +103,9 @@ def coming_and_going(rank: int, path: str) -> None:
         prof.step()
         if mine is not None:
             dist.destroy_process_group(mine)
-            again = dist.new_group([1, 2], use_local_synchronization=True)
+        # By all: made by its members alone it would have the name of the first, and gloo could meet the addresses of that.
+        again = dist.new_group([1, 2])
+        if mine is not None:
             dist.all_reduce(given, group=again)
         prof.step()
         short = dist.new_group([0, 3])
@@ -117,7 +120,7 @@ def worker(rank: int, world: int, port: int, path: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
     store = dist.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(minutes=2))
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
     raw(mesh, path)
     redistributed(mesh, path)

@@ -172,6 +172,8 @@ def test_fsdp_and_tensor_parallel_on_one_mesh_have_a_straggler_with_module_and_l
     line = Delayed.forward.__code__.co_firstlineno
     assert cause["lines"] == [f"test_groups_of_ranks.py:{line} Delayed.forward"]
     assert cause["late"] > 0.5e9 * LATE
+    called = {row["group"] for row in found.collectives.to_dict()}
+    assert {name for name in called if "_dp" in name} == {"mesh_dp of ranks 0, 2", "mesh_dp of ranks 1, 3"}
     every = of(runs, "trained")
     assert (every.no_group, every.differ) == (0, 0)
     assert {match.members for match in every.matches} == {*ROWS, *COLUMNS}

@@ -88,7 +88,7 @@ def test_one_of_them_speaks_for_all(ran: Ran) -> None:
 def test_a_script_whose_ranks_fail_ends_as_it_does_without_and_is_recorded(tmp_path: Path) -> None:
     ran = run(tmp_path, SPAWNS, "3")
     assert ran.code == 1
-    assert "terminated with exit code 3" in ran.err
+    assert "terminated with exit code 3" in ran.verdict, "which it writes after what its ranks say"
     assert [file.partition(".")[2] for file in ran.files] == ["rank0.torchprof", "rank1.torchprof"]
 
 

@@ -12,7 +12,7 @@ from torchprof.analysis.distributed.matched import matched
 from torchprof.analysis.distributed.rank_records import rank_records
 from torchprof.analysis.distributed.straggling import Late
 from torchprof.analysis.records import Record, whole
-from torchprof.trace.ranks import Ranks
+from torchprof.trace.ranks import Ranks, listed
 
 __all__ = ["cause_records", "collective_lateness_records", "every_lateness_record", "last_of", "late_rank_records", "step_time"]
 
@@ -88,7 +88,7 @@ def collective_lateness_records(ranks: Ranks, found: Sequence[Late]) -> list[Rec
     for (kind, by, members, module, line), of in groups.items():
         label = of[0].call.group
         if label is not None and len(called_so[label]) > 1:  # as of a dimension of a mesh, in which there are several
-            label = f"{label} of {listed(members)}"
+            label = f"{label} of ranks {listed(members)}"
         known = [each for each in of if each.is_told or each.is_together]
         last = last_of(known)
         records.append(

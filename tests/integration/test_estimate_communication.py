@@ -211,6 +211,16 @@ def test_equal_ranks_are_estimated_once_however_many_there_are() -> None:
     assert "Of rank 0 of 64: all are equal" in str(found)
 
 
+def test_what_a_program_seeds_is_as_before() -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(torch.initial_seed() + 1)
+        return sharded()
+
+    before = torch.get_rng_state()
+    of(build, ranks="all")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

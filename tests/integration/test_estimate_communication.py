@@ -40,7 +40,8 @@ def sharded(shape: tuple[int, ...] = (2,), width: int = WIDTH, **options: Any) -
     model = network(width)
     for block in model:
         fully_shard(block, mesh=mesh, **options)
-    return fully_shard(model, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
+    return model
 
 
 def split_and_sharded() -> nn.Module:
@@ -49,7 +50,8 @@ def split_and_sharded() -> nn.Module:
     for block in model:
         parallelize_module(block, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
         fully_shard(block, mesh=mesh["data"])
-    return fully_shard(model, mesh=mesh["data"])
+    fully_shard(model, mesh=mesh["data"])
+    return model
 
 
 def replicated() -> nn.Module:
@@ -112,10 +114,10 @@ def test_functional_collectives_are_counted_as_wholes() -> None:
             self.layer = nn.Linear(WIDTH, WIDTH)
 
         def forward(self, x: torch.Tensor) -> Any:
-            y = self.layer(x).detach()
-            functional.all_gather_tensor(y, 0, dist.group.WORLD)
-            functional.reduce_scatter_tensor(y, "sum", 0, dist.group.WORLD)
-            functional.all_to_all_single(y, None, None, dist.group.WORLD)
+            y, world = self.layer(x).detach(), dist.distributed_c10d._get_default_group()
+            functional.all_gather_tensor(y, 0, world)
+            functional.reduce_scatter_tensor(y, "sum", 0, world)
+            functional.all_to_all_single(y, None, None, world)
             dist.barrier()
             return self.layer(x)
 
@@ -207,6 +209,16 @@ def test_equal_ranks_are_estimated_once_however_many_there_are() -> None:
     found = of(partial(sharded, (64,)), world_size=64, ranks="all")
     assert [(kind.rank, kind.count) for kind in found.kinds_of_ranks] == [(0, 64)]
     assert "Of rank 0 of 64: all are equal" in str(found)
+
+
+def test_what_a_program_seeds_is_as_before() -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(torch.initial_seed() + 1)
+        return sharded()
+
+    before = torch.get_rng_state()
+    of(build, ranks="all")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torchprof.estimation.sharding.building import built_sharded
 from torchprof.estimation.sharding.kinds_of_ranks import KindOfRank, classes_of_ranks
 from torchprof.estimation.sharding.world import check_world, fake_world
 from torchprof.estimation.torch_private import SHARDING
+from torchprof.record.preserve import random_states
 
 __all__ = ["largest_of_ranks"]
 
@@ -27,14 +29,17 @@ def largest_of_ranks(build: Any, world_size: int, estimated: Callable[[int], Est
         estimated: of a rank, its estimate.
     """
     check_world(world_size, 0)
-    with fake_world(world_size, 0):
-        mesh = _mesh_of(built_sharded(build))
 
     def signature(rank: int) -> Any:
         with fake_world(world_size, rank):
             return tuple(_shapes(built_sharded(build)))
 
-    with undisturbed():
+    with ExitStack() as stack:
+        for restore, state in random_states():  # the program may seed them
+            stack.callback(restore, state)
+        stack.enter_context(undisturbed())
+        with fake_world(world_size, 0):
+            mesh = _mesh_of(built_sharded(build))
         classes = classes_of_ranks(world_size, signature, mesh)
     kinds: list[KindOfRank] = []
     largest: Estimate | None = None

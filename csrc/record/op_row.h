@@ -3,9 +3,11 @@
 
 #include <ATen/record_function.h>
 
+#include <string>
 #include <string_view>
 
 #include "record/arguments.h"
+#include "record/collectives.h"
 #include "record/tangents.h"
 #include "record/tensor_reader.h"
 #include "trace/thread_log.h"
@@ -22,10 +24,15 @@ inline void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> 
   if (!add_operands(log, arguments, op.n_inputs)) {
     op.flags |= kTruncated;
   }
-  if (log.keeps_arguments(op.signature)) {
-    log.add_arguments(arguments_text(arguments.data(), arguments.size()));
+  const ThreadLog::NameFacts facts = log.facts_of(op.signature);
+  if (facts.keeps_arguments) {
+    log.add_arguments(arguments_text(arguments.data(), arguments.size()), true);
+  } else if (facts.is_of_collectives) {
+    if (const std::string text = group_text(arguments); !text.empty()) {
+      log.add_arguments(text, false);
+    }
   }
-  if (log.has_formula(op.signature) && have_tangents(arguments) && !is_below_autograd()) {
+  if (facts.has_formula && have_tangents(arguments) && !is_below_autograd()) {
     log.mark_tangents(op);
   }
 }

@@ -46,7 +46,8 @@ struct Tensor {
 };
 
 // All arguments, as JSON, of an op whose FLOPs depend on more than its tensors. Among the inputs, {} is a tensor and null is
-// undefined; among the outputs, {} is a tensor that it returned. Kept only for the ops named when the recording starts.
+// undefined; among the outputs, {} is a tensor that it returned. Kept only for the ops named when the recording starts. Of an op that
+// asks for a collective, only its process group: see group_text().
 struct Arguments {
   int32_t op;        // row of ops
   uint32_t inputs;   // row of strings

@@ -14,6 +14,7 @@
 #include "trace/address_set.h"
 #include "trace/append_log.h"
 #include "trace/call_tree.h"
+#include "trace/collective_names.h"
 #include "trace/list_table.h"
 #include "trace/op_classes.h"
 #include "trace/rows.h"
@@ -35,7 +36,7 @@ class ThreadLog {
     const void* key = nullptr;
     Op* op = nullptr;                // nullptr: it was dropped
     int32_t row = kNoRow;            // of this op; where it was dropped, of the nearest recorded op around it
-    Arguments* arguments = nullptr;  // nullptr: they are not kept
+    Arguments* arguments = nullptr;  // nullptr: its outputs are not kept
     bool counted = false;  // it, or an op around it, is counted by a formula; set by CountedOpObserver only, as is the next
     bool unknown = false;  // it, or an op around it, is unknown
     bool has_tangents = false;
@@ -190,9 +191,20 @@ class ThreadLog {
     return op != nullptr ? std::string_view(strings[op->signature]) : std::string_view();
   }
 
-  // Whether the arguments of an op are kept, and whether it has a formula, by row of strings.
-  bool keeps_arguments(uint32_t name) { return facts_of(name).keeps_arguments; }
-  bool has_formula(uint32_t name) { return facts_of(name).has_formula; }
+  // What the name of an op says, by row of strings.
+  struct NameFacts {
+    bool keeps_arguments = false;
+    bool has_formula = false;
+    bool is_of_collectives = false;
+  };
+  const NameFacts& facts_of(uint32_t name) {
+    for (uint32_t id = static_cast<uint32_t>(name_facts_.size()); id <= name; ++id) {
+      const std::string& text = strings[id];
+      name_facts_.push_back(
+          {classes_.needs_arguments(text), classes_.of(text, true) == OpClass::kCounted, is_of_collectives(text)});
+    }
+    return name_facts_[name];
+  }
 
   // The class of an op. The name of an operator stays at one address while it is registered, so that is remembered.
   OpClass class_of(const char* name, bool of_dispatcher) {
@@ -227,12 +239,12 @@ class ThreadLog {
                                      (open_ops_.size() > 1 && open_ops_[open_ops_.size() - 2].unknown));
   }
 
-  // Adds the inputs of the op that was opened last. Its outputs are filled in at its end.
-  void add_arguments(const std::string& text) {
+  // Adds the inputs of the op that was opened last. Its outputs are filled in at its end, where they are kept.
+  void add_arguments(const std::string& text, bool keep_outputs) {
     if (Arguments* const row = arguments.room()) {
       *row = {open_ops_.back().row, strings.id(std::string_view(text)), strings.id(std::string_view("[]"))};
       arguments.keep();
-      open_ops_.back().arguments = row;
+      open_ops_.back().arguments = keep_outputs ? row : nullptr;
     }
   }
 
@@ -425,18 +437,6 @@ class ThreadLog {
     const char* address = nullptr;
     const std::pair<const std::string, OpClass>* row = nullptr;
   };
-
-  struct NameFacts {
-    bool keeps_arguments = false;
-    bool has_formula = false;
-  };
-  const NameFacts& facts_of(uint32_t name) {
-    for (uint32_t id = static_cast<uint32_t>(name_facts_.size()); id <= name; ++id) {
-      const std::string& text = strings[id];
-      name_facts_.push_back({classes_.needs_arguments(text), classes_.of(text, true) == OpClass::kCounted});
-    }
-    return name_facts_[name];
-  }
 
   const uint16_t thread_;
   TensorTable tensor_table_;

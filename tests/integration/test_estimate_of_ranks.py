@@ -1,4 +1,4 @@
-"""``estimate(build, inputs, world_size=...)``: what one rank of many needs, counted by hand, and a world that leaves nothing."""
+"""``estimate(build, inputs, world_size=...)``: what a rank of many needs, counted by hand; and a world that leaves nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.pipelining import PipelineStage
@@ -40,11 +41,12 @@ def network(width: int = WIDTH) -> nn.Sequential:
 
 
 def sharded(shape: tuple[int, ...] = (2,), device: str = "cpu", width: int = WIDTH, **options: Any) -> nn.Module:
-    mesh = init_device_mesh(device, shape)
+    mesh = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
     model = network(width)
     for block in model:
         fully_shard(block, mesh=mesh, **options)
-    return fully_shard(model, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
+    return model
 
 
 def replicated(**options: Any) -> nn.Module:
@@ -97,9 +99,12 @@ def test_hybrid_sharding_shards_in_one_dimension() -> None:
 
 
 def test_ranks_differ_where_shards_do() -> None:
-    first, last = (of(partial(sharded, width=33), width=33, rank=rank).by_category["sharded parameters"] for rank in (0, 1))
-    assert first == LAYERS * (66 * 33 + 17 * 132) * 4
-    assert last == LAYERS * (66 * 33 + 16 * 132) * 4
+    first, last = (of(partial(sharded, width=33), width=33, rank=rank).by_category for rank in (0, 1))
+    steps = 2 * LAYERS * 4
+    assert first["sharded parameters"] == LAYERS * (66 * 33 + 17 * 132) * 4
+    assert last["sharded parameters"] == first["sharded parameters"], "FSDP pads it"
+    assert first["optimizer state"] == 2 * LAYERS * (66 * 33 + 17 * 132) * 4 + steps
+    assert last["optimizer state"] == 2 * LAYERS * (66 * 33 + 16 * 132) * 4 + steps
 
 
 def test_ranks_of_distributed_data_parallel_have_buckets_beside_gradients_unless_these_are_views() -> None:
@@ -178,8 +183,13 @@ class Tied(nn.Module):
 
 
 def test_a_parameter_in_two_places_is_one() -> None:
+    def build() -> nn.Module:
+        model = Tied()
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        return model
+
     found = torchprof.estimate(
-        lambda: fully_shard(Tied(), mesh=init_device_mesh("cpu", (2,))),
+        build,
         torch.empty(4, 8, dtype=torch.long, device="meta"),
         optimizer=torch.optim.AdamW,
         device="cpu",
@@ -269,8 +279,8 @@ def test_functions_of_pytorch_are_its_own_again() -> None:
     places: list[tuple[Any, str]] = [
         (dist, "init_process_group"),
         (torch.cuda, "set_device"),
-        (dist.DeviceMesh, "__init__"),
-        (dist.DeviceMesh, "__getitem__"),
+        (DeviceMesh, "__init__"),
+        (DeviceMesh, "__getitem__"),
         (DistributedDataParallel, "__init__"),
         (FullyShardedDataParallel, "__init__"),
         (torch.UntypedStorage, "resize_"),
@@ -283,9 +293,9 @@ def test_functions_of_pytorch_are_its_own_again() -> None:
 
 
 def test_a_world_that_is_there_is_left_alone() -> None:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
-        with pytest.raises(ArgumentError, match="torch.distributed is initialized already: call estimate before"):
+        with pytest.raises(ArgumentError, match="is initialized already: call estimate before"):
             of(network)
         assert dist.get_backend() == "gloo"
     finally:

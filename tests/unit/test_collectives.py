@@ -66,6 +66,8 @@ def test_sizes_are_those_of_nccl_tests() -> None:
     assert size_of("reduce-scatter", "c10d::_reduce_scatter_base_", [100, 400], 4) == 400
     assert size_of("all-gather", "c10d::allgather_", [100], 4) == 400
     assert size_of("all-gather", "c10d::allgather_", [100], None) is None
+    assert size_of("reduce-scatter", "_c10d_functional::reduce_scatter_tensor", [400], 4) == 400
+    assert size_of("all-gather", "_c10d_functional::all_gather_into_tensor", [100], 4) == 400
     assert size_of("all-gather", "c10d::allgather_into_tensor_coalesced_", [400, 800, 100, 200], 4) == 1200
     assert size_of("all-to-all", "c10d::alltoall_base_", [80, 100], 4) == 100, "what is sent"
     assert size_of("all-to-all", "c10d::alltoall_", [1, 2, 3, 4], 2) == 7

@@ -81,6 +81,8 @@ def estimate(
         world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
             each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others.
         rank: which of them is estimated.
+        ranks: ``"all"``: of the ranks that differ, as where shards do not divide, each is estimated, equal ones once, and the
+            one that needs most is returned. They are told apart by what they hold of parameters and buffers.
 
     Returns:
         An `Estimate`.
@@ -104,8 +106,8 @@ def estimate(
         raise ArgumentError(f"rank={shown(rank)} is one of many: say of how many, with world_size=")
     if ranks is not None and (ranks != "all" or world_size is None or rank != 0):
         raise ArgumentError(
-            f"ranks={shown(ranks)} must be 'all', for every rank that differs, with world_size= and without rank=; or None, for "
-            "the one of rank="
+            f"ranks={shown(ranks)} must be 'all', for every rank that differs, with world_size= and without rank=; or None, "
+            "for the one of rank="
         )
     if world_size is not None and compile:
         raise ArgumentError(

@@ -148,6 +148,7 @@ SHARDING: Final = Feature(
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
         "ddp": "torch.nn.parallel.distributed",
+        "register_comm_hook": "torch.distributed._register_comm_hook",
         "world": "torch.distributed.distributed_c10d",
     },
     methods=(

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torchprof.errors import UnsupportedTorchError
 from torchprof.record.parallel import parallel_facts
 from torchprof.trace.rank import Rank
 
-__all__ = ["current_rank", "own_rank", "rank_facts"]
+__all__ = ["RankSeen", "current_rank", "own_rank", "rank_facts"]
 
 VARIABLES: Final = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, accelerate, deepspeed
@@ -66,6 +66,41 @@ def rank_facts(models: Any, *, stages: bool = True) -> dict[str, Any]:
         facts["meshes"] = meshes
     of_models = parallel_facts(models, stages=stages) if "process_groups" in of_torch else {}
     return {**{name: value for name, value in facts.items() if value is not None}, **of_torch, **of_models}
+
+
+class RankSeen:
+    """What this rank was whenever it was looked: groups that were destroyed since have collectives in the trace.
+
+    Attributes:
+        facts: as `rank_facts` says them of no models, when the process groups last changed.
+    """
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts: dict[str, Any] = {}
+        self._groups: list[dict[str, Any]] = [*facts.get("process_groups", ())]
+        self._latest: set[tuple[int, str]] = set()
+
+    def look(self) -> None:
+        """Look for groups that are new. It takes a microsecond where none is."""
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+            return
+        from torchprof.record import torch_private
+
+        try:
+            now = {
+                (id(group), name) for group, name in torch_private.process_groups().items()
+            }  # none is held: it would live on
+        except (RuntimeError, UnsupportedTorchError):  # another thread changes them, or their names are not known
+            return
+        if now != self._latest:
+            self._latest, self.facts = now, rank_facts(None, stages=False)
+            self.groups_with(self.facts.get("process_groups", ()))
+
+    def groups_with(self, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those that were seen, and these."""
+        self._groups += [group for group in groups if group not in self._groups]
+        return self._groups
 
 
 def _from_torch() -> dict[str, Any]:

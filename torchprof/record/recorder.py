@@ -23,7 +23,7 @@ from torchprof.record.compiled_code import CompiledCode
 from torchprof.record.gpu_backends import INTERRUPTED, GpuBackend, device_names, gpu_backends, may_wait
 from torchprof.record.held_by_model import held_by
 from torchprof.record.modules import Models, describe, walk
-from torchprof.record.rank import rank_facts
+from torchprof.record.rank import RankSeen, rank_facts
 from torchprof.trace.model import Model
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
@@ -88,6 +88,7 @@ class Recorder:
         self._stacks = "off"
         self._places: _native.Places | None = None
         self._rank: dict[str, Any] = {}
+        self._seen = RankSeen({})
 
     @property
     def is_recording(self) -> bool:
@@ -154,6 +155,7 @@ class Recorder:
         self._backend = GpuBackend(backend.name, backend.note + refusals)
         self._has_merged = False
         self._rank = rank_facts(self.models, stages=False)  # which take a while to find, and the recording is on
+        self._seen = RankSeen(self._rank)
         self._compiled_code.start()
 
     def begin_step(self, number: int, *, warmup: bool) -> None:
@@ -165,6 +167,7 @@ class Recorder:
     def end_step(self, *, is_between: bool = False) -> None:
         """A step of the loop has ended; ``is_between``: and the next one does not begin yet."""
         _native.end_step(may_wait(self._backend))
+        self._seen.look()
         if _native.is_merge_due():
             self._merge_sums()
         if is_between and self._options.aggregate:
@@ -266,9 +269,11 @@ class Recorder:
         }
 
     def _rank_at_end(self) -> dict[str, Any]:
-        """The rank as it is now, or as it was at the beginning where the process groups are gone."""
+        """The rank as it is now, or as it was where the process groups are gone, with all groups that were seen."""
         now = rank_facts(self.models)
-        return now if "process_groups" in now or "process_groups" not in self._rank else self._rank
+        known = next((each for each in (now, self._rank, self._seen.facts) if "process_groups" in each), now)
+        groups = self._seen.groups_with(known.get("process_groups", ()))
+        return {**known, "process_groups": groups} if groups else known
 
 
 def _thread_name() -> str:

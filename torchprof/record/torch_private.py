@@ -160,13 +160,13 @@ def profiler_switches() -> list[Any]:
     return [private(f"torch._C._autograd.{name}", PROFILERS) for name in names]
 
 
-def process_groups() -> list[Any]:
-    """The process groups that this rank is in. ``torch.distributed`` is imported.
+def process_groups() -> dict[Any, str]:
+    """The process groups that this rank is in now, with their names. ``torch.distributed`` is imported.
 
     Raises:
         UnsupportedTorchError: a name is missing.
     """
-    return list(private("torch.distributed.distributed_c10d._world.pg_names", GROUPS))
+    return dict(private("torch.distributed.distributed_c10d._world.pg_names", GROUPS))
 
 
 def groups_of_fsdp(module: Any) -> Iterator[tuple[str, dict[str, Any]]]:

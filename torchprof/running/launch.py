@@ -24,7 +24,7 @@ from typing import NoReturn
 from torchprof.errors import ArgumentError
 from torchprof.running.options import VARIABLE, RunOptions
 
-__all__ = ["free_name", "start_command", "start_python"]
+__all__ = ["free_name", "start_command", "start_python", "variables"]
 
 STARTUP = Path(__file__).resolve().parent / "startup"
 WAITED_FOR = Path(__file__).resolve().parent / "waited_for.py"
@@ -66,19 +66,25 @@ def start_command(command: Sequence[str], options: RunOptions) -> NoReturn:
 
 
 def _become(path: str, arguments: Sequence[str], options: RunOptions) -> NoReturn:
-    before = os.environ.get("PYTHONPATH")
-    startup = f"{STARTUP}{os.pathsep}{before}" if before else str(STARTUP)
-    told = replace(options, pythonpath=before).to_text()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # as of a program that was started without one
             stream.flush()
-    os.execve(path, [*arguments], {**os.environ, "PYTHONPATH": startup, VARIABLE: told})
+    os.execve(path, [*arguments], {**os.environ, **variables(options)})
+
+
+def variables(options: RunOptions) -> dict[str, str]:
+    """The environment in which Python watches its program."""
+    before = options.pythonpath if VARIABLE in os.environ else os.environ.get("PYTHONPATH")  # in which it may be already
+    startup = f"{STARTUP}{os.pathsep}{before}" if before else str(STARTUP)
+    return {"PYTHONPATH": startup, VARIABLE: replace(options, pythonpath=before).to_text()}
 
 
 def free_name(stem: str) -> str:
     """``train.torchprof``, or the first of ``train-2.torchprof``, ... that neither is there nor is that of ranks."""
     number, name = 1, stem
-    while Path(f"{name}.torchprof").exists() or any(Path().glob(f"{name}.rank*.torchprof")):
+    while Path(f"{name}.torchprof").exists() or any(
+        any(Path().glob(f"{name}.{one}*.torchprof")) for one in ("rank", "process")
+    ):
         number += 1
         name = f"{stem}-{number}"
     return f"{name}.torchprof"

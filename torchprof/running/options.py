@@ -26,6 +26,7 @@ class RunOptions:
         first, last: numbers of the steps to record, the last one excluded; None: no last one.
         seconds: how long to record; None: as long as the steps last.
         is_command: whether the program is one that some command starts, and not the process itself.
+        spawned: which of the processes of ``torch.multiprocessing.spawn`` this is; None: none of them.
         pythonpath: of the program; None: it has none.
         aggregate, memory, stacks, budget: as `torchprof.profile` takes them.
         quiet: whether to say nothing at the end.
@@ -39,6 +40,7 @@ class RunOptions:
     last: int | None = FIRST_STEPS
     seconds: float | None = None
     is_command: bool = False
+    spawned: int | None = None
     pythonpath: str | None = None
     aggregate: bool = False
     memory: bool = True

@@ -15,6 +15,7 @@ from torchprof.running.ending import Ending
 from torchprof.running.options import VARIABLE, RunOptions
 from torchprof.running.rank import file_of
 from torchprof.running.reports import report
+from torchprof.running.spawned import BASE_OF_ALL, Spawned, is_of_multiprocessing
 from torchprof.trace.rank import Rank
 
 if TYPE_CHECKING:
@@ -29,13 +30,18 @@ def watch() -> None:
     if text is None:
         return
     options, rank = RunOptions.from_text(text), own_rank()
-    if options.is_command and "-c" in sys.orig_argv[1:2]:  # a process of multiprocessing's
+    if options.spawned is not None:
+        if not is_of_multiprocessing():
+            return
+    elif options.is_command and "-c" in sys.orig_argv[1:2]:  # a process of multiprocessing's
         return
     report(options.reports, "python")
     if rank is not None or not options.is_command:
         _leave_environment(options)
     program = Program(options, rank)
     program.ending = Ending(program.end)
+    program.spawned = Spawned(options)
+    sys.meta_path.insert(0, AfterImport(BASE_OF_ALL, program.spawned.watch))
     if "torch" in sys.modules:
         program.begin()
     else:
@@ -56,9 +62,11 @@ class Program:
 
     Attributes:
         ending: tells when the program ends.
+        spawned: the processes that it starts.
     """
 
     ending: Ending
+    spawned: Spawned
 
     def __init__(self, options: RunOptions, rank: Rank | None) -> None:
         self._options = options
@@ -71,7 +79,7 @@ class Program:
         try:
             from torchprof.running.recording import Recording
 
-            self._recording = Recording(self._options, file_of(self._options.output, self._rank), self._rank)
+            self._recording = Recording(self._options, file_of(self._options.output, self._rank), self._rank, self.spawned)
             report(self._options.reports, "torch")
             self._recording.begin()
         except Exception as error:
@@ -87,16 +95,23 @@ class Program:
     def _say(self) -> None:
         stream, options = sys.__stderr__, self._options
         self._report()
-        is_silent = options.quiet or (self._rank is not None and self._rank.number)
+        of_spawned = self.spawned.why_silent()
+        is_silent = options.quiet or (self._rank is not None and self._rank.number) or options.spawned
         if stream is None or is_silent or (options.is_command and self._rank is None and not self._has_file()):
             return
-        if self._recording is None:
+        if self.spawned.told and not self._has_file():
+            if of_spawned is None:  # the first of them speaks
+                return
+            lines = [f"nothing was recorded: {of_spawned}"]
+        elif self._recording is None:
             why = self._failure or "the program did not import PyTorch"
             lines = [f"nothing was recorded: {why}"]
         else:
             from torchprof.running.verdict import verdict
 
-            lines = verdict(self._recording.outcome(), options, self._rank)
+            lines = verdict(self._recording.outcome(), options, self._recording.rank, self.spawned)
+            if of_spawned is not None:
+                lines.insert(-1, f"  {'Missing':<9}the processes that it starts: {of_spawned}")
         for stale in (sys.stdout, sys.stderr):
             try:
                 stale.flush()

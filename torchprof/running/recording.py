@@ -27,7 +27,9 @@ from torchprof.running.found_models import FoundModels
 from torchprof.running.found_steps import LOADER_RANGE, OptimizerSteps, Ranges
 from torchprof.running.keep import keep
 from torchprof.running.options import WARMUP_OF, RunOptions
-from torchprof.trace.rank import Rank
+from torchprof.running.rank import file_of
+from torchprof.running.spawned import Spawned
+from torchprof.trace.rank import Rank, rank_of
 from torchprof.trace.trace import Trace
 
 __all__ = ["Outcome", "Recording"]
@@ -85,12 +87,17 @@ def never_raises(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Recording:
-    """Records the steps of this process from ``begin`` to ``end``."""
+    """Records the steps of this process from ``begin`` to ``end``.
 
-    def __init__(self, options: RunOptions, file: str, rank: Rank | None) -> None:
+    Attributes:
+        rank: of this process; a process that the program spawned is told its own while it runs.
+    """
+
+    def __init__(self, options: RunOptions, file: str, rank: Rank | None, spawned: Spawned | None = None) -> None:
+        self.rank = rank
         self._options = options
         self._file = file
-        self._rank = rank
+        self._spawned = spawned
         self._process = os.getpid()
         self._thread = threading.get_ident()
         self._models = FoundModels()
@@ -321,12 +328,16 @@ class Recording:
             ran = any(map(len, (self._unsaved.ops, self._unsaved.module_calls, self._unsaved.op_totals)))
             self._unsaved, self._why = None, NO_MODEL if ran else "the program ran no op of PyTorch"
         if self._unsaved is not None:
+            if self._options.spawned is not None:
+                self.rank = rank_of(self._unsaved.facts) or self.rank
+                self._file = file_of(self._options.output, self.rank, process=self._options.spawned)
             self._file, self._moved = keep(self._unsaved, self._file)
             self._unsaved, self._is_written = None, True
 
     def _is_worth(self, trace: Trace) -> bool:
-        """Whether there is anything to look at. A command may start Python for other things than the program."""
-        if self._options.is_command and self._rank is None:
+        """Whether there is anything to look at: not of what only starts others, as Python may be started for by a command."""
+        starts_others = self._spawned is not None and self._spawned.told
+        if (self._options.is_command and self.rank is None) or starts_others:
             return bool(len(self._models) or self._number >= 0)
         return any(map(len, (trace.ops, trace.module_calls, trace.steps, trace.op_totals, trace.call_totals)))
 
@@ -339,7 +350,7 @@ class Recording:
         if 0 < early < len(steps) and not self._options.aggregate:
             steps = steps.copy()
             steps["warmup"][steps["number"] < early] = 1
-        if missing := not_recorded(len(steps), len(self._models), is_elsewhere=self._is_elsewhere):
+        if missing := not_recorded(len(steps), len(self._models), self._spawned, is_elsewhere=self._is_elsewhere):
             trace.facts["run_notes"] = missing
         trace = self._models.with_gone(self._evaluations.with_modes(replace(trace, steps=steps)))
         return trace if self._steps_by == "forward" else self._evaluations.told_in(trace)

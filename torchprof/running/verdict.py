@@ -18,6 +18,7 @@ from torchprof.running.beyond import starts_processes
 from torchprof.running.options import RunOptions
 from torchprof.running.rank import file_of
 from torchprof.running.recording import Outcome
+from torchprof.running.spawned import Spawned
 from torchprof.tables.by_module import by_module
 from torchprof.tables.memory_account import memory
 from torchprof.terminal import printable
@@ -56,10 +57,11 @@ PHASES: Final = {
 }
 
 
-def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[str]:
+def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None, spawned: Spawned | None = None) -> list[str]:
     """Some lines: what was recorded, what it took, what is worth a look, and where to look next."""
     if not outcome.is_written:
-        children = "; processes that it starts are not: start ranks by torchprof run -- torchrun" if starts_processes() else ""
+        others = "; processes that it starts are not: start ranks by torchprof run -- torchrun"
+        children = others if starts_processes(spawned) else ""
         return [f"nothing was recorded: {why_nothing(outcome, options)}{children}"]
     if not Path(outcome.file).is_file():  # /dev/null, or a pipe
         return [f"recorded {counted(outcome.steps, 'step')} into {printable(outcome.file)}"]
@@ -70,7 +72,7 @@ def verdict(outcome: Outcome, options: RunOptions, rank: Rank | None) -> list[st
     none = NONE_CALLED if not outcome.models else ON_ANOTHER_THREAD if outcome.is_elsewhere else NONE_ENDED
     said = _said(trace, _steps(trace, a_step, outcome.why, none), "--budget")
     instead = [f"  {'Instead':<9}of {printable(outcome.moved)}"] if outcome.moved else []
-    file = outcome.file if outcome.moved else file_of(options.shown, rank)
+    file = outcome.file if outcome.moved else file_of(options.shown, rank, process=options.spawned)
     return [_what(trace, outcome), *instead, *said, _next(file)]
 
 

@@ -26,15 +26,18 @@ def clocks(ranks: Ranks) -> Table:
     of either clock left. *Error* is the median of the shortest run of any rank, the time within which all leave when the last
     is there; of those on either side, the longer one. Both are estimates. What is certain is that no rank leaves before the
     last has entered: every collective so bounds from both sides how far two clocks are apart, and neither figure is beyond
-    these bounds. Ranks of one host read one clock, unless these bounds say otherwise by more than 2 ms. Clocks that nothing
-    ties to the first are ``?``: the time that they show is taken.
+    these bounds. Ranks of one host read one clock, unless these bounds say otherwise by more than 2 ms.
+
+    Stages of a pipeline that only send to each other are aligned by that: what is received has come after it began to be sent.
+    *Ahead* is the middle between the bounds of messages there and back then, and *error* half of what is between. Clocks that
+    nothing ties to the first are ``?``: the time that they show is taken.
 
     Args:
         ranks: of ``torchprof.load("run/")``, best not aggregated: sums have no single collectives.
 
     Returns:
         A row for each clock: ``name`` (its host), ``of_ranks``, ``ahead`` and ``clock_error`` in nanoseconds, ``count`` of the
-        collectives that told, ``contradiction``, by how much these are at odds.
+        collectives that told, or else of messages, ``contradiction``, by how much these are at odds.
 
     Raises:
         ModuleTypeError: these are no ranks.
@@ -49,7 +52,7 @@ def clocks(ranks: Ranks) -> Table:
             "of_ranks": list(clock.ranks),
             "ahead": -clock.offset if clock.error is not None else None,
             "clock_error": clock.error,
-            "count": clock.collectives,
+            "count": clock.collectives or clock.messages,
             "contradiction": clock.contradiction,
         }
         for clock in clocks_of(ranks).clocks
@@ -88,7 +91,9 @@ def _named(clock: Clock) -> str:
 def _apart(clock: Clock) -> str:
     apart = f"is {LONG_TIME.write(abs(clock.offset))} {'ahead' if clock.offset < 0 else 'behind'}"
     said = apart if clock.offset else "shows the time of the first"
-    told = f"within {format_ns(clock.error or 0)}, by the ends of {counted(clock.collectives, 'collective')}"
+    by = f"{counted(clock.messages, 'message')} both ways" if clock.messages else ""
+    by = by or f"the ends of {counted(clock.collectives, 'collective')}"
+    told = f"within {format_ns(clock.error or 0)}, by {by}"
     at_odds = f", which contradict each other by {format_ns(clock.contradiction)}" if clock.contradiction else ""
     other = "; the others on this host read another" if clock.moved else ""
     return f"{said}, {told}{at_odds}{other}"

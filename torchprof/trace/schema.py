@@ -66,8 +66,8 @@ LAYOUTS: Final[Mapping[str, np.dtype[Any]]] = {
         ("device_index", "i1", 30),
         ("flags", "u1", 31),
     ),
-    # What ops that do the same work have in common: the name, the arguments (as JSON, where they were kept), and the shape,
-    # dtype and device of every input and output.
+    # What ops that do the same work have in common: the name, the arguments (as JSON, where they were kept; of a collective,
+    # the name of its process group: {"group": "0"}), and the shape, dtype and device of every input and output.
     "signatures": _struct(
         24,
         ("name", "u4", 0),

@@ -16,6 +16,9 @@ OF_PARTS = ("all-gather", "reduce-scatter", "all-to-all", "gather", "scatter")
 WHOLES_AND_PARTS = ("c10d::allgather_into_tensor_coalesced_", "c10d::reduce_scatter_tensor_coalesced_")
 """Ops that are given a list of either."""
 
+GIVEN_WHOLES = ("_c10d_functional::reduce_scatter", "_c10d_functional_autograd::reduce_scatter")
+"""How the names of ops begin that are given the whole, and return a part."""
+
 
 def bus_factor(kind: str, ranks: int) -> float | None:
     """The bus bandwidth for each unit of algorithm bandwidth; None for what has none, such as a barrier.
@@ -63,6 +66,8 @@ def size_of(kind: str, name: str, inputs: Sequence[int], ranks: int | None) -> i
         return max(inputs)
     if kind == "all-to-all":  # what is received comes before what is sent
         return sum(inputs[len(inputs) // 2 :])
+    if name.startswith(GIVEN_WHOLES):
+        return sum(inputs)
     if ranks is None:
         return None
     if name in WHOLES_AND_PARTS:

@@ -8,6 +8,10 @@ offset is the median of the differences between the first to leave on either sid
 runs, of those on either side the longer one: where a side always leaves late, its own runs are longer by that. Ranks on one
 host read one clock, and need no offset; where the bounds say otherwise, by more than it may take to read that clock, the rank
 is aligned by itself.
+
+Ranks that do nothing together but send to each other, as stages of a pipeline, are aligned by that: what is received has come
+after it began to be sent. Messages one way bound the offset from one side, and those back from the other. The offset is the
+middle, and the error is half of what is between.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Final
 import numpy as np
 
 from torchprof.analysis.distributed.matched import SYNCHRONIZING, Match, matched
+from torchprof.analysis.distributed.paired_messages import Pair, paired
 from torchprof.analysis.remembered import remembered
 from torchprof.trace.ranks import Ranks
 
@@ -28,6 +33,9 @@ READING: Final = 2_000_000
 """Nanoseconds by which two ranks of one host may differ: a thread may lose its processor as it reads the clock."""
 OF_SIDE: Final = 0.1
 """Part of the collectives in which a rank on one side must have run shortest, so that their times count."""
+
+Together = dict[int, tuple[list[Match], list[Pair]]]
+"""What each rank did together with others, by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Clock:
         error: how far the offset may be off, as far as the ends of collectives tell: 0 of the first clock; None where nothing
             tells the offset, which is then 0.
         collectives: how many told it.
+        messages: how many told it where no collective did.
         contradiction: by how much they contradict each other: nothing is in all bounds.
         moved: whether other ranks of this host read another clock.
         tied_to: the first rank of the clock that this one is aligned to: the first of all that collectives tie it to.
@@ -56,6 +65,7 @@ class Clock:
     moved: bool = False
     tied_to: int = 0
     tied_error: int = 0
+    messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,7 @@ class _Bounds:
         ends: of each of these, what the offset is if the first to leave on either side did so at once.
         runs: of each, the shortest run with the error of the others' clock, and whether that was on the side to be aligned.
         through: one of the others.
+        are_messages: whether messages told it, and no collective.
     """
 
     least: int
@@ -97,6 +108,7 @@ class _Bounds:
     ends: Sequence[int] = ()
     runs: Sequence[tuple[int, bool]] = ()
     through: int = 0
+    are_messages: bool = False
 
     @property
     def offset(self) -> int:
@@ -120,10 +132,13 @@ def clocks_of(ranks: Ranks) -> Clocks:
     first = next(iter(began.values()))
     origins = {number: time - first for number, time in began.items()}
     matches = [match for match in matched(ranks).matches if match.kind in SYNCHRONIZING]
-    of_rank: dict[int, list[Match]] = {number: [] for number in ranks.numbers}
+    of_rank: Together = {number: ([], []) for number in ranks.numbers}
     for match in matches:
         for number in match.calls:
-            of_rank[number].append(match)
+            of_rank[number][0].append(match)
+    for pair in paired(ranks):
+        of_rank[pair.sender][1].append(pair)
+        of_rank[pair.receiver][1].append(pair)
     waiting = _same_clock(ranks, origins, of_rank)
     clocks: list[Clock] = []
     aligned: dict[int, int] = {}  # of every rank whose origin is known, its error
@@ -140,11 +155,12 @@ def clocks_of(ranks: Ranks) -> Clocks:
                 of,
                 offset,
                 error if anchor == ranks.numbers[0] else None,
-                found.count,
+                found.count if not found.are_messages else 0,
                 max(0, found.least - found.most),
                 _is_split(waiting, (host, of)),
                 anchor,
                 error,
+                found.count if found.are_messages else 0,
             )
         )
         for number in of:
@@ -154,9 +170,7 @@ def clocks_of(ranks: Ranks) -> Clocks:
     return Clocks(tuple(clocks), origins, {number: clock for clock in clocks for number in clock.ranks})
 
 
-def _same_clock(
-    ranks: Ranks, origins: Mapping[int, int], of_rank: Mapping[int, list[Match]]
-) -> list[tuple[str | None, tuple[int, ...]]]:
+def _same_clock(ranks: Ranks, origins: Mapping[int, int], of_rank: Together) -> list[tuple[str | None, tuple[int, ...]]]:
     """The ranks that read one clock, with their host, in the order of their first ranks."""
     found: list[tuple[str | None, list[int]]] = []
     for number, trace in zip(ranks.numbers, ranks, strict=True):
@@ -176,9 +190,7 @@ def _is_split(clocks: list[tuple[str | None, tuple[int, ...]]], one: tuple[str |
     return one[0] is not None and sum(host == one[0] for host, _ in clocks) > 1
 
 
-def _bounds(
-    of: Sequence[int], others: Mapping[int, int], origins: Mapping[int, int], of_rank: Mapping[int, list[Match]]
-) -> _Bounds:
+def _bounds(of: Sequence[int], others: Mapping[int, int], origins: Mapping[int, int], of_rank: Together) -> _Bounds:
     """The bounds of what is to be added to the clock of some ranks, by what they did together with others.
 
     Args:
@@ -191,7 +203,7 @@ def _bounds(
     runs: list[tuple[int, bool]] = []
     through = 0
     seen: set[int] = set()
-    for match in (match for number in of for match in of_rank[number]):
+    for match in (match for number in of for match in of_rank[number][0]):
         if id(match) in seen or others.keys().isdisjoint(match.calls):
             continue
         seen.add(id(match))
@@ -214,7 +226,32 @@ def _bounds(
         low, high = max(entered[False]) - min(left[True]), min(left[False]) - max(entered[True])
         least = low if least is None else max(least, low)
         most = high if most is None else min(most, high)
+    if not ends:
+        return _bounds_by_messages(mine, others, origins, [pair for number in of for pair in of_rank[number][1]])
     return _Bounds(least or 0, most or 0, len(ends), ends, runs, through)
+
+
+def _bounds_by_messages(
+    mine: set[int], others: Mapping[int, int], origins: Mapping[int, int], pairs: Sequence[Pair]
+) -> _Bounds:
+    """The same by messages both ways; where there are none one way, nothing is told."""
+    low: list[tuple[int, int]] = []
+    high: list[tuple[int, int]] = []
+    for pair in pairs:
+        sent, received = pair.sent.entered, pair.received.left
+        if sent is None or received is None:
+            continue
+        sent, received = sent + origins[pair.sender], received + origins[pair.receiver]
+        if pair.receiver in mine and pair.sender in others:
+            low.append((sent - others[pair.sender] - received, pair.sender))
+        elif pair.sender in mine and pair.receiver in others:
+            high.append((received + others[pair.receiver] - sent, pair.receiver))
+    if not low or not high:
+        return _Bounds(0, 0, 0)
+    (least, _), (most, through) = max(low), min(high)
+    return _Bounds(
+        least, most, len(low) + len(high), [(least + most) // 2], [(abs(most - least), True)], through, are_messages=True
+    )
 
 
 def _shortest_run(match: Match) -> tuple[int, int]:

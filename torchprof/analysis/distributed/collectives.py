@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from torchprof.analysis.distributed.bandwidth import group_size_told, size_of
 from torchprof.analysis.distributed.collective_names import RANGES, is_collective_kernel, kind_of, kind_of_short
-from torchprof.analysis.distributed.groups import group_of, group_of_wrapper, size_of_all
+from torchprof.analysis.distributed.groups import group_of, group_of_wrapper, size_of_all, told_group, what_was_given
 from torchprof.analysis.lines.where import lines_of_ops
 from torchprof.analysis.lookups import modules_of_calls
 from torchprof.analysis.model.module_tree import paths_of_modules
@@ -55,7 +55,10 @@ class Collective:
         module: path of the module that it served: of FSDP that of the group of parameters, of DDP that which it wraps; empty
             for none, and where the model was not given.
         line: of the program; empty where none is known.
-        group: the process group.
+        group: the process group, as tables call it.
+        group_name: PyTorch's name for it.
+        members: the ranks of that group; None: see `members_of`.
+        peer, tag: of a message, the rank that it is sent to or received from, and its tag.
         ranks: how many ranks took part.
         bytes: of the whole that is reduced, gathered, scattered or exchanged.
         asked: nanoseconds of the op on the host.
@@ -79,6 +82,10 @@ class Collective:
     entered: int | None = None
     left: int | None = None
     unfinished: bool = False
+    group_name: str | None = None
+    members: tuple[int, ...] | None = None
+    peer: int | None = None
+    tag: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ def collectives_of(trace: Trace) -> Found:
     lines, paths = lines_of_ops(trace, counted), paths_of_modules(trace)
     taken, found = durations(ops), []
     wrapper = _wrapper(trace)
-    for row, module, line in zip(counted.tolist(), modules.tolist(), lines, strict=True):
+    told_by_op = what_was_given(trace, counted)
+    for row, module, line, of_op in zip(counted.tolist(), modules.tolist(), lines, told_by_op, strict=True):
         name, meta = trace.strings[names[row]], told.get(row, {})
         kind = kinds[names[row]] or kind_of_short(str(meta.get("name", "")))
         by, of_range = _asked_by(trace, names, row)
@@ -130,9 +138,12 @@ def collectives_of(trace: Trace) -> Found:
             of_range = wrapper
         given = _bytes_of(trace, ops["inputs"][row], ops["n_inputs"][row])
         run = ran.get(row)
-        own = group_of_wrapper(trace.facts, by, kind, of_range or "")
-        of_wrapper = own[1] if own is not None else None
-        size = _whole(meta.get("group_size")) or of_wrapper or group_size_told(name, given) or size_of_all(trace.facts)
+        told_size = _whole(meta.get("group_size")) or group_size_told(name, given)
+        own = told_group(trace.facts, of_op.group, meta, told_size)
+        if own is None:
+            own = group_of_wrapper(trace.facts, by, kind, of_range or "")
+        of_group = len(own.members) if own is not None and own.members is not None else None
+        size = told_size or of_group or (size_of_all(trace.facts) if own is None else None)
         found.append(
             Collective(
                 op=row,
@@ -140,9 +151,11 @@ def collectives_of(trace: Trace) -> Found:
                 by=by,
                 module=of_range if of_range is not None else paths[module] if module >= 0 else "",
                 line=line,
-                group=_text(meta.get("group_description"))
-                or _text(meta.get("group"))
-                or (own[0] if own is not None else group_of(trace.facts, size)),
+                group=own.label if own is not None else group_of(trace.facts, size),
+                group_name=own.name if own is not None else None,
+                members=own.members if own is not None else None,
+                peer=of_op.other_rank(name, own),
+                tag=of_op.tag(name),
                 ranks=size,
                 bytes=_bytes_told(meta, kind) if meta else size_of(kind, name, given, size),
                 asked=int(taken[row]),
@@ -309,7 +322,3 @@ def _bytes_told(meta: Mapping[str, Any], kind: str) -> int | None:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -81,15 +81,21 @@ def collective_lateness_records(ranks: Ranks, found: Sequence[Late]) -> list[Rec
     for each in found:
         call = each.call
         groups.setdefault((each.match.kind, call.by, each.match.members, call.module, call.line), []).append(each)
+    called_so: dict[str | None, set[tuple[int, ...]]] = {}
+    for members, of in ((key[2], of) for key, of in groups.items()):
+        called_so.setdefault(of[0].call.group, set()).add(members)
     records = []
     for (kind, by, members, module, line), of in groups.items():
+        label = of[0].call.group
+        if label is not None and len(called_so[label]) > 1:  # as of a dimension of a mesh, in which there are several
+            label = f"{label} of {listed(members)}"
         known = [each for each in of if each.is_told or each.is_together]
         last = last_of(known)
         records.append(
             {
                 "name": kind,
                 "by": by,
-                "group": of[0].call.group,
+                "group": label,
                 "group_size": len(members),
                 "module": module,
                 "lines": [line] if line else [],

@@ -25,7 +25,7 @@ class GlooWorkspaces(Workspaces):
 
     def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
         output, given = args[:2]
-        return max(output.nbytes, given.nbytes)
+        return max(int(output.nbytes), int(given.nbytes))
 
 
 @rule(

@@ -42,9 +42,9 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         )
     with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
         made = build()
-    refuse_shards_on_the_host(made)
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(made).__name__}: {made!r:.80}")
+    refuse_shards_on_the_host(made)
     return made
 
 
@@ -65,8 +65,8 @@ def made_fake(model: nn.Module, mode: Any) -> nn.Module:
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
             with _without_talking():
                 vars(wrapper)["wrap"]()
-                dist._register_comm_hook(wrapper.reducer, wrapper.process_group, _reduced)
-                wrapper.reducer = _Reducer(wrapper.reducer)
+                SHARDING.register_comm_hook(wrapper.reducer, wrapper.process_group, _reduced)
+                vars(wrapper)["reducer"] = _Reducer(wrapper.reducer)
     return model
 
 
@@ -144,7 +144,7 @@ def _without_talking() -> Iterator[None]:
         yield
 
 
-def _reduced(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _reduced(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     """A bucket of gradients has been reduced. The world that is not there says it without the bucket, which is refused."""
     dist.all_reduce(bucket.buffer(), group=group)
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()

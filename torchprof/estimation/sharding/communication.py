@@ -85,9 +85,7 @@ class Communication:
 
     def sent(self) -> tuple[Sent, ...]:
         """What was sent in the step, what is most first."""
-        found = [
-            Sent(kind, *self._groups[group], calls, size, group) for (kind, group), (calls, size) in self._sums.items()
-        ]
+        found = [Sent(kind, *self._groups[group], calls, size, group) for (kind, group), (calls, size) in self._sums.items()]
         return tuple(sorted(found, key=lambda each: -each.bytes))
 
 
@@ -120,7 +118,7 @@ def _bytes(value: Any) -> int:
 
 
 def sent_records(sent: Sequence[Sent]) -> list[Record]:
-    """One record for each, for a table: ``name`` (the collective), ``group`` (the dimension), ``group_size``, ``calls``, ``bytes``."""
+    """One record for each, for a table: ``name``, the collective, ``group``, the dimension, ``group_size calls bytes``."""
     return [
         {
             "name": each.collective,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, Final
@@ -64,9 +65,7 @@ def classes_of_ranks(
         mesh_classes = [(rank, 1) for rank in range(world_size)]
     else:
         strides = [prod(mesh[dimension + 1 :]) for dimension in range(len(mesh))]
-        stretches = [
-            _stretches(size, lambda place, stride=stride: of(place * stride)) for size, stride in zip(mesh, strides, strict=True)
-        ]
+        stretches = [_stretches(size, partial(_along, of, stride)) for size, stride in zip(mesh, strides, strict=True)]
         mesh_classes = [
             (
                 sum(first * stride for (first, _), stride in zip(places, strides, strict=True)),
@@ -83,6 +82,10 @@ def classes_of_ranks(
             same = rank
         counts[same] = counts.get(same, 0) + count
     return counts
+
+
+def _along(of: Callable[[int], Signature], stride: int, place: int) -> Signature:
+    return of(place * stride)
 
 
 def _stretches(size: int, of: Callable[[int], Signature]) -> list[tuple[int, int]]:

@@ -45,8 +45,9 @@ def storages_resized_with_memory() -> Iterator[None]:
     @wraps(resize)
     def resize_(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
         if self.device.type != "meta":
-            return resize(self, size)
-        _native.resize_on_meta(self, size)
+            resize(self, size)
+        else:
+            _native.resize_on_meta(self, size)
         return self
 
     with replaced(torch.UntypedStorage, "resize_", resize_):

@@ -49,7 +49,7 @@ def refuse_shards_on_the_host(model: nn.Module) -> None:
     """Raise EstimateError where FSDP keeps shards on the host."""
     for module in model.modules():
         if isinstance(module, SHARDING.FSDPModule):
-            state = module._get_fsdp_state()  # type: ignore[operator]
+            state = module._get_fsdp_state()
             groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
             if any(parameter.offload_to_cpu for group in groups if group is not None for parameter in group.fsdp_params):
                 raise EstimateError(ON_THE_HOST)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
@@ -116,7 +117,7 @@ def _set_device(device: Any) -> None:
 @contextmanager
 def _meshes_on_the_cpu() -> Iterator[None]:
     """A mesh of GPUs is one of the CPU. Its table of ranks is real, also where a program on fake tensors makes it."""
-    mesh = dist.DeviceMesh
+    mesh = DeviceMesh
     make = mesh.__init__
 
     @wraps(make)

@@ -34,7 +34,7 @@ import torchprof
 __all__ = ["ARCHITECTURES", "IN_TESTS", "PROGRAMS", "STEPS", "Architecture", "Program", "measured", "step_peaks"]
 
 STEPS: Final = 3
-MEASURED_STEPS: Final = 10
+MEASURED_STEPS: Final = 8
 """More than are estimated: threads of gloo let go of what they have sent a little late, now and then. The lowest peak is that
 without it."""
 
@@ -287,8 +287,8 @@ PROGRAMS: Final = {program.name: program for program in _programs()}
 """All, by name."""
 
 IN_TESTS: Final = (
-    *("mlp-ddp", "mlp-fsdp", "mlp-tp", "llama-fsdp-kept", "llama-fsdp-bf16", "llama-tp", "llama-fsdp-tp"),
-    *("conv-ddp-views", "conv-fsdp", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "vit-fsdp"),
+    *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
+    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole"),
 )
 """Those that the tests run: each architecture, and each wrapping."""
 

@@ -15,6 +15,7 @@ from goldens import Golden
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -105,6 +106,21 @@ def test_tensor_parallel_layers_say_how_they_are_split(world: World) -> None:
     assert [each["placements"] for each in found.table.rows] == ["", "Shard(0)", "", "weight Shard(1); bias Replicate()"]
     last = row(found, "2")
     assert (last.params, last.params_local) == (512 * 256 + 256, 256 * 256 + 256)
+
+
+def test_flops_are_those_of_this_rank_also_where_dtensor_finds_out_shapes(world: World) -> None:
+    """It runs an op at the shape of the whole, the first time."""
+    world(2)
+    _clear_sharding_prop_cache()
+    model = split(nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256)), init_device_mesh("cpu", (2,)))
+    one = 2 * 8 * 256 * 256  # rows times the part of a weight
+    for _ in range(2):
+        found = torchprof.summary(model, (8, 256), backward=True, verbose=0).totals
+        assert (found.flops, found.flops_backward) == (2 * one, 3 * one), "the input needs no gradient"
+    _clear_sharding_prop_cache()
+    with torchprof.profile(model) as prof:
+        model(torch.rand(8, 256)).sum().backward()
+    assert sum(each["flops"] or 0 for each in torchprof.by_op(prof.trace).rows) == 5 * one
 
 
 def test_on_a_mesh_of_two_dimensions_each_has_a_placement(world: World) -> None:

@@ -217,6 +217,7 @@ class Recorder:
         tables = {**tables, "steps": tables["steps"][tables["steps"]["number"] != BETWEEN]}
         # The model is described at the end: lazy modules have their parameters then.
         model = describe(self.models, self._places) if self.models is not None else None
+        flops.leave_out_shape_runs(tables)
         counted = self._flops(tables, strings)
         return self._trace(tables, strings, self._facts(dict(facts), counted.problems), counted, model)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 from torchprof.estimation.rules.registry import Kind, rule
@@ -22,7 +23,11 @@ from torchprof.estimation.target import Target
 @contextmanager
 def unpacked_sequences(target: Target) -> Iterator[None]:
     """No sequence has others packed into it, until the block ends."""
-    masks: Any = None if target.compiled else sys.modules.get("transformers.masking_utils")
+    masks: Any = None
+    if "transformers" in sys.modules and not target.compiled:
+        # The model may still be built: transformers imports what a class needs when the class is first asked for.
+        with suppress(ImportError):
+            masks = import_module("transformers.masking_utils")
     original = getattr(masks, "find_packed_sequence_indices", None)
     if original is None:
         yield

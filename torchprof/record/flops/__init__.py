@@ -10,5 +10,6 @@ from torchprof.flops.classes import OpClasses
 from torchprof.flops.evaluate import Flops
 from torchprof.record.flops.evaluate import evaluate
 from torchprof.record.flops.op_classes import op_classes
+from torchprof.record.flops.shape_runs import leave_out_shape_runs
 
-__all__ = ["Flops", "OpClasses", "evaluate", "op_classes"]
+__all__ = ["Flops", "OpClasses", "evaluate", "leave_out_shape_runs", "op_classes"]

@@ -1,0 +1,163 @@
+"""Estimates of one rank beside what was published of real GPUs: ``python benchmarks/published_runs.py``.
+
+The figures are those of torchtitan's tables of December 2024, of its Llama 3.1 8B on H100s with 95 GiB: ``max_reserved`` per
+GPU at sequence 8,192 and local batch 2, FSDP2 with parameters in bfloat16 and reductions in float32, every second product
+saved, AdamW with foreach, clipping; eager. The model is written after its description; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from functools import partial
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+import torchprof
+
+WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, VOCABULARY = 4096, 32, 32, 8, 14336, 128256
+SEQUENCE, BATCH = 8192, 2
+PUBLISHED: Final = {8: 82.4, 128: 67.0}
+"""GiB reserved per GPU, by the number of them."""
+aten = torch.ops.aten
+SAVED: Final = {
+    aten.mm.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops._c10d_functional.reduce_scatter_tensor.default,
+}
+
+
+def rotated(x: Tensor, frequencies: Tensor) -> Tensor:
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    turned = pairs * frequencies[: x.shape[1]].view(1, x.shape[1], 1, -1)
+    return torch.view_as_real(turned).flatten(3).type_as(x)
+
+
+def repeated(x: Tensor, times: int) -> Tensor:
+    batch, length, heads, width = x.shape
+    return x.unsqueeze(3).expand(batch, length, heads, times, width).reshape(batch, length, heads * times, width)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        width = WIDTH // HEADS
+        self.q = nn.Linear(WIDTH, HEADS * width, bias=False)
+        self.k = nn.Linear(WIDTH, KV_HEADS * width, bias=False)
+        self.v = nn.Linear(WIDTH, KV_HEADS * width, bias=False)
+        self.out = nn.Linear(HEADS * width, WIDTH, bias=False)
+
+    def forward(self, x: Tensor, frequencies: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (-1, WIDTH // HEADS)) for layer in (self.q, self.k, self.v))
+        q, k = rotated(q, frequencies), rotated(k, frequencies)
+        k, v = (repeated(each, HEADS // KV_HEADS) for each in (k, v))
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        projected: Tensor = self.out(mixed.transpose(1, 2).contiguous().flatten(2))
+        return projected
+
+
+class FeedForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, HIDDEN, bias=False)
+        self.down = nn.Linear(HIDDEN, WIDTH, bias=False)
+        self.up = nn.Linear(WIDTH, HIDDEN, bias=False)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.feed_forward = Attention(), FeedForward()
+        self.attention_norm, self.feed_forward_norm = nn.RMSNorm(WIDTH, eps=1e-5), nn.RMSNorm(WIDTH, eps=1e-5)
+
+    def forward(self, x: Tensor, frequencies: Tensor) -> Any:
+        x = x + self.attention(self.attention_norm(x), frequencies)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Llama(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm = nn.RMSNorm(WIDTH, eps=1e-5)
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.register_buffer("frequencies", torch.empty(SEQUENCE, WIDTH // HEADS // 2, dtype=torch.complex64))
+
+    def forward(self, tokens: Tensor) -> Any:
+        x = self.tokens(tokens)
+        for layer in self.layers:
+            x = layer(x, self.frequencies)
+        return self.head(self.norm(x))
+
+
+def every_second_product() -> Any:
+    """The contexts of selective checkpointing."""
+    products: dict[bool, int] = defaultdict(int)
+
+    def policy(context: Any, op: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        if op is aten.mm.default:
+            products[context.is_recompute] += 1
+            if products[context.is_recompute] % 2 == 0:
+                return CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if op in SAVED else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
+
+
+def build(gpus: int) -> nn.Module:
+    model = Llama()
+    mesh = init_device_mesh("cuda", (gpus,))
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for number, layer in enumerate(model.layers):
+        model.layers[number] = checkpoint_wrapper(layer, context_fn=every_second_product, preserve_rng_state=False)
+        fully_shard(model.layers[number], mesh=mesh, mp_policy=half, reshard_after_forward=number < LAYERS - 1)
+    fully_shard(model, mesh=mesh, mp_policy=half, reshard_after_forward=True)
+    return model
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, labels: Tensor) -> None:
+    optimizer.zero_grad()
+    predicted = model(tokens)
+    loss = F.cross_entropy(predicted.flatten(0, 1).float(), labels.flatten(0, 1))
+    del predicted
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+    optimizer.step()
+
+
+def main() -> None:
+    tokens = torch.empty(BATCH, SEQUENCE, dtype=torch.long, device="meta")
+    for gpus in map(int, sys.argv[1:]) if len(sys.argv) > 1 else PUBLISHED:
+        begin = time.perf_counter()
+        found = torchprof.estimate(
+            partial(build, gpus),
+            (tokens, torch.empty_like(tokens)),
+            optimizer=partial(torch.optim.AdamW, foreach=True),
+            step=step,
+            steps=3,
+            capacity="H100-80GB",
+            world_size=gpus,
+        )
+        reserved, seconds = found.max_reserved / 2**30, time.perf_counter() - begin
+        known = PUBLISHED.get(gpus)
+        beside = f", published {known:.1f} GiB: {reserved / known - 1:+.1%}" if known is not None else ""
+        print(f"{gpus} GPUs: {reserved:.2f} GiB reserved{beside}; estimated in {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

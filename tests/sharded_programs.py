@@ -270,7 +270,7 @@ class Program:
             loss=loss_of,
             steps=STEPS,
             device="cpu",
-            world_size=self.world_size,  # type: ignore[call-arg]
+            world_size=self.world_size,
             rank=rank,
         )
 

@@ -20,6 +20,13 @@ inline void identify(Op& op, const at::RecordFunction& function) {
   op.scope = static_cast<uint8_t>(function.scope());
 }
 
+// Out of the way of all other ops.
+[[gnu::noinline, gnu::cold]] inline void add_group(ThreadLog& log, c10::ArrayRef<const c10::IValue> arguments) {
+  if (const std::string text = group_text(arguments); !text.empty()) {
+    log.add_arguments(text, false);
+  }
+}
+
 inline void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> arguments) {
   if (!add_operands(log, arguments, op.n_inputs)) {
     op.flags |= kTruncated;
@@ -28,9 +35,7 @@ inline void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> 
   if (facts.keeps_arguments) {
     log.add_arguments(arguments_text(arguments.data(), arguments.size()), true);
   } else if (facts.is_of_collectives) {
-    if (const std::string text = group_text(arguments); !text.empty()) {
-      log.add_arguments(text, false);
-    }
+    add_group(log, arguments);
   }
   if (facts.has_formula && have_tangents(arguments) && !is_below_autograd()) {
     log.mark_tangents(op);

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.pipelining import PipelineStage
+from torch.distributed.tensor.experimental import context_parallel
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -258,6 +259,18 @@ def test_what_is_wrong_or_unknown_is_named(build: Any, options: dict[str, Any], 
     with pytest.raises(error, match=said):
         of(build, **options)
     assert not dist.is_initialized()
+
+
+def test_context_parallel_attention_is_named() -> None:
+    def step(model: nn.Module, optimizer: Any, x: Tensor) -> None:
+        heads = model(x).view(1, 1, 8, WIDTH)
+        with context_parallel(init_device_mesh("cuda", (2,)), buffers=[x], buffer_seq_dims=[0]):
+            nn.functional.scaled_dot_product_attention(heads, heads, heads).sum().backward()
+
+    with pytest.raises(
+        EstimateError, match="attention on tensors that are split between ranks, as context_parallel makes them"
+    ):
+        of(lambda: nn.Linear(WIDTH, WIDTH), step=step)
 
 
 def test_what_the_program_raises_comes_out_and_the_world_is_gone() -> None:

@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from torchprof.analysis.model.layer_calls import raising_call
+from torchprof.errors import EstimateError
 from torchprof.estimation.fake.real_ops import (
     KNOWS_NO_FORMAT,
     READS_VALUES,
@@ -33,6 +34,8 @@ def reason_of(error: BaseException, recording: profile) -> str:
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
+        if isinstance(cause, EstimateError):  # what runs the op may have wrapped it
+            return str(cause)
         if reason := _reason(cause, place_of_error(recording, error, cause)):
             return reason
         seen.add(id(cause))

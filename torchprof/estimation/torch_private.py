@@ -153,6 +153,7 @@ SHARDING: Final = Feature(
     },
     methods=(
         "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
+        "torch.distributed.tensor._sharding_prop.ShardingPropagator.propagate_op_sharding_non_cached",
         "torch.nn.parallel.distributed._sync_module_states",
         "torch.nn.parallel.distributed._verify_param_shape_across_processes",
     ),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any, Final
 
+import torch
 from torch import nn
 
 from torchprof.errors import EstimateError
@@ -27,6 +29,18 @@ ON_THE_HOST: Final = (
     "CPUOffloadPolicy keeps shards and optimizer state on the host, of which an estimate knows nothing: estimate without it; "
     "what it keeps there are the categories 'sharded parameters', 'sharded gradients' and 'optimizer state'"
 )
+SPLIT_ATTENTION: Final = (
+    "attention on tensors that are split between ranks, as context_parallel makes them, cannot be estimated: on the CPU, where "
+    "an estimate runs, PyTorch cannot split it. Give it local tensors (use_local_output=True), or leave it out with a step= of "
+    "your own"
+)
+UNSPLIT: Final = frozenset(
+    {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+    }
+)
+"""Ops for which DTensor looks through all ways to split what they are made of, which takes longer than anybody waits."""
 
 
 @contextmanager
@@ -35,6 +49,8 @@ def unsupported_refused() -> Iterator[None]:
     with ExitStack() as stack:
         for owner, said in ((SHARDING.FSDP1, FSDP1), (SHARDING.PipelineStage, PIPELINE)):
             stack.enter_context(replaced(owner, "__init__", _refusing(said)))
+        propagator, name = SHARDING.ShardingPropagator, "propagate_op_sharding_non_cached"
+        stack.enter_context(replaced(propagator, name, _splitting_no_attention(getattr(propagator, name))))
         yield
 
 
@@ -43,6 +59,16 @@ def _refusing(said: str) -> Callable[..., None]:
         raise EstimateError(said)
 
     return init
+
+
+def _splitting_no_attention(propagate: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(propagate)
+    def propagated(self: Any, op_schema: Any) -> Any:
+        if op_schema.op in UNSPLIT:
+            raise EstimateError(SPLIT_ATTENTION)
+        return propagate(self, op_schema)
+
+    return propagated
 
 
 def refuse_shards_on_the_host(model: nn.Module) -> None:

@@ -288,8 +288,8 @@ def test_every_rank_sends_the_parameters_that_it_has_the_states_of(runs: Path) -
     assert len(small) == 1
     assert sent - small == {
         ("all-reduce", "DDP", "module", FIRST + LAST, WORLD),
-        ("broadcast", "", "module.0", FIRST, None),
-        ("broadcast", "", "module.2", LAST, None),
+        ("broadcast", "", "module.0", FIRST, WORLD),
+        ("broadcast", "", "module.2", LAST, WORLD),
     }
 
 

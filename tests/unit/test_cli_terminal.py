@@ -84,7 +84,7 @@ def test_a_pager_that_ends_early_is_no_error(file: Path, table: str) -> None:
 
 @pytest.mark.skipif(shutil.which("less") is None, reason="needs less")
 def test_less_shows_colors_and_knows_what_to_do_with_an_interrupt(file: Path) -> None:
-    keys = [("lines 1-", b"\x03"), ("lines 1-", b"q")]
+    keys = [("lines 1-", b"\x03"), ("\a", b"q")]  # it rings the bell, and may draw its last line again
     shown = on_a_terminal(command("show", file, "--by", "op"), rows=LOW, environment={"LESS": "-M"}, keys=keys)
     assert shown.code == 0
     assert "\x1b[1m" in shown.text

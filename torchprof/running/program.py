@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import os
@@ -41,7 +42,10 @@ def watch() -> None:
     program = Program(options, rank)
     program.ending = Ending(program.end)
     program.spawned = Spawned(options)
-    sys.meta_path.insert(0, AfterImport(BASE_OF_ALL, program.spawned.watch))
+    if BASE_OF_ALL in sys.modules:
+        program.spawned.watch()
+    else:
+        sys.meta_path.insert(0, AfterImport(BASE_OF_ALL, program.spawned.watch))
     if "torch" in sys.modules:
         program.begin()
     else:
@@ -79,6 +83,7 @@ class Program:
         try:
             from torchprof.running.recording import Recording
 
+            importlib.import_module(BASE_OF_ALL)  # it is small, and nothing then waits for it in sys.meta_path
             self._recording = Recording(self._options, file_of(self._options.output, self._rank), self._rank, self.spawned)
             report(self._options.reports, "torch")
             self._recording.begin()

@@ -84,7 +84,8 @@ def test_a_pager_that_ends_early_is_no_error(file: Path, table: str) -> None:
 
 @pytest.mark.skipif(shutil.which("less") is None, reason="needs less")
 def test_less_shows_colors_and_knows_what_to_do_with_an_interrupt(file: Path) -> None:
-    keys = [("lines 1-", b"\x03"), ("\a", b"q")]  # it rings the bell, and may draw its last line again
+    # It rings the bell. Then it may draw the screen again, and what was typed meanwhile is lost.
+    keys = [("lines 1-", b"\x03"), ("\a", b"q"), ("lines 1-", b"q")]
     shown = on_a_terminal(command("show", file, "--by", "op"), rows=LOW, environment={"LESS": "-M"}, keys=keys)
     assert shown.code == 0
     assert "\x1b[1m" in shown.text

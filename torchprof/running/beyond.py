@@ -12,8 +12,8 @@ __all__ = ["not_recorded", "starts_processes"]
 
 def starts_processes(spawned: Spawned | None) -> bool:
     """Whether the program started processes of ``multiprocessing`` that are not recorded. Those of PyTorch's ``spawn`` are."""
-    if spawned is not None and spawned.told and not (spawned.others or spawned.forked):
-        return False
+    if spawned is not None:
+        return bool(spawned.others or spawned.forked)
     return any(f"multiprocessing.popen_{how}" in sys.modules for how in ("fork", "spawn_posix", "forkserver"))
 
 

@@ -238,3 +238,23 @@ def test_wrong_ranks_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         of(sharded, **options)
     assert not dist.is_initialized()
+
+
+class Scattered(nn.Module):
+    """Is sent its part by rank 0 in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        parts = [torch.empty_like(x) for _ in range(2)] if dist.get_rank() == 0 else None
+        dist.scatter(x, parts, src=0)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_is_scattered_is_the_whole_on_every_rank(rank: int) -> None:
+    given = torch.empty(BATCH, WIDTH, device="meta")
+    found = torchprof.estimate(lambda: Scattered(), given, device="cpu", world_size=2, rank=rank, steps=1)
+    assert [(each.collective, each.bytes) for each in found.communication] == [("scatter", 2 * BATCH * WIDTH * 4)]

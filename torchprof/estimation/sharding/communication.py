@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 
+from torchprof.analysis.distributed.bandwidth import size_of
 from torchprof.analysis.distributed.collective_names import kind_of
 from torchprof.analysis.records import Record
 from torchprof.estimation.torch_private import SHARDING
-from torchprof.record.nested import find_tensors
 
 __all__ = ["NAMESPACES", "Communication", "Sent", "sent_records"]
 
 NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_c10d_functional_autograd"})
 """Of ops that are collectives."""
-OF_PARTS: Final = frozenset({"all-gather", "gather"})
-"""Kinds of which every rank gives a part."""
-BOTH_GIVEN: Final = frozenset({"c10d::_allgather_base_", "c10d::_reduce_scatter_base_"})
-"""Ops that are given the whole and the part."""
 DEFAULT_GROUP: Final = "default_pg"
 MESH: Final = "mesh_"
 """What the description of a process group of a mesh begins with; the name of the dimension follows."""
@@ -76,7 +72,7 @@ class Communication:
         self._groups[group.group_name] = _dimension(group), group.size()
         sums = self._sums.setdefault((kind, group.group_name), [0, 0])
         sums[0] += 1
-        sums[1] += _whole(func._schema.name, kind, named, group.size())
+        sums[1] += size_of(kind, func._schema.name, [*map(_bytes, _tensors(named.values()))], group.size()) or 0
 
     @property
     def groups(self) -> int:
@@ -102,19 +98,16 @@ def _dimension(group: Any) -> str:
     return "world" if described == DEFAULT_GROUP else described.removeprefix(MESH)
 
 
-def _whole(name: str, kind: str, named: dict[str, Any], ranks: int) -> int:
-    """The bytes of the whole that a collective is about."""
-    if kind == "barrier":
-        return 0
-    if name in BOTH_GIVEN:
-        return max(_bytes(value) for value in named.values())
-    given = sum(_bytes(value) for argument, value in named.items() if not argument.startswith(("output", "out")))
-    return given * ranks if kind in OF_PARTS else given
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors that a recorder sees of these arguments: those in lists of lists are not among them."""
+    for value in values:
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, torch.Tensor):
+                yield each
 
 
-def _bytes(value: Any) -> int:
-    tensors: Sequence[torch.Tensor] = find_tensors(value)
-    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.itemsize
 
 
 def sent_records(sent: Sequence[Sent]) -> list[Record]:

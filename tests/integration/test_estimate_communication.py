@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from sharded_blocks import LAYERS, of_blocks, sharded_blocks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -19,7 +20,7 @@ import torchprof
 from torchprof import ArgumentError, Estimate
 from torchprof.estimation.sharding.streams import streams_of
 
-WIDTH, BATCH, LAYERS = 256, 16, 3
+WIDTH, BATCH = 256, 16
 OF_A_BLOCK = 2 * 4 * WIDTH * WIDTH
 """Parameters."""
 MIB = 2**20
@@ -27,21 +28,12 @@ MIB = 2**20
 Build = Callable[[], nn.Module]
 
 
-def network(width: int = WIDTH) -> nn.Sequential:
-    blocks = [
-        nn.Sequential(nn.Linear(width, 4 * width, bias=False), nn.ReLU(), nn.Linear(4 * width, width, bias=False))
-        for _ in range(LAYERS)
-    ]
-    return nn.Sequential(*blocks)
+def network() -> nn.Sequential:
+    return of_blocks(WIDTH)
 
 
 def sharded(shape: tuple[int, ...] = (2,), width: int = WIDTH, **options: Any) -> nn.Module:
-    mesh = init_device_mesh("cuda", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
-    model = network(width)
-    for block in model:
-        fully_shard(block, mesh=mesh, **options)
-    fully_shard(model, mesh=mesh, **options)
-    return model
+    return sharded_blocks(width, shape, "cuda", **options)
 
 
 def split_and_sharded() -> nn.Module:

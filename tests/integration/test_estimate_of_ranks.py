@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from sharded_blocks import LAYERS, of_blocks, sharded_blocks
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -24,7 +25,6 @@ import torchprof
 from torchprof import ArgumentError, Estimate, EstimateError, ModuleTypeError, TorchprofError
 
 WIDTH = 64
-LAYERS = 3
 OF_A_BLOCK = 2 * 4 * WIDTH * WIDTH
 """Parameters: two layers without a bias, from the width to its fourfold and back."""
 ALL = LAYERS * OF_A_BLOCK * 4
@@ -33,21 +33,12 @@ ALL = LAYERS * OF_A_BLOCK * 4
 Build = Callable[[], nn.Module]
 
 
-def network(width: int = WIDTH) -> nn.Sequential:
-    blocks = [
-        nn.Sequential(nn.Linear(width, 4 * width, bias=False), nn.ReLU(), nn.Linear(4 * width, width, bias=False))
-        for _ in range(LAYERS)
-    ]
-    return nn.Sequential(*blocks)
+def network() -> nn.Sequential:
+    return of_blocks(WIDTH)
 
 
 def sharded(shape: tuple[int, ...] = (2,), device: str = "cpu", width: int = WIDTH, **options: Any) -> nn.Module:
-    mesh = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
-    model = network(width)
-    for block in model:
-        fully_shard(block, mesh=mesh, **options)
-    fully_shard(model, mesh=mesh, **options)
-    return model
+    return sharded_blocks(width, shape, device, **options)
 
 
 def replicated(**options: Any) -> nn.Module:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.errors import UnsupportedTorchError as UnsupportedTorchError
     from torchprof.estimation.estimate import estimate as estimate
     from torchprof.estimation.estimated import Estimate as Estimate
+    from torchprof.estimation.planner.configuration import Configuration as Configuration
+    from torchprof.estimation.planner.plan import plan as plan
+    from torchprof.estimation.planner.planned import Plan as Plan
     from torchprof.estimation.planning import compare as compare
     from torchprof.estimation.planning import max_batch_size as max_batch_size
     from torchprof.exporters.chrome import export_chrome as export_chrome
@@ -106,6 +109,7 @@ _MODULES: Final = {
     "AllocatorSettings": "torchprof.allocator.settings",
     "ArgumentError": "torchprof.errors",
     "Ceilings": "torchprof.trace.ceilings",
+    "Configuration": "torchprof.estimation.planner.configuration",
     "Diff": "torchprof.comparison.difference",
     "Estimate": "torchprof.estimation.estimated",
     "EstimateError": "torchprof.errors",
@@ -119,6 +123,7 @@ _MODULES: Final = {
     "ModuleTypeError": "torchprof.errors",
     "OutOfMemory": "torchprof.tables.out_of_memory",
     "Phase": "torchprof.trace.schema",
+    "Plan": "torchprof.estimation.planner.planned",
     "Ranks": "torchprof.trace.ranks",
     "RecordingError": "torchprof.errors",
     "Replay": "torchprof.allocator.replay",
@@ -165,6 +170,7 @@ _MODULES: Final = {
     "max_batch_size": "torchprof.estimation.planning",
     "memory": "torchprof.tables.memory_account",
     "overlap": "torchprof.tables.overlap",
+    "plan": "torchprof.estimation.planner.plan",
     "profile": "torchprof.record.profile",
     "replay": "torchprof.allocator.replay",
     "replay_snapshot": "torchprof.allocator.snapshot",

@@ -16,7 +16,7 @@ from torchprof.estimation.fake.model import Faking
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.nested import find_tensors
 
-__all__ = ["TrainingStep", "fake_inputs"]
+__all__ = ["TrainingStep", "fake_inputs", "loss_of"]
 
 
 class TrainingStep:
@@ -41,7 +41,7 @@ class TrainingStep:
         amp: torch.dtype | None,
         adjust: Callable[[torch.optim.Optimizer], None],
     ) -> None:
-        self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss or _default_loss, step, amp
+        self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss, step, amp
         self.optimizer = _made(optimizer, model) if optimizer is not None else None
         if isinstance(self.optimizer, torch.optim.Optimizer):
             adjust(self.optimizer)
@@ -66,10 +66,7 @@ class TrainingStep:
     def _forward_and_backward(self) -> tuple[Any, torch.Tensor]:
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
             returned = self.model(*self.inputs.args, **self.inputs.kwargs)
-            value = self.loss(returned)
-        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
-            what = f"{type(value).__name__} {value!s:.80}"
-            raise ArgumentError(f"loss must return one number to differentiate, a tensor that requires a gradient, not {what}")
+            value = loss_of(returned, self.loss)
         value.backward()  # type: ignore[no-untyped-call]
         return returned, value
 
@@ -88,6 +85,22 @@ def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``step`` wants a function that computes the loss, as that of LBFGS does."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def loss_of(returned: Any, loss: Callable[[Any], torch.Tensor] | None) -> torch.Tensor:
+    """What is differentiated of what the model returned.
+
+    Args:
+        loss: as for `torchprof.estimate`.
+
+    Raises:
+        ArgumentError: it is not one number that requires a gradient.
+    """
+    value = (loss or _default_loss)(returned)
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+        what = f"{type(value).__name__} {value!s:.80}"
+        raise ArgumentError(f"loss must return one number to differentiate, a tensor that requires a gradient, not {what}")
+    return value
 
 
 def _default_loss(returned: Any) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Ops that find out a shape and compute nothing.
 
 The first time an op of a DTensor meets its arguments, PyTorch runs it on meta too, at the shape of the whole. That is no work
-of the program.
+of the program. Where all of a program is on meta, as in an estimate, what an op of a DTensor runs there is its work.
 """
 
 from __future__ import annotations
@@ -19,22 +19,37 @@ META = 14
 
 
 def leave_out_shape_runs(tables: Mapping[str, Rows]) -> None:
-    """Set ``OP_NESTED`` of ops on meta inside an op on a tensor that wraps another and is not on meta: they count nothing."""
+    """Set ``OP_NESTED`` of ops on meta inside an op on a tensor that wraps another and is not on meta: they count nothing.
+
+    It is one that does its work elsewhere: some op inside it has tensors that wrap none and are not on meta.
+    """
     tensors, signatures, operands = tables["tensors"], tables["signatures"], tables["operands"]
     on_meta = tensors["device_type"] == META
     wraps = (tensors["flags"] & TENSOR_WRAPPER != 0) & ~on_meta
     if not (wraps.any() and on_meta.any()):
         return
-    of_meta, of_wrappers = (_any_input(each, signatures, operands) for each in (on_meta, wraps))
+    real = (tensors["flags"] & TENSOR_WRAPPER == 0) & ~on_meta
+    of_meta, of_wrappers, of_real = (_any_input(each, signatures, operands) for each in (on_meta, wraps, real))
     ops = tables["ops"]
     signature, parents = ops["signature"], ops["parent"].tolist()
-    is_wrapper = of_wrappers[signature].tolist()
+    is_wrapper = (of_wrappers[signature] & _around(of_real[signature], parents)).tolist()
     found: set[int] = set()
     for row in np.flatnonzero(of_meta[signature]).tolist():
         parent = parents[row]
         if parent >= 0 and (is_wrapper[parent] or parent in found):
             found.add(row)
     ops["flags"][list(found)] |= OP_NESTED
+
+
+def _around(rows: Rows, parents: list[int]) -> Rows:
+    """Which ops have one of these inside."""
+    found = np.zeros(len(rows), dtype=np.bool_)
+    for row in np.flatnonzero(rows).tolist():
+        parent = parents[row]
+        while parent >= 0 and not found[parent]:
+            found[parent] = True
+            parent = parents[parent]
+    return found
 
 
 def _any_input(tensors: Rows, signatures: Rows, operands: Rows) -> Rows:

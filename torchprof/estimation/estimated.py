@@ -16,6 +16,7 @@ from torchprof.estimation.bounds.bound_of import bound_of
 from torchprof.estimation.overheads import Overhead, with_overheads
 from torchprof.estimation.sharding.communication import Sent, sent_records
 from torchprof.estimation.sharding.kinds_of_ranks import KindOfRank, told_kinds
+from torchprof.estimation.sharding.sent_by_module import sent_by_module
 from torchprof.estimation.sharding.streams import streams_of
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
@@ -107,6 +108,11 @@ class Estimate(Printed):
         """The ops of the step whose FLOPs are unknown, because they have no formula."""
         return tuple(sorted({name for row in self._outermost() for name in row["flops_unknown"]}))
 
+    @property
+    def communication_by_module(self) -> tuple[Sent, ...]:
+        """``communication`` by the module that it is for, to which it adds up; what is most first."""
+        return sent_by_module(self.trace, self.communication)
+
     def bound(self, gpu: str | Ceilings | None = None, links: Mapping[str, float | str] | None = None) -> Bound:
         """A lower bound of a step's time, and no estimate: its FLOPs at the peaks of a GPU, and its bytes over links.
 
@@ -142,6 +148,7 @@ class Estimate(Printed):
             "rank": self.rank,
             "world_size": self.world_size,
             "communication": [each.to_dict() for each in self.communication],
+            "communication_by_module": [each.to_dict() for each in self.communication_by_module],
             "kinds_of_ranks": [asdict(each) for each in self.kinds_of_ranks],
             "device_memory": self.device_memory,
             "max_allocated": self.max_allocated,

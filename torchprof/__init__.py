@@ -48,6 +48,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.errors import TorchprofError as TorchprofError
     from torchprof.errors import TraceFileError as TraceFileError
     from torchprof.errors import UnsupportedTorchError as UnsupportedTorchError
+    from torchprof.estimation.bounds.bound import Bound as Bound
+    from torchprof.estimation.bounds.links import LINKS as LINKS
     from torchprof.estimation.estimate import estimate as estimate
     from torchprof.estimation.estimated import Estimate as Estimate
     from torchprof.estimation.planner.configuration import Configuration as Configuration
@@ -103,6 +105,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
 
 _MODULES: Final = {
     "Benchmark": "torchprof.benchmarking.benchmarked",
+    "Bound": "torchprof.estimation.bounds.bound",
     "CATEGORIES": "torchprof.analysis.memory.categories",
     "GPUS": "torchprof.allocator.gpus",
     "SNAPSHOT_CATEGORIES": "torchprof.allocator.block_categories",
@@ -117,6 +120,7 @@ _MODULES: Final = {
     "Finding": "torchprof.advice.finding",
     "Findings": "torchprof.advice.findings",
     "Gpu": "torchprof.tables.gpu",
+    "LINKS": "torchprof.estimation.bounds.links",
     "JoinedMemory": "torchprof.tables.joined_memory",
     "Memory": "torchprof.tables.memory",
     "MissingPackageError": "torchprof.errors",

@@ -15,10 +15,11 @@ from torchprof.allocator.replay import replay
 from torchprof.allocator.settings import AllocatorSettings
 from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
+from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
-from torchprof.estimation.sharding.streams import numbered_streams, streams_of
+from torchprof.estimation.sharding.streams import numbered_streams, streams_of, with_streams
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
@@ -236,7 +237,8 @@ def _estimated(
             place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
-    trace = recording.trace
+    trace = with_streams(recording.trace)
+    trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled), *rules.notes(trace), *mode.outside.notes())
     sent = mode.communication.sent() if mode.communication is not None else ()
@@ -259,4 +261,5 @@ def _estimated(
         target.name,
         target.why,
         communication=sent,
+        known_as=target.gpu,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +11,12 @@ from torchprof.allocator.replay import Replay, replay
 from torchprof.analysis.memory.modules import in_module
 from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
+from torchprof.estimation.bounds.bound import Bound
+from torchprof.estimation.bounds.bound_of import bound_of
 from torchprof.estimation.overheads import Overhead, with_overheads
 from torchprof.estimation.sharding.communication import Sent, sent_records
 from torchprof.estimation.sharding.kinds_of_ranks import KindOfRank, told_kinds
+from torchprof.estimation.sharding.sent_by_module import sent_by_module
 from torchprof.estimation.sharding.streams import streams_of
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.printed import Printed
@@ -21,7 +25,9 @@ from torchprof.tables.by_module import by_module
 from torchprof.tables.footer import unknown_flops
 from torchprof.tables.memory import Memory
 from torchprof.tables.table import About, Table
+from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
+from torchprof.wording import shown
 
 __all__ = ["Estimate"]
 
@@ -45,6 +51,7 @@ class Estimate(Printed):
         rank, world_size: which of how many ranks it is of; None where there is one, which knows of no others.
         communication: what the rank sends in the last step, by collective and dimension of the mesh.
         kinds_of_ranks: with ``ranks="all"``, the ranks that differ, of which this is the one that needs most.
+        known_as: the name in ``torchprof.GPUS`` of the GPU; None where it is not known which it is, or has none.
     """
 
     trace: Trace
@@ -61,6 +68,7 @@ class Estimate(Printed):
     world_size: int | None = None
     communication: tuple[Sent, ...] = ()
     kinds_of_ranks: tuple[KindOfRank, ...] = ()
+    known_as: str | None = None
 
     @property
     def max_allocated(self) -> int:
@@ -100,6 +108,37 @@ class Estimate(Printed):
         """The ops of the step whose FLOPs are unknown, because they have no formula."""
         return tuple(sorted({name for row in self._outermost() for name in row["flops_unknown"]}))
 
+    @property
+    def communication_by_module(self) -> tuple[Sent, ...]:
+        """``communication`` by the module that it is for, to which it adds up; what is most first."""
+        return sent_by_module(self.trace, self.communication)
+
+    def bound(self, gpu: str | Ceilings | None = None, links: Mapping[str, float | str] | None = None) -> Bound:
+        """A lower bound of a step's time, and no estimate: its FLOPs at the peaks of a GPU, and its bytes over links.
+
+        FLOPs and bytes are those of the last step. Computing and sending may overlap entirely, so the longer of both counts.
+
+        Args:
+            gpu: whose peaks are taken: its name, for those that NVIDIA publishes; or `torchprof.Ceilings`, which may be
+                measured. None: the GPU that the estimate is for, where it is known.
+            links: what is sent over along dimensions of the mesh, by their names: a link of ``torchprof.LINKS``, such as
+                ``"NVLink 4"``, or bytes per second of a rank in each direction. By default, ranks on one host of 8 have the
+                link of the GPU, and others the network of NVIDIA's own machines with it; what is assumed is said.
+
+        Raises:
+            ArgumentError, ModuleTypeError: a GPU or a link is not known, a bandwidth is none, or there is no such dimension.
+
+        Example:
+            >>> found = torchprof.estimate(build, inputs, capacity="H100-80GB", world_size=64)
+            >>> print(found.bound(links={"fsdp": "InfiniBand NDR", "tp": 400e9}))
+        """
+        if self.device == "cpu" and isinstance(gpu, str):
+            raise ArgumentError(
+                f"gpu={shown(gpu)} says nothing of device='cpu': estimate with device='cuda', or give torchprof.Ceilings of "
+                "the CPU, which torchprof.ceilings() measures"
+            )
+        return bound_of(self.trace, self.communication, self.known_as if gpu is None else gpu, links)
+
     def to_dict(self) -> dict[str, Any]:
         """The estimate as plain data, in bytes; None is not known."""
         return {
@@ -109,6 +148,7 @@ class Estimate(Printed):
             "rank": self.rank,
             "world_size": self.world_size,
             "communication": [each.to_dict() for each in self.communication],
+            "communication_by_module": [each.to_dict() for each in self.communication_by_module],
             "kinds_of_ranks": [asdict(each) for each in self.kinds_of_ranks],
             "device_memory": self.device_memory,
             "max_allocated": self.max_allocated,
@@ -117,6 +157,7 @@ class Estimate(Printed):
             "modules": self.memory.modules.to_dict(),
             "flops": self.flops,
             "flops_unknown": list(self.flops_unknown),
+            "bound": self.bound().to_dict(),
             "capacity": self.capacity,
             "fits": self.fits() if self.capacity is not None else None,
             "unmeasured": self.unmeasured,
@@ -236,6 +277,8 @@ class Estimate(Printed):
             rows = sent_records(self.communication)
             headers = {"group": "Dimension", "group_size": "Ranks"}
             yield from Table("Sent in a step", rows, ("group", "group_size", "calls", "bytes"), headers=headers).parts()
+            if (sentence := self.bound().sentence()) is not None:
+                yield sentence
         if self.kinds_of_ranks:
             yield from told_kinds(self.kinds_of_ranks, self.rank, self.world_size)
         elif self.world_size is not None:

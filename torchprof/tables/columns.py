@@ -290,6 +290,8 @@ _COLUMNS: Final = (
     ),
     Column("group", "Group", TEXT, "the process group"),
     Column("group_size", "Size", NUMBER, "how many ranks the process group has"),
+    Column("link", "Link", TEXT, "what it is sent over; of two, within hosts and between them"),
+    Column("least_time", "At least", TIME, "the least time that sending it takes"),
     Column("by", "By", TEXT, "what asked for it: FSDP, DDP, or functional, as DTensor and compiled code do"),
     Column("asked", "Asked", TIME, "host time of the op that asked for it"),
     Column("ran", "Ran", TIME, "time for which it ran: from when this rank began until all was done"),

@@ -34,6 +34,7 @@ class Sent:
         calls: how often.
         bytes: of the wholes that are gathered, reduced, scattered or exchanged, as `torchprof.by_collective` counts them.
         group: the name of the process group.
+        module: that it is for; empty where it is for none; None: for all of them.
     """
 
     collective: str
@@ -42,10 +43,11 @@ class Sent:
     calls: int
     bytes: int
     group: str
+    module: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
-        names = ("collective", "dimension", "ranks", "calls", "bytes")
+        names = ("collective", "dimension", "ranks", "calls", "bytes", *(["module"] if self.module is not None else []))
         return {name: getattr(self, name) for name in names}
 
 
@@ -111,12 +113,14 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def sent_records(sent: Sequence[Sent]) -> list[Record]:
-    """One record for each, for a table: ``name``, the collective, ``group``, the dimension, ``group_size calls bytes``."""
+    """One record for each, for a table: ``name``, the collective, ``group``, the dimension, ``group_size module calls
+    bytes``."""
     return [
         {
             "name": each.collective,
             "group": each.dimension,
             "group_size": each.ranks,
+            "module": each.module,
             "calls": each.calls,
             "bytes": each.bytes,
         }

@@ -1,28 +1,33 @@
 """The streams of a program for CUDA: of each, the caching allocator has blocks of its own.
 
 FSDP2 gathers on one stream, reduces on another, and computes on a third. Its mesh is one of the CPU here, so it asks
-``torch.cpu`` for streams. These have numbers, and the trace has a range for as long as one of them is the current one.
+``torch.cpu`` for streams. These have numbers, and where another one becomes the current one, the recording is marked. The trace
+has that as a fact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchprof.analysis.spans import closed_ends
+from torchprof import _native
+from torchprof.analysis.spans import latest_before
 from torchprof.estimation.fake.callers import replaced
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["numbered_streams", "streams_of"]
+__all__ = ["numbered_streams", "streams_of", "with_streams"]
 
-RANGE: Final = "torchprof.stream "
-"""What the name of a range begins with; the number of the stream follows."""
+MARK: Final = "torchprof.stream "
+"""What the name of a mark begins with; the number of the stream that is the current one from there on follows."""
+FACT: Final = "streams"
+"""The fact of a trace: nanoseconds, and the number of the stream that is the current one from there on."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,7 +76,7 @@ class Event:
 
 @contextmanager
 def numbered_streams() -> Iterator[None]:
-    """Streams of ``torch.cpu`` are numbered, and the trace has ranges of them, until the block ends."""
+    """Streams of ``torch.cpu`` are numbered, and recordings are marked where they change, until the block ends."""
     made = [Stream(0)]
     current = [made[0]]
 
@@ -86,10 +91,11 @@ def numbered_streams() -> Iterator[None]:
             return
         current.append(stream)
         try:
-            with torch.profiler.record_function(f"{RANGE}{stream.number}"):
-                yield
+            _mark(stream)
+            yield
         finally:
             current.pop()
+            _mark(current[-1])
 
     with ExitStack() as stack:
         for name, value in (
@@ -102,24 +108,30 @@ def numbered_streams() -> Iterator[None]:
         yield
 
 
+def _mark(stream: Stream) -> None:
+    if _native.is_recording():
+        _native.mark(f"{MARK}{stream.number}")
+
+
+def with_streams(trace: Trace) -> Trace:
+    """The trace of a run with `numbered_streams`: which stream was the current one is a fact, and none of its marks."""
+    names = [trace.strings[name] for name in trace.marks["name"].tolist()]
+    changes = np.array([name.startswith(MARK) for name in names], dtype=np.bool_)
+    found = [
+        [time, int(name.removeprefix(MARK))]
+        for time, name in zip(trace.marks["time"].tolist(), names, strict=True)
+        if name.startswith(MARK)
+    ]
+    return replace(trace, marks=trace.marks[~changes], facts={**trace.facts, FACT: sorted(found, key=lambda each: each[0])})
+
+
 def streams_of(trace: Trace, allocations: Rows) -> Ints:
-    """The stream that each row of allocations was allocated on, by its number.
+    """The stream that each row of allocations was allocated on, by its number; 0, the default one, where none is known.
 
     Args:
-        trace: of a run with `numbered_streams`.
+        trace: as `with_streams` gives it.
         allocations: those of the trace, or of an account of it.
     """
-    names = trace.op_names
-    numbers = {index: int(name.removeprefix(RANGE)) for index, name in enumerate(trace.strings) if name.startswith(RANGE)}
-    streams = np.zeros(len(allocations), dtype=np.int64)
-    rows = np.flatnonzero(np.isin(names, [*numbers]))
-    if not len(rows):
-        return streams
-    order = np.argsort(allocations["start"], kind="stable")
-    starts, ends = trace.ops["start"][rows], closed_ends(trace, trace.ops)[rows]
-    first = np.searchsorted(allocations["start"], starts, "left", sorter=order)
-    last = np.searchsorted(allocations["start"], ends, "right", sorter=order)
-    # Ranges lie in one another: the inner one begins later, and is the one that counts.
-    for range_ in np.argsort(starts, kind="stable"):
-        streams[order[first[range_] : last[range_]]] = numbers[int(names[rows[range_]])]
+    changes = np.array([[-1, 0], *trace.facts.get(FACT, ())], dtype=np.int64)
+    streams: Ints = changes[latest_before(changes[:, 0], allocations["start"]), 1]
     return streams

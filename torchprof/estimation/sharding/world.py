@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,15 +19,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.sharding.hosts import PER_HOST
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
 from torchprof.estimation.sharding.unsupported import unsupported_refused
 from torchprof.estimation.torch_private import ESTIMATE, SHARDING
 from torchprof.wording import shown
 
 __all__ = ["check_world", "fake_world"]
-
-PER_HOST: Final = 8
-"""Ranks of one host: ``LOCAL_WORLD_SIZE``. Most machines with GPUs have so many."""
 
 
 def check_world(world_size: Any, rank: Any) -> None:

@@ -1,0 +1,23 @@
+"""Which ranks are on the same host, where nobody says: so many of them, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = ["PER_HOST", "hosts_of"]
+
+PER_HOST: Final = 8
+"""Ranks of one host: ``LOCAL_WORLD_SIZE``. Most machines with GPUs have so many."""
+
+
+def hosts_of(ranks: Iterable[int]) -> tuple[int, int]:
+    """On how many hosts these ranks are, and how many of them are on the one that has most.
+
+    Example:
+        >>> hosts_of(range(8)), hosts_of(range(0, 64, 8)), hosts_of(range(16))
+        ((1, 8), (8, 1), (2, 8))
+    """
+    on = Counter(rank // PER_HOST for rank in ranks)
+    return len(on), max(on.values())

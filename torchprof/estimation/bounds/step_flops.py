@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.model.flops import counted_flops, is_unknown, signature_flops, unknown_op
+from torchprof.analysis.spans import closed_ends
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import OP_NESTED, Phase, phases
 from torchprof.trace.trace import Trace
@@ -73,6 +74,7 @@ def step_flops(trace: Trace) -> StepFlops:
     flops = np.where(kernels, flops // 2, flops)
     dtypes = _computed_in(trace)[_innermost(trace, rows, flops)]
     phase = phases(ops)[rows]
+    flops = np.where((phase == Phase.RECOMPUTATION) & ~_allocates(trace, rows), 0, flops)
 
     def by_dtype(of: npt.NDArray[np.bool_]) -> dict[str, int]:
         names = np.unique(dtypes[of & (flops > 0)]).tolist()
@@ -87,6 +89,16 @@ def step_flops(trace: Trace) -> StepFlops:
         unknown=tuple(sorted(unknown)),
         halved=bool((kernels & (flops > 0)).any()),
     )
+
+
+def _allocates(trace: Trace, rows: Ints) -> npt.NDArray[np.bool_]:
+    """Which of these ops allocate something. One that selective checkpointing has saved does not: it is called, and not run."""
+    if not len(trace.allocations):
+        return np.ones(len(rows), dtype=np.bool_)
+    times = np.sort(trace.allocations["start"])
+    ends = closed_ends(trace, trace.ops)[rows]
+    found: npt.NDArray[np.bool_] = np.searchsorted(times, ends, "right") > np.searchsorted(times, trace.ops["start"][rows])
+    return found
 
 
 def _innermost(trace: Trace, rows: Ints, flops: Ints) -> Ints:

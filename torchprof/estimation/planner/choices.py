@@ -122,8 +122,8 @@ def _values(over: Any) -> dict[str, list[Any]]:
     rest = [name for name, values in found.items() if ... in values]
     if len(rest) > 1 or any(name not in MESH for name in rest):
         raise ArgumentError(
-            f"over={shown(over)} has ... for {' and '.join(map(repr, rest))}: it stands for the ranks that the others leave, for "
-            f"one of {', '.join(map(repr, MESH))}"
+            f"over={shown(over)} has ... for {' and '.join(map(repr, rest))}: it stands for the ranks that the others "
+            f"leave, for one of {', '.join(map(repr, MESH))}"
         )
     return found
 

@@ -91,7 +91,7 @@ def _program() -> str:
 
 def _settings() -> list[str]:
     """What a program may have told PyTorch, and changes which kernels it takes."""
-    backends = torch.backends.cuda
+    backends: Any = torch.backends.cuda
     flags = (
         backends.flash_sdp_enabled(),
         backends.mem_efficient_sdp_enabled(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def least_held(
     return {name: count for name, count in found.items() if count}
 
 
-def _states(optimizer: Callable[..., Any], parameters: list[torch.Tensor]) -> int:
+def _states(optimizer: Callable[..., Any], parameters: Sequence[torch.Tensor]) -> int:
     """Bytes of what the optimizer keeps for these: it makes a step of one of each size, on meta."""
     counts = Counter((tuple(local.shape), local.dtype) for local in map(_local, parameters) if local.numel())
     total = 0

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from torchprof.allocator.gpus import capacity_of
-from torchprof.analysis.model.flops import at_least, counted_flops, is_unknown, unknown_op
-from torchprof.errors import TorchprofError
+from torchprof.analysis.model.flops import at_least
+from torchprof.errors import ArgumentError, TorchprofError
+from torchprof.estimation.bounds.step_flops import step_flops
 from torchprof.estimation.estimate import estimate
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.planner.accumulated import AT_MOST, Accumulated
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.found import Found, Limit
 from torchprof.estimation.planner.least import least_held
-from torchprof.trace.schema import OP_NESTED, Phase, phases
 
 __all__ = ["Asked", "found_of"]
 
@@ -84,42 +83,32 @@ def _found_of(asked: Asked, choice: Choice) -> Found:
         world_size=choice.gpus,
         **asked.others,
     )
-    flops, unknown, recomputed = _flops_of_last_step(estimated)
+    flops = step_flops(estimated.trace)
+    counted = at_least(sum(flops.all.values()), flops.unknown)
     return Found(
         needed=estimated.device_memory,
         fits=estimated.fits(),
         by_category=estimated.by_category,
         passes=passes,
         sent=tuple(each.to_dict() for each in estimated.communication),
-        flops=flops,
-        flops_unknown=unknown,
-        flops_recomputed=recomputed,
+        flops=None if counted is None else int(counted),
+        flops_unknown=flops.unknown,
+        flops_recomputed=sum(flops.recomputed.values()),
         limit=_limit(estimated, asked),
         unmeasured=estimated.unmeasured,
         notes=estimated.notes,
     )
 
 
-def _flops_of_last_step(found: Estimate) -> tuple[int | None, tuple[str, ...], int | None]:
-    """FLOPs, the ops whose FLOPs nobody knows, and the FLOPs that are computed again."""
-    trace = found.trace
-    ops = trace.ops[trace.ops["start"] >= (trace.steps["start"][-1] if len(trace.steps) else 0)]
-    nested = ops["flags"] & OP_NESTED != 0
-    counted = counted_flops(trace, ops["signature"], nested)
-    missing = np.unique(ops["signature"][is_unknown(trace, ops["signature"], nested)])
-    unknown = tuple(sorted({unknown_op(trace, int(signature)) for signature in missing}))
-    again = int(counted[phases(ops) == Phase.RECOMPUTATION].sum())
-    known = at_least(int(counted.sum()), unknown)
-    return None if known is None else int(known), unknown, again
-
-
 def _limit(found: Estimate, asked: Asked) -> Limit | None:
-    """The lower bound of the step's time; None where no rates are known of the GPU."""
+    """The lower bound of the step's time; None where no rates of the GPU are published."""
     try:
-        bound = found.bound(asked.gpu if isinstance(asked.gpu, str) else None, asked.links)
-    except (TorchprofError, AttributeError):
+        bound = found.bound(links=asked.links)
+    except ArgumentError as error:
+        if not str(error).startswith("gpu="):
+            raise
         return None
-    return Limit(**{name: value for name, value in asdict(bound).items() if name in Limit.__dataclass_fields__})
+    return Limit(bound.compute, bound.communication, bound.step, bound.mfu, bound.unknown)
 
 
 def _in_short(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from torchprof.allocator.gpus import capacity_of, gpu_named
 from torchprof.arguments import check_flag
 from torchprof.errors import ArgumentError, ModuleTypeError, TorchprofError
+from torchprof.estimation.bounds.links import link_of
 from torchprof.estimation.estimate import AUTOCAST_DTYPES
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.choices import choices_of
@@ -61,8 +62,8 @@ def plan(
         gpu: the name of one of ``torchprof.GPUS``, memory such as ``"40GiB"``, or bytes.
         batch: samples that a rank runs through the model at once, which is called the local batch or the micro-batch.
         sequence: tokens of a sample.
-        tokens_per_step: tokens of one step of the optimizer, of all ranks. Where the ranks have fewer at once, each runs several
-            passes and adds up the gradients: ``choice.accumulation`` of them, ``tokens_per_step / (batch * sequence *
+        tokens_per_step: tokens of one step of the optimizer, of all ranks. Where the ranks have fewer at once, each runs
+            several passes and adds up the gradients: ``choice.accumulation`` of them, ``tokens_per_step / (batch * sequence *
             choice.data_ranks)``. Where that is no whole number, the combination is left out. None: one pass.
         over: values to try, one or several by name. ``replicate``, ``fsdp``, ``tp``, ``cp`` and ``pp`` are sizes of dimensions
             of the mesh, whose product has to divide the GPUs; ``...`` stands for what the others leave. Ranks along ``tp``,
@@ -137,6 +138,8 @@ def plan(
         check_flag("cache", cache)
     if processes is not None and (not isinstance(processes, int) or isinstance(processes, bool) or processes < 1):
         raise ArgumentError(f"processes={shown(processes)} must be how many estimate at once, at least 1; or None")
+    for dimension, link in links.items() if isinstance(links, Mapping) else ():
+        link_of(dimension, link)
     capacity = _capacity(gpu)
     problem = build.problem if isinstance(build, ShardedTransformer) else _none
     choices, left_out, names = choices_of(gpus, batch, sequence, tokens_per_step, over if over is not None else {}, problem)

@@ -106,11 +106,13 @@ class Plan(Printed):
 
     def parts(self) -> Parts:
         yield self._said()
+        if same := self._same():
+            yield f"All: {same}"
         if self.fitting:
-            yield _grid("GPUs", self.fitting, (*self._chosen, *FIGURES), self._footer())
+            yield _grid(self.fitting, (*self._chosen, *FIGURES), tuple(self._below()))
         others = [row for row in self.rows if row.status not in ("fits", "not estimated")]
         if others:
-            yield _grid("GPUs", others, (*self._chosen, NEEDED, LACKING, WHY))
+            yield _grid(others, (*self._chosen, NEEDED, LACKING, WHY))
         for why, count in self.left_out:
             yield f"Left out: {counted(count, 'combination')}: {why}"
 
@@ -121,34 +123,47 @@ class Plan(Printed):
         ended = "; it was interrupted" if self.interrupted else ""
         return f"{counted(len(self.rows), 'configuration')} on {self.gpu}: {', '.join(told)}{ended}"
 
-    def _footer(self) -> tuple[str, ...]:
-        return tuple(self._below())
+    def _same(self) -> str:
+        """What all configurations have in common."""
+        first = self.rows[0].choice
+        told = [f"{name} {in_short(first[name])}" for name in self.names if name not in self._differing]
+        if first.sequence is not None and "sequence" not in self._differing:
+            told.append(f"sequence {first.sequence:,}")
+        if first.tokens is not None and len({row.choice.tokens for row in self.rows}) == 1:
+            told.append(f"{first.tokens:,} tokens in a step")
+        return ", ".join(told)
 
     def _below(self) -> Iterator[str]:
         yield (
             f"Needed: of each GPU, which has {format_bytes(self.capacity)}; estimated. Sent: by a rank in a step, of the wholes "
             "that are gathered or reduced; counted"
         )
+        if any(row.choice.accumulation > 1 for row in self.fitting):
+            yield "Batch: samples that a rank has at once x passes whose gradients are added up"
         if any(row.flops_recomputed for row in self.fitting):
             yield "Recomputed: FLOPs that checkpointing computes again, of those of the model"
-        if any(row.bound is not None for row in self.fitting):
-            yield (
-                "Bound: no step is faster, most are slower: FLOPs at the published peak, bytes at the speed of the links, one "
-                "hidden behind the other; by it, per token, the rows are sorted"
-            )
-            missing = dict.fromkeys(name for row in self.fitting if row.limit is not None for name in row.limit.unknown)
-            if missing:
-                yield f"Not in the bound: {', '.join(missing)}"
-        else:
-            yield "Bound: unknown, as no rates are known of this GPU; sorted by what is needed"
+        if all(row.bound is None for row in self.fitting):
+            yield "Bound: unknown, as no rates of this GPU are published; sorted by what is needed"
+            return
+        yield (
+            "Bound: no step is faster, most are slower: FLOPs at the published peak, bytes at the speed of links, one hidden "
+            "behind the other. Sorted by it, per token"
+        )
+        missing = dict.fromkeys(name for row in self.fitting if row.limit is not None for name in row.limit.unknown)
+        if missing:
+            yield f"Not in the bound: {'; '.join(missing)}"
+
+    @cached_property
+    def _differing(self) -> frozenset[str]:
+        """The names of what is not the same in all configurations."""
+        choices = [row.choice for row in self.rows]
+        return frozenset(name for name in (*self.names, "sequence") if any(each[name] != choices[0][name] for each in choices))
 
     @cached_property
     def _chosen(self) -> tuple[_Column, ...]:
-        """Columns of what differs between the configurations, or would, had there been more that can be."""
-        names = [*self.names, *(("sequence",) if len({row.choice.sequence for row in self.rows}) > 1 else ())]
-        columns = [_Column(name, lambda row, name=name: in_short(row.choice[name])) for name in names]  # type: ignore[misc]
-        columns.append(_Column("Batch", _batch))
-        return tuple(columns)
+        """Columns of what differs between the configurations."""
+        names = [name for name in (*self.names, "sequence") if name in self._differing]
+        return (*map(_chosen, names), _Column("Batch", _batch))
 
 
 class _Column:
@@ -158,11 +173,15 @@ class _Column:
         self.header, self.write, self.left = header, write, left
 
 
-def _grid(title: str, rows: Sequence[Configuration], columns: Sequence[_Column], footer: tuple[str, ...] = ()) -> Grid:
+def _chosen(name: str) -> _Column:
+    return _Column(name, lambda row: in_short(row.choice[name]))
+
+
+def _grid(rows: Sequence[Configuration], columns: Sequence[_Column], footer: tuple[str, ...] = ()) -> Grid:
     cells = {column: [column.write(row) for row in rows] for column in columns}
     shown = [column for column in columns if column not in OPTIONAL or set(cells[column]) - {"-", UNKNOWN}]
     return Grid(
-        title,
+        "GPUs",
         [f"{row.choice.gpus:,}" for row in rows],
         [GridColumn(column.header, cells[column], column.left) for column in shown],
         ["row"] * len(rows),

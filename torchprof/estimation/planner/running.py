@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from typing import Final
 
 from torchprof.errors import EstimateError, TorchprofError
+from torchprof.estimation.planner.accumulated import AT_MOST
 from torchprof.estimation.planner.cache import Cache
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.configuration import Configuration
 from torchprof.estimation.planner.found import Found
 from torchprof.estimation.planner.helper import Helper, can_be_sent
 from torchprof.estimation.planner.keys import key_of, of_choice
-from torchprof.estimation.planner.accumulated import AT_MOST
 from torchprof.estimation.planner.one_choice import Asked, found_of
 from torchprof.estimation.planner.progress import Progress, told
 

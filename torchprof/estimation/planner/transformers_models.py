@@ -1,4 +1,4 @@
-"""The ready-made sharding of a model of transformers: FSDP2, tensor parallel as its configuration says it, checkpoints, precision."""
+"""The ready-made sharding of a model of transformers: FSDP2, tensor parallel, checkpoints, precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from torchprof.errors import ArgumentError, EstimateError
+from torchprof.errors import ArgumentError
 from torchprof.estimation.planner.choice import Choice
 from torchprof.wording import nearest, shown
 
@@ -87,14 +87,15 @@ class ShardedTransformer:
                     )
                 if known is None and value is not ... and (not isinstance(value, int) or isinstance(value, bool)):
                     raise ArgumentError(
-                        f"over={shown(given)} has {shown(value)} for {name!r}: it is how many ranks there are along it, such as 8, "
-                        "or ... for those that the others leave"
+                        f"over={shown(given)} has {shown(value)} for {name!r}: it is how many ranks there are along it, such "
+                        "as 8, or ... for those that the others leave"
                     )
         rest = any(
             value is ... for values in given.values() for value in (values if isinstance(values, list | tuple) else (values,))
         )
         alone = {name: value for name, value in ALONE.items() if not (value is ... and rest)}
-        return {**alone, **given}
+        chosen = {**alone, **given}
+        return {name: chosen[name] for name in (*SIZES, *VALUES) if name in chosen}
 
     def problem(self, choice: Choice) -> str:
         """Why the model cannot be split so; empty where it can."""
@@ -145,17 +146,20 @@ class ShardedTransformer:
         shards = mesh["replicate", "fsdp"] if sizes["replicate"] > 1 else mesh["fsdp"]
         for _, _, layer in layers:
             fully_shard(layer, mesh=shards, mp_policy=policy)
-        return fully_shard(model, mesh=shards, mp_policy=policy)
+        fully_shard(model, mesh=shards, mp_policy=policy)
+        return model
 
     def _made(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
+        known: Any = AutoModelForCausalLM
         try:
-            made: nn.Module = AutoModelForCausalLM.from_config(self.config)
+            made: nn.Module = known.from_config(self.config)
         except ValueError as error:
+            why = str(error).partition("\n")[0]
             raise ArgumentError(
-                f"build_with={type(self.config).__name__} is of no model that predicts tokens ({str(error).partition(chr(10))[0]:.80}"
-                "): write build_with as a function"
+                f"build_with={type(self.config).__name__} is of no model that predicts tokens ({why:.80}): write build_with as "
+                "a function"
             ) from None
         return made
 

@@ -104,6 +104,20 @@ WRONG: Final = {
         "steps": ["nets:Net --input 4 --steps 0", "nets:Net --input 4 --steps 1.5"],
         "width": ["nets:Net --input 4 --width 1"],
     },
+    "plan": {
+        "build_with": ["--sequence 8", "--sequence 8 --model LamaConfig", "--sequence 8 --model nets.py"],
+        "arg": ["--sequence 8 --model LlamaConfig --arg width", "--model LlamaConfig --sequence 8 --arg hidden_size=many"],
+        "gpus": ["--gpus 0", "--gpus 64..8", "--gpus many", "--gpus 8,,16"],
+        "gpu": ["--gpu RTX", "--gpu 9999999TB"],
+        "sequence": ["--model LlamaConfig", "--sequence 0", "--model LlamaConfig --sequence 999999"],
+        "batch": ["--batch 0", "--batch 1,x"],
+        "tokens_per_step": ["--tokens-per-step much", "--model LlamaConfig --sequence 8 --tokens-per-step 7"],
+        "over": ["--over tp", "--model LlamaConfig --sequence 8 --over tpp=1", "--model LlamaConfig --sequence 8 --over tp=two",
+                 "--model LlamaConfig --sequence 8 --over checkpointing=most", "--model LlamaConfig --sequence 8 --over tp=3"],
+        "optimizer": ["--model LlamaConfig --sequence 8 --optimizer Adamw"],
+        "processes": ["--processes 0"],
+        "width": ["--width 1"],
+    },
     "completion": {"shell": ["", "tcsh"]},
 }  # fmt: skip
 """Command lines by subcommand and by the argument that is wrong. One that is not here fails a test."""

@@ -18,7 +18,7 @@ from torchprof.cli.values import assignment, gpu_or_bytes, gpus_to_complete
 from torchprof.terminal import is_terminal
 from torchprof.wording import shown
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "optimizer_named", "optimizers_to_complete", "run"]
 
 
 AUTOCAST: Final = ("bfloat16", "float16")
@@ -156,17 +156,25 @@ def _optimizer(options: argparse.Namespace) -> Callable[..., Any] | None:
     """What makes the optimizer."""
     if options.optimizer is None:
         return None
-    if ":" in options.optimizer:
-        found = _function("--optimizer", options.optimizer)
-    else:
-        import torch
+    return Optimizer(options.optimizer, optimizer_named(options.optimizer), dict(options.optimizer_arg))
 
-        known = optimizers_to_complete("")
-        if options.optimizer not in known:
-            near = did_you_mean(options.optimizer, known) or f": give one of {', '.join(known)}, or package.module:name"
-            raise UsageError(f"--optimizer {options.optimizer}: torch.optim has none of this name{near}")
-        found = getattr(torch.optim, options.optimizer)
-    return Optimizer(options.optimizer, found, dict(options.optimizer_arg))
+
+def optimizer_named(name: str) -> Callable[..., Any]:
+    """The class of an optimizer, by its name in ``torch.optim``, or by that of a function of the user's own.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if ":" in name:
+        return _function("--optimizer", name)
+    import torch
+
+    known = optimizers_to_complete("")
+    if name not in known:
+        near = did_you_mean(name, known) or f": give one of {', '.join(known)}, or package.module:name"
+        raise UsageError(f"--optimizer {name}: torch.optim has none of this name{near}")
+    found: Callable[..., Any] = getattr(torch.optim, name)
+    return found
 
 
 def _function(option: str, name: str) -> Callable[..., Any]:

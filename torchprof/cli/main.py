@@ -30,6 +30,7 @@ from torchprof.cli import (
     gpu,
     info,
     memory,
+    plan,
     report,
     run,
     show,
@@ -50,7 +51,7 @@ GROUPS: Final = {
     "see what a recording holds": (show, annotate, memory, gpu, findings, stragglers, explain_oom, info),
     "compare two": (diff,),
     "make a file of it": (report, export),
-    "look at a model": (summary, estimate),
+    "look at a model": (summary, estimate, plan),
     "set up": (completion,),
 }
 """The subcommands, as ``--help`` lists them."""

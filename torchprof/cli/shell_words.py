@@ -22,6 +22,7 @@ ALIASES: Final = {
         "batch_size": "--batch",
     },
     "export": {"path": "-o"},
+    "plan": {"cache": "--no-cache"},
     "report": {"path": "-o"},
     "show": {"count": "--head"},
     "summary": {"input_size": "--input", "input_data": "--input", "batch_size": "--batch"},
@@ -31,7 +32,8 @@ FUNCTIONS: Final = {
     **{f"by_{each}": f"torchprof show --by {each}" for each in ("module", "op", "line", "function", "step", "kernel")},
     **{f"export_{each}": f"torchprof export --to {each}" for each in ("chrome", "speedscope", "folded")},
     **{
-        each: f"torchprof {each}" for each in ("annotate", "memory", "gpu", "findings", "report", "diff", "summary", "estimate")
+        each: f"torchprof {each}"
+        for each in ("annotate", "memory", "gpu", "findings", "report", "diff", "summary", "estimate", "plan")
     },
     "explain_oom": "torchprof explain-oom",
     "load": "torchprof show",

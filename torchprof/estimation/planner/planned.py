@@ -135,8 +135,8 @@ class Plan(Printed):
 
     def _below(self) -> Iterator[str]:
         yield (
-            f"Needed: of each GPU, which has {format_bytes(self.capacity)}; estimated. Sent: by a rank in a step, of the wholes "
-            "that are gathered or reduced; counted"
+            f"Needed: of each GPU, which has {format_bytes(self.capacity)}; estimated. Sent: by a rank in a step, of the "
+            "wholes that are gathered or reduced; counted"
         )
         if any(row.choice.accumulation > 1 for row in self.fitting):
             yield "Batch: samples that a rank has at once x passes whose gradients are added up"

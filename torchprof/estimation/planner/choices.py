@@ -70,11 +70,15 @@ def choices_of(
             made = why
         if isinstance(made, str):
             left_out[made] = left_out.get(made, 0) + 1
-        elif made not in found:
+        elif not any(_same(made, other) for other in found):
             found.append(made)
     if not found:
         raise ArgumentError(f"gpus={shown(gpus)} and over={shown(over)} leave nothing to try: {'; '.join(left_out)}")
     return Choices(tuple(found), left_out, tuple(values))
+
+
+def _same(one: Choice, other: Choice) -> bool:
+    return one == other and [*map(type, one.over.values())] == [*map(type, other.over.values())]
 
 
 def _choice(gpus: int, batch: int, sequence: int | None, over: dict[str, Any], tokens: int | None) -> Choice | str:

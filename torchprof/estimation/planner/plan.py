@@ -23,7 +23,7 @@ from torchprof.estimation.torch_private import ESTIMATE, SHARDING
 from torchprof.rendering.units import format_bytes
 from torchprof.wording import shown
 
-__all__ = ["plan"]
+__all__ = ["by_bound", "plan"]
 
 OF_PLAN = ("device", "capacity", "world_size", "rank", "compile", "batch_size", "dtypes")
 """Arguments of `torchprof.estimate` that are settled here."""
@@ -148,7 +148,7 @@ def plan(
     rows, interrupted = running.run(progress)
     _raise_what_all_raise(rows, running.first_error)
     return Plan(
-        tuple(sorted(rows, key=_place)),
+        tuple(sorted(rows, key=by_bound)),
         gpu_named(gpu) or format_bytes(capacity),
         capacity,
         names,
@@ -169,7 +169,7 @@ def _capacity(gpu: Any) -> int:
         raise ArgumentError(str(error).replace("capacity=", "gpu=", 1)) from None
 
 
-def _place(row: Configuration) -> tuple[Any, ...]:
+def by_bound(row: Configuration) -> tuple[Any, ...]:
     """Where a row stands: what fits by the bound of its time per token, then by what it needs."""
     at_most = row.tokens_per_second
     rank = list(SAID).index(row.status)

@@ -81,6 +81,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from torchprof.tables.by_op import by_op as by_op
     from torchprof.tables.by_rank import by_rank as by_rank
     from torchprof.tables.by_step import by_step as by_step
+    from torchprof.tables.checkpointing import checkpointing as checkpointing
     from torchprof.tables.clocks import clocks as clocks
     from torchprof.tables.gpu import Gpu as Gpu
     from torchprof.tables.gpu import gpu as gpu
@@ -154,6 +155,7 @@ _MODULES: Final = {
     "by_rank": "torchprof.tables.by_rank",
     "by_step": "torchprof.tables.by_step",
     "ceilings": "torchprof.record.ceilings",
+    "checkpointing": "torchprof.tables.checkpointing",
     "clocks": "torchprof.tables.clocks",
     "compare": "torchprof.estimation.planning",
     "data": "torchprof.record.data",

@@ -20,7 +20,7 @@ from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.least import least_held
 from torchprof.estimation.planner.transformers_models import ShardedTransformer
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
@@ -253,7 +253,7 @@ def test_what_one_configuration_raises_is_in_its_row() -> None:
 
 def test_what_all_raise_is_raised() -> None:
     with pytest.raises(EstimateError, match="ZeroDivisionError: "):
-        torchprof.plan(lambda choice: 1 // 0, vectors, gpus=(2, 4), cache=False)  # type: ignore[arg-type,return-value]
+        torchprof.plan(lambda choice: 1 // 0, vectors, gpus=(2, 4), cache=False)
 
 
 def test_a_plan_leaves_nothing_behind() -> None:

@@ -29,16 +29,17 @@ def model_config(named: str, sizes: Mapping[str, Any]) -> Any:
     try:
         import transformers
         from transformers import AutoConfig, PretrainedConfig
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+        from transformers.models.auto import configuration_auto
     except ImportError as error:
         raise MissingPackageError("plan --model needs transformers: pip install transformers") from error
+    classes: dict[str, str] = vars(configuration_auto)["CONFIG_MAPPING_NAMES"]
     known = AutoConfig
     if named.endswith(".json") or os.path.sep in named or os.path.exists(named):
-        kind, given = _read(named, list(CONFIG_MAPPING_NAMES))
+        kind, given = _read(named, list(classes))
         return _made(named, lambda: known.for_model(kind, **{**given, **sizes}))
     made = getattr(transformers, named, None) if named.isidentifier() else None
     if not (isinstance(made, type) and issubclass(made, PretrainedConfig)) or not made.model_type:
-        near = did_you_mean(named, CONFIG_MAPPING_NAMES.values())
+        near = did_you_mean(named, classes.values())
         raise UsageError(
             f"--model {named} is no JSON file, and no configuration of transformers{near or ': such as LlamaConfig'}"
         )

@@ -430,6 +430,16 @@ _COLUMNS: Final = (
         "of the tensors it was given; an aggregated recording merges other shapes than the first",
     ),
     Column("dtypes", "Dtypes", DTYPES, "of the tensors it was given, each once"),
+    Column("modules", "Count", COUNT, "how many modules of the kind there are"),
+    Column("peak_saved", "Saved", BYTES, "how much less the peak would be, were these modules checkpointed"),
+    Column(
+        "saved_per_flop",
+        "Bytes/kFLOP",
+        Quantity(lambda value: f"{1000 * value:,.2f}", "bytes per FLOP"),
+        "bytes that the peak is less for each FLOP that is computed again; the text has them for 1,000",
+        ("peak_saved", "flops"),
+        lambda saved, flops: saved / flops if flops else None,
+    ),
     Column("code", "", TEXT, "the text of the line"),
     Column(
         "source", "Source", Quantity(_beginning, left=True), "the text of the line, where its file is there and did not change"

@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 
 from torchprof.advice.finding import Finding
-from torchprof.advice.kinds import kind_of
 from torchprof.advice.memory_accounts import memory_accounts, peak_worth
 from torchprof.advice.registry import NotTold, rule
 from torchprof.analysis.gpu.kernels import call_kernel_times
 from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.checkpoints import Drops, drops, peak_without
 from torchprof.analysis.model.flops import call_flops
+from torchprof.analysis.model.kinds import kind_of
 from torchprof.analysis.model.module_tree import paths
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.analysis.time.calls import call_costs

@@ -10,12 +10,12 @@ import numpy as np
 
 from torchprof.advice.device_loop import device_loop_of
 from torchprof.advice.finding import Finding
-from torchprof.advice.kinds import kind_of
 from torchprof.advice.loop import loop_of
 from torchprof.advice.op_sums import lines_of, modules_of, of_names, op_sums, sum_tensors
 from torchprof.advice.registry import rule
 from torchprof.advice.rules.attention_fallback import MATH, MOST_GAIN
 from torchprof.analysis.lines.where import most_first
+from torchprof.analysis.model.kinds import kind_of
 from torchprof.rendering.units import format_ns
 from torchprof.trace.schema import Phase, Rows
 from torchprof.trace.shapes import Shape

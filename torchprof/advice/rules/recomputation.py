@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from torchprof.advice.device_loop import DeviceLoop, device_loop_of
 from torchprof.advice.finding import Finding
-from torchprof.advice.kinds import kind_of
 from torchprof.advice.loop import Loop, loop_of
 from torchprof.advice.memory_accounts import memory_accounts
 from torchprof.advice.op_sums import lines_of, op_sums
@@ -22,6 +21,7 @@ from torchprof.analysis.memory.account import MemoryAccount
 from torchprof.analysis.memory.categories import CATEGORIES
 from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.model.callers import is_recomputed
+from torchprof.analysis.model.kinds import kind_of
 from torchprof.analysis.model.module_tree import paths
 from torchprof.analysis.spans import durations
 from torchprof.analysis.steps import active_steps, step_of, step_times

@@ -17,7 +17,7 @@ from torchprof.analysis.memory.changes import Changes
 from torchprof.analysis.spans import sum_by
 from torchprof.trace.trace import Trace
 
-__all__ = ["Drops", "drops", "peak_without"]
+__all__ = ["Drops", "drops", "peak_without", "step_of_peak"]
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -44,7 +44,7 @@ class Drops:
 def drops(account: MemoryAccount) -> Drops:
     """What checkpoints would drop of the activations that were made in the step of the peak."""
     calls = account.trace.module_calls
-    begin, end = _step_of_peak(account)
+    begin, end = step_of_peak(account)
     allocations = account.allocations
     call = allocations["module_call"].astype(np.int64)
     rows = np.flatnonzero(
@@ -67,7 +67,7 @@ def drops(account: MemoryAccount) -> Drops:
 
 def peak_without(account: MemoryAccount, rows: Ints) -> int:
     """The most that would be held in the step of the peak, were it not for these rows of ``account.allocations``."""
-    begin, end = _step_of_peak(account)
+    begin, end = step_of_peak(account)
     changes = Changes(account.allocations)
     left = np.ones(len(account.allocations), dtype=np.int64)
     left[rows] = 0
@@ -76,7 +76,7 @@ def peak_without(account: MemoryAccount, rows: Ints) -> int:
     return int(inside.max(initial=0)) + account.untracked
 
 
-def _step_of_peak(account: MemoryAccount) -> tuple[int, int]:
+def step_of_peak(account: MemoryAccount) -> tuple[int, int]:
     """From when to when it lasted; all of time where the peak is in no step."""
     steps, time = account.trace.steps, account.peak.time
     around = np.flatnonzero((steps["start"] <= time) & (time < steps["end"]))

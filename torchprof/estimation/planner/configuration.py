@@ -55,7 +55,7 @@ class Configuration:
         """Bytes of all collectives of a rank in a step, as `Estimate.communication` counts them: of the wholes."""
         if self.found is None or self.found.error or self.found.is_least:
             return None
-        return round(sum(each["bytes"] for each in self.found.sent) * self._times)
+        return round(sum(int(each["bytes"]) for each in self.found.sent) * self._times)
 
     @property
     def sent_by_dimension(self) -> dict[str, int]:

@@ -52,7 +52,8 @@ def split_and_sharded() -> nn.Module:
     for block in model.children():
         parallelize_module(block, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
         fully_shard(block, mesh=mesh["data"])
-    return fully_shard(model, mesh=mesh["data"])
+    fully_shard(model, mesh=mesh["data"])
+    return model
 
 
 class Checkpointed(nn.Module):
@@ -100,9 +101,9 @@ def test_a_step_is_bound_by_what_it_computes_and_sends() -> None:
     assert found.flops == {"float32": FORWARD + BACKWARD}
     assert found.compute == pytest.approx((FORWARD + BACKWARD) / 67e12)
     gathered_and_reduced = 3 * LAYERS * OF_A_BLOCK
-    assert found.communication == pytest.approx(7 / 8 * gathered_and_reduced / 450e9)
-    assert found.step == found.communication
-    assert found.mfu == pytest.approx((FORWARD + BACKWARD) / 67e12 / found.step)
+    sending = 7 / 8 * gathered_and_reduced / 450e9
+    assert found.communication == found.step == pytest.approx(sending)
+    assert found.mfu == pytest.approx((FORWARD + BACKWARD) / 67e12 / sending)
     assert [(each.dimension, each.link) for each in found.dimensions] == [
         ("shard", "NVLink 4"),
         ("replicate", "InfiniBand NDR"),
@@ -116,7 +117,8 @@ def test_other_gpus_and_links_need_no_other_estimate() -> None:
     given = found.bound(links={"shard": "100 GbE", "replicate": 1e9})
     assert [each.link for each in given.dimensions] == ["100 GbE", "953.7 MiB/s"]
     mine = found.bound(Ceilings("mine", "float32", 0, 1e12, 1e12))
-    assert (mine.compute, mine.communication) == (pytest.approx((FORWARD + BACKWARD) / 1e12), found.bound().communication)
+    assert mine.compute == pytest.approx((FORWARD + BACKWARD) / 1e12)
+    assert mine.communication == found.bound().communication
 
 
 def test_under_autocast_products_are_in_its_dtype() -> None:

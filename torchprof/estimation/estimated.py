@@ -129,8 +129,9 @@ class Estimate(Printed):
             ArgumentError, ModuleTypeError: a GPU or a link is not known, a bandwidth is none, or there is no such dimension.
 
         Example:
-            >>> found = torchprof.estimate(build, inputs, capacity="H100-80GB", world_size=64)
-            >>> print(found.bound(links={"fsdp": "InfiniBand NDR", "tp": 400e9}))
+            >>> found = torchprof.estimate(lambda: model, sizes, capacity="H100-80GB", world_size=64)
+            >>> found.bound("A100-80GB", links={"fsdp": "InfiniBand NDR", "tp": 400e9}).communication
+            0.0
         """
         if self.device == "cpu" and isinstance(gpu, str):
             raise ArgumentError(

@@ -69,12 +69,12 @@ class Bound(Printed):
         """The bound in a sentence; None where it is not known.
 
         Example:
-            >>> print(torchprof.estimate(build, inputs, capacity="H100-80GB", world_size=64).bound().sentence())
+            >>> print(Bound(12.3e-3, 8.1e-3, 12.3e-3, 0.812, ()).sentence())
             Bound: no step is faster than 12.3 ms (computing 12.3 ms, sending 8.10 ms): MFU at most 81.2%
         """
         if self.step is None or self.compute is None or self.communication is None:
             return None
-        sending = f"sending {_time(self.communication)}" if self.dimensions else "sending nothing"
+        sending = f"sending {_time(self.communication)}" if self.communication else "sending nothing"
         of = f"computing {_time(self.compute)}, {sending}"
         mfu = f": MFU at most {self.mfu:.1%}" if self.mfu is not None else ""
         return f"Bound: no step is faster than {_time(self.step)} ({of}){mfu}"
@@ -115,7 +115,7 @@ class Bound(Printed):
     def _halves(self) -> str:
         """What is known of a bound that is not."""
         known = {"computing": self.compute, "sending": self.communication}
-        told = [f"{name} takes at least {_time(seconds)}" for name, seconds in known.items() if seconds is not None]
+        told = [f"{name} takes at least {_time(seconds)}" for name, seconds in known.items() if seconds]
         return f"Bound: unknown{'; ' if told else ''}{', '.join(told)}"
 
 

@@ -20,7 +20,7 @@ WAYS_OUT: Final[Mapping[str, str]] = {
     "cpu": "give torchprof.Ceilings, such as torchprof.ceilings('cpu') measures here",
 }
 CAUSAL: Final = (
-    "attention in one kernel takes half its FLOPs, as a causal mask leaves out as much: whether there is one is not known"
+    "attention in one kernel takes half its FLOPs, as if all of it were causal: which mask or window it has is not known"
 )
 
 
@@ -69,10 +69,10 @@ def bound_of(
 def _not_computed(flops: StepFlops, peaks: Peaks | None, device: str) -> Iterator[str]:
     """What of the FLOPs is not counted, in words."""
     if flops.unknown:
-        yield f"the FLOPs of {', '.join(flops.unknown)}: they have no formula"
+        yield f"the FLOPs of {', '.join(flops.unknown)}: nobody knows how many"
     if peaks is None:
         yield f"how fast it computes: {WAYS_OUT[device]}"
         return
     for dtype in sorted(flops.all):
         if peaks.rate(dtype) is None:
-            yield f"what is computed in {dtype}, of which no rate of {peaks.of} is known: give torchprof.Ceilings of your own"
+            yield f"what is computed in {dtype}: no rate of it is known of {peaks.of}; torchprof.Ceilings may have your own"

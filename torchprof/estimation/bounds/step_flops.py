@@ -26,7 +26,7 @@ PRODUCTS: Final = frozenset(
     for name in "mm bmm addmm baddbmm addbmm _addmm_activation _foreach_mm linear matmul mv addmv addr dot vdot".split()
 )
 """Ops that compute float32 as ``torch.backends.cuda.matmul`` says. Convolutions and attention have settings of their own."""
-ONE_KERNEL: Final = ("attention", "_varlen_attn")
+ONE_KERNEL: Final = ("attention", "attn")
 """What is in the names of ops that are attention in one kernel."""
 
 Ints = npt.NDArray[np.int64]

@@ -2,7 +2,8 @@
 
 The figures are those of torchtitan's tables of December 2024, of its Llama 3.1 8B on H100s with 95 GiB: ``max_reserved`` per
 GPU at sequence 8,192 and local batch 2, FSDP2 with parameters in bfloat16 and reductions in float32, every second product
-saved, AdamW with foreach, clipping; eager. The model is written after its description; nothing is downloaded.
+saved, AdamW with foreach, clipping; eager; and the tokens per second, beside the bound of the step. The model is written after
+its description; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, VOCABULARY = 4096, 32, 32, 8, 14336, 128
 SEQUENCE, BATCH = 8192, 2
 PUBLISHED: Final = {8: 82.4, 128: 67.0}
 """GiB reserved per GPU, by the number of them."""
+TOKENS: Final = {8: 5762, 128: 5605}
+"""Tokens per second and GPU, likewise."""
 aten = torch.ops.aten
 SAVED: Final = {
     aten.mm.default,
@@ -156,7 +159,9 @@ def main() -> None:
         reserved, seconds = found.max_reserved / 2**30, time.perf_counter() - begin
         known = PUBLISHED.get(gpus)
         beside = f", published {known:.1f} GiB: {reserved / known - 1:+.1%}" if known is not None else ""
-        print(f"{gpus} GPUs: {reserved:.2f} GiB reserved{beside}; estimated in {seconds:.0f} s", flush=True)
+        ran = f", published {BATCH * SEQUENCE / TOKENS[gpus]:.2f} s" if gpus in TOKENS else ""
+        bound = f"no step is faster than {found.bound().step:.2f} s{ran}"
+        print(f"{gpus} GPUs: {reserved:.2f} GiB reserved{beside}; {bound}; estimated in {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

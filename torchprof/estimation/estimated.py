@@ -129,15 +129,16 @@ class Estimate(Printed):
             ArgumentError, ModuleTypeError: a GPU or a link is not known, a bandwidth is none, or there is no such dimension.
 
         Example:
-            >>> found = torchprof.estimate(build, inputs, capacity="H100-80GB", world_size=64)
-            >>> print(found.bound(links={"fsdp": "InfiniBand NDR", "tp": 400e9}))
+            >>> found = torchprof.estimate(lambda: model, sizes, capacity="H100-80GB", world_size=64)
+            >>> found.bound("A100-80GB", links={"fsdp": "InfiniBand NDR", "tp": 400e9}).communication
+            0.0
         """
         if self.device == "cpu" and isinstance(gpu, str):
             raise ArgumentError(
                 f"gpu={shown(gpu)} says nothing of device='cpu': estimate with device='cuda', or give torchprof.Ceilings of "
                 "the CPU, which torchprof.ceilings() measures"
             )
-        return bound_of(self.trace, self.communication, self.known_as if gpu is None else gpu, links)
+        return bound_of(self.trace, self.communication, self.device, self.known_as, gpu, links)
 
     def to_dict(self) -> dict[str, Any]:
         """The estimate as plain data, in bytes; None is not known."""
@@ -277,8 +278,6 @@ class Estimate(Printed):
             rows = sent_records(self.communication)
             headers = {"group": "Dimension", "group_size": "Ranks"}
             yield from Table("Sent in a step", rows, ("group", "group_size", "calls", "bytes"), headers=headers).parts()
-            if (sentence := self.bound().sentence()) is not None:
-                yield sentence
         if self.kinds_of_ranks:
             yield from told_kinds(self.kinds_of_ranks, self.rank, self.world_size)
         elif self.world_size is not None:
@@ -289,6 +288,9 @@ class Estimate(Printed):
         least = "at least " if unknown else ""
         yield f"FLOPs of a step: {'unknown' if flops is None else least + format_flops(flops)}"
         yield from unknown_flops(unknown, self.trace)
+        if self.world_size is not None and (sentence := (bound := self.bound()).sentence()) is not None:
+            yield sentence
+            yield bound.basis()
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
         for note in self.notes:

@@ -34,9 +34,9 @@ def checkpointing(trace: Trace, device: str | None = None, *, each: bool = False
     """What activation checkpointing of which modules would save at the peak of a training step, for which FLOPs.
 
     Each row is what would be if these modules alone were checkpointed: the peak that is left, and the FLOPs of their forward.
-    At most so many are computed again. What they drop is freed where their forward ends, and there again from where their backward
-    begins. Sorted by the bytes that are saved for each FLOP. The whole model is none of the rows, as what it drops, it holds
-    again at once.
+    At most so many are computed again. What they drop is freed where their forward ends, and there again from where their
+    backward begins. Sorted by the bytes that are saved for each FLOP. The whole model is none of the rows, as what it drops, it
+    holds again at once.
 
     Args:
         trace: of a training step: ``found.trace`` of an estimate, or one that was recorded with memory, without checkpoints.

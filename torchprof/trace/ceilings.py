@@ -31,9 +31,10 @@ PUBLISHED: Final[Mapping[str, tuple[int, Mapping[str, float]]]] = {
     "A100-80GB": (2039, {"float32": 19.5, "tf32": 156, "float16": 312, "bfloat16": 312}),
     "H100-80GB": (3350, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989}),
     "H200": (4800, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989}),
+    "B200": (8000, {"float32": 80, "tf32": 1100, "float16": 2250, "bfloat16": 2250}),
 }
 """GB per second, and TFLOP/s by dtype, of GPUs as NVIDIA's data sheets and whitepapers give them: dense products, summed up in
-float32; of V100, A100, H100 and H200 those with SXM."""
+float32; of V100, A100, H100 and H200 those with SXM; of B200 that in HGX B200."""
 
 
 @dataclass(frozen=True, slots=True)

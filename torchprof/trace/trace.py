@@ -57,10 +57,10 @@ class Trace:
             texts by file. Of a rank of a distributed program: ``rank``, ``world_size``, ``local_rank``, ``host``, ``run`` (what
             its launcher calls the run), ``process_groups`` that it is in, ``meshes`` of its parameters, ``groups_of_wrappers``
             in which FSDP and DDP send, and ``pipelines`` that it has stages of. Of an estimate: ``streams``, which one was the
-            current one from which time on, and ``float32_products``, what they are computed in. Of a file of another tool: ``source``, which;
-            ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses`` and ``parameters``,
-            which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their names;
-            ``distributed`` and ``collectives``, what it says of ranks and of every collective, with
+            current one from which time on, and ``float32_products``, what they are computed in. Of a file of another tool:
+            ``source``, which; ``notes``, sentences that say what is not in the trace; False under ``outputs``, ``addresses``
+            and ``parameters``, which it does not know; why it has no allocations under ``memory_missing``; ``devices``, their
+            names; ``distributed`` and ``collectives``, what it says of ranks and of every collective, with
             ``table`` and ``row``.
         model: the modules of the model, or None.
         dtypes, device_types: what the numbers in the tables mean.

@@ -15,6 +15,7 @@ from torchprof.trace.schema import NO_ARGUMENTS
 from torchprof.trace.trace import Trace
 
 __all__ = [
+    "NOT_DESCRIBED",
     "Given",
     "Group",
     "group_of",

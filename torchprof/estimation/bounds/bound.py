@@ -69,23 +69,31 @@ class Bound(Printed):
         """The bound in a sentence; None where it is not known.
 
         Example:
-            >>> print(torchprof.estimate(build, inputs, capacity="H100-80GB", world_size=64).bound().sentence())
-            No step is faster than 12.3 ms (computing 12.3 ms, sending 8.10 ms): MFU at most 81.2%
+            >>> print(Bound(12.3e-3, 8.1e-3, 12.3e-3, 0.812, ()).sentence())
+            Bound: no step is faster than 12.3 ms (computing 12.3 ms, sending 8.10 ms): MFU at most 81.2%
         """
         if self.step is None or self.compute is None or self.communication is None:
             return None
-        of = f"computing {_time(self.compute)}, sending {_time(self.communication)}"
+        sending = f"sending {_time(self.communication)}" if self.communication else "sending nothing"
+        of = f"computing {_time(self.compute)}, {sending}"
         mfu = f": MFU at most {self.mfu:.1%}" if self.mfu is not None else ""
-        return f"No step is faster than {_time(self.step)} ({of}){mfu}"
+        return f"Bound: no step is faster than {_time(self.step)} ({of}){mfu}"
+
+    def basis(self) -> str:
+        """Whose peaks and which links the bound is of, in a line."""
+        over = [f"{each.dimension} over {each.link}" for each in self.dimensions if each.link is not None]
+        return f"Bound: peaks of {self.peaks or 'no GPU'}{'; ' if over else ''}{', '.join(over)}; bound() says what is assumed"
 
     def __repr__(self) -> str:
         return f"<Bound: {'unknown' if self.step is None else 'at least ' + _time(self.step)}>"
 
     def parts(self) -> Parts:
-        yield self.sentence() or "How fast a step can be is unknown"
+        yield self.sentence() or self._halves()
         by_dtype = ", ".join(f"{format_flops(count)} in {name}" for name, count in sorted(self.flops.items()))
         recomputed = f", of which {format_flops(self.recomputed)} are recomputed" if self.recomputed else ""
-        yield f"FLOPs of a step: {by_dtype or '0'}{recomputed}"
+        yield f"FLOPs of a step: {by_dtype or ('unknown' if self.unknown else '0')}{recomputed}"
+        if self.peaks is not None:
+            yield f"Peaks: of {self.peaks}"
         if self.dimensions:
             rows = [
                 {
@@ -97,15 +105,18 @@ class Bound(Printed):
                 }
                 for each in self.dimensions
             ]
-            yield from Table(
-                "Dimension", rows, ("group_size", "bytes", "link", "least_time"), headers={"group_size": "Ranks"}, unknown="?"
-            ).parts()
-        if self.peaks is not None:
-            yield f"Peaks: of {self.peaks}"
+            columns = ("group_size", "bytes", "link", "least_time")
+            yield from Table("Dimension", rows, columns, headers={"group_size": "Ranks"}, unknown="?").parts()
         for each in self.assumed:
             yield f"Assumed: {each}"
         for each in self.unknown:
             yield f"Not counted: {each}"
+
+    def _halves(self) -> str:
+        """What is known of a bound that is not."""
+        known = {"computing": self.compute, "sending": self.communication}
+        told = [f"{name} takes at least {_time(seconds)}" for name, seconds in known.items() if seconds]
+        return f"Bound: unknown{'; ' if told else ''}{', '.join(told)}"
 
 
 def _time(seconds: float) -> str:

@@ -110,8 +110,8 @@ NETWORK_OF: Final[Mapping[str, str]] = {
     "H200": "InfiniBand NDR",
     "B200": "InfiniBand NDR",
 }
-"""Between hosts, one port for each GPU, as in NVIDIA's own machine with the GPU: DGX-2, DGX A100, DGX H100, H200 and B200. Of
-other GPUs there is no such machine."""
+"""Between hosts, one port for each GPU, as in NVIDIA's own machines: DGX A100, DGX H100, DGX H200 and DGX B200 have eight ports
+for eight GPUs; DGX-2, with V100, has one for two. Of other GPUs there is no such machine."""
 
 
 def link_of(name: str, value: Any) -> Link:

@@ -27,7 +27,7 @@ PRODUCTS: Final = frozenset(
     for name in "mm bmm addmm baddbmm addbmm _addmm_activation _foreach_mm linear matmul mv addmv addr dot vdot".split()
 )
 """Ops that compute float32 as ``torch.backends.cuda.matmul`` says. Convolutions and attention have settings of their own."""
-ONE_KERNEL: Final = ("attention", "_varlen_attn")
+ONE_KERNEL: Final = ("attention", "attn")
 """What is in the names of ops that are attention in one kernel."""
 
 Ints = npt.NDArray[np.int64]
@@ -41,38 +41,41 @@ class StepFlops:
         model: of forward and backward.
         recomputed: once more, by activation checkpointing.
         optimizer: of the optimizer, as where it multiplies matrices.
+        one_kernel: those of all these that are attention in one kernel, which leaves out what a causal mask does. That is half,
+            and the trace does not say whether there is such a mask.
         unknown: the ops of which nobody knows how many.
-        halved: whether there is attention in one kernel, of which half is counted.
     """
 
     model: Mapping[str, int]
     recomputed: Mapping[str, int]
     optimizer: Mapping[str, int]
+    one_kernel: Mapping[str, int]
     unknown: tuple[str, ...]
-    halved: bool
 
     @property
     def all(self) -> dict[str, int]:
         """FLOPs by dtype, whatever they are for."""
         return dict(sum((Counter(each) for each in (self.model, self.recomputed, self.optimizer)), Counter()))
 
+    @property
+    def least(self) -> dict[str, int]:
+        """The fewest that are computed, by dtype: as if all attention in one kernel were causal."""
+        return {dtype: count - self.one_kernel.get(dtype, 0) // 2 for dtype, count in self.all.items()}
+
 
 def step_flops(trace: Trace) -> StepFlops:
     """FLOPs of the last step, or of all where there are no steps.
 
     What they are computed in is the dtype of the inputs of the innermost op that has a formula: under autocast, ops around it
-    are given others. Attention in one kernel leaves out what a causal mask does, which is half, and the trace does not say
-    whether there is one: half of its FLOPs are counted, as it may take no longer.
+    are given others.
     """
     active = active_steps(trace)
     last = max(len(active) - 1, 0)
     ops = trace.ops
     rows = np.flatnonzero(step_of(ops["start"], trace, active) == last)
     signature, nested = ops["signature"][rows], ops["flags"][rows] & OP_NESTED != 0
-    flops = counted_flops(trace, signature, nested)
-    kernels = _one_kernel(trace)[_innermost(trace, rows, flops)]
-    flops = np.where(kernels, flops // 2, flops)
-    dtypes = _computed_in(trace)[_innermost(trace, rows, flops)]
+    flops, innermost = counted_flops(trace, signature, nested), _innermost(trace, rows)
+    dtypes = _computed_in(trace)[innermost]
     phase = phases(ops)[rows]
     flops = np.where((phase == Phase.RECOMPUTATION) & ~_allocates(trace, rows), 0, flops)
 
@@ -86,8 +89,8 @@ def step_flops(trace: Trace) -> StepFlops:
         model=by_dtype(~is_recomputed & ~is_optimizer),
         recomputed=by_dtype(is_recomputed),
         optimizer=by_dtype(is_optimizer),
+        one_kernel=by_dtype(_one_kernel(trace)[innermost]),
         unknown=tuple(sorted(unknown)),
-        halved=bool((kernels & (flops > 0)).any()),
     )
 
 
@@ -101,7 +104,7 @@ def _allocates(trace: Trace, rows: Ints) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _innermost(trace: Trace, rows: Ints, flops: Ints) -> Ints:
+def _innermost(trace: Trace, rows: Ints) -> Ints:
     """For each of these ops, the signature of the op inside it, or itself, that does its work."""
     ops = trace.ops
     signature: Ints = ops["signature"].astype(np.int64)

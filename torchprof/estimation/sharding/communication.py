@@ -11,8 +11,10 @@ import torch.distributed as dist
 
 from torchprof.analysis.distributed.bandwidth import size_of
 from torchprof.analysis.distributed.collective_names import kind_of
+from torchprof.analysis.distributed.groups import NOT_DESCRIBED
 from torchprof.analysis.records import Record
 from torchprof.estimation.torch_private import SHARDING
+from torchprof.trace.ranks import listed
 
 __all__ = ["NAMESPACES", "Communication", "Sent", "sent_records"]
 
@@ -29,7 +31,7 @@ class Sent:
 
     Attributes:
         collective: ``"all-gather"``, ``"reduce-scatter"``, ...
-        dimension: of the mesh, by its name; ``"world"`` for all ranks.
+        dimension: of the mesh, by its name; ``"world"`` for all ranks; ``"ranks 0, 2"`` of a group without a name.
         ranks: how many take part.
         calls: how often.
         bytes: of the wholes that are gathered, reduced, scattered or exchanged, as `torchprof.by_collective` counts them.
@@ -96,7 +98,10 @@ def _group_of(named: dict[str, Any]) -> Any:
 
 
 def _dimension(group: Any) -> str:
+    """Of the mesh, by its name; of a group of the program's own that has none, its ranks."""
     described = str(group.group_desc)
+    if described in NOT_DESCRIBED:
+        return f"ranks {listed(dist.get_process_group_ranks(group))}"
     return "world" if described == DEFAULT_GROUP else described.removeprefix(MESH)
 
 

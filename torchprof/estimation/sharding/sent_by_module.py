@@ -45,5 +45,6 @@ def sent_by_module(trace: Trace, sent: Sequence[Sent]) -> tuple[Sent, ...]:
 
 def _module(trace: Trace, collective: Collective) -> str:
     """What it is for; empty where that is no module, as of clipping gradients."""
-    is_of_model = collective.by in ("FSDP", "DDP")
-    return module_label(trace, collective.module) if collective.module or is_of_model else ""
+    # The root has an empty path, as what is of no module has.
+    is_of_root = collective.by in ("FSDP", "DDP") or trace.ops["module_call"][collective.op] >= 0
+    return module_label(trace, collective.module) if collective.module or is_of_root else ""

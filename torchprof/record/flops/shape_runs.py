@@ -21,7 +21,7 @@ META = 14
 def leave_out_shape_runs(tables: Mapping[str, Rows]) -> None:
     """Set ``OP_NESTED`` of ops on meta inside an op on a tensor that wraps another and is not on meta: they count nothing.
 
-    It is one that does its work elsewhere: some op inside it has tensors that wrap none and are not on meta.
+    It is one that does its work elsewhere: inside it, the same op runs on tensors that wrap none and are not on meta.
     """
     tensors, signatures, operands = tables["tensors"], tables["signatures"], tables["operands"]
     on_meta = tensors["device_type"] == META
@@ -32,24 +32,21 @@ def leave_out_shape_runs(tables: Mapping[str, Rows]) -> None:
     of_meta, of_wrappers, of_real = (_any_input(each, signatures, operands) for each in (on_meta, wraps, real))
     ops = tables["ops"]
     signature, parents = ops["signature"], ops["parent"].tolist()
-    is_wrapper = (of_wrappers[signature] & _around(of_real[signature], parents)).tolist()
+    names = signatures["name"][signature].tolist()
+    is_wrapper = of_wrappers[signature].tolist()
+    worked: set[tuple[int, int]] = set()
+    for row in np.flatnonzero((of_real & ~of_meta & ~of_wrappers)[signature]).tolist():
+        around = parents[row]
+        while around >= 0:
+            if is_wrapper[around]:
+                worked.add((around, names[row]))
+            around = parents[around]
     found: set[int] = set()
     for row in np.flatnonzero(of_meta[signature]).tolist():
         parent = parents[row]
-        if parent >= 0 and (is_wrapper[parent] or parent in found):
+        if parent >= 0 and (parent in found or (is_wrapper[parent] and (parent, names[row]) in worked)):
             found.add(row)
     ops["flags"][list(found)] |= OP_NESTED
-
-
-def _around(rows: Rows, parents: list[int]) -> Rows:
-    """Which ops have one of these inside."""
-    found = np.zeros(len(rows), dtype=np.bool_)
-    for row in np.flatnonzero(rows).tolist():
-        parent = parents[row]
-        while parent >= 0 and not found[parent]:
-            found[parent] = True
-            parent = parents[parent]
-    return found
 
 
 def _any_input(tensors: Rows, signatures: Rows, operands: Rows) -> Rows:

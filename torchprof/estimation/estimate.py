@@ -20,7 +20,7 @@ from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, PIPELINES, SHARDING, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -139,6 +139,7 @@ def estimate(
         AUTOCAST_RULE: device == "cuda" and amp,
         COMPILE: compile,
         SHARDING: world_size is not None,
+        PIPELINES: world_size is not None,
     }
     for feature, is_needed in needed.items():
         if is_needed:
@@ -146,11 +147,17 @@ def estimate(
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real)
     if world_size is None:
         return _estimated(*given, sharded=False)
+    from torchprof.estimation.sharding.stage_shapes import StageShapes
     from torchprof.estimation.sharding.world import fake_world
 
-    def of_rank(number: int) -> Estimate:
+    shapes = StageShapes()
+
+    def in_world(number: int) -> Estimate:
         with fake_world(world_size, number):
             return replace(_estimated(*given, sharded=True), rank=number, world_size=world_size)
+
+    def of_rank(number: int) -> Estimate:
+        return shapes.estimated(number, in_world)
 
     if ranks is None:
         return of_rank(rank)
@@ -187,6 +194,7 @@ def _estimated(
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
+    from torchprof.estimation.sharding.messages import messages_recorded
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
@@ -206,6 +214,7 @@ def _estimated(
         stack.enter_context(read_by_dynamo())
         if sharded and target.device == "cuda":
             stack.enter_context(numbered_streams())
+        events = stack.enter_context(messages_recorded(target.device == "cuda")) if sharded else []
         source = built_sharded(model) if sharded else built(model)
         try:
             with recording:

@@ -13,6 +13,7 @@ from torch import nn
 
 from torchprof.errors import ArgumentError, TorchprofError
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.pipelines import Pipeline
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.nested import find_tensors
 
@@ -48,7 +49,8 @@ class TrainingStep:
 
     def run(self) -> None:
         if self.own_step is not None:
-            self.own_step(self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
+            model = self.model.schedule if isinstance(self.model, Pipeline) else self.model
+            self.own_step(model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
             return
         if self.optimizer is not None and _needs_closure(self.optimizer):
             self.optimizer.step(cast(Callable[[], float], self._closure))
@@ -63,7 +65,10 @@ class TrainingStep:
         self.model.zero_grad()
         return self._forward_and_backward()[1]
 
-    def _forward_and_backward(self) -> tuple[Any, torch.Tensor]:
+    def _forward_and_backward(self) -> tuple[Any, Any]:
+        if isinstance(self.model, Pipeline):
+            with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
+                return self.model.step(self.inputs.args, self.inputs.kwargs)
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
             returned = self.model(*self.inputs.args, **self.inputs.kwargs)
             value = self.loss(returned)

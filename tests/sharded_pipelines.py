@@ -1,4 +1,4 @@
-"""Pipelines of two stages or four on two ranks, alone and with what shards or repeats a stage: programs for `sharded_programs`."""
+"""Pipelines on two ranks, alone and with what shards or repeats a stage: programs for `sharded_programs`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def encoder() -> tuple[nn.Module | None, Callable[[], nn.Module], nn.Module | No
 
 def llama() -> tuple[nn.Module | None, Callable[[], nn.Module], nn.Module | None]:
     config = LlamaConfig(
-        hidden_size=WIDTH, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2, attn_implementation="sdpa"
+        hidden_size=WIDTH, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2
     )
     head = nn.Sequential(LlamaRMSNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False))
     return nn.Embedding(VOCABULARY, WIDTH), partial(Decoder, config), head
@@ -103,7 +103,7 @@ def alone(stage: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return stage
 
 
-def sharded(stage: Any, mesh: DeviceMesh) -> nn.Module:
+def sharded(stage: Any, mesh: DeviceMesh) -> Any:
     for layer in stage.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=False)
     return fully_shard(stage, mesh=mesh, reshard_after_forward=False)

@@ -288,8 +288,9 @@ PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
     *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole"),
+    *("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp"),
 )
-"""Those that the tests run: each architecture, and each wrapping."""
+"""Those that the tests run: each architecture, each wrapping, and pipelines."""
 
 
 def step_peaks(account: torchprof.Memory) -> list[int]:

@@ -147,14 +147,19 @@ def estimate(
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real)
     if world_size is None:
         return _estimated(*given, sharded=False)
+    from torchprof.estimation.sharding.deadlocks import check_messages
+    from torchprof.estimation.sharding.messages import messages_recorded
     from torchprof.estimation.sharding.stage_shapes import StageShapes
     from torchprof.estimation.sharding.world import fake_world
 
-    shapes = StageShapes()
+    shapes, messages = StageShapes(), {}
 
     def in_world(number: int) -> Estimate:
-        with fake_world(world_size, number):
-            return replace(_estimated(*given, sharded=True), rank=number, world_size=world_size)
+        with fake_world(world_size, number), messages_recorded(until_wait=target.device == "cuda") as events:
+            found = _estimated(*given, sharded=True)
+        check_messages({number: events})
+        messages[number] = events
+        return replace(found, rank=number, world_size=world_size)
 
     def of_rank(number: int) -> Estimate:
         return shapes.estimated(number, in_world)
@@ -163,7 +168,7 @@ def estimate(
         return of_rank(rank)
     from torchprof.estimation.sharding.all_ranks import largest_of_ranks
 
-    return largest_of_ranks(model, world_size, of_rank)
+    return largest_of_ranks(model, world_size, of_rank, messages)
 
 
 def _estimated(
@@ -194,7 +199,6 @@ def _estimated(
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
-    from torchprof.estimation.sharding.messages import messages_recorded
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
@@ -214,7 +218,6 @@ def _estimated(
         stack.enter_context(read_by_dynamo())
         if sharded and target.device == "cuda":
             stack.enter_context(numbered_streams())
-        events = stack.enter_context(messages_recorded(target.device == "cuda")) if sharded else []
         source = built_sharded(model) if sharded else built(model)
         try:
             with recording:

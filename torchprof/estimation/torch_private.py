@@ -168,6 +168,7 @@ PIPELINES: Final = Feature(
     "The estimate of a pipeline",
     "Other models can be estimated, and one stage of this one with a step= of your own",
     names={
+        "ComputationType": f"{SCHEDULES}._ComputationType",
         "DTensorMeta": f"{METAS}._DTensorMeta",
         "InferenceMode": f"{METAS}.InferenceMode",
         "PipelineScheduleMulti": f"{SCHEDULES}.PipelineScheduleMulti",

@@ -44,7 +44,9 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
         made = as_module(build())
     if not isinstance(made, nn.Module):
-        raise ModuleTypeError(f"model() must return a torch.nn.Module, or the schedule of a pipeline, not {type(made).__name__}: {made!r:.80}")
+        raise ModuleTypeError(
+            f"model() must return a torch.nn.Module, or the schedule of a pipeline, not {type(made).__name__}: {made!r:.80}"
+        )
     refuse_shards_on_the_host(made)
     return made
 

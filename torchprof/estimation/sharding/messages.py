@@ -83,6 +83,12 @@ class HeldWork:
             self._tensor = None
         return True
 
+    def _source_rank(self) -> int:
+        raise EstimateError(
+            f"rank {dist.get_rank()} receives from any rank and asks which one it was, and nobody is there: say which, with "
+            "src= of torch.distributed.recv"
+        )
+
     def is_completed(self) -> bool:
         """Whoever asks is told so, and need not ask again."""
         return self.wait()

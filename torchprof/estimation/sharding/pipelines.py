@@ -10,29 +10,30 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from torchprof.errors import ArgumentError
+from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.sharding.deadlocks import check_messages
+from torchprof.estimation.sharding.schedules import messages_of_schedule
 from torchprof.estimation.torch_private import PIPELINES
 
-__all__ = ["Pipeline", "as_module", "places_of_stages", "stages_known"]
+__all__ = ["Pipeline", "as_module", "pipeline_of", "ranks_of_stages", "stages_in", "stages_known"]
 
 _made: Final[list[Any]] = []
 """The stages that were made in the world that there is."""
+_scheduled: Final[list[tuple[nn.Module, Any]]] = []
+"""The schedules that functions returned there, each with the module that stands for it."""
 
 
-class Pipeline(nn.Module):
-    """The modules of all stages that a rank has, each by its number in the pipeline.
+class Pipeline:
+    """The schedule of a rank, and how programs run it.
 
     Args:
         schedule: as the program made it.
     """
 
     def __init__(self, schedule: Any) -> None:
-        super().__init__()
         self.schedule = schedule
-        self.stages = stages_of(schedule)
-        for stage in self.stages:
-            self.add_module(f"stage{stage.stage_index}", stage.submod)
+        self.stages = _stages_of(schedule)
 
     def step(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
         """Run the schedule once, as programs do: the first stage gets the batch, and the last one what it is compared to.
@@ -61,24 +62,56 @@ class Pipeline(nn.Module):
         return self.schedule.step(*(args if first else ()), **given, **options), losses
 
 
-def stages_of(schedule: Any) -> list[Any]:
-    """The stages of a schedule that this rank has."""
+def _stages_of(schedule: Any) -> list[Any]:
     return list(schedule._stages) if isinstance(schedule, PIPELINES.PipelineScheduleMulti) else [schedule._stage]
 
 
 def as_module(made: Any) -> Any:
-    """What a function built, with a module in place of a schedule."""
-    return Pipeline(made) if isinstance(made, PIPELINES.Schedule) else made
+    """What a function built; for a schedule, the module of its stage, or one with those of all stages that this rank has.
+
+    Raises:
+        ModuleTypeError: it is a stage without a schedule.
+        EstimateError: a stage is on another rank than its neighbors send to, or the ranks of the schedule would wait for ever.
+    """
+    if isinstance(made, PIPELINES.Stage):
+        raise ModuleTypeError("model() returned a stage of a pipeline: return the schedule that runs it, such as ScheduleGPipe")
+    if not isinstance(made, PIPELINES.Schedule):
+        return made
+    stages = _stages_of(made)
+    for stage in stages:
+        if (expected := stage.stage_index_to_group_rank[stage.stage_index]) != stage.group_rank:
+            raise EstimateError(
+                f"stage {stage.stage_index} of the pipeline is on rank {stage.group_rank} of its group, and by its schedule it "
+                f"is on rank {expected}: the stages beside it would wait for ever for what that rank sends"
+            )
+    check_messages(messages_of_schedule(made))
+    module = stages[0].submod
+    if len(stages) > 1:
+        module = nn.Module()
+        for stage in stages:
+            module.add_module(f"stage{stage.stage_index}", stage.submod)
+    _scheduled.append((module, made))
+    return module
 
 
-def places_of_stages(model: nn.Module) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
-    """Of each stage in a model: its number, how many there are, and the ranks among which they are spread."""
+def pipeline_of(model: nn.Module) -> Pipeline | None:
+    """The pipeline that a module stands for; None where it is a model by itself."""
+    return next((Pipeline(schedule) for module, schedule in _scheduled if module is model), None)
+
+
+def stages_in(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Of each stage in a model its number, and how many the pipeline has."""
+    return tuple((stage.stage_index, stage.num_stages) for stage in _made_in(model))
+
+
+def ranks_of_stages(model: nn.Module) -> list[int]:
+    """The ranks over which the pipeline is spread of which a model has stages; empty where it has none."""
+    return next((torch.distributed.get_process_group_ranks(stage.group) for stage in _made_in(model)), [])
+
+
+def _made_in(model: nn.Module) -> list[Any]:
     modules = set(model.modules())
-    return tuple((stage.stage_index, stage.num_stages, _ranks_of(stage)) for stage in _made if stage.submod in modules)
-
-
-def _ranks_of(stage: Any) -> tuple[int, ...]:
-    return tuple(torch.distributed.get_process_group_ranks(stage.group))
+    return [stage for stage in _made if stage.submod in modules]
 
 
 @contextmanager
@@ -98,3 +131,4 @@ def stages_known() -> Iterator[None]:
             yield
         finally:
             _made.clear()
+            _scheduled.clear()

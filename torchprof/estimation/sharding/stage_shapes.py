@@ -1,7 +1,7 @@
 """The shapes that stages of a pipeline tell each other before the first step.
 
-Where a stage is not made with ``input_args`` and ``output_args``, it runs once with what the stage before it would send. That one
-is on a rank that is not there: it is run first, as far as its shapes.
+Where a stage is not made with ``input_args`` and ``output_args``, it runs once with what the stage before it would send. That
+one is on a rank that is not there: it is run first, as far as its shapes.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def _gradients(stage: Any) -> Any:
     outputs = stage._stage_meta.outputs
     if any(isinstance(output, PIPELINES.DTensorMeta) and output.requires_grad for output in outputs):
         raise EstimateError(
-            f"stage {stage.stage_index} of the pipeline sends a DTensor, and how its gradient is laid out is for the next stage "
-            "to say: make every stage with input_args, output_args, input_grads and output_grads, or send local tensors"
+            f"stage {stage.stage_index} of the pipeline sends a DTensor, and how its gradient is laid out is for the next "
+            "stage to say: make every stage with input_args, output_args, input_grads and output_grads, or send local tensors"
         )
     return PIPELINES.derive_grad_metas(outputs)
 

@@ -237,7 +237,7 @@ def shares_objects() -> nn.Module:
         (partial(sharded, (2, 4)), {}, ArgumentError, "world_size=2 does not do for the mesh of the program: .* 8 ranks"),
         (network(), {}, ModuleTypeError, "must be a function that builds and shards the model as a rank does, not Sequential"),
         (nn.Linear, {}, ModuleTypeError, "not the class Linear"),
-        (lambda: None, {}, ModuleTypeError, "must return a torch.nn.Module, not NoneType"),
+        (lambda: None, {}, ModuleTypeError, "must return a torch.nn.Module, or the schedule of a pipeline, not NoneType"),
         (lambda: FullyShardedDataParallel(network()), {}, EstimateError, "use torch.distributed.fsdp.fully_shard"),
         (partial(sharded, offload_policy=CPUOffloadPolicy()), {}, EstimateError, "CPUOffloadPolicy keeps shards"),
         (partial(replicated, find_unused_parameters=True), {}, EstimateError, "looks at which gradients there are"),

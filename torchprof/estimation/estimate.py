@@ -79,10 +79,13 @@ def estimate(
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
             decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
         world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
-            each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others.
+            each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others. For a
+            pipeline it returns the schedule, which ``step`` is called with; without one, the first stage is given ``inputs``
+            without the last of them, which is the target that the last stage is given.
         rank: which of them is estimated.
         ranks: ``"all"``: of the ranks that differ, as where shards do not divide, each is estimated, equal ones once, and the
-            one that needs most is returned. They are told apart by what they hold of parameters and buffers.
+            one that needs most is returned. They are told apart by what they hold of parameters and buffers, and by their
+            stages of a pipeline.
 
     Returns:
         An `Estimate`.
@@ -90,7 +93,8 @@ def estimate(
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.
         EstimateError: the program reads the values of tensors, uses an op that has no fake kernel, or one whose memory on the
-            CPU cannot be measured: the message names the op, the module and the way out. Or PyTorch lacks a private name that
+            CPU cannot be measured: the message names the op, the module and the way out. Or a rank would wait for ever for
+            another one: with ``ranks="all"``, all that is sent and received is looked at. Or PyTorch lacks a private name that
             is needed: the message names it. What the program itself raises comes out as it is, with a note.
 
     Example:

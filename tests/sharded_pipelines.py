@@ -21,6 +21,7 @@ from torch.distributed.pipelining import (
     ScheduleInterleavedZeroBubble,
     ScheduleLoopedBFS,
     ScheduleZBVZeroBubble,
+    _utils,  # type: ignore[attr-defined]
 )
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.functional import cross_entropy
@@ -30,7 +31,10 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 import torchprof
 
-__all__ = ["PIPELINES", "Pipelined"]
+__all__ = ["HAS_PIPELINES", "PIPELINES", "Pipelined"]
+
+HAS_PIPELINES: Final = hasattr(_utils, "InferenceMode")
+"""Whether estimates know the pipelines of this PyTorch: those of 2.13."""
 
 LAYERS: Final = 4
 MICROBATCHES: Final = 4
@@ -75,9 +79,7 @@ def encoder() -> tuple[nn.Module | None, Callable[[], nn.Module], nn.Module | No
 
 
 def llama() -> tuple[nn.Module | None, Callable[[], nn.Module], nn.Module | None]:
-    config = LlamaConfig(
-        hidden_size=WIDTH, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2
-    )
+    config = LlamaConfig(hidden_size=WIDTH, intermediate_size=384, num_attention_heads=4, num_key_value_heads=2)
     head = nn.Sequential(LlamaRMSNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False))
     return nn.Embedding(VOCABULARY, WIDTH), partial(Decoder, config), head
 

@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 import transformers as hf
 from architectures import loss_of
 from sharded_blocks import Block
-from sharded_pipelines import PIPELINES, Pipelined
+from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -288,7 +288,7 @@ PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
     *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole"),
-    *("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp"),
+    *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),
 )
 """Those that the tests run: each architecture, each wrapping, and pipelines."""
 

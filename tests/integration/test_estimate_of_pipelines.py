@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from sharded_pipelines import HAS_PIPELINES
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -22,15 +23,20 @@ from torch.distributed.pipelining import (
     ScheduleLoopedBFS,
 )
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, _Action, _PipelineScheduleRuntime
+from torch.distributed.tensor import DTensor, Replicate
 
 import torchprof
 from torchprof import ArgumentError, Estimate, EstimateError, ModuleTypeError, TorchprofError
+from torchprof.estimation.torch_private import PIPELINES
 
 WIDTH, MICROBATCH, ROWS = 32, 16, 64
 ONE = MICROBATCH * WIDTH * 4
 """Bytes of a microbatch between two stages."""
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(not HAS_PIPELINES, reason="this PyTorch lacks a private name that estimates of pipelines need"),
+]
 
 
 class Narrow(nn.Module):
@@ -211,6 +217,17 @@ def runs(schedule: Any, optimizer: torch.optim.Optimizer, batch: Tensor, target:
     schedule.step(target=target) if dist.get_rank() else schedule.step(batch)
 
 
+class Laid(Narrow):
+    """Returns a DTensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return DTensor.from_local(super().forward(x), init_device_mesh("cpu", (2,)), [Replicate()])
+
+
+def of_tensors_that_are_laid_out() -> Any:
+    return ScheduleGPipe(PipelineStage(Laid(), dist.get_rank(), 2, torch.device("cuda")), 4, error_of)
+
+
 class Half(Narrow):
     """What the first stage sends is half as precise as it said."""
 
@@ -234,6 +251,7 @@ def forwards(schedule: Any, optimizer: torch.optim.Optimizer, batch: Tensor, tar
         (pipeline, {"loss": torch.sum}, ArgumentError, "the loss of a pipeline is that of its schedule"),
         (lambda: stage(0, 2), {}, ModuleTypeError, "returned a stage of a pipeline: return the schedule that runs it"),
         (lambda: stage(0, 2).submod, {}, ArgumentError, "made a stage of a pipeline, and returned no schedule"),
+        (of_tensors_that_are_laid_out, {}, EstimateError, "stage 0 of the pipeline sends a DTensor, and how its gradient is"),
         (swapped, {}, EstimateError, "stage 1 of the pipeline is on rank 0 of its group, and by its schedule it is on rank 1"),
         (twice_the_first, {"rank": 1}, EstimateError, "stage 0 of the pipeline is on rank 1 of its group"),
         (twice_the_first, {"ranks": "all"}, EstimateError, "stage 0 of the pipeline is on rank 1 of its group"),
@@ -407,6 +425,15 @@ def test_a_rank_that_does_something_else_than_one_it_sends_to_is_of_another_kind
     found = talking(talk, ranks="all")
     assert [(kind.rank, kind.count) for kind in found.kinds_of_ranks] == [(1, 1), (0, 1)]
     assert found.rank == 1
+
+
+def test_where_pytorch_lacks_a_name_of_pipelines_only_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PIPELINES.names, "gone", "torch.distributed.pipelining.gone")
+    assert of(lambda: nn.Linear(WIDTH, WIDTH), BATCH[0]).max_allocated > 0
+    with pytest.raises(
+        EstimateError, match="The estimate of a pipeline needs torch.distributed.pipelining.gone, which PyTorch"
+    ):
+        of(pipeline)
 
 
 def test_functions_of_pipelines_are_pytorchs_own_again() -> None:

@@ -20,7 +20,7 @@ from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, PIPELINES, SHARDING, STANCE
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -143,7 +143,6 @@ def estimate(
         AUTOCAST_RULE: device == "cuda" and amp,
         COMPILE: compile,
         SHARDING: world_size is not None,
-        PIPELINES: world_size is not None,
     }
     for feature, is_needed in needed.items():
         if is_needed:

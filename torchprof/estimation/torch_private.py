@@ -145,6 +145,8 @@ SHARDING: Final = Feature(
         "FSDP1": "torch.distributed.fsdp.FullyShardedDataParallel",
         "FSDPModule": "torch.distributed.fsdp.FSDPModule",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
+        "PipelineSchedule": "torch.distributed.pipelining.schedules._PipelineSchedule",
+        "PipelineStage": "torch.distributed.pipelining.stage._PipelineStageBase",
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
         "ddp": "torch.nn.parallel.distributed",
@@ -166,17 +168,14 @@ METAS: Final = "torch.distributed.pipelining._utils"
 
 PIPELINES: Final = Feature(
     "The estimate of a pipeline",
-    "Other models can be estimated, and one stage of this one with a step= of your own",
+    "Other models can be estimated, and the modules of one stage by themselves",
     names={
         "ComputationType": f"{SCHEDULES}._ComputationType",
         "DTensorMeta": f"{METAS}._DTensorMeta",
         "InferenceMode": f"{METAS}.InferenceMode",
         "PipelineScheduleMulti": f"{SCHEDULES}.PipelineScheduleMulti",
         "PipelineStage": f"{STAGE}.PipelineStage",
-        "Schedule": f"{SCHEDULES}._PipelineSchedule",
-        "Stage": f"{STAGE}._PipelineStageBase",
         "StageBackwardMeta": f"{METAS}._StageBackwardMeta",
-        "TracedStage": f"{STAGE}._PipelineStage",
         "derive_grad_metas": f"{METAS}._derive_grad_metas",
     },
     methods=(

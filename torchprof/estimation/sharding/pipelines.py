@@ -14,7 +14,7 @@ from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.sharding.deadlocks import check_messages
 from torchprof.estimation.sharding.schedules import messages_of_schedule
-from torchprof.estimation.torch_private import PIPELINES
+from torchprof.estimation.torch_private import PIPELINES, SHARDING
 
 __all__ = ["Pipeline", "as_module", "pipeline_of", "ranks_of_stages", "stages_in", "stages_known"]
 
@@ -73,9 +73,9 @@ def as_module(made: Any) -> Any:
         ModuleTypeError: it is a stage without a schedule.
         EstimateError: a stage is on another rank than its neighbors send to, or the ranks of the schedule would wait for ever.
     """
-    if isinstance(made, PIPELINES.Stage):
+    if isinstance(made, SHARDING.PipelineStage):
         raise ModuleTypeError("model() returned a stage of a pipeline: return the schedule that runs it, such as ScheduleGPipe")
-    if not isinstance(made, PIPELINES.Schedule):
+    if not isinstance(made, SHARDING.PipelineSchedule):
         return made
     stages = _stages_of(made)
     for stage in stages:
@@ -116,12 +116,17 @@ def _made_in(model: nn.Module) -> list[Any]:
 
 @contextmanager
 def stages_known() -> Iterator[None]:
-    """Stages that the program makes are remembered, and are on the CPU, until the block ends."""
-    base = PIPELINES.Stage
+    """Stages that the program makes are remembered, and are on the CPU, until the block ends.
+
+    Raises:
+        EstimateError: inside, where a stage is made and this PyTorch lacks a name that pipelines need.
+    """
+    base = SHARDING.PipelineStage
     make = base.__init__
 
     @wraps(make)
     def init(self: Any, submodule: nn.Module, *args: Any, **options: Any) -> None:
+        PIPELINES.require()
         make(self, submodule, *args, **options)
         self.device = torch.device("cpu")
         _made.append(self)

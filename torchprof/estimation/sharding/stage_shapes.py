@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import replaced
-from torchprof.estimation.torch_private import PIPELINES
+from torchprof.estimation.torch_private import PIPELINES, SHARDING
 
 __all__ = ["StageShapes"]
 
@@ -77,7 +77,10 @@ class StageShapes:
         Args:
             only: whether nothing else is wanted.
         """
-        stage, schedule = PIPELINES.PipelineStage, PIPELINES.Schedule
+        if not _has_pipelines():  # nor can the program make a stage
+            yield
+            return
+        stage, schedule = PIPELINES.PipelineStage, SHARDING.PipelineSchedule
         prepare_backward = stage._prepare_backward_infra
 
         def receive(self_: Any, other: int) -> Any:
@@ -105,6 +108,14 @@ class StageShapes:
             ):
                 stack.enter_context(replaced(owner, name, value))
             yield
+
+
+def _has_pipelines() -> bool:
+    try:
+        PIPELINES.require()
+    except EstimateError:
+        return False
+    return True
 
 
 def _gradients(stage: Any) -> Any:

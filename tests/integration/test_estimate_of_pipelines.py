@@ -282,7 +282,7 @@ def reordered(*orders: str) -> Callable[[], Any]:
     """A schedule of two microbatches whose ranks do what is written."""
 
     def build() -> Any:
-        schedule = _PipelineScheduleRuntime([stage(dist.get_rank(), 2)], 2, error_of)
+        schedule = _PipelineScheduleRuntime([stage(dist.get_rank(), 2)], 2, error_of)  # type: ignore[no-untyped-call]
         written = {rank: [_Action.from_str(text) for text in order.split()] for rank, order in enumerate(orders)}
         schedule._prepare_schedule_with_comms(written, format="compute_comms")
         return schedule

@@ -21,6 +21,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import transformers as hf
 from architectures import loss_of
+from sharded_blocks import Block
+from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -131,23 +133,6 @@ class Encoder(nn.Module):
             x = block(x)
         scores: Tensor = self.head(x)
         return scores
-
-
-class Block(nn.Module):
-    """One block of an `Encoder`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.query, self.key, self.value, self.out = (nn.Linear(128, 128) for _ in range(4))
-        self.norm1, self.norm2 = nn.LayerNorm(128), nn.LayerNorm(128)
-        self.up, self.down = nn.Linear(128, 512), nn.Linear(512, 128)
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (part(x).unflatten(-1, (-1, 32)).transpose(1, 2) for part in (self.query, self.key, self.value))
-        found = nn.functional.scaled_dot_product_attention(query, key, value)
-        x = self.norm1(x + self.out(found.transpose(1, 2).flatten(2)))
-        done: Tensor = self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
-        return done
 
 
 def encoder_plan() -> Plan:
@@ -261,6 +246,20 @@ class Program:
     def inputs(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
         return ARCHITECTURES[self.architecture].inputs()
 
+    def trained(self) -> Iterable[Any]:
+        """Train for a step each time that the next one is asked for. The first time, what is trained is there."""
+        model, given = self.build(), self.inputs()
+        optimizer = torch.optim.AdamW(model.parameters())
+        yield model
+        while True:
+            out = model(**given) if isinstance(given, dict) else model(*given)
+            loss = loss_of(out)
+            loss.backward()
+            optimizer.step()
+            del out, loss
+            optimizer.zero_grad()
+            yield None
+
     def estimated(self, rank: int) -> torchprof.Estimate:
         """What is predicted for a rank."""
         return torchprof.estimate(
@@ -283,14 +282,15 @@ def _programs() -> Iterable[Program]:
                 yield Program(architecture, wrapping)
 
 
-PROGRAMS: Final = {program.name: program for program in _programs()}
+PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for program in _programs()}, **PIPELINES}
 """All, by name."""
 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
     *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole"),
+    *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),
 )
-"""Those that the tests run: each architecture, and each wrapping."""
+"""Those that the tests run: each architecture, each wrapping, and pipelines."""
 
 
 def step_peaks(account: torchprof.Memory) -> list[int]:
@@ -342,20 +342,15 @@ def _rank(rank: int, names: Sequence[str], path: str) -> None:
     torch.save(found, f"{path}/peaks-{rank}")
 
 
-def _trained(program: Program) -> tuple[int, int]:
+def _trained(program: Program | Pipelined) -> tuple[int, int]:
     """The peaks of this rank, in the first step and in later ones."""
-    model, given = program.build(), program.inputs()
-    optimizer = torch.optim.AdamW(model.parameters())
+    steps = iter(program.trained())
+    model = next(steps)
     gc.collect()
     gc.disable()  # what is in a reference cycle would go at any time
     with torchprof.profile(model, memory=True, stacks=False) as prof:
         for _ in range(MEASURED_STEPS):
-            out = model(**given) if isinstance(given, dict) else model(*given)
-            loss = loss_of(out)
-            loss.backward()
-            optimizer.step()
-            del out, loss
-            optimizer.zero_grad()
+            next(steps)
             dist.barrier()
             prof.step()
     gc.enable()

@@ -16,7 +16,6 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.pipelining import PipelineStage
 from torch.distributed.tensor.experimental import context_parallel
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -238,11 +237,10 @@ def shares_objects() -> nn.Module:
         (partial(sharded, (2, 4)), {}, ArgumentError, "world_size=2 does not do for the mesh of the program: .* 8 ranks"),
         (network(), {}, ModuleTypeError, "must be a function that builds and shards the model as a rank does, not Sequential"),
         (nn.Linear, {}, ModuleTypeError, "not the class Linear"),
-        (lambda: None, {}, ModuleTypeError, "must return a torch.nn.Module, not NoneType"),
+        (lambda: None, {}, ModuleTypeError, "must return a torch.nn.Module, or the schedule of a pipeline, not NoneType"),
         (lambda: FullyShardedDataParallel(network()), {}, EstimateError, "use torch.distributed.fsdp.fully_shard"),
         (partial(sharded, offload_policy=CPUOffloadPolicy()), {}, EstimateError, "CPUOffloadPolicy keeps shards"),
         (partial(replicated, find_unused_parameters=True), {}, EstimateError, "looks at which gradients there are"),
-        (lambda: PipelineStage(network(), 0, 2, torch.device("cpu")).submod, {}, EstimateError, "a pipeline cannot be"),
         (shares_objects, {}, EstimateError, "reads the values of a tensor"),
     ],
 )

@@ -80,10 +80,13 @@ def estimate(
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
             decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
         world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
-            each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others.
+            each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others. For a
+            pipeline it returns the schedule, which ``step`` is called with; without one, the first stage is given ``inputs``
+            without the last of them, which is the target that the last stage is given.
         rank: which of them is estimated.
         ranks: ``"all"``: of the ranks that differ, as where shards do not divide, each is estimated, equal ones once, and the
-            one that needs most is returned. They are told apart by what they hold of parameters and buffers.
+            one that needs most is returned. They are told apart by what they hold of parameters and buffers, and by their
+            stages of a pipeline.
 
     Returns:
         An `Estimate`.
@@ -91,7 +94,8 @@ def estimate(
     Raises:
         ArgumentError, ModuleTypeError: an argument is wrong.
         EstimateError: the program reads the values of tensors, uses an op that has no fake kernel, or one whose memory on the
-            CPU cannot be measured: the message names the op, the module and the way out. Or PyTorch lacks a private name that
+            CPU cannot be measured: the message names the op, the module and the way out. Or a rank would wait for ever for
+            another one: with ``ranks="all"``, all that is sent and received is looked at. Or PyTorch lacks a private name that
             is needed: the message names it. What the program itself raises comes out as it is, with a note.
 
     Example:
@@ -147,17 +151,28 @@ def estimate(
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real)
     if world_size is None:
         return _estimated(*given, sharded=False)
+    from torchprof.estimation.sharding.deadlocks import check_messages
+    from torchprof.estimation.sharding.messages import messages_recorded
+    from torchprof.estimation.sharding.stage_shapes import StageShapes
     from torchprof.estimation.sharding.world import fake_world
 
+    shapes, messages = StageShapes(), {}
+
+    def in_world(number: int) -> Estimate:
+        with fake_world(world_size, number), messages_recorded(until_wait=target.device == "cuda") as events:
+            found = _estimated(*given, sharded=True)
+        check_messages({number: events})
+        messages[number] = events
+        return replace(found, rank=number, world_size=world_size)
+
     def of_rank(number: int) -> Estimate:
-        with fake_world(world_size, number):
-            return replace(_estimated(*given, sharded=True), rank=number, world_size=world_size)
+        return shapes.estimated(number, in_world)
 
     if ranks is None:
         return of_rank(rank)
     from torchprof.estimation.sharding.all_ranks import largest_of_ranks
 
-    return largest_of_ranks(model, world_size, of_rank)
+    return largest_of_ranks(model, world_size, of_rank, messages)
 
 
 def _estimated(

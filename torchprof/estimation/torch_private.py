@@ -32,6 +32,7 @@ __all__ = [
     "GROUPED_MM_RULE",
     "HIGHER_ORDER",
     "INDUCTOR_FOR_CUDA",
+    "PIPELINES",
     "SHARDING",
     "STANCE",
     "Feature",
@@ -144,6 +145,7 @@ SHARDING: Final = Feature(
         "FSDP1": "torch.distributed.fsdp.FullyShardedDataParallel",
         "FSDPModule": "torch.distributed.fsdp.FSDPModule",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
+        "PipelineSchedule": "torch.distributed.pipelining.schedules._PipelineSchedule",
         "PipelineStage": "torch.distributed.pipelining.stage._PipelineStageBase",
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
@@ -159,6 +161,32 @@ SHARDING: Final = Feature(
     ),
 )
 """A rank of a world that is not there: `torchprof.estimation.sharding`."""
+
+STAGE: Final = "torch.distributed.pipelining.stage"
+SCHEDULES: Final = "torch.distributed.pipelining.schedules"
+METAS: Final = "torch.distributed.pipelining._utils"
+
+PIPELINES: Final = Feature(
+    "The estimate of a pipeline",
+    "Other models can be estimated, and the modules of one stage by themselves",
+    names={
+        "ComputationType": f"{SCHEDULES}._ComputationType",
+        "DTensorMeta": f"{METAS}._DTensorMeta",
+        "InferenceMode": f"{METAS}.InferenceMode",
+        "PipelineScheduleMulti": f"{SCHEDULES}.PipelineScheduleMulti",
+        "PipelineStage": f"{STAGE}.PipelineStage",
+        "StageBackwardMeta": f"{METAS}._StageBackwardMeta",
+        "derive_grad_metas": f"{METAS}._derive_grad_metas",
+    },
+    methods=(
+        f"{STAGE}.PipelineStage._prepare_backward_infra",
+        f"{STAGE}.PipelineStage._recv_meta",
+        f"{STAGE}.PipelineStage._send_meta",
+        f"{STAGE}._PipelineStageBase._resolve_peer_global_rank",
+        f"{SCHEDULES}._PipelineSchedule._warmup_p2p",
+    ),
+)
+"""Stages of a pipeline and their schedules: `torchprof.estimation.sharding.pipelines`."""
 
 STANCE: Final = Feature(
     "torchprof.estimate",

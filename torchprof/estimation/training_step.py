@@ -13,6 +13,7 @@ from torch import nn
 
 from torchprof.errors import ArgumentError, TorchprofError
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.pipelines import pipeline_of, stages_in
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.nested import find_tensors
 
@@ -42,13 +43,28 @@ class TrainingStep:
         adjust: Callable[[torch.optim.Optimizer], None],
     ) -> None:
         self.model, self.inputs, self.loss, self.own_step, self.amp = model, inputs, loss, step, amp
+        self.pipeline = pipeline_of(model)
+        if self.pipeline is not None and loss is not None:
+            raise ArgumentError("the loss of a pipeline is that of its schedule: make it with loss_fn=..., without loss=")
+        if self.pipeline is None and step is None and stages_in(model):
+            raise ArgumentError(
+                "the function made a stage of a pipeline, and returned no schedule: return the schedule, or pass step=... that "
+                "runs it"
+            )
         self.optimizer = _made(optimizer, model) if optimizer is not None else None
+        if self.pipeline is not None and self.optimizer is not None and _needs_closure(self.optimizer):
+            raise ArgumentError(
+                f"optimizer={type(self.optimizer).__name__} computes the loss itself, and in a pipeline only the last stage "
+                "has one: pass step=... for a step of your own"
+            )
         if isinstance(self.optimizer, torch.optim.Optimizer):
             adjust(self.optimizer)
 
     def run(self) -> None:
         if self.own_step is not None:
-            self.own_step(self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
+            self.own_step(
+                self.pipeline.schedule if self.pipeline else self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs
+            )
             return
         if self.optimizer is not None and _needs_closure(self.optimizer):
             self.optimizer.step(cast(Callable[[], float], self._closure))
@@ -63,8 +79,10 @@ class TrainingStep:
         self.model.zero_grad()
         return self._forward_and_backward()[1]
 
-    def _forward_and_backward(self) -> tuple[Any, torch.Tensor]:
+    def _forward_and_backward(self) -> tuple[Any, Any]:
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
+            if self.pipeline is not None:
+                return self.pipeline.step(self.inputs.args, self.inputs.kwargs)
             returned = self.model(*self.inputs.args, **self.inputs.kwargs)
             value = loss_of(returned, self.loss)
         value.backward()  # type: ignore[no-untyped-call]

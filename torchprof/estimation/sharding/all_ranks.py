@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.fake.surroundings import undisturbed
 from torchprof.estimation.sharding.building import built_sharded
-from torchprof.estimation.sharding.kinds_of_ranks import KindOfRank, classes_of_ranks
+from torchprof.estimation.sharding.deadlocks import check_messages
+from torchprof.estimation.sharding.kinds_of_ranks import FEW, KindOfRank, classes_of_ranks
+from torchprof.estimation.sharding.messages import ANYBODY, Message, Wait
+from torchprof.estimation.sharding.pipelines import ranks_of_stages, stages_in
 from torchprof.estimation.sharding.world import check_world, fake_world
 from torchprof.estimation.torch_private import SHARDING
 from torchprof.record.preserve import random_states
@@ -20,44 +25,85 @@ from torchprof.record.preserve import random_states
 __all__ = ["largest_of_ranks"]
 
 
-def largest_of_ranks(build: Any, world_size: int, estimated: Callable[[int], Estimate]) -> Estimate:
+def largest_of_ranks(
+    build: Any, world_size: int, estimated: Callable[[int], Estimate], messages: Mapping[int, Sequence[Message | Wait]]
+) -> Estimate:
     """The estimate of the rank that needs most; of equal ones, the first.
 
     Args:
         build: builds and shards the model as a rank does.
         world_size: how many ranks there are.
         estimated: of a rank, its estimate.
+        messages: of each rank that was estimated so far, what it sent to single ranks and received.
+
+    Raises:
+        EstimateError: ranks would wait for each other for ever.
     """
     check_world(world_size, 0)
 
+    @cache
     def signature(rank: int) -> Any:
-        with fake_world(world_size, rank):
-            return tuple(_shapes(built_sharded(build)))
+        with _undisturbed(), fake_world(world_size, rank):
+            model = built_sharded(build)
+            return stages_in(model), tuple(_shapes(model))
 
+    with _undisturbed(), fake_world(world_size, 0):
+        mesh = _mesh_of(built_sharded(build))
+    classes = classes_of_ranks(world_size, signature, mesh)
+    found = {rank: estimated(rank) for rank in classes}
+    unchecked = _estimate_peers(found, estimated, messages)
+    check_messages(messages)
+    largest = max(found.values(), key=lambda each: each.device_memory)  # of equal ones the first
+
+    def kind(rank: int, count: int) -> KindOfRank:
+        return KindOfRank(rank, count, found[rank].device_memory, tuple(number for number, _ in signature(rank)[0]))
+
+    kinds = {rank: kind(rank, count) for rank, count in classes.items()}
+    for rank in sorted(found.keys() - classes.keys()):
+        same = next(first for first in classes if signature(first) == signature(rank))
+        if found[rank].device_memory != found[same].device_memory:  # it holds as much, and does something else
+            kinds[rank] = kind(rank, 1)
+            kinds[same] = replace(kinds[same], count=kinds[same].count - 1)
+    if unchecked:
+        said = f"whether ranks wait for each other for ever: more than {FEW} send to each other, of which {FEW} were looked at"
+        largest = replace(largest, notes=(*largest.notes, said))
+    return replace(largest, kinds_of_ranks=tuple(sorted(kinds.values(), key=lambda each: (-each.device_memory, each.rank))))
+
+
+def _estimate_peers(
+    found: dict[int, Estimate], estimated: Callable[[int], Estimate], messages: Mapping[int, Sequence[Message | Wait]]
+) -> bool:
+    """Estimate the ranks as well to which others send, and so on; returns whether some were left out, as they are too many."""
+    while True:
+        events = [event for rank in found for event in messages[rank] if isinstance(event, Message)]
+        missing = {event.peer for event in events if event.peer != ANYBODY} - found.keys()
+        if not missing or len(found) >= FEW:
+            return bool(missing)
+        for rank in sorted(missing)[: FEW - len(found)]:
+            found[rank] = estimated(rank)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What a program changes as it builds is as before where the block ends."""
     with ExitStack() as stack:
         for restore, state in random_states():  # the program may seed them
             stack.callback(restore, state)
         stack.enter_context(undisturbed())
-        with fake_world(world_size, 0):
-            mesh = _mesh_of(built_sharded(build))
-        classes = classes_of_ranks(world_size, signature, mesh)
-    kinds: list[KindOfRank] = []
-    largest: Estimate | None = None
-    for rank, count in classes.items():
-        found = estimated(rank)
-        kinds.append(KindOfRank(rank, count, found.device_memory))
-        if largest is None or found.device_memory > largest.device_memory:
-            largest = found
-    assert largest is not None
-    return replace(largest, kinds_of_ranks=tuple(sorted(kinds, key=lambda kind: (-kind.device_memory, kind.rank))))
+        yield
 
 
 def _mesh_of(model: nn.Module) -> tuple[int, ...] | None:
-    """The sizes of the dimensions along which the ranks are laid out, as the sharded parameters tell; None where none do."""
+    """The sizes of the dimensions along which ranks are laid out, as sharded parameters or stages tell; None where none do."""
     meshes = [
         parameter.device_mesh._get_root_mesh() for parameter in model.parameters() if isinstance(parameter, SHARDING.DTensor)
     ]
-    return tuple(max(meshes, key=lambda mesh: (mesh.size(), mesh.ndim)).shape) if meshes else None
+    if meshes:
+        return tuple(max(meshes, key=lambda mesh: (mesh.size(), mesh.ndim)).shape)
+    if len(ranks := ranks_of_stages(model)) > 1:
+        apart = ranks[1] - ranks[0]
+        return dist.get_world_size() // (len(ranks) * apart), len(ranks), apart
+    return None
 
 
 def _shapes(model: nn.Module) -> Iterable[Any]:

@@ -18,6 +18,7 @@ from torchprof import _native
 from torchprof.errors import EstimateError, ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.pipelines import as_module
 from torchprof.estimation.sharding.unsupported import FIND_UNUSED, refuse_shards_on_the_host
 from torchprof.estimation.torch_private import SHARDING
 
@@ -41,9 +42,11 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
             f"with world_size=, model must be a function that builds and shards the model as a rank does, not {what}"
         )
     with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
-        made = build()
+        made = as_module(build())
     if not isinstance(made, nn.Module):
-        raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(made).__name__}: {made!r:.80}")
+        raise ModuleTypeError(
+            f"model() must return a torch.nn.Module, or the schedule of a pipeline, not {type(made).__name__}: {made!r:.80}"
+        )
     refuse_shards_on_the_host(made)
     return made
 

@@ -16,7 +16,7 @@ from torchprof.analysis.records import Record
 from torchprof.estimation.torch_private import SHARDING
 from torchprof.trace.ranks import listed
 
-__all__ = ["NAMESPACES", "Communication", "Sent", "sent_records"]
+__all__ = ["NAMESPACES", "Communication", "Sent", "dimension_of", "sent_records"]
 
 NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_c10d_functional_autograd"})
 """Of ops that are collectives."""
@@ -73,7 +73,7 @@ class Communication:
         group = _group_of(named)
         if group is None or group.size() == 1:
             return
-        self._groups[group.group_name] = _dimension(group), group.size()
+        self._groups[group.group_name] = dimension_of(group), group.size()
         sums = self._sums.setdefault((kind, group.group_name), [0, 0])
         sums[0] += 1
         sums[1] += size_of(kind, func._schema.name, [*map(_bytes, _tensors(named.values()))], group.size()) or 0
@@ -97,8 +97,8 @@ def _group_of(named: dict[str, Any]) -> Any:
     return dist.ProcessGroup.unbox(boxed) if boxed is not None else None
 
 
-def _dimension(group: Any) -> str:
-    """Of the mesh, by its name; of a group of the program's own that has none, its ranks."""
+def dimension_of(group: Any) -> str:
+    """The dimension of the mesh that a process group is, by its name: ``"world"`` for all ranks; of one without, its ranks."""
     described = str(group.group_desc)
     if described in NOT_DESCRIBED:
         return f"ranks {listed(dist.get_process_group_ranks(group))}"

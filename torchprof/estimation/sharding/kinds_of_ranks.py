@@ -10,9 +10,9 @@ from math import prod
 from typing import Any, Final
 
 from torchprof.rendering.units import format_bytes
-from torchprof.wording import counted
+from torchprof.wording import counted, numbered
 
-__all__ = ["KindOfRank", "classes_of_ranks", "told_kinds"]
+__all__ = ["FEW", "KindOfRank", "classes_of_ranks", "told_kinds"]
 
 FEW: Final = 16
 """Ranks up to which each is built, to see which are equal."""
@@ -28,11 +28,13 @@ class KindOfRank:
         rank: the first of them, which was estimated.
         count: how many there are.
         device_memory: bytes that each needs.
+        stages: the stages of a pipeline that each has, by their numbers.
     """
 
     rank: int
     count: int
     device_memory: int
+    stages: tuple[int, ...] = ()
 
 
 def classes_of_ranks(
@@ -114,4 +116,5 @@ def told_kinds(kinds: Sequence[KindOfRank], rank: int | None, world_size: int | 
 
 def _named(kind: KindOfRank) -> str:
     others = kind.count - 1
-    return f"rank {kind.rank}" + (f" and {counted(others, 'other', 'others')}" if others else "")
+    stages = f" ({numbered(kind.stages, 'stage')})" if kind.stages else ""
+    return f"rank {kind.rank}" + (f" and {counted(others, 'other', 'others')}" if others else "") + stages

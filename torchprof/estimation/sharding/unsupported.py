@@ -21,10 +21,6 @@ FIND_UNUSED: Final = (
     "estimate it without, with requires_grad_(False) on the parameters that are not used"
 )
 FSDP1: Final = "FullyShardedDataParallel cannot be estimated: use torch.distributed.fsdp.fully_shard, which needs about as much"
-PIPELINE: Final = (
-    "a pipeline cannot be estimated as a whole, as its stages wait for each other: estimate the modules of one stage, with as "
-    "many inputs as there are in flight"
-)
 ON_THE_HOST: Final = (
     "CPUOffloadPolicy keeps shards and optimizer state on the host, of which an estimate knows nothing: estimate without it; "
     "what it keeps there are the categories 'sharded parameters', 'sharded gradients' and 'optimizer state'"
@@ -47,8 +43,7 @@ UNSPLIT: Final = frozenset(
 def unsupported_refused() -> Iterator[None]:
     """Raise EstimateError where the program makes one of these, until the block ends."""
     with ExitStack() as stack:
-        for owner, said in ((SHARDING.FSDP1, FSDP1), (SHARDING.PipelineStage, PIPELINE)):
-            stack.enter_context(replaced(owner, "__init__", _refusing(said)))
+        stack.enter_context(replaced(SHARDING.FSDP1, "__init__", _refusing(FSDP1)))
         propagator, name = SHARDING.ShardingPropagator, "propagate_op_sharding_non_cached"
         stack.enter_context(replaced(propagator, name, _splitting_no_attention(getattr(propagator, name))))
         yield

@@ -20,6 +20,7 @@ from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.sharding.hosts import PER_HOST
+from torchprof.estimation.sharding.pipelines import stages_known
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
 from torchprof.estimation.sharding.unsupported import unsupported_refused
 from torchprof.estimation.torch_private import ESTIMATE, SHARDING
@@ -75,6 +76,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         stack.enter_context(layouts_without_memory())
         stack.enter_context(storages_resized_with_memory())
         stack.enter_context(unsupported_refused())
+        stack.enter_context(stages_known())
         yield
 
 

@@ -26,7 +26,8 @@ class Link:
         bandwidth: bytes per second and rank, in each direction.
         source: where that is known from.
         crosses_hosts: whether it is a network between hosts, of which each rank has one; None: it is not known what it is.
-        reduces: whether what lies between the ranks may sum up, so that a rank sends what is reduced once, not nearly twice.
+        reduces: whether switches may sum up, so that a rank sends what is reduced once, not nearly twice: NVIDIA's SHARP, of
+            NVLink from the switches of NVLink 4 on, and of InfiniBand from HDR on.
     """
 
     name: str

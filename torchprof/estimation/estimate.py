@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -177,7 +177,7 @@ def _estimated(
     sharded: bool,
 ) -> Estimate:
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
-    from torchprof.estimation.fake.compiled import as_compiled
+    from torchprof.estimation.fake.compiled import as_compiled, as_written, with_compiled_parts
     from torchprof.estimation.fake.higher_order import read_by_dynamo
     from torchprof.estimation.fake.mode import EstimateMode
     from torchprof.estimation.fake.model import built, fake_model
@@ -190,6 +190,7 @@ def _estimated(
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
+    compiling = as_compiled if target.compiled else with_compiled_parts if sharded else as_written
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
     mode = EstimateMode(rules.overrides, real_ops, wrappers() if sharded else ())
@@ -213,7 +214,7 @@ def _estimated(
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode, real_ops.numpy(), as_compiled(fake, target) if target.compiled else nullcontext(fake) as runs:
+                with mode, real_ops.numpy(), compiling(fake, target) as runs:
                     run = TrainingStep(runs, arguments, optimizer, loss, step, amp, lambda made: rules.adjust(made, real_ops))
                     for _ in range(steps):
                         if mode.communication is not None:

@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 import transformers as hf
 from architectures import loss_of
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_to_all_single_autograd, wait_tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard
@@ -167,6 +168,44 @@ def sequence_plan() -> Plan:
     }
 
 
+class Experts(nn.Module):
+    """Experts of which each token goes to one, as many to each; between ranks, where they are spread over a mesh."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.ones(count, 128, 256)), nn.Parameter(torch.ones(count, 256, 128))
+        self.mesh: DeviceMesh | None = None
+
+    def spread(self, mesh: DeviceMesh) -> None:
+        """Keep the experts of this rank."""
+        self.mesh = mesh
+        for name in ("up", "down"):
+            mine = getattr(self, name).chunk(mesh.size())[mesh.get_local_rank()]
+            setattr(self, name, nn.Parameter(mine.clone()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.view(-1, 128)
+        experts = self._exchanged(rows).view(len(self.up), -1, 128)
+        done = torch.bmm(torch.bmm(experts, self.up).relu(), self.down)
+        return x + self._exchanged(done.view(-1, 128)).view_as(x)
+
+    def _exchanged(self, rows: Tensor) -> Tensor:
+        return rows if self.mesh is None else wait_tensor(all_to_all_single_autograd(rows, None, None, self.mesh))
+
+
+class MixtureOfExperts(nn.Module):
+    """Blocks of a layer and experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(128, 128), nn.LayerNorm(128), Experts()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 def tokens(vocabulary: int, rows: int, length: int) -> Tensor:
     return torch.arange(rows * length).remainder(vocabulary).view(rows, length)
 
@@ -176,6 +215,7 @@ ARCHITECTURES: Final = {
     "llama": Architecture(llama, lambda: {"input_ids": tokens(512, 4, 64)}, lambda model: model.model.layers, llama_plan),
     "conv": Architecture(ConvNet, lambda: (torch.ones(8, 3, 32, 32),), lambda model: [*model.stages, model.fc1], conv_plan),
     "encoder": Architecture(Encoder, lambda: (tokens(1000, 4, 64),), lambda model: model.blocks, encoder_plan),
+    "moe": Architecture(MixtureOfExperts, lambda: (torch.ones(8, 64, 128),), lambda model: model.blocks, lambda: {}),
     "vit": Architecture(vit, lambda: {"pixel_values": torch.ones(4, 3, 32, 32)}, lambda model: model.vit.layers, lambda: {}),
 }
 """By name."""
@@ -190,6 +230,12 @@ def sharded(model: nn.Module, of: Architecture, mesh: DeviceMesh | None = None, 
     for block in of.blocks(model):
         fully_shard(block, mesh=mesh, **more)
     return fully_shard(model, mesh=mesh, **more)
+
+
+def compiled(model: nn.Module, of: Architecture) -> nn.Module:
+    for block in of.blocks(model):
+        block.compile()
+    return sharded(model, of)
 
 
 def sharded_as_a_whole(model: nn.Module, of: Architecture) -> nn.Module:
@@ -217,6 +263,14 @@ def split_and_sharded(model: nn.Module, of: Architecture) -> nn.Module:
     return sharded(parallelize_module(model, mesh["tp"], of.plan()), of, mesh["dp"])
 
 
+def spread(model: nn.Module, of: Architecture) -> nn.Module:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
+    for module in model.modules():
+        if isinstance(module, Experts):
+            module.spread(mesh)
+    return model
+
+
 WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]] = {
     "ddp": (2, ddp),
     "ddp-views": (2, partial(ddp, gradient_as_bucket_view=True)),
@@ -225,10 +279,12 @@ WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]
     "fsdp-to-2": (4, partial(sharded, reshard_after_forward=2)),
     "fsdp-bf16": (2, mixed),
     "fsdp-whole": (2, sharded_as_a_whole),
+    "fsdp-compiled": (2, compiled),
     "hsdp": (4, hybrid),
     "tp": (2, split),
     "sequence": (2, split_by_sequence),
     "fsdp-tp": (4, split_and_sharded),
+    "ep": (2, spread),
 }
 """Ranks and function, by name."""
 
@@ -279,7 +335,8 @@ def _programs() -> Iterable[Program]:
     for architecture in ARCHITECTURES:
         for wrapping in WRAPPINGS:
             has_plan = bool(ARCHITECTURES[architecture].plan())
-            if (wrapping != "sequence" or architecture == "encoder") and ("tp" not in wrapping or has_plan):
+            only_for = {"sequence": "encoder", "ep": "moe"}.get(wrapping, architecture)
+            if architecture == only_for and ("tp" not in wrapping or has_plan):
                 yield Program(architecture, wrapping)
 
 
@@ -288,7 +345,7 @@ PROGRAMS: Final = {program.name: program for program in _programs()}
 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
-    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole"),
+    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
 )
 """Those that the tests run: each architecture, and each wrapping."""
 

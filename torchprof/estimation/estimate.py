@@ -77,7 +77,8 @@ def estimate(
             They work on stand-ins, real tensors of the same shapes in which floats are ones, integers zeros, and masks select
             everything (`torchprof.estimation.fake.real_ops`), and take the memory and the time of a real run.
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
-            decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
+            decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes. With ``world_size``,
+            what the program itself compiles is predicted so, such as the blocks of a model, and equal blocks are compiled once.
         world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
             each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others.
         rank: which of them is estimated.
@@ -111,8 +112,8 @@ def estimate(
         )
     if world_size is not None and compile:
         raise ArgumentError(
-            f"compile=True is for a model on one device: with world_size={shown(world_size)}, call torch.compile in the "
-            "function that builds the model; it is then estimated as written"
+            f"compile=True is for a model on one device: with world_size={shown(world_size)}, call torch.compile where the "
+            "program does, as in the function that builds the model; what it compiles is estimated as compiled"
         )
     if amp is not None and not (isinstance(amp, torch.dtype) and amp in AUTOCAST_DTYPES):
         raise ArgumentError(
@@ -232,14 +233,14 @@ def _estimated(
         except Exception as error:
             if isinstance(own := getattr(error, "inner_exception", None), TorchprofError):  # which a compiler wraps
                 raise own from error
-            if reason := reason_of(error, recording):
+            if reason := reason_of(error, recording, of_many=sharded):
                 raise EstimateError(reason) from error
             place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
     trace = recording.trace
     account = Memory.of(trace, "meta")
-    notes = (*notes_of(source, real_ops.ran, compiled=target.compiled), *rules.notes(trace), *mode.outside.notes())
+    notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":
         return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent)

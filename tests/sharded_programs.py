@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
@@ -25,10 +26,12 @@ from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_to_all_single_autograd, wait_tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import torchprof
 
@@ -238,6 +241,67 @@ def compiled(model: nn.Module, of: Architecture) -> nn.Module:
     return sharded(model, of)
 
 
+class Adapted(nn.Module):
+    """A linear layer that is not trained, and a product of two thin ones that is: LoRA."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down, self.up = nn.Linear(layer.in_features, 8, bias=False), nn.Linear(8, layer.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) + self.up(self.down(x))
+        return y
+
+
+def adapted(model: nn.Module, of: Architecture) -> nn.Module:
+    for module in [*model.modules()]:
+        for name, layer in [*module.named_children()]:
+            if isinstance(layer, nn.Linear):
+                setattr(module, name, Adapted(layer))
+    return sharded(model, of)
+
+
+def products_saved() -> Any:
+    """The contexts of selective checkpointing."""
+
+    def policy(context: Any, op: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        product = op in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return CheckpointPolicy.MUST_SAVE if product else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
+
+
+def checkpointed(model: nn.Module, of: Architecture) -> nn.Module:
+    for block in of.blocks(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=products_saved)
+    return sharded(model, of)
+
+
+def prefetching(model: nn.Module, of: Architecture) -> nn.Module:
+    made = sharded(model, of)
+    for block, *following in zip(*(list(of.blocks(model))[first:] for first in range(3)), strict=False):
+        block.set_modules_to_forward_prefetch(following)
+    return made
+
+
+def in_backward(parameters: Iterable[nn.Parameter]) -> Any:
+    """An optimizer for each parameter, which steps and lets go of the gradient as soon as there is one."""
+    for parameter in parameters:
+        optimizer = torch.optim.AdamW([parameter])
+
+        def step(parameter: Tensor, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        parameter.register_post_accumulate_grad_hook(step)
+    return SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
+
+
+def zero(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return ZeroRedundancyOptimizer(list(parameters), torch.optim.AdamW)
+
+
 def sharded_as_a_whole(model: nn.Module, of: Architecture) -> nn.Module:
     return fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
 
@@ -285,13 +349,22 @@ WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]
     "sequence": (2, split_by_sequence),
     "fsdp-tp": (4, split_and_sharded),
     "ep": (2, spread),
+    "ddp-static": (2, partial(ddp, static_graph=True)),
+    "ddp-zero": (2, ddp),
+    "fsdp-lora": (2, adapted),
+    "fsdp-selective": (2, checkpointed),
+    "fsdp-prefetch": (2, prefetching),
+    "fsdp-in-backward": (2, sharded),
 }
 """Ranks and function, by name."""
+
+OPTIMIZERS: Final[dict[str, Callable[..., Any]]] = {"ddp-zero": zero, "fsdp-in-backward": in_backward}
+"""Where it is not AdamW, by wrapping."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """Training of an architecture on some ranks, with AdamW.
+    """Training of an architecture on some ranks, with AdamW in one way or another.
 
     Attributes:
         architecture, wrapping: their names.
@@ -308,6 +381,10 @@ class Program:
     def world_size(self) -> int:
         return WRAPPINGS[self.wrapping][0]
 
+    @property
+    def optimizer(self) -> Callable[..., Any]:
+        return OPTIMIZERS.get(self.wrapping, torch.optim.AdamW)
+
     def build(self) -> nn.Module:
         """The model as the calling rank of the running process group has it."""
         torch.manual_seed(0)
@@ -322,7 +399,7 @@ class Program:
         return torchprof.estimate(
             self.build,
             self.inputs(),
-            optimizer=torch.optim.AdamW,
+            optimizer=self.optimizer,
             loss=loss_of,
             steps=STEPS,
             device="cpu",
@@ -346,6 +423,8 @@ PROGRAMS: Final = {program.name: program for program in _programs()}
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
     *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
+    *("encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
+    "encoder-fsdp-in-backward",
 )
 """Those that the tests run: each architecture, and each wrapping."""
 
@@ -402,7 +481,7 @@ def _rank(rank: int, names: Sequence[str], path: str) -> None:
 def _trained(program: Program) -> tuple[int, int]:
     """The peaks of this rank, in the first step and in later ones."""
     model, given = program.build(), program.inputs()
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = program.optimizer(model.parameters())
     gc.collect()
     gc.disable()  # what is in a reference cycle would go at any time
     with torchprof.profile(model, memory=True, stacks=False) as prof:

@@ -59,7 +59,7 @@ def flex_attention_of_cuda(target: Target) -> Iterator[None]:
 @rule(
     Kind.NOTE,
     on="cuda",
-    when="the program calls flex_attention and runs it as written: without compile=True, of one device, also where it compiles it",
+    when="the program calls flex_attention and runs it as written, as it does of one device without compile=True",
     source="math_attention in torch/_higher_order_ops/flex_attention.py makes all scores, the kernel of Inductor none",
 )
 def flex_attention_as_written(trace: Trace, target: Target) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
@@ -24,12 +25,15 @@ from architectures import loss_of
 from sharded_blocks import Block
 from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_to_all_single_autograd, wait_tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import torchprof
 
@@ -152,6 +156,44 @@ def sequence_plan() -> Plan:
     }
 
 
+class Experts(nn.Module):
+    """Experts of which each token goes to one, as many to each; between ranks, where they are spread over a mesh."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.ones(count, 128, 256)), nn.Parameter(torch.ones(count, 256, 128))
+        self.mesh: DeviceMesh | None = None
+
+    def spread(self, mesh: DeviceMesh) -> None:
+        """Keep the experts of this rank."""
+        self.mesh = mesh
+        for name in ("up", "down"):
+            mine = getattr(self, name).chunk(mesh.size())[mesh.get_local_rank()]
+            setattr(self, name, nn.Parameter(mine.clone()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.view(-1, 128)
+        experts = self._exchanged(rows).view(len(self.up), -1, 128)
+        done = torch.bmm(torch.bmm(experts, self.up).relu(), self.down)
+        return x + self._exchanged(done.view(-1, 128)).view_as(x)
+
+    def _exchanged(self, rows: Tensor) -> Tensor:
+        return rows if self.mesh is None else wait_tensor(all_to_all_single_autograd(rows, None, None, self.mesh))
+
+
+class MixtureOfExperts(nn.Module):
+    """Blocks of a layer and experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(128, 128), nn.LayerNorm(128), Experts()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 def tokens(vocabulary: int, rows: int, length: int) -> Tensor:
     return torch.arange(rows * length).remainder(vocabulary).view(rows, length)
 
@@ -161,6 +203,7 @@ ARCHITECTURES: Final = {
     "llama": Architecture(llama, lambda: {"input_ids": tokens(512, 4, 64)}, lambda model: model.model.layers, llama_plan),
     "conv": Architecture(ConvNet, lambda: (torch.ones(8, 3, 32, 32),), lambda model: [*model.stages, model.fc1], conv_plan),
     "encoder": Architecture(Encoder, lambda: (tokens(1000, 4, 64),), lambda model: model.blocks, encoder_plan),
+    "moe": Architecture(MixtureOfExperts, lambda: (torch.ones(8, 64, 128),), lambda model: model.blocks, lambda: {}),
     "vit": Architecture(vit, lambda: {"pixel_values": torch.ones(4, 3, 32, 32)}, lambda model: model.vit.layers, lambda: {}),
 }
 """By name."""
@@ -175,6 +218,73 @@ def sharded(model: nn.Module, of: Architecture, mesh: DeviceMesh | None = None, 
     for block in of.blocks(model):
         fully_shard(block, mesh=mesh, **more)
     return fully_shard(model, mesh=mesh, **more)
+
+
+def compiled(model: nn.Module, of: Architecture) -> nn.Module:
+    for block in of.blocks(model):
+        block.compile()
+    return sharded(model, of)
+
+
+class Adapted(nn.Module):
+    """A linear layer that is not trained, and a product of two thin ones that is: LoRA."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down, self.up = nn.Linear(layer.in_features, 8, bias=False), nn.Linear(8, layer.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) + self.up(self.down(x))
+        return y
+
+
+def adapted(model: nn.Module, of: Architecture) -> nn.Module:
+    for module in [*model.modules()]:
+        for name, layer in [*module.named_children()]:
+            if isinstance(layer, nn.Linear):
+                setattr(module, name, Adapted(layer))
+    return sharded(model, of)
+
+
+def products_saved() -> Any:
+    """The contexts of selective checkpointing."""
+
+    def policy(context: Any, op: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        product = op in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return CheckpointPolicy.MUST_SAVE if product else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
+
+
+def checkpointed(model: nn.Module, of: Architecture) -> nn.Module:
+    for block in of.blocks(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=products_saved)
+    return sharded(model, of)
+
+
+def prefetching(model: nn.Module, of: Architecture) -> nn.Module:
+    made = sharded(model, of)
+    for block, *following in zip(*(list(of.blocks(model))[first:] for first in range(3)), strict=False):
+        block.set_modules_to_forward_prefetch(following)
+    return made
+
+
+def in_backward(parameters: Iterable[nn.Parameter]) -> Any:
+    """An optimizer for each parameter, which steps and lets go of the gradient as soon as there is one."""
+    for parameter in parameters:
+        optimizer = torch.optim.AdamW([parameter])
+
+        def step(parameter: Tensor, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        parameter.register_post_accumulate_grad_hook(step)
+    return SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
+
+
+def zero(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return ZeroRedundancyOptimizer(list(parameters), torch.optim.AdamW)
 
 
 def sharded_as_a_whole(model: nn.Module, of: Architecture) -> nn.Module:
@@ -202,6 +312,14 @@ def split_and_sharded(model: nn.Module, of: Architecture) -> nn.Module:
     return sharded(parallelize_module(model, mesh["tp"], of.plan()), of, mesh["dp"])
 
 
+def spread(model: nn.Module, of: Architecture) -> nn.Module:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
+    for module in model.modules():
+        if isinstance(module, Experts):
+            module.spread(mesh)
+    return model
+
+
 WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]] = {
     "ddp": (2, ddp),
     "ddp-views": (2, partial(ddp, gradient_as_bucket_view=True)),
@@ -210,17 +328,28 @@ WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]
     "fsdp-to-2": (4, partial(sharded, reshard_after_forward=2)),
     "fsdp-bf16": (2, mixed),
     "fsdp-whole": (2, sharded_as_a_whole),
+    "fsdp-compiled": (2, compiled),
     "hsdp": (4, hybrid),
     "tp": (2, split),
     "sequence": (2, split_by_sequence),
     "fsdp-tp": (4, split_and_sharded),
+    "ep": (2, spread),
+    "ddp-static": (2, partial(ddp, static_graph=True)),
+    "ddp-zero": (2, ddp),
+    "fsdp-lora": (2, adapted),
+    "fsdp-selective": (2, checkpointed),
+    "fsdp-prefetch": (2, prefetching),
+    "fsdp-in-backward": (2, sharded),
 }
 """Ranks and function, by name."""
+
+OPTIMIZERS: Final[dict[str, Callable[..., Any]]] = {"ddp-zero": zero, "fsdp-in-backward": in_backward}
+"""Where it is not AdamW, by wrapping."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """Training of an architecture on some ranks, with AdamW.
+    """Training of an architecture on some ranks, with AdamW in one way or another.
 
     Attributes:
         architecture, wrapping: their names.
@@ -237,6 +366,10 @@ class Program:
     def world_size(self) -> int:
         return WRAPPINGS[self.wrapping][0]
 
+    @property
+    def optimizer(self) -> Callable[..., Any]:
+        return OPTIMIZERS.get(self.wrapping, torch.optim.AdamW)
+
     def build(self) -> nn.Module:
         """The model as the calling rank of the running process group has it."""
         torch.manual_seed(0)
@@ -249,7 +382,7 @@ class Program:
     def trained(self) -> Iterable[Any]:
         """Train for a step each time that the next one is asked for. The first time, what is trained is there."""
         model, given = self.build(), self.inputs()
-        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer = self.optimizer(model.parameters())
         yield model
         while True:
             out = model(**given) if isinstance(given, dict) else model(*given)
@@ -265,7 +398,7 @@ class Program:
         return torchprof.estimate(
             self.build,
             self.inputs(),
-            optimizer=torch.optim.AdamW,
+            optimizer=self.optimizer,
             loss=loss_of,
             steps=STEPS,
             device="cpu",
@@ -278,7 +411,8 @@ def _programs() -> Iterable[Program]:
     for architecture in ARCHITECTURES:
         for wrapping in WRAPPINGS:
             has_plan = bool(ARCHITECTURES[architecture].plan())
-            if (wrapping != "sequence" or architecture == "encoder") and ("tp" not in wrapping or has_plan):
+            only_for = {"sequence": "encoder", "ep": "moe"}.get(wrapping, architecture)
+            if architecture == only_for and ("tp" not in wrapping or has_plan):
                 yield Program(architecture, wrapping)
 
 
@@ -287,7 +421,9 @@ PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for 
 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
-    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole"),
+    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
+    *("encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
+    "encoder-fsdp-in-backward",
     *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),
 )
 """Those that the tests run: each architecture, each wrapping, and pipelines."""

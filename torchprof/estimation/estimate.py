@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -78,7 +78,8 @@ def estimate(
             They work on stand-ins, real tensors of the same shapes in which floats are ones, integers zeros, and masks select
             everything (`torchprof.estimation.fake.real_ops`), and take the memory and the time of a real run.
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
-            decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes.
+            decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes. With ``world_size``,
+            what the program itself compiles is predicted so, such as the blocks of a model, and equal blocks are compiled once.
         world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
             each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others. For a
             pipeline it returns the schedule, which ``step`` is called with; without one, the first stage is given ``inputs``
@@ -116,8 +117,8 @@ def estimate(
         )
     if world_size is not None and compile:
         raise ArgumentError(
-            f"compile=True is for a model on one device: with world_size={shown(world_size)}, call torch.compile in the "
-            "function that builds the model; it is then estimated as written"
+            f"compile=True is for a model on one device: with world_size={shown(world_size)}, call torch.compile where the "
+            "program does, as in the function that builds the model; what it compiles is estimated as compiled"
         )
     if amp is not None and not (isinstance(amp, torch.dtype) and amp in AUTOCAST_DTYPES):
         raise ArgumentError(
@@ -193,7 +194,7 @@ def _estimated(
     sharded: bool,
 ) -> Estimate:
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
-    from torchprof.estimation.fake.compiled import as_compiled
+    from torchprof.estimation.fake.compiled import as_compiled, as_written, with_compiled_parts
     from torchprof.estimation.fake.higher_order import read_by_dynamo
     from torchprof.estimation.fake.mode import EstimateMode
     from torchprof.estimation.fake.model import built, fake_model
@@ -206,6 +207,7 @@ def _estimated(
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
+    compiling = as_compiled if target.compiled else with_compiled_parts if sharded else as_written
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
     mode = EstimateMode(rules.overrides, real_ops, wrappers() if sharded else ())
@@ -229,7 +231,7 @@ def _estimated(
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode, real_ops.numpy(), as_compiled(fake, target) if target.compiled else nullcontext(fake) as runs:
+                with mode, real_ops.numpy(), compiling(fake, target) as runs:
                     run = TrainingStep(runs, arguments, optimizer, loss, step, amp, lambda made: rules.adjust(made, real_ops))
                     for _ in range(steps):
                         if mode.communication is not None:
@@ -247,7 +249,7 @@ def _estimated(
         except Exception as error:
             if isinstance(own := getattr(error, "inner_exception", None), TorchprofError):  # which a compiler wraps
                 raise own from error
-            if reason := reason_of(error, recording):
+            if reason := reason_of(error, recording, of_many=sharded):
                 raise EstimateError(reason) from error
             place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
@@ -255,7 +257,7 @@ def _estimated(
     trace = with_streams(recording.trace)
     trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
     account = Memory.of(trace, "meta")
-    notes = (*notes_of(source, real_ops.ran, compiled=target.compiled), *rules.notes(trace), *mode.outside.notes())
+    notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":
         return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent)

@@ -21,7 +21,7 @@ def notes_of(model: nn.Module, ran: Iterable[str], *, compiled: bool) -> Iterabl
     Args:
         model: the user's own.
         ran: the ops that ran for real.
-        compiled: whether the model is estimated as a compiled one.
+        compiled: whether what is compiled is estimated as that.
     """
     if names := sorted(ran):
         yield f"what other values would change: {', '.join(names)} worked on stand-ins"

@@ -25,11 +25,22 @@ __all__ = ["place_of_error", "reason_of"]
 NEEDS_CUDA: Final = ("not compiled with CUDA", "not linked with support for cuda", "without ATen_cuda", "type torch.cuda.")
 """What PyTorch says where it would need a GPU."""
 
+ROUTED: Final = (
+    ". If it counts the tokens that a router sends to each rank, send as many to all, by their number alone: the splits of "
+    "all_to_all are then known, and stand-ins are not needed, which would all be sent to one"
+)
+"""What is added where there are many ranks: a router of experts is what reads values most often."""
 
-def reason_of(error: BaseException, recording: profile) -> str:
+
+def reason_of(error: BaseException, recording: profile, *, of_many: bool = False) -> str:
     """Why fake tensors cannot do something, and the way out; empty where the error is the program's own.
 
     The program may have raised another exception because of it.
+
+    Args:
+        error: what was raised.
+        recording: of the program.
+        of_many: whether it is one of many ranks.
     """
     seen: set[int] = set()
     cause: BaseException | None = error
@@ -37,7 +48,7 @@ def reason_of(error: BaseException, recording: profile) -> str:
         if isinstance(cause, EstimateError):  # what runs the op may have wrapped it
             return str(cause)
         if reason := _reason(cause, place_of_error(recording, error, cause)):
-            return reason
+            return reason + (ROUTED if of_many and needs_values(cause) else "")
         seen.add(id(cause))
         cause = cause.__cause__
     return ""

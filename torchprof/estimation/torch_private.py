@@ -272,6 +272,7 @@ COMPILE: Final = Feature(
     "estimate(compile=True)",
     "Estimates without compile=True work all the same",
     names={
+        "CatchErrors": "torch._dynamo.convert_frame.CatchErrorsWrapper",
         "DebugContext": "torch._inductor.debug.DebugContext",
         "DeletedGuardManager": "torch._dynamo.guards.DeletedGuardManagerWrapper",
         "GraphLowering": "torch._inductor.graph.GraphLowering",

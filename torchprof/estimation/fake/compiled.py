@@ -28,7 +28,7 @@ from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.target import Device, Target
 from torchprof.estimation.torch_private import COMPILE, ESTIMATE, INDUCTOR_FOR_CUDA
 
-__all__ = ["as_compiled"]
+__all__ = ["as_compiled", "as_written", "with_compiled_parts"]
 
 COMPILER: Final = "async_compile = AsyncCompile()"
 """The line of Inductor's code that makes what compiles kernels."""
@@ -49,6 +49,32 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
         EstimateError: this version of PyTorch lacks a private name that is needed, or Inductor writes other code than is
             understood here.
     """
+    with _compiling(target) as backend:
+        # Where there is a way, Dynamo looks up what is compiled here apart from what the user compiled.
+        apart = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+        compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
+        yield compiled
+
+
+@contextmanager
+def as_written(model: nn.Module, target: Target) -> Iterator[nn.Module]:
+    """The model, of which no part is compiled, until the block ends."""
+    yield model
+
+
+@contextmanager
+def with_compiled_parts(model: nn.Module, target: Target) -> Iterator[nn.Module]:
+    """The model, of which those parts are compiled without kernels that the program compiles itself, until the block ends.
+
+    Args, Raises: as for `as_compiled`.
+    """
+    with _compiling(target):
+        yield model
+
+
+@contextmanager
+def _compiling(target: Target) -> Iterator[Callable[..., Any]]:
+    """All that is compiled is compiled without kernels, by the backend that this returns."""
     COMPILE.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
@@ -57,16 +83,13 @@ def as_compiled(model: nn.Module, target: Target) -> Iterator[nn.Module]:
         with stage(Stage.GRAPH):
             return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
 
-    # Where there is a way, Dynamo looks up what is compiled here apart from what the user compiled.
-    apart = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
     with (
         undone(backend),
         stage(Stage.DYNAMO),
         COMPILE.functorch_config.patch(enable_autograd_cache=False),
         compiling_with(backend),
     ):
-        compiled: Any = torch.compile(model, backend=backend, dynamic=False, **apart)  # type: ignore[call-overload]
-        yield compiled
+        yield backend
 
 
 def _use_originals(graph: Any) -> None:

@@ -11,19 +11,23 @@ import torch
 
 from torchprof import _native
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import Stage, by_program, replaced, stage
+from torchprof.estimation.fake.callers import Stage, by_program, remark, replaced, stage
 from torchprof.estimation.fake.dynamo import undone
 from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.torch_private import COMPILE, HIGHER_ORDER
 from torchprof.record.nested import find_tensors
 
-__all__ = ["check_compiled", "eager", "read_by_dynamo"]
+__all__ = ["FLEX_AS_WRITTEN", "check_compiled", "eager", "read_by_dynamo"]
 
+FLEX_AS_WRITTEN: Final = "torchprof: flex_attention as it is written"
+"""A remark, where it was run so."""
 LOOPS: Final = ("map_impl", "scan", "while_loop", "while_loop_stack_output")
 
 
 def eager(name: str) -> Callable[..., Any] | None:
     """What an operator of ``torch.ops.higher_order`` runs, all of it ops that are estimated; None: it is not known."""
+    if name == "flex_attention":
+        remark(FLEX_AS_WRITTEN)
     if name in ("flex_attention", "flex_attention_backward", "associative_scan", "map_impl"):
         # Scores are made whole, and elements gone through one by one, on any device.
         kernels = getattr(torch.ops.higher_order, name).py_kernels

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.fake.callers import in_graph, remark, remarked, replaced
+from torchprof.estimation.fake.callers import in_graph, remarked, replaced
+from torchprof.estimation.fake.higher_order import FLEX_AS_WRITTEN
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import HIGHER_ORDER
@@ -23,7 +24,6 @@ class _OnCuda:
 
 
 ON_CUDA: Final = _OnCuda()
-NAME: Final = "flex_attention"
 
 
 @rule(
@@ -47,7 +47,6 @@ def flex_attention_of_cuda(target: Target) -> Iterator[None]:
     @wraps(apply_options)
     def apply_kernel_options(query: Any, key: Any, value: Any, *args: Any) -> Any:
         if in_graph():
-            remark(NAME)
             query = key = value = ON_CUDA
         return apply_options(query, key, value, *args)
 
@@ -60,10 +59,13 @@ def flex_attention_of_cuda(target: Target) -> Iterator[None]:
 @rule(
     Kind.NOTE,
     on="cuda",
-    when="the program calls flex_attention, and compile=True is not given: also torch.compile(flex_attention) runs as written",
+    when="the program calls flex_attention and runs it as written, as it does of one device without compile=True",
     source="math_attention in torch/_higher_order_ops/flex_attention.py makes all scores, the kernel of Inductor none",
 )
 def flex_attention_as_written(trace: Trace, target: Target) -> str | None:
-    if target.compiled or NAME not in remarked():
+    if target.compiled or FLEX_AS_WRITTEN not in remarked():
         return None
-    return "what torch.compile(flex_attention) saves: as it is written it makes all scores; compile=True predicts compiled code"
+    return (
+        "what torch.compile(flex_attention) saves: as it is written it makes all scores; compile=True predicts compiled code, "
+        "and with world_size= what the program compiles is predicted so"
+    )

@@ -144,6 +144,7 @@ SHARDING: Final = Feature(
         "FSDP1": "torch.distributed.fsdp.FullyShardedDataParallel",
         "FSDPModule": "torch.distributed.fsdp.FSDPModule",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
+        "OpSchema": "torch.distributed.tensor._op_schema.OpSchema",
         "PipelineStage": "torch.distributed.pipelining.stage._PipelineStageBase",
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",

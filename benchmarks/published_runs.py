@@ -2,9 +2,8 @@
 
 The figures are those of torchtitan's tables of December 2024, of its Llama 3.1 8B on H100s with 95 GiB: ``max_reserved`` per
 GPU at sequence 8,192 and local batch 2, FSDP2 with parameters in bfloat16 and reductions in float32, every second product
-saved, AdamW with foreach, clipping; eager, and with ``torch.compile`` of each block; and the tokens per second of the eager ones,
-beside the bound of the step. The model is written after
-its description; nothing is downloaded.
+saved, AdamW with foreach, clipping; eager, and with ``torch.compile`` of each block; and the tokens per second of the
+eager ones, beside the bound of the step. The model is written after its description; nothing is downloaded.
 """
 
 from __future__ import annotations

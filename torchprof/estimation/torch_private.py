@@ -146,6 +146,7 @@ SHARDING: Final = Feature(
         "FSDPModule": "torch.distributed.fsdp.FSDPModule",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
         "PipelineSchedule": "torch.distributed.pipelining.schedules._PipelineSchedule",
+        "OpSchema": "torch.distributed.tensor._op_schema.OpSchema",
         "PipelineStage": "torch.distributed.pipelining.stage._PipelineStageBase",
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",

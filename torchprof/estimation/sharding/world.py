@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
 from torchprof.estimation.sharding.hosts import PER_HOST
 from torchprof.estimation.sharding.pipelines import stages_known
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
@@ -74,6 +75,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         stack.enter_context(_initialized_already())
         stack.enter_context(_meshes_on_the_cpu())
         stack.enter_context(layouts_without_memory())
+        stack.enter_context(equal_layouts_found_once())
         stack.enter_context(storages_resized_with_memory())
         stack.enter_context(unsupported_refused())
         stack.enter_context(stages_known())

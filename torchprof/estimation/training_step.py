@@ -77,9 +77,11 @@ class TrainingStep:
 
     def _closure(self) -> torch.Tensor:
         self.model.zero_grad()
-        return self._forward_and_backward()[1]
+        value: torch.Tensor = self._forward_and_backward()[1]
+        return value
 
-    def _forward_and_backward(self) -> tuple[Any, Any]:
+    def _forward_and_backward(self) -> Any:
+        """What is there until the step ends: of a model, what it returned, and what of that was differentiated."""
         with torch.autocast("cpu", dtype=self.amp) if self.amp is not None else nullcontext():
             if self.pipeline is not None:
                 return self.pipeline.step(self.inputs.args, self.inputs.kwargs)

@@ -36,14 +36,16 @@ class Around(IntEnum):
     GATHER = 1
     COPY_OUT = 2
     REDUCE = 3
-    COLLECTIVE = 4
-    FUNCTIONAL = 5  # a collective that returns new tensors, which may be activations
+    STEP = 4  # of an optimizer, which may be in backward, as soon as a gradient is reduced
+    COLLECTIVE = 5
+    FUNCTIONAL = 6  # a collective that returns new tensors, which may be activations
 
 
 BEGINNINGS: Final = (
     ("FSDP::all_gather_copy_out", Around.COPY_OUT),
     ("FSDP::all_gather", Around.GATHER),
     ("FSDP::post_backward_reduce", Around.REDUCE),
+    ("Optimizer.step#", Around.STEP),
     ("c10d::", Around.COLLECTIVE),
     ("_c10d_functional", Around.FUNCTIONAL),
     ("gloo:", Around.COLLECTIVE),

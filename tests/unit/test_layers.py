@@ -71,7 +71,8 @@ ROOMS: Final[dict[str, Room]] = {
     "gathering": Room("Brings the traces of all ranks to one of them.", "errors trace analysis _native wording", torch=True),
     "estimation": Room(
         "What a program would need on a GPU, without one.",
-        "errors terminal arguments trace _native _torch_private record allocator analysis rendering tables wording",
+        "paths errors _version terminal arguments trace _native _torch_private record allocator analysis rendering tables "
+        "wording",
         torch=True,
     ),
     "comparison": Room(

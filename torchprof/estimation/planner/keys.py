@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import torch
 
-import torchprof
 from torchprof._version import __version__
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.one_choice import Asked
@@ -81,7 +80,7 @@ def _told(value: Any, label: str | None) -> Any:
 @cache
 def _program() -> str:
     """Of this torchprof, every file as it is here; of Python and PyTorch, the versions."""
-    root = Path(torchprof.__file__).parent
+    root = Path(__file__).parents[2]
     found = hashlib.sha256()
     for file in sorted((*root.rglob("*.py"), *root.glob("_C*"))):
         facts = file.stat()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ MIXED: tuple[Placement, ...] = (Shard(0), Replicate(), Shard(0), Shard(1), Repli
 
 
 @pytest.fixture(params=["once", "of each"])
-def looked_at(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def looked_at(request: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many elements DTensor looked at, op by op; of equal ones once, or of each."""
     found: list[int] = []
     propagator = SHARDING.ShardingPropagator
@@ -37,7 +37,7 @@ def looked_at(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[in
     monkeypatch.setattr(propagator, "_propagate_tensor_meta_non_cached", counted)
     if request.param == "of each":
         monkeypatch.setattr(world, "equal_layouts_found_once", nullcontext)
-    yield found
+    return found
 
 
 def tensors(placements: Sequence[Placement]) -> list[Tensor]:

@@ -179,7 +179,7 @@ def _estimated(
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
     from torchprof.estimation.fake.compiled import as_compiled
     from torchprof.estimation.fake.higher_order import read_by_dynamo
-    from torchprof.estimation.fake.mode import EstimateMode
+    from torchprof.estimation.fake.mode import EstimateMode, UncompiledMode
     from torchprof.estimation.fake.model import built, fake_model
     from torchprof.estimation.fake.real_ops import RealOps
     from torchprof.estimation.fake.stance import never_compiling
@@ -192,7 +192,7 @@ def _estimated(
 
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
-    mode = EstimateMode(rules.overrides, real_ops, wrappers() if sharded else ())
+    mode = UncompiledMode(rules.overrides, real_ops, wrappers()) if sharded else EstimateMode(rules.overrides, real_ops)
     recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:

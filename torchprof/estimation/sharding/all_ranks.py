@@ -30,17 +30,17 @@ def largest_of_ranks(build: Any, world_size: int, estimated: Callable[[int], Est
     """
     check_world(world_size, 0)
 
-    def signature(rank: int) -> Any:
+    def built(rank: int) -> tuple[Any, tuple[int, ...] | None]:
         with fake_world(world_size, rank):
-            return tuple(_shapes(built_sharded(build)))
+            model = built_sharded(build)
+            return tuple(_shapes(model)), _mesh_of(model)
 
     with ExitStack() as stack:
         for restore, state in random_states():  # the program may seed them
             stack.callback(restore, state)
         stack.enter_context(undisturbed())
-        with fake_world(world_size, 0):
-            mesh = _mesh_of(built_sharded(build))
-        classes = classes_of_ranks(world_size, signature, mesh)
+        first, mesh = built(0)
+        classes = classes_of_ranks(world_size, lambda rank: built(rank)[0] if rank else first, mesh)
     kinds: list[KindOfRank] = []
     largest: Estimate | None = None
     for rank, count in classes.items():

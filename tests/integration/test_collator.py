@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torchprof.trace.schema import LAYOUTS, OP_ATTRIBUTED
 
 Event = tuple[Any, ...]
+EXAMPLES = 60 if SANITIZERS else 300
 BACKWARD, FUNCTION = 1, 0
 
 
@@ -172,7 +173,7 @@ def expected_allocations(made: list[Thread]) -> list[dict[str, Any]]:
     return blocks
 
 
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES)
 @given(threads())
 def test_rows_parents_calls_and_attributions_are_those_of_the_oracle(made: list[Thread]) -> None:
     attribute_ops(made)
@@ -218,7 +219,7 @@ def test_rows_parents_calls_and_attributions_are_those_of_the_oracle(made: list[
     assert not any(losses.values())
 
 
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES)
 @given(threads(), st.randoms(use_true_random=False))
 def test_a_kernel_is_attributed_to_what_was_innermost_at_its_launch(made: list[Thread], order: Any) -> None:
     attribute_ops(made)

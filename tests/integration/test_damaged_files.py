@@ -14,11 +14,11 @@ def test_a_damaged_file_is_refused_or_everything_of_it_is_shown(tmp_path: Path, 
     (tmp_path / "corpus").mkdir()
     (tmp_path / "damaged").mkdir()
     fuzzer = Fuzzer(corpus_in(tmp_path / "corpus"), tmp_path / "damaged", seed)
-    for _ in range(150):
+    for _ in range(100):
         fuzzer.one()
     assert fuzzer.first == {}
-    assert fuzzer.outcomes["refused"] > 50
-    assert fuzzer.outcomes["whole"] > 20
+    assert fuzzer.outcomes["refused"] > 33
+    assert fuzzer.outcomes["whole"] > 13
 
 
 def test_a_fault_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,4 +29,6 @@ def test_a_fault_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("torchprof.trace.file.find_damage", lambda *_: None)
     for _ in range(150):
         fuzzer.one()
-    assert fuzzer.first, "the rows of tables were not checked, and nothing was found"
+        if fuzzer.first:
+            return
+    pytest.fail("the rows of tables were not checked, and nothing was found")

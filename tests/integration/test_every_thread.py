@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counting import memory_reports
 from torch import Tensor, nn
 
 import torchprof
@@ -272,17 +273,15 @@ def test_a_storage_that_was_recorded_can_do_all_that_a_storage_can(made: str) ->
 
 
 def test_a_profiler_of_the_program_on_another_thread_still_gets_its_reports() -> None:
-    def reports() -> list[int]:
-        with torch.autograd.profiler.profile(use_cpu=True, use_kineto=True, profile_memory=True) as theirs:
-            block = torch.ones(ELEMENTS)
-            (block + 1).sum()
-            del block
-        return [event.nbytes() for event in theirs.kineto_results.events() if event.name() == "[memory]"]
+    def run() -> None:
+        block = torch.ones(ELEMENTS)
+        (block + 1).sum()
+        del block
 
     found: list[list[int]] = []
-    on_a_thread(lambda: found.append(reports()))
+    on_a_thread(lambda: found.append(memory_reports(run)))
     with torchprof.profile() as prof:
-        on_a_thread(lambda: found.append(reports()))
+        on_a_thread(lambda: found.append(memory_reports(run)))
         prof.step()
     assert found[0] == found[1]
     assert found[0].count(MIB) == 2
@@ -292,12 +291,13 @@ def test_a_profiler_of_the_program_on_another_thread_still_gets_its_reports() ->
 
 def test_a_profiler_of_the_program_sees_blocks_of_a_recording_as_blocks_from_before() -> None:
     with torchprof.profile():
-        block = torch.ones(ELEMENTS)
-    with torch.autograd.profiler.profile(use_cpu=True, use_kineto=True, profile_memory=True) as theirs:
-        other = torch.ones(ELEMENTS)
-        del block, other
-    reported = [event.nbytes() for event in theirs.kineto_results.events() if event.name() == "[memory]"]
-    assert reported == [MIB, -MIB]
+        blocks = [torch.ones(ELEMENTS)]
+
+    def run() -> None:
+        blocks.append(torch.ones(ELEMENTS))
+        blocks.clear()
+
+    assert memory_reports(run) == [MIB, -MIB]
 
 
 SCRIPT = """

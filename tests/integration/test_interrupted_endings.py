@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from compiled import SANITIZERS
 from reading import op_names
 from torch import nn
 
@@ -23,7 +24,7 @@ from torchprof.record import recorder
 
 PACKAGE = str(Path(torchprof.__file__).parent)
 STEPS = 3
-STRIDE = int(os.environ.get("TORCHPROF_STRIDE", "61"))
+STRIDE = int(os.environ.get("TORCHPROF_STRIDE", "241" if SANITIZERS else "61"))
 """Of the instructions at which an interrupt comes, so many are passed over. With 1, it takes minutes."""
 
 COUNTED = "ops operands signatures module_calls allocations steps op_totals call_totals".split()

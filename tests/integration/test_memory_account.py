@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 from weakref import WeakSet
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from adding_up import peak_adds_up
 from architectures import ALL, Case, loss_of
+from counting import memory_reports
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -413,16 +415,10 @@ def test_the_peak_is_that_of_torch_profiler() -> None:
     step()
     with torchprof.profile(model) as prof:
         step()
-    with torch.autograd.profiler.profile(use_cpu=True, use_kineto=True, profile_memory=True) as theirs:
-        step()
-    events = [event for event in theirs.kineto_results.events() if event.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
+    reports = memory_reports(step)
     account = torchprof.memory(prof.trace)
-    assert len(events) > 50
-    assert account.peak.bytes == most + sum(storages([*model.parameters(), x]).values())
+    assert len(reports) > 50
+    assert account.peak.bytes == max(accumulate(reports)) + sum(storages([*model.parameters(), x]).values())
     peak_adds_up(account)
 
 

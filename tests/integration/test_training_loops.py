@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from counting import memory_reports
 from torch.utils.flop_counter import FlopCounterMode
 from training_loops import LOOPS, STEPS, Loop
 
@@ -82,20 +83,9 @@ def test_half_of_the_work_of_backward_is_that_of_forward(make: Callable[[], Loop
     assert flops["forward"] < flops["backward"] <= 2 * flops["forward"]
 
 
-def memory_events(loop: Loop) -> list[int]:
-    """What PyTorch's own profiler says of memory on the CPU: bytes allocated, negative for freed."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as prof:
-        loop.run(lambda: None)
-    assert prof.profiler is not None
-    results = prof.profiler.kineto_results
-    assert results is not None
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-
-
 def test_the_peak_is_that_of_pytorchs_profiler(make: Callable[[], Loop]) -> None:
-    gc.collect()
-    expected = np.cumsum(memory_events(fresh(make))).max()
+    loop = fresh(make)
+    expected = max(accumulate(memory_reports(lambda: loop.run(lambda: None))))
     gc.collect()
     _, trace = recorded(make)
     found = torchprof.memory(trace)

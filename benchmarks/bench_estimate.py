@@ -11,7 +11,9 @@ from conftest import SideBySide
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
-from transformers import GPT2Config, GPT2LMHeadModel
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import torchprof
 
@@ -81,3 +83,39 @@ def test_a_step_on_fake_tensors(side_by_side: SideBySide) -> None:
     truth = torchprof.memory(prof.trace, "cpu").peak.bytes
     for name, peak in peaks.items():
         contest.notes[name] = f"peak {peak:,} of {truth:,} bytes: {peak / truth - 1:+.4%}"
+
+
+def test_a_rank_of_64_of_llama_70b(side_by_side: SideBySide) -> None:
+    layers = side_by_side.size(80, 2)
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        max_position_embeddings=8192,
+    )
+    tokens = torch.empty(1, 4096, dtype=torch.long, device="meta")
+
+    def build() -> nn.Module:
+        mesh = init_device_mesh("cuda", (64,))
+        model = LlamaForCausalLM(config)
+        half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh, mp_policy=half)
+        fully_shard(model, mesh=mesh, mp_policy=half)
+        return model
+
+    def ours() -> float:
+        begin = time.process_time()
+        given = {"input_ids": tokens, "labels": tokens}
+        torchprof.estimate(build, given, optimizer=torch.optim.AdamW, capacity="H100-80GB", world_size=64)
+        return time.process_time() - begin
+
+    side_by_side(
+        f"two steps of Llama 70B with {layers} layers as one of 64 ranks, FSDP2, AdamW, processor time",
+        {"torchprof.estimate(world_size=64)": ours},
+        unit="s",
+        rounds=1,
+    )

@@ -24,7 +24,7 @@ from torchprof.estimation.sharding.communication import NAMESPACES, Communicatio
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
-__all__ = ["EstimateMode"]
+__all__ = ["EstimateMode", "UncompiledMode"]
 
 DEVICE: Final = torch.ops.prim.device.default
 DETACH: Final = torch.ops.aten.detach.default
@@ -182,3 +182,19 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
     def _uncached(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """What PyTorch's fake kernel returns."""
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+dispatch: Final = getattr(EstimateMode.__torch_dispatch__, "__wrapped__", EstimateMode.__torch_dispatch__)
+
+
+class UncompiledMode(EstimateMode):
+    """The same for a program of which nothing is compiled: what PyTorch wraps around a mode against compilers is slow."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is DEVICE and getattr(args[0], "fake_mode", None) is self:  # half of all calls
+            return args[0].fake_device
+        return dispatch(self, func, types, args, kwargs)

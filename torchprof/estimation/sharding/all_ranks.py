@@ -42,14 +42,15 @@ def largest_of_ranks(
     check_world(world_size, 0)
 
     @cache
-    def signature(rank: int) -> Any:
+    def built(rank: int) -> tuple[Any, tuple[int, ...] | None]:
         with _undisturbed(), fake_world(world_size, rank):
             model = built_sharded(build)
-            return stages_in(model), tuple(_shapes(model))
+            return (stages_in(model), tuple(_shapes(model))), _mesh_of(model)
 
-    with _undisturbed(), fake_world(world_size, 0):
-        mesh = _mesh_of(built_sharded(build))
-    classes = classes_of_ranks(world_size, signature, mesh)
+    def signature(rank: int) -> Any:
+        return built(rank)[0]
+
+    classes = classes_of_ranks(world_size, signature, built(0)[1])
     found = {rank: estimated(rank) for rank in classes}
     unchecked = _estimate_peers(found, estimated, messages)
     check_messages(messages)

@@ -196,7 +196,7 @@ def _estimated(
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
     from torchprof.estimation.fake.compiled import as_compiled, as_written, with_compiled_parts
     from torchprof.estimation.fake.higher_order import read_by_dynamo
-    from torchprof.estimation.fake.mode import EstimateMode, UncompiledMode
+    from torchprof.estimation.fake.mode import EstimateMode, UnwrappedMode
     from torchprof.estimation.fake.model import built, fake_model
     from torchprof.estimation.fake.real_ops import RealOps
     from torchprof.estimation.fake.stance import never_compiling
@@ -210,7 +210,7 @@ def _estimated(
     compiling = as_compiled if target.compiled else with_compiled_parts if sharded else as_written
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
-    mode = UncompiledMode(rules.overrides, real_ops, wrappers()) if sharded else EstimateMode(rules.overrides, real_ops)
+    mode = UnwrappedMode(rules.overrides, real_ops, wrappers()) if sharded else EstimateMode(rules.overrides, real_ops)
     recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:

@@ -24,7 +24,7 @@ from torchprof.estimation.sharding.communication import NAMESPACES, Communicatio
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
-__all__ = ["EstimateMode", "UncompiledMode"]
+__all__ = ["EstimateMode", "UnwrappedMode"]
 
 DEVICE: Final = torch.ops.prim.device.default
 DETACH: Final = torch.ops.aten.detach.default
@@ -187,8 +187,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 dispatch: Final = getattr(EstimateMode.__torch_dispatch__, "__wrapped__", EstimateMode.__torch_dispatch__)
 
 
-class UncompiledMode(EstimateMode):
-    """The same for a program of which nothing is compiled: what PyTorch wraps around a mode against compilers is slow."""
+class UnwrappedMode(EstimateMode):
+    """The same without what PyTorch wraps around a mode to keep Dynamo out, which is slow. Dynamo skips torchprof's own code."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

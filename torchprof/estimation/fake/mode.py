@@ -188,7 +188,7 @@ dispatch: Final = getattr(EstimateMode.__torch_dispatch__, "__wrapped__", Estima
 
 
 class UnwrappedMode(EstimateMode):
-    """The same without what PyTorch wraps around a mode to keep Dynamo out, which is slow. Dynamo skips torchprof's own code."""
+    """The same without what PyTorch wraps around a mode to keep Dynamo out, which is slow; Dynamo skips torchprof anyway."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -29,9 +29,9 @@ def errors(truth: Truth) -> dict[tuple[str, int], float]:
 
 
 def last_ranks(name: str) -> range:
-    """The last rank of each stage."""
+    """The last rank of each stage; of ZeRO-1 every rank, as each has the states of other parameters."""
     program = PROGRAMS[name]
-    step = program.others if isinstance(program, Pipelined) else program.world_size
+    step = program.others if isinstance(program, Pipelined) else 1 if name.endswith("-zero") else program.world_size
     return range(step - 1, program.world_size, step)
 
 

@@ -49,6 +49,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
     "by_op": lambda trace: torchprof.by_op(trace, ceilings=H100),
     "by_rank": lambda _: torchprof.by_rank(torchprof.Ranks.of([rank_trace(rank) for rank in range(2)])),
     "by_step": torchprof.by_step,
+    "checkpointing": torchprof.checkpointing,
     "clocks": lambda _: torchprof.clocks(torchprof.Ranks.of([meeting_trace(rank, [[10, 20]]) for rank in range(2)])),
     "compare": lambda trace: torchprof.compare({"a": estimate_of(trace)}),
     "diff": lambda trace: torchprof.diff(trace, trace),
@@ -64,7 +65,7 @@ PRINT: dict[str, Callable[[Trace], Table | Printed]] = {
 """What public functions return, by their names, made of a trace."""
 OF_PAGES: dict[str, Callable[[Trace], Table | Printed]] = {"report": lambda trace: module_table(trace, None, H100)}
 """Tables that only pages show."""
-WITHOUT_TABLES = ["benchmark", "findings"]
+WITHOUT_TABLES = ["benchmark", "findings", "plan"]
 
 
 def test_every_public_function_that_prints_a_table_is_here() -> None:

@@ -74,6 +74,15 @@ def test_a_host_that_always_leaves_late_makes_the_error_larger() -> None:
     assert (row["ahead"], row["clock_error"]) == pytest.approx((3 * MS, 3.9 * MS), abs=2)
 
 
+def test_ranks_that_leave_now_at_once_and_now_late_make_the_error_larger() -> None:
+    # The first always comes last, so that its runs are short. The second leaves 0, 0, 2, 4 and 6 ms late: 2 ms in the median.
+    came = [[16.0, 10.0]] * 5
+    second = leaving(meeting_trace(1, came, host="b"), [0, 0, 2, 4, 6])
+    row = torchprof.clocks(torchprof.Ranks.of([meeting_trace(0, came, host="a"), second])).to_dict()[1]
+    assert row["ahead"] == pytest.approx(0.9 * MS, abs=2), "what is certain"
+    assert row["clock_error"] == pytest.approx(4 * MS, abs=2), "from the second of five to the fourth"
+
+
 def test_the_offset_is_held_to_what_is_certain() -> None:
     # In two of three the second leaves 3 ms late. All bounds together say that it is at most 0.9 ms ahead.
     came = [[10.0, 14.0], [14.0, 10.0], [14.0, 10.0]]

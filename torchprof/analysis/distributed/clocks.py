@@ -5,9 +5,10 @@ is at most ``l - e``. Every collective bounds the offset from both sides, and th
 always comes last, they are as wide as it is late, and their middle would halve that. So the offset is estimated within them by
 the ends: when the last rank is there, all leave within the time that it takes then, which is the shortest run of any rank. The
 offset is the median of the differences between the first to leave on either side. The error is the median of the shortest
-runs, of those on either side the longer one: where a side always leaves late, its own runs are longer by that. Ranks on one
-host read one clock, and need no offset; where the bounds say otherwise, by more than it may take to read that clock, the rank
-is aligned by itself.
+runs, of those on either side the longer one: where a side always leaves late, its own runs are longer by that; or the range of
+the middle half of the differences, if that is wider, as where ranks wait for a processor before they leave. Ranks on one host
+read one clock, and need no offset; where the bounds say otherwise, by more than it may take to read that clock, the rank is
+aligned by itself.
 
 Ranks that do nothing together but send to each other, as stages of a pipeline, are aligned by that: what is received has come
 after it began to be sent. Messages one way bound the offset from one side, and those back from the other. The offset is the
@@ -121,8 +122,9 @@ class _Bounds:
         """How far the offset may be off: no further than the bounds, and half of what they are at odds by at least."""
         sides = ([run for run, is_mine in self.runs if is_mine is side] for side in (True, False))
         run = max(int(np.median(of)) for of in sides if len(of) >= OF_SIDE * len(self.runs) and of)
+        low, high = np.percentile(self.ends, (25, 75))
         furthest = max(abs(self.most - self.offset), abs(self.offset - self.least))
-        return max(min(run, furthest), -((self.most - self.least) // 2))
+        return max(min(max(run, int(high - low)), furthest), -((self.most - self.least) // 2))
 
 
 @remembered

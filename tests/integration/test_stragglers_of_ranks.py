@@ -138,9 +138,10 @@ def test_a_saved_file_whose_clock_is_off_by_hours_is_aligned(runs: Path, host: s
 
 def test_of_fsdp_the_function_that_sleeps_is_named_and_not_who_calls_it(runs: Path) -> None:
     found = torchprof.stragglers(torchprof.load(runs / "fsdp")).causes.to_dict()
-    cause = next(row for row in found if row["rank"] == 1 and row["late"] > 0.5e9 * LATE)
+    # On a busy machine there may be other causes.
+    cause = next(row for row in found if (row["rank"], row["phase"], row["module"]) == (1, "forward", "1"))
     line = Delayed.forward.__code__.co_firstlineno
-    assert (cause["phase"], cause["module"]) == ("forward", "1")
+    assert cause["late"] > 0.5e9 * LATE
     assert cause["lines"] == [f"test_stragglers_of_ranks.py:{line} Delayed.forward"]
 
 

@@ -24,7 +24,8 @@ import torchprof
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 STEPS: Final = 6
-LATE: Final = 0.020
+LATE: Final = 0.100
+"""Seconds, long beside what a busy machine adds."""
 HOUR: Final = 3_600 * 10**9
 
 

@@ -91,7 +91,7 @@ def test_waiting_for_data_is_a_phase_and_a_row(loader: Any, batches: int, aggreg
     assert len(steps) == batches
     row = data_row(trace)
     assert row["time"] == row["data"] == pytest.approx(sum(step["data"] for step in steps) / batches)
-    assert row["share"] > 0.5, "it does little else"
+    assert row["share"] == pytest.approx(sum(step["data"] for step in steps) / sum(step["time"] for step in steps))
     assert row["forward"] == row["backward"] == 0
     assert steps[0]["data"] > 0
     assert "Data" in str(torchprof.by_step(trace))
@@ -107,8 +107,8 @@ def test_waiting_for_data_is_a_phase_and_a_row(loader: Any, batches: int, aggreg
 def test_the_share_of_a_slow_loader_is_that_of_the_step() -> None:
     trace = train(DataLoader(Slow(2)))
     shares = {row["name"]: row["share"] for row in torchprof.by_module(trace).rows if row["depth"] == 0}
-    assert shares["data"] > 0.7
-    assert shares["Sequential"] < 0.3
+    slept = 2 * SLOW * 1e9 / sum(step["time"] for step in torchprof.by_step(trace).rows)
+    assert slept <= shares["data"] < 1 - shares["Sequential"]
     assert sum(shares.values()) == pytest.approx(1)
     table = str(torchprof.by_module(trace))
     assert "of which the rows are 100.0%" in table

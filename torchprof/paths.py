@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from torchprof.errors import ArgumentError
 from torchprof.wording import shown
 
-__all__ = ["AnyPath", "new_file", "opened", "text_of", "written"]
+__all__ = ["AnyPath", "new_file", "opened", "text_of", "text_written", "written"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -126,3 +126,16 @@ def _named(name: str) -> Iterator[None]:
         if error.filename is None:
             error.filename = name
         raise
+
+
+def text_written(text: str, path: AnyPath | None) -> str:
+    """The text; also written to ``path`` if given.
+
+    Raises:
+        OSError: the file cannot be written.
+        ArgumentError: the path is not a path.
+    """
+    if path is not None:
+        with written(path) as file:
+            file.write(text.encode())
+    return text

@@ -11,7 +11,8 @@ from torchprof.cli.arguments import WRONG_ARGUMENTS, UsageError, completes, numb
 from torchprof.cli.estimate import optimizer_named, optimizers_to_complete
 from torchprof.cli.model_configs import model_config
 from torchprof.cli.output import add_output_options, emit
-from torchprof.cli.values import assignment, gpu_or_bytes, gpus_to_complete, python_value
+from torchprof.cli.targets import add_arg
+from torchprof.cli.values import gpu_or_bytes, gpus_to_complete, python_value
 
 __all__ = ["add_parser", "run"]
 
@@ -41,14 +42,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         dest="build_with",
         help="a configuration of transformers: a JSON file with its model_type and sizes, or the name of its class",
     )
-    parser.add_argument(
-        "--arg",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        type=assignment,
-        help="a size of the configuration, such as num_hidden_layers=16; may be repeated",
-    )
+    add_arg(parser, "a size of the configuration, such as num_hidden_layers=16")
     parser.add_argument(
         "--gpus",
         metavar="N",

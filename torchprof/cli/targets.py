@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["UserError", "add_target", "attribute_of", "builder_of", "of_the_user"]
+__all__ = ["UserError", "add_arg", "add_target", "attribute_of", "builder_of", "of_the_user"]
 
 FORM: Final = "give package.module:name or path/to/file.py:name, of a model, a class, or a function that returns one"
 NOT_THEIRS: Final = (os.path.join(os.path.dirname(os.path.dirname(__file__)), ""), "<frozen ", importlib.__file__)
@@ -42,13 +42,18 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="package.module:name or file.py:name, of a model, a class, or a function that returns one; imported from here",
     )
     completes(target, lambda prefix, **_: [])
+    add_arg(parser, "an argument of the class or function, such as num_classes=10")
+
+
+def add_arg(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare ``--arg``, and say what it is of."""
     parser.add_argument(
         "--arg",
         metavar="NAME=VALUE",
         action="append",
         default=[],
         type=assignment,
-        help="an argument of the class or function, such as num_classes=10; may be repeated",
+        help=f"{what}; may be repeated",
     )
 
 

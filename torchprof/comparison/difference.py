@@ -17,7 +17,7 @@ from torchprof.comparison.noise import CONFIDENCE
 from torchprof.comparison.side import Side
 from torchprof.comparison.table import TITLES, DiffTable, columns_shown, headers_shown
 from torchprof.comparison.words import ABOUT, noise_lines, nothing_changed, same_ops_lines, total_grid, verdict_lines
-from torchprof.paths import AnyPath, written
+from torchprof.paths import AnyPath, text_written, written
 from torchprof.rendering.grid import Parts
 from torchprof.rendering.html import as_page
 from torchprof.rendering.printed import Printed
@@ -179,11 +179,7 @@ class Diff(Printed):
         Raises:
             OSError: the file cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1)
-        if path is not None:
-            with written(path) as file:
-                file.write(text.encode())
-        return text
+        return text_written(json.dumps(self.to_dict(), indent=1), path)
 
     def to_csv(self, path: AnyPath | None = None) -> str:
         """The rows, as `Table.to_csv`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from torchprof.errors import ArgumentError
+from torchprof.record.cache_folder import cache_folder
 from torchprof.trace.ceilings import Ceilings
 from torchprof.wording import shown
 
@@ -105,7 +105,7 @@ def _best(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchprof" / "ceilings.json"
+    return cache_folder() / "ceilings.json"
 
 
 def _read() -> dict[str, dict[str, Any]]:

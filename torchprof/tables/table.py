@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from torchprof.analysis.records import Record
 from torchprof.arguments import check_flag, check_int
 from torchprof.errors import ArgumentError
-from torchprof.paths import AnyPath, written
+from torchprof.paths import AnyPath, text_written
 from torchprof.rendering.grid import Grid, GridColumn, Kind, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.tables.columns import COLUMNS, LEFT_OUT_FIRST, Column, columns_of, with_computed
@@ -200,7 +200,7 @@ class Table(Printed):
             OSError: the file cannot be written.
         """
         check_flag("printed_only", printed_only)
-        return _written(json.dumps(self._printed_rows() if printed_only else self.rows, indent=1), path)
+        return text_written(json.dumps(self._printed_rows() if printed_only else self.rows, indent=1), path)
 
     def to_csv(self, path: AnyPath | None = None, *, printed_only: bool = False) -> str:
         """The rows as CSV, one column per figure; also written to ``path`` if given.
@@ -218,7 +218,7 @@ class Table(Printed):
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        return _written(text.getvalue(), path)
+        return text_written(text.getvalue(), path)
 
     def _printed_rows(self) -> list[Record]:
         """The rows with what is printed of them alone, as data."""
@@ -263,13 +263,6 @@ def data_frame(rows: list[Record]) -> pandas.DataFrame:
     except ImportError as error:
         raise ImportError("to_pandas() needs pandas: pip install pandas") from error
     return pandas.DataFrame(rows)
-
-
-def _written(text: str, path: AnyPath | None) -> str:
-    if path is not None:
-        with written(path) as file:
-            file.write(text.encode())
-    return text
 
 
 def worth_showing(rows: Sequence[Record], columns: Sequence[str], optional: Sequence[str]) -> tuple[str, ...]:

@@ -7,14 +7,15 @@ AOTAutograd makes of it runs under fake tensors as well. The code that Inductor 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import wraps
 from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.torch_private import COMPILE
+from torchprof.estimation.torch_private import COMPILE, ESTIMATE
 from torchprof.record.torch_private import is_fake_mode_active
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "remarked",
     "replaced",
     "stage",
+    "without_modes",
 ]
 
 
@@ -112,3 +114,14 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, original)
+
+
+def without_modes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which runs as where there are no fake tensors."""
+
+    @wraps(function)
+    def real(*args: Any, **options: Any) -> Any:
+        with ESTIMATE.disable_modes():
+            return function(*args, **options)
+
+    return real

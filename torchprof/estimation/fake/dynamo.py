@@ -7,15 +7,14 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 
 from torchprof import _native
-from torchprof.estimation.fake.callers import is_read, replaced
-from torchprof.estimation.torch_private import COMPILE, ESTIMATE
+from torchprof.estimation.fake.callers import is_read, replaced, without_modes
+from torchprof.estimation.torch_private import COMPILE
 
 __all__ = ["undone"]
 
@@ -26,7 +25,8 @@ def undone(backend: Callable[..., Any]) -> Iterator[None]:
     seen: list[CodeType] = []
     with ExitStack() as stack:
         _settle()
-        stack.enter_context(replaced(COMPILE.CatchErrors, "__call__", _without_modes(COMPILE.CatchErrors.__call__)))
+        # Dynamo makes fake tensors of its own, and leaves modes for that, but below DistributedDataParallel.
+        stack.enter_context(replaced(COMPILE.CatchErrors, "__call__", without_modes(COMPILE.CatchErrors.__call__)))
         stack.callback(COMPILE.register_bytecode_hook(lambda code, _: seen.append(code)).remove)
         callback_handler = COMPILE.callback_handler
         callback_handler.register_start_callback(_pause)
@@ -36,17 +36,6 @@ def undone(backend: Callable[..., Any]) -> Iterator[None]:
         stack.callback(_forget, seen, backend)
         stack.callback(_set_shapes, copy.deepcopy(COMPILE.get_code_state()))
         yield
-
-
-def _without_modes(compile_frame: Callable[..., Any]) -> Callable[..., Any]:
-    """Dynamo makes fake tensors of its own, and leaves modes for that, but below DistributedDataParallel."""
-
-    @wraps(compile_frame)
-    def without_modes(*args: Any, **options: Any) -> Any:
-        with ESTIMATE.disable_modes():
-            return compile_frame(*args, **options)
-
-    return without_modes
 
 
 def _settle() -> None:

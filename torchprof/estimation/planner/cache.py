@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from torchprof.estimation.planner.found import Found
 from torchprof.paths import written
+from torchprof.record.cache_folder import cache_folder
 
 __all__ = ["Cache"]
 
@@ -52,11 +52,7 @@ class Cache:
 
     def _file(self, choice: str) -> Path:
         name = hashlib.sha256(f"{self._key}\n{choice}".encode()).hexdigest()[:32]
-        return _folder() / f"{name}.json"
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchprof" / FOLDER
+        return cache_folder() / FOLDER / f"{name}.json"
 
 
 def _forget(folder: Path) -> None:

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from torchprof.estimation.fake.surroundings import undisturbed
-from torchprof.estimation.sharding.building import built_sharded
+from torchprof.estimation.sharding.building import built_sharded, local_part
 from torchprof.estimation.sharding.world import fake_world
-from torchprof.estimation.torch_private import SHARDING
 from torchprof.record.nested import find_tensors
 from torchprof.record.preserve import preserved_random_states
 
@@ -43,7 +42,7 @@ def least_held(
 
 def _states(optimizer: Callable[..., Any], parameters: Sequence[torch.Tensor]) -> int:
     """Bytes of what the optimizer keeps for these: it makes a step of one of each size, on meta."""
-    counts = Counter((tuple(local.shape), local.dtype) for local in map(_local, parameters) if local.numel())
+    counts = Counter((tuple(local.shape), local.dtype) for local in map(local_part, parameters) if local.numel())
     total = 0
     for (shape, dtype), count in counts.items():
         probe = nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))
@@ -59,13 +58,9 @@ def _states(optimizer: Callable[..., Any], parameters: Sequence[torch.Tensor]) -
 
 
 def _is_on_the_device(tensor: torch.Tensor) -> bool:
-    return _local(tensor).device.type == "meta"
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor._local_tensor if isinstance(tensor, SHARDING.DTensor) else tensor
+    return local_part(tensor).device.type == "meta"
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    local = _local(tensor)
+    local = local_part(tensor)
     return local.numel() * local.itemsize

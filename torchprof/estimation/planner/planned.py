@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from torchprof.analysis.records import Record
 from torchprof.estimation.planner.choice import in_short
 from torchprof.estimation.planner.configuration import Configuration
-from torchprof.paths import AnyPath, written
+from torchprof.paths import AnyPath, text_written
 from torchprof.rendering.grid import Grid, GridColumn, Parts
 from torchprof.rendering.printed import Printed
 from torchprof.rendering.units import format_bytes, format_count, format_ns
@@ -85,11 +85,7 @@ class Plan(Printed):
         Raises:
             OSError: the file cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1)
-        if path is not None:
-            with written(path) as file:
-                file.write(text.encode())
-        return text
+        return text_written(json.dumps(self.to_dict(), indent=1), path)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The records as a ``pandas.DataFrame``. Needs pandas.

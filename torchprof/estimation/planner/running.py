@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -88,7 +88,7 @@ class Running:
                 if waiting:
                     name = waiting.pop(0)
                     begin = time.perf_counter()
-                    found = self._estimated(self._choices[same[name][0]])
+                    found = found_of(self._asked, self._choices[same[name][0]])
                     slowest = max(slowest, time.perf_counter() - begin)
                     self._keep(name, found, done)
                     if not helpers and waiting:
@@ -99,20 +99,16 @@ class Running:
                     helpers.remove(helper)
                     waiting += helper.left()
 
-    def _take(self, helper: Helper, done: object) -> None:
+    def _take(self, helper: Helper, done: Callable[[str, Found], None]) -> None:
         for name, found in helper.results():
             self._keep(name, found, done)
 
-    def _keep(self, name: str, found: Found, done: object) -> None:
+    def _keep(self, name: str, found: Found, done: Callable[[str, Found], None]) -> None:
         if not name.startswith("#"):
             self._cache.put(name, found)
         if found.error and self.first_error is None:
             self.first_error = EstimateError(found.error)
-        assert callable(done)
         done(name, found)
-
-    def _estimated(self, choice: Choice) -> Found:
-        return found_of(self._asked, choice)
 
     def _others(self, seconds: float, waiting: int) -> int:
         """How many further processes are to be started, where an estimate takes so long, and so many wait."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,14 +12,14 @@ from torch import nn
 
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.fake.surroundings import undisturbed
-from torchprof.estimation.sharding.building import built_sharded
+from torchprof.estimation.sharding.building import built_sharded, local_part
 from torchprof.estimation.sharding.deadlocks import check_messages
 from torchprof.estimation.sharding.kinds_of_ranks import FEW, KindOfRank, classes_of_ranks
 from torchprof.estimation.sharding.messages import ANYBODY, Message, Wait
 from torchprof.estimation.sharding.pipelines import ranks_of_stages, stages_in
 from torchprof.estimation.sharding.world import check_world, fake_world
 from torchprof.estimation.torch_private import SHARDING
-from torchprof.record.preserve import random_states
+from torchprof.record.preserve import preserved_random_states
 
 __all__ = ["largest_of_ranks"]
 
@@ -43,7 +42,7 @@ def largest_of_ranks(
 
     @cache
     def built(rank: int) -> tuple[Any, tuple[int, ...] | None]:
-        with _undisturbed(), fake_world(world_size, rank):
+        with preserved_random_states(), undisturbed(), fake_world(world_size, rank):
             model = built_sharded(build)
             return (stages_in(model), tuple(_shapes(model))), _mesh_of(model)
 
@@ -84,16 +83,6 @@ def _estimate_peers(
             found[rank] = estimated(rank)
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """What a program changes as it builds is as before where the block ends."""
-    with ExitStack() as stack:
-        for restore, state in random_states():  # the program may seed them
-            stack.callback(restore, state)
-        stack.enter_context(undisturbed())
-        yield
-
-
 def _mesh_of(model: nn.Module) -> tuple[int, ...] | None:
     """The sizes of the dimensions along which ranks are laid out, as sharded parameters or stages tell; None where none do."""
     meshes = [
@@ -112,5 +101,5 @@ def _shapes(model: nn.Module) -> Iterable[Any]:
     for module in model.modules():
         yield type(module)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        local = tensor._local_tensor if isinstance(tensor, SHARDING.DTensor) else tensor
+        local = local_part(tensor)
         yield name, tuple(local.shape), local.dtype

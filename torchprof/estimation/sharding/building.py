@@ -22,7 +22,7 @@ from torchprof.estimation.sharding.pipelines import as_module
 from torchprof.estimation.sharding.unsupported import FIND_UNUSED, refuse_shards_on_the_host
 from torchprof.estimation.torch_private import SHARDING
 
-__all__ = ["built_sharded", "made_fake", "wrappers"]
+__all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
 
 
 def wrappers() -> tuple[type[torch.Tensor], ...]:
@@ -63,7 +63,7 @@ def made_fake(model: nn.Module, mode: Any) -> nn.Module:
                     other._parameters[same] = owner._parameters[name]
             _attributes_made_fake(model, mode)
         finally:
-            _native.resume_recording([_local(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
+            _native.resume_recording([local_part(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
             mode.outside.forget()
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
             with _without_talking():
@@ -92,7 +92,7 @@ def _attributes_made_fake(model: nn.Module, mode: Any) -> None:
                 object.__setattr__(module, name, faking.tensor(value))
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank has of a tensor: all of it, or its shard."""
     return getattr(tensor, "_local_tensor", tensor)
 

@@ -7,7 +7,7 @@ tensors are: meshes, ``torch.cuda.set_device`` and the like.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
-from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.fake.callers import replaced, without_modes
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
 from torchprof.estimation.sharding.hosts import PER_HOST
 from torchprof.estimation.sharding.pipelines import stages_known
@@ -136,17 +136,8 @@ def _meshes_on_the_cpu() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replaced(mesh, "__init__", init))
         for name in ("__getitem__", "_flatten", "get_coordinate", "get_local_rank"):
-            stack.enter_context(replaced(mesh, name, _without_modes(getattr(mesh, name))))
+            stack.enter_context(replaced(mesh, name, without_modes(getattr(mesh, name))))
         yield
-
-
-def _without_modes(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def real(*args: Any, **options: Any) -> Any:
-        with ESTIMATE.disable_modes():
-            return function(*args, **options)
-
-    return real
 
 
 def _explain(error: RuntimeError) -> None:

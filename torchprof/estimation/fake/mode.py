@@ -14,7 +14,7 @@ import torch
 from torchprof import _native
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
-from torchprof.estimation.fake.cache import MISS, FakeOpCache
+from torchprof.estimation.fake.cache import FakeOpCache
 from torchprof.estimation.fake.higher_order import eager
 from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
@@ -142,14 +142,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             with self:
                 return rule.fake_kernel(*args, **kwargs)
         if not self.real_ops:
-            key = self._cache.key(func, args, kwargs)
-            if key is None:
-                return self._anew(rule, func, types, args, kwargs)
-            returned = self._cache.find(key, args)
-            if returned is MISS:
-                returned = self._anew(rule, func, types, args, kwargs)
-                self._cache.keep(key, func, args, returned)
-            return returned
+            return self._cache.returned(func, args, kwargs, lambda args, kwargs: self._anew(rule, func, types, args, kwargs))
         if self.real_ops.name(func):
             return self.real_ops.run(self, func, args, kwargs)
         try:

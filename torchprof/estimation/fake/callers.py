@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.torch_private import COMPILE, ESTIMATE
-from torchprof.record.torch_private import is_fake_mode_active
+from torchprof.estimation.torch_private import DYNAMO, ESTIMATE
 
 __all__ = [
     "REPLACES",
@@ -90,7 +89,7 @@ def by_program() -> bool:
     """Whether the program calls, rather than the compiler."""
     if torch.compiler.is_dynamo_compiling():
         return is_read()
-    return _now.stage <= Stage.DYNAMO and is_fake_mode_active()
+    return _now.stage <= Stage.DYNAMO and _is_fake_mode_active()
 
 
 def in_graph() -> bool:
@@ -99,7 +98,12 @@ def in_graph() -> bool:
         return is_read()
     if _now.stage is Stage.INDUCTOR:
         return False
-    return is_fake_mode_active() or (_now.stage is Stage.DYNAMO and COMPILE.TracingContext.try_get() is not None)
+    return _is_fake_mode_active() or (_now.stage is Stage.DYNAMO and DYNAMO.TracingContext.try_get() is not None)
+
+
+def _is_fake_mode_active() -> bool:
+    """As `torchprof.record.torch_private.is_fake_mode_active`, of names that are known to be there: this is asked very often."""
+    return ESTIMATE.active_mode(ESTIMATE.FAKE) is not None
 
 
 @contextmanager

@@ -132,8 +132,11 @@ ESTIMATE: Final = Feature(
         "tree_map_only": "torch.utils._pytree.tree_map_only",
     },
     methods=(
+        f"{FAKE_TENSOR}.FakeTensorConverter.add_constant_storage_mapping",
         f"{FAKE_TENSOR}.FakeTensorConverter.from_real_tensor",
+        f"{FAKE_TENSOR}.FakeTensorConverter.set_tensor_memo",
         f"{FAKE_TENSOR}.FakeTensorMode.may_turn_const",
+        "torch._subclasses.meta_utils.MetaTensorDescriber.get_storage_id",
         "torch.storage.UntypedStorage._cdata",
     ),
 )

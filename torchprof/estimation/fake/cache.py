@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from torchprof.estimation.fake.equal_elements import BY_ELEMENT, Kinds, kinds_of, lists_of
-from torchprof.estimation.fake.recipes import CPU, Fakes, Recipe, Same, Several, recipe_of
+from torchprof.estimation.fake.recipes import CPU, META, Fakes, Recipe, Same, Several, recipe_of
 from torchprof.estimation.torch_private import ESTIMATE
 
 __all__ = ["FakeOpCache"]
@@ -25,7 +25,11 @@ PLAIN: Final = frozenset(
     {int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
 )
 COMPLEX: Final = frozenset({torch.complex32, torch.complex64, torch.complex128})
+REAL: Final = frozenset({torch.Tensor, torch.nn.Parameter})
 RESHAPES: Final = frozenset({"aten::resize_", "aten::resize_as_", "aten::set_", "aten::_resize_output_"})
+
+KNOWN: Final = "known"
+"""Shown of a tensor of known values that has none: no result depends on them, and an op that writes to it makes it unknown."""
 
 Run = Callable[[Any, Any], Any]
 """What the fake kernel of an op returns for these arguments and keyword arguments."""
@@ -36,9 +40,14 @@ class Unusual(Exception):
 
 
 class FakeOpCache:
-    """The results that one mode keeps."""
+    """The results that one mode keeps.
+
+    Attributes:
+        takes_meta: whether real tensors on ``meta`` are arguments like others. Nobody is told then that they were met.
+    """
 
     def __init__(self, mode: Any) -> None:
+        self.takes_meta = False
         self._fakes = Fakes(mode)
         self._kept: dict[Any, Recipe] = {}
         self._by_element: dict[Any, bool] = {}
@@ -76,10 +85,10 @@ class FakeOpCache:
         """What the result depends on; None where that is more than shapes and plain values."""
         shown = [func, torch.get_default_dtype()]
         try:
-            _show(args, shown)
+            self._show(args, shown)
             if kwargs:
-                _show(kwargs, shown)
-                _show(kwargs.values(), shown)
+                self._show(kwargs, shown)
+                self._show(kwargs.values(), shown)
         except Unusual:
             return None
         return tuple(shown)
@@ -90,8 +99,9 @@ class FakeOpCache:
             return
         if torch.Tag.dynamic_output_shape in func.tags or func._schema.name in RESHAPES:
             return
-        recipe = recipe_of(returned, args, kwargs, changes=func._schema.is_mutable)
-        if recipe is not None:
+        changes = func._schema.is_mutable
+        recipe = recipe_of(returned, args, kwargs, changes=changes)
+        if recipe is not None and not (changes and KNOWN in key):
             self._kept[key] = recipe
 
     def _kinds(self, func: Any, args: Any, kwargs: Any) -> Kinds | None:
@@ -102,30 +112,34 @@ class FakeOpCache:
         if not by_element:
             return None
         try:
-            return kinds_of(lists_of(args, kwargs.values()).values(), _shown)
+            return kinds_of(lists_of(args, kwargs.values()).values(), self._shown)
         except Unusual:
             return None
 
+    def _shown(self, value: Any) -> tuple[Any, ...]:
+        shown: list[Any] = []
+        self._show((value,), shown)
+        return tuple(shown)
 
-def _shown(value: Any) -> tuple[Any, ...]:
-    shown: list[Any] = []
-    _show((value,), shown)
-    return tuple(shown)
-
-
-def _show(values: Iterable[Any], shown: list[Any]) -> None:
-    """Add to a list what is equal for values that an op does the same with."""
-    for value in values:
-        kind = type(value)
-        if kind is FakeTensor:
-            dtype = value.dtype
-            if value.constant is not None or dtype in COMPLEX or value.layout is not torch.strided or value.fake_device != CPU:
+    def _show(self, values: Iterable[Any], shown: list[Any]) -> None:
+        """Add to a list what is equal for values that an op does the same with."""
+        for value in values:
+            kind = type(value)
+            if kind is FakeTensor:
+                dtype = value.dtype
+                if dtype in COMPLEX or value.layout is not torch.strided or value.fake_device != CPU:
+                    raise Unusual
+                shown += (kind, value.shape, value.stride(), dtype, value.storage_offset())
+                if value.constant is not None:
+                    if value.numel():
+                        raise Unusual
+                    shown.append(KNOWN)
+            elif kind in PLAIN:
+                shown += (kind, value)  # 1, 1.0 and True are the same key
+            elif kind is tuple or kind is list:
+                shown += (list, len(value))
+                self._show(value, shown)
+            elif self.takes_meta and kind in REAL and value.is_meta and value.layout is torch.strided:
+                shown += (META, value.shape, value.stride(), value.dtype, value.storage_offset())
+            else:
                 raise Unusual
-            shown += (kind, value.shape, value.stride(), dtype, value.storage_offset())
-        elif kind in PLAIN:
-            shown += (kind, value)  # 1, 1.0 and True are the same key
-        elif kind is tuple or kind is list:
-            shown += (list, len(value))
-            _show(value, shown)
-        else:
-            raise Unusual

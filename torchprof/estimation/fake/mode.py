@@ -7,6 +7,8 @@ what the real one does not: only results are counted, and what rules add (`torch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -16,6 +18,7 @@ from torchprof.errors import EstimateError
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import FakeOpCache
 from torchprof.estimation.fake.higher_order import eager
+from torchprof.estimation.fake.known_numbers import OF_NUMBERS, UNKNOWN, of_number
 from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
@@ -96,6 +99,15 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             "register an operator of your own around it, with a fake kernel (torch.library.custom_op)"
         )
 
+    @contextmanager
+    def taking_meta(self) -> Iterator[None]:
+        """Real tensors on ``meta`` are taken by their shapes, without a note that the program has them, until the block ends."""
+        self._cache.takes_meta = True
+        try:
+            yield
+        finally:
+            self._cache.takes_meta = False
+
     def may_turn_const(self, t: torch.Tensor) -> bool:
         """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""
         kept: bool = super().may_turn_const(t)
@@ -142,6 +154,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             with self:
                 return rule.fake_kernel(*args, **kwargs)
         if not self.real_ops:
+            if func in OF_NUMBERS and (returned := of_number(self, func, args[0])) is not UNKNOWN:
+                return returned
             return self._cache.returned(func, args, kwargs, lambda args, kwargs: self._anew(rule, func, types, args, kwargs))
         if self.real_ops.name(func):
             return self.real_ops.run(self, func, args, kwargs)

@@ -9,7 +9,7 @@ import torch
 
 from torchprof.estimation.torch_private import ESTIMATE
 
-__all__ = ["CPU", "META", "Fakes", "Recipe", "Same", "Several", "recipe_of"]
+__all__ = ["CPU", "META", "Fakes", "Recipe", "Same", "Several", "empty_strided", "recipe_of"]
 
 FakeTensor = ESTIMATE.FakeTensor
 DisableTorchDispatch = ESTIMATE.DisableTorchDispatch

@@ -57,7 +57,8 @@ def made_fake(model: nn.Module, mode: Any) -> nn.Module:
     with mode:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
-            model.to_empty(device="cpu")
+            with mode.taking_meta():
+                model.to_empty(device="cpu")
             for (owner, name), *others in tied:
                 for other, same in others:
                     other._parameters[same] = owner._parameters[name]

@@ -67,6 +67,15 @@ class FakeOpCache:
         self._keep(key, func, args, kwargs, returned)
         return returned
 
+    def recipe(self, func: Any, args: Any, kwargs: Any) -> Recipe | None:
+        """How what an op returns is made; None where it was not run yet for such arguments."""
+        key = self.key(func, args, kwargs)
+        return None if key is None else self._kept.get(key)
+
+    def made(self, recipe: Recipe, args: Any) -> Any:
+        """What an op returns for these arguments."""
+        return recipe.made(self._fakes, args)
+
     def _of_kinds(self, kinds: Kinds, func: Any, args: Any, kwargs: Any, run: Run) -> Any:
         """What an op on lists returns, whose fake kernel is run for the elements that are unlike each other."""
         lists = lists_of(args, kwargs.values())
@@ -104,12 +113,16 @@ class FakeOpCache:
         if recipe is not None and not (changes and KNOWN in key):
             self._kept[key] = recipe
 
+    def is_by_element(self, func: Any) -> bool:
+        """Whether an op works on each element of its lists alone."""
+        found = self._by_element.get(func)
+        if found is None:
+            found = self._by_element[func] = func.name().startswith(BY_ELEMENT)
+        return found
+
     def _kinds(self, func: Any, args: Any, kwargs: Any) -> Kinds | None:
         """Which elements of the lists that an op works on are equal; None where none are, or where it does something else."""
-        by_element = self._by_element.get(func)
-        if by_element is None:
-            by_element = self._by_element[func] = func.name().startswith(BY_ELEMENT)
-        if not by_element:
+        if not self.is_by_element(func):
             return None
         try:
             return kinds_of(lists_of(args, kwargs.values()).values(), self._shown)

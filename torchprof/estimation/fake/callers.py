@@ -28,6 +28,7 @@ __all__ = [
     "remarked",
     "replaced",
     "stage",
+    "undispatched",
     "without_modes",
 ]
 
@@ -118,6 +119,20 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, original)
+
+
+def undispatched(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which works on real tensors alone, also where fake ones are made. It must not ask which modes there are."""
+
+    @wraps(function)
+    def real(*args: Any, **options: Any) -> Any:
+        no_modes = ESTIMATE.DisableTorchDispatch()  # a tenth of what it takes to leave all modes and enter them again
+        try:
+            return function(*args, **options)
+        finally:
+            del no_modes
+
+    return real
 
 
 def without_modes(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,6 +32,11 @@ __all__ = ["EstimateMode", "UnwrappedMode"]
 DEVICE: Final = torch.ops.prim.device.default
 DETACH: Final = torch.ops.aten.detach.default
 
+PLAIN: Final = frozenset({"aten", "prims"})
+"""Namespaces of ops that PyTorch itself has, and dispatches like others."""
+OTHER: Final = object()
+
+FakeTensor = ESTIMATE.FakeTensor
 FakeTensorMode: Any = ESTIMATE.FakeTensorMode
 
 
@@ -55,6 +60,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         self.real_ops = real_ops
         self.backward_nodes = BackwardNodes(rules.backward_nodes)
         self._cache = FakeOpCache(self)
+        self._plain: dict[Any, Any] = {}
         self.outside = Outside()
         self.wrappers = wrappers
         self.communication = Communication() if wrappers else None
@@ -63,6 +69,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if func is DEVICE and getattr(args[0], "fake_mode", None) is self:  # half of all calls
             return args[0].fake_device
+        if (returned := self._remade(func, args, kwargs)) is not UNKNOWN:
+            return returned
         if self.wrappers and any(issubclass(kind, self.wrappers) for kind in types):
             return NotImplemented  # they call the op again, with what they wrap
         if func is DETACH:
@@ -78,6 +86,36 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         # An op of torch.library that PyTorch 2.14 dispatches in a way of its own, of which no recorder learns.
         with torch.profiler.record_function(func._schema.name):
             return self._estimated(func, types, args, kwargs)
+
+    def _remade(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an op returns that has returned as much before; `UNKNOWN` of others. As `_estimated`, without detours."""
+        workspace = self._plain.get(func, UNKNOWN)
+        if workspace is UNKNOWN:
+            workspace = self._plain[func] = self._workspace_of_plain(func)
+        if workspace is OTHER or self.real_ops or (recipe := self._cache.recipe(func, args, kwargs)) is None:
+            return UNKNOWN
+        if func is DETACH:
+            self.backward_nodes.begin()
+        results: list[torch.Tensor] = []
+        needed = 0
+        try:
+            _native.pause_recording()
+            returned = self._cache.made(recipe, args)
+            results = [returned] if type(returned) is FakeTensor else find_tensors(returned)
+            if workspace is not None:
+                needed, blocks = self._workspace(workspace(func, args, kwargs, results))
+                results = [*results, *blocks]
+            return returned
+        finally:
+            _native.resume_recording(results, needed)
+
+    def _workspace_of_plain(self, func: Any) -> Any:
+        """What says which workspace an op needs, of which nothing else need be known; `OTHER` of an op that is not plain."""
+        if not isinstance(func, ESTIMATE.OpOverload) or func.namespace not in PLAIN or func in OF_NUMBERS:
+            return OTHER
+        rule = self._rules.get(func, self._others)
+        rules = (rule.in_place, rule.fake_kernel, rule.result, rule.order)
+        return OTHER if any(rules) or self._cache.is_by_element(func) else rule.workspace
 
     def _of_higher_order(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operator returns that calls others: those of compiled code that repeat what they drew in forward.

@@ -38,7 +38,7 @@ class Fakes:
             return first
         fake: torch.Tensor = make_subclass(FakeTensor, made, False, dispatch_device=True, device_for_backend_keys=CPU)
         throw_on_data_ptr(fake)
-        vars(fake).update(self._attributes)
+        fake.__dict__ = self._attributes.copy()
         return fake
 
 

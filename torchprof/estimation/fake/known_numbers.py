@@ -28,7 +28,7 @@ UNKNOWN: Final = object()
 def of_number(mode: Any, func: Any, given: Any) -> Any:
     """What an op of `OF_NUMBERS` returns for this argument; `UNKNOWN` where it is no known number."""
     if func is LIFT:
-        is_number = type(given) is torch.Tensor and given.numel() == 1 and given.device == CPU and not given.requires_grad
+        is_number = type(given) is torch.Tensor and given.numel() <= 1 and given.device == CPU and not given.requires_grad
         return _lifted(mode, given) if is_number and given.layout is torch.strided else UNKNOWN
     if type(given) is not FakeTensor or given.constant is None:
         return UNKNOWN

@@ -312,8 +312,8 @@ COMPILE: Final = Feature(
         "torch._inductor.compile_fx.view_to_reshape",
     ),
 )
-"""AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`. It takes seconds to import,
-so it is required where something is compiled."""
+"""AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`. It is slow to import, so
+it is required where something is compiled."""
 
 INDUCTOR_FOR_CUDA: Final = Feature(
     "Code of Inductor for CUDA in estimate(compile=True)",

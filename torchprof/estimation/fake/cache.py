@@ -43,7 +43,7 @@ class FakeOpCache:
     """The results that one mode keeps.
 
     Attributes:
-        takes_meta: whether real tensors on ``meta`` are arguments like others. Nobody is told then that they were met.
+        takes_meta: whether real tensors on ``meta`` are arguments like others, by their shapes.
     """
 
     def __init__(self, mode: Any) -> None:

@@ -103,7 +103,7 @@ def in_graph() -> bool:
 
 
 def _is_fake_mode_active() -> bool:
-    """As `torchprof.record.torch_private.is_fake_mode_active`, of names that are known to be there: this is asked very often."""
+    """As `torchprof.record.torch_private.is_fake_mode_active`, of names that are known to be there: it is asked very often."""
     return ESTIMATE.active_mode(ESTIMATE.FAKE) is not None
 
 

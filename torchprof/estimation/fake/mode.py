@@ -140,7 +140,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     @contextmanager
     def taking_meta(self) -> Iterator[None]:
-        """Real tensors on ``meta`` are taken by their shapes, without a note that the program has them, until the block ends."""
+        """Real tensors on ``meta`` go by their shapes, whichever they are, until the block ends: `outside` may not meet them."""
         self._cache.takes_meta = True
         try:
             yield

@@ -16,7 +16,7 @@ from torchprof.record.nested import find_tensors
 __all__ = ["TooLarge", "checked", "least_held"]
 
 
-class TooLarge(Exception):  # noqa: N818  # it is an answer
+class TooLarge(Exception):
     """What a rank holds in any case is more than its GPU has.
 
     Attributes:

@@ -21,7 +21,7 @@ from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of, with_streams
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, DYNAMO, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -143,6 +143,7 @@ def estimate(
         STANCE: True,
         DISPATCHER_RULES: device == "cuda",
         AUTOCAST_RULE: device == "cuda" and amp,
+        DYNAMO: compile,
         COMPILE: compile,
         SHARDING: world_size is not None,
     }

@@ -57,7 +57,8 @@ def made_fake(model: nn.Module, mode: Any) -> nn.Module:
     with mode:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
-            model.to_empty(device="cpu")
+            with mode.taking_meta():
+                model.to_empty(device="cpu")
             for (owner, name), *others in tied:
                 for other, same in others:
                     other._parameters[same] = owner._parameters[name]
@@ -103,6 +104,8 @@ class _CudaIsMeta(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.cuda:
             return args[0]
+        if not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor):
+            return func(*args)  # such as what a tensor is asked for, over and over
         args = tuple(map(_on_meta, args))
         kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
         return func(*args, **kwargs)

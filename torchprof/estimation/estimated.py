@@ -52,6 +52,7 @@ class Estimate(Printed):
         communication: what the rank sends in the last step, by collective and dimension of the mesh.
         kinds_of_ranks: with ``ranks="all"``, the ranks that differ, of which this is the one that needs most.
         known_as: the name in ``torchprof.GPUS`` of the GPU; None where it is not known which it is, or has none.
+        assumed: what was assumed of values, in words, as of routers of experts.
     """
 
     trace: Trace
@@ -69,6 +70,7 @@ class Estimate(Printed):
     communication: tuple[Sent, ...] = ()
     kinds_of_ranks: tuple[KindOfRank, ...] = ()
     known_as: str | None = None
+    assumed: tuple[str, ...] = ()
 
     @property
     def max_allocated(self) -> int:
@@ -164,6 +166,7 @@ class Estimate(Printed):
             "unmeasured": self.unmeasured,
             "overheads": {overhead.name: overhead.bytes for overhead in self.overheads},
             "notes": list(self.notes),
+            "assumed": list(self.assumed),
         }
 
     def _outermost(self) -> list[Record]:
@@ -293,5 +296,7 @@ class Estimate(Printed):
             yield bound.basis()
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
+        for each in self.assumed:
+            yield f"Assumed: {each}"
         for note in self.notes:
             yield f"Not in it: {note}"

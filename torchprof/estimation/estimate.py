@@ -216,6 +216,7 @@ def _estimated(
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
     from torchprof.estimation.sharding.nccl import nccl_buffers
+    from torchprof.estimation.sharding.pipelines import pipeline_in
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
     compiling = as_compiled if target.compiled else with_compiled_parts if sharded else as_written
@@ -271,12 +272,10 @@ def _estimated(
     trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
-    assumed = tuple(routing.assumed())
+    known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":
-        return Estimate(
-            trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent, assumed=assumed
-        )
+        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent, **known)
     overheads = rules.overheads(trace)
     if mode.communication is not None and (buffers := nccl_buffers(mode.communication.groups)) is not None:
         overheads = (*overheads, buffers)
@@ -295,5 +294,5 @@ def _estimated(
         target.why,
         communication=sent,
         known_as=target.gpu,
-        assumed=assumed,
+        **known,
     )

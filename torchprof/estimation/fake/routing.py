@@ -33,7 +33,9 @@ LARGEST_INDEX: Final = 1 << 20
 """Elements up to which such tensors of integers are made for real because the program looks at a part of them."""
 UNDEFINED: Final = frozenset({"aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::new_empty_strided"})
 """Ops whose results have whatever values were there."""
-INDEXES: Final = frozenset({"aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index_put"})
+INDEXES: Final = frozenset(
+    {"aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index_put"}
+)
 """Ops that are given a mask, or where it selects."""
 READS: Final = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 """What ops are tagged with whose results depend on values."""
@@ -61,8 +63,8 @@ def factor_of(routing: Any, world_size: int | None) -> float | None:
         return 1.0
     if isinstance(routing, bool) or not isinstance(routing, int | float) or not 1 <= routing < math.inf:
         raise ArgumentError(
-            f"routing={shown(routing)} must be 'balanced', a number of at least 1 such as 1.25, for a rank whose experts are sent "
-            "as much more than their share; or None, for routers whose choice is not read"
+            f"routing={shown(routing)} must be 'balanced', a number of at least 1 such as 1.25, for a rank whose experts are "
+            "sent as much more than their share; or None, for routers whose choice is not read"
         )
     if world_size is None and routing > 1:
         raise ArgumentError(
@@ -166,7 +168,7 @@ class Routing:
         name = func._schema.name
         parts = list(returned) if isinstance(returned, tuple) else [returned]
         chosen, options = parts[-1], args[0]
-        if name == "aten::max" and len(parts) == 1 or not isinstance(chosen, FakeTensor) or chosen.constant is not None:
+        if (name == "aten::max" and len(parts) == 1) or not isinstance(chosen, FakeTensor) or chosen.constant is not None:
             return returned
         dim = _dim(func, args, kwargs)
         if dim is None or not options.dim():
@@ -210,8 +212,8 @@ class Routing:
             return
         names = ", ".join(sorted(self.chosen))
         yield (
-            f"routing is balanced: what {names} chooses among is chosen equally often, so that each expert gets as many tokens; "
-            "this is not measured, and real routers send some more"
+            f"routing is balanced: what {names} chooses among is chosen equally often, so that each expert gets as many "
+            "tokens. It is not measured, and real routers send some experts more"
         )
         if self._factor != 1.0:
             yield (

@@ -1,4 +1,4 @@
-"""What collectives bring where all ranks have the same values, as where they route alike: how many tokens each sends to which."""
+"""What collectives bring where all ranks have the same values, as where they route alike: how many tokens come from each."""
 
 from __future__ import annotations
 

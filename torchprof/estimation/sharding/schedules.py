@@ -7,11 +7,12 @@ from typing import Any
 
 import torch.distributed as dist
 
+from torchprof.estimation.bounds.pipeline import Action
 from torchprof.estimation.sharding.communication import dimension_of
 from torchprof.estimation.sharding.messages import Message, Wait
 from torchprof.estimation.torch_private import PIPELINES
 
-__all__ = ["messages_of_schedule"]
+__all__ = ["actions_of_schedule", "messages_of_schedule"]
 
 
 def messages_of_schedule(schedule: Any) -> dict[int, list[Message | Wait]]:
@@ -26,6 +27,25 @@ def messages_of_schedule(schedule: Any) -> dict[int, list[Message | Wait]]:
     group = schedule._stages[0].group or dist.group.WORLD
     place = tuple(dist.get_process_group_ranks(group)), dimension_of(group)
     return {rank: list(_played(of_rank, schedule.stage_index_to_group_rank, place)) for rank, of_rank in actions.items()}
+
+
+def actions_of_schedule(schedule: Any) -> tuple[tuple[Action, ...], ...]:
+    """What each rank of a pipeline computes, in order, by its number in the group; empty where the schedule does not say it.
+
+    Args:
+        schedule: of ``torch.distributed.pipelining``.
+    """
+    orders: Mapping[int, Sequence[Any]] = getattr(schedule, "pipeline_order_with_comms", None) or schedule.pipeline_order or {}
+    return tuple(tuple(_computing(orders[rank])) for rank in sorted(orders))
+
+
+def _computing(actions: Sequence[Any]) -> Iterator[Action]:
+    kinds = PIPELINES.ComputationType
+    computing = (kinds.FORWARD, kinds.FULL_BACKWARD, kinds.BACKWARD_INPUT, kinds.BACKWARD_WEIGHT)
+    for action in actions:
+        parts = [part for part in _flat([action]) if part.computation_type in computing]
+        for number, part in enumerate(parts, 1):
+            yield Action(part.stage_index, part.computation_type.value, part.microbatch_index, number < len(parts))
 
 
 def _played(actions: Sequence[Any], ranks: Mapping[int, int], place: tuple[tuple[int, ...], str]) -> Iterator[Message | Wait]:

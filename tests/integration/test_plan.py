@@ -11,7 +11,17 @@ import torch
 import torch.distributed as dist
 from sharded_blocks import sharded_blocks
 from torch import nn
-from transformers import GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
+from transformers import (
+    DeepseekV3Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MixtralConfig,
+    PhiConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    T5Config,
+)
 
 import torchprof
 from torchprof import ArgumentError, Configuration, EstimateError, ModuleTypeError, Plan
@@ -186,6 +196,8 @@ def test_splits_that_a_model_cannot_have_are_left_out(config: Any, over: Any, sa
         GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64, n_positions=64),
         LlamaConfig(**SIZES, tie_word_embeddings=True),
         Qwen3Config(**SIZES, head_dim=16),
+        PhiConfig(**SIZES),
+        GPTNeoXConfig(**{name: size for name, size in SIZES.items() if name != "num_key_value_heads"}),
     ],
     ids=lambda config: type(config).__name__,
 )
@@ -194,6 +206,52 @@ def test_other_models_are_sharded_too(config: Any) -> None:
     plan = torchprof.plan(config, gpus=2, sequence=64, over={"tp": tp, "checkpointing": "full"}, cache=False)
     assert plan.best is not None, plan
     assert plan.best.flops_recomputed
+
+
+EXPERTS = [
+    MixtralConfig(**SIZES, num_local_experts=4),
+    Qwen3MoeConfig(**SIZES, head_dim=16, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2),
+    DeepseekV3Config(
+        **SIZES,
+        moe_intermediate_size=32,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=32,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+    ),
+]
+
+
+@pytest.mark.parametrize("config", EXPERTS, ids=lambda config: type(config).__name__)
+def test_models_with_experts_are_sharded_and_their_experts_are_not_split(config: Any) -> None:
+    plan = torchprof.plan(config, gpus=2, sequence=64, over={"tp": (1, 2)}, cache=False)
+    assert [(row.choice.tp, row.status) for row in plan.rows] == [(1, "fits")]
+    ((why, count),) = plan.left_out
+    assert count == 1
+    assert "splits by 'moe_tp_experts'" in why
+    assert why.endswith("try tp 1, or write build_with yourself")
+
+
+def test_what_is_assumed_of_routers_is_said_where_a_model_reads_them() -> None:
+    loops = MixtralConfig(**SIZES, num_local_experts=4, experts_implementation="eager")
+    plan = torchprof.plan(loops, gpus=2, sequence=64, over={"tp": 1}, cache=False)
+    (row,) = plan.rows
+    (said,) = row.to_dict()["assumed"]
+    assert said.startswith("routing is balanced")
+    assert f"Assumed: {said}" in str(plan).replace("\n", " ")
+    with pytest.raises(EstimateError, match="routing='balanced' takes it"):
+        torchprof.plan(loops, gpus=2, sequence=64, over={"tp": 1}, cache=False, routing=None)
+
+
+def test_a_model_that_predicts_no_tokens_is_named() -> None:
+    with pytest.raises(EstimateError, match=r"T5Config is of no model that predicts tokens .* write build_with as a function"):
+        torchprof.plan(T5Config(), gpus=2, sequence=64, cache=False)
 
 
 def test_what_was_found_is_not_estimated_again(monkeypatch: pytest.MonkeyPatch) -> None:

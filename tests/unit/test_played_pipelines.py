@@ -109,7 +109,7 @@ def test_the_bound_of_a_step_has_the_bubble_once_all_stages_are_known() -> None:
     )
     alone = bound_of(step, (), "cuda", None, rates, None, work)
     assert (alone.compute, alone.step, alone.bubble) == (0.012, 0.012, None)
-    assert alone.unknown == ("the bubble of the pipeline: ranks='all' knows what stage 1 compute",)
+    assert alone.unknown == ("the bubble of the pipeline: what is computed in stage 1 is known with ranks='all'",)
     both = bound_of(step, (), "cuda", None, rates, None, work.with_others([a_rank(1, 10**9, 2 * 10**9)]))
     assert both.unknown == ()
     assert both.bubble == pytest.approx(0.003)

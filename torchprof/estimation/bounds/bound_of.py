@@ -78,7 +78,7 @@ def bound_of(
 def _not_played(pipeline: PipelineWork | None) -> Iterator[str]:
     """Why the bubble of a pipeline is not known, in words."""
     if pipeline is not None and pipeline.missing:
-        yield f"the bubble of the pipeline: ranks='all' knows what {numbered(pipeline.missing, 'stage')} compute"
+        yield f"the bubble of the pipeline: what is computed in {numbered(pipeline.missing, 'stage')} is known with ranks='all'"
 
 
 def _not_computed(flops: StepFlops, peaks: Peaks | None, device: str) -> Iterator[str]:

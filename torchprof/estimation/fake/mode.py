@@ -123,7 +123,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         try:
             _native.pause_recording()
             if self.routing:
-                args, kwargs = self.routing.prepare(self, func, args, kwargs)
+                func, args, kwargs = self.routing.prepare(self, func, args, kwargs)
             returned: Any = self._returned(rule, func, types, args, kwargs)
             if self.routing:
                 returned = self.routing.know(self, func, args, kwargs, returned)

@@ -37,6 +37,8 @@ INDEXES: Final = frozenset(
     {"aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index_put"}
 )
 """Ops that are given a mask, or where it selects."""
+INDEX: Final = torch.ops.aten.index.Tensor
+SELECT: Final = torch.ops.aten.masked_select.default
 READS: Final = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 """What ops are tagged with whose results depend on values."""
 FILLED: Final[dict[str, int]] = {
@@ -112,20 +114,22 @@ class Routing:
         """Whether the values of a tensor that is computed from known ones are kept."""
         return bool(self) and type(real) is torch.Tensor and real.device.type == "cpu"
 
-    def prepare(self, mode: Any, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """The arguments of an op before it runs, so that it finds the values that are known."""
+    def prepare(self, mode: Any, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """The op that is to run, and its arguments, so that it finds the values that are known."""
         fakes = [tensor for tensor in find_tensors((args, kwargs)) if isinstance(tensor, FakeTensor)]
         self._make(mode, func, fakes)
         known = [tensor for tensor in fakes if tensor.constant is not None]
         self._follows = any(FOLLOWS in vars(tensor) for tensor in known)
         if not known:
-            return args, kwargs
+            return func, args, kwargs
+        if func is SELECT and args[1].constant is not None and args[0].shape == args[1].shape:
+            func, args = INDEX, (args[0], [args[1]])
         if func._schema.name in INDEXES:
             self.read |= any(tensor.dtype is torch.bool and FOLLOWS in vars(tensor) for tensor in known)
             places = [place for each in args[1] for place in _places(mode, each)]
-            return (args[0], places, *args[2:]), kwargs
+            return func, (args[0], places, *args[2:]), kwargs
         self.read |= self._follows and not READS.isdisjoint(getattr(func, "tags", ()))
-        return args, kwargs
+        return func, args, kwargs
 
     def know(self, mode: Any, func: Any, args: Any, kwargs: Any, returned: Any) -> Any:
         """What an op returned, with the values that are known."""

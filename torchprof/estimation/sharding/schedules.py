@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch.distributed as dist
@@ -36,7 +37,19 @@ def actions_of_schedule(schedule: Any) -> tuple[tuple[Action, ...], ...]:
         schedule: of ``torch.distributed.pipelining``.
     """
     orders: Mapping[int, Sequence[Any]] = getattr(schedule, "pipeline_order_with_comms", None) or schedule.pipeline_order or {}
-    return tuple(tuple(_computing(orders[rank])) for rank in sorted(orders))
+    found = (tuple(_computing(orders[rank])) for rank in sorted(orders))
+    if isinstance(schedule, PIPELINES.PipelineScheduleMulti):
+        return tuple(found)
+    return tuple(tuple(_counted(actions, schedule._n_microbatches)) for actions in found)
+
+
+def _counted(actions: Sequence[Action], microbatches: int) -> Iterator[Action]:
+    """The same with microbatches one after the other: PyTorch's list for 1F1B counts those of the last stage from 1, and has
+    more than there are where there are few."""
+    next_ones = {action.kind: count() for action in actions}
+    for action in actions:
+        if (number := next(next_ones[action.kind])) < microbatches:
+            yield action._replace(microbatch=number)
 
 
 def _computing(actions: Sequence[Any]) -> Iterator[Action]:

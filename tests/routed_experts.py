@@ -68,17 +68,22 @@ class RoutedExperts(nn.Module):
             dist.all_to_all_single(others, counts, group=mesh.get_group())
             others = others.view(ranks, -1)
         sent, comes = counts.view(ranks, -1).sum(1).tolist(), others.sum(1).tolist()
-        came = wait_tensor(all_to_all_single_autograd(rows, comes, sent, mesh))
-        parts = came.split(others.reshape(-1).tolist())  # of each rank for each expert
+        came = _sent(rows, comes, sent, mesh)
+        parts = torch.split(came, others.reshape(-1).tolist())  # of each rank for each expert
         here = others.shape[1]
         by_expert = torch.cat([part for expert in range(here) for part in parts[expert::here]])
         done = self._computed(by_expert, others.sum(0).tolist())
-        back = done.split([size for column in others.t().tolist() for size in column])
+        back = torch.split(done, [size for column in others.t().tolist() for size in column])
         by_rank = torch.cat([part for rank in range(ranks) for part in back[rank::ranks]])
-        return wait_tensor(all_to_all_single_autograd(by_rank, sent, comes, mesh))
+        return _sent(by_rank, sent, comes, mesh)
 
     def _computed(self, rows: Tensor, counts: list[int]) -> Tensor:
         made: list[Any] = []
-        for expert, part in enumerate(rows.split(counts)):
+        for expert, part in enumerate(torch.split(rows, counts)):
             made.append(nn.functional.silu(part @ self.up[expert].t()) @ self.down[expert].t())
         return torch.cat(made)
+
+
+def _sent(rows: Tensor, comes: list[int], sent: list[int], mesh: DeviceMesh) -> Tensor:
+    came: Tensor = wait_tensor(all_to_all_single_autograd(rows, comes, sent, mesh))  # type: ignore[no-untyped-call]
+    return came

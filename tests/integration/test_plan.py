@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +28,8 @@ from transformers import (
 
 import torchprof
 from torchprof import ArgumentError, Configuration, EstimateError, ModuleTypeError, Plan
-from torchprof.estimation.planner import running
+from torchprof.cli.main import main
+from torchprof.estimation.planner import helper, running
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.least import least_held
 from torchprof.estimation.planner.transformers_models import ShardedTransformer
@@ -247,6 +251,34 @@ def test_what_is_assumed_of_routers_is_said_where_a_model_reads_them() -> None:
     assert f"Assumed: {said}" in str(plan).replace("\n", " ")
     with pytest.raises(EstimateError, match="routing='balanced' takes it"):
         torchprof.plan(loops, gpus=2, sequence=64, over={"tp": 1}, cache=False, routing=None)
+
+
+def test_a_file_of_a_model_with_experts_is_planned_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mixtral.json"
+    file.write_text(json.dumps({"model_type": "mixtral", **SIZES, "num_local_experts": 4}))
+    arguments = "--gpus 2 --sequence 64 --over tp=1 --over checkpointing=full --no-cache --json"
+    assert main(["plan", "--model", str(file), *arguments.split()]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["configurations"]
+    assert (row["status"], row["tp"]) == ("fits", 1)
+
+
+def test_a_helper_whose_planner_was_killed_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(file: Any, data: bytes) -> None:
+        raise BrokenPipeError
+
+    asked = iter(("what is asked", ("a choice", None), None))
+    monkeypatch.setattr(helper, "_next", lambda: next(asked))
+    monkeypatch.setattr(helper, "found_of", lambda *given: None)
+    monkeypatch.setattr(helper, "_write", gone)
+    monkeypatch.setattr(os, "fdopen", lambda *given: None)
+    monkeypatch.setattr(os, "dup", lambda *given: 0)
+    monkeypatch.setattr(os, "dup2", lambda *given: 0)
+    monkeypatch.setattr(os, "_exit", lambda code: sys.exit(code))
+    with pytest.raises(SystemExit) as ended:
+        helper.main()
+    assert ended.value.code == 1
 
 
 def test_a_model_that_predicts_no_tokens_is_named() -> None:

@@ -105,7 +105,6 @@ class Routing:
         self.chosen: set[str] = set()
         self.read = False
         self.exceeded = False
-        self._follows = False  # what the op is given that runs
 
     def __bool__(self) -> bool:
         return self._factor is not None
@@ -119,7 +118,6 @@ class Routing:
         fakes = [tensor for tensor in find_tensors((args, kwargs)) if isinstance(tensor, FakeTensor)]
         self._make(mode, func, fakes)
         known = [tensor for tensor in fakes if tensor.constant is not None]
-        self._follows = any(FOLLOWS in vars(tensor) for tensor in known)
         if not known:
             return func, args, kwargs
         if func is SELECT and args[1].constant is not None and args[0].shape == args[1].shape:
@@ -128,13 +126,13 @@ class Routing:
             self.read |= any(tensor.dtype is torch.bool and FOLLOWS in vars(tensor) for tensor in known)
             places = [place for each in args[1] for place in _places(mode, each)]
             return func, (args[0], places, *args[2:]), kwargs
-        self.read |= self._follows and not READS.isdisjoint(getattr(func, "tags", ()))
+        self.read |= _follows(known) and not READS.isdisjoint(getattr(func, "tags", ()))
         return func, args, kwargs
 
     def know(self, mode: Any, func: Any, args: Any, kwargs: Any, returned: Any) -> Any:
         """What an op returned, with the values that are known."""
         returned = self._with_values(mode, func, args, kwargs, returned)
-        if self._follows:
+        if _follows(find_tensors((args, kwargs))):
             self._follow(find_tensors(returned))
         return returned
 
@@ -241,6 +239,11 @@ class _Numpy(TorchFunctionMode):
                     array = known.clone().numpy()
                     return array.astype(args[1]) if args[1:] else array
         return func(*args, **(kwargs or {}))
+
+
+def _follows(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether one of these has values that follow from what a router chooses."""
+    return any(isinstance(tensor, FakeTensor) and tensor.constant is not None and FOLLOWS in vars(tensor) for tensor in tensors)
 
 
 def _set(mode: Any, fake: Any, real: torch.Tensor) -> None:

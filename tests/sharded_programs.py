@@ -22,6 +22,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import transformers as hf
 from architectures import loss_of
+from sharded_attention import HAS_RING, LENGTH, RingEncoder
 from sharded_blocks import Block
 from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
 from torch import Tensor, nn
@@ -204,6 +205,7 @@ ARCHITECTURES: Final = {
     "conv": Architecture(ConvNet, lambda: (torch.ones(8, 3, 32, 32),), lambda model: [*model.stages, model.fc1], conv_plan),
     "encoder": Architecture(Encoder, lambda: (tokens(1000, 4, 64),), lambda model: model.blocks, encoder_plan),
     "moe": Architecture(MixtureOfExperts, lambda: (torch.ones(8, 64, 128),), lambda model: model.blocks, lambda: {}),
+    "ring": Architecture(RingEncoder, lambda: (tokens(1000, 2, LENGTH),), lambda model: model.blocks, encoder_plan),
     "vit": Architecture(vit, lambda: {"pixel_values": torch.ones(4, 3, 32, 32)}, lambda model: model.vit.layers, lambda: {}),
 }
 """By name."""
@@ -320,6 +322,24 @@ def spread(model: nn.Module, of: Architecture) -> nn.Module:
     return model
 
 
+def ring(model: Any, of: Architecture, **more: Any) -> nn.Module:
+    model.split(init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("cp",)), **more)
+    return sharded(model, of, model.mesh)
+
+
+def ring_and_split(model: Any, of: Architecture) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("cp", "tp"))
+    model.split(mesh["cp"])
+    return parallelize_module(model, mesh["tp"], of.plan())
+
+
+def ring_and_sharded(model: Any, of: Architecture) -> nn.Module:
+    """Parameters are sharded between all ranks, and the sequence between two."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "cp"))
+    model.split(mesh["cp"])
+    return sharded(model, of, mesh["dp", "cp"]._flatten("dp_cp"))
+
+
 WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]] = {
     "ddp": (2, ddp),
     "ddp-views": (2, partial(ddp, gradient_as_bucket_view=True)),
@@ -334,6 +354,11 @@ WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]
     "sequence": (2, split_by_sequence),
     "fsdp-tp": (4, split_and_sharded),
     "ep": (2, spread),
+    "cp": (2, ring),
+    "cp-alltoall": (4, partial(ring, rotate="alltoall")),
+    "cp-in-order": (4, partial(ring, balanced=False)),
+    "cp-tp": (4, ring_and_split),
+    "cp-fsdp": (4, ring_and_sharded),
     "ddp-static": (2, partial(ddp, static_graph=True)),
     "ddp-zero": (2, ddp),
     "fsdp-lora": (2, adapted),
@@ -411,8 +436,8 @@ def _programs() -> Iterable[Program]:
     for architecture in ARCHITECTURES:
         for wrapping in WRAPPINGS:
             has_plan = bool(ARCHITECTURES[architecture].plan())
-            only_for = {"sequence": "encoder", "ep": "moe"}.get(wrapping, architecture)
-            if architecture == only_for and ("tp" not in wrapping or has_plan):
+            only_for = {"sequence": "encoder", "ep": "moe", "cp": "ring"}.get(wrapping.split("-")[0], architecture)
+            if architecture == only_for and (architecture == "ring") == wrapping.startswith("cp") and ("tp" not in wrapping or has_plan):
                 yield Program(architecture, wrapping)
 
 
@@ -424,6 +449,7 @@ IN_TESTS: Final = (
     *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
     *("encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
     "encoder-fsdp-in-backward",
+    *(("ring-cp", "ring-cp-alltoall", "ring-cp-in-order", "ring-cp-tp", "ring-cp-fsdp") if HAS_RING else ()),
     *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),
 )
 """Those that the tests run: each architecture, each wrapping, and pipelines."""

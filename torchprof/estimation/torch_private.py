@@ -25,6 +25,7 @@ __all__ = [
     "ATTENTION_RULE",
     "AUTOCAST_RULE",
     "COMPILE",
+    "CONTEXT_PARALLEL",
     "CUDA_NAMES",
     "DISPATCHER_RULES",
     "ESTIMATE",
@@ -188,6 +189,24 @@ PIPELINES: Final = Feature(
     ),
 )
 """Stages of a pipeline and their schedules: `torchprof.estimation.sharding.pipelines`."""
+
+RING_ATTENTION: Final = "torch.distributed.tensor.experimental._context_parallel"
+
+CONTEXT_PARALLEL: Final = Feature(
+    "The estimate of context parallelism",
+    "Other models can be estimated",
+    names={"attention": f"{RING_ATTENTION}._attention", "rules": f"{RING_ATTENTION}._sharding_rules"},
+    methods=(
+        f"{RING_ATTENTION}._attention._context_parallel_buffers",
+        f"{RING_ATTENTION}._attention._cp_options",
+        f"{RING_ATTENTION}._attention._dispatch_mode",
+        f"{RING_ATTENTION}._attention._replaced_functions",
+        f"{RING_ATTENTION}._sharding_rules._cp_strategy_contexts",
+        f"{RING_ATTENTION}._sharding_rules.unregister_cp_sharding_rules",
+        "torch.distributed.tensor.DTensor._op_dispatcher",
+    ),
+)
+"""Sequences that are split between ranks: `torchprof.estimation.sharding.context_parallel`."""
 
 STANCE: Final = Feature(
     "torchprof.estimate",

@@ -13,6 +13,7 @@ from torch import nn
 
 from torchprof.errors import ArgumentError, TorchprofError
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.context_parallel import lengths_put_back
 from torchprof.estimation.sharding.pipelines import pipeline_of, stages_in
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.nested import find_tensors
@@ -62,9 +63,9 @@ class TrainingStep:
 
     def run(self) -> None:
         if self.own_step is not None:
-            self.own_step(
-                self.pipeline.schedule if self.pipeline else self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs
-            )
+            model = self.pipeline.schedule if self.pipeline else self.model
+            with lengths_put_back(self.inputs.tensors()):
+                self.own_step(model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
             return
         if self.optimizer is not None and _needs_closure(self.optimizer):
             self.optimizer.step(cast(Callable[[], float], self._closure))

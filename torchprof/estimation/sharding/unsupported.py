@@ -12,7 +12,7 @@ from torch import nn
 
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import replaced
-from torchprof.estimation.torch_private import SHARDING
+from torchprof.estimation.torch_private import CONTEXT_PARALLEL, SHARDING
 
 __all__ = ["FIND_UNUSED", "refuse_shards_on_the_host", "unsupported_refused"]
 
@@ -26,9 +26,9 @@ ON_THE_HOST: Final = (
     "what it keeps there are the categories 'sharded parameters', 'sharded gradients' and 'optimizer state'"
 )
 SPLIT_ATTENTION: Final = (
-    "attention on tensors that are split between ranks, as context_parallel makes them, cannot be estimated: on the CPU, where "
-    "an estimate runs, PyTorch cannot split it. Give it local tensors (use_local_output=True), or leave it out with a step= of "
-    "your own"
+    "attention on tensors that are split between ranks, as context_parallel makes them, cannot be estimated for device='cpu': "
+    "PyTorch cannot split its kernel of the CPU. Estimate for device='cuda', give it local tensors (use_local_output=True), or "
+    "leave it out with a step= of your own"
 )
 UNSPLIT: Final = frozenset(
     {
@@ -37,6 +37,11 @@ UNSPLIT: Final = frozenset(
     }
 )
 """Ops for which DTensor looks through all ways to split what they are made of, which takes longer than anybody waits."""
+SPLIT_BY_SEQUENCE: Final = frozenset(
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention").default for kernel in ("flash", "efficient", "cudnn")
+)
+SEQUENCE: Final = 2
+"""The dimension of queries, keys and values that context parallelism splits."""
 
 
 @contextmanager
@@ -61,6 +66,8 @@ def _splitting_no_attention(propagate: Callable[..., Any]) -> Callable[..., Any]
     def propagated(self: Any, op_schema: Any) -> Any:
         if op_schema.op in UNSPLIT:
             raise EstimateError(SPLIT_ATTENTION)
+        if op_schema.op in SPLIT_BY_SEQUENCE and any(part.is_shard(SEQUENCE) for part in op_schema.args_schema[0].placements):
+            CONTEXT_PARALLEL.require()
         return propagate(self, op_schema)
 
     return propagated

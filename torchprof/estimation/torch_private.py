@@ -33,6 +33,7 @@ __all__ = [
     "GROUPED_MM_RULE",
     "HIGHER_ORDER",
     "INDUCTOR_FOR_CUDA",
+    "OFFLOAD",
     "PIPELINES",
     "SHARDING",
     "STANCE",
@@ -207,6 +208,20 @@ CONTEXT_PARALLEL: Final = Feature(
     ),
 )
 """Sequences that are split between ranks: `torchprof.estimation.sharding.context_parallel`."""
+
+OFFLOAD: Final = Feature(
+    "estimate(world_size=...)",
+    "Models on one GPU can be estimated, and recordings of many ranks read",
+    names={
+        "FSDPParam": "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam",
+        "param_group": "torch.distributed.fsdp._fully_shard._fsdp_param_group",
+    },
+    methods=(
+        "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam.reset_sharded_param",
+        "torch.distributed.fsdp._fully_shard._fsdp_param_group.foreach_reduce",
+    ),
+)
+"""Shards that FSDP2 keeps on the host: `torchprof.estimation.sharding.offload`."""
 
 STANCE: Final = Feature(
     "torchprof.estimate",

@@ -21,6 +21,7 @@ from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
 from torchprof.estimation.sharding.communication import NAMESPACES, Communication
+from torchprof.estimation.sharding.offload import Host
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -42,6 +43,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     Attributes:
         communication: what the program sends to other ranks; None where it is alone.
+        host: tells what is on the host; None where all is on the device.
     """
 
     supports_higher_order_operators = True
@@ -55,6 +57,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         self.outside = Outside()
         self.wrappers = wrappers
         self.communication = Communication() if wrappers else None
+        self.host: Host | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -127,7 +130,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         except LayoutError as error:
             raise UnmeasuredError(func, str(error)) from error
         finally:
-            _native.resume_recording(results, workspace)
+            resume = _native.resume_recording if self.host is None else self.host.resume
+            resume(results, workspace)
             del replaced
 
     @staticmethod

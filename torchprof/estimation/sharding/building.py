@@ -18,8 +18,9 @@ from torchprof import _native
 from torchprof.errors import EstimateError, ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.offload import HOST, Host, offloaded
 from torchprof.estimation.sharding.pipelines import as_module
-from torchprof.estimation.sharding.unsupported import FIND_UNUSED, refuse_shards_on_the_host
+from torchprof.estimation.sharding.unsupported import FIND_UNUSED
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
@@ -47,23 +48,34 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         raise ModuleTypeError(
             f"model() must return a torch.nn.Module, or the schedule of a pipeline, not {type(made).__name__}: {made!r:.80}"
         )
-    refuse_shards_on_the_host(made)
     return made
 
 
-def made_fake(model: nn.Module, mode: Any) -> nn.Module:
-    """Give a model on meta fake parameters and buffers on the CPU, which DistributedDataParallel then groups in buckets."""
+def made_fake(model: nn.Module, mode: Any, *, has_host: bool) -> nn.Module:
+    """Give a model on meta fake parameters and buffers on the CPU, which DistributedDataParallel then groups in buckets.
+
+    Args:
+        has_host: whether shards that FSDP2 keeps on the host are not on the device, as on CUDA.
+    """
     tied = _tied(model)
+    parts = offloaded(model) if has_host else []
+    on_host = {id(part.sharded_param) for part in parts}
+    if parts:
+        mode.host = Host(pinned=any(part.pin_memory for part in parts))
     with mode:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
-            model.to_empty(device="cpu")
+            model._apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
             for (owner, name), *others in tied:
                 for other, same in others:
                     other._parameters[same] = owner._parameters[name]
             _attributes_made_fake(model, mode)
         finally:
-            _native.resume_recording([local_part(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
+            tensors = [local_part(tensor) for tensor in (*model.parameters(), *model.buffers())]
+            if mode.host is None:
+                _native.resume_recording(tensors, 0)
+            else:
+                mode.host.resume_with(tensors)
             mode.outside.forget()
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
             with _without_talking():
@@ -105,6 +117,8 @@ class _CudaIsMeta(TorchFunctionMode):
             return args[0]
         args = tuple(map(_on_meta, args))
         kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
+        if func is torch.empty_like and args[0].is_meta:  # model.to_empty(device="cpu"), for shards that stay on the host
+            kwargs["device"] = "meta"
         return func(*args, **kwargs)
 
 

@@ -437,7 +437,11 @@ def _programs() -> Iterable[Program]:
         for wrapping in WRAPPINGS:
             has_plan = bool(ARCHITECTURES[architecture].plan())
             only_for = {"sequence": "encoder", "ep": "moe", "cp": "ring"}.get(wrapping.split("-")[0], architecture)
-            if architecture == only_for and (architecture == "ring") == wrapping.startswith("cp") and ("tp" not in wrapping or has_plan):
+            if (
+                architecture == only_for
+                and (architecture == "ring") == wrapping.startswith("cp")
+                and ("tp" not in wrapping or has_plan)
+            ):
                 yield Program(architecture, wrapping)
 
 

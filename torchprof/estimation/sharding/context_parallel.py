@@ -1,4 +1,4 @@
-"""Context parallelism: what PyTorch keeps of it for the whole process is put back, and sequences that do not divide are named."""
+"""Context parallelism: what PyTorch keeps of it for the process is put back, and sequences that do not divide are named."""
 
 from __future__ import annotations
 

@@ -215,6 +215,13 @@ def ddp(model: nn.Module, of: Architecture, **more: Any) -> nn.Module:
     return DistributedDataParallel(model, **more)
 
 
+def ddp_with_unused(model: nn.Module, of: Architecture, **more: Any) -> nn.Module:
+    """Some parameters no forward uses, enough for a bucket."""
+    for name in ("first", "second"):
+        model.register_parameter(name, nn.Parameter(torch.ones(700, 700)))
+    return DistributedDataParallel(model, find_unused_parameters=True, **more)
+
+
 def sharded(model: nn.Module, of: Architecture, mesh: DeviceMesh | None = None, **more: Any) -> nn.Module:
     mesh = mesh or init_device_mesh("cpu", (dist.get_world_size(),))
     for block in of.blocks(model):
@@ -343,6 +350,8 @@ def ring_and_sharded(model: Any, of: Architecture) -> nn.Module:
 WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]] = {
     "ddp": (2, ddp),
     "ddp-views": (2, partial(ddp, gradient_as_bucket_view=True)),
+    "ddp-unused": (2, ddp_with_unused),
+    "ddp-unused-views": (2, partial(ddp_with_unused, gradient_as_bucket_view=True)),
     "fsdp": (2, sharded),
     "fsdp-kept": (2, partial(sharded, reshard_after_forward=False)),
     "fsdp-to-2": (4, partial(sharded, reshard_after_forward=2)),
@@ -451,7 +460,7 @@ PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
     *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
-    *("encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
+    *("encoder-ddp-unused", "mlp-ddp-unused-views", "encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
     "encoder-fsdp-in-backward",
     *(("ring-cp", "ring-cp-alltoall", "ring-cp-in-order", "ring-cp-tp", "ring-cp-fsdp") if HAS_RING else ()),
     *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),

@@ -239,7 +239,6 @@ def shares_objects() -> nn.Module:
         (nn.Linear, {}, ModuleTypeError, "not the class Linear"),
         (lambda: None, {}, ModuleTypeError, "must return a torch.nn.Module, or the schedule of a pipeline, not NoneType"),
         (lambda: FullyShardedDataParallel(network()), {}, EstimateError, "use torch.distributed.fsdp.fully_shard"),
-        (partial(replicated, find_unused_parameters=True), {}, EstimateError, "looks at which gradients there are"),
         (shares_objects, {}, EstimateError, "reads the values of a tensor"),
     ],
 )

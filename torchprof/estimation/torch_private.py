@@ -146,6 +146,7 @@ SHARDING: Final = Feature(
         "DTensor": "torch.distributed.tensor.DTensor",
         "FSDP1": "torch.distributed.fsdp.FullyShardedDataParallel",
         "FSDPModule": "torch.distributed.fsdp.FSDPModule",
+        "FSDPState": "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
         "PipelineSchedule": "torch.distributed.pipelining.schedules._PipelineSchedule",
         "OpSchema": "torch.distributed.tensor._op_schema.OpSchema",
@@ -157,6 +158,7 @@ SHARDING: Final = Feature(
         "world": "torch.distributed.distributed_c10d",
     },
     methods=(
+        "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._init_fqns",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator.propagate_op_sharding_non_cached",
         "torch.nn.parallel.distributed._sync_module_states",
@@ -203,6 +205,7 @@ CONTEXT_PARALLEL: Final = Feature(
         f"{RING_ATTENTION}._attention._dispatch_mode",
         f"{RING_ATTENTION}._attention._replaced_functions",
         f"{RING_ATTENTION}._sharding_rules._cp_strategy_contexts",
+        f"{RING_ATTENTION}._sharding_rules.register_cp_sharding_rules",
         f"{RING_ATTENTION}._sharding_rules.unregister_cp_sharding_rules",
         "torch.distributed.tensor.DTensor._op_dispatcher",
     ),

@@ -62,10 +62,14 @@ class TrainingStep:
             adjust(self.optimizer)
 
     def run(self) -> None:
+        with lengths_put_back(self.inputs.tensors()):
+            self._run()
+
+    def _run(self) -> None:
         if self.own_step is not None:
-            model = self.pipeline.schedule if self.pipeline else self.model
-            with lengths_put_back(self.inputs.tensors()):
-                self.own_step(model, self.optimizer, *self.inputs.args, **self.inputs.kwargs)
+            self.own_step(
+                self.pipeline.schedule if self.pipeline else self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs
+            )
             return
         if self.optimizer is not None and _needs_closure(self.optimizer):
             self.optimizer.step(cast(Callable[[], float], self._closure))

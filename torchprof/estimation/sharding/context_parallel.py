@@ -66,8 +66,8 @@ def _put_back() -> Iterator[None]:
     try:
         yield
     finally:
-        if rules._cp_strategy_contexts and not had_rules:  # the program left them there
-            rules.unregister_cp_sharding_rules(clear_the_cache=False)  # the world clears it
+        if bool(rules._cp_strategy_contexts) is not had_rules:  # the world clears what is remembered of them
+            rules.register_cp_sharding_rules() if had_rules else rules.unregister_cp_sharding_rules(clear_the_cache=False)
         functional.scaled_dot_product_attention = attention
         dispatcher._custom_op_handlers = handlers
         vars(place._cp_options).update(options)

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchprof import _native
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.sharding.pipelines import groups_of
 from torchprof.estimation.sharding.streams import IN_PINNED_MEMORY, ON_HOST, mark_stream
 from torchprof.estimation.torch_private import ESTIMATE, OFFLOAD, SHARDING
 
@@ -72,13 +73,8 @@ class Host:
 
 def offloaded(model: nn.Module) -> list[Any]:
     """FSDP2's descriptions of the parameters of a model whose shards it keeps on the host."""
-    found = []
-    for module in model.modules():
-        if isinstance(module, SHARDING.FSDPModule):
-            state = module._get_fsdp_state()
-            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
-            found += [part for group in groups if group is not None for part in group.fsdp_params if part.offload_to_cpu]
-    return found
+    states = [module._get_fsdp_state() for module in model.modules() if isinstance(module, SHARDING.FSDPModule)]
+    return [part for group in groups_of(states) for part in group.fsdp_params if part.offload_to_cpu]
 
 
 @contextmanager

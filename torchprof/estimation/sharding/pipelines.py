@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from torchprof.estimation.sharding.deadlocks import check_messages
 from torchprof.estimation.sharding.schedules import messages_of_schedule
 from torchprof.estimation.torch_private import PIPELINES, SHARDING
 
-__all__ = ["Pipeline", "as_module", "pipeline_of", "ranks_of_stages", "stages_in", "stages_known"]
+__all__ = ["Pipeline", "as_module", "groups_of", "pipeline_of", "ranks_of_stages", "stages_in", "stages_known"]
 
 _made: Final[list[Any]] = []
 """The stages that were made in the world that there is."""
@@ -116,7 +116,8 @@ def _made_in(model: nn.Module) -> list[Any]:
 
 @contextmanager
 def stages_known() -> Iterator[None]:
-    """Stages that the program makes are remembered, and are on the CPU, until the block ends.
+    """Stages that the program makes are remembered, and are on the CPU, until the block ends. What FSDP2 gathers has the name
+    that it has among all stages of the rank.
 
     Raises:
         EstimateError: inside, where a stage is made and this PyTorch lacks a name that pipelines need.
@@ -131,9 +132,32 @@ def stages_known() -> Iterator[None]:
         self.device = torch.device("cpu")
         _made.append(self)
 
-    with replaced(base, "__init__", init):
-        try:
-            yield
-        finally:
-            _made.clear()
-            _scheduled.clear()
+    states, name = SHARDING.FSDPState, "_init_fqns"
+    with ExitStack() as stack:
+        stack.callback(_scheduled.clear)
+        stack.callback(_made.clear)
+        stack.enter_context(replaced(base, "__init__", init))
+        stack.enter_context(replaced(states, name, _named_from_the_whole(getattr(states, name))))
+        yield
+
+
+def _named_from_the_whole(name: Callable[[Any], None]) -> Callable[[Any], None]:
+    """FSDP2 names what it gathers from where it begins, such as a stage: stages that are equal would share their names."""
+
+    @wraps(name)
+    def named(self: Any) -> None:
+        name(self)
+        root = self._modules[0]
+        prefix = next((path for whole, _ in _scheduled for path, module in whole.named_modules() if module is root), "")
+        for group in groups_of(self._state_ctx.all_states) if prefix else ():
+            paths = (group._module_fqn or "").split(", ")
+            group._module_fqn = ", ".join(f"{prefix}.{path}" if path else prefix for path in paths)
+
+    return named
+
+
+def groups_of(states: Iterable[Any]) -> Iterator[Any]:
+    """The groups of parameters that FSDP2 gathers together, of its states of modules."""
+    for state in states:
+        groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+        yield from (group for group in groups if group is not None)

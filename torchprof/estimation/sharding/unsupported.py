@@ -13,12 +13,8 @@ from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.torch_private import CONTEXT_PARALLEL, SHARDING
 
-__all__ = ["FIND_UNUSED", "unsupported_refused"]
+__all__ = ["unsupported_refused"]
 
-FIND_UNUSED: Final = (
-    "DistributedDataParallel(find_unused_parameters=True) looks at which gradients there are, and fake tensors have no values: "
-    "estimate it without, with requires_grad_(False) on the parameters that are not used"
-)
 FSDP1: Final = "FullyShardedDataParallel cannot be estimated: use torch.distributed.fsdp.fully_shard, which needs about as much"
 SPLIT_ATTENTION: Final = (
     "attention on tensors that are split between ranks, as context_parallel makes them, cannot be estimated for device='cpu': "

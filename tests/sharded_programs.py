@@ -460,7 +460,15 @@ PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
     *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
-    *("encoder-ddp-unused", "mlp-ddp-unused-views", "encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
+    *(
+        "encoder-ddp-unused",
+        "mlp-ddp-unused-views",
+        "encoder-ddp-static",
+        "mlp-ddp-zero",
+        "encoder-fsdp-lora",
+        "encoder-fsdp-selective",
+        "encoder-fsdp-prefetch",
+    ),
     "encoder-fsdp-in-backward",
     *(("ring-cp", "ring-cp-alltoall", "ring-cp-in-order", "ring-cp-tp", "ring-cp-fsdp") if HAS_RING else ()),
     *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),

@@ -130,7 +130,7 @@ def test_an_optimizer_that_works_on_all_weights_at_once_needs_temporaries_for_al
     every = of(CPUOffloadPolicy(pin_memory=False), optimizer=partial(torch.optim.AdamW, foreach=True)).host
     assert one is not None
     assert every is not None
-    assert every.by_category["temporaries"] >= 3 * one.by_category["temporaries"]
+    assert one.by_category["temporaries"] < WEIGHTS * SHARD <= every.by_category["temporaries"]
 
 
 def test_some_blocks_may_stay_on_the_device() -> None:

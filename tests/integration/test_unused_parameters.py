@@ -34,7 +34,7 @@ def of(step: Any = None, device: str = "cuda", **options: Any) -> Estimate:
     def build() -> nn.Module:
         return DistributedDataParallel(Branches(), **options)
 
-    given: dict[str, Any] = {"optimizer": torch.optim.AdamW, "world_size": 2, "device": device, "step": step}
+    given: dict[str, Any] = {"optimizer": torch.optim.AdamW, "world_size": 2, "device": device, "step": step, "steps": 3}
     return torchprof.estimate(build, torch.empty(8, WIDTH, device="meta"), **given)
 
 
@@ -76,7 +76,7 @@ def test_gradients_that_are_there_stay() -> None:
         optimizer.zero_grad()
 
     of(step, find_unused_parameters=True)
-    assert kept == [True, True]
+    assert kept == [True, True, True]
 
 
 def test_all_may_be_used() -> None:

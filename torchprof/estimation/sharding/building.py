@@ -123,7 +123,9 @@ class _CudaIsMeta(TorchFunctionMode):
             return args[0]
         args = tuple(map(_on_meta, args))
         kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
-        if func is torch.empty_like and args and args[0].is_meta:  # model.to_empty(device="cpu"), for shards that stay on the host
+        if (
+            func is torch.empty_like and args and args[0].is_meta
+        ):  # model.to_empty(device="cpu"), for shards that stay on the host
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
 

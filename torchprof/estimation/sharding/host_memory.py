@@ -54,11 +54,14 @@ def with_host(trace: Trace) -> tuple[Trace, HostMemory | None]:
     if not on_host.any():
         return trace, None
     rows = trace.allocations.copy()
-    rows["device_type"][on_host] = trace.device_types.number("cpu")
+    cpu = trace.device_types.number("cpu")
+    rows["device_type"][on_host] = cpu
     in_blocks = on_meta & (places == IN_PINNED_MEMORY) & (rows["bytes"] > 0)
     rows["bytes"][in_blocks] = np.exp2(np.ceil(np.log2(rows["bytes"][in_blocks]))).astype(np.int64)
     trace = replace(trace, allocations=rows)
-    account = Memory.of(trace, "cpu")
+    counted = rows.copy()
+    counted["bytes"][(rows["device_type"] == cpu) & ~on_host] = 0  # what the estimate itself needs while it runs
+    account = Memory.of(replace(trace, allocations=counted), "cpu")
     pinned = account.held_at_peak & (streams_of(trace, account.allocations) == IN_PINNED_MEMORY)
     return trace, HostMemory(
         account.peak.bytes,

@@ -15,6 +15,7 @@ from torchprof import _native
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import MISS, FakeOpCache
+from torchprof.estimation.fake.fallbacks import functional_of, is_little, without_out, written_into
 from torchprof.estimation.fake.higher_order import eager
 from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
@@ -49,7 +50,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
     supports_higher_order_operators = True
 
     def __init__(self, rules: Overrides, real_ops: RealOps, wrappers: tuple[type[torch.Tensor], ...] = ()) -> None:
-        super().__init__(allow_non_fake_inputs=True)
+        super().__init__(allow_non_fake_inputs=True, allow_fallback_kernels=False)
         self._rules, self._others = rules.by_op, rules.others
         self.real_ops = real_ops
         self.backward_nodes = BackwardNodes(rules.backward_nodes)
@@ -185,7 +186,21 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     def _uncached(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """What PyTorch's fake kernel returns."""
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except ESTIMATE.UnsupportedOperatorException:
+            return self._without_fake_kernel(func, types, args, kwargs)
+
+    def _without_fake_kernel(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if (functional := functional_of(func)) is not None:
+            with self:
+                results = functional(*args, **without_out(func, kwargs))
+                return written_into(func, kwargs, results)
+        self.allow_fallback_kernels = is_little(args, kwargs)  # of PyTorch's own ops, and of no others
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        finally:
+            self.allow_fallback_kernels = False
 
 
 dispatch: Final = getattr(EstimateMode.__torch_dispatch__, "__wrapped__", EstimateMode.__torch_dispatch__)

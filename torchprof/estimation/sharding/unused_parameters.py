@@ -1,4 +1,4 @@
-"""``find_unused_parameters=True`` of DistributedDataParallel: what forward does not use is reduced as zeros, and has no gradient.
+"""``find_unused_parameters=True`` of DistributedDataParallel: what forward does not use is reduced, and has no gradient.
 
 PyTorch's reducer reads which parameters all ranks used, and here nothing has values. So it is made without, and told what this
 rank's graph does not reach, in the order in which it would find that out. Other ranks are taken to use the same.

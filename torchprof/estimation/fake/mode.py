@@ -26,6 +26,7 @@ from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredE
 from torchprof.estimation.fake.routing import Routing
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
 from torchprof.estimation.sharding.communication import NAMESPACES, Communication
+from torchprof.estimation.sharding.offload import Host
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -53,6 +54,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     Attributes:
         communication: what the program sends to other ranks; None where it is alone.
+        host: tells what is on the host; None where all is on the device.
     """
 
     supports_higher_order_operators = True
@@ -74,6 +76,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         self.outside = Outside()
         self.wrappers = wrappers
         self.communication = Communication() if wrappers else None
+        self.host: Host | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -149,7 +152,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     @contextmanager
     def taking_meta(self) -> Iterator[None]:
-        """Real tensors on ``meta`` go by their shapes, whichever they are, until the block ends: `outside` may not meet them."""
+        """Real tensors on ``meta`` go by their shapes, whichever they are, until the block ends: `outside` meets none."""
         self._cache.takes_meta = True
         try:
             yield
@@ -191,7 +194,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         except LayoutError as error:
             raise UnmeasuredError(func, str(error)) from error
         finally:
-            _native.resume_recording(results, workspace)
+            resume = _native.resume_recording if self.host is None else self.host.resume
+            resume(results, workspace)
             del replaced
 
     @staticmethod

@@ -105,7 +105,9 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         workspace = self._plain.get(func, UNKNOWN)
         if workspace is UNKNOWN:
             workspace = self._plain[func] = self._workspace_of_plain(func)
-        if workspace is OTHER or self.real_ops or (recipe := self._cache.recipe(func, args, kwargs)) is None:
+        if workspace is OTHER or self.real_ops or self.routing:  # these know values, which others of the same shapes lack
+            return UNKNOWN
+        if (recipe := self._cache.recipe(func, args, kwargs)) is None:
             return UNKNOWN
         if func is DETACH:
             self.backward_nodes.begin()
@@ -120,7 +122,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
                 results = [*results, *blocks]
             return returned
         finally:
-            _native.resume_recording(results, needed)
+            self._resume(results, needed)
 
     def _workspace_of_plain(self, func: Any) -> Any:
         """What says which workspace an op needs, of which nothing else need be known; `OTHER` of an op that is not plain."""
@@ -194,9 +196,13 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         except LayoutError as error:
             raise UnmeasuredError(func, str(error)) from error
         finally:
-            resume = _native.resume_recording if self.host is None else self.host.resume
-            resume(results, workspace)
+            self._resume(results, workspace)
             del replaced
+
+    def _resume(self, results: list[torch.Tensor], workspace: int) -> None:
+        """Record again, and what an op allocated."""
+        resume = _native.resume_recording if self.host is None else self.host.resume
+        resume(results, workspace)
 
     @staticmethod
     def _workspace(needed: int | tuple[int, ...]) -> tuple[int, list[torch.Tensor]]:

@@ -140,7 +140,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     @contextmanager
     def taking_meta(self) -> Iterator[None]:
-        """Real tensors on ``meta`` go by their shapes, whichever they are, until the block ends: `outside` may not meet them."""
+        """Real tensors on ``meta`` go by their shapes, until the block ends, and `outside` may not meet them."""
         self._cache.takes_meta = True
         try:
             yield

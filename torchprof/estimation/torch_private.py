@@ -25,6 +25,7 @@ __all__ = [
     "ATTENTION_RULE",
     "AUTOCAST_RULE",
     "COMPILE",
+    "CONTEXT_PARALLEL",
     "CUDA_NAMES",
     "DISPATCHER_RULES",
     "DYNAMO",
@@ -33,6 +34,7 @@ __all__ = [
     "GROUPED_MM_RULE",
     "HIGHER_ORDER",
     "INDUCTOR_FOR_CUDA",
+    "OFFLOAD",
     "PIPELINES",
     "SHARDING",
     "STANCE",
@@ -150,6 +152,7 @@ SHARDING: Final = Feature(
         "DTensor": "torch.distributed.tensor.DTensor",
         "FSDP1": "torch.distributed.fsdp.FullyShardedDataParallel",
         "FSDPModule": "torch.distributed.fsdp.FSDPModule",
+        "FSDPState": "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
         "PipelineSchedule": "torch.distributed.pipelining.schedules._PipelineSchedule",
         "OpSchema": "torch.distributed.tensor._op_schema.OpSchema",
@@ -161,6 +164,7 @@ SHARDING: Final = Feature(
         "world": "torch.distributed.distributed_c10d",
     },
     methods=(
+        "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._init_fqns",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator.propagate_op_sharding_non_cached",
         "torch.nn.parallel.distributed._sync_module_states",
@@ -194,6 +198,39 @@ PIPELINES: Final = Feature(
     ),
 )
 """Stages of a pipeline and their schedules: `torchprof.estimation.sharding.pipelines`."""
+
+RING_ATTENTION: Final = "torch.distributed.tensor.experimental._context_parallel"
+
+CONTEXT_PARALLEL: Final = Feature(
+    "The estimate of context parallelism",
+    "Other models can be estimated",
+    names={"attention": f"{RING_ATTENTION}._attention", "rules": f"{RING_ATTENTION}._sharding_rules"},
+    methods=(
+        f"{RING_ATTENTION}._attention._context_parallel_buffers",
+        f"{RING_ATTENTION}._attention._cp_options",
+        f"{RING_ATTENTION}._attention._dispatch_mode",
+        f"{RING_ATTENTION}._attention._replaced_functions",
+        f"{RING_ATTENTION}._sharding_rules._cp_strategy_contexts",
+        f"{RING_ATTENTION}._sharding_rules.register_cp_sharding_rules",
+        f"{RING_ATTENTION}._sharding_rules.unregister_cp_sharding_rules",
+        "torch.distributed.tensor.DTensor._op_dispatcher",
+    ),
+)
+"""Sequences that are split between ranks: `torchprof.estimation.sharding.context_parallel`."""
+
+OFFLOAD: Final = Feature(
+    "estimate(world_size=...)",
+    "Models on one GPU can be estimated, and recordings of many ranks read",
+    names={
+        "FSDPParam": "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam",
+        "param_group": "torch.distributed.fsdp._fully_shard._fsdp_param_group",
+    },
+    methods=(
+        "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam.reset_sharded_param",
+        "torch.distributed.fsdp._fully_shard._fsdp_param_group.foreach_reduce",
+    ),
+)
+"""Shards that FSDP2 keeps on the host: `torchprof.estimation.sharding.offload`."""
 
 STANCE: Final = Feature(
     "torchprof.estimate",

@@ -23,8 +23,10 @@ from torchprof.estimation.fake.known_numbers import OF_NUMBERS, UNKNOWN, of_numb
 from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
+from torchprof.estimation.fake.routing import Routing
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
 from torchprof.estimation.sharding.communication import NAMESPACES, Communication
+from torchprof.estimation.sharding.offload import Host
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -48,23 +50,33 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         rules: what is done otherwise than PyTorch's fake kernels say.
         real_ops: ops that may run for real on stand-ins.
         wrappers: tensors that stand for fake ones, as DTensor does for those of a rank.
+        routing: what is assumed of routers; None: nothing.
 
     Attributes:
         communication: what the program sends to other ranks; None where it is alone.
+        host: tells what is on the host; None where all is on the device.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, rules: Overrides, real_ops: RealOps, wrappers: tuple[type[torch.Tensor], ...] = ()) -> None:
+    def __init__(
+        self,
+        rules: Overrides,
+        real_ops: RealOps,
+        wrappers: tuple[type[torch.Tensor], ...] = (),
+        routing: Routing | None = None,
+    ) -> None:
         super().__init__(allow_non_fake_inputs=True, allow_fallback_kernels=False)
         self._rules, self._others = rules.by_op, rules.others
         self.real_ops = real_ops
+        self.routing = routing if routing is not None else Routing(None)
         self.backward_nodes = BackwardNodes(rules.backward_nodes)
         self._cache = FakeOpCache(self)
         self._plain: dict[Any, Any] = {}
         self.outside = Outside()
         self.wrappers = wrappers
         self.communication = Communication() if wrappers else None
+        self.host: Host | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -93,7 +105,9 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         workspace = self._plain.get(func, UNKNOWN)
         if workspace is UNKNOWN:
             workspace = self._plain[func] = self._workspace_of_plain(func)
-        if workspace is OTHER or self.real_ops or (recipe := self._cache.recipe(func, args, kwargs)) is None:
+        if workspace is OTHER or self.real_ops or self.routing:
+            return UNKNOWN
+        if (recipe := self._cache.recipe(func, args, kwargs)) is None:
             return UNKNOWN
         if func is DETACH:
             self.backward_nodes.begin()
@@ -149,7 +163,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     def may_turn_const(self, t: torch.Tensor) -> bool:
         """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""
-        kept: bool = super().may_turn_const(t)
+        kept: bool = super().may_turn_const(t) or self.routing.is_kept(t)
         return kept or (bool(self.real_ops) and type(t) is torch.Tensor and t.device.type == "cpu" and is_kept(t))
 
     def _estimated(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -164,7 +178,11 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         replaced = parts_of(args[0]) if rule.sparse_kernel is not None and is_sparse(args[0]) else None
         try:
             _native.pause_recording()
+            if self.routing:
+                func, args, kwargs = self.routing.prepare(self, func, args, kwargs)
             returned: Any = self._returned(rule, func, types, args, kwargs)
+            if self.routing:
+                returned = self.routing.know(self, func, args, kwargs, returned)
             if rule.result is not None:
                 with self:
                     returned = rule.result(func, args, kwargs, returned)
@@ -178,7 +196,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         except LayoutError as error:
             raise UnmeasuredError(func, str(error)) from error
         finally:
-            _native.resume_recording(results, workspace)
+            resume = _native.resume_recording if self.host is None else self.host.resume
+            resume(results, workspace)
             del replaced
 
     @staticmethod

@@ -95,6 +95,7 @@ def _found_of(asked: Asked, choice: Choice) -> Found:
         limit=_limit(estimated, asked),
         unmeasured=estimated.unmeasured,
         notes=estimated.notes,
+        assumed=estimated.assumed,
     )
 
 

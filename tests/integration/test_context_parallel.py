@@ -127,6 +127,7 @@ def test_keys_and_values_are_sent_around(rotate: str) -> None:
 
 def test_every_step_gets_the_whole_sequence() -> None:
     one, more = of(steps=1), of(steps=3)
+    assert any("ranks with other parts of the sequence" in note for note in one.notes)
     assert one.communication == more.communication
     assert one.flops == more.flops
 

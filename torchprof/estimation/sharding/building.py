@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,9 @@ from torchprof.estimation.sharding.unused_parameters import FindsUnused
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
+
+EMPTY_LIKE: Final = torch.empty_like
+"""PyTorch's own, in whose place rules may put another."""
 
 
 def wrappers() -> tuple[type[torch.Tensor], ...]:
@@ -123,9 +126,7 @@ class _CudaIsMeta(TorchFunctionMode):
             return args[0]
         args = tuple(map(_on_meta, args))
         kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
-        if (
-            func is torch.empty_like and args and args[0].is_meta
-        ):  # model.to_empty(device="cpu"), for shards that stay on the host
+        if func is EMPTY_LIKE and args and args[0].is_meta:  # model.to_empty(device="cpu"), for shards that stay on the host
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
 

@@ -142,7 +142,8 @@ def test_some_blocks_may_stay_on_the_device() -> None:
         model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(2)))
         fully_shard(model[0], mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
         fully_shard(model[1], mesh=mesh)
-        return fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
 
     found = torchprof.estimate(build, (1, WIDTH), optimizer=torch.optim.SGD, world_size=RANKS)
     shard = WIDTH * WIDTH // RANKS * 4

@@ -68,7 +68,8 @@ def made_fake(model: nn.Module, mode: Any, *, has_host: bool) -> nn.Module:
     with mode:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
-            model._apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
+            apply: Any = model._apply  # as to_empty, which takes one device for all
+            apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
             for (owner, name), *others in tied:
                 for other, same in others:
                     other._parameters[same] = owner._parameters[name]

@@ -22,6 +22,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import transformers as hf
 from architectures import loss_of
+from routed_experts import RoutedExperts
 from sharded_attention import HAS_RING, LENGTH, RingEncoder
 from sharded_blocks import Block
 from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
@@ -195,6 +196,12 @@ class MixtureOfExperts(nn.Module):
         return x
 
 
+def routed(gathered: bool) -> nn.Module:
+    """512 tokens, of which each goes to 3 of 8 experts: 192 to each."""
+    blocks = (nn.Sequential(nn.Linear(128, 128), RoutedExperts(128, 8, 3, 512, gathered=gathered)) for _ in range(2))
+    return nn.Sequential(*blocks)
+
+
 def tokens(vocabulary: int, rows: int, length: int) -> Tensor:
     return torch.arange(rows * length).remainder(vocabulary).view(rows, length)
 
@@ -205,6 +212,8 @@ ARCHITECTURES: Final = {
     "conv": Architecture(ConvNet, lambda: (torch.ones(8, 3, 32, 32),), lambda model: [*model.stages, model.fc1], conv_plan),
     "encoder": Architecture(Encoder, lambda: (tokens(1000, 4, 64),), lambda model: model.blocks, encoder_plan),
     "moe": Architecture(MixtureOfExperts, lambda: (torch.ones(8, 64, 128),), lambda model: model.blocks, lambda: {}),
+    "routed": Architecture(partial(routed, False), lambda: (torch.ones(8, 64, 128),), lambda model: model, lambda: {}),
+    "gathered": Architecture(partial(routed, True), lambda: (torch.ones(8, 64, 128),), lambda model: model, lambda: {}),
     "ring": Architecture(RingEncoder, lambda: (tokens(1000, 2, LENGTH),), lambda model: model.blocks, encoder_plan),
     "vit": Architecture(vit, lambda: {"pixel_values": torch.ones(4, 3, 32, 32)}, lambda model: model.vit.layers, lambda: {}),
 }
@@ -324,7 +333,7 @@ def split_and_sharded(model: nn.Module, of: Architecture) -> nn.Module:
 def spread(model: nn.Module, of: Architecture) -> nn.Module:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
     for module in model.modules():
-        if isinstance(module, Experts):
+        if isinstance(module, Experts | RoutedExperts):
             module.spread(mesh)
     return model
 
@@ -438,6 +447,7 @@ class Program:
             device="cpu",
             world_size=self.world_size,
             rank=rank,
+            routing="balanced" if self.architecture in ("routed", "gathered") else None,
         )
 
 
@@ -445,12 +455,11 @@ def _programs() -> Iterable[Program]:
     for architecture in ARCHITECTURES:
         for wrapping in WRAPPINGS:
             has_plan = bool(ARCHITECTURES[architecture].plan())
-            only_for = {"sequence": "encoder", "ep": "moe", "cp": "ring"}.get(wrapping.split("-")[0], architecture)
-            if (
-                architecture == only_for
-                and (architecture == "ring") == wrapping.startswith("cp")
-                and ("tp" not in wrapping or has_plan)
-            ):
+            kind = wrapping.split("-")[0]
+            only_for = {"sequence": ("encoder",), "ep": ("moe", "routed", "gathered"), "cp": ("ring",)}.get(
+                kind, (architecture,)
+            )
+            if architecture in only_for and (architecture == "ring") == (kind == "cp") and ("tp" not in wrapping or has_plan):
                 yield Program(architecture, wrapping)
 
 
@@ -459,16 +468,9 @@ PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for 
 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
-    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
-    *(
-        "encoder-ddp-unused",
-        "mlp-ddp-unused-views",
-        "encoder-ddp-static",
-        "mlp-ddp-zero",
-        "encoder-fsdp-lora",
-        "encoder-fsdp-selective",
-        "encoder-fsdp-prefetch",
-    ),
+    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep", "routed-ep"),
+    *("gathered-ep", "encoder-ddp-unused", "mlp-ddp-unused-views"),
+    *("encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
     "encoder-fsdp-in-backward",
     *(("ring-cp", "ring-cp-alltoall", "ring-cp-in-order", "ring-cp-tp", "ring-cp-fsdp") if HAS_RING else ()),
     *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),

@@ -467,3 +467,44 @@ def test_functions_of_pipelines_are_pytorchs_own_again() -> None:
     before = [vars(owner)[name] for owner, name in places]
     of(pipeline, rank=1)
     assert [vars(owner)[name] for owner, name in places] == before
+
+
+ONE_PRODUCT = 2 * MICROBATCH * WIDTH * 4 * WIDTH
+"""FLOPs of a layer of a stage, with one microbatch."""
+
+
+def test_a_bound_has_the_bubble_that_is_counted_by_hand() -> None:
+    """Forward is two products, backward four; of the first stage three, as nobody wants the gradient of the batch.
+
+    With 1F1B the second of two stages begins once the first has worked on a microbatch, and waits for it once more, as that has
+    backward between; the batch ends with the first stage, which waits for the second.
+    """
+    found = of(pipeline, device="cuda", capacity="H100-80GB", ranks="all")
+    assert found.pipeline is not None
+    assert found.pipeline.missing == ()
+    counted = {name: sum(each.values()) / ONE_PRODUCT for name, each in found.pipeline.flops.items()}
+    assert counted == {
+        f"{name}{each}": size for each in range(4) for name, size in zip(("0F", "0B", "1F", "1B"), (2, 3, 2, 4), strict=True)
+    }
+    bound = found.bound()
+    assert bound.compute is not None
+    assert bound.bubble is not None
+    busy, batch = (20, 24)[found.rank or 0], 29
+    assert bound.bubble / bound.compute == pytest.approx((batch - busy) / busy, rel=1e-6)
+    assert bound.step == pytest.approx(bound.compute + bound.bubble)
+    assert "a bubble of" in str(found)
+
+
+def test_gradients_of_weights_are_counted_by_themselves() -> None:
+    found = of(partial(pipeline, ScheduleInterleavedZeroBubble), device="cuda", capacity="H100-80GB", ranks="all")
+    assert found.pipeline is not None
+    assert found.pipeline.missing == ()
+    of_third = {name[1]: sum(each.values()) / ONE_PRODUCT for name, each in found.pipeline.flops.items() if name[0] == "2"}
+    assert of_third == {"F": 2, "I": 2, "W": 2} or of_third == {"F": 2, "I": 2, "W": 2, "B": 4}
+
+
+def test_of_a_rank_alone_the_bubble_is_said_not_to_be_counted() -> None:
+    bound = of(pipeline, device="cuda", capacity="H100-80GB", rank=1).bound()
+    assert bound.bubble is None
+    assert bound.step == bound.compute
+    assert "Not counted: the bubble of the pipeline: what is computed in stage 0 is known with ranks='all'" in str(bound)

@@ -69,7 +69,8 @@ def made_fake(model: nn.Module, mode: Any, *, has_host: bool) -> nn.Module:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
             apply: Any = model._apply  # as to_empty, which takes one device for all
-            apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
+            with mode.taking_meta():
+                apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
             for (owner, name), *others in tied:
                 for other, same in others:
                     other._parameters[same] = owner._parameters[name]
@@ -125,6 +126,8 @@ class _CudaIsMeta(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.cuda:
             return args[0]
+        if not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor):
+            return func(*args)  # such as what a tensor is asked for, over and over
         args = tuple(map(_on_meta, args))
         kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
         if func is EMPTY_LIKE and args and args[0].is_meta:  # model.to_empty(device="cpu"), for shards that stay on the host

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
-from torchprof.estimation.fake.callers import replaced, without_modes
+from torchprof.estimation.fake.callers import replaced, undispatched
 from torchprof.estimation.sharding.context_parallel import checked_context_parallel
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
 from torchprof.estimation.sharding.hosts import PER_HOST
@@ -129,10 +129,9 @@ def _meshes_on_the_cpu() -> Iterator[None]:
     @wraps(make)
     def init(self: Any, device_type: str, *args: Any, **options: Any) -> None:
         try:
-            with ESTIMATE.disable_modes():
-                if isinstance(fake := options.get("_rank_map"), ESTIMATE.FakeTensor):  # init_device_mesh counts the ranks
-                    options["_rank_map"] = torch.arange(fake.numel(), dtype=fake.dtype)
-                make(self, "cpu", *args, **options)
+            if isinstance(fake := options.get("_rank_map"), ESTIMATE.FakeTensor):  # init_device_mesh counts the ranks
+                options["_rank_map"] = undispatched(torch.arange)(fake.numel(), dtype=fake.dtype)
+            undispatched(make)(self, "cpu", *args, **options)
         except RuntimeError as error:
             _explain(error)
             raise
@@ -140,7 +139,7 @@ def _meshes_on_the_cpu() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replaced(mesh, "__init__", init))
         for name in ("__getitem__", "_flatten", "get_coordinate", "get_local_rank"):
-            stack.enter_context(replaced(mesh, name, without_modes(getattr(mesh, name))))
+            stack.enter_context(replaced(mesh, name, undispatched(getattr(mesh, name))))
         yield
 
 

@@ -40,7 +40,7 @@ class Ring(torch.autograd.Function):
         out, sums = ring(group, 2, kernel, query, key, value, is_causal=True, **NO_DROPOUT)[:2]
         context.save_for_backward(query, key, value, out, sums)
         context.group = group
-        return out  # type: ignore[no-any-return]
+        return out
 
     @staticmethod
     def backward(context: Any, grad: Tensor) -> Any:
@@ -61,7 +61,8 @@ class RingBlock(Block):
         if self.group is None:
             found = scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
-            found = Ring.apply(query, key, value, self.group)
+            around: Any = Ring
+            found = around.apply(query, key, value, self.group)
         x = self.norm1(x + self.out(found.transpose(1, 2).flatten(2)))
         done: Tensor = self.norm2(x + self.down(gelu(self.up(x))))
         return done
@@ -80,13 +81,14 @@ class RingEncoder(nn.Module):
         """Split the sequence between the ranks of a mesh."""
         self.mesh, self.rotate, self.balanced = mesh, rotate, balanced
         for block in self.blocks:
-            block.group = mesh.get_group()
+            object.__setattr__(block, "group", mesh.get_group())
 
     def forward(self, words: Tensor) -> Tensor:
         if self.mesh is not None:
             _attention.set_rotate_method(self.rotate)
             balancer = _load_balancer._HeadTailLoadBalancer(LENGTH, self.mesh.size(), words.device) if self.balanced else None
-            (words,) = _attention._context_parallel_shard(self.mesh, [words], [1], balancer)
+            parts: Any = _attention._context_parallel_shard(self.mesh, [words], [1], balancer)
+            (words,) = parts
         x = self.words(words)
         for block in self.blocks:
             x = block(x)

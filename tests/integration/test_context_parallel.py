@@ -40,8 +40,9 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = (part(x).unflatten(-1, (-1, WIDTH // HEADS)).transpose(1, 2) for part in (self.query, self.key, self.value))
-        found: Tensor = functional.scaled_dot_product_attention(*parts, is_causal=True)
+        layers = (self.query, self.key, self.value)
+        query, key, value = (layer(x).unflatten(-1, (-1, WIDTH // HEADS)).transpose(1, 2) for layer in layers)
+        found: Tensor = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         result: Tensor = self.out(found.transpose(1, 2).flatten(2))
         return result
 
@@ -52,9 +53,9 @@ def network(dtype: torch.dtype = torch.bfloat16) -> nn.Sequential:
 
 def split() -> nn.Module:
     """The model, and the mesh that its sequences are split over."""
-    model = network()
+    model: Any = network()
     model.mesh = init_device_mesh("cuda", (RANKS,), mesh_dim_names=("cp",))
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def step(model: Any, optimizer: Any, x: Tensor, rotate: str = "allgather", *, balanced: bool = True) -> None:
@@ -127,6 +128,7 @@ def test_keys_and_values_are_sent_around(rotate: str) -> None:
 
 def test_every_step_gets_the_whole_sequence() -> None:
     one, more = of(steps=1), of(steps=3)
+    assert any("ranks with other parts of the sequence" in note for note in one.notes)
     assert one.communication == more.communication
     assert one.flops == more.flops
 
@@ -164,12 +166,13 @@ def test_the_kernel_is_that_of_the_gpu(dtype: torch.dtype, gpu: str, kernel: str
 def test_with_fsdp_parameters_are_sharded_between_all_ranks() -> None:
     def build() -> nn.Module:
         mesh = init_device_mesh("cuda", (2, RANKS), mesh_dim_names=("dp", "cp"))
-        model, both = network(), mesh["dp", "cp"]._flatten("dp_cp")
+        model: Any = network()
+        both = mesh["dp", "cp"]._flatten("dp_cp")
         for layer in model:
             fully_shard(layer, mesh=both)
         fully_shard(model, mesh=both)
         model.mesh = mesh["cp"]
-        return model
+        return model  # type: ignore[no-any-return]
 
     found = of(build, optimizer=torch.optim.AdamW, world_size=2 * RANKS)
     assert found.memory.by_category["sharded parameters"] == 2 * 4 * WIDTH * WIDTH * 2 // (2 * RANKS)
@@ -182,9 +185,9 @@ def test_with_tensor_parallel_a_rank_has_some_heads_of_a_part_of_the_sequence() 
     def build() -> nn.Module:
         mesh = init_device_mesh("cuda", (RANKS, 2), mesh_dim_names=("cp", "tp"))
         plan = {**{f"*.{name}": ColwiseParallel() for name in ("query", "key", "value")}, "*.out": RowwiseParallel()}
-        model = parallelize_module(network(), mesh["tp"], plan)
+        model: Any = parallelize_module(network(), mesh["tp"], plan)
         model.mesh = mesh["cp"]
-        return model
+        return model  # type: ignore[no-any-return]
 
     found = of(build, world_size=2 * RANKS)
     sent = {(each.collective, each.dimension): each.bytes for each in found.communication}
@@ -194,7 +197,8 @@ def test_with_tensor_parallel_a_rank_has_some_heads_of_a_part_of_the_sequence() 
 
 
 def llama() -> nn.Module:
-    config = hf.LlamaConfig(
+    make: Any = hf.LlamaConfig
+    config = make(
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
         num_hidden_layers=2,
@@ -204,9 +208,9 @@ def llama() -> nn.Module:
         use_cache=False,
         attn_implementation="sdpa",
     )
-    model = hf.LlamaForCausalLM(config).to(torch.bfloat16)
+    model: Any = hf.LlamaForCausalLM(config)
     model.mesh = init_device_mesh("cuda", (RANKS,))
-    return model
+    return model.to(torch.bfloat16)  # type: ignore[no-any-return]
 
 
 def test_a_model_of_transformers_runs_with_its_positions_split_as_well() -> None:
@@ -254,7 +258,7 @@ def test_the_style_for_modules_works_too() -> None:
 
     def train(model: Any, optimizer: Any, x: Tensor) -> None:
         _attention._enable_context_parallel_dispatcher()  # and nobody takes it back
-        balancer = _attention._create_default_load_balancer(x.shape[1], RANKS, "cuda")
+        balancer = _load_balancer._create_default_load_balancer(x.shape[1], RANKS, "cuda")
         (part,) = _attention._context_parallel_shard(model.mesh, [x], [1], balancer)
         model(part).float().sum().backward()
 

@@ -138,7 +138,7 @@ def test_what_equal_stages_of_a_rank_gather_has_the_name_of_its_stage() -> None:
     def build() -> Any:
         mesh = init_device_mesh("cuda", (2, 2), mesh_dim_names=("pp", "dp"))
         rank = mesh.get_local_rank("pp")
-        parts = [stage(number, 4, mesh.get_group("pp")) for number in (rank, rank + 2)]
+        parts: Any = [stage(number, 4, mesh.get_group("pp")) for number in (rank, rank + 2)]
         fully_shard(parts[0].submod, mesh=mesh["dp"], reshard_after_forward=False)
         for layer in parts[1].submod.children():  # each gathered by itself, and no stage as a whole
             fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=False)

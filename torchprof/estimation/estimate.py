@@ -19,6 +19,7 @@ from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
+from torchprof.estimation.sharding.context_parallel import note_of_sequences
 from torchprof.estimation.sharding.host_memory import with_host
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of, with_streams
 from torchprof.estimation.target import Target
@@ -275,6 +276,7 @@ def _estimated(
     trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
+    notes = (*notes, *note_of_sequences())
     known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":

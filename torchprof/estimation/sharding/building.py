@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,9 @@ from torchprof.estimation.sharding.unused_parameters import FindsUnused
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
+
+EMPTY_LIKE: Final = torch.empty_like
+"""PyTorch's own, in whose place rules may put another."""
 
 
 def wrappers() -> tuple[type[torch.Tensor], ...]:
@@ -65,8 +68,9 @@ def made_fake(model: nn.Module, mode: Any, *, has_host: bool) -> nn.Module:
     with mode:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
+            apply: Any = model._apply  # as to_empty, which takes one device for all
             with mode.taking_meta():
-                model._apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
+                apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
             for (owner, name), *others in tied:
                 for other, same in others:
                     other._parameters[same] = owner._parameters[name]
@@ -126,9 +130,7 @@ class _CudaIsMeta(TorchFunctionMode):
             return func(*args)  # such as what a tensor is asked for, over and over
         args = tuple(map(_on_meta, args))
         kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
-        if (
-            func is torch.empty_like and args and args[0].is_meta
-        ):  # model.to_empty(device="cpu"), for shards that stay on the host
+        if func is EMPTY_LIKE and args and args[0].is_meta:  # model.to_empty(device="cpu"), for shards that stay on the host
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
 

@@ -13,7 +13,10 @@ from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.torch_private import CONTEXT_PARALLEL, SHARDING
 
-__all__ = ["checked_context_parallel", "lengths_put_back"]
+__all__ = ["checked_context_parallel", "lengths_put_back", "note_of_sequences"]
+
+_split: Final[set[int]] = set()
+"""Between how many ranks sequences were split in the world that there is."""
 
 HALVES: Final = 2
 """With load balancing a rank has two parts of the sequence: one from its beginning, one from its end."""
@@ -34,6 +37,7 @@ def checked_context_parallel() -> Iterator[None]:
     place = CONTEXT_PARALLEL.attention
     name = "_context_parallel_buffers"
     with ExitStack() as stack:
+        stack.callback(_split.clear)
         stack.enter_context(_put_back())
         stack.enter_context(replaced(place, name, _dividing(getattr(place, name))))
         yield
@@ -50,9 +54,16 @@ def _dividing(split: Callable[..., Any]) -> Callable[..., Any]:
                     f"context_parallel cannot split dimension {dim} of a buffer of shape {list(buffer.shape)} between "
                     f"{mesh.size()} ranks{balanced}: {length} is no multiple of {parts}. Pad the sequence, or use fewer ranks"
                 )
+        _split.add(mesh.size())
         return split(mesh, buffers, seq_dims, load_balancer)
 
     return dividing
+
+
+def note_of_sequences() -> Iterator[str]:
+    """What an estimate of one rank says of the others, where the program split sequences between them."""
+    if _split:
+        yield "what ranks with other parts of the sequence need otherwise for attention: rank= estimates one of them"
 
 
 @contextmanager

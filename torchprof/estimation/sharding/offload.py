@@ -42,7 +42,7 @@ class Host:
     def __init__(self, *, pinned: bool) -> None:
         self.pinned, self.pinning = pinned, False
 
-    def resume(self, results: Sequence[torch.Tensor], workspace: int) -> None:
+    def resume(self, results: list[torch.Tensor], workspace: int) -> None:
         """As `_native.resume_recording`."""
         if not any(getattr(result, "fake_device", None) == HOST for result in results):
             _native.resume_recording(results, workspace)
@@ -51,7 +51,8 @@ class Host:
         try:
             _native.resume_recording(results, workspace)
         finally:
-            mark_stream(torch.cpu.current_stream().number)
+            current: Any = torch.cpu.current_stream()  # one of `streams.numbered_streams`
+            mark_stream(current.number)
 
     def resume_with(self, parameters: Sequence[torch.Tensor]) -> None:
         """The same with the parameters and buffers of a model, some of which are on the host."""

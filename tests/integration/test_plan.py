@@ -214,7 +214,7 @@ def test_other_models_are_sharded_too(config: Any) -> None:
 
 EXPERTS = [
     MixtralConfig(**SIZES, num_local_experts=4),
-    Qwen3MoeConfig(**SIZES, head_dim=16, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2),
+    Qwen3MoeConfig(**SIZES, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2),
     DeepseekV3Config(
         **SIZES,
         moe_intermediate_size=32,
@@ -243,7 +243,8 @@ def test_models_with_experts_are_sharded_and_their_experts_are_not_split(config:
 
 
 def test_what_is_assumed_of_routers_is_said_where_a_model_reads_them() -> None:
-    loops = MixtralConfig(**SIZES, num_local_experts=4, experts_implementation="eager")
+    loops = MixtralConfig(**SIZES, num_local_experts=4)
+    loops._experts_implementation = "eager"
     plan = torchprof.plan(loops, gpus=2, sequence=64, over={"tp": 1}, cache=False)
     (row,) = plan.rows
     (said,) = row.to_dict()["assumed"]

@@ -31,7 +31,9 @@ from torchprof import ArgumentError, Configuration, EstimateError, ModuleTypeErr
 from torchprof.cli.main import main
 from torchprof.estimation.planner import helper, running
 from torchprof.estimation.planner.choice import Choice
+from torchprof.estimation.planner.keys import key_of
 from torchprof.estimation.planner.least import least_held
+from torchprof.estimation.planner.one_choice import Asked
 from torchprof.estimation.planner.transformers_models import ShardedTransformer
 
 SIZES: dict[str, Any] = {
@@ -297,6 +299,19 @@ def test_what_was_found_is_not_estimated_again(monkeypatch: pytest.MonkeyPatch) 
         of_llama(cache=True, optimizer=torch.optim.SGD)
     with pytest.raises(AssertionError, match="it is estimated"):
         of_llama(cache=False)
+
+
+@pytest.mark.parametrize("name", ["_attn_implementation", "_experts_implementation"])
+def test_results_are_kept_by_how_a_model_attends_and_runs_its_experts(name: str) -> None:
+    keys = set()
+    for how in ("eager", None):
+        config = MixtralConfig(**SIZES)
+        if how is not None:
+            setattr(config, name, how)
+        sharded = ShardedTransformer(config)
+        keys.add(key_of(Asked(sharded, sharded.inputs, "T4", None, None, None, None, None, {}), None))
+    assert len(keys) == 2
+    assert None not in keys
 
 
 def test_what_functions_of_ones_own_find_is_kept_under_a_label(monkeypatch: pytest.MonkeyPatch) -> None:

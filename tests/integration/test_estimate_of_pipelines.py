@@ -134,6 +134,26 @@ def of_a_product() -> Any:
     return Schedule1F1B(part, ROWS // MICROBATCH, error_of)
 
 
+def test_what_equal_stages_of_a_rank_gather_has_the_name_of_its_stage() -> None:
+    def build() -> Any:
+        mesh = init_device_mesh("cuda", (2, 2), mesh_dim_names=("pp", "dp"))
+        rank = mesh.get_local_rank("pp")
+        parts = [stage(number, 4, mesh.get_group("pp")) for number in (rank, rank + 2)]
+        fully_shard(parts[0].submod, mesh=mesh["dp"], reshard_after_forward=False)
+        for layer in parts[1].submod.children():  # each gathered by itself, and no stage as a whole
+            fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=False)
+        return ScheduleInterleaved1F1B(parts, ROWS // MICROBATCH, error_of)
+
+    found = of(build, world_size=4, rank=2, device="cuda", optimizer=None)
+    layer = 4 * WIDTH * WIDTH * 4
+    gathered = {each.module: each.bytes / layer for each in found.communication_by_module if each.collective == "all-gather"}
+    # The schedule gathers its stage once for all microbatches; what is below one is gathered for each.
+    assert gathered == {"stage1": 2, "stage3.up": ROWS // MICROBATCH, "stage3.down": ROWS // MICROBATCH}
+    held = {path for path, sizes in found.memory.by_module.items() if sizes.get("unsharded parameters")}
+    assert held
+    assert held <= {"stage1", "stage3.up", "stage3.down"}
+
+
 def test_stages_that_are_sharded_are_estimated_once_each() -> None:
     most = of(of_a_product, world_size=4, ranks="all")
     assert {(kind.rank, kind.count, kind.stages) for kind in most.kinds_of_ranks} == {(0, 2, (0,)), (2, 2, (1,))}

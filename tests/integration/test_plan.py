@@ -35,6 +35,9 @@ from torchprof.estimation.planner.keys import key_of
 from torchprof.estimation.planner.least import least_held
 from torchprof.estimation.planner.one_choice import Asked
 from torchprof.estimation.planner.transformers_models import ShardedTransformer
+from torchprof.estimation.sharding.building import built_sharded
+from torchprof.estimation.sharding.world import fake_world
+from torchprof.estimation.training_step import TrainingStep
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -120,9 +123,7 @@ def test_further_passes_need_no_further_estimate(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_parameters_and_states_alone_are_too_large_for_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchprof.estimation.planner.one_choice as one_choice
-
-    monkeypatch.setattr(one_choice, "estimate", forbidden)
+    monkeypatch.setattr(TrainingStep, "run", forbidden)
     (row,) = of_blocks(gpus=2, gpu="100kB").rows
     assert row.status == "does not fit"
     assert row.needed == 4 * sum(parameter.numel() * 4 for parameter in sharded_blocks_whole()) // 2
@@ -135,10 +136,15 @@ def sharded_blocks_whole() -> list[nn.Parameter]:
     return list(of_blocks(WIDTH).parameters())
 
 
+def least_of(build: Any, optimizer: Any, *, own_step: bool) -> dict[str, int]:
+    with fake_world(2, 0):
+        return least_held(built_sharded(build), optimizer, own_step=own_step)
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
 def test_no_step_holds_less_than_the_least(optimizer: Any) -> None:
     build = partial(sharded_blocks, WIDTH, (2,), "cuda")
-    least = least_held(build, 2, optimizer, own_step=False)
+    least = least_of(build, optimizer, own_step=False)
     found = torchprof.estimate(build, (8, WIDTH), optimizer=optimizer, world_size=2)
     held = found.memory.by_category
     assert least["parameters"] == held["sharded parameters"]
@@ -147,7 +153,7 @@ def test_no_step_holds_less_than_the_least(optimizer: Any) -> None:
 
 
 def test_of_a_step_of_ones_own_only_parameters_are_known_beforehand() -> None:
-    least = least_held(partial(sharded_blocks, WIDTH, (2,), "cuda"), 2, torch.optim.AdamW, own_step=True)
+    least = least_of(partial(sharded_blocks, WIDTH, (2,), "cuda"), torch.optim.AdamW, own_step=True)
     assert set(least) == {"parameters"}
 
 

@@ -19,9 +19,10 @@ from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
+from torchprof.estimation.sharding.host_memory import with_host
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of, with_streams
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, DYNAMO, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -152,6 +153,7 @@ def estimate(
         STANCE: True,
         DISPATCHER_RULES: device == "cuda",
         AUTOCAST_RULE: device == "cuda" and amp,
+        DYNAMO: compile,
         COMPILE: compile,
         SHARDING: world_size is not None,
     }
@@ -241,7 +243,7 @@ def _estimated(
         source = built_sharded(model) if sharded else built(model)
         try:
             with recording:
-                fake = made_fake(source, mode) if sharded else fake_model(source, mode)
+                fake = made_fake(source, mode, has_host=target.device == "cuda") if sharded else fake_model(source, mode)
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
@@ -270,6 +272,7 @@ def _estimated(
             raise
     trace = with_streams(recording.trace)
     trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
+    trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
     known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
@@ -295,4 +298,5 @@ def _estimated(
         communication=sent,
         known_as=target.gpu,
         **known,
+        host=on_host,
     )

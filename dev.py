@@ -37,8 +37,9 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 BUILD = HERE / "build"
 INTEGRATION = ["tests/integration"]
-SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=loadfile"]
-"""A process of tests per core. The tests of a file stay together, as they share what its fixtures make."""
+SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=loadfile", "--no-loadscope-reorder"]
+"""A process of tests per core. The tests of a file stay together, as they share what its fixtures make; the order of files is
+that of tests/conftest.py."""
 EVERYTHING = [*SIDE_BY_SIDE, "tests", "benchmarks"]
 PYTHON_ONLY = """
     estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said

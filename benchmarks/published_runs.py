@@ -2,12 +2,14 @@
 
 The figures are those of torchtitan's tables of December 2024, of its Llama 3.1 8B on H100s with 95 GiB: ``max_reserved`` per
 GPU at sequence 8,192 and local batch 2, FSDP2 with parameters in bfloat16 and reductions in float32, every second product
-saved, AdamW with foreach, clipping; eager, and with ``torch.compile`` of each block; and the tokens per second of the
-eager ones, beside the bound of the step. The model is written after its description; nothing is downloaded.
+saved, AdamW with foreach, clipping; eager, with ``torch.compile`` of each block, and where that multiplies and gathers in
+float8 (``pip install torchao``, without which these are left out); and the tokens per second of the eager ones, beside the
+bound of the step. The model is written after its description; nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections import defaultdict
@@ -26,8 +28,16 @@ import torchprof
 
 WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, VOCABULARY = 4096, 32, 32, 8, 14336, 128256
 SEQUENCE, BATCH = 8192, 2
-PUBLISHED: Final = {(8, False): 82.4, (8, True): 77.0, (128, False): 67.0, (128, True): 62.0}
-"""GiB reserved per GPU, by the number of them, and whether each block is compiled."""
+KINDS: Final = ("eager", "compiled", "compiled, float8")
+PUBLISHED: Final = {
+    (8, "eager"): 82.4,
+    (8, "compiled"): 77.0,
+    (8, "compiled, float8"): 76.8,
+    (128, "eager"): 67.0,
+    (128, "compiled"): 62.0,
+    (128, "compiled, float8"): 61.8,
+}
+"""GiB reserved per GPU, by the number of them and the kind of run."""
 TOKENS: Final = {8: 5762, 128: 5605}
 """Tokens per second and GPU of those that are not compiled, by the number of GPUs."""
 aten = torch.ops.aten
@@ -37,6 +47,8 @@ SAVED: Final = {
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
     torch.ops._c10d_functional.reduce_scatter_tensor.default,
+    aten.abs.default,  # of float8: the largest value of a tensor is saved
+    aten.max.default,
 }
 
 
@@ -122,13 +134,26 @@ def every_second_product() -> Any:
     return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
 
 
-def build(gpus: int, compiled: bool) -> nn.Module:
+def in_float8(model: nn.Module) -> nn.Module:
+    """All linear layers but the last multiply in float8, and their weights are gathered in it."""
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    config = Float8LinearConfig(enable_fsdp_float8_all_gather=True)
+    converted: nn.Module = convert_to_float8_training(
+        model, config=config, module_filter_fn=lambda module, path: path != "head"
+    )
+    return converted
+
+
+def build(gpus: int, kind: str) -> nn.Module:
     model = Llama()
+    if kind.endswith("float8"):
+        in_float8(model)
     mesh = init_device_mesh("cuda", (gpus,))
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for number, layer in enumerate(model.layers):
         block = checkpoint_wrapper(layer, context_fn=every_second_product, preserve_rng_state=False)
-        model.layers[number] = torch.compile(block, fullgraph=True) if compiled else block
+        model.layers[number] = block if kind == "eager" else torch.compile(block, fullgraph=True)
         fully_shard(model.layers[number], mesh=mesh, mp_policy=half, reshard_after_forward=number < LAYERS - 1)
     fully_shard(model, mesh=mesh, mp_policy=half, reshard_after_forward=True)
     return model
@@ -146,11 +171,14 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, lab
 
 def main() -> None:
     tokens = torch.empty(BATCH, SEQUENCE, dtype=torch.long, device="meta")
-    asked = [(int(gpus), compiled) for gpus in sys.argv[1:] for compiled in (False, True)]
-    for gpus, compiled in asked or PUBLISHED:
+    asked = [(int(gpus), kind) for gpus in sys.argv[1:] for kind in KINDS]
+    for gpus, kind in asked or PUBLISHED:
+        if kind.endswith("float8") and not importlib.util.find_spec("torchao"):
+            print(f"{gpus} GPUs, {kind}: left out, as torchao is not installed")
+            continue
         begin = time.perf_counter()
         found = torchprof.estimate(
-            partial(build, gpus, compiled),
+            partial(build, gpus, kind),
             (tokens, torch.empty_like(tokens)),
             optimizer=partial(torch.optim.AdamW, foreach=True),
             step=step,
@@ -159,12 +187,11 @@ def main() -> None:
             world_size=gpus,
         )
         reserved, seconds = found.max_reserved / 2**30, time.perf_counter() - begin
-        known = PUBLISHED.get((gpus, compiled))
+        known = PUBLISHED.get((gpus, kind))
         beside = f", published {known:.1f} GiB: {reserved / known - 1:+.1%}" if known is not None else ""
-        how = "compiled" if compiled else "eager"
-        ran = f", published {BATCH * SEQUENCE / TOKENS[gpus]:.2f} s" if gpus in TOKENS and not compiled else ""
+        ran = f", published {BATCH * SEQUENCE / TOKENS[gpus]:.2f} s" if gpus in TOKENS and kind == "eager" else ""
         bound = f"no step is faster than {found.bound().step:.2f} s{ran}"
-        print(f"{gpus} GPUs, {how}: {reserved:.2f} GiB reserved{beside}; {bound}; estimated in {seconds:.0f} s", flush=True)
+        print(f"{gpus} GPUs, {kind}: {reserved:.2f} GiB reserved{beside}; {bound}; estimated in {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

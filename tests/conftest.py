@@ -37,6 +37,13 @@ REPLACED = ("dropout", "scaled_dot_product_attention")
 
 DEVICE = Path(__file__).parent / "device"
 
+LONGEST = """
+    collator races collated_stacks interrupts sharded_truth devices damaged_files out_of_memory without_torch run_programs
+    interrupted_endings plan python_frames function_hook stragglers_of_ranks run_trainers estimate_compiled ahead_of_time
+""".split()
+"""Integration tests that take more than half a minute, or compile for as long. They begin first: where files run side by side,
+the last one would otherwise run alone."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-goldens", action="store_true", help="write golden files anew; then look at what git diff says")
@@ -52,6 +59,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """The tests on a fake device have a process of their own, unless they are asked for by name: see test_devices.py."""
     named = any(Path(argument.partition("::")[0]).resolve().is_relative_to(DEVICE) for argument in config.args)
     return True if collection_path == DEVICE and not named else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))  # all others stay in order
 
 
 def _left_behind() -> dict[str, object]:

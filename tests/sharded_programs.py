@@ -22,6 +22,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import transformers as hf
 from architectures import loss_of
+from routed_experts import RoutedExperts
+from sharded_attention import HAS_RING, LENGTH, RingEncoder
 from sharded_blocks import Block
 from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
 from torch import Tensor, nn
@@ -194,6 +196,12 @@ class MixtureOfExperts(nn.Module):
         return x
 
 
+def routed(gathered: bool) -> nn.Module:
+    """512 tokens, of which each goes to 3 of 8 experts: 192 to each."""
+    blocks = (nn.Sequential(nn.Linear(128, 128), RoutedExperts(128, 8, 3, 512, gathered=gathered)) for _ in range(2))
+    return nn.Sequential(*blocks)
+
+
 def tokens(vocabulary: int, rows: int, length: int) -> Tensor:
     return torch.arange(rows * length).remainder(vocabulary).view(rows, length)
 
@@ -204,6 +212,9 @@ ARCHITECTURES: Final = {
     "conv": Architecture(ConvNet, lambda: (torch.ones(8, 3, 32, 32),), lambda model: [*model.stages, model.fc1], conv_plan),
     "encoder": Architecture(Encoder, lambda: (tokens(1000, 4, 64),), lambda model: model.blocks, encoder_plan),
     "moe": Architecture(MixtureOfExperts, lambda: (torch.ones(8, 64, 128),), lambda model: model.blocks, lambda: {}),
+    "routed": Architecture(partial(routed, False), lambda: (torch.ones(8, 64, 128),), lambda model: model, lambda: {}),
+    "gathered": Architecture(partial(routed, True), lambda: (torch.ones(8, 64, 128),), lambda model: model, lambda: {}),
+    "ring": Architecture(RingEncoder, lambda: (tokens(1000, 2, LENGTH),), lambda model: model.blocks, encoder_plan),
     "vit": Architecture(vit, lambda: {"pixel_values": torch.ones(4, 3, 32, 32)}, lambda model: model.vit.layers, lambda: {}),
 }
 """By name."""
@@ -211,6 +222,13 @@ ARCHITECTURES: Final = {
 
 def ddp(model: nn.Module, of: Architecture, **more: Any) -> nn.Module:
     return DistributedDataParallel(model, **more)
+
+
+def ddp_with_unused(model: nn.Module, of: Architecture, **more: Any) -> nn.Module:
+    """Some parameters no forward uses, enough for a bucket."""
+    for name in ("first", "second"):
+        model.register_parameter(name, nn.Parameter(torch.ones(700, 700)))
+    return DistributedDataParallel(model, find_unused_parameters=True, **more)
 
 
 def sharded(model: nn.Module, of: Architecture, mesh: DeviceMesh | None = None, **more: Any) -> nn.Module:
@@ -315,14 +333,34 @@ def split_and_sharded(model: nn.Module, of: Architecture) -> nn.Module:
 def spread(model: nn.Module, of: Architecture) -> nn.Module:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
     for module in model.modules():
-        if isinstance(module, Experts):
+        if isinstance(module, Experts | RoutedExperts):
             module.spread(mesh)
     return model
+
+
+def ring(model: Any, of: Architecture, **more: Any) -> nn.Module:
+    model.split(init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("cp",)), **more)
+    return sharded(model, of, model.mesh)
+
+
+def ring_and_split(model: Any, of: Architecture) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("cp", "tp"))
+    model.split(mesh["cp"])
+    return parallelize_module(model, mesh["tp"], of.plan())
+
+
+def ring_and_sharded(model: Any, of: Architecture) -> nn.Module:
+    """Parameters are sharded between all ranks, and the sequence between two."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "cp"))
+    model.split(mesh["cp"])
+    return sharded(model, of, mesh["dp", "cp"]._flatten("dp_cp"))
 
 
 WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]] = {
     "ddp": (2, ddp),
     "ddp-views": (2, partial(ddp, gradient_as_bucket_view=True)),
+    "ddp-unused": (2, ddp_with_unused),
+    "ddp-unused-views": (2, partial(ddp_with_unused, gradient_as_bucket_view=True)),
     "fsdp": (2, sharded),
     "fsdp-kept": (2, partial(sharded, reshard_after_forward=False)),
     "fsdp-to-2": (4, partial(sharded, reshard_after_forward=2)),
@@ -334,6 +372,11 @@ WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]
     "sequence": (2, split_by_sequence),
     "fsdp-tp": (4, split_and_sharded),
     "ep": (2, spread),
+    "cp": (2, ring),
+    "cp-alltoall": (4, partial(ring, rotate="alltoall")),
+    "cp-in-order": (4, partial(ring, balanced=False)),
+    "cp-tp": (4, ring_and_split),
+    "cp-fsdp": (4, ring_and_sharded),
     "ddp-static": (2, partial(ddp, static_graph=True)),
     "ddp-zero": (2, ddp),
     "fsdp-lora": (2, adapted),
@@ -404,6 +447,7 @@ class Program:
             device="cpu",
             world_size=self.world_size,
             rank=rank,
+            routing="balanced" if self.architecture in ("routed", "gathered") else None,
         )
 
 
@@ -411,8 +455,11 @@ def _programs() -> Iterable[Program]:
     for architecture in ARCHITECTURES:
         for wrapping in WRAPPINGS:
             has_plan = bool(ARCHITECTURES[architecture].plan())
-            only_for = {"sequence": "encoder", "ep": "moe"}.get(wrapping, architecture)
-            if architecture == only_for and ("tp" not in wrapping or has_plan):
+            kind = wrapping.split("-")[0]
+            only_for = {"sequence": ("encoder",), "ep": ("moe", "routed", "gathered"), "cp": ("ring",)}.get(
+                kind, (architecture,)
+            )
+            if architecture in only_for and (architecture == "ring") == (kind == "cp") and ("tp" not in wrapping or has_plan):
                 yield Program(architecture, wrapping)
 
 
@@ -421,9 +468,11 @@ PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for 
 
 IN_TESTS: Final = (
     *("mlp-ddp", "mlp-fsdp", "mlp-fsdp-kept", "mlp-tp", "llama-fsdp-bf16", "llama-fsdp-tp"),
-    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep"),
+    *("conv-ddp-views", "conv-hsdp", "encoder-fsdp-to-2", "encoder-sequence", "vit-fsdp-whole", "moe-ep", "routed-ep"),
+    *("gathered-ep", "encoder-ddp-unused", "mlp-ddp-unused-views"),
     *("encoder-ddp-static", "mlp-ddp-zero", "encoder-fsdp-lora", "encoder-fsdp-selective", "encoder-fsdp-prefetch"),
     "encoder-fsdp-in-backward",
+    *(("ring-cp", "ring-cp-alltoall", "ring-cp-in-order", "ring-cp-tp", "ring-cp-fsdp") if HAS_RING else ()),
     *(("mlp-gpipe", "encoder-1f1b", "llama-interleaved", "encoder-1f1b-fsdp") if HAS_PIPELINES else ()),
 )
 """Those that the tests run: each architecture, each wrapping, and pipelines."""

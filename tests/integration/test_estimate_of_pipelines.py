@@ -134,6 +134,26 @@ def of_a_product() -> Any:
     return Schedule1F1B(part, ROWS // MICROBATCH, error_of)
 
 
+def test_what_equal_stages_of_a_rank_gather_has_the_name_of_its_stage() -> None:
+    def build() -> Any:
+        mesh = init_device_mesh("cuda", (2, 2), mesh_dim_names=("pp", "dp"))
+        rank = mesh.get_local_rank("pp")
+        parts = [stage(number, 4, mesh.get_group("pp")) for number in (rank, rank + 2)]
+        fully_shard(parts[0].submod, mesh=mesh["dp"], reshard_after_forward=False)
+        for layer in parts[1].submod.children():  # each gathered by itself, and no stage as a whole
+            fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=False)
+        return ScheduleInterleaved1F1B(parts, ROWS // MICROBATCH, error_of)
+
+    found = of(build, world_size=4, rank=2, device="cuda", optimizer=None)
+    layer = 4 * WIDTH * WIDTH * 4
+    gathered = {each.module: each.bytes / layer for each in found.communication_by_module if each.collective == "all-gather"}
+    # The schedule gathers its stage once for all microbatches; what is below one is gathered for each.
+    assert gathered == {"stage1": 2, "stage3.up": ROWS // MICROBATCH, "stage3.down": ROWS // MICROBATCH}
+    held = {path for path, sizes in found.memory.by_module.items() if sizes.get("unsharded parameters")}
+    assert held
+    assert held <= {"stage1", "stage3.up", "stage3.down"}
+
+
 def test_stages_that_are_sharded_are_estimated_once_each() -> None:
     most = of(of_a_product, world_size=4, ranks="all")
     assert {(kind.rank, kind.count, kind.stages) for kind in most.kinds_of_ranks} == {(0, 2, (0,)), (2, 2, (1,))}
@@ -447,3 +467,44 @@ def test_functions_of_pipelines_are_pytorchs_own_again() -> None:
     before = [vars(owner)[name] for owner, name in places]
     of(pipeline, rank=1)
     assert [vars(owner)[name] for owner, name in places] == before
+
+
+ONE_PRODUCT = 2 * MICROBATCH * WIDTH * 4 * WIDTH
+"""FLOPs of a layer of a stage, with one microbatch."""
+
+
+def test_a_bound_has_the_bubble_that_is_counted_by_hand() -> None:
+    """Forward is two products, backward four; of the first stage three, as nobody wants the gradient of the batch.
+
+    With 1F1B the second of two stages begins once the first has worked on a microbatch, and waits for it once more, as that has
+    backward between; the batch ends with the first stage, which waits for the second.
+    """
+    found = of(pipeline, device="cuda", capacity="H100-80GB", ranks="all")
+    assert found.pipeline is not None
+    assert found.pipeline.missing == ()
+    counted = {name: sum(each.values()) / ONE_PRODUCT for name, each in found.pipeline.flops.items()}
+    assert counted == {
+        f"{name}{each}": size for each in range(4) for name, size in zip(("0F", "0B", "1F", "1B"), (2, 3, 2, 4), strict=True)
+    }
+    bound = found.bound()
+    assert bound.compute is not None
+    assert bound.bubble is not None
+    busy, batch = (20, 24)[found.rank or 0], 29
+    assert bound.bubble / bound.compute == pytest.approx((batch - busy) / busy, rel=1e-6)
+    assert bound.step == pytest.approx(bound.compute + bound.bubble)
+    assert "a bubble of" in str(found)
+
+
+def test_gradients_of_weights_are_counted_by_themselves() -> None:
+    found = of(partial(pipeline, ScheduleInterleavedZeroBubble), device="cuda", capacity="H100-80GB", ranks="all")
+    assert found.pipeline is not None
+    assert found.pipeline.missing == ()
+    of_third = {name[1]: sum(each.values()) / ONE_PRODUCT for name, each in found.pipeline.flops.items() if name[0] == "2"}
+    assert of_third == {"F": 2, "I": 2, "W": 2} or of_third == {"F": 2, "I": 2, "W": 2, "B": 4}
+
+
+def test_of_a_rank_alone_the_bubble_is_said_not_to_be_counted() -> None:
+    bound = of(pipeline, device="cuda", capacity="H100-80GB", rank=1).bound()
+    assert bound.bubble is None
+    assert bound.step == bound.compute
+    assert "Not counted: the bubble of the pipeline: what is computed in stage 0 is known with ranks='all'" in str(bound)

@@ -14,7 +14,7 @@ from sharded_blocks import LAYERS, of_blocks, sharded_blocks
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor.experimental import context_parallel
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -239,8 +239,6 @@ def shares_objects() -> nn.Module:
         (nn.Linear, {}, ModuleTypeError, "not the class Linear"),
         (lambda: None, {}, ModuleTypeError, "must return a torch.nn.Module, or the schedule of a pipeline, not NoneType"),
         (lambda: FullyShardedDataParallel(network()), {}, EstimateError, "use torch.distributed.fsdp.fully_shard"),
-        (partial(sharded, offload_policy=CPUOffloadPolicy()), {}, EstimateError, "CPUOffloadPolicy keeps shards"),
-        (partial(replicated, find_unused_parameters=True), {}, EstimateError, "looks at which gradients there are"),
         (shares_objects, {}, EstimateError, "reads the values of a tensor"),
     ],
 )

@@ -104,6 +104,28 @@ def test_routing_by_value_is_named_and_so_is_the_way_out() -> None:
         of(by_value)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_router_that_is_read_may_be_taken_to_be_balanced(device: str) -> None:
+    found, known = of(by_value, device=device, routing="balanced"), of(balanced, device=device)
+    rows, counts = (2 * 8, 1), (3 * ROWS * WIDTH * 4, 3)
+    assert sum(sent.bytes for sent in found.communication) == (rows[0] + counts[0])
+    assert sum(sent.calls for sent in found.communication) == (rows[1] + counts[1])
+    assert found.by_category["activations"] == known.by_category["activations"]
+    (said,) = found.assumed
+    assert said.startswith("routing is balanced: what aten::argmax chooses among")
+    assert f"Assumed: {said}" in str(found)
+    assert found.to_dict()["assumed"] == [said]
+    assert known.assumed == ()
+
+
+def test_a_rank_may_be_taken_to_be_sent_more_than_its_share() -> None:
+    share, more = of(by_value, routing="balanced"), of(by_value, routing=1.5)
+    assert more.by_category["activations"] - share.by_category["activations"] == ROWS // 2 * WIDTH * 4
+    assert more.assumed[1] == "the experts of this rank are sent 1.5 times their share"
+    unheard = of(balanced, routing=1.5)
+    assert unheard.assumed == ()
+
+
 def test_a_model_alone_is_told_nothing_of_other_ranks() -> None:
     class Reads(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

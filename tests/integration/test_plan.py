@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +14,28 @@ import torch
 import torch.distributed as dist
 from sharded_blocks import sharded_blocks
 from torch import nn
-from transformers import GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
+from transformers import (
+    DeepseekV3Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MixtralConfig,
+    PhiConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    T5Config,
+)
 
 import torchprof
 from torchprof import ArgumentError, Configuration, EstimateError, ModuleTypeError, Plan
-from torchprof.estimation.planner import running
+from torchprof.cli.main import main
+from torchprof.estimation.planner import helper, running
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.least import least_held
 from torchprof.estimation.planner.transformers_models import ShardedTransformer
+from torchprof.estimation.sharding.building import built_sharded
+from torchprof.estimation.sharding.world import fake_world
+from torchprof.estimation.training_step import TrainingStep
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -104,9 +121,7 @@ def test_further_passes_need_no_further_estimate(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_parameters_and_states_alone_are_too_large_for_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchprof.estimation.planner.one_choice as one_choice
-
-    monkeypatch.setattr(one_choice, "estimate", forbidden)
+    monkeypatch.setattr(TrainingStep, "run", forbidden)
     (row,) = of_blocks(gpus=2, gpu="100kB").rows
     assert row.status == "does not fit"
     assert row.needed == 4 * sum(parameter.numel() * 4 for parameter in sharded_blocks_whole()) // 2
@@ -119,10 +134,15 @@ def sharded_blocks_whole() -> list[nn.Parameter]:
     return list(of_blocks(WIDTH).parameters())
 
 
+def least_of(build: Any, optimizer: Any, *, own_step: bool) -> dict[str, int]:
+    with fake_world(2, 0):
+        return least_held(built_sharded(build), optimizer, own_step=own_step)
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
 def test_no_step_holds_less_than_the_least(optimizer: Any) -> None:
     build = partial(sharded_blocks, WIDTH, (2,), "cuda")
-    least = least_held(build, 2, optimizer, own_step=False)
+    least = least_of(build, optimizer, own_step=False)
     found = torchprof.estimate(build, (8, WIDTH), optimizer=optimizer, world_size=2)
     held = found.memory.by_category
     assert least["parameters"] == held["sharded parameters"]
@@ -131,7 +151,7 @@ def test_no_step_holds_less_than_the_least(optimizer: Any) -> None:
 
 
 def test_of_a_step_of_ones_own_only_parameters_are_known_beforehand() -> None:
-    least = least_held(partial(sharded_blocks, WIDTH, (2,), "cuda"), 2, torch.optim.AdamW, own_step=True)
+    least = least_of(partial(sharded_blocks, WIDTH, (2,), "cuda"), torch.optim.AdamW, own_step=True)
     assert set(least) == {"parameters"}
 
 
@@ -186,6 +206,8 @@ def test_splits_that_a_model_cannot_have_are_left_out(config: Any, over: Any, sa
         GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64, n_positions=64),
         LlamaConfig(**SIZES, tie_word_embeddings=True),
         Qwen3Config(**SIZES, head_dim=16),
+        PhiConfig(**SIZES),
+        GPTNeoXConfig(**{name: size for name, size in SIZES.items() if name != "num_key_value_heads"}),
     ],
     ids=lambda config: type(config).__name__,
 )
@@ -194,6 +216,80 @@ def test_other_models_are_sharded_too(config: Any) -> None:
     plan = torchprof.plan(config, gpus=2, sequence=64, over={"tp": tp, "checkpointing": "full"}, cache=False)
     assert plan.best is not None, plan
     assert plan.best.flops_recomputed
+
+
+EXPERTS = [
+    MixtralConfig(**SIZES, num_local_experts=4),
+    Qwen3MoeConfig(**SIZES, head_dim=16, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2),
+    DeepseekV3Config(
+        **SIZES,
+        moe_intermediate_size=32,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=32,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+    ),
+]
+
+
+@pytest.mark.parametrize("config", EXPERTS, ids=lambda config: type(config).__name__)
+def test_models_with_experts_are_sharded_and_their_experts_are_not_split(config: Any) -> None:
+    plan = torchprof.plan(config, gpus=2, sequence=64, over={"tp": (1, 2)}, cache=False)
+    assert [(row.choice.tp, row.status) for row in plan.rows] == [(1, "fits")]
+    ((why, count),) = plan.left_out
+    assert count == 1
+    assert "splits by 'moe_tp_experts'" in why
+    assert why.endswith("try tp 1, or write build_with yourself")
+
+
+def test_what_is_assumed_of_routers_is_said_where_a_model_reads_them() -> None:
+    loops = MixtralConfig(**SIZES, num_local_experts=4, experts_implementation="eager")
+    plan = torchprof.plan(loops, gpus=2, sequence=64, over={"tp": 1}, cache=False)
+    (row,) = plan.rows
+    (said,) = row.to_dict()["assumed"]
+    assert said.startswith("routing is balanced")
+    assert f"Assumed: {said}" in str(plan).replace("\n", " ")
+    with pytest.raises(EstimateError, match="routing='balanced' takes it"):
+        torchprof.plan(loops, gpus=2, sequence=64, over={"tp": 1}, cache=False, routing=None)
+
+
+def test_a_file_of_a_model_with_experts_is_planned_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mixtral.json"
+    file.write_text(json.dumps({"model_type": "mixtral", **SIZES, "num_local_experts": 4}))
+    arguments = "--gpus 2 --sequence 64 --over tp=1 --over checkpointing=full --no-cache --json"
+    assert main(["plan", "--model", str(file), *arguments.split()]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["configurations"]
+    assert (row["status"], row["tp"]) == ("fits", 1)
+
+
+def test_a_helper_whose_planner_was_killed_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(file: Any, data: bytes) -> None:
+        raise BrokenPipeError
+
+    asked = iter(("what is asked", ("a choice", None), None))
+    monkeypatch.setattr(helper, "_next", lambda: next(asked))
+    monkeypatch.setattr(helper, "found_of", lambda *given: None)
+    monkeypatch.setattr(helper, "_write", gone)
+    monkeypatch.setattr(os, "fdopen", lambda *given: None)
+    monkeypatch.setattr(os, "dup", lambda *given: 0)
+    monkeypatch.setattr(os, "dup2", lambda *given: 0)
+    monkeypatch.setattr(os, "_exit", lambda code: sys.exit(code))
+    with pytest.raises(SystemExit) as ended:
+        helper.main()
+    assert ended.value.code == 1
+
+
+def test_a_model_that_predicts_no_tokens_is_named() -> None:
+    with pytest.raises(EstimateError, match=r"T5Config is of no model that predicts tokens .* write build_with as a function"):
+        torchprof.plan(T5Config(), gpus=2, sequence=64, cache=False)
 
 
 def test_what_was_found_is_not_estimated_again(monkeypatch: pytest.MonkeyPatch) -> None:

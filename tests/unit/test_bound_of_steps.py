@@ -147,6 +147,11 @@ def test_where_a_gpu_has_no_tf32_convolutions_are_in_float32() -> None:
     assert bound(of, "H200").compute == pytest.approx(81e9 / 494.5e12)
 
 
+def test_every_format_of_eight_bits_has_the_rate_of_float8_where_the_gpu_has_one() -> None:
+    assert [Peaks.of_gpu("H100-80GB").rate(each) for each in ("float8_e4m3fn", "float8_e5m2")] == [1979e12] * 2
+    assert Peaks.of_gpu("A100-80GB").rate("float8_e4m3fn") is None
+
+
 def test_rates_of_ones_own_are_of_their_dtype() -> None:
     of = of_ops(mm(6 * GIGA), mm(2 * GIGA, SINGLE))
     halves = bound(of, Ceilings("mine", "float16", 0, 2e12, 1e12))

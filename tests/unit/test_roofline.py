@@ -121,6 +121,7 @@ def test_published_rates_are_of_known_gpus_and_grow_as_precision_falls() -> None
     for _, rates in PUBLISHED.values():
         assert rates["float32"] <= rates.get("tf32", rates["float32"]) <= rates["float16"]
         assert rates.get("bfloat16", rates["float16"]) == rates["float16"]
+        assert rates.get("float8", rates["float16"]) >= rates["float16"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,7 @@ def test_published_rates_are_of_known_gpus_and_grow_as_precision_falls() -> None
         ("1.5P, 8TB/s", 1.5e15, 8e12),
         ("67 TFLOP/s,900G", 67e12, 9e11),
         ("T4", 8.1e12, 3.2e11),
+        ("H100-80GB:fp8", 1.979e15, 3.35e12),
     ],
 )
 def test_ceilings_are_written_in_a_shell(text: str, flops: float, bytes: float) -> None:

@@ -16,7 +16,7 @@ from torchprof.wording import meant
 __all__ = ["add_ceilings", "ceilings_of"]
 
 HERE: Final = "here"
-SHORT: Final = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}
+SHORT: Final = {"bf16": "bfloat16", "fp8": "float8", "fp16": "float16", "half": "float16", "fp32": "float32"}
 FORM: Final = "give a GPU such as H100-80GB:bf16, rates such as 989TFLOPS,3350GB, or here to measure this machine"
 RATES: Final = re.compile(
     r"(?P<flops>[\d.]+)\s*(?P<flops_prefix>[MGTP])(?:FLOPS?(?:/s)?)?,\s*"

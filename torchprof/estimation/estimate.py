@@ -19,9 +19,10 @@ from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.notes import in_short, notes_of
 from torchprof.estimation.overheads import with_overheads
+from torchprof.estimation.sharding.host_memory import with_host
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of, with_streams
 from torchprof.estimation.target import Target
-from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, ESTIMATE, SHARDING, STANCE
+from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, DYNAMO, ESTIMATE, SHARDING, STANCE
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -49,6 +50,7 @@ def estimate(
     allocator: str = "",
     allow_real: bool | Iterable[str] = False,
     compile: bool = False,
+    routing: Literal["balanced"] | float | None = None,
     world_size: int | None = None,
     rank: int = 0,
     ranks: Literal["all"] | None = None,
@@ -80,6 +82,11 @@ def estimate(
         compile: predict the step of ``torch.compile(model)``: what is saved, recomputed, fused and reused is what Inductor
             decides, whose code is run without its kernels. Compiling takes its time: seconds to minutes. With ``world_size``,
             what the program itself compiles is predicted so, such as the blocks of a model, and equal blocks are compiled once.
+        routing: what is assumed of routers of experts, whose choice depends on values: ``"balanced"``: each expert gets as many
+            tokens, and a remainder is spread over them. What ``topk``, ``argmax`` and ``max`` choose is known then, and what
+            follows from it alone: counts of tokens, masks, splits of ``all_to_all``, what other ranks are told. A number such
+            as 1.25 is the same for a rank whose experts are sent as much more than their share. It is an assumption, and the
+            estimate says so. None: a program that reads how many tokens go where is an error.
         world_size: how many ranks train together. ``model`` is then a function that builds, wraps and shards the model as
             each of them does, and ``inputs`` are those of one rank; None: there is one, which knows of no others. For a
             pipeline it returns the schedule, which ``step`` is called with; without one, the first stage is given ``inputs``
@@ -135,6 +142,9 @@ def estimate(
             f"amp={amp} is for the step that torchprof makes, and step= is your own: say there what runs under autocast, "
             f"with torch.autocast({device!r}, dtype={amp})"
         )
+    from torchprof.estimation.fake.routing import factor_of
+
+    factor = factor_of(routing, world_size)
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity, device) if capacity is not None else None
     target = Target.of("cuda" if device == "cuda" else "cpu", gpu_named(capacity), limit, compile)
@@ -143,13 +153,14 @@ def estimate(
         STANCE: True,
         DISPATCHER_RULES: device == "cuda",
         AUTOCAST_RULE: device == "cuda" and amp,
+        DYNAMO: compile,
         COMPILE: compile,
         SHARDING: world_size is not None,
     }
     for feature, is_needed in needed.items():
         if is_needed:
             feature.require()
-    given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real)
+    given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, factor)
     if world_size is None:
         return _estimated(*given, sharded=False)
     from torchprof.estimation.sharding.deadlocks import check_messages
@@ -190,6 +201,7 @@ def _estimated(
     amp: torch.dtype | None,
     settings: AllocatorSettings,
     allow_real: Any,
+    factor: float | None,
     *,
     sharded: bool,
 ) -> Estimate:
@@ -199,18 +211,22 @@ def _estimated(
     from torchprof.estimation.fake.mode import EstimateMode, UnwrappedMode
     from torchprof.estimation.fake.model import built, fake_model
     from torchprof.estimation.fake.real_ops import RealOps
+    from torchprof.estimation.fake.routing import Routing
     from torchprof.estimation.fake.stance import never_compiling
     from torchprof.estimation.fake.surroundings import undisturbed
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
     from torchprof.estimation.sharding.nccl import nccl_buffers
+    from torchprof.estimation.sharding.pipelines import pipeline_in
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
     compiling = as_compiled if target.compiled else with_compiled_parts if sharded else as_written
     rules = AppliedRules(target)
     real_ops = RealOps(allow_real)
-    mode = UnwrappedMode(rules.overrides, real_ops, wrappers()) if sharded else EstimateMode(rules.overrides, real_ops)
+    routing = Routing(factor)
+    kind, wrapped = (UnwrappedMode, wrappers()) if sharded else (EstimateMode, ())
+    mode = kind(rules.overrides, real_ops, wrapped, routing)
     recording = profile(memory=True, stacks=False)
     states = random_states()
     with ExitStack() as stack:
@@ -227,11 +243,11 @@ def _estimated(
         source = built_sharded(model) if sharded else built(model)
         try:
             with recording:
-                fake = made_fake(source, mode) if sharded else fake_model(source, mode)
+                fake = made_fake(source, mode, has_host=target.device == "cuda") if sharded else fake_model(source, mode)
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
-                with mode, real_ops.numpy(), compiling(fake, target) as runs:
+                with mode, real_ops.numpy(), routing.numpy(), compiling(fake, target) as runs:
                     run = TrainingStep(runs, arguments, optimizer, loss, step, amp, lambda made: rules.adjust(made, real_ops))
                     for _ in range(steps):
                         if mode.communication is not None:
@@ -256,11 +272,13 @@ def _estimated(
             raise
     trace = with_streams(recording.trace)
     trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
+    trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
+    known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":
-        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent)
+        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent, **known)
     overheads = rules.overheads(trace)
     if mode.communication is not None and (buffers := nccl_buffers(mode.communication.groups)) is not None:
         overheads = (*overheads, buffers)
@@ -279,4 +297,6 @@ def _estimated(
         target.why,
         communication=sent,
         known_as=target.gpu,
+        **known,
+        host=on_host,
     )

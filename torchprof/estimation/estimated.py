@@ -13,8 +13,10 @@ from torchprof.analysis.records import Record
 from torchprof.errors import ArgumentError
 from torchprof.estimation.bounds.bound import Bound
 from torchprof.estimation.bounds.bound_of import bound_of
+from torchprof.estimation.bounds.pipeline import PipelineWork
 from torchprof.estimation.overheads import Overhead, with_overheads
 from torchprof.estimation.sharding.communication import Sent, sent_records
+from torchprof.estimation.sharding.host_memory import HostMemory
 from torchprof.estimation.sharding.kinds_of_ranks import KindOfRank, told_kinds
 from torchprof.estimation.sharding.sent_by_module import sent_by_module
 from torchprof.estimation.sharding.streams import streams_of
@@ -51,7 +53,10 @@ class Estimate(Printed):
         rank, world_size: which of how many ranks it is of; None where there is one, which knows of no others.
         communication: what the rank sends in the last step, by collective and dimension of the mesh.
         kinds_of_ranks: with ``ranks="all"``, the ranks that differ, of which this is the one that needs most.
+        host: what the rank keeps on the host, where FSDP2 keeps its shards there; None where it keeps nothing there.
         known_as: the name in ``torchprof.GPUS`` of the GPU; None where it is not known which it is, or has none.
+        pipeline: what the ranks of its pipeline compute, as far as they were estimated; None where there is none.
+        assumed: what was assumed of values, in words, as of routers of experts.
     """
 
     trace: Trace
@@ -69,6 +74,9 @@ class Estimate(Printed):
     communication: tuple[Sent, ...] = ()
     kinds_of_ranks: tuple[KindOfRank, ...] = ()
     known_as: str | None = None
+    pipeline: PipelineWork | None = None
+    assumed: tuple[str, ...] = ()
+    host: HostMemory | None = None
 
     @property
     def max_allocated(self) -> int:
@@ -117,6 +125,7 @@ class Estimate(Printed):
         """A lower bound of a step's time, and no estimate: its FLOPs at the peaks of a GPU, and its bytes over links.
 
         FLOPs and bytes are those of the last step. Computing and sending may overlap entirely, so the longer of both counts.
+        Ranks of a pipeline wait for each other: with ``ranks="all"``, its schedule is played, and this bubble is computing's.
 
         Args:
             gpu: whose peaks are taken: its name, for those that NVIDIA publishes; or `torchprof.Ceilings`, which may be
@@ -138,7 +147,7 @@ class Estimate(Printed):
                 f"gpu={shown(gpu)} says nothing of device='cpu': estimate with device='cuda', or give torchprof.Ceilings of "
                 "the CPU, which torchprof.ceilings() measures"
             )
-        return bound_of(self.trace, self.communication, self.device, self.known_as, gpu, links)
+        return bound_of(self.trace, self.communication, self.device, self.known_as, gpu, links, self.pipeline)
 
     def to_dict(self) -> dict[str, Any]:
         """The estimate as plain data, in bytes; None is not known."""
@@ -162,8 +171,10 @@ class Estimate(Printed):
             "capacity": self.capacity,
             "fits": self.fits() if self.capacity is not None else None,
             "unmeasured": self.unmeasured,
+            "host": asdict(self.host) if self.host is not None else None,
             "overheads": {overhead.name: overhead.bytes for overhead in self.overheads},
             "notes": list(self.notes),
+            "assumed": list(self.assumed),
         }
 
     def _outermost(self) -> list[Record]:
@@ -278,6 +289,8 @@ class Estimate(Printed):
             rows = sent_records(self.communication)
             headers = {"group": "Dimension", "group_size": "Ranks"}
             yield from Table("Sent in a step", rows, ("group", "group_size", "calls", "bytes"), headers=headers).parts()
+        if self.host is not None and self.world_size is not None:
+            yield self.host.sentence(self.world_size)
         if self.kinds_of_ranks:
             yield from told_kinds(self.kinds_of_ranks, self.rank, self.world_size)
         elif self.world_size is not None:
@@ -293,5 +306,7 @@ class Estimate(Printed):
             yield bound.basis()
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
+        for each in self.assumed:
+            yield f"Assumed: {each}"
         for note in self.notes:
             yield f"Not in it: {note}"

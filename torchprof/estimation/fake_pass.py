@@ -171,7 +171,6 @@ class OneDeviceMode(EstimateMode):
     def __init__(self, rules: Overrides) -> None:
         super().__init__(rules, RealOps(False))
         self.faking = Faking(self)
-        self.allow_fallback_kernels = False  # which run for real on zeros
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

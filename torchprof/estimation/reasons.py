@@ -26,10 +26,10 @@ NEEDS_CUDA: Final = ("not compiled with CUDA", "not linked with support for cuda
 """What PyTorch says where it would need a GPU."""
 
 ROUTED: Final = (
-    ". If it counts the tokens that a router sends to each rank, send as many to all, by their number alone: the splits of "
-    "all_to_all are then known, and stand-ins are not needed, which would all be sent to one"
+    ". If it counts the tokens that a router sends to each expert, routing='balanced' takes it that all get as many; or send "
+    "as many to all, by their number alone: the splits of all_to_all are then known"
 )
-"""What is added where there are many ranks: a router of experts is what reads values most often."""
+"""What is added where there are many ranks, or a router: a router of experts is what reads values most often there."""
 
 
 def reason_of(error: BaseException, recording: profile, *, of_many: bool = False) -> str:
@@ -48,10 +48,16 @@ def reason_of(error: BaseException, recording: profile, *, of_many: bool = False
         if isinstance(cause, EstimateError):  # what runs the op may have wrapped it
             return str(cause)
         if reason := _reason(cause, place_of_error(recording, error, cause)):
-            return reason + (ROUTED if of_many and needs_values(cause) else "")
+            routed = needs_values(cause) and (of_many or _chooses(recording))
+            return reason + (ROUTED if routed else "")
         seen.add(id(cause))
         cause = cause.__cause__
     return ""
+
+
+def _chooses(recording: profile) -> bool:
+    """Whether the program chooses as routers do, in what was recorded of it."""
+    return bool(recording.traces) and not {"aten::topk", "aten::argmax"}.isdisjoint(recording.trace.strings)
 
 
 def _reason(error: BaseException, place: str) -> str:

@@ -25,13 +25,16 @@ __all__ = [
     "ATTENTION_RULE",
     "AUTOCAST_RULE",
     "COMPILE",
+    "CONTEXT_PARALLEL",
     "CUDA_NAMES",
     "DISPATCHER_RULES",
+    "DYNAMO",
     "ESTIMATE",
     "FEATURES",
     "GROUPED_MM_RULE",
     "HIGHER_ORDER",
     "INDUCTOR_FOR_CUDA",
+    "OFFLOAD",
     "PIPELINES",
     "SHARDING",
     "STANCE",
@@ -118,19 +121,24 @@ ESTIMATE: Final = Feature(
         "throw_on_data_ptr": "torch._C._set_throw_on_mutable_data_ptr",
         "is_dense": "torch._prims_common.is_non_overlapping_and_dense_or_false",
         "DisableTorchDispatch": "torch._C._DisableTorchDispatch",
+        "FAKE": "torch._C._TorchDispatchModeKey.FAKE",
         "DisableTorchFunction": "torch._C.DisableTorchFunction",
         "OpOverload": "torch._ops.OpOverload",
         "run_and_save_rng_state": "torch._prims.rng_prims.run_and_save_rng_state",
         "run_with_rng_state": "torch._prims.rng_prims.run_with_rng_state",
         "current_autograd_node": "torch._C._current_autograd_node",
+        "active_mode": "torch._C._get_dispatch_mode",
         "disable_modes": "torch.utils._python_dispatch._disable_current_modes",
         "schemas_of": "torch._C._jit_get_schemas_for_operator",
         "tree_map": "torch.utils._pytree.tree_map",
         "tree_map_only": "torch.utils._pytree.tree_map_only",
     },
     methods=(
+        f"{FAKE_TENSOR}.FakeTensorConverter.add_constant_storage_mapping",
         f"{FAKE_TENSOR}.FakeTensorConverter.from_real_tensor",
+        f"{FAKE_TENSOR}.FakeTensorConverter.set_tensor_memo",
         f"{FAKE_TENSOR}.FakeTensorMode.may_turn_const",
+        "torch._subclasses.meta_utils.MetaTensorDescriber.get_storage_id",
         "torch.storage.UntypedStorage._cdata",
     ),
 )
@@ -144,6 +152,7 @@ SHARDING: Final = Feature(
         "DTensor": "torch.distributed.tensor.DTensor",
         "FSDP1": "torch.distributed.fsdp.FullyShardedDataParallel",
         "FSDPModule": "torch.distributed.fsdp.FSDPModule",
+        "FSDPState": "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState",
         "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
         "PipelineSchedule": "torch.distributed.pipelining.schedules._PipelineSchedule",
         "OpSchema": "torch.distributed.tensor._op_schema.OpSchema",
@@ -155,6 +164,7 @@ SHARDING: Final = Feature(
         "world": "torch.distributed.distributed_c10d",
     },
     methods=(
+        "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._init_fqns",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator.propagate_op_sharding_non_cached",
         "torch.nn.parallel.distributed._sync_module_states",
@@ -188,6 +198,39 @@ PIPELINES: Final = Feature(
     ),
 )
 """Stages of a pipeline and their schedules: `torchprof.estimation.sharding.pipelines`."""
+
+RING_ATTENTION: Final = "torch.distributed.tensor.experimental._context_parallel"
+
+CONTEXT_PARALLEL: Final = Feature(
+    "The estimate of context parallelism",
+    "Other models can be estimated",
+    names={"attention": f"{RING_ATTENTION}._attention", "rules": f"{RING_ATTENTION}._sharding_rules"},
+    methods=(
+        f"{RING_ATTENTION}._attention._context_parallel_buffers",
+        f"{RING_ATTENTION}._attention._cp_options",
+        f"{RING_ATTENTION}._attention._dispatch_mode",
+        f"{RING_ATTENTION}._attention._replaced_functions",
+        f"{RING_ATTENTION}._sharding_rules._cp_strategy_contexts",
+        f"{RING_ATTENTION}._sharding_rules.register_cp_sharding_rules",
+        f"{RING_ATTENTION}._sharding_rules.unregister_cp_sharding_rules",
+        "torch.distributed.tensor.DTensor._op_dispatcher",
+    ),
+)
+"""Sequences that are split between ranks: `torchprof.estimation.sharding.context_parallel`."""
+
+OFFLOAD: Final = Feature(
+    "estimate(world_size=...)",
+    "Models on one GPU can be estimated, and recordings of many ranks read",
+    names={
+        "FSDPParam": "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam",
+        "param_group": "torch.distributed.fsdp._fully_shard._fsdp_param_group",
+    },
+    methods=(
+        "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam.reset_sharded_param",
+        "torch.distributed.fsdp._fully_shard._fsdp_param_group.foreach_reduce",
+    ),
+)
+"""Shards that FSDP2 keeps on the host: `torchprof.estimation.sharding.offload`."""
 
 STANCE: Final = Feature(
     "torchprof.estimate",
@@ -269,25 +312,33 @@ GROUPED_MM_RULE: Final = Feature(
     names={"output_of_grouped_mm": "torch._meta_registrations._create_grouped_mm_output_tensor"},
 )
 
-COMPILE: Final = Feature(
-    "estimate(compile=True)",
-    "Estimates without compile=True work all the same",
+DYNAMO: Final = Feature(
+    "The estimate of a program that compiles",
+    "Programs that compile nothing can be estimated on one GPU",
     names={
         "CatchErrors": "torch._dynamo.convert_frame.CatchErrorsWrapper",
-        "DebugContext": "torch._inductor.debug.DebugContext",
         "DeletedGuardManager": "torch._dynamo.guards.DeletedGuardManagerWrapper",
-        "GraphLowering": "torch._inductor.graph.GraphLowering",
         "TracingContext": "torch._guards.TracingContext",
-        "V": "torch._inductor.virtualized.V",
         "cache_entries_of": "torch._dynamo.eval_frame._debug_get_cache_entry_list",
         "cached_backends": "torch._dynamo.eval_frame.cached_backends",
         "callback_handler": "torch._dynamo.callback.callback_handler",
-        "compile_fx": "torch._inductor.compile_fx",
         "functorch_config": "torch._functorch.config",
         "get_code_state": "torch._dynamo.pgo.get_code_state",
         "register_bytecode_hook": "torch._dynamo.convert_frame.register_bytecode_hook",
         "reset_code": "torch._C._dynamo.eval_frame.reset_code",
         "skip_code": "torch._dynamo.eval_frame.skip_code",
+    },
+)
+"""Dynamo at work on a program, and what it remembers: `torchprof.estimation.fake.dynamo`."""
+
+COMPILE: Final = Feature(
+    "estimate(compile=True)",
+    "Estimates without compile=True work all the same",
+    names={
+        "DebugContext": "torch._inductor.debug.DebugContext",
+        "GraphLowering": "torch._inductor.graph.GraphLowering",
+        "V": "torch._inductor.virtualized.V",
+        "compile_fx": "torch._inductor.compile_fx",
     },
     methods=(
         "torch._inductor.compile_fx._recursive_post_grad_passes",
@@ -298,7 +349,8 @@ COMPILE: Final = Feature(
         "torch._inductor.compile_fx.view_to_reshape",
     ),
 )
-"""Dynamo, AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`."""
+"""AOTAutograd and Inductor up to the code that Inductor writes: `torchprof.estimation.fake.compiled`. It is slow to import, so
+it is required where something is compiled."""
 
 INDUCTOR_FOR_CUDA: Final = Feature(
     "Code of Inductor for CUDA in estimate(compile=True)",
@@ -337,6 +389,7 @@ FEATURES: Final = (
     AUTOCAST_RULE,
     HIGHER_ORDER,
     GROUPED_MM_RULE,
+    DYNAMO,
     COMPILE,
     INDUCTOR_FOR_CUDA,
 )

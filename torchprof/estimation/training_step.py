@@ -13,6 +13,7 @@ from torch import nn
 
 from torchprof.errors import ArgumentError, TorchprofError
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.context_parallel import lengths_put_back
 from torchprof.estimation.sharding.pipelines import pipeline_of, stages_in
 from torchprof.record.inputs import Inputs, make_inputs
 from torchprof.record.nested import find_tensors
@@ -61,6 +62,10 @@ class TrainingStep:
             adjust(self.optimizer)
 
     def run(self) -> None:
+        with lengths_put_back(self.inputs.tensors()):
+            self._run()
+
+    def _run(self) -> None:
         if self.own_step is not None:
             self.own_step(
                 self.pipeline.schedule if self.pipeline else self.model, self.optimizer, *self.inputs.args, **self.inputs.kwargs

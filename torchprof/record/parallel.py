@@ -95,7 +95,7 @@ def _objects_of(*classes: type) -> list[list[Any]]:
     found = []
     for of in classes:
         derived = {number for number, kind in each_once.items() if of in type.__dict__["__mro__"].__get__(kind)}
-        found.append(list(compress(objects, map(derived.__contains__, numbers))))  # there are hundreds of thousands
+        found.append(list(compress(objects, map(derived.__contains__, numbers))) if derived else [])  # there are a million
     return found
 
 

@@ -23,15 +23,15 @@ PUBLISHED: Final[Mapping[str, tuple[int, Mapping[str, float]]]] = {
     "V100-16GB": (900, {"float32": 15.7, "float16": 125}),
     "V100-32GB": (900, {"float32": 15.7, "float16": 125}),
     "RTX 3090": (936, {"float32": 35.6, "tf32": 35.6, "float16": 71, "bfloat16": 71}),
-    "RTX 4090": (1008, {"float32": 82.6, "tf32": 82.6, "float16": 165.2, "bfloat16": 165.2}),
+    "RTX 4090": (1008, {"float32": 82.6, "tf32": 82.6, "float16": 165.2, "bfloat16": 165.2, "float8": 330.3}),
     "A10": (600, {"float32": 31.2, "tf32": 62.5, "float16": 125, "bfloat16": 125}),
-    "L4": (300, {"float32": 30.3, "tf32": 60, "float16": 121, "bfloat16": 121}),
-    "L40S": (864, {"float32": 91.6, "tf32": 183, "float16": 362, "bfloat16": 362}),
+    "L4": (300, {"float32": 30.3, "tf32": 60, "float16": 121, "bfloat16": 121, "float8": 242.5}),
+    "L40S": (864, {"float32": 91.6, "tf32": 183, "float16": 362, "bfloat16": 362, "float8": 733}),
     "A100-40GB": (1555, {"float32": 19.5, "tf32": 156, "float16": 312, "bfloat16": 312}),
     "A100-80GB": (2039, {"float32": 19.5, "tf32": 156, "float16": 312, "bfloat16": 312}),
-    "H100-80GB": (3350, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989}),
-    "H200": (4800, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989}),
-    "B200": (8000, {"float32": 80, "tf32": 1100, "float16": 2250, "bfloat16": 2250}),
+    "H100-80GB": (3350, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989, "float8": 1979}),
+    "H200": (4800, {"float32": 67, "tf32": 494.5, "float16": 989, "bfloat16": 989, "float8": 1979}),
+    "B200": (8000, {"float32": 80, "tf32": 1100, "float16": 2250, "bfloat16": 2250, "float8": 4500}),
 }
 """GB per second, and TFLOP/s by dtype, of GPUs as NVIDIA's data sheets and whitepapers give them: dense products, summed up in
 float32; of V100, A100, H100 and H200 those with SXM; of B200 that in HGX B200."""
@@ -61,7 +61,7 @@ class Ceilings:
 
         Args:
             gpu: such as ``"H100-80GB"``.
-            dtype: of the matrices: ``"float32"``, ``"tf32"``, ``"float16"`` or ``"bfloat16"``.
+            dtype: of the matrices: ``"float32"``, ``"tf32"``, ``"float16"``, ``"bfloat16"`` or ``"float8"``.
 
         Raises:
             ArgumentError: none are known of this GPU, or of this dtype.

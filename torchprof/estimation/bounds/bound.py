@@ -39,7 +39,7 @@ class Bound(Printed):
     Attributes:
         compute: seconds: the counted FLOPs, each at the peak of the dtype that it is computed in; None: unknown.
         communication: seconds: the counted bytes over the links of the mesh; None: unknown, as where a dimension has no link.
-        step: seconds: the longer of the two, as they may overlap entirely; None: either is unknown.
+        step: seconds: the longer of the two, as they may overlap entirely; ``bubble`` is computing's. None: either is unknown.
         mfu: the share of the peak that the model's FLOPs are in a step of that time: no step has a larger one. What is
             recomputed, and what the optimizer computes, is none of the model's. None: unknown.
         unknown: what was not counted, in words.
@@ -48,6 +48,8 @@ class Bound(Printed):
         peaks: whose peaks were taken; None: of no GPU.
         flops: of a step, by the dtype that they are computed in, with what is recomputed; ``"tf32"``: in float32, or in tf32.
         recomputed: how many of these are computed once more, by activation checkpointing.
+        bubble: seconds in which the rank waits for others of its pipeline while they compute, at least, as the schedule has it;
+            None: there is no pipeline, or not all of its stages are known.
     """
 
     compute: float | None
@@ -60,6 +62,7 @@ class Bound(Printed):
     peaks: str | None = None
     flops: dict[str, int] = field(default_factory=dict)
     recomputed: int = 0
+    bubble: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The bound as plain data, in seconds and bytes; None is not known."""
@@ -75,7 +78,12 @@ class Bound(Printed):
         if self.step is None or self.compute is None or self.communication is None:
             return None
         sending = f"sending {_time(self.communication)}" if self.communication else "sending nothing"
-        of = f"computing {_time(self.compute)}, {sending}"
+        waiting = (
+            f", a bubble of {_time(self.bubble)}: {self.bubble / self.compute:.1%} of it"
+            if self.bubble and self.compute
+            else ""
+        )
+        of = f"computing {_time(self.compute)}{waiting}, {sending}"
         mfu = f": MFU at most {self.mfu:.1%}" if self.mfu is not None else ""
         return f"Bound: no step is faster than {_time(self.step)} ({of}){mfu}"
 

@@ -8,10 +8,12 @@ from typing import Final
 from torchprof.estimation.bounds.bound import Bound
 from torchprof.estimation.bounds.dimensions import sent_along
 from torchprof.estimation.bounds.peaks import Peaks
+from torchprof.estimation.bounds.pipeline import PipelineWork
 from torchprof.estimation.bounds.step_flops import StepFlops, step_flops
 from torchprof.estimation.sharding.communication import Sent
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
+from torchprof.wording import numbered
 
 __all__ = ["bound_of"]
 
@@ -31,6 +33,7 @@ def bound_of(
     known_as: str | None,
     gpu: str | Ceilings | None,
     links: Mapping[str, float | str] | None,
+    pipeline: PipelineWork | None = None,
 ) -> Bound:
     """The bound of the last step of an estimate.
 
@@ -40,6 +43,7 @@ def bound_of(
         device: ``"cpu"`` or ``"cuda"``.
         known_as: the name in ``torchprof.GPUS`` of the GPU that the estimate is for; None: not known.
         gpu, links: as for `Estimate.bound`.
+        pipeline: what the ranks of its pipeline compute; None where there is none.
     """
     given = gpu if gpu is not None else known_as
     peaks = Peaks.of_gpu(given) if given is not None else None
@@ -50,20 +54,31 @@ def bound_of(
         compute = None
     along = sent_along(trace, sent, links, (peaks.gpu if peaks is not None else None) or known_as)
     communication = along.seconds
-    step = max(compute, communication) if compute is not None and communication is not None else None
+    waiting = [*_not_played(pipeline)]
+    bubble = None
+    if pipeline is not None and peaks is not None and compute is not None and not waiting:
+        bubble = max(pipeline.played(peaks.seconds).batch - compute, 0.0)
+    step = max(compute + (bubble or 0.0), communication) if compute is not None and communication is not None else None
     mfu = min(peaks.seconds(flops.model) / step, 1.0) if peaks is not None and step and not computing else None
     return Bound(
         compute,
         communication,
         step,
         mfu,
-        (*computing, *along.unknown),
+        (*computing, *waiting, *along.unknown),
         along.dimensions,
         (*along.assumed, *([CAUSAL] if flops.one_kernel else [])),
         peaks.of if peaks is not None else None,
         flops.all,
         sum(flops.recomputed.values()),
+        bubble,
     )
+
+
+def _not_played(pipeline: PipelineWork | None) -> Iterator[str]:
+    """Why the bubble of a pipeline is not known, in words."""
+    if pipeline is not None and pipeline.missing:
+        yield f"the bubble of the pipeline: what is computed in {numbered(pipeline.missing, 'stage')} is known with ranks='all'"
 
 
 def _not_computed(flops: StepFlops, peaks: Peaks | None, device: str) -> Iterator[str]:

@@ -27,7 +27,8 @@ class Link:
         source: where that is known from.
         crosses_hosts: whether it is a network between hosts, of which each rank has one; None: it is not known what it is.
         reduces: whether switches may sum up, so that a rank sends what is reduced once, not nearly twice: NVIDIA's SHARP, of
-            NVLink from the switches of NVLink 4 on, and of InfiniBand from HDR on.
+            NVLink from the switches of NVLink 4 on, and of InfiniBand from HDR on
+            (https://docs.nvidia.com/networking/display/sharpltsv391/using+nvidia+sharp+with+nvidia+nccl).
     """
 
     name: str
@@ -41,41 +42,48 @@ def _table(*links: Link) -> dict[str, Link]:
     return {link.name: link for link in links}
 
 
-def _nvlink(version: int, both: int, gpu: str, *, reduces: bool) -> Link:
-    return Link(
-        f"NVLink {version}",
-        both / 2 * GIGABYTE,
-        f"NVIDIA's data sheet of {gpu}: {both:,} GB/s of a GPU, of both directions",
-        crosses_hosts=False,
-        reduces=reduces,
-    )
+def _nvlink(version: int, both: int, source: str, *, reduces: bool) -> Link:
+    told = f"{both:,} GB/s of a GPU, of both directions: {source}"
+    return Link(f"NVLink {version}", both / 2 * GIGABYTE, told, crosses_hosts=False, reduces=reduces)
 
 
-def _pcie(version: int, both: int, gpu: str) -> Link:
-    return Link(
-        f"PCIe {version}",
-        both / 2 * GIGABYTE,
-        f"NVIDIA's data sheet of {gpu}: {both} GB/s of 16 lanes, of both directions",
-        crosses_hosts=False,
-    )
+def _pcie(version: int, both: int, source: str) -> Link:
+    told = f"{both} GB/s of 16 lanes, of both directions: {source}"
+    return Link(f"PCIe {version}", both / 2 * GIGABYTE, told, crosses_hosts=False)
 
 
 def _network(name: str, gigabits: int, source: str, *, reduces: bool = False) -> Link:
-    return Link(name, gigabits * GIGABIT, f"{source}: {gigabits} Gb/s, in each direction", crosses_hosts=True, reduces=reduces)
+    told = f"{gigabits} Gb/s, in each direction: {source}"
+    return Link(name, gigabits * GIGABIT, told, crosses_hosts=True, reduces=reduces)
 
+
+NVLINK: Final = "https://www.nvidia.com/en-us/data-center/nvlink/"
+NETWORKS: Final = "https://docs.nvidia.com/networking/display/"
+DGX: Final = (
+    "https://docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest/"
+    "core-components.html"
+)
+"""NVIDIA's page of its machines."""
+NOT_FOUND: Final = "general knowledge; no page of the vendor was found that says it"
 
 LINKS: Final[Mapping[str, Link]] = _table(
-    _nvlink(2, 300, "V100", reduces=False),
-    _nvlink(3, 600, "A100", reduces=False),
-    _nvlink(4, 900, "H100", reduces=True),
-    _nvlink(5, 1800, "HGX B200", reduces=True),
-    _pcie(3, 32, "T4"),
-    _pcie(4, 64, "L40S"),
-    _pcie(5, 128, "H100 PCIe"),
-    _network("InfiniBand EDR", 100, "NVIDIA's product brief of ConnectX-5"),
-    _network("InfiniBand HDR", 200, "NVIDIA's data sheet of ConnectX-6", reduces=True),
-    _network("InfiniBand NDR", 400, "NVIDIA's data sheet of ConnectX-7", reduces=True),
-    _network("InfiniBand XDR", 800, "NVIDIA's data sheet of ConnectX-8", reduces=True),
+    _nvlink(2, 300, f"V100, six links of 50; {NOT_FOUND}", reduces=False),
+    _nvlink(3, 600, "A100, https://www.nvidia.com/de-de/data-center/nvlink/", reduces=False),
+    _nvlink(
+        4,
+        900,
+        "H200 with SXM, in NVIDIA's own submission to MLPerf, https://raw.githubusercontent.com/mlcommons/"
+        "inference_results_v4.1/main/closed/NVIDIA/systems/H200-SXM-141GBx8_TRT_MaxQ.json",
+        reduces=True,
+    ),
+    _nvlink(5, 1800, f"Blackwell, {NVLINK}", reduces=True),
+    _pcie(3, 32, f"a quarter of PCIe 5; {NOT_FOUND}"),
+    _pcie(4, 64, "a tenth of the 600 of A100, rounded, https://www.nvidia.com/de-de/data-center/nvlink/"),
+    _pcie(5, 128, f"a fourteenth of the 1,800 of Blackwell, rounded, {NVLINK}"),
+    _network("InfiniBand EDR", 100, f"ConnectX-5 has EDR, {NETWORKS}OFED/Introduction; its rate is {NOT_FOUND}"),
+    _network("InfiniBand HDR", 200, f"ConnectX-6 has HDR, {NETWORKS}OFED/Introduction; its rate is {NOT_FOUND}", reduces=True),
+    _network("InfiniBand NDR", 400, f"ConnectX-7, {NETWORKS}ConnectX7VPI/Introduction", reduces=True),
+    _network("InfiniBand XDR", 800, f"ConnectX-8, {NETWORKS}connectx8supernic/introduction", reduces=True),
     _network("10 GbE", 10, "the rate of the standard, IEEE 802.3ae"),
     _network("25 GbE", 25, "the rate of the standard, IEEE 802.3by"),
     _network("100 GbE", 100, "the rate of the standard, IEEE 802.3ba"),
@@ -111,8 +119,9 @@ NETWORK_OF: Final[Mapping[str, str]] = {
     "H200": "InfiniBand NDR",
     "B200": "InfiniBand NDR",
 }
-"""Between hosts, one port for each GPU, as in NVIDIA's own machines: DGX A100, DGX H100, DGX H200 and DGX B200 have eight ports
-for eight GPUs; DGX-2, with V100, has one for two. Of other GPUs there is no such machine."""
+"""Between hosts, one port for each GPU, as in NVIDIA's own machines. DGX H100, DGX H200 and DGX B200 have eight single ports of
+ConnectX-7 for eight GPUs, as `DGX` says. Of DGX A100, with eight ports of ConnectX-6, and of DGX-2, with V100 and one port for
+two, no page of the vendor was found. Of other GPUs there is no such machine."""
 
 
 def link_of(name: str, value: Any) -> Link:

@@ -17,6 +17,7 @@ TERA: Final = 10**12
 ANY: Final = "any dtype"
 TF32: Final = "tf32"
 FLOAT32: Final = "float32"
+FLOAT8: Final = "float8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Peaks:
     def rate(self, dtype: str) -> float | None:
         """FLOPs per second in a dtype; None where it is not known. Where a GPU has no tf32, that is float32."""
         others = {TF32: FLOAT32}
+        if dtype.startswith(FLOAT8):  # of all formats with 8 bits
+            dtype = FLOAT8
         return self.rates.get(dtype) or self.rates.get(others.get(dtype, ANY)) or self.rates.get(ANY)
 
     def seconds(self, flops: Mapping[str, int]) -> float:

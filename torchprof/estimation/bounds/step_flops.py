@@ -16,7 +16,7 @@ from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import OP_NESTED, Phase, phases
 from torchprof.trace.trace import Trace
 
-__all__ = ["FLOAT32_PRODUCTS", "StepFlops", "step_flops"]
+__all__ = ["FLOAT32_PRODUCTS", "CountedRows", "StepFlops", "counted_rows", "step_flops"]
 
 FLOAT32_PRODUCTS: Final = "float32_products"
 """The fact that says what products of float32 are computed in: ``"tf32"``, or else float32."""
@@ -69,15 +69,10 @@ def step_flops(trace: Trace) -> StepFlops:
     What they are computed in is the dtype of the inputs of the innermost op that has a formula: under autocast, ops around it
     are given others.
     """
-    active = active_steps(trace)
-    last = max(len(active) - 1, 0)
-    ops = trace.ops
-    rows = np.flatnonzero(step_of(ops["start"], trace, active) == last)
-    signature, nested = ops["signature"][rows], ops["flags"][rows] & OP_NESTED != 0
-    flops, innermost = counted_flops(trace, signature, nested), _innermost(trace, rows)
-    dtypes = _computed_in(trace)[innermost]
-    phase = phases(ops)[rows]
-    flops = np.where((phase == Phase.RECOMPUTATION) & ~_allocates(trace, rows), 0, flops)
+    counted = counted_rows(trace)
+    rows, flops, dtypes = counted.rows, counted.flops, counted.dtypes
+    signature, nested = trace.ops["signature"][rows], trace.ops["flags"][rows] & OP_NESTED != 0
+    phase = phases(trace.ops)[rows]
 
     def by_dtype(of: npt.NDArray[np.bool_]) -> dict[str, int]:
         names = np.unique(dtypes[of & (flops > 0)]).tolist()
@@ -89,9 +84,45 @@ def step_flops(trace: Trace) -> StepFlops:
         model=by_dtype(~is_recomputed & ~is_optimizer),
         recomputed=by_dtype(is_recomputed),
         optimizer=by_dtype(is_optimizer),
-        one_kernel=by_dtype(_one_kernel(trace)[innermost]),
+        one_kernel=by_dtype(counted.one_kernel),
         unknown=tuple(sorted(unknown)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRows:
+    """FLOPs of the ops of the last step, one value for each.
+
+    Attributes:
+        rows: of the table of ops.
+        flops: that count; 0 of an op inside one that counts.
+        dtypes: what they are computed in.
+        one_kernel: whether it is attention in one kernel.
+    """
+
+    rows: Ints
+    flops: Ints
+    dtypes: npt.NDArray[np.str_]
+    one_kernel: npt.NDArray[np.bool_]
+
+    @property
+    def least(self) -> Ints:
+        """The fewest that are computed: as if all attention in one kernel were causal."""
+        found: Ints = self.flops - np.where(self.one_kernel, self.flops // 2, 0)
+        return found
+
+
+def counted_rows(trace: Trace) -> CountedRows:
+    """What each op of the last step computes."""
+    active = active_steps(trace)
+    last = max(len(active) - 1, 0)
+    ops = trace.ops
+    rows = np.flatnonzero(step_of(ops["start"], trace, active) == last)
+    signature, nested = ops["signature"][rows], ops["flags"][rows] & OP_NESTED != 0
+    flops, innermost = counted_flops(trace, signature, nested), _innermost(trace, rows)
+    phase = phases(ops)[rows]
+    flops = np.where((phase == Phase.RECOMPUTATION) & ~_allocates(trace, rows), 0, flops)
+    return CountedRows(rows, flops, _computed_in(trace)[innermost], _one_kernel(trace)[innermost])
 
 
 def _allocates(trace: Trace, rows: Ints) -> npt.NDArray[np.bool_]:

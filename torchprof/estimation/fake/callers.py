@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from torchprof.estimation.torch_private import COMPILE, ESTIMATE
-from torchprof.record.torch_private import is_fake_mode_active
+from torchprof.estimation.torch_private import DYNAMO, ESTIMATE
 
 __all__ = [
     "REPLACES",
@@ -29,6 +28,7 @@ __all__ = [
     "remarked",
     "replaced",
     "stage",
+    "undispatched",
     "without_modes",
 ]
 
@@ -90,7 +90,7 @@ def by_program() -> bool:
     """Whether the program calls, rather than the compiler."""
     if torch.compiler.is_dynamo_compiling():
         return is_read()
-    return _now.stage <= Stage.DYNAMO and is_fake_mode_active()
+    return _now.stage <= Stage.DYNAMO and _is_fake_mode_active()
 
 
 def in_graph() -> bool:
@@ -99,7 +99,12 @@ def in_graph() -> bool:
         return is_read()
     if _now.stage is Stage.INDUCTOR:
         return False
-    return is_fake_mode_active() or (_now.stage is Stage.DYNAMO and COMPILE.TracingContext.try_get() is not None)
+    return _is_fake_mode_active() or (_now.stage is Stage.DYNAMO and DYNAMO.TracingContext.try_get() is not None)
+
+
+def _is_fake_mode_active() -> bool:
+    """As `torchprof.record.torch_private.is_fake_mode_active`, of names that are known to be there: it is asked very often."""
+    return ESTIMATE.active_mode(ESTIMATE.FAKE) is not None
 
 
 @contextmanager
@@ -114,6 +119,20 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, original)
+
+
+def undispatched(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which works on real tensors alone, also where fake ones are made. It must not ask which modes there are."""
+
+    @wraps(function)
+    def real(*args: Any, **options: Any) -> Any:
+        no_modes = ESTIMATE.DisableTorchDispatch()  # a tenth of what it takes to leave all modes and enter them again
+        try:
+            return function(*args, **options)
+        finally:
+            del no_modes
+
+    return real
 
 
 def without_modes(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from torchprof.estimation.fake.higher_order import check_compiled
 from torchprof.estimation.fake.inductor_for_cuda import FOR_THE_CPU, check_bfloat16, moved, runs_anywhere, writes_for_cuda
 from torchprof.estimation.fake.stance import compiling_with
 from torchprof.estimation.target import Device, Target
-from torchprof.estimation.torch_private import COMPILE, ESTIMATE, INDUCTOR_FOR_CUDA
+from torchprof.estimation.torch_private import COMPILE, DYNAMO, ESTIMATE, INDUCTOR_FOR_CUDA
 
 __all__ = ["as_compiled", "as_written", "with_compiled_parts"]
 
@@ -75,10 +75,12 @@ def with_compiled_parts(model: nn.Module, target: Target) -> Iterator[nn.Module]
 @contextmanager
 def _compiling(target: Target) -> Iterator[Callable[..., Any]]:
     """All that is compiled is compiled without kernels, by the backend that this returns."""
-    COMPILE.require()
+    DYNAMO.require()
 
     def backend(graph: Any, example_inputs: Any) -> Any:
         check_compiled(graph)
+        with stage(Stage.INDUCTOR), ESTIMATE.disable_modes():
+            COMPILE.require()
         _use_originals(graph)
         with stage(Stage.GRAPH):
             return COMPILE.compile_fx.compile_fx(graph, example_inputs, inner_compile=partial(_without_kernels, target))
@@ -86,7 +88,7 @@ def _compiling(target: Target) -> Iterator[Callable[..., Any]]:
     with (
         undone(backend),
         stage(Stage.DYNAMO),
-        COMPILE.functorch_config.patch(enable_autograd_cache=False),
+        DYNAMO.functorch_config.patch(enable_autograd_cache=False),
         compiling_with(backend),
     ):
         yield backend
@@ -160,7 +162,7 @@ def _marked(call: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
 
 def _tell_strides(graph: Any) -> None:
     """Backward is compiled for the layouts that forward chose for what is saved."""
-    context = COMPILE.TracingContext.try_get()
+    context = DYNAMO.TracingContext.try_get()
     if context is not None and context.output_strides is not None:
         for output in graph.graph_outputs:
             known = hasattr(output, "get_stride") and output.has_tensor_output()

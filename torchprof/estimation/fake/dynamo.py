@@ -14,7 +14,7 @@ import torch
 
 from torchprof import _native
 from torchprof.estimation.fake.callers import is_read, replaced, without_modes
-from torchprof.estimation.torch_private import COMPILE
+from torchprof.estimation.torch_private import DYNAMO
 
 __all__ = ["undone"]
 
@@ -26,15 +26,15 @@ def undone(backend: Callable[..., Any]) -> Iterator[None]:
     with ExitStack() as stack:
         _settle()
         # Dynamo makes fake tensors of its own, and leaves modes for that, but below DistributedDataParallel.
-        stack.enter_context(replaced(COMPILE.CatchErrors, "__call__", without_modes(COMPILE.CatchErrors.__call__)))
-        stack.callback(COMPILE.register_bytecode_hook(lambda code, _: seen.append(code)).remove)
-        callback_handler = COMPILE.callback_handler
+        stack.enter_context(replaced(DYNAMO.CatchErrors, "__call__", without_modes(DYNAMO.CatchErrors.__call__)))
+        stack.callback(DYNAMO.register_bytecode_hook(lambda code, _: seen.append(code)).remove)
+        callback_handler = DYNAMO.callback_handler
         callback_handler.register_start_callback(_pause)
         stack.callback(callback_handler.remove_start_callback, _pause)
         callback_handler.register_end_callback(_resume)
         stack.callback(callback_handler.remove_end_callback, _resume)
         stack.callback(_forget, seen, backend)
-        stack.callback(_set_shapes, copy.deepcopy(COMPILE.get_code_state()))
+        stack.callback(_set_shapes, copy.deepcopy(DYNAMO.get_code_state()))
         yield
 
 
@@ -42,7 +42,7 @@ def _settle() -> None:
     """What Dynamo does with the functions of an estimate, all of which it could read."""
     torch.compiler.assume_constant_result(is_read)  # type: ignore[no-untyped-call]
     for code in _own_codes():
-        COMPILE.skip_code(code)
+        DYNAMO.skip_code(code)
 
 
 def _own_codes() -> Iterator[CodeType]:
@@ -70,7 +70,7 @@ def _resume(_: object) -> None:
 
 def _set_shapes(seen: dict[Any, Any]) -> None:
     """Put back which shapes Dynamo has seen: it would compile for any shape when it sees a second one."""
-    state = COMPILE.get_code_state()
+    state = DYNAMO.get_code_state()
     state.clear()
     state.update(seen)
 
@@ -82,14 +82,14 @@ def _forget(codes: Sequence[CodeType], backend: Callable[..., Any]) -> None:
         return getattr(found, "compiler_fn", found) is backend
 
     for code in dict.fromkeys(codes):
-        entries = COMPILE.cache_entries_of(code)
+        entries = DYNAMO.cache_entries_of(code)
         of_estimate = [entry for entry in entries if is_of_estimate(entry.backend)]
         if len(of_estimate) == len(entries):
-            COMPILE.reset_code(code)
+            DYNAMO.reset_code(code)
             continue
         for entry in of_estimate:
             guards: Any = entry.guard_manager
-            guards.extra_state.invalidate(entry, COMPILE.DeletedGuardManager("the estimate is over"))
-    backends = COMPILE.cached_backends
+            guards.extra_state.invalidate(entry, DYNAMO.DeletedGuardManager("the estimate is over"))
+    backends = DYNAMO.cached_backends
     for key in [key for key, cached in backends.items() if is_of_estimate(cached)]:
         del backends[key]

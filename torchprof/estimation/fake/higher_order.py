@@ -14,7 +14,7 @@ from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import Stage, by_program, remark, replaced, stage
 from torchprof.estimation.fake.dynamo import undone
 from torchprof.estimation.fake.stance import compiling_with
-from torchprof.estimation.torch_private import COMPILE, HIGHER_ORDER
+from torchprof.estimation.torch_private import DYNAMO, HIGHER_ORDER
 from torchprof.record.nested import find_tensors
 
 __all__ = ["FLEX_AS_WRITTEN", "check_compiled", "eager", "read_by_dynamo"]
@@ -60,7 +60,7 @@ def _refusing_gradients(name: str, apply: Callable[..., Any]) -> Callable[..., A
     """What is saved between forward and backward is not that of a plain run: 12 to 20% more, or the branches together."""
 
     def call(*args: Any) -> Any:
-        runs = by_program() and COMPILE.TracingContext.try_get() is None  # Dynamo calls it too, to find out what it returns
+        runs = by_program() and DYNAMO.TracingContext.try_get() is None  # Dynamo calls it too, to find out what it returns
         if runs and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in find_tensors(args)):
             raise EstimateError(
                 f"an estimate does not know what torch.{name} saves for backward: estimate with compile=True if it is "
@@ -101,7 +101,7 @@ def read_by_dynamo() -> Iterator[None]:
                     yield backend
                     return
                 if not is_undone:
-                    COMPILE.require()
+                    DYNAMO.require()
                     stack.enter_context(undone(backend))
                     is_undone = True
                 with stage(Stage.DYNAMO), compiling_with():

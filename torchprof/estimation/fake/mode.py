@@ -7,6 +7,8 @@ what the real one does not: only results are counted, and what rules add (`torch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -14,13 +16,17 @@ import torch
 from torchprof import _native
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.backward_nodes import BackwardNodes
-from torchprof.estimation.fake.cache import MISS, FakeOpCache
+from torchprof.estimation.fake.cache import FakeOpCache
+from torchprof.estimation.fake.fallbacks import functional_of, is_little, without_out, written_into
 from torchprof.estimation.fake.higher_order import eager
+from torchprof.estimation.fake.known_numbers import OF_NUMBERS, UNKNOWN, of_number
 from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
 from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredError, is_kept
+from torchprof.estimation.fake.routing import Routing
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
 from torchprof.estimation.sharding.communication import NAMESPACES, Communication
+from torchprof.estimation.sharding.offload import Host
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -29,6 +35,11 @@ __all__ = ["EstimateMode", "UnwrappedMode"]
 DEVICE: Final = torch.ops.prim.device.default
 DETACH: Final = torch.ops.aten.detach.default
 
+PLAIN: Final = frozenset({"aten", "prims"})
+"""Namespaces of ops that PyTorch itself has, and dispatches like others."""
+OTHER: Final = object()
+
+FakeTensor = ESTIMATE.FakeTensor
 FakeTensorMode: Any = ESTIMATE.FakeTensorMode
 
 
@@ -39,27 +50,40 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         rules: what is done otherwise than PyTorch's fake kernels say.
         real_ops: ops that may run for real on stand-ins.
         wrappers: tensors that stand for fake ones, as DTensor does for those of a rank.
+        routing: what is assumed of routers; None: nothing.
 
     Attributes:
         communication: what the program sends to other ranks; None where it is alone.
+        host: tells what is on the host; None where all is on the device.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, rules: Overrides, real_ops: RealOps, wrappers: tuple[type[torch.Tensor], ...] = ()) -> None:
-        super().__init__(allow_non_fake_inputs=True)
+    def __init__(
+        self,
+        rules: Overrides,
+        real_ops: RealOps,
+        wrappers: tuple[type[torch.Tensor], ...] = (),
+        routing: Routing | None = None,
+    ) -> None:
+        super().__init__(allow_non_fake_inputs=True, allow_fallback_kernels=False)
         self._rules, self._others = rules.by_op, rules.others
         self.real_ops = real_ops
+        self.routing = routing if routing is not None else Routing(None)
         self.backward_nodes = BackwardNodes(rules.backward_nodes)
         self._cache = FakeOpCache(self)
+        self._plain: dict[Any, Any] = {}
         self.outside = Outside()
         self.wrappers = wrappers
         self.communication = Communication() if wrappers else None
+        self.host: Host | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is DEVICE and getattr(args[0], "fake_mode", None) is self:  # half of all calls
             return args[0].fake_device
+        if (returned := self._remade(func, args, kwargs)) is not UNKNOWN:
+            return returned
         if self.wrappers and any(issubclass(kind, self.wrappers) for kind in types):
             return NotImplemented  # they call the op again, with what they wrap
         if func is DETACH:
@@ -75,6 +99,38 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         # An op of torch.library that PyTorch 2.14 dispatches in a way of its own, of which no recorder learns.
         with torch.profiler.record_function(func._schema.name):
             return self._estimated(func, types, args, kwargs)
+
+    def _remade(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an op returns that has returned as much before; `UNKNOWN` of others. As `_estimated`, without detours."""
+        workspace = self._plain.get(func, UNKNOWN)
+        if workspace is UNKNOWN:
+            workspace = self._plain[func] = self._workspace_of_plain(func)
+        if workspace is OTHER or self.real_ops or self.routing:  # these know values, which others of the same shapes lack
+            return UNKNOWN
+        if (recipe := self._cache.recipe(func, args, kwargs)) is None:
+            return UNKNOWN
+        if func is DETACH:
+            self.backward_nodes.begin()
+        results: list[torch.Tensor] = []
+        needed = 0
+        try:
+            _native.pause_recording()
+            returned = self._cache.made(recipe, args)
+            results = [returned] if type(returned) is FakeTensor else find_tensors(returned)
+            if workspace is not None:
+                needed, blocks = self._workspace(workspace(func, args, kwargs, results))
+                results = [*results, *blocks]
+            return returned
+        finally:
+            self._resume(results, needed)
+
+    def _workspace_of_plain(self, func: Any) -> Any:
+        """What says which workspace an op needs, of which nothing else need be known; `OTHER` of an op that is not plain."""
+        if not isinstance(func, ESTIMATE.OpOverload) or func.namespace not in PLAIN or func in OF_NUMBERS:
+            return OTHER
+        rule = self._rules.get(func, self._others)
+        rules = (rule.in_place, rule.fake_kernel, rule.result, rule.order)
+        return OTHER if any(rules) or self._cache.is_by_element(func) else rule.workspace
 
     def _of_higher_order(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operator returns that calls others: those of compiled code that repeat what they drew in forward.
@@ -96,9 +152,18 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             "register an operator of your own around it, with a fake kernel (torch.library.custom_op)"
         )
 
+    @contextmanager
+    def taking_meta(self) -> Iterator[None]:
+        """Real tensors on ``meta`` go by their shapes, whichever they are, until the block ends: `outside` meets none."""
+        self._cache.takes_meta = True
+        try:
+            yield
+        finally:
+            self._cache.takes_meta = False
+
     def may_turn_const(self, t: torch.Tensor) -> bool:
         """Whether the values of a real tensor are kept beside the fake one: FakeTensorMode keeps only single numbers."""
-        kept: bool = super().may_turn_const(t)
+        kept: bool = super().may_turn_const(t) or self.routing.is_kept(t)
         return kept or (bool(self.real_ops) and type(t) is torch.Tensor and t.device.type == "cpu" and is_kept(t))
 
     def _estimated(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -113,7 +178,11 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         replaced = parts_of(args[0]) if rule.sparse_kernel is not None and is_sparse(args[0]) else None
         try:
             _native.pause_recording()
+            if self.routing:
+                func, args, kwargs = self.routing.prepare(self, func, args, kwargs)
             returned: Any = self._returned(rule, func, types, args, kwargs)
+            if self.routing:
+                returned = self.routing.know(self, func, args, kwargs, returned)
             if rule.result is not None:
                 with self:
                     returned = rule.result(func, args, kwargs, returned)
@@ -127,8 +196,13 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         except LayoutError as error:
             raise UnmeasuredError(func, str(error)) from error
         finally:
-            _native.resume_recording(results, workspace)
+            self._resume(results, workspace)
             del replaced
+
+    def _resume(self, results: list[torch.Tensor], workspace: int) -> None:
+        """Record again, and what an op allocated."""
+        resume = _native.resume_recording if self.host is None else self.host.resume
+        resume(results, workspace)
 
     @staticmethod
     def _workspace(needed: int | tuple[int, ...]) -> tuple[int, list[torch.Tensor]]:
@@ -142,14 +216,9 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             with self:
                 return rule.fake_kernel(*args, **kwargs)
         if not self.real_ops:
-            key = self._cache.key(func, args, kwargs)
-            if key is None:
-                return self._anew(rule, func, types, args, kwargs)
-            returned = self._cache.find(key, args)
-            if returned is MISS:
-                returned = self._anew(rule, func, types, args, kwargs)
-                self._cache.keep(key, func, args, returned)
-            return returned
+            if func in OF_NUMBERS and (returned := of_number(self, func, args[0])) is not UNKNOWN:
+                return returned
+            return self._cache.returned(func, args, kwargs, lambda args, kwargs: self._anew(rule, func, types, args, kwargs))
         if self.real_ops.name(func):
             return self.real_ops.run(self, func, args, kwargs)
         try:
@@ -181,7 +250,21 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     def _uncached(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """What PyTorch's fake kernel returns."""
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except ESTIMATE.UnsupportedOperatorException:
+            return self._without_fake_kernel(func, types, args, kwargs)
+
+    def _without_fake_kernel(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if (functional := functional_of(func)) is not None:
+            with self:
+                results = functional(*args, **without_out(func, kwargs))
+                return written_into(func, kwargs, results)
+        self.allow_fallback_kernels = is_little(args, kwargs)  # of PyTorch's own ops, and of no others
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        finally:
+            self.allow_fallback_kernels = False
 
 
 dispatch: Final = getattr(EstimateMode.__torch_dispatch__, "__wrapped__", EstimateMode.__torch_dispatch__)

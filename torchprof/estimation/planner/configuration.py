@@ -161,6 +161,7 @@ class Configuration:
             "bound_unknown": list(self.limit.unknown) if self.limit is not None else [],
             "tokens_per_second": self.tokens_per_second,
             "mfu": self.mfu,
+            "assumed": list(found.assumed) if found is not None else [],
         }
 
 

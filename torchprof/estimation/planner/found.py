@@ -44,6 +44,7 @@ class Found:
         unmeasured: bytes that may be missing.
         error: why there is no estimate.
         notes: what is not in it.
+        assumed: what was assumed of values, in words, as of routers of experts.
         seconds: that it took.
     """
 
@@ -60,6 +61,7 @@ class Found:
     unmeasured: int = 0
     error: str = ""
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def to_dict(self) -> Record:
@@ -76,7 +78,7 @@ class Found:
         limit = record["limit"]
         if limit is not None:
             limit = Limit(**{**limit, "unknown": tuple(limit["unknown"])})
-        lists = {name: tuple(record[name]) for name in ("sent", "flops_unknown", "notes")}
+        lists = {name: tuple(record[name]) for name in ("sent", "flops_unknown", "notes", "assumed")}
         made = cls(**{**record, **lists, "limit": limit})
         if not isinstance(made.by_category, dict) or not isinstance(made.needed, int | None) or not isinstance(made.error, str):
             raise ValueError("it is nothing that was found")

@@ -149,7 +149,10 @@ def main() -> None:
     asked = _next()
     while (given := _next()) is not None:
         name, choice = given
-        _write(answers, pickle.dumps((name, found_of(asked, choice)), pickle.HIGHEST_PROTOCOL))
+        try:
+            _write(answers, pickle.dumps((name, found_of(asked, choice)), pickle.HIGHEST_PROTOCOL))
+        except BrokenPipeError:  # whoever asked was killed
+            os._exit(1)  # without another try to write what is left
 
 
 def _next() -> Any:

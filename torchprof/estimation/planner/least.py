@@ -1,4 +1,4 @@
-"""What every step needs at least: a rank's parameters, their gradients and the states of the optimizer, without running it."""
+"""What every step needs at least: a rank's parameters, their gradients and the states of the optimizer, before it runs."""
 
 from __future__ import annotations
 
@@ -9,33 +9,61 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchprof.estimation.fake.surroundings import undisturbed
-from torchprof.estimation.sharding.building import built_sharded, local_part
-from torchprof.estimation.sharding.world import fake_world
+from torchprof.estimation.sharding.building import local_part
+from torchprof.estimation.sharding.pipelines import as_module
 from torchprof.record.nested import find_tensors
-from torchprof.record.preserve import preserved_random_states
 
-__all__ = ["least_held"]
+__all__ = ["TooLarge", "checked", "least_held"]
 
 
-def least_held(
-    build: Callable[[], nn.Module], world_size: int, optimizer: Callable[..., Any] | None, *, own_step: bool
-) -> dict[str, int]:
+class TooLarge(Exception):
+    """What a rank holds in any case is more than its GPU has.
+
+    Attributes:
+        least: bytes by category.
+    """
+
+    def __init__(self, least: dict[str, int]) -> None:
+        super().__init__("parameters, gradients and optimizer state alone are more")
+        self.least = least
+
+
+def checked(
+    build: Callable[[], Any], capacity: int, optimizer: Callable[..., Any] | None, *, own_step: bool
+) -> Callable[[], Any]:
+    """The function that builds and shards the model, which raises `TooLarge` where the model cannot fit: no step is run then.
+
+    Args:
+        capacity: bytes that the GPU has.
+        optimizer, own_step: as for `least_held`.
+    """
+
+    def built() -> Any:
+        made = build()
+        model = as_module(made)
+        if isinstance(model, nn.Module):
+            least = least_held(model, optimizer, own_step=own_step)
+            if sum(least.values()) > capacity:
+                raise TooLarge(least)
+        return made
+
+    return built
+
+
+def least_held(model: nn.Module, optimizer: Callable[..., Any] | None, *, own_step: bool) -> dict[str, int]:
     """Bytes that a rank holds when the optimizer works, at least, by category; empty where nothing can be said.
 
     Args:
-        build: builds and shards the model as rank 0 does.
-        world_size: how many ranks there are.
+        model: as the rank has it, on meta.
         optimizer: makes the optimizer of parameters.
         own_step: whether the step is the user's own, which may free gradients and states when it likes.
     """
-    with preserved_random_states(), undisturbed(collect=False), fake_world(world_size, 0):
-        model = built_sharded(build)
-        held = [tensor for tensor in model.parameters() if _is_on_the_device(tensor)]
-        found = {"parameters": sum(map(_bytes, held))}
-        if not own_step:
-            trained = [tensor for tensor in held if tensor.requires_grad]
-            found["gradients"] = sum(map(_bytes, trained))
+    held = [tensor for tensor in model.parameters() if _is_on_the_device(tensor)]
+    found = {"parameters": sum(map(_bytes, held))}
+    if not own_step:
+        trained = [tensor for tensor in held if tensor.requires_grad]
+        found["gradients"] = sum(map(_bytes, trained))
+        with torch.device("cpu"):  # where a program makes tensors of which it does not say where they are
             found["optimizer state"] = _states(optimizer, trained) if optimizer is not None else 0
     return {name: count for name, count in found.items() if count}
 

@@ -20,7 +20,7 @@ from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.planner.accumulated import AT_MOST, Accumulated
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.found import Found, Limit
-from torchprof.estimation.planner.least import least_held
+from torchprof.estimation.planner.least import TooLarge, checked
 
 __all__ = ["Asked", "found_of"]
 
@@ -58,6 +58,8 @@ def found_of(asked: Asked, choice: Choice) -> Found:
     begin = time.perf_counter()
     try:
         found = _found_of(asked, choice)
+    except TooLarge as error:
+        found = Found(sum(error.least.values()), False, error.least, is_least=True)
     except Exception as error:
         found = Found(error=_in_short(error))
     return replace(found, seconds=time.perf_counter() - begin)
@@ -65,15 +67,11 @@ def found_of(asked: Asked, choice: Choice) -> Found:
 
 def _found_of(asked: Asked, choice: Choice) -> Found:
     build = partial(asked.build_with, choice)
-    least = least_held(build, choice.gpus, asked.optimizer, own_step=asked.step is not None)
-    capacity = capacity_of(asked.gpu)
-    if (needed := sum(least.values())) > capacity:
-        return Found(needed, False, least, is_least=True)
     passes, step, amp, loss = min(choice.accumulation, AT_MOST), asked.step, asked.amp, asked.loss
     if passes > 1:
         step, amp, loss = Accumulated(passes, loss, amp), None, None
     estimated = estimate(
-        build,
+        checked(build, capacity_of(asked.gpu), asked.optimizer, own_step=asked.step is not None),
         asked.inputs(choice),
         optimizer=asked.optimizer,
         loss=loss,
@@ -97,6 +95,7 @@ def _found_of(asked: Asked, choice: Choice) -> Found:
         limit=_limit(estimated, asked),
         unmeasured=estimated.unmeasured,
         notes=estimated.notes,
+        assumed=estimated.assumed,
     )
 
 

@@ -119,6 +119,7 @@ def plan(
         made = inputs if inputs is not None else build.inputs
         over = build.over(over)
         build.check_sequence(sequence)
+        options = {"routing": "balanced", **options}
     elif not callable(build_with) or isinstance(build_with, nn.Module | type):
         what = f"the class {build_with.__name__}" if isinstance(build_with, type) else type(build_with).__name__
         raise ModuleTypeError(

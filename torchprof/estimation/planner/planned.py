@@ -138,6 +138,8 @@ class Plan(Printed):
             yield "Batch: samples that a rank has at once x passes whose gradients are added up"
         if any(row.flops_recomputed for row in self.fitting):
             yield "Recomputed: FLOPs that checkpointing computes again, of those of the model"
+        for each in dict.fromkeys(each for row in self.fitting if row.found is not None for each in row.found.assumed):
+            yield f"Assumed: {each}"
         if all(row.bound is None for row in self.fitting):
             yield "Bound: unknown, as no rates of this GPU are published; sorted by what is needed"
             return

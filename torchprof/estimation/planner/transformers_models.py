@@ -107,7 +107,8 @@ class ShardedTransformer:
             return f"{type(self.config).__name__} does not say how to split it between tp {tp}: it has no base_model_tp_plan"
         if unknown := sorted({how for how in plan.values() if how not in SPLIT}):
             return (
-                f"{type(self.config).__name__} splits by {', '.join(map(repr, unknown))}, which is not known here, between tp"
+                f"{type(self.config).__name__} splits by {', '.join(map(repr, unknown))}, which is not known here, between tp: "
+                "try tp 1, or write build_with yourself"
             )
         for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
             count = getattr(self.config, name, None)

@@ -107,7 +107,8 @@ def _kernels(kernels: dict[Any, Callable[..., Any]]) -> Iterator[None]:
 
     def unless_real(op: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
         def run(first: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(first, fakes):
+            # A DTensor is as fake as what it has of this rank.
+            if isinstance(first, fakes) or isinstance(getattr(first, "_local_tensor", None), fakes):
                 return kernel(op, first, *args, **kwargs)
             return op.decompose(first, *args, **kwargs)
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from torchprof import _native
 from torchprof.estimation.rules.registry import Kind, Workspaces, rule
 from torchprof.estimation.target import Target
 
@@ -46,7 +47,10 @@ OF_HALF: Final = (Tile(64, 64, 32), Tile(64, 64, 64), Tile(128, 64, 96), Tile(12
     source="_efficient_attention_forward in aten/src/ATen/native/transformers/cuda/attention.cu; histories of an H200",
 )
 def seeds_on_the_host(op: Any, args: Any, kwargs: Any, returned: Any) -> Any:
-    return (*returned[:2], *(seed.new_empty(0) for seed in returned[2:]))
+    seeds = [seed.new_empty(()) for seed in returned[2:]]  # single numbers, as DTensor takes them to be
+    for seed in seeds:
+        _native.resize_on_meta(seed.untyped_storage(), 0)  # what is not counted has no bytes
+    return (*returned[:2], *seeds)
 
 
 @rule(

@@ -14,6 +14,7 @@ from torchprof import _native
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.rules.registry import Kind, rule
+from torchprof.estimation.sharding.offload import HOST
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.torch_private import is_fake_mode_active
@@ -132,6 +133,20 @@ def _caller() -> str:
 def value_independent_optimizer(optimizer: torch.optim.Optimizer, real_ops: RealOps) -> None:
     if isinstance(optimizer, (torch.optim.Adafactor, torch.optim.ASGD)):
         optimizer.step = real_ops.allowing_value_reads()(optimizer.step)  # type: ignore[method-assign]
+
+
+@rule(
+    Kind.OPTIMIZER,
+    "torch.optim",
+    on="cuda",
+    when="parameters are on the host (CPUOffloadPolicy of FSDP2): by default they are updated one by one, as on the CPU",
+    source="_default_to_fused_or_foreach in torch/optim/optimizer.py",
+)
+def one_by_one_on_the_host(optimizer: torch.optim.Optimizer, real_ops: RealOps) -> None:
+    for group in optimizer.param_groups:
+        chosen = group.get("foreach", False) is not None or group.get("fused")
+        if not chosen and any(parameter.device == HOST for parameter in group["params"]):
+            group["foreach"] = False
 
 
 @rule(

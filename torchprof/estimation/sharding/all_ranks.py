@@ -54,6 +54,9 @@ def largest_of_ranks(
     unchecked = _estimate_peers(found, estimated, messages)
     check_messages(messages)
     largest = max(found.values(), key=lambda each: each.device_memory)  # of equal ones the first
+    if largest.pipeline is not None:
+        stages = (each.pipeline for each in found.values() if each.pipeline is not None)
+        largest = replace(largest, pipeline=largest.pipeline.with_others(stages))
 
     def kind(rank: int, count: int) -> KindOfRank:
         return KindOfRank(rank, count, found[rank].device_memory, tuple(number for number, _ in signature(rank)[0]))

@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from torchprof import _native
-from torchprof.errors import EstimateError, ModuleTypeError
+from torchprof.errors import ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.offload import HOST, Host, offloaded
 from torchprof.estimation.sharding.pipelines import as_module
-from torchprof.estimation.sharding.unsupported import FIND_UNUSED, refuse_shards_on_the_host
+from torchprof.estimation.sharding.unused_parameters import FindsUnused
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
@@ -47,29 +48,47 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         raise ModuleTypeError(
             f"model() must return a torch.nn.Module, or the schedule of a pipeline, not {type(made).__name__}: {made!r:.80}"
         )
-    refuse_shards_on_the_host(made)
     return made
 
 
-def made_fake(model: nn.Module, mode: Any) -> nn.Module:
-    """Give a model on meta fake parameters and buffers on the CPU, which DistributedDataParallel then groups in buckets."""
+def made_fake(model: nn.Module, mode: Any, *, has_host: bool) -> nn.Module:
+    """Give a model on meta fake parameters and buffers on the CPU, which DistributedDataParallel then groups in buckets.
+
+    Args:
+        has_host: whether shards that FSDP2 keeps on the host are not on the device, as on CUDA.
+    """
     tied = _tied(model)
+    parts = offloaded(model) if has_host else []
+    on_host = {id(part.sharded_param) for part in parts}
+    if parts:
+        mode.host = Host(pinned=any(part.pin_memory for part in parts))
     with mode:
         try:
             _native.pause_recording()  # it reads those on meta, which take no memory
-            model.to_empty(device="cpu")
+            with mode.taking_meta():
+                model._apply(lambda each: torch.empty_like(each, device=HOST if id(each) in on_host else "cpu"))
             for (owner, name), *others in tied:
                 for other, same in others:
                     other._parameters[same] = owner._parameters[name]
             _attributes_made_fake(model, mode)
         finally:
-            _native.resume_recording([local_part(tensor) for tensor in (*model.parameters(), *model.buffers())], 0)
+            tensors = [local_part(tensor) for tensor in (*model.parameters(), *model.buffers())]
+            if mode.host is None:
+                _native.resume_recording(tensors, 0)
+            else:
+                mode.host.resume_with(tensors)
             mode.outside.forget()
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
             with _without_talking():
+                finds = vars(wrapper)["finds"]
                 vars(wrapper)["wrap"]()
                 SHARDING.register_comm_hook(wrapper.reducer, wrapper.process_group, _reduced)
-                vars(wrapper)["reducer"] = _Reducer(wrapper.reducer)
+                unused = None
+                if finds:
+                    wrapper.find_unused_parameters = True
+                    parameters = [parameter for parameter in wrapper._module_parameters if parameter.requires_grad]
+                    unused = FindsUnused(wrapper.reducer, parameters, wrapper.process_group, on_cpu=not has_host)
+                vars(wrapper)["reducer"] = _Reducer(wrapper.reducer, unused)
     return model
 
 
@@ -103,8 +122,14 @@ class _CudaIsMeta(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.cuda:
             return args[0]
+        if not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor):
+            return func(*args)  # such as what a tensor is asked for, over and over
         args = tuple(map(_on_meta, args))
         kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
+        if (
+            func is torch.empty_like and args and args[0].is_meta
+        ):  # model.to_empty(device="cpu"), for shards that stay on the host
+            kwargs["device"] = "meta"
         return func(*args, **kwargs)
 
 
@@ -124,12 +149,13 @@ def _wrapped_later() -> Iterator[None]:
     @wraps(wrap)
     def init(self: Any, *args: Any, **options: Any) -> None:
         given = signature.bind(self, *args, **options)
-        if given.arguments.get("find_unused_parameters"):
-            raise EstimateError(FIND_UNUSED)
-        # A model on the CPU has no device_ids. A static graph needs what another does, and is told from it by values.
-        given.arguments.update(device_ids=None, output_device=None, static_graph=False)
+        # A static graph, in which it is known what is used, needs what another does, and is told from it by values.
+        finds = bool(given.arguments.get("find_unused_parameters")) and not given.arguments.get("static_graph")
+        # A model on the CPU has no device_ids.
+        given.arguments.update(device_ids=None, output_device=None, static_graph=False, find_unused_parameters=False)
         nn.Module.__init__(self)
         self.module = given.arguments["module"]
+        object.__setattr__(self, "finds", finds)
         object.__setattr__(self, "wrap", lambda: wrap(*given.args, **given.kwargs))
 
     with replaced(DistributedDataParallel, "__init__", init):
@@ -158,14 +184,19 @@ def _reduced(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[torc
 class _Reducer:
     """A reducer of DistributedDataParallel that keeps its first buckets: it would send others the order of its second ones."""
 
-    def __init__(self, reducer: Any) -> None:
-        self._reducer = reducer
+    def __init__(self, reducer: Any, unused: FindsUnused | None) -> None:
+        self._reducer, self._unused = reducer, unused
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reducer, name)
 
     def _rebuild_buckets(self) -> bool:
         return False
+
+    def prepare_for_backward(self, outputs: list[torch.Tensor]) -> None:
+        self._reducer.prepare_for_backward([])
+        if self._unused is not None:
+            self._unused.search(outputs)
 
 
 def _nothing(*args: Any, **options: Any) -> None:

@@ -16,7 +16,7 @@ from torchprof.analysis.records import Record
 from torchprof.estimation.torch_private import SHARDING
 from torchprof.trace.ranks import listed
 
-__all__ = ["NAMESPACES", "Communication", "Sent", "dimension_of", "sent_records"]
+__all__ = ["NAMESPACES", "Communication", "Sent", "dimension_of", "group_of", "sent_records"]
 
 NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_c10d_functional_autograd"})
 """Of ops that are collectives."""
@@ -70,7 +70,7 @@ class Communication:
         if not kind:
             return
         named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
-        group = _group_of(named)
+        group = group_of(named)
         if group is None or group.size() == 1:
             return
         self._groups[group.group_name] = dimension_of(group), group.size()
@@ -89,7 +89,7 @@ class Communication:
         return tuple(sorted(found, key=lambda each: -each.bytes))
 
 
-def _group_of(named: dict[str, Any]) -> Any:
+def group_of(named: dict[str, Any]) -> Any:
     """The process group in which an op with these arguments sends; None where it has none."""
     if (name := named.get("group_name")) is not None:
         return SHARDING.world._resolve_process_group(name)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, Final
 
 import torch
+import torch.profiler
 from torch import nn
 
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError
+from torchprof.estimation.bounds.pipeline import PipelineWork
+from torchprof.estimation.bounds.stage_flops import RANGE, stage_flops
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.sharding.deadlocks import check_messages
-from torchprof.estimation.sharding.schedules import messages_of_schedule
+from torchprof.estimation.sharding.schedules import actions_of_schedule, messages_of_schedule
 from torchprof.estimation.torch_private import PIPELINES, SHARDING
+from torchprof.trace.trace import Trace
 
-__all__ = ["Pipeline", "as_module", "pipeline_of", "ranks_of_stages", "stages_in", "stages_known"]
+__all__ = [
+    "Pipeline",
+    "as_module",
+    "groups_of",
+    "pipeline_in",
+    "pipeline_of",
+    "ranks_of_stages",
+    "stages_in",
+    "stages_known",
+]
 
 _made: Final[list[Any]] = []
 """The stages that were made in the world that there is."""
@@ -116,7 +130,8 @@ def _made_in(model: nn.Module) -> list[Any]:
 
 @contextmanager
 def stages_known() -> Iterator[None]:
-    """Stages that the program makes are remembered, and are on the CPU, until the block ends.
+    """Stages that the program makes are remembered, and are on the CPU, until the block ends. What FSDP2 gathers has the name
+    that it has among all stages of the rank.
 
     Raises:
         EstimateError: inside, where a stage is made and this PyTorch lacks a name that pipelines need.
@@ -131,9 +146,62 @@ def stages_known() -> Iterator[None]:
         self.device = torch.device("cpu")
         _made.append(self)
 
-    with replaced(base, "__init__", init):
-        try:
-            yield
-        finally:
-            _made.clear()
-            _scheduled.clear()
+    states, name_of = SHARDING.FSDPState, "_init_fqns"
+    with ExitStack() as stack:
+        stack.callback(_scheduled.clear)
+        stack.callback(_made.clear)
+        stack.enter_context(replaced(base, "__init__", init))
+        for name, kind in (("forward_one_chunk", "F"), ("backward_one_chunk", "B"), ("backward_weight_one_chunk", "W")):
+            stack.enter_context(replaced(base, name, _ranged(getattr(base, name), kind)))
+        stack.enter_context(replaced(states, name_of, _named_from_the_whole(getattr(states, name_of))))
+        yield
+
+
+def _ranged(work: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """What a stage does with a microbatch, in a range that says so, as PyTorch names those of some schedules."""
+    signature = inspect.signature(work)
+
+    @wraps(work)
+    def ranged(*args: Any, **options: Any) -> Any:
+        stage, microbatch, *_ = (given := signature.bind(*args, **options).arguments).values()
+        which = "I" if kind == "B" and not given.get("full_backward", True) else kind
+        with torch.profiler.record_function(f"{RANGE}{stage.stage_index}{which}{microbatch}"):
+            return work(*args, **options)
+
+    return ranged
+
+
+def pipeline_in(model: nn.Module, trace: Trace) -> PipelineWork | None:
+    """What the ranks of the pipeline compute that a module stands for, as far as this rank has run it; None where it is none.
+
+    Args:
+        model: as `as_module` has made it.
+        trace: of steps of it.
+    """
+    schedule = next((schedule for module, schedule in _scheduled if module is model), None)
+    if schedule is None or not (orders := actions_of_schedule(schedule)):
+        return None
+    flops, passes = stage_flops(trace)
+    return PipelineWork(orders, flops, passes, _stages_of(schedule)[0].group_rank)
+
+
+def _named_from_the_whole(name: Callable[[Any], None]) -> Callable[[Any], None]:
+    """FSDP2 names what it gathers from where it begins, such as a stage: stages that are equal would share their names."""
+
+    @wraps(name)
+    def named(self: Any) -> None:
+        name(self)
+        root = self._modules[0]
+        prefix = next((path for whole, _ in _scheduled for path, module in whole.named_modules() if module is root), "")
+        for group in groups_of(self._state_ctx.all_states) if prefix else ():
+            paths = (group._module_fqn or "").split(", ")
+            group._module_fqn = ", ".join(f"{prefix}.{path}" if path else prefix for path in paths)
+
+    return named
+
+
+def groups_of(states: Iterable[Any]) -> Iterator[Any]:
+    """The groups of parameters that FSDP2 gathers together, of its states of modules."""
+    for state in states:
+        groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+        yield from (group for group in groups if group is not None)

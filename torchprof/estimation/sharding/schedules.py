@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch.distributed as dist
 
+from torchprof.estimation.bounds.pipeline import Action
 from torchprof.estimation.sharding.communication import dimension_of
 from torchprof.estimation.sharding.messages import Message, Wait
 from torchprof.estimation.torch_private import PIPELINES
 
-__all__ = ["messages_of_schedule"]
+__all__ = ["actions_of_schedule", "messages_of_schedule"]
 
 
 def messages_of_schedule(schedule: Any) -> dict[int, list[Message | Wait]]:
@@ -26,6 +28,37 @@ def messages_of_schedule(schedule: Any) -> dict[int, list[Message | Wait]]:
     group = schedule._stages[0].group or dist.group.WORLD
     place = tuple(dist.get_process_group_ranks(group)), dimension_of(group)
     return {rank: list(_played(of_rank, schedule.stage_index_to_group_rank, place)) for rank, of_rank in actions.items()}
+
+
+def actions_of_schedule(schedule: Any) -> tuple[tuple[Action, ...], ...]:
+    """What each rank of a pipeline computes, in order, by its number in the group; empty where the schedule does not say it.
+
+    Args:
+        schedule: of ``torch.distributed.pipelining``.
+    """
+    orders: Mapping[int, Sequence[Any]] = getattr(schedule, "pipeline_order_with_comms", None) or schedule.pipeline_order or {}
+    found = (tuple(_computing(orders[rank])) for rank in sorted(orders))
+    if isinstance(schedule, PIPELINES.PipelineScheduleMulti):
+        return tuple(found)
+    return tuple(tuple(_counted(actions, schedule._n_microbatches)) for actions in found)
+
+
+def _counted(actions: Sequence[Action], microbatches: int) -> Iterator[Action]:
+    """The same with microbatches one after the other: PyTorch's list for 1F1B counts those of the last stage from 1, and has
+    more than there are where there are few."""
+    next_ones = {action.kind: count() for action in actions}
+    for action in actions:
+        if (number := next(next_ones[action.kind])) < microbatches:
+            yield action._replace(microbatch=number)
+
+
+def _computing(actions: Sequence[Any]) -> Iterator[Action]:
+    kinds = PIPELINES.ComputationType
+    computing = (kinds.FORWARD, kinds.FULL_BACKWARD, kinds.BACKWARD_INPUT, kinds.BACKWARD_WEIGHT)
+    for action in actions:
+        parts = [part for part in _flat([action]) if part.computation_type in computing]
+        for number, part in enumerate(parts, 1):
+            yield Action(part.stage_index, part.computation_type.value, part.microbatch_index, number < len(parts))
 
 
 def _played(actions: Sequence[Any], ranks: Mapping[int, int], place: tuple[tuple[int, ...], str]) -> Iterator[Message | Wait]:

@@ -22,7 +22,11 @@ from torchprof.estimation.fake.callers import replaced
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
-__all__ = ["numbered_streams", "streams_of", "with_streams"]
+__all__ = ["IN_PINNED_MEMORY", "ON_HOST", "mark_stream", "numbered_streams", "streams_of", "with_streams"]
+
+ON_HOST: Final = -1
+IN_PINNED_MEMORY: Final = -2
+"""In place of a stream: what is allocated is on the host, there in pinned memory."""
 
 MARK: Final = "torchprof.stream "
 """What the name of a mark begins with; the number of the stream that is the current one from there on follows."""
@@ -91,11 +95,11 @@ def numbered_streams() -> Iterator[None]:
             return
         current.append(stream)
         try:
-            _mark(stream)
+            mark_stream(stream.number)
             yield
         finally:
             current.pop()
-            _mark(current[-1])
+            mark_stream(current[-1].number)
 
     with ExitStack() as stack:
         for name, value in (
@@ -108,9 +112,10 @@ def numbered_streams() -> Iterator[None]:
         yield
 
 
-def _mark(stream: Stream) -> None:
+def mark_stream(number: int) -> None:
+    """What is allocated from here on is on the stream with this number, or on the host."""
     if _native.is_recording():
-        _native.mark(f"{MARK}{stream.number}")
+        _native.mark(f"{MARK}{number}")
 
 
 def with_streams(trace: Trace) -> Trace:

@@ -8,27 +8,18 @@ from functools import wraps
 from typing import Any, Final
 
 import torch
-from torch import nn
 
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import replaced
-from torchprof.estimation.torch_private import SHARDING
+from torchprof.estimation.torch_private import CONTEXT_PARALLEL, SHARDING
 
-__all__ = ["FIND_UNUSED", "refuse_shards_on_the_host", "unsupported_refused"]
+__all__ = ["unsupported_refused"]
 
-FIND_UNUSED: Final = (
-    "DistributedDataParallel(find_unused_parameters=True) looks at which gradients there are, and fake tensors have no values: "
-    "estimate it without, with requires_grad_(False) on the parameters that are not used"
-)
 FSDP1: Final = "FullyShardedDataParallel cannot be estimated: use torch.distributed.fsdp.fully_shard, which needs about as much"
-ON_THE_HOST: Final = (
-    "CPUOffloadPolicy keeps shards and optimizer state on the host, of which an estimate knows nothing: estimate without it; "
-    "what it keeps there are the categories 'sharded parameters', 'sharded gradients' and 'optimizer state'"
-)
 SPLIT_ATTENTION: Final = (
-    "attention on tensors that are split between ranks, as context_parallel makes them, cannot be estimated: on the CPU, where "
-    "an estimate runs, PyTorch cannot split it. Give it local tensors (use_local_output=True), or leave it out with a step= of "
-    "your own"
+    "attention on tensors that are split between ranks, as context_parallel makes them, cannot be estimated for device='cpu': "
+    "PyTorch cannot split its kernel of the CPU. Estimate for device='cuda', give it local tensors (use_local_output=True), or "
+    "leave it out with a step= of your own"
 )
 UNSPLIT: Final = frozenset(
     {
@@ -37,6 +28,11 @@ UNSPLIT: Final = frozenset(
     }
 )
 """Ops for which DTensor looks through all ways to split what they are made of, which takes longer than anybody waits."""
+SPLIT_BY_SEQUENCE: Final = frozenset(
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention").default for kernel in ("flash", "efficient", "cudnn")
+)
+SEQUENCE: Final = 2
+"""The dimension of queries, keys and values that context parallelism splits."""
 
 
 @contextmanager
@@ -61,16 +57,8 @@ def _splitting_no_attention(propagate: Callable[..., Any]) -> Callable[..., Any]
     def propagated(self: Any, op_schema: Any) -> Any:
         if op_schema.op in UNSPLIT:
             raise EstimateError(SPLIT_ATTENTION)
+        if op_schema.op in SPLIT_BY_SEQUENCE and any(part.is_shard(SEQUENCE) for part in op_schema.args_schema[0].placements):
+            CONTEXT_PARALLEL.require()
         return propagate(self, op_schema)
 
     return propagated
-
-
-def refuse_shards_on_the_host(model: nn.Module) -> None:
-    """Raise EstimateError where FSDP keeps shards on the host."""
-    for module in model.modules():
-        if isinstance(module, SHARDING.FSDPModule):
-            state = module._get_fsdp_state()
-            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
-            if any(parameter.offload_to_cpu for group in groups if group is not None for parameter in group.fsdp_params):
-                raise EstimateError(ON_THE_HOST)

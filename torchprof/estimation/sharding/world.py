@@ -18,9 +18,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
-from torchprof.estimation.fake.callers import replaced, without_modes
+from torchprof.estimation.fake.callers import replaced, undispatched
+from torchprof.estimation.sharding.context_parallel import checked_context_parallel
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
 from torchprof.estimation.sharding.hosts import PER_HOST
+from torchprof.estimation.sharding.offload import shards_stay_pinned
 from torchprof.estimation.sharding.pipelines import stages_known
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
 from torchprof.estimation.sharding.unsupported import unsupported_refused
@@ -78,6 +80,8 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         stack.enter_context(equal_layouts_found_once())
         stack.enter_context(storages_resized_with_memory())
         stack.enter_context(unsupported_refused())
+        stack.enter_context(checked_context_parallel())
+        stack.enter_context(shards_stay_pinned())
         stack.enter_context(stages_known())
         yield
 
@@ -125,10 +129,9 @@ def _meshes_on_the_cpu() -> Iterator[None]:
     @wraps(make)
     def init(self: Any, device_type: str, *args: Any, **options: Any) -> None:
         try:
-            with ESTIMATE.disable_modes():
-                if isinstance(fake := options.get("_rank_map"), ESTIMATE.FakeTensor):  # init_device_mesh counts the ranks
-                    options["_rank_map"] = torch.arange(fake.numel(), dtype=fake.dtype)
-                make(self, "cpu", *args, **options)
+            if isinstance(fake := options.get("_rank_map"), ESTIMATE.FakeTensor):  # init_device_mesh counts the ranks
+                options["_rank_map"] = undispatched(torch.arange)(fake.numel(), dtype=fake.dtype)
+            undispatched(make)(self, "cpu", *args, **options)
         except RuntimeError as error:
             _explain(error)
             raise
@@ -136,7 +139,7 @@ def _meshes_on_the_cpu() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replaced(mesh, "__init__", init))
         for name in ("__getitem__", "_flatten", "get_coordinate", "get_local_rank"):
-            stack.enter_context(replaced(mesh, name, without_modes(getattr(mesh, name))))
+            stack.enter_context(replaced(mesh, name, undispatched(getattr(mesh, name))))
         yield
 
 

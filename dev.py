@@ -5,6 +5,7 @@
     python3 dev.py lint              ruff, mypy and format --check
     python3 dev.py test [ARGS]       lint and the tests; ARGS go to pytest
     python3 dev.py bench [ARGS]      the benchmarks, side by side with their peers
+    python3 dev.py count [FUNCTIONS] instructions per recorded op, and of the FUNCTIONS that take most; needs valgrind
     python3 dev.py sanitize [ARGS]   integration tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer; leaks
     python3 dev.py sanitize --threads [ARGS]
                                      tests of threads on a build with ThreadSanitizer
@@ -81,6 +82,9 @@ def main(arguments: list[str]) -> int:
     if command == "bench":
         prepare()
         return run(python(), "-m", "pytest", "-q", "--benchmark-enable", *(rest or ["benchmarks"]))
+    if command == "count":
+        prepare()
+        return run(python(), "benchmarks/count_instructions.py", *rest)
     if command == "sanitize":
         prepare()
         threads = [argument for argument in rest if argument != "--threads"]

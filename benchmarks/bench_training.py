@@ -7,28 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
 from conftest import Peer, SideBySide, nothing
 from peers import empty_callback, torch_profiler
-from transformers import GPT2Config, GPT2LMHeadModel
+from peers.training import Training
 
 import torchprof
 from torchprof.trace.trace import Trace
-
-
-class Training:
-    """GPT-2 with tiny layers, AdamW, one batch."""
-
-    def __init__(self, layers: int) -> None:
-        torch.manual_seed(0)
-        self.model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=64, n_head=2, vocab_size=100, n_positions=64))
-        self.optimizer = torch.optim.AdamW(self.model.parameters())
-        self.tokens = torch.zeros(1, 16, dtype=torch.long)
-
-    def step(self) -> None:
-        self.model(input_ids=self.tokens, labels=self.tokens).loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
 
 def test_a_training_step(side_by_side: SideBySide) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from bench_training import Training
 from conftest import SideBySide
+from peers.training import Training
 
 import torchprof
 

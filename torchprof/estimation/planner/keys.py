@@ -22,6 +22,9 @@ __all__ = ["key_of", "of_choice"]
 NAMED: Final = (type(None), bool, int, float, str, bytes, torch.dtype)
 """Values that are what they are written as."""
 
+IMPLEMENTATIONS: Final = ("_attn_implementation", "_experts_implementation")
+"""What transformers leaves out of the dict of a configuration."""
+
 
 class UnknownError(Exception):
     """What this is cannot be said in words."""
@@ -35,7 +38,8 @@ def key_of(asked: Asked, label: str | None) -> str | None:
     """
     if isinstance(asked.build_with, ShardedTransformer):
         config = asked.build_with.config
-        model: Any = ["transformers", sys.modules["transformers"].__version__, type(config).__qualname__, config.to_dict()]
+        how = [getattr(config, name, None) for name in IMPLEMENTATIONS]
+        model: Any = ["transformers", sys.modules["transformers"].__version__, type(config).__qualname__, config.to_dict(), how]
     elif label is None:
         return None
     else:

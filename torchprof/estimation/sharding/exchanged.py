@@ -40,8 +40,8 @@ def received(func: Any, args: Any, kwargs: Any, returned: Any, factor: float) ->
         return
     with ESTIMATE.disable_modes():
         for output, value in zip(outputs, brings(values, named, group, factor), strict=False):
-            fits = value is not None and value.numel() == output.numel()
-            yield output, value.clone().reshape(output.shape).to(output.dtype) if fits else None
+            known = value if value is not None and value.numel() == output.numel() else None
+            yield output, None if known is None else known.clone().reshape(output.shape).to(output.dtype)
 
 
 def _outputs(func: Any, named: dict[str, Any], returned: Any) -> list[torch.Tensor]:
@@ -66,7 +66,7 @@ def _exchanged(values: list[torch.Tensor], named: dict[str, Any], group: Any, fa
         part = value.chunk(ranks)[mine]
         return [_more(part, factor).repeat(ranks, *([1] * (value.dim() - 1)))]
     sent = sent or [len(value) // ranks] * ranks
-    part = value.split(sent)[mine]
+    part = torch.split(value, sent)[mine]
     if not len(part):
         return [value.new_zeros(0, *value.shape[1:]) if not sum(comes) else None]
     comes = comes or [len(part)] * ranks

@@ -32,14 +32,9 @@ def last_ranks(name: str) -> range:
     """The last rank of each stage; every rank of ZeRO-1, as each has the states of other parameters, and of a sequence that is
     balanced between ranks, as each computes other parts of attention."""
     program = PROGRAMS[name]
-    differ = name.endswith("-zero") or (name.startswith("ring-") and not is_ahead(name))
+    differ = name.endswith("-zero") or name.startswith("ring-")
     step = program.others if isinstance(program, Pipelined) else 1 if differ else program.world_size
     return range(step - 1, program.world_size, step)
-
-
-def is_ahead(name: str) -> bool:
-    """Whether the first ranks compute less than the others, and so keep what gloo has not sent yet."""
-    return name.endswith("-in-order")
 
 
 def test_ranks_of_a_stage_have_equal_peaks(truth: Truth) -> None:
@@ -49,7 +44,7 @@ def test_ranks_of_a_stage_have_equal_peaks(truth: Truth) -> None:
         each = len(later) // len(last_ranks(name))
         for place in last_ranks(name):
             equal = later[place + 1 - each : place + 1]
-            assert max(equal) <= (1.05 if is_ahead(name) else 1.01) * min(equal), name
+            assert max(equal) <= 1.01 * min(equal), name
         assert all(first <= peak * 1.05 for first, peak in ranks), name
 
 

@@ -143,9 +143,6 @@ def estimate(
             f"amp={amp} is for the step that torchprof makes, and step= is your own: say there what runs under autocast, "
             f"with torch.autocast({device!r}, dtype={amp})"
         )
-    from torchprof.estimation.fake.routing import factor_of
-
-    factor = factor_of(routing, world_size)
     settings = AllocatorSettings.parse(allocator)
     limit = capacity_of(capacity, device) if capacity is not None else None
     target = Target.of("cuda" if device == "cuda" else "cpu", gpu_named(capacity), limit, compile)
@@ -161,6 +158,9 @@ def estimate(
     for feature, is_needed in needed.items():
         if is_needed:
             feature.require()
+    from torchprof.estimation.fake.routing import factor_of
+
+    factor = factor_of(routing, world_size)
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, factor)
     if world_size is None:
         return _estimated(*given, sharded=False)

@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -53,6 +53,16 @@ def saved(found: Estimate) -> int:
 
 def notes(found: Estimate) -> str:
     return "\n".join(found.notes)
+
+
+def on_the_host() -> Estimate:
+    """A training whose parameters are kept on the host."""
+
+    def build() -> nn.Module:
+        mesh = init_device_mesh("cuda", (2,))
+        return fully_shard(nn.Sequential(nn.Linear(64, 64)), mesh=mesh, offload_policy=CPUOffloadPolicy())
+
+    return torchprof.estimate(build, (8, 64), optimizer=torch.optim.AdamW, world_size=2)
 
 
 def of_ranks(build: Callable[[], nn.Module]) -> Estimate:
@@ -207,6 +217,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "losses_of_elements": lambda: blocks(of(lambda x: F.mse_loss(x, x.detach()))),
     "mask_before_result": lambda: blocks(of(lambda x: F.dropout(x, 0.5))),
     "norm_statistics": lambda: saved(of(norm_under_autocast, device="cpu", amp=torch.bfloat16)),
+    "one_by_one_on_the_host": lambda: len(on_the_host().trace.ops),
     "onednn_rnn_reserve": lambda: blocks(recurrent(device="cpu", step=lambda model, _, x: model(x))),  # oneDNN needs it
     "prod_backward": lambda: blocks(of(torch.prod)),
     "prod_backward_along_dimension": lambda: blocks(of(lambda x: x.prod(-1))),

@@ -128,7 +128,10 @@ def test_what_only_a_gpu_can_tell_is_an_error_that_names_it_in_compiled_code_too
         torchprof.estimate(asks, torch.empty(4, 4), step=forward_of, steps=1, compile=True)
 
 
-def test_afterwards_dynamo_knows_pytorch_s_own_functions() -> None:
+@pytest.mark.parametrize("listed", ["before", "meanwhile"])
+def test_afterwards_dynamo_knows_pytorch_s_own_functions(listed: str) -> None:
+    if listed == "meanwhile":
+        torch._dynamo.trace_rules.clear_lru_cache()  # as making a process group does
     torchprof.estimate(Of(named()["factories"]), (64, LENGTH), step=forward_of, steps=1, compile=True)
     torch._dynamo.reset()
     graphs: list[Any] = []

@@ -209,6 +209,7 @@ def _estimated(
     # These use private names of PyTorch as they are imported, so not before all of them are known to be there.
     from torchprof.estimation.fake.compiled import as_compiled, as_written, with_compiled_parts
     from torchprof.estimation.fake.higher_order import read_by_dynamo
+    from torchprof.estimation.fake.known_functions import functions_listed_by_themselves
     from torchprof.estimation.fake.mode import EstimateMode, UnwrappedMode
     from torchprof.estimation.fake.model import built, fake_model
     from torchprof.estimation.fake.real_ops import RealOps
@@ -237,6 +238,7 @@ def _estimated(
             stack.callback(restore, state)
         stack.enter_context(undisturbed())
         stack.enter_context(never_compiling())
+        stack.enter_context(functions_listed_by_themselves())
         stack.enter_context(rules.installed())
         stack.enter_context(read_by_dynamo())
         if sharded and target.device == "cuda":

@@ -17,6 +17,7 @@ from torch import nn
 from torchprof import _native
 from torchprof._native import require_extension
 from torchprof.errors import EstimateError
+from torchprof.estimation.fake.known_functions import functions_listed_by_themselves
 from torchprof.estimation.fake.mode import DEVICE, EstimateMode
 from torchprof.estimation.fake.model import CPU, Faking
 from torchprof.estimation.fake.overrides import Overrides
@@ -109,6 +110,7 @@ def _recorded(
         stack.enter_context(rules.installed())
         stack.enter_context(_without_fused_layers())
         stack.enter_context(never_compiling())
+        stack.enter_context(functions_listed_by_themselves())
         stack.callback(mode.backward_nodes.close)
         stack.callback(mode.outside.put_back)
         with profile(

@@ -235,10 +235,19 @@ OFFLOAD: Final = Feature(
 STANCE: Final = Feature(
     "torchprof.estimate",
     "Recordings, summaries, saved traces and replays of allocations work all the same",
-    names={"DynamoStance": "torch._dynamo.eval_frame.DynamoStance", "eval_frame": "torch._dynamo.eval_frame"},
-    methods=("torch._dynamo.eval_frame._stance",),
+    names={
+        "DynamoStance": "torch._dynamo.eval_frame.DynamoStance",
+        "eval_frame": "torch._dynamo.eval_frame",
+        "trace_rules": "torch._dynamo.trace_rules",
+    },
+    methods=(
+        "torch._dynamo.eval_frame._stance",
+        "torch._dynamo.trace_rules.get_tensor_method",
+        "torch._dynamo.trace_rules.get_torch_obj_rule_map",
+    ),
 )
-"""Running compiled functions as they were written: `torchprof.estimation.fake.stance`."""
+"""Running compiled functions as they were written, and what Dynamo knows PyTorch's functions by:
+`torchprof.estimation.fake.stance`, `torchprof.estimation.fake.known_functions`."""
 
 DISPATCHER_RULES: Final = Feature(
     "estimate(device='cuda')",

@@ -24,6 +24,7 @@ __all__ = [
     "forget_remarks",
     "in_graph",
     "is_read",
+    "originals",
     "remark",
     "remarked",
     "replaced",
@@ -113,12 +114,35 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     original = vars(owner).get(name, owner)  # the owner itself: it has inherited the attribute
     setattr(owner, name, value)
     try:
+        _replaced.append((owner, name, original, value))
         yield
     finally:
-        if original is owner:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, original)
+        _put_back(owner, name, original)
+        _replaced[:] = [each for each in _replaced if each[3] is not value or each[:2] != (owner, name)]
+
+
+_replaced: Final[list[tuple[Any, str, Any, Any]]] = []
+"""What is in place of something else now: its owner and name, what was there, and what is; the latest last."""
+
+
+@contextmanager
+def originals() -> Iterator[None]:
+    """Nothing is in place of something else, until the block ends."""
+    now = [*_replaced]
+    try:
+        for owner, name, original, _ in reversed(now):
+            _put_back(owner, name, original)
+        yield
+    finally:
+        for owner, name, _, value in now:
+            setattr(owner, name, value)
+
+
+def _put_back(owner: Any, name: str, original: Any) -> None:
+    if original is owner:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, original)
 
 
 def undispatched(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -88,7 +88,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--routing",
         choices=("balanced",),
-        help="routers of experts that read how many tokens go where send as many to each, which is assumed (default: they are refused)",
+        help="assume that routers of experts, which read how many tokens go where, send as many to each (default: refused)",
     )
     parser.add_argument(
         "--steps", metavar="N", type=number_of("steps", 1), default=2, help="how many steps to run (default: 2)"

@@ -42,6 +42,16 @@ class Words(nn.Module):
     def forward(self, ids, mask):
         return self.table(ids) * mask.unsqueeze(-1)
 
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(4, 2)
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x):
+        chosen = self.router(x).argmax(-1)
+        return torch.cat([expert(x[chosen == number]) for number, expert in enumerate(self.experts)])
+
 class Wrong(nn.Module):
     def __init__(self):
         super().__init__()
@@ -308,6 +318,15 @@ def test_an_estimate_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) 
     assert found["device_memory"] == expected.device_memory
     assert sum(found["by_category"].values()) == expected.device_memory
     assert (found["capacity"], found["fits"]) == (None, None)
+
+
+@pytest.mark.usefixtures("here")
+def test_routers_may_be_taken_to_be_balanced(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["estimate", "cli_nets:Experts", "--input", "64,4", "--device", "cpu"]
+    assert main(command) == 2
+    assert "--routing 'balanced' takes it that all get as many" in capsys.readouterr().err
+    assert main([*command, "--routing", "balanced"]) == 0
+    assert "Assumed: routing is balanced: what aten::argmax chooses" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("here")

@@ -101,6 +101,7 @@ WRONG: Final = {
         "amp": ["nets:Net --input 4 --amp bf17", "nets:Net --input 4 --amp int64"],
         "device": ["nets:Net --input 4 --device tpu"],
         "allocator": ["nets:Net --input 4 --allocator nonsense:1", "nets:Net --input 4 --allocator max_split_size_mb:x"],
+        "routing": ["nets:Net --input 4 --routing even"],
         "steps": ["nets:Net --input 4 --steps 0", "nets:Net --input 4 --steps 1.5"],
         "width": ["nets:Net --input 4 --width 1"],
     },

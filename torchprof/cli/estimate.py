@@ -86,6 +86,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--allocator", metavar="SETTINGS", default="", help="as in PYTORCH_ALLOC_CONF")
     parser.add_argument("--compile", action="store_true", help="the step of torch.compile(model), which takes its time")
     parser.add_argument(
+        "--routing",
+        choices=("balanced",),
+        help="assume that routers of experts, which read how many tokens go where, send as many to each (default: refused)",
+    )
+    parser.add_argument(
         "--steps", metavar="N", type=number_of("steps", 1), default=2, help="how many steps to run (default: 2)"
     )
     add_output_options(parser)
@@ -111,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
             "device": options.device,
             "allocator": _settings(options.allocator),
             "compile": options.compile,
+            "routing": options.routing,
             "steps": options.steps,
         }
         with working("estimating"):

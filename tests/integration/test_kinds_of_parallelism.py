@@ -347,10 +347,11 @@ def test_bubbles_of_a_pipeline_with_a_slow_stage_are_told_by_cause(runs: Path, i
         assert row["worked"] + row["bubble"] == pytest.approx(row["batch"])
         assert row["batch"] > MICROBATCHES * SLOW * 1e9
         assert row["ideal"] == pytest.approx(1 / (MICROBATCHES + 1))
+    # The last stage waits for its first input, on one rank at least: a busy machine may have the other begin late.
+    assert max(rows[last]["warm_up"] for last in (2, 3)) > 0
     for first, last in ((0, 2), (1, 3)):
-        # The first stage begins and ends the batch; the last one waits for its first input, and is done before.
+        # The first stage begins and ends the batch; the last one is done before.
         assert rows[first]["unseen"] == 0
-        assert rows[last]["warm_up"] > 0
         assert rows[last]["drain"] > 0
         # It waits for every gradient: for the first one, for one between its forwards, and for those after its last forward.
         of_gradients = [rows[first][name] for name in ("warm_up", "waits_gradient", "drain")]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_to_all_single_autograd, wait_tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["RoutedExperts", "forced"]
+__all__ = ["RoutedExperts", "SpreadExperts", "forced"]
 
 
 def forced(rows: int, count: int, options: int) -> Tensor:
@@ -20,7 +20,22 @@ def forced(rows: int, count: int, options: int) -> Tensor:
     return added.scatter_(1, chosen, 1000.0)
 
 
-class RoutedExperts(nn.Module):
+class SpreadExperts(nn.Module):
+    """Experts, ``up`` and ``down``, that may be spread over a mesh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mesh: DeviceMesh | None = None
+
+    def spread(self, mesh: DeviceMesh) -> None:
+        """Keep the experts of this rank."""
+        self.mesh = mesh
+        for name in ("up", "down"):
+            mine = getattr(self, name).chunk(mesh.size())[mesh.get_local_rank()]
+            setattr(self, name, nn.Parameter(mine.clone()))
+
+
+class RoutedExperts(SpreadExperts):
     """Experts of which each token goes to some. Spread over a mesh, ranks tell each other how many tokens come.
 
     Args:
@@ -38,14 +53,6 @@ class RoutedExperts(nn.Module):
         self.down = nn.Parameter(torch.ones(experts, width, 2 * width) / width)
         self.register_buffer("forced", forced(rows, top_k, experts))
         self.experts, self.top_k, self.gathered = experts, top_k, gathered
-        self.mesh: DeviceMesh | None = None
-
-    def spread(self, mesh: DeviceMesh) -> None:
-        """Keep the experts of this rank."""
-        self.mesh = mesh
-        for name in ("up", "down"):
-            mine = getattr(self, name).chunk(mesh.size())[mesh.get_local_rank()]
-            setattr(self, name, nn.Parameter(mine.clone()))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.view(-1, x.shape[-1])

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import transformers as hf
 from architectures import loss_of
-from routed_experts import RoutedExperts
+from routed_experts import RoutedExperts, SpreadExperts
 from sharded_attention import HAS_RING, LENGTH, RingEncoder
 from sharded_blocks import Block
 from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
@@ -158,20 +158,12 @@ def sequence_plan() -> Plan:
     }
 
 
-class Experts(nn.Module):
+class Experts(SpreadExperts):
     """Experts of which each token goes to one, as many to each; between ranks, where they are spread over a mesh."""
 
     def __init__(self, count: int = 4) -> None:
         super().__init__()
         self.up, self.down = nn.Parameter(torch.ones(count, 128, 256)), nn.Parameter(torch.ones(count, 256, 128))
-        self.mesh: DeviceMesh | None = None
-
-    def spread(self, mesh: DeviceMesh) -> None:
-        """Keep the experts of this rank."""
-        self.mesh = mesh
-        for name in ("up", "down"):
-            mine = getattr(self, name).chunk(mesh.size())[mesh.get_local_rank()]
-            setattr(self, name, nn.Parameter(mine.clone()))
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.view(-1, 128)

@@ -212,11 +212,16 @@ def test_what_fits_only_just_is_said() -> None:
     model = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 3000))
     roomy = torchprof.estimate(model, (8192, 64), optimizer=torch.optim.AdamW, capacity=2**31)
     assert roomy.verdict() == "Fits in 2,048.0 MiB"
+    assert roomy.alloc_retries == 0
     tight = torchprof.estimate(model, (8192, 64), optimizer=torch.optim.AdamW, capacity=roomy.device_memory - MIB)
     verdict = tight.verdict()
     assert tight.fits()
     assert verdict is not None
-    assert verdict.endswith("would be taken, and the allocator has to give back what it keeps in reserve")
+    assert "would be taken, and the allocator has to give back what it keeps in reserve" in verdict
+    assert tight.alloc_retries
+    assert f"in reserve {tight.alloc_retries} time" in verdict
+    small = torchprof.estimate(model, (8192, 64), optimizer=torch.optim.AdamW, capacity=roomy.device_memory // 2)
+    assert small.alloc_retries is None
 
 
 def test_a_peak_in_the_root_module_is_not_said_to_be_in_none() -> None:

@@ -277,8 +277,8 @@ def test_a_helper_whose_planner_was_killed_ends_without_a_word(monkeypatch: pyte
     def gone(file: Any, data: bytes) -> None:
         raise BrokenPipeError
 
-    asked = iter(("what is asked", ("a choice", None), None))
-    monkeypatch.setattr(helper, "_next", lambda: next(asked))
+    asked = iter(("what is asked", ("a choice", None)))
+    monkeypatch.setattr(helper, "_read", lambda file: next(asked))
     monkeypatch.setattr(helper, "found_of", lambda *given: None)
     monkeypatch.setattr(helper, "_write", gone)
     monkeypatch.setattr(os, "fdopen", lambda *given: None)

@@ -50,6 +50,7 @@ def planned() -> Plan:
         row(replace(FITS, limit=Limit(1.0, None, None, None, ("what is sent along fsdp",))), gpus=16),
         row(FITS, gpus=8),
         row(replace(FITS, needed=70 * GIB, limit=Limit(0.1, 0.25, 0.25, 0.5)), gpus=32),
+        row(replace(FITS, needed=81 * GIB, alloc_retries=3, limit=Limit(0.1, 0.1, 0.1, 0.5)), gpus=24),
     ]
     return Plan(tuple(sorted(rows, key=by_bound)), "H100-80GB", CAPACITY, ("tp",), (("tp 2 does not divide 9 GPUs", 3),), True)
 
@@ -60,10 +61,19 @@ def test_a_plan_is_printed_with_what_fits_and_why_the_rest_does_not(golden: Gold
 
 def test_what_fits_comes_first_by_the_bound_of_its_time_per_token() -> None:
     plan = planned()
-    assert [each.choice.gpus for each in plan.rows] == [32, 8, 16, 12, 2, 1, 4, 64]
-    assert [each.choice.gpus for each in plan.fitting] == [32, 8, 16]
+    assert [each.choice.gpus for each in plan.rows] == [32, 8, 16, 24, 12, 2, 1, 4, 64]
+    assert [each.choice.gpus for each in plan.fitting] == [32, 8, 16, 24]
     assert plan.best is plan.rows[0]
-    assert len(plan) == 8
+    assert len(plan) == 9
+
+
+def test_what_fits_only_just_says_so_and_stands_behind_the_others() -> None:
+    tight = planned().fitting[-1]
+    assert (tight.choice.gpus, tight.only_just, tight.alloc_retries, tight.headroom) == (24, True, 3, -GIB)
+    assert tight.verdict == "fits only just: 81.0 GiB with room"
+    assert [each.only_just for each in planned().rows] == [False] * 3 + [True] + [False] * 5
+    assert row(FITS).alloc_retries == 0
+    assert row(replace(FITS, needed=90 * GIB, fits=False)).alloc_retries is None
 
 
 def test_figures_are_of_all_passes_of_a_step() -> None:
@@ -90,13 +100,13 @@ def test_a_plan_is_data(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "plan.json").read_text())
     assert data == plan.to_dict()
     assert [each["status"] for each in data["configurations"]] == [
-        *("fits", "fits", "fits", "unknown", "does not fit", "does not fit", "failed", "not estimated"),
+        *("fits", "fits", "fits", "fits", "unknown", "does not fit", "does not fit", "failed", "not estimated"),
     ]
     assert data["configurations"][0]["tp"] == 2
     assert data["left_out"] == [{"why": "tp 2 does not divide 9 GPUs", "combinations": 3}]
     assert list(plan.to_pandas()["gpus"]) == [each.choice.gpus for each in plan.rows]
     assert "<table" in plan._repr_html_()
-    assert repr(plan) == "<Plan: 3 of 8 configurations fit H100-80GB>"
+    assert repr(plan) == "<Plan: 4 of 9 configurations fit H100-80GB>"
 
 
 def test_a_plan_in_which_nothing_fits_has_no_best() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from torchprof.allocator.gpus import GPUS, capacity_of
@@ -29,7 +30,7 @@ from torchprof.tables.memory import Memory
 from torchprof.tables.table import About, Table
 from torchprof.trace.ceilings import Ceilings
 from torchprof.trace.trace import Trace
-from torchprof.wording import shown
+from torchprof.wording import counted, shown
 
 __all__ = ["Estimate"]
 
@@ -91,7 +92,7 @@ class Estimate(Printed):
     @property
     def device_memory(self) -> int:
         """What has to be free on the device: what is reserved, and the overheads that PyTorch's allocator does not hold."""
-        return self.max_reserved + sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
+        return self.max_reserved + self._outside
 
     @property
     def by_category(self) -> dict[str, int]:
@@ -170,6 +171,7 @@ class Estimate(Printed):
             "bound": self.bound().to_dict(),
             "capacity": self.capacity,
             "fits": self.fits() if self.capacity is not None else None,
+            "alloc_retries": self.alloc_retries,
             "unmeasured": self.unmeasured,
             "host": asdict(self.host) if self.host is not None else None,
             "overheads": {overhead.name: overhead.bytes for overhead in self.overheads},
@@ -194,7 +196,25 @@ class Estimate(Printed):
         if limit is None:
             names = "" if self.device == "cpu" else f", or one of {', '.join(GPUS)}"
             raise ArgumentError(f"capacity is needed, as none was estimated for: bytes, memory such as '40GiB'{names}")
-        return self._fits(limit, sum(overhead.bytes for overhead in self.overheads if not overhead.reserved))
+        return self._fits(limit, self._outside)
+
+    @cached_property
+    def alloc_retries(self) -> int | None:
+        """How often the allocator frees what it caches to make room, as ``torch.cuda.memory_stats()["num_alloc_retries"]``
+        counts, in the steps of the estimate on ``capacity``. Each takes time. None: no capacity was given, or it does not fit.
+
+        More than 0 where it fits although more than ``capacity`` would be reserved with room.
+        """
+        if self.capacity is None or self.replay is None or not self.fits():
+            return None
+        if self.device_memory <= self.capacity:
+            return 0
+        return self._on(self.replay, self.capacity - self._outside).retries
+
+    @property
+    def _outside(self) -> int:
+        """Bytes of overheads that PyTorch's allocator does not hold."""
+        return sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
 
     def _fits(self, limit: int, others: int) -> bool | None:
         """Whether it fits in so many bytes, where overheads that PyTorch's allocator does not hold take these."""
@@ -204,9 +224,12 @@ class Estimate(Printed):
             return self.device_memory <= limit
         if limit <= others:
             return False
+        return self._on(self.replay, limit - others).out_of_memory is None
+
+    def _on(self, played: Replay, limit: int) -> Replay:
+        """What the allocator does where it can reserve no more than ``limit`` bytes."""
         rows = with_overheads(self.trace, self.memory.allocations, self.overheads)
-        played = replay(rows, self.replay.settings, limit - others, streams=streams_of(self.trace, rows))
-        return played.out_of_memory is None
+        return replay(rows, played.settings, limit, streams=streams_of(self.trace, rows))
 
     def _unless(self) -> str:
         """Where the verdict would be another, for overheads that are only known to be in a range."""
@@ -244,7 +267,12 @@ class Estimate(Printed):
         """What is to be said where more than the capacity would be reserved, if there were more."""
         if self.capacity is None or self.device_memory <= self.capacity:
             return ""
-        return f", only just: with room, {needed} would be taken, and the allocator has to give back what it keeps in reserve"
+        retries = self.alloc_retries
+        times = f" {counted(retries, 'time')} in the steps that were estimated, which delays them" if retries else ""
+        return (
+            f", only just: with room, {needed} would be taken, and the allocator has to give back what it keeps in reserve"
+            f"{times}"
+        )
 
     def fitting_gpus(self) -> list[str]:
         """The GPUs of ``torchprof.GPUS`` whose memory would do, the smallest first; none for an estimate of the CPU.
@@ -257,7 +285,7 @@ class Estimate(Printed):
         """
         if self.replay is None:
             return []
-        outside = sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
+        outside = self._outside
         by_memory = sorted(GPUS, key=lambda name: GPUS[name])
         return [name for name in by_memory if GPUS[name] > outside and self._fits(GPUS[name], outside)]
 

@@ -42,13 +42,23 @@ class Configuration:
 
     @property
     def needed(self) -> int | None:
-        """Bytes that have to be free on each GPU, as `Estimate.device_memory`; a lower bound where ``found.is_least``."""
+        """Bytes that each GPU would give with room, as `Estimate.device_memory`; a lower bound where ``found.is_least``."""
         return self.found.needed if self.found is not None else None
 
     @property
     def headroom(self) -> int | None:
-        """Bytes that are left; negative where it does not fit."""
+        """Bytes that are left; negative where it does not fit, and where it fits only just."""
         return None if self.needed is None else self.capacity - self.needed
+
+    @property
+    def only_just(self) -> bool:
+        """Whether it fits with less than ``needed``: the allocator frees what it has cached to make room, which takes time."""
+        return self.status == "fits" and self.headroom is not None and self.headroom < 0
+
+    @property
+    def alloc_retries(self) -> int | None:
+        """How often it does, in the steps that were estimated, as ``num_alloc_retries`` counts; None where it does not fit."""
+        return self.found.alloc_retries if self.found is not None and self.status == "fits" else None
 
     @property
     def sent(self) -> int | None:
@@ -112,7 +122,8 @@ class Configuration:
         if self.found is None or self.found.error or self.needed is None:
             return self.why
         if self.status == "fits":
-            return f"fits in {format_bytes(self.needed)}"
+            size = format_bytes(self.needed)
+            return f"fits only just: {size} with room" if self.only_just else f"fits in {size}"
         return f"{self.status}: {self.why}"
 
     @property
@@ -150,6 +161,7 @@ class Configuration:
             "needed": self.needed,
             "is_least": found is not None and found.is_least,
             "headroom": self.headroom,
+            "alloc_retries": self.alloc_retries,
             "by_category": dict(found.by_category) if found is not None else {},
             "sent": self.sent,
             "sent_by_dimension": self.sent_by_dimension,

@@ -33,8 +33,10 @@ class Found:
 
     Attributes:
         needed: bytes that have to be free on each GPU; None where the estimate raised.
-        fits: whether they are; None where that is not known.
+        fits: whether it does; None where that is not known. The allocator frees what it has cached before it raises out of
+            memory, so less than ``needed`` can be enough.
         by_category: bytes at the peak, by category.
+        alloc_retries: how often it does, where less is there and is enough, in the steps that were estimated.
         is_least: whether ``needed`` is only a lower bound, of what is there in any step: the step was not estimated.
         passes: forward and backward passes of the step that was estimated: at most two, as further ones are like the second.
         sent: of that step, bytes by collective and dimension of the mesh, as `Estimate.communication` has them.
@@ -51,6 +53,7 @@ class Found:
     needed: int | None = None
     fits: bool | None = None
     by_category: dict[str, int] = field(default_factory=dict)
+    alloc_retries: int = 0
     is_least: bool = False
     passes: int = 1
     sent: tuple[Record, ...] = ()

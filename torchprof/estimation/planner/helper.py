@@ -1,7 +1,8 @@
 """A second process that estimates configurations. It is a fresh Python: nothing of the caller's process is copied or changed.
 
 It reads what is asked and then choices from its standard input, and writes what it finds to its standard output, both pickled.
-Functions go by their names, so those of a script or a notebook, which only the caller's process has, are not sent.
+Functions go by their names, so those of a script or a notebook, which only the caller's process has, are not sent. A thread of
+the caller's process gives it one after the other, as that process estimates, too.
 """
 
 from __future__ import annotations
@@ -9,25 +10,29 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import select
 import struct
 import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, BinaryIO, Final
 
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.found import Found
 from torchprof.estimation.planner.one_choice import Asked, found_of
 
-__all__ = ["Helper", "can_be_sent", "main"]
+__all__ = ["Answers", "Helper", "main", "sendable"]
 
-AHEAD: Final = 2
-"""Choices that it is given at once, so that it need not wait while this process estimates."""
 SIZE: Final = struct.Struct("!Q")
 PROGRAM: Final = "from torchprof.estimation.planner.helper import main; main()"
+OFTEN: Final = 0.25
+"""Seconds after which it looks again whether a second process is worth it."""
+
+Answers = SimpleQueue[tuple[str, Found] | None]
+"""What helpers have found, by name; None where one has ended."""
 
 
 class Named(pickle.Pickler):
@@ -39,102 +44,99 @@ class Named(pickle.Pickler):
         return NotImplemented
 
 
+def sendable(asked: Asked, choices: Mapping[str, Choice]) -> tuple[bytes, dict[str, bytes]] | None:
+    """What is asked, and each choice by its name, as they are sent to another process; None where they cannot be."""
+    try:
+        return _pickled(asked), {name: _pickled((name, choice)) for name, choice in choices.items()}
+    except Exception:  # objects of the user's own may raise anything
+        return None
+
+
 def _pickled(value: Any) -> bytes:
     buffer = io.BytesIO()
     Named(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
 
 
-def can_be_sent(value: Any) -> bool:
-    """Whether another process can be given it."""
-    try:
-        _pickled(value)
-    except Exception:  # objects of the user's own may raise anything
-        return False
-    return True
-
-
 class Helper:
-    """A second process, until the block ends. What is asked of it can be sent."""
+    """A second process, until the block ends: it takes names that wait, and puts what it finds into the answers.
 
-    def __init__(self, asked: Asked) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C is for this process
-        )
-        self._given: deque[str] = deque()
-        self._read = bytearray()
-        self._ended = False
-        self._send(_pickled(asked))
+    Args:
+        asked, choices: as `sendable` gives them.
+        waiting: names of choices that nobody has begun. That of one whose process ended, as where there is not enough memory
+            for two, is put back.
+        answers: where what is found is put.
+        worth: whether it is worth to begin, asked again and again until it is.
+    """
+
+    def __init__(
+        self, asked: bytes, choices: Mapping[str, bytes], waiting: deque[str], answers: Answers, worth: Callable[[], bool]
+    ) -> None:
+        self._asked, self._choices, self._waiting, self._answers, self._worth = asked, choices, waiting, answers, worth
+        # As they are now: an estimate that is running when the process begins may have set some for itself.
+        self._variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._ended = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="torchprof-plan", daemon=True)
 
     def __enter__(self) -> Helper:
+        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+        self._ended.set()
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+        self._thread.join()
 
-    @property
-    def has_work(self) -> bool:
-        """Whether it was given something that it has not answered."""
-        return bool(self._given)
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether it would soon have nothing to do."""
-        return not self._ended and len(self._given) < AHEAD
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process is gone, as where there is not enough memory for two: `left` has what it was given."""
-        return self._ended
-
-    def give(self, name: str, choice: Choice) -> None:
-        """Have it estimate a choice, whose result has this name."""
+    def _run(self) -> None:
         try:
-            data = _pickled((name, choice))
-        except Exception:
-            data = b""
-        self._given.append(name)
-        if not data:
-            self._ended = True
-        else:
-            self._send(data)
+            while not self._worth():
+                if self._ended.wait(OFTEN):
+                    return
+            self._start()
+            if self._process is not None:
+                self._work(self._process)
+        finally:
+            self._answers.put(None)
 
-    def left(self) -> list[str]:
-        """The names of what it was given and has not answered."""
-        return list(self._given)
-
-    def results(self) -> Iterator[tuple[str, Found]]:
-        """What it has found meanwhile."""
-        assert self._process.stdout is not None
-        number = self._process.stdout.fileno()
-        while not self._ended and select.select([number], [], [], 0)[0]:
-            data = os.read(number, 1 << 16)
-            self._ended = not data
-            self._read += data
-        while len(self._read) >= SIZE.size:
-            (size,) = SIZE.unpack_from(self._read)
-            if len(self._read) < SIZE.size + size:
+    def _start(self) -> None:
+        with self._lock, suppress(OSError):  # without a process, the others do its work
+            if self._ended.is_set() or not self._waiting:
                 return
-            name, found = pickle.loads(bytes(self._read[SIZE.size : SIZE.size + size]))
-            del self._read[: SIZE.size + size]
-            self._given.remove(name)
-            yield name, found
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=self._variables,
+                start_new_session=True,  # Ctrl-C is for this process
+            )
 
-    def _send(self, data: bytes) -> None:
-        assert self._process.stdin is not None
+    def _work(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        name = None
         try:
-            _write(self._process.stdin, data)
-        except OSError:
-            self._ended = True
+            _write(process.stdin, self._asked)
+            while not self._ended.is_set():
+                name = self._waiting.popleft()
+                _write(process.stdin, self._choices[name])
+                answer: tuple[str, Found] = _read(process.stdout)
+                name = None
+                self._answers.put(answer)
+        except IndexError:
+            pass  # nothing waits any more
+        except (OSError, EOFError, pickle.UnpicklingError):
+            if name is not None:
+                self._waiting.appendleft(name)
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):
+                    pipe.close()
 
 
 def _write(file: BinaryIO | Any, data: bytes) -> None:
@@ -142,21 +144,31 @@ def _write(file: BinaryIO | Any, data: bytes) -> None:
     file.flush()
 
 
+def _read(file: BinaryIO | Any) -> Any:
+    """The next value.
+
+    Raises:
+        EOFError: there is none.
+    """
+    header = file.read(SIZE.size)
+    if len(header) < SIZE.size:
+        raise EOFError
+    (size,) = SIZE.unpack(header)
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return pickle.loads(data)
+
+
 def main() -> None:
     """What the second process does: it answers until nothing more is asked."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the program prints is no answer
-    asked = _next()
-    while (given := _next()) is not None:
-        name, choice = given
-        try:
-            _write(answers, pickle.dumps((name, found_of(asked, choice)), pickle.HIGHEST_PROTOCOL))
-        except BrokenPipeError:  # whoever asked was killed
-            os._exit(1)  # without another try to write what is left
-
-
-def _next() -> Any:
-    header = sys.stdin.buffer.read(SIZE.size)
-    if len(header) < SIZE.size:
-        return None
-    return pickle.loads(sys.stdin.buffer.read(SIZE.unpack(header)[0]))
+    with suppress(EOFError):
+        asked = _read(sys.stdin.buffer)
+        while True:
+            name, choice = _read(sys.stdin.buffer)
+            try:
+                _write(answers, pickle.dumps((name, found_of(asked, choice)), pickle.HIGHEST_PROTOCOL))
+            except BrokenPipeError:  # whoever asked was killed
+                os._exit(1)  # without another try to write what is left

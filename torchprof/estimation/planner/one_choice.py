@@ -86,6 +86,7 @@ def _found_of(asked: Asked, choice: Choice) -> Found:
     return Found(
         needed=estimated.device_memory,
         fits=estimated.fits(),
+        alloc_retries=estimated.alloc_retries or 0,
         by_category=estimated.by_category,
         passes=passes,
         sent=tuple(each.to_dict() for each in estimated.communication),

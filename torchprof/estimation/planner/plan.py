@@ -171,10 +171,10 @@ def _capacity(gpu: Any) -> int:
 
 
 def by_bound(row: Configuration) -> tuple[Any, ...]:
-    """Where a row stands: what fits by the bound of its time per token, then by what it needs."""
+    """Where a row stands: what fits by the bound of its time per token, then by what it needs; then what fits only just."""
     at_most = row.tokens_per_second
     rank = list(SAID).index(row.status)
-    return rank, -at_most if at_most is not None else float("inf"), row.needed or 0, row.choice.gpus
+    return rank, row.only_just, -at_most if at_most is not None else float("inf"), row.needed or 0, row.choice.gpus
 
 
 def _raise_what_all_raise(rows: Iterable[Configuration], first: TorchprofError | None) -> None:

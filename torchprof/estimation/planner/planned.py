@@ -32,8 +32,9 @@ class Plan(Printed):
     """What `torchprof.plan` found. ``str()`` is the printed text.
 
     Attributes:
-        rows: the configurations. First those that fit, the one with the lowest bound of time per token first; then those of
-            which it is not known, that do not fit, that cannot be estimated, and that were not.
+        rows: the configurations. First those that fit, the one with the lowest bound of time per token first, and what fits
+            only just behind the others; then those of which it is not known, that do not fit, that cannot be estimated, and
+            that were not.
         gpu: the name of the GPU, or its memory in words.
         capacity: bytes that it has.
         names: of what was tried beside GPUs and batch.
@@ -134,6 +135,10 @@ class Plan(Printed):
             f"Needed: of each GPU, which has {format_bytes(self.capacity)}; estimated. Sent: by a rank in a step, of the "
             "wholes that are gathered or reduced; counted"
         )
+        if any(row.only_just for row in self.fitting):
+            yield (
+                "Only just: the allocator has to free what it cached to make room, which takes time; sorted behind the others"
+            )
         if any(row.choice.accumulation > 1 for row in self.fitting):
             yield "Batch: samples that a rank has at once x passes whose gradients are added up"
         if any(row.flops_recomputed for row in self.fitting):
@@ -200,7 +205,7 @@ def _needed(row: Configuration) -> str:
 
 
 def _headroom(row: Configuration) -> str:
-    return UNKNOWN if row.headroom is None else format_bytes(row.headroom)
+    return UNKNOWN if row.headroom is None else "only just" if row.only_just else format_bytes(row.headroom)
 
 
 def _lacking(row: Configuration) -> str:

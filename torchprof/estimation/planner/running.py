@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -14,7 +15,7 @@ from torchprof.estimation.planner.cache import Cache
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.configuration import Configuration
 from torchprof.estimation.planner.found import Found
-from torchprof.estimation.planner.helper import Helper, can_be_sent
+from torchprof.estimation.planner.helper import Answers, Helper, sendable
 from torchprof.estimation.planner.keys import key_of, of_choice
 from torchprof.estimation.planner.one_choice import Asked, found_of
 from torchprof.estimation.planner.progress import Progress, told
@@ -45,6 +46,8 @@ class Running:
         key = key_of(asked, cache if isinstance(cache, str) else None) if cache is not False else None
         self._cache = Cache(key)
         self._found: dict[int, Found] = {}
+        self._slowest = 0.0
+        self._began: float | None = None
         self.first_error: TorchprofError | None = None
 
     def run(self, progress: Progress | None) -> tuple[list[Configuration], bool]:
@@ -63,7 +66,7 @@ class Running:
         for at, choice in enumerate(self._choices):
             name = of_choice(choice, min(choice.accumulation, AT_MOST))
             same.setdefault(name if name is not None else f"#{at}", []).append(at)
-        waiting: list[str] = []
+        waiting: deque[str] = deque()
 
         def done(name: str, found: Found) -> None:
             for at in same[name]:
@@ -76,32 +79,27 @@ class Running:
                 done(name, known)
             else:
                 waiting.append(name)
+        left, answers = len(waiting), Answers()
         with ExitStack() as stack:
-            helpers: list[Helper] = []
-            slowest = 0.0
-            while waiting or any(helper.has_work for helper in helpers):
-                for helper in helpers:
-                    self._take(helper, done)
-                    while waiting and helper.wants_more and len(waiting) > 1:
-                        name = waiting.pop(0)
-                        helper.give(name, self._choices[same[name][0]])
-                if waiting:
-                    name = waiting.pop(0)
-                    begin = time.perf_counter()
-                    found = found_of(self._asked, self._choices[same[name][0]])
-                    slowest = max(slowest, time.perf_counter() - begin)
-                    self._keep(name, found, done)
-                    if not helpers and waiting:
-                        helpers = [stack.enter_context(Helper(self._asked)) for _ in range(self._others(slowest, len(waiting)))]
-                else:
-                    time.sleep(0.05)  # what the others have begun
-                for helper in [helper for helper in helpers if helper.has_ended]:
-                    helpers.remove(helper)
-                    waiting += helper.left()
+            for helper in self._helpers({name: self._choices[same[name][0]] for name in waiting}, waiting, answers):
+                stack.enter_context(helper)
+            while left:
+                try:
+                    name = waiting.popleft() if answers.empty() else ""
+                except IndexError:
+                    name = ""  # all that is left was begun by others
+                answer = (name, self._found_here(self._choices[same[name][0]])) if name else answers.get()
+                if answer is not None:
+                    left -= 1
+                    self._keep(*answer, done)
 
-    def _take(self, helper: Helper, done: Callable[[str, Found], None]) -> None:
-        for name, found in helper.results():
-            self._keep(name, found, done)
+    def _found_here(self, choice: Choice) -> Found:
+        """The estimate, by this process."""
+        self._began = time.perf_counter()
+        found = found_of(self._asked, choice)
+        self._slowest = max(self._slowest, time.perf_counter() - self._began)
+        self._began = None
+        return found
 
     def _keep(self, name: str, found: Found, done: Callable[[str, Found], None]) -> None:
         if not name.startswith("#"):
@@ -110,11 +108,21 @@ class Running:
             self.first_error = EstimateError(found.error)
         done(name, found)
 
-    def _others(self, seconds: float, waiting: int) -> int:
-        """How many further processes are to be started, where an estimate takes so long, and so many wait."""
-        if self._processes is not None:
-            wanted = min(self._processes - 1, waiting)
-        else:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            wanted = 1 if cores > 1 and seconds * waiting / 2 > WORTH else 0
-        return wanted if wanted and can_be_sent(self._asked) else 0
+    def _helpers(self, choices: Mapping[str, Choice], waiting: deque[str], answers: Answers) -> Iterator[Helper]:
+        """Further processes, which begin when they are worth it."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = min(self._processes or min(cores, 2), len(choices)) - 1
+        sent = sendable(self._asked, choices) if wanted > 0 else None
+        if sent is None:
+            return
+
+        def worth() -> bool:
+            return self._processes is not None or self._seconds() * len(waiting) / 2 > WORTH
+
+        for _ in range(wanted):
+            yield Helper(*sent, waiting, answers, worth)
+
+    def _seconds(self) -> float:
+        """What the slowest estimate has taken; that which is running, until now."""
+        began = self._began
+        return max(self._slowest, time.perf_counter() - began if began is not None else 0.0)

@@ -1,10 +1,14 @@
 #include "collate/nesting.h"
 
 #include <algorithm>
+#include <string_view>
 #include <vector>
 
 namespace torchprof {
 namespace {
+
+// What PyTorch calls a dispatch mode of Python in, inside the op that it is given.
+constexpr std::string_view kDispatchMode = "PythonDispatchMode";
 
 // How many elements an op writes. A view writes none. An op in place writes what it returns. An op that only allocates (empty)
 // writes none.
@@ -95,6 +99,13 @@ void mark_nested(Tables& tables, const OpClasses& classes) {
   };
   const bool compiles = any(OpClass::kCompiled, [](const Op&) { return true; }) &&
                         any(OpClass::kCounted, [&](const Op& op) { return op.n_inputs != 0 && !is_on_meta(op); });
+  // A dispatch mode of Python may have the result of an op already, as selective checkpointing does: it is called and not run.
+  std::vector<bool> in_mode(tables.ops.size()), runs(tables.ops.size());  // of what is inside each op: any mode, any work
+  const auto mark_around = [&](std::vector<bool>& marked, int32_t row) {
+    for (; row != kNoRow && !marked[row]; row = tables.ops[row].parent) {
+      marked[row] = true;
+    }
+  };
   const Writes writes(tables);
   for (size_t row = 0; row < tables.ops.size(); ++row) {
     Op& op = tables.ops[row];
@@ -115,12 +126,24 @@ void mark_nested(Tables& tables, const OpClasses& classes) {
         count_by_inner(op.parent);
       }
     }
+    const int64_t count = writes.of(op);
+    if (tables.strings[op.signature] == kDispatchMode) {
+      mark_around(in_mode, op.parent);
+    } else if (kind != OpClass::kFree || count != 0) {
+      mark_around(runs, op.parent);
+    }
     if (op.parent == kNoRow || hidden) {
       continue;
     }
-    if (const int64_t count = writes.of(op); count != 0 && 2 * count >= writes.of(tables.ops[op.parent])) {
+    if (count != 0 && 2 * count >= writes.of(tables.ops[op.parent])) {
       // This op does the work of its parent. The factor 2 excludes smaller ops on the way, such as converting a number.
       tables.ops[op.parent].flags |= kWrapper;
+    }
+  }
+  // On meta, nothing is ever run: there, a mode that runs nothing may be the one that makes tensors fake.
+  for (size_t row = 0; row < tables.ops.size(); ++row) {
+    if (in_mode[row] && !runs[row] && !is_on_meta(tables.ops[row])) {
+      tables.ops[row].flags |= kNested;
     }
   }
 }

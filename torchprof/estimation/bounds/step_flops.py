@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from torchprof.analysis.model.flops import counted_flops, is_unknown, signature_flops, unknown_op
-from torchprof.analysis.spans import closed_ends
 from torchprof.analysis.steps import active_steps, step_of
 from torchprof.trace.schema import OP_NESTED, Phase, phases
 from torchprof.trace.trace import Trace
@@ -120,19 +119,7 @@ def counted_rows(trace: Trace) -> CountedRows:
     rows = np.flatnonzero(step_of(ops["start"], trace, active) == last)
     signature, nested = ops["signature"][rows], ops["flags"][rows] & OP_NESTED != 0
     flops, innermost = counted_flops(trace, signature, nested), _innermost(trace, rows)
-    phase = phases(ops)[rows]
-    flops = np.where((phase == Phase.RECOMPUTATION) & ~_allocates(trace, rows), 0, flops)
     return CountedRows(rows, flops, _computed_in(trace)[innermost], _one_kernel(trace)[innermost])
-
-
-def _allocates(trace: Trace, rows: Ints) -> npt.NDArray[np.bool_]:
-    """Which of these ops allocate something. One that selective checkpointing has saved does not: it is called, and not run."""
-    if not len(trace.allocations):
-        return np.ones(len(rows), dtype=np.bool_)
-    times = np.sort(trace.allocations["start"])
-    ends = closed_ends(trace, trace.ops)[rows]
-    found: npt.NDArray[np.bool_] = np.searchsorted(times, ends, "right") > np.searchsorted(times, trace.ops["start"][rows])
-    return found
 
 
 def _innermost(trace: Trace, rows: Ints) -> Ints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,36 @@ def test_what_functions_of_ones_own_find_is_kept_under_a_label(monkeypatch: pyte
 def test_two_processes_find_what_one_does() -> None:
     one, two = (of_llama(over={"checkpointing": HOW}, processes=number) for number in (1, 2))
     assert [row.to_dict() for row in one.rows] == [row.to_dict() for row in two.rows]
+
+
+@pytest.mark.parametrize("program", ["raise SystemExit(1)", "import os; os.write(1, b'nonsense' * 100)", "while True: pass"])
+def test_what_a_second_process_does_not_answer_this_one_finds(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = of_llama(over={"checkpointing": HOW}, processes=1)
+    monkeypatch.setattr(helper, "PROGRAM", program)
+    if program.startswith("while"):  # it is asked, and then has nothing to do as long as this one works
+        monkeypatch.setattr(helper.Helper, "_work", lambda self, process: self._ended.wait())
+    two = of_llama(over={"checkpointing": HOW}, processes=2)
+    assert [row.to_dict() for row in one.rows] == [row.to_dict() for row in two.rows]
+
+
+@pytest.mark.parametrize(("worth", "begun"), [(0.0, 1), (1e9, 0)])
+def test_a_second_process_begins_where_it_saves_enough(worth: float, begun: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[helper.Helper] = []
+    monkeypatch.setattr(running, "WORTH", worth)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(helper.Helper, "_start", lambda self: started.append(self))
+    plan = of_llama(over={"checkpointing": HOW})
+    assert len(plan.fitting) == 3
+    assert len(started) == begun
+
+
+def test_nothing_is_left_of_a_second_process_where_ctrl_c_ends_the_plan() -> None:
+    def stop(done: int, count: int, last: Configuration) -> None:
+        raise KeyboardInterrupt
+
+    plan = of_llama(over={"checkpointing": HOW}, processes=2, progress=stop)
+    assert plan.interrupted
+    assert "torchprof-plan" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_ctrl_c_gives_what_is_known() -> None:

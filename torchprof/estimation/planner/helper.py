@@ -117,20 +117,17 @@ class Helper:
     def _work(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        name = None
+        given: list[str] = []  # what it has not answered
         try:
             _write(process.stdin, self._asked)
-            while not self._ended.is_set():
-                name = self._waiting.popleft()
-                _write(process.stdin, self._choices[name])
-                answer: tuple[str, Found] = _read(process.stdout)
-                name = None
-                self._answers.put(answer)
-        except IndexError:
-            pass  # nothing waits any more
-        except (OSError, EOFError, pickle.UnpicklingError):
-            if name is not None:
-                self._waiting.appendleft(name)
+            while self._waiting and not self._ended.is_set():
+                given.append(self._waiting.popleft())
+                _write(process.stdin, self._choices[given[0]])
+                name, found = _read(process.stdout)
+                given.remove(name)
+                self._answers.put((name, found))
+        except Exception:  # it has ended, or what it wrote is no answer; or another took the last one that waited
+            self._waiting.extendleft(given)
         finally:
             process.kill()
             process.wait()

@@ -17,7 +17,9 @@ from torchprof.arguments import check_int
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError, TorchprofError
 from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
+from torchprof.estimation.fake.interrupts import INTERRUPTS
 from torchprof.estimation.notes import in_short, notes_of
+from torchprof.estimation.other_threads import without_other_threads
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.saved_results import with_saved_results
 from torchprof.estimation.sharding.context_parallel import note_of_sequences
@@ -164,7 +166,8 @@ def estimate(
     factor = factor_of(routing, world_size)
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, factor)
     if world_size is None:
-        return _estimated(*given, sharded=False)
+        with INTERRUPTS.before_ops():
+            return _estimated(*given, sharded=False)
     from torchprof.estimation.sharding.deadlocks import check_messages
     from torchprof.estimation.sharding.messages import messages_recorded
     from torchprof.estimation.sharding.stage_shapes import StageShapes
@@ -173,7 +176,8 @@ def estimate(
     shapes, messages = StageShapes(), {}
 
     def in_world(number: int) -> Estimate:
-        with fake_world(world_size, number), messages_recorded(until_wait=target.device == "cuda") as events:
+        to_others = messages_recorded(until_wait=target.device == "cuda")
+        with fake_world(world_size, number), to_others as events:
             found = _estimated(*given, sharded=True)
         check_messages({number: events})
         messages[number] = events
@@ -182,11 +186,10 @@ def estimate(
     def of_rank(number: int) -> Estimate:
         return shapes.estimated(number, in_world)
 
-    if ranks is None:
-        return of_rank(rank)
     from torchprof.estimation.sharding.all_ranks import largest_of_ranks
 
-    return largest_of_ranks(model, world_size, of_rank, messages)
+    with INTERRUPTS.before_ops():
+        return of_rank(rank) if ranks is None else largest_of_ranks(model, world_size, of_rank, messages)
 
 
 def _estimated(
@@ -274,7 +277,7 @@ def _estimated(
             place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
-    trace = with_saved_results(with_streams(recording.trace))
+    trace = without_other_threads(with_saved_results(with_streams(recording.trace)))
     trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
     trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")

@@ -19,6 +19,7 @@ from torchprof.estimation.fake.backward_nodes import BackwardNodes
 from torchprof.estimation.fake.cache import FakeOpCache
 from torchprof.estimation.fake.fallbacks import functional_of, is_little, without_out, written_into
 from torchprof.estimation.fake.higher_order import eager
+from torchprof.estimation.fake.interrupts import INTERRUPTS
 from torchprof.estimation.fake.known_numbers import OF_NUMBERS, UNKNOWN, of_number
 from torchprof.estimation.fake.outside import Outside
 from torchprof.estimation.fake.overrides import OpRule, Overrides
@@ -82,6 +83,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if func is DEVICE and getattr(args[0], "fake_mode", None) is self:  # half of all calls
             return args[0].fake_device
+        if INTERRUPTS.pending:
+            INTERRUPTS.check()
         if (returned := self._remade(func, args, kwargs)) is not UNKNOWN:
             return returned
         if self.wrappers and any(issubclass(kind, self.wrappers) for kind in types):

@@ -16,7 +16,7 @@ from torchprof.analysis.records import Record
 from torchprof.estimation.torch_private import SHARDING
 from torchprof.trace.ranks import listed
 
-__all__ = ["NAMESPACES", "Communication", "Sent", "dimension_of", "group_of", "sent_records"]
+__all__ = ["DEFAULT_GROUP", "MESH", "NAMESPACES", "Communication", "Sent", "dimension_of", "group_of", "sent_records"]
 
 NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_c10d_functional_autograd"})
 """Of ops that are collectives."""
@@ -35,7 +35,7 @@ class Sent:
         ranks: how many take part.
         calls: how often.
         bytes: of the wholes that are gathered, reduced, scattered or exchanged, as `torchprof.by_collective` counts them.
-        group: the name of the process group.
+        group: the name of the process group; of several of the same ranks, of the first.
         module: that it is for; empty where it is for none; None: for all of them.
     """
 
@@ -59,6 +59,8 @@ class Communication:
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], list[int]] = {}
         self._groups: dict[str, tuple[str, int]] = {}
+        self._first: dict[str, str] = {}
+        self._of_ranks: dict[tuple[str, tuple[int, ...]], str] = {}
 
     def begin_step(self) -> None:
         """Count anew."""
@@ -73,15 +75,25 @@ class Communication:
         group = group_of(named)
         if group is None or group.size() == 1:
             return
-        self._groups[group.group_name] = dimension_of(group), group.size()
-        sums = self._sums.setdefault((kind, group.group_name), [0, 0])
+        name = self._first_like(group)
+        self._groups[name] = dimension_of(group), group.size()
+        sums = self._sums.setdefault((kind, name), [0, 0])
         sums[0] += 1
         sums[1] += size_of(kind, func._schema.name, [*map(_bytes, _tensors(named.values()))], group.size()) or 0
 
+    def _first_like(self, group: Any) -> str:
+        """The name of the first group of the same ranks along the same dimension: FSDP2 makes one for each module whose
+        parameters it keeps on fewer ranks after forward."""
+        name = str(group.group_name)
+        if name not in self._first:
+            ranks = tuple(dist.get_process_group_ranks(group))
+            self._first[name] = self._of_ranks.setdefault((dimension_of(group), ranks), name)
+        return self._first[name]
+
     @property
     def groups(self) -> int:
-        """How many process groups were used so far."""
-        return len(self._groups)
+        """How many process groups were used so far, each of which NCCL has buffers for."""
+        return len(self._first)
 
     def sent(self) -> tuple[Sent, ...]:
         """What was sent in the step, what is most first."""

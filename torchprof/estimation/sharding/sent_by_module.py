@@ -29,17 +29,18 @@ def sent_by_module(trace: Trace, sent: Sequence[Sent]) -> tuple[Sent, ...]:
     active = active_steps(trace)
     found = collectives_of(trace).collectives
     steps = step_of(trace.ops["start"][[each.op for each in found]], trace, active) if found else np.zeros(0, dtype=np.int64)
+    ranks = {each["name"]: tuple(each["ranks"]) for each in trace.facts.get("process_groups", ())}
     of_groups = {(each.collective, each.group): each for each in sent}
-    sums: dict[tuple[str, str, str], list[int]] = {}
+    of_ranks = {(each.collective, ranks.get(each.group)): each for each in sent}
+    sums: dict[tuple[Sent, str], list[int]] = {}
     for each, step in zip(found, steps.tolist(), strict=True):
-        if step == len(active) - 1 and (each.kind, each.group_name) in of_groups:
-            of_module = sums.setdefault((each.kind, str(each.group_name), _module(trace, each)), [0, 0])
+        name = each.group_name
+        of_all = of_groups.get((each.kind, name or "")) or of_ranks.get((each.kind, ranks.get(name or "", ())))
+        if step == len(active) - 1 and of_all is not None:
+            of_module = sums.setdefault((of_all, _module(trace, each)), [0, 0])
             of_module[0] += 1
             of_module[1] += each.bytes or 0
-    rows = [
-        replace(of_groups[kind, group], calls=calls, bytes=size, module=module)
-        for (kind, group, module), (calls, size) in sums.items()
-    ]
+    rows = [replace(of_all, calls=calls, bytes=size, module=module) for (of_all, module), (calls, size) in sums.items()]
     return tuple(sorted(rows, key=lambda row: -row.bytes))
 
 

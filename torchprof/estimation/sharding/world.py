@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, EstimateError
 from torchprof.estimation.fake.callers import replaced, undispatched
+from torchprof.estimation.sharding.communication import DEFAULT_GROUP, MESH
 from torchprof.estimation.sharding.context_parallel import checked_context_parallel
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
 from torchprof.estimation.sharding.hosts import PER_HOST
@@ -132,6 +133,7 @@ def _meshes_on_the_cpu() -> Iterator[None]:
             if isinstance(fake := options.get("_rank_map"), ESTIMATE.FakeTensor):  # init_device_mesh counts the ranks
                 options["_rank_map"] = undispatched(torch.arange)(fake.numel(), dtype=fake.dtype)
             undispatched(make)(self, "cpu", *args, **options)
+            _name_of_all(self)
         except RuntimeError as error:
             _explain(error)
             raise
@@ -141,6 +143,14 @@ def _meshes_on_the_cpu() -> Iterator[None]:
         for name in ("__getitem__", "_flatten", "get_coordinate", "get_local_rank"):
             stack.enter_context(replaced(mesh, name, undispatched(getattr(mesh, name))))
         yield
+
+
+def _name_of_all(mesh: DeviceMesh) -> None:
+    """The group of all ranks has the name of the dimension that it is, if it has one, as groups of fewer ranks have."""
+    everyone = dist.group.WORLD
+    for name in mesh.mesh_dim_names or ():
+        if everyone is not None and everyone.group_desc == DEFAULT_GROUP and mesh.get_group(name) is everyone:
+            everyone._set_group_desc(f"{MESH}{name}")
 
 
 def _explain(error: RuntimeError) -> None:

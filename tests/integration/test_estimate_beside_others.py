@@ -1,0 +1,135 @@
+"""Estimates where something else happens meanwhile: Ctrl-C at any moment, and other threads of the program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import torchprof
+from torchprof.estimation.fake.interrupts import INTERRUPTS, Interrupts
+
+
+def layers() -> nn.Module:
+    return nn.Sequential(*(nn.Linear(16, 16) for _ in range(60)))
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_raises() -> Iterator[None]:
+    """As in a shell, also where tests run in the background, where SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not INTERRUPTS.pending
+    signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def ctrl_c(after: float) -> Iterator[None]:
+    """Sends the signal after so many seconds, if the block has not ended by then."""
+    timer = threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+@pytest.mark.parametrize("options", [{}, {"world_size": 4, "ranks": "all"}], ids=["alone", "ranks"])
+def test_ctrl_c_ends_an_estimate_at_whatever_moment_it_comes(options: dict[str, Any]) -> None:
+    def estimated() -> None:
+        torchprof.estimate(layers, (8, 16), optimizer=torch.optim.AdamW, **options)
+
+    estimated()  # the first one imports
+    begin = time.perf_counter()
+    estimated()
+    takes = time.perf_counter() - begin
+
+    def twice() -> None:
+        estimated()
+        estimated()  # where the machine was faster meanwhile
+
+    for number in range(10):
+        with pytest.raises(KeyboardInterrupt), ctrl_c(takes * (number + 0.5) / 20):
+            twice()
+
+
+def test_ctrl_c_ends_what_runs_no_op() -> None:
+    def build() -> nn.Module:
+        while True:
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt), ctrl_c(0.2):
+        torchprof.estimate(build, (8, 16))
+
+
+def test_the_second_ctrl_c_is_raised_at_once() -> None:
+    interrupts = Interrupts()
+
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.pending
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it goes on")
+
+    with pytest.raises(KeyboardInterrupt), interrupts.before_ops():
+        twice()
+
+
+def test_one_that_came_after_the_last_op_is_raised_in_the_end() -> None:
+    interrupts = Interrupts()
+    with pytest.raises(KeyboardInterrupt), interrupts.before_ops():
+        signal.raise_signal(signal.SIGINT)
+    assert not interrupts.pending
+
+
+def test_a_handler_of_the_program_is_left_alone() -> None:
+    came = []
+    handler = signal.signal(signal.SIGINT, lambda *given: came.append(given))
+    try:
+        with ctrl_c(0.05):
+            torchprof.estimate(layers, (8, 16), step=lambda model, optimizer, data: time.sleep(0.2))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert len(came) == 1
+
+
+def test_a_handler_that_a_step_installs_stays() -> None:
+    def own(*given: Any) -> None:
+        """Nothing."""
+
+    torchprof.estimate(layers, (8, 16), step=lambda model, optimizer, data: signal.signal(signal.SIGINT, own) and None)
+    assert signal.signal(signal.SIGINT, signal.default_int_handler) is own
+
+
+@pytest.mark.parametrize("options", [{}, {"world_size": 2}], ids=["alone", "rank"])
+def test_what_other_threads_compute_is_not_counted(options: dict[str, Any]) -> None:
+    alone = torchprof.estimate(layers, (8, 16), **options)
+    ended, began = threading.Event(), threading.Event()
+
+    def multiplies() -> None:
+        data = torch.ones(64, 64)
+        while not ended.is_set():
+            data @ data
+            began.set()
+
+    worker = threading.Thread(target=multiplies)
+    worker.start()
+    try:
+        began.wait()
+        beside = torchprof.estimate(layers, (8, 16), **options)
+    finally:
+        ended.set()
+        worker.join()
+    assert beside.trace.ops["thread"].max() > 0
+    assert beside.flops == alone.flops
+    assert beside.bound("H100-80GB").flops == alone.bound("H100-80GB").flops

@@ -178,7 +178,7 @@ def test_with_fsdp_parameters_are_sharded_between_all_ranks() -> None:
     assert found.memory.by_category["sharded parameters"] == 2 * 4 * WIDTH * WIDTH * 2 // (2 * RANKS)
     sent = {(each.collective, each.dimension): each.ranks for each in found.communication}
     assert sent["all-gather", "cp"] == sent["all-to-all", "cp"] == RANKS
-    assert sent["all-gather", "world"] == sent["reduce-scatter", "world"] == 2 * RANKS
+    assert sent["all-gather", "dp_cp"] == sent["reduce-scatter", "dp_cp"] == 2 * RANKS
 
 
 def test_with_tensor_parallel_a_rank_has_some_heads_of_a_part_of_the_sequence() -> None:

@@ -191,7 +191,7 @@ def test_what_is_sent_for_no_module_says_so() -> None:
         dist.all_reduce(torch.zeros(4))
         optimizer.step()
 
-    assert ("all-reduce", "world", "", 16) in by_module(of(partial(sharded, 2), 2, step=step))
+    assert ("all-reduce", "shard", "", 16) in by_module(of(partial(sharded, 2), 2, step=step))
 
 
 def test_a_gpu_that_is_not_named_has_no_peaks_and_a_line_is_printed_only_where_there_is_a_bound() -> None:
@@ -221,7 +221,7 @@ def test_on_the_cpu_rates_are_to_be_given() -> None:
     )
     with pytest.raises(ArgumentError, match="gpu='T4' says nothing of device='cpu': estimate with device='cuda'"):
         found.bound("T4")
-    here = found.bound(Ceilings("a CPU", "float32", 2, 1e11, 1e10), {"world": "10 GbE"})
+    here = found.bound(Ceilings("a CPU", "float32", 2, 1e11, 1e10), {"shard": "10 GbE"})
     assert here.compute == pytest.approx((FORWARD + BACKWARD) / 1e11)
     assert here.communication == pytest.approx(1 / 2 * 3 * LAYERS * OF_A_BLOCK / 1.25e9)
 

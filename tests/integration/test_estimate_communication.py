@@ -61,21 +61,21 @@ def sent(found: Estimate) -> dict[tuple[str, str], tuple[int, int, int]]:
 
 def test_sharded_parameters_are_gathered_twice_and_their_gradients_reduced_once() -> None:
     assert sent(of(partial(sharded, (8,)), world_size=8)) == {
-        ("all-gather", "world"): (8, 2 * LAYERS, 2 * LAYERS * OF_A_BLOCK * 4),
-        ("reduce-scatter", "world"): (8, LAYERS, LAYERS * OF_A_BLOCK * 4),
+        ("all-gather", "shard"): (8, 2 * LAYERS, 2 * LAYERS * OF_A_BLOCK * 4),
+        ("reduce-scatter", "shard"): (8, LAYERS, LAYERS * OF_A_BLOCK * 4),
     }
 
 
 def test_what_is_kept_after_forward_is_gathered_once() -> None:
     found = sent(of(partial(sharded, reshard_after_forward=False)))
-    assert found["all-gather", "world"] == (2, LAYERS, LAYERS * OF_A_BLOCK * 4)
+    assert found["all-gather", "shard"] == (2, LAYERS, LAYERS * OF_A_BLOCK * 4)
 
 
 def test_bytes_are_those_of_the_dtypes_of_mixed_precision() -> None:
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     found = sent(of(partial(sharded, mp_policy=half)))
-    assert found["all-gather", "world"][2] == 2 * LAYERS * OF_A_BLOCK * 2
-    assert found["reduce-scatter", "world"][2] == LAYERS * OF_A_BLOCK * 4
+    assert found["all-gather", "shard"][2] == 2 * LAYERS * OF_A_BLOCK * 2
+    assert found["reduce-scatter", "shard"][2] == LAYERS * OF_A_BLOCK * 4
 
 
 def test_hybrid_shards_are_reduced_along_the_other_dimension_too() -> None:

@@ -147,10 +147,13 @@ def _meshes_on_the_cpu() -> Iterator[None]:
 
 def _name_of_all(mesh: DeviceMesh) -> None:
     """The group of all ranks has the name of the dimension that it is, if it has one, as groups of fewer ranks have."""
-    everyone = dist.group.WORLD
-    for name in mesh.mesh_dim_names or ():
-        if everyone is not None and everyone.group_desc == DEFAULT_GROUP and mesh.get_group(name) is everyone:
+    everyone, groups = dist.group.WORLD, getattr(mesh, "_dim_group_names", ())  # of which a part of a mesh may have none
+    if everyone is None or everyone.group_desc != DEFAULT_GROUP:
+        return
+    for name, group in zip(mesh.mesh_dim_names or (), groups, strict=False):
+        if group == everyone.group_name:
             everyone._set_group_desc(f"{MESH}{name}")
+            return
 
 
 def _explain(error: RuntimeError) -> None:

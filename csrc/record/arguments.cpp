@@ -53,6 +53,12 @@ void write(const c10::IValue& value, std::string& text) {
 
 }  // namespace
 
+// The count is 0 for a range, which may have inputs all the same.
+c10::ArrayRef<const c10::IValue> arguments_on_stack(const at::RecordFunction& function, size_t count) {
+  const c10::ArrayRef<const c10::IValue> stack = function.inputs();
+  return count == 0 && !function.operator_schema() ? stack : stack.slice(stack.size() - count);
+}
+
 std::string arguments_text(const c10::IValue* values, size_t count) {
   std::string text;
   write_list(values, count, text);

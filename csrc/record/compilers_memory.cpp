@@ -12,11 +12,12 @@ thread_local std::unordered_set<const void*>* blocks = nullptr;
 
 }  // namespace
 
-bool is_of_compiler(const void* address, int64_t bytes) noexcept {
+bool detail::is_known_of_compiler(const void* address, int64_t bytes) noexcept {
   if (bytes > 0 && is_compiling()) {
     try {
       if (blocks == nullptr) {
         blocks = new std::unordered_set<const void*>;
+        are_blocks_of_compilers_known = true;
       }
       blocks->insert(address);
     } catch (...) {

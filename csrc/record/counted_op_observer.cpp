@@ -36,7 +36,7 @@ Context begin(const at::RecordFunction& function) {
       identify(*op, function);
       log->set_class_of_open_op(kind, are_plain(arguments));
       op->start = ticks();
-      add_inputs(*log, *op, arguments);
+      add_inputs(*log, *op, arguments, [](const c10::TensorImpl&) {});
     }
   } catch (...) {
     if (op != nullptr) {
@@ -58,7 +58,7 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
   if (log == nullptr || !log->is_open(&function)) {
     return;
   }
-  const ThreadLog::OpenOp closed = log->close_op(&function);
+  const ThreadLog::ClosedOp closed = log->close_op(&function);
   Op* const op = closed.op;
   if (op == nullptr) {
     return;

@@ -12,6 +12,15 @@ namespace {
 
 using Context = std::unique_ptr<at::ObserverContext>;
 
+// An op of which not everything fits: what it is given is in use all the same.
+[[gnu::noinline, gnu::cold]] void truncate(ThreadLog& log, Op& op, const at::RecordFunction& function) noexcept {
+  log.truncate(op);
+  try {
+    note_storages(log, arguments_of(function));
+  } catch (...) {
+  }
+}
+
 // The start callback returns nullptr, because a context would be a heap object per op. At the end, the op is identified by the address
 // of the RecordFunction, which can be neither copied nor moved.
 //
@@ -34,11 +43,9 @@ Context begin(const at::RecordFunction& function) {
     if constexpr (kShapes) {
       op->flags |= is_inside_kernel ? kBelowAutograd : 0;
       try {
-        const auto arguments = arguments_of(function);
-        note_storages(*log, arguments);
-        add_inputs(*log, *op, arguments);
+        add_inputs(*log, *op, arguments_of(function), [log](const c10::TensorImpl& tensor) { note_storage(*log, tensor); });
       } catch (...) {
-        log->truncate(*op);
+        truncate(*log, *op, function);
       }
     }
     note_stack_of_op(*log, asked);
@@ -60,7 +67,7 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
   if (log == nullptr) {
     return;
   }
-  const ThreadLog::OpenOp closed = log->close_op(&function);
+  const ThreadLog::ClosedOp closed = log->close_op(&function);
   Op* const op = closed.op;
   if (op != nullptr) {
     op->end = now;

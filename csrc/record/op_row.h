@@ -27,11 +27,13 @@ inline void identify(Op& op, const at::RecordFunction& function) {
   }
 }
 
-inline void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> arguments) {
-  if (!add_operands(log, arguments, op.n_inputs)) {
+// `note` is called with each tensor.
+template <typename Note>
+void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> arguments, Note note) {
+  if (!add_operands(log, arguments, op.n_inputs, note)) {
     op.flags |= kTruncated;
   }
-  const ThreadLog::NameFacts facts = log.facts_of(op.signature);
+  const ThreadLog::NameFacts& facts = log.facts_of(op.signature);
   if (facts.keeps_arguments) {
     log.add_arguments(arguments_text(arguments.data(), arguments.size()), true);
   } else if (facts.is_of_collectives) {
@@ -43,9 +45,9 @@ inline void add_inputs(ThreadLog& log, Op& op, c10::ArrayRef<const c10::IValue> 
 }
 
 // The operands of the op begin at the end of those of the log: see Op::outputs.
-inline void add_outputs(ThreadLog& log, const ThreadLog::OpenOp& closed, const at::RecordFunction& function) {
+inline void add_outputs(ThreadLog& log, const ThreadLog::ClosedOp& closed, const at::RecordFunction& function) {
   const auto& results = function.outputs();
-  if (!add_operands(log, results, closed.op->n_outputs)) {
+  if (!add_operands(log, results, closed.op->n_outputs, [](const c10::TensorImpl&) {})) {
     closed.op->flags |= kTruncated;
   }
   if (closed.arguments != nullptr) {

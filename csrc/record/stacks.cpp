@@ -77,11 +77,11 @@ bool is_first_thread() {
 #endif
 }
 
-// Of the stack in the frames of the tree.
-int32_t node_of(ThreadLog& log, bool is_cut, CallTree::Describe describe) {
+// Of the stack in the frames of the tree, of which so many of the outermost are those of the last time.
+int32_t node_of(ThreadLog& log, bool is_cut, CallTree::Describe describe, size_t same = 0) {
   latest.tree = nullptr;  // where what follows throws
   const uint64_t epoch = ended_codes.load(std::memory_order_relaxed);
-  const int32_t node = log.tree->node(is_cut, epoch, describe, log.tree_rows, log.strings);
+  const int32_t node = log.tree->node(is_cut, epoch, describe, log.tree_rows, log.strings, same);
   log.stacks_lost += log.tree->is_full() ? 1 : 0;
   latest = {log.tree->is_full() ? nullptr : log.tree, epoch, node};
   return node;
@@ -170,7 +170,7 @@ int32_t read_stack(ThreadLog& log, const InterpreterFrame* innermost) noexcept t
   if (latest.tree == log.tree && latest.epoch == ended_codes.load(std::memory_order_relaxed)) {
     const Change change = change_of(frames, innermost);
     if (change != Change::kOther) {
-      return change == Change::kNone ? latest.node : node_of(log, false, &describe_frame);
+      return change == Change::kNone ? latest.node : node_of(log, false, &describe_frame, frames.size() - 1);
     }
   }
   latest.tree = nullptr;

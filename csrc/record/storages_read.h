@@ -15,11 +15,13 @@ inline uint64_t storage_identity(const c10::TensorImpl& tensor) {
   return storage != nullptr ? reinterpret_cast<uint64_t>(storage) : reinterpret_cast<uint64_t>(&tensor);
 }
 
+inline void note_storage(ThreadLog& log, const c10::TensorImpl& tensor) { log.storages_read.insert(storage_identity(tensor)); }
+
 // Of every tensor among boxed values, including those in lists of tensors.
 template <typename IValues>
 void note_storages(ThreadLog& log, const IValues& values) {
   any_tensor(values, [&log](const c10::TensorImpl& tensor) {
-    log.storages_read.insert(storage_identity(tensor));
+    note_storage(log, tensor);
     return false;  // none is the last
   });
 }

@@ -73,38 +73,48 @@ inline bool add_operand(ThreadLog& log, const c10::TensorImpl& tensor, _object* 
   return log.add_operand(row, sizes.data(), sizes.size());
 }
 
-// Appends every tensor among boxed values, including those in lists of tensors, and increments `count` for each. False if some did not
-// fit.
-template <typename IValues>
-bool add_operands(ThreadLog& log, const IValues& values, uint16_t& count) {
-  bool complete = true;
-  const auto append = [&](const c10::IValue& value) {
-    const c10::TensorImpl* const tensor = value.unsafeToTensorImpl();
-    if (!is_readable(tensor)) {
-      return;
+// Whether this holds for a tensor among boxed values, or in a list among them, also where some of its elements are None. No more are
+// looked at then.
+template <typename IValues, typename Condition>
+bool any_tensor(const IValues& values, Condition condition) {
+  for (const c10::IValue& value : values) {
+    if (!value.isTensor() && !value.isList()) {
+      continue;
     }
+    // A tensor is a list of one, so that the condition stands here once and is compiled into the loop.
+    for (const c10::IValue& element : value.isTensor() ? c10::ArrayRef<c10::IValue>(value) : value.toListRef()) {
+      if (!element.isTensor()) {
+        if (element.isNone()) {
+          continue;
+        }
+        break;  // a list of something else
+      }
+      const c10::TensorImpl* const tensor = element.unsafeToTensorImpl();
+      if (is_readable(tensor) && condition(*tensor)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+// Appends every tensor among boxed values, including those in lists of tensors, and increments `count` for each. False if some did not
+// fit. `note` is called with each of them before.
+template <typename IValues, typename Note>
+bool add_operands(ThreadLog& log, const IValues& values, uint16_t& count, Note note) {
+  bool complete = true;
+  any_tensor(values, [&](const c10::TensorImpl& tensor) {
+    note(tensor);
     if (count == UINT16_MAX) {
       log.operands.drop();
       complete = false;
-    } else if (!add_operand(log, *tensor)) {
+    } else if (!add_operand(log, tensor)) {
       complete = false;
     } else {
       ++count;
     }
-  };
-  for (const c10::IValue& value : values) {
-    if (value.isTensor()) {
-      append(value);
-    } else if (value.isList()) {
-      for (const c10::IValue& element : value.toListRef()) {
-        if (element.isTensor()) {
-          append(element);
-        } else if (!element.isNone()) {
-          break;  // a list of something else
-        }
-      }
-    }
-  }
+    return false;  // none is the last
+  });
   return complete;
 }
 
@@ -116,29 +126,6 @@ inline bool is_plain(const c10::TensorImpl& tensor) {
   c10::StorageImpl* const storage = tensor.unsafe_storage().unsafeGetStorageImpl();
   return !tensor.key_set().has_any(kUnusual.remove(c10::DispatchKey::Python)) && storage != nullptr &&
          storage->device().is_meta();
-}
-
-// Whether this holds for a tensor among boxed values, or in a list of tensors among them. No more are looked at then.
-template <typename IValues, typename Condition>
-bool any_tensor(const IValues& values, Condition condition) {
-  const auto holds = [&condition](const c10::IValue& value) {
-    const c10::TensorImpl* const tensor = value.unsafeToTensorImpl();
-    return is_readable(tensor) && condition(*tensor);
-  };
-  for (const c10::IValue& value : values) {
-    if (value.isTensor()) {
-      if (holds(value)) {
-        return true;
-      }
-    } else if (value.isTensorList()) {
-      for (const c10::IValue& element : value.toListRef()) {
-        if (holds(element)) {
-          return true;
-        }
-      }
-    }
-  }
-  return false;
 }
 
 // Whether every tensor among boxed values is plain.

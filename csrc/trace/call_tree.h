@@ -66,7 +66,8 @@ class CallTree {
 
   // The node of the stack in `frames`; kNoRow: it is empty, or the budget is spent, as is_full() tells. `is_cut`: there are more
   // frames around these. `epoch`: another one than before says that a code object has ended, and another one may be where it was.
-  int32_t node(bool is_cut, uint64_t epoch, Describe describe, TreeRows& rows, StringTable& strings) {
+  // `same`: so many of the outermost frames are those of the last time.
+  int32_t node(bool is_cut, uint64_t epoch, Describe describe, TreeRows& rows, StringTable& strings, size_t same = 0) {
     is_full_ = false;
     if (frames.empty()) {
       return kNoRow;
@@ -77,10 +78,10 @@ class CallTree {
       places_.clear();
       latest_.clear();
     }
-    size_t same = 0;
-    if (is_cut == is_cut_) {
-      const size_t most = frames.size() < latest_.size() ? frames.size() : latest_.size();
-      const FrameRead* frame = frames.data() + frames.size() - 1;
+    const size_t most = is_cut == is_cut_ ? std::min(frames.size(), latest_.size()) : 0;
+    same = std::min(same, most);
+    if (same < most) {
+      const FrameRead* frame = frames.data() + frames.size() - 1 - same;
       while (same < most && latest_[same].instruction == frame->instruction) {
         ++same;
         --frame;

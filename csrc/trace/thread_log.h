@@ -44,6 +44,12 @@ class ThreadLog {
     int32_t stack = kNoRow;  // the same
   };
 
+  // What its end fills in. Two pointers, which are returned in registers.
+  struct ClosedOp {
+    Op* op = nullptr;  // nullptr: there is no row, as it was dropped or did not begin here
+    Arguments* arguments = nullptr;
+  };
+
   // `tree`: nullptr where stacks are not recorded.
   ThreadLog(Budget& budget, uint16_t thread, Thread identity, const OpClasses& classes = none(), uint64_t posix_id = 0,
             CallTree* tree = nullptr)
@@ -165,10 +171,10 @@ class ThreadLog {
     return is_of_op ? kStackOfOp : stack == kNoRow ? kUnknownStack : static_cast<uint32_t>(stack);
   }
 
-  // The op with this key ended. `op` is nullptr if there is no row: it was dropped, or it did not begin here.
-  OpenOp close_op(const void* key) {
+  // The op with this key ended.
+  ClosedOp close_op(const void* key) {
     if (is_innermost_op(key)) {
-      const OpenOp closed = open_ops_.back();
+      const ClosedOp closed{open_ops_.back().op, open_ops_.back().arguments};
       open_ops_.pop_back();
       return closed;
     }
@@ -192,16 +198,14 @@ class ThreadLog {
   }
 
   // What the name of an op says, by row of strings.
-  struct NameFacts {
+  struct alignas(4) NameFacts {
     bool keeps_arguments = false;
     bool has_formula = false;
     bool is_of_collectives = false;
   };
   const NameFacts& facts_of(uint32_t name) {
-    for (uint32_t id = static_cast<uint32_t>(name_facts_.size()); id <= name; ++id) {
-      const std::string& text = strings[id];
-      name_facts_.push_back(
-          {classes_.needs_arguments(text), classes_.of(text, true) == OpClass::kCounted, is_of_collectives(text)});
+    if (name >= name_facts_.size()) {
+      find_facts(name);
     }
     return name_facts_[name];
   }
@@ -373,7 +377,7 @@ class ThreadLog {
 
   // Ops that are still open inside this one have no end, or end on another thread: they are closed with it. A user range is
   // different. The op that opens it ends before the range does, so the range stays open and moves out of that op.
-  [[gnu::noinline]] OpenOp close_below(const void* key) {
+  [[gnu::noinline]] ClosedOp close_below(const void* key) {
     for (size_t i = open_ops_.size(); i-- > 0;) {
       if (open_ops_[i].key == key) {
         const OpenOp closed = open_ops_[i];
@@ -384,11 +388,20 @@ class ThreadLog {
             range.op->parent = closed.op->parent;
           }
         });
-        return closed;
+        return {closed.op, closed.arguments};
       }
     }
     ++unmatched_ends;
     return {};
+  }
+
+  // Of all names up to this one.
+  [[gnu::noinline]] void find_facts(uint32_t last) {
+    for (uint32_t id = static_cast<uint32_t>(name_facts_.size()); id <= last; ++id) {
+      const std::string& text = strings[id];
+      name_facts_.push_back(
+          {classes_.needs_arguments(text), classes_.of(text, true) == OpClass::kCounted, is_of_collectives(text)});
+    }
   }
 
   OpenOp& add_open_op(const void* key) {

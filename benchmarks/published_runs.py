@@ -50,6 +50,8 @@ class Run:
     """What it returns is kept, as flash attention's was. torchtitan did not name cuDNN's, which H100s took in July 2024."""
     float32_logits: bool = False
     """The model turns them into float32, and not the loss."""
+    compiled_norm: bool = False
+    """The last norm is, too. Those of the blocks are compiled with their blocks."""
     head_apart: bool = False
     """Tokens are sharded by themselves, and so are the head and its norm."""
     fused: bool = False
@@ -59,7 +61,7 @@ class Run:
     """Tokens per second and GPU."""
 
 
-JULY: Final[dict[str, Any]] = {"attention_saved": False, "float32_logits": True, "fused": True}
+JULY: Final[dict[str, Any]] = {"attention_saved": False, "float32_logits": True, "compiled_norm": True, "fused": True}
 RUNS: Final = (
     Run("December 2024, 8 GPUs, eager", 8, 82.4, compiled=False, tokens=5762),
     Run("December 2024, 8 GPUs, compiled", 8, 77.0),
@@ -158,7 +160,7 @@ class Llama(nn.Module):
         self.float32_logits = run.float32_logits
         self.tokens = nn.Embedding(VOCABULARY, WIDTH)
         self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm = Norm()
+        self.norm = torch.compile(Norm()) if run.compiled_norm else Norm()
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
         self.register_buffer("frequencies", torch.empty(run.sequence, WIDTH // HEADS // 2, dtype=torch.complex64))
 
@@ -203,10 +205,12 @@ def build(run: Run) -> nn.Module:
     mesh = init_device_mesh("cuda", (run.gpus,))
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     shard = partial(fully_shard, mesh=mesh, mp_policy=half)
-    again = {} if run.whole_blocks else {"context_fn": partial(every_second_product, run)}
+    again: dict[str, Any] = {} if run.whole_blocks else {"context_fn": partial(every_second_product, run)}
     for number, layer in enumerate(model.layers):
-        block = checkpoint_wrapper(layer, preserve_rng_state=False, **again)
-        model.layers[number] = torch.compile(block, fullgraph=True) if run.compiled else block
+        block: Any = checkpoint_wrapper(layer, preserve_rng_state=False, **again)
+        if run.compiled:
+            block = torch.compile(block, fullgraph=True)
+        model.layers[number] = block
         shard(model.layers[number], reshard_after_forward=number < LAYERS - 1)
     if run.head_apart:
         shard(model.tokens, reshard_after_forward=True)

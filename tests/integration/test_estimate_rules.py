@@ -169,6 +169,10 @@ def of_embedding(use: Callable[[Tensor], object]) -> Estimate:
     return torchprof.estimate(nn.Embedding(64, 8, sparse=True), torch.arange(16), step=step, steps=1)
 
 
+def rms_norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, (64,), torch.ones(64))
+
+
 WITNESSES: dict[str, Callable[[], Any]] = {
     "all_iterations": lambda: blocks(torchprof.estimate(nn.Linear(8, 8), (1, 8), optimizer=torch.optim.LBFGS)),
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
@@ -201,6 +205,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "efficient_attention_gradients": lambda: blocks(of(attention, (2, 2, 64, 64))),
     "embedding_gradients": lambda: blocks(torchprof.estimate(nn.Embedding(64, 8), torch.zeros(4000, dtype=torch.long))),
     "finite_gradients": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.SGD, step=scaled)),
+    "fused_rms_norm": lambda: blocks(of(rms_norm)),
     "flash_gradients": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16)),
     "float32_statistics": lambda: saved(of(half_norm, dtype=torch.bfloat16)),
     "foreach_kernels": lambda: blocks(torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW)),
@@ -271,6 +276,39 @@ def test_without_a_rule_the_estimate_is_another(name: str, monkeypatch: pytest.M
     except (AssertionError, EstimateError, RuntimeError):  # of the optimizer, say
         return
     assert found != expected
+
+
+@pytest.mark.parametrize(("dtype", "of_a_row"), [(torch.float32, 4), (torch.bfloat16, 4), (torch.float64, 8)])
+def test_an_rms_norm_on_cuda_keeps_its_input_and_a_number_per_row(dtype: torch.dtype, of_a_row: int) -> None:
+    def norms(x: Tensor) -> Tensor:
+        x = F.rms_norm(x.reshape(32, 4, 32), (4, 32), torch.ones(4, 32, dtype=dtype))
+        return F.rms_norm(x, (32,))
+
+    size = 64 * 64 * dtype.itemsize
+    found = of(norms, dtype=dtype)
+    layer, scaled = saved(of(lambda x: x * 1, dtype=dtype)), 2 * size  # what each of the two norms was given
+    assert saved(found) - layer == scaled + (32 + 32 * 4) * of_a_row + 4 * 32 * dtype.itemsize
+    assert "aten::pow" not in {found.trace.strings[name] for name in found.trace.signatures["name"].tolist()}
+
+
+def test_an_rms_norm_of_another_dtype_than_its_weight_is_many_ops_on_cuda_too() -> None:
+    found = of(lambda x: F.rms_norm(x.bfloat16(), (64,), torch.ones(64)))
+    assert "aten::pow" in {found.trace.strings[name] for name in found.trace.signatures["name"].tolist()}
+
+
+def test_gradients_of_an_rms_norm_are_what_is_asked_for() -> None:
+    class Norm(nn.Module):
+        def __init__(self, trained: bool) -> None:
+            super().__init__()
+            self.norm = nn.RMSNorm(64).requires_grad_(trained)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(x) + self.norm(x.detach())
+
+    for trained in (True, False):
+        data = torch.empty(8, 64, device="meta", requires_grad=True)
+        found = torchprof.estimate(Norm(trained), data, optimizer=torch.optim.SGD if trained else None)
+        assert found.memory.by_category.get("gradients", 0) >= 64 * 4 * trained
 
 
 @pytest.mark.parametrize("norm", [lambda x: F.layer_norm(x, (64,)), lambda x: F.batch_norm(x, None, None, training=True)])

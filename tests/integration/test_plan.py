@@ -366,6 +366,20 @@ def test_nothing_is_left_of_a_second_process_where_ctrl_c_ends_the_plan() -> Non
     assert "torchprof-plan" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_what_is_no_mapping_or_only_a_class_is_named() -> None:
+    with pytest.raises(ModuleTypeError, match=r"over must be a dict of values by name, such as \{'tp': \(1, 2\)\}, not \[\]"):
+        of_llama(over=[])
+    with pytest.raises(ModuleTypeError, match="a configuration of transformers, not the class LlamaConfig itself"):
+        torchprof.plan(LlamaConfig, sequence=64)
+
+
+def test_rates_are_of_samples_where_these_have_no_tokens() -> None:
+    printed = str(of_blocks(gpus=2))
+    assert "Samples/s, at most" in printed
+    assert "Tokens/s" not in printed
+    assert "Tokens/s, at most" in str(of_llama())
+
+
 def test_ctrl_c_gives_what_is_known() -> None:
     def stop(done: int, count: int, last: Configuration) -> None:
         assert (done, count) == (1, 2)
@@ -416,6 +430,10 @@ def test_a_plan_leaves_nothing_behind() -> None:
         ({"over": {"tpp": 1}}, "names 'tpp', which .* did you mean 'tp'"),
         ({"over": {"checkpointing": "most"}}, "has 'most' for 'checkpointing': use one of 'none', 'selective', 'full'"),
         ({"over": {"tp": "two"}}, "has 'two' for 'tp': it is how many ranks"),
+        ({"over": {"tp": 1, "chkpointing": "full"}}, "did you mean 'checkpointing'"),
+        ({"over": {"zzz": 1}}, "'precision'. For other choices, write build_with yourself"),
+        ({"opitmizer": None}, "opitmizer=None is no argument of plan, nor of estimate: did you mean 'optimizer'"),
+        ({"routing": "even"}, "routing='even' must be 'balanced'"),
         ({"step": print, "tokens_per_step": 128}, "tokens_per_step= is for the step that torchprof makes"),
         ({"amp": torch.int8}, "amp=torch.int8 must be"),
         ({"world_size": 4}, "world_size=4 is nothing of a plan"),

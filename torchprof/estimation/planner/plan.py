@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torchprof.allocator.gpus import capacity_of, gpu_named
 from torchprof.arguments import check_flag
 from torchprof.errors import ArgumentError, ModuleTypeError, TorchprofError
 from torchprof.estimation.bounds.links import link_of
-from torchprof.estimation.estimate import AUTOCAST_DTYPES
+from torchprof.estimation.estimate import AUTOCAST_DTYPES, estimate
 from torchprof.estimation.planner.choice import Choice
 from torchprof.estimation.planner.choices import choices_of
 from torchprof.estimation.planner.configuration import Configuration
@@ -21,7 +22,7 @@ from torchprof.estimation.planner.planned import SAID, Plan
 from torchprof.estimation.planner.progress import Progress
 from torchprof.estimation.torch_private import ESTIMATE, SHARDING
 from torchprof.rendering.units import format_bytes
-from torchprof.wording import shown
+from torchprof.wording import nearest, shown
 
 __all__ = ["by_bound", "plan"]
 
@@ -99,6 +100,7 @@ def plan(
     """
     for feature in (ESTIMATE, SHARDING):
         feature.require()
+    from torchprof.estimation.fake.routing import factor_of
     from torchprof.estimation.planner.running import Running
     from torchprof.estimation.planner.transformers_models import ShardedTransformer
 
@@ -112,7 +114,9 @@ def plan(
         if function is not None and not callable(function):
             raise ModuleTypeError(f"{name} must be a function, not {type(function).__name__}: {shown(function)}")
     build, made = build_with, inputs
-    if hasattr(build_with, "model_type") and not isinstance(build_with, nn.Module):
+    if over is not None and not isinstance(over, Mapping):
+        raise ModuleTypeError(f"over must be a dict of values by name, such as {{'tp': (1, 2)}}, not {shown(over)}")
+    if hasattr(build_with, "model_type") and not isinstance(build_with, nn.Module | type):
         if sequence is None and inputs is None:
             raise ArgumentError("sequence= is needed: how many tokens a sample has, such as sequence=8192")
         build = ShardedTransformer(build_with)
@@ -121,7 +125,7 @@ def plan(
         build.check_sequence(sequence)
         options = {"routing": "balanced", **options}
     elif not callable(build_with) or isinstance(build_with, nn.Module | type):
-        what = f"the class {build_with.__name__}" if isinstance(build_with, type) else type(build_with).__name__
+        what = f"the class {build_with.__name__} itself" if isinstance(build_with, type) else type(build_with).__name__
         raise ModuleTypeError(
             "build_with must be a function that builds and shards the model, given the choice, or a configuration of "
             f"transformers, not {what}"
@@ -133,6 +137,11 @@ def plan(
         raise ArgumentError(f"{which}= is for the step that torchprof makes, and step= is your own: say it there")
     if amp is not None and amp not in AUTOCAST_DTYPES:
         raise ArgumentError(f"amp={shown(amp)} must be {' or '.join(map(str, AUTOCAST_DTYPES))}, or None for no autocast")
+    if unknown := [name for name in options if name not in signature(estimate).parameters]:
+        near = nearest(unknown[0], [*signature(plan).parameters, *signature(estimate).parameters])
+        others = f": did you mean {near!r}?" if near else ""
+        raise ArgumentError(f"{unknown[0]}={shown(options[unknown[0]])} is no argument of plan, nor of estimate{others}")
+    factor_of(options.get("routing"), world_size=1)
     if settled := [name for name in OF_PLAN if name in options]:
         raise ArgumentError(f"{settled[0]}={shown(options[settled[0]])} is nothing of a plan: gpus=, gpu= and inputs= say it")
     if not isinstance(cache, str):

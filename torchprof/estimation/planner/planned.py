@@ -106,7 +106,7 @@ class Plan(Printed):
         if same := self._same():
             yield f"All: {same}"
         if self.fitting:
-            yield _grid(self.fitting, (*self._chosen, *FIGURES), tuple(self._below()))
+            yield _grid(self.fitting, (*self._chosen, *self._figures), tuple(self._below()))
         others = [row for row in self.rows if row.status not in ("fits", "not estimated")]
         if others:
             yield _grid(others, (*self._chosen, NEEDED, LACKING, WHY))
@@ -167,6 +167,15 @@ class Plan(Printed):
         """Columns of what differs between the configurations."""
         names = [name for name in (*self.names, "sequence") if name in self._differing]
         return (*map(_chosen, names), _Column("Batch", _batch))
+
+    @property
+    def _figures(self) -> tuple[_Column, ...]:
+        """Columns of what was found; rates are of samples where nobody said how many tokens one has."""
+        return (
+            FIGURES
+            if self.rows[0].choice.tokens is not None
+            else tuple(SAMPLES if each is TOKENS else each for each in FIGURES)
+        )
 
 
 class _Column:
@@ -236,9 +245,10 @@ NEEDED: Final = _Column("Needed", _needed)
 LACKING: Final = _Column("Lacking", _lacking)
 WHY: Final = _Column("Why", lambda row: row.why, left=True)
 BOUND, TOKENS, MFU = _Column("Bound", _bound), _Column("Tokens/s, at most", _tokens), _Column("MFU, at most", _mfu)
+SAMPLES: Final = _Column("Samples/s, at most", _tokens)
 RECOMPUTED: Final = _Column("Recomputed", _recomputed)
 FIGURES: Final = (NEEDED, _Column("Headroom", _headroom), _Column("Sent", _sent), RECOMPUTED, BOUND, TOKENS, MFU)
-OPTIONAL: Final = (LACKING, RECOMPUTED, BOUND, TOKENS, MFU)
+OPTIONAL: Final = (LACKING, RECOMPUTED, BOUND, TOKENS, SAMPLES, MFU)
 """Columns that are printed only where any row has something in them."""
 SAID: Final = {
     "fits": ("fits", "fit"),

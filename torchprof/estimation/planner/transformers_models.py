@@ -74,7 +74,7 @@ class ShardedTransformer:
         for name, values in given.items():
             if name not in (*SIZES, *VALUES):
                 near = nearest(str(name), (*SIZES, *VALUES))
-                others = f": did you mean {near!r}?" if near else f": use {', '.join(map(repr, (*SIZES, *VALUES)))}"
+                others = f": did you mean {near!r}?" if near else f": use {', '.join(map(repr, (*SIZES, *VALUES)))}."
                 raise ArgumentError(
                     f"over={shown(given)} names {name!r}, which the sharding of a transformers configuration does not "
                     f"have{others} For other choices, write build_with yourself"

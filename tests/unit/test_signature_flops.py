@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from torchprof.record.flops import Flops, evaluate, op_classes
+from torchprof.record.flops.op_classes import op_classes_of
 from torchprof.trace.schema import (
     LAYOUTS,
     NO_FLOPS,
@@ -119,6 +120,18 @@ def test_a_formula_that_is_registered_or_removed_is_noticed(formula_of_the_users
     assert "aten::mm" not in op_classes().users
     assert evaluated(one_op("aten::mm", (2, 3), (3, 4), (2, 4))).of_signatures.tolist() == [2 * 2 * 3 * 4]
     flop_registry[torch.ops.aten.mm] = own
+
+
+def test_an_op_that_was_free_stays_so_where_it_has_a_kernel_meanwhile() -> None:
+    name = "aten::scaled_dot_product_attention"
+    assert name in op_classes().free
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    try:
+        for key in ("AutogradCPU", "CPU"):
+            library.impl("scaled_dot_product_attention", pytest.fail, key)  # type: ignore[no-untyped-call]
+        assert name in op_classes_of(["aten::an_op_that_nobody_has_heard_of"]).free
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call]
 
 
 def test_a_dtype_that_nobody_knows_does_not_keep_ops_from_being_counted() -> None:

@@ -23,6 +23,9 @@ FREE_TAGS: Final = ("pointwise", "reduction", "view_copy", "inplace_view")
 _latest: tuple[dict[Any, Any], OpClasses] | None = None
 _unknown: set[str] = set()
 """Ops of PyTorch's that were looked for among all that are registered."""
+_were_free: set[str] = set()
+"""Ops that were free before. They stay so where an estimate gives them kernels meanwhile, as what is recorded is told from these
+classes more than once."""
 
 
 def op_classes() -> OpClasses:
@@ -67,4 +70,5 @@ def _free() -> frozenset[str]:
             return True
         return name.startswith("aten::") and f"aten::{base(name[6:])}" in natural
 
-    return frozenset(name for name in names if is_pytorchs(name) and is_free(name))
+    _were_free.update(name for name in names if is_pytorchs(name) and is_free(name))
+    return frozenset(_were_free)

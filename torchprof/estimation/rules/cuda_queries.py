@@ -87,6 +87,7 @@ def _answers(target: Target) -> dict[str, Callable[..., Any]]:
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "is_current_stream_capturing": lambda: False,
         "is_tf32_supported": lambda: target.has_tf32,
+        "initial_seed": torch.initial_seed,  # torch.manual_seed gives all devices the same
         "get_rng_state": lambda device="cuda": _host_bytes(),
         "get_rng_state_all": lambda: [_host_bytes()],
         "device": InPlace,

@@ -6,17 +6,17 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
 
 from torchprof import _native
 from torchprof.errors import ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.fake.meta_build import on_meta
 from torchprof.estimation.fake.model import Faking
 from torchprof.estimation.sharding.offload import HOST, Host, offloaded
 from torchprof.estimation.sharding.pipelines import as_module
@@ -24,9 +24,6 @@ from torchprof.estimation.sharding.unused_parameters import FindsUnused
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
-
-EMPTY_LIKE: Final = torch.empty_like
-"""PyTorch's own, in whose place rules may put another."""
 
 
 def wrappers() -> tuple[type[torch.Tensor], ...]:
@@ -45,7 +42,7 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         raise ModuleTypeError(
             f"with world_size=, model must be a function that builds and shards the model as a rank does, not {what}"
         )
-    with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
+    with on_meta(), _wrapped_later():
         made = as_module(build())
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(
@@ -118,27 +115,6 @@ def _attributes_made_fake(model: nn.Module, mode: Any) -> None:
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank has of a tensor: all of it, or its shard."""
     return getattr(tensor, "_local_tensor", tensor)
-
-
-class _CudaIsMeta(TorchFunctionMode):
-    """What a program puts on a GPU stays on meta."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.cuda:
-            return args[0]
-        if not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor):
-            return func(*args)  # such as what a tensor is asked for, over and over
-        args = tuple(map(_on_meta, args))
-        kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
-        if func is EMPTY_LIKE and args and args[0].is_meta:  # model.to_empty(device="cpu"), for shards that stay on the host
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-def _on_meta(value: Any) -> Any:
-    if isinstance(value, str) and value.partition(":")[0] == "cuda":
-        return "meta"
-    return torch.device("meta") if isinstance(value, torch.device) and value.type == "cuda" else value
 
 
 @contextmanager

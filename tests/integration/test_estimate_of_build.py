@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
 
 import torchprof
-from torchprof import Estimate, EstimateError
+from torchprof import Estimate, EstimateError, TorchprofError
 
 WORLDS = ({}, {"world_size": 2})
 DEVICES = ("cuda", "cpu")
@@ -130,3 +133,37 @@ def test_a_part_that_was_written_is_read_as_written() -> None:
 def test_unknown_values_are_refused_in_words(read: Callable[[], Any]) -> None:
     with pytest.raises(EstimateError, match="meta tensors, which have none"):
         of(lambda: (read(), layer())[1])
+
+
+def hooked() -> nn.Module:
+    model = DistributedDataParallel(layer())
+    model.register_comm_hook(None, default_hooks.fp16_compress_hook)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (hooked, "register_comm_hook"),
+        (lambda: DistributedDataParallel(layer(), mixed_precision=object()), "mixed_precision"),
+        (lambda: nn.SyncBatchNorm(8), "SyncBatchNorm"),
+        (lambda: (dist.all_gather_object([None, None], 1), layer())[1], "all_gather_object"),
+        (lambda: (dist.gather_object(1, [None, None]), layer())[1], "gather_object"),
+        (lambda: (dist.broadcast_object_list([None], src=1), layer())[1], "broadcast_object_list"),
+        (lambda: (dist.init_process_group("nccl", world_size=16), layer())[1], "world_size=16"),
+        (lambda: (dist.init_process_group("nccl", rank=3, world_size=2), layer())[1], "rank=3"),
+    ],
+)
+def test_what_other_ranks_would_have_to_say_or_do_is_refused_by_name(build: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(TorchprofError, match=said):
+        of(build, world_size=2)
+
+
+def test_a_rank_knows_the_objects_that_it_sends_itself() -> None:
+    objects = ["own"]
+    of(lambda: (dist.broadcast_object_list(objects, src=0), layer())[1], world_size=2)
+    assert objects == ["own"]
+
+
+def test_a_process_group_of_the_estimate_s_own_size_may_be_made() -> None:
+    of(lambda: (dist.init_process_group("nccl", rank=0, world_size=2), layer())[1], world_size=2)

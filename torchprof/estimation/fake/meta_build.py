@@ -110,8 +110,7 @@ class _StaysOnMeta(TorchFunctionMode):
         changes = (
             name == "__setitem__"
             or "out" in kwargs
-            or (name.startswith("__i") or name.endswith("_"))
-            and any(each is args[0] for each in results if args)
+            or ((name.startswith("__i") or name.endswith("_")) and any(each is args[0] for each in results if args))
         )
         if not changes and not any(each.is_meta and each.numel() <= FEW for each in results):
             return

@@ -119,7 +119,9 @@ def _of_the_only(answer: Callable[[], Any]) -> Callable[..., Any]:
 
 
 def _only(device: Any) -> None:
-    """Raises where this is not the first GPU."""
+    """Raises where this is not the first GPU. A rank of many has one of those of its host, by its number there."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return
     index = device if isinstance(device, int) else torch.device(device).index if device is not None else 0
     if index not in (None, 0, -1):
         raise EstimateError(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchprof import _native
-from torchprof.errors import ModuleTypeError
+from torchprof.errors import EstimateError, ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.fake.meta_build import on_meta
 from torchprof.estimation.fake.model import Faking
@@ -127,6 +127,11 @@ def _wrapped_later() -> Iterator[None]:
     @wraps(wrap)
     def init(self: Any, *args: Any, **options: Any) -> None:
         given = signature.bind(self, *args, **options)
+        if given.arguments.get("mixed_precision") is not None:
+            raise EstimateError(
+                "DistributedDataParallel(mixed_precision=...) cannot be estimated: leave it out and use torch.autocast, or "
+                "fully_shard with a MixedPrecisionPolicy"
+            )
         # A static graph, in which it is known what is used, needs what another does, and is told from it by values.
         finds = bool(given.arguments.get("find_unused_parameters")) and not given.arguments.get("static_graph")
         # A model on the CPU has no device_ids.
@@ -136,7 +141,16 @@ def _wrapped_later() -> Iterator[None]:
         object.__setattr__(self, "finds", finds)
         object.__setattr__(self, "wrap", lambda: wrap(*given.args, **given.kwargs))
 
-    with replaced(DistributedDataParallel, "__init__", init):
+    def register_comm_hook(self: Any, *args: Any, **options: Any) -> None:
+        raise EstimateError(
+            "DistributedDataParallel.register_comm_hook() cannot be estimated: leave it out. The plain all-reduce is counted, "
+            "of which a hook that compresses to 16 bits sends half"
+        )
+
+    with (
+        replaced(DistributedDataParallel, "__init__", init),
+        replaced(DistributedDataParallel, "register_comm_hook", register_comm_hook),
+    ):
         yield
 
 

@@ -12,16 +12,27 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel.distributed import _MixedPrecision
 
 import torchprof
 from torchprof import Estimate, EstimateError, TorchprofError
 
-WORLDS = ({}, {"world_size": 2})
+WORLDS: tuple[dict[str, int], ...] = ({}, {"world_size": 2})
 DEVICES = ("cuda", "cpu")
 
 
 def of(build: Callable[[], nn.Module], **options: Any) -> Estimate:
     return torchprof.estimate(build, torch.empty(4, 8, device="meta"), **{"steps": 1, **options})
+
+
+def after(act: Callable[[], object]) -> Callable[[], nn.Module]:
+    """Builds a layer once something was done."""
+
+    def build() -> nn.Module:
+        act()
+        return layer()
+
+    return build
 
 
 def layer() -> nn.Linear:
@@ -56,13 +67,13 @@ def test_torch_cuda_answers_as_in_a_step(world: dict[str, int]) -> None:
         torch.cuda.synchronize()
         torch.cuda.current_stream().synchronize()
         torch.cuda.default_stream()
-        torch.cuda.Stream()
+        torch.cuda.Stream()  # type: ignore[no-untyped-call]
         torch.cuda.get_rng_state()
         torch.cuda.initial_seed()
-        torch.cuda.ipc_collect()
+        torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
-        torch.cuda.nvtx.range_push("build")
-        torch.cuda.nvtx.range_pop()
+        torch.cuda.nvtx.range_push("build")  # type: ignore[no-untyped-call]
+        torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
         return layer()
 
     of(build, **world)
@@ -71,7 +82,7 @@ def test_torch_cuda_answers_as_in_a_step(world: dict[str, int]) -> None:
 
 def test_there_is_no_gpu_while_a_model_is_built_for_the_cpu() -> None:
     seen: list[bool] = []
-    of(lambda: (seen.append(torch.cuda.is_available()), layer())[1], device="cpu")
+    of(after(lambda: seen.append(torch.cuda.is_available())), device="cpu")
     assert seen == [torch.cuda.is_available()]
 
 
@@ -84,7 +95,7 @@ def test_what_only_a_gpu_could_answer_is_refused(asked: str, world: dict[str, in
 
 def test_the_build_of_all_ranks_has_the_same_gpu() -> None:
     seen: set[bool] = set()
-    of(lambda: (seen.add(torch.cuda.is_available()), layer())[1], world_size=2, ranks="all")
+    of(after(lambda: seen.add(torch.cuda.is_available())), world_size=2, ranks="all")
     assert seen == {True}
 
 
@@ -96,7 +107,7 @@ def test_the_build_of_all_ranks_has_the_same_gpu() -> None:
         (lambda: torch.linspace(0, 0.5, 3).tolist(), [0.0, 0.25, 0.5]),
         (lambda: [float(x) for x in torch.linspace(0, 0.5, 3, device="cuda")], [0.0, 0.25, 0.5]),
         (lambda: list(torch.linspace(0, 0.5, 3).cuda().cpu().numpy()), [0.0, 0.25, 0.5]),
-        (lambda: [part.tolist() for part in torch.linspace(0, 3, 4).split([1, 3])], [[0.0], [1.0, 2.0, 3.0]]),
+        (lambda: [part.tolist() for part in torch.linspace(0, 3, 4).chunk(2)], [[0.0, 1.0], [2.0, 3.0]]),
         (lambda: int(torch.tensor([2, 3]).prod()), 6),
         (lambda: bool((torch.arange(3) * 2).max() == 4), True),
         (lambda: torch.zeros(3).add_(2).sum().item(), 6.0),
@@ -104,7 +115,7 @@ def test_the_build_of_all_ranks_has_the_same_gpu() -> None:
 )
 def test_numbers_computed_while_building_can_be_read(read: Callable[[], Any], value: Any, world: dict[str, int]) -> None:
     seen: list[Any] = []
-    of(lambda: (seen.append(read()), layer())[1], **world)
+    of(after(lambda: seen.append(read())), **world)
     assert seen == [value]
 
 
@@ -145,7 +156,7 @@ def hooked() -> nn.Module:
     ("build", "said"),
     [
         (hooked, "register_comm_hook"),
-        (lambda: DistributedDataParallel(layer(), mixed_precision=object()), "mixed_precision"),
+        (lambda: DistributedDataParallel(layer(), mixed_precision=_MixedPrecision()), "mixed_precision"),
         (lambda: nn.SyncBatchNorm(8), "SyncBatchNorm"),
         (lambda: (dist.all_gather_object([None, None], 1), layer())[1], "all_gather_object"),
         (lambda: (dist.gather_object(1, [None, None]), layer())[1], "gather_object"),

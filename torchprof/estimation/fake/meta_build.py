@@ -10,11 +10,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map  # as PyTorch's own modes flatten arguments
 from torch.utils.weak import WeakIdKeyDictionary
 
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import program_builds, replaced
+from torchprof.estimation.torch_private import ESTIMATE
 
 __all__ = ["on_meta"]
 
@@ -106,7 +106,7 @@ class _StaysOnMeta(TorchFunctionMode):
 
     def _keep(self, func: Any, name: str, args: Any, kwargs: dict[str, Any], done: Any) -> None:
         """Compute the values of what a function has made or changed, or forget them where they are not known."""
-        results = [each for each in tree_flatten(done)[0] if type(each) is torch.Tensor]
+        results = [each for each in ESTIMATE.tree_flatten(done)[0] if type(each) is torch.Tensor]
         changes = (
             name == "__setitem__"
             or "out" in kwargs
@@ -114,17 +114,17 @@ class _StaysOnMeta(TorchFunctionMode):
         )
         if not changes and not any(each.is_meta and each.numel() <= FEW for each in results):
             return
-        tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
+        tensors = [each for each in ESTIMATE.tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
         known = all(self._is_known(each) for each in tensors) and (bool(tensors) or name in MADE_KNOWN)
         if known and not any(word in name for word in UNKNOWN):
             try:
-                with torch._C.DisableTorchFunction(), torch.no_grad():
-                    given, options = tree_map(self._value, (tuple(args), kwargs))
+                with ESTIMATE.DisableTorchFunction(), torch.no_grad():
+                    given, options = ESTIMATE.tree_map(self._value, (tuple(args), kwargs))
                     if func is torch.Tensor.to:
                         given = tuple(CPU if type(each) is int else each for each in given)
                     if type(options.get("device")) is int:
                         options["device"] = CPU
-                    values = [each for each in tree_flatten(func(*given, **options))[0] if type(each) is torch.Tensor]
+                    values = [each for each in ESTIMATE.tree_flatten(func(*given, **options))[0] if type(each) is torch.Tensor]
             except Exception:  # it cannot be run on the CPU: its values are not known
                 values = []
             if changes and name == "__setitem__":
@@ -154,7 +154,7 @@ class _StaysOnMeta(TorchFunctionMode):
     def _read(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         tensors = [each for each in args if isinstance(each, torch.Tensor)]
         if any(each.is_meta for each in tensors) and all(map(self._is_known, tensors)):
-            with torch._C.DisableTorchFunction():
+            with ESTIMATE.DisableTorchFunction():
                 return func(*map(self._value, args), **kwargs)
         try:
             return func(*args, **kwargs)

@@ -239,7 +239,7 @@ def shares_objects() -> nn.Module:
         (nn.Linear, {}, ModuleTypeError, "not the class Linear"),
         (lambda: None, {}, ModuleTypeError, "must return a torch.nn.Module, or the schedule of a pipeline, not NoneType"),
         (lambda: FullyShardedDataParallel(network()), {}, EstimateError, "use torch.distributed.fsdp.fully_shard"),
-        (shares_objects, {}, EstimateError, "reads the values of a tensor"),
+        (shares_objects, {}, EstimateError, "all_gather_object"),
     ],
 )
 def test_what_is_wrong_or_unknown_is_named(build: Any, options: dict[str, Any], error: type[TorchprofError], said: str) -> None:

@@ -186,10 +186,15 @@ def estimate(
     def of_rank(number: int) -> Estimate:
         return shapes.estimated(number, in_world)
 
+    from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.all_ranks import largest_of_ranks
 
     with INTERRUPTS.before_ops():
-        return of_rank(rank) if ranks is None else largest_of_ranks(model, world_size, of_rank, messages)
+        return (
+            of_rank(rank)
+            if ranks is None
+            else largest_of_ranks(model, world_size, of_rank, messages, AppliedRules(target).installed)
+        )
 
 
 def _estimated(

@@ -130,6 +130,7 @@ ESTIMATE: Final = Feature(
         "active_mode": "torch._C._get_dispatch_mode",
         "disable_modes": "torch.utils._python_dispatch._disable_current_modes",
         "schemas_of": "torch._C._jit_get_schemas_for_operator",
+        "tree_flatten": "torch.utils._pytree.tree_flatten",
         "tree_map": "torch.utils._pytree.tree_map",
         "tree_map_only": "torch.utils._pytree.tree_map_only",
     },

@@ -25,6 +25,7 @@ __all__ = [
     "in_graph",
     "is_read",
     "originals",
+    "program_builds",
     "remark",
     "remarked",
     "replaced",
@@ -51,6 +52,7 @@ class _Now(threading.local):
     def __init__(self) -> None:
         self.stage = Stage.NONE
         self.remarks: set[str] = set()
+        self.builds = False
 
 
 _now = _Now()
@@ -65,6 +67,17 @@ def stage(reached: Stage) -> Iterator[None]:
         yield
     finally:
         _now.stage = before
+
+
+@contextmanager
+def program_builds() -> Iterator[None]:
+    """The program builds its model on this thread, on ``meta`` and not under fake tensors, until the block ends."""
+    before = _now.builds
+    _now.builds = True
+    try:
+        yield
+    finally:
+        _now.builds = before
 
 
 def remark(name: str) -> None:
@@ -91,7 +104,7 @@ def by_program() -> bool:
     """Whether the program calls, rather than the compiler."""
     if torch.compiler.is_dynamo_compiling():
         return is_read()
-    return _now.stage <= Stage.DYNAMO and _is_fake_mode_active()
+    return _now.builds or (_now.stage <= Stage.DYNAMO and _is_fake_mode_active())
 
 
 def in_graph() -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from torchprof.errors import ArgumentError, EstimateError, ModuleTypeError
 from torchprof.estimation.fake.closures import rebind
+from torchprof.estimation.fake.meta_build import on_meta
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.changed_copies import with_tensors
 from torchprof.record.modules import is_lazy, walk
@@ -35,7 +36,7 @@ def built(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
         raise ModuleTypeError(f"model must be a torch.nn.Module or a function that builds one, not {type(model).__name__}")
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise ModuleTypeError(f"model is the class {model.__name__}: pass one of it, or lambda: {model.__name__}(...)")
-    with torch.device("meta"):
+    with on_meta():
         made = model()
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(f"model() must return a torch.nn.Module, not {type(made).__name__}: {made!r:.80}")

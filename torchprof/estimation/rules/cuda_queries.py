@@ -87,6 +87,7 @@ def _answers(target: Target) -> dict[str, Callable[..., Any]]:
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "is_current_stream_capturing": lambda: False,
         "is_tf32_supported": lambda: target.has_tf32,
+        "initial_seed": torch.initial_seed,  # torch.manual_seed gives all devices the same
         "get_rng_state": lambda device="cuda": _host_bytes(),
         "get_rng_state_all": lambda: [_host_bytes()],
         "device": InPlace,
@@ -118,7 +119,9 @@ def _of_the_only(answer: Callable[[], Any]) -> Callable[..., Any]:
 
 
 def _only(device: Any) -> None:
-    """Raises where this is not the first GPU."""
+    """Raises where this is not the first GPU. A rank of many has one of those of its host, by its number there."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return
     index = device if isinstance(device, int) else torch.device(device).index if device is not None else 0
     if index not in (None, 0, -1):
         raise EstimateError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -25,7 +26,11 @@ __all__ = ["largest_of_ranks"]
 
 
 def largest_of_ranks(
-    build: Any, world_size: int, estimated: Callable[[int], Estimate], messages: Mapping[int, Sequence[Message | Wait]]
+    build: Any,
+    world_size: int,
+    estimated: Callable[[int], Estimate],
+    messages: Mapping[int, Sequence[Message | Wait]],
+    installed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Estimate:
     """The estimate of the rank that needs most; of equal ones, the first.
 
@@ -34,6 +39,7 @@ def largest_of_ranks(
         world_size: how many ranks there are.
         estimated: of a rank, its estimate.
         messages: of each rank that was estimated so far, what it sent to single ranks and received.
+        installed: what is to be in place while a rank is built, such as ``torch.cuda`` of a target.
 
     Raises:
         EstimateError: ranks would wait for each other for ever.
@@ -42,7 +48,7 @@ def largest_of_ranks(
 
     @cache
     def built(rank: int) -> tuple[Any, tuple[int, ...] | None]:
-        with preserved_random_states(), undisturbed(), fake_world(world_size, rank):
+        with preserved_random_states(), undisturbed(), fake_world(world_size, rank), installed():
             model = built_sharded(build)
             return (stages_in(model), tuple(_shapes(model))), _mesh_of(model)
 

@@ -6,17 +6,17 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
 
 from torchprof import _native
-from torchprof.errors import ModuleTypeError
+from torchprof.errors import EstimateError, ModuleTypeError
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.fake.meta_build import on_meta
 from torchprof.estimation.fake.model import Faking
 from torchprof.estimation.sharding.offload import HOST, Host, offloaded
 from torchprof.estimation.sharding.pipelines import as_module
@@ -24,9 +24,6 @@ from torchprof.estimation.sharding.unused_parameters import FindsUnused
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
-
-EMPTY_LIKE: Final = torch.empty_like
-"""PyTorch's own, in whose place rules may put another."""
 
 
 def wrappers() -> tuple[type[torch.Tensor], ...]:
@@ -45,7 +42,7 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         raise ModuleTypeError(
             f"with world_size=, model must be a function that builds and shards the model as a rank does, not {what}"
         )
-    with torch.device("meta"), _CudaIsMeta(), _wrapped_later():
+    with on_meta(), _wrapped_later():
         made = as_module(build())
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(
@@ -120,27 +117,6 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return getattr(tensor, "_local_tensor", tensor)
 
 
-class _CudaIsMeta(TorchFunctionMode):
-    """What a program puts on a GPU stays on meta."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.cuda:
-            return args[0]
-        if not kwargs and len(args) == 1 and isinstance(args[0], torch.Tensor):
-            return func(*args)  # such as what a tensor is asked for, over and over
-        args = tuple(map(_on_meta, args))
-        kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
-        if func is EMPTY_LIKE and args and args[0].is_meta:  # model.to_empty(device="cpu"), for shards that stay on the host
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-def _on_meta(value: Any) -> Any:
-    if isinstance(value, str) and value.partition(":")[0] == "cuda":
-        return "meta"
-    return torch.device("meta") if isinstance(value, torch.device) and value.type == "cuda" else value
-
-
 @contextmanager
 def _wrapped_later() -> Iterator[None]:
     """DistributedDataParallel keeps the parameters that it is given, so it gets them once they are fake."""
@@ -151,6 +127,11 @@ def _wrapped_later() -> Iterator[None]:
     @wraps(wrap)
     def init(self: Any, *args: Any, **options: Any) -> None:
         given = signature.bind(self, *args, **options)
+        if given.arguments.get("mixed_precision") is not None:
+            raise EstimateError(
+                "DistributedDataParallel(mixed_precision=...) cannot be estimated: leave it out and use torch.autocast, or "
+                "fully_shard with a MixedPrecisionPolicy"
+            )
         # A static graph, in which it is known what is used, needs what another does, and is told from it by values.
         finds = bool(given.arguments.get("find_unused_parameters")) and not given.arguments.get("static_graph")
         # A model on the CPU has no device_ids.
@@ -160,7 +141,16 @@ def _wrapped_later() -> Iterator[None]:
         object.__setattr__(self, "finds", finds)
         object.__setattr__(self, "wrap", lambda: wrap(*given.args, **given.kwargs))
 
-    with replaced(DistributedDataParallel, "__init__", init):
+    def register_comm_hook(self: Any, *args: Any, **options: Any) -> None:
+        raise EstimateError(
+            "DistributedDataParallel.register_comm_hook() cannot be estimated: leave it out. The plain all-reduce is counted, "
+            "of which a hook that compresses to 16 bits sends half"
+        )
+
+    with (
+        replaced(DistributedDataParallel, "__init__", init),
+        replaced(DistributedDataParallel, "register_comm_hook", register_comm_hook),
+    ):
         yield
 
 

@@ -111,7 +111,14 @@ def _initialized_already() -> Iterator[None]:
 
     @wraps(dist.init_process_group)
     def init_process_group(*args: Any, **options: Any) -> None:
-        """The world is there."""
+        """The world is there; a program that says another is told."""
+        for name, here in (("rank", dist.get_rank()), ("world_size", dist.get_world_size())):
+            said = options.get(name, -1)
+            if said not in (None, -1, here):
+                raise ArgumentError(
+                    f"the program calls init_process_group({name}={said}), and the estimate is of {name}={here}: pass "
+                    f"{name}={said} to torchprof.estimate, or leave it out of init_process_group"
+                )
 
     with replaced(dist, "init_process_group", init_process_group), replaced(torch.cuda, "set_device", _set_device):
         yield

@@ -24,8 +24,8 @@ _latest: tuple[dict[Any, Any], OpClasses] | None = None
 _unknown: set[str] = set()
 """Ops of PyTorch's that were looked for among all that are registered."""
 _were_free: set[str] = set()
-"""Ops that were free before. They stay so where an estimate gives them kernels meanwhile, as what is recorded is told from these
-classes more than once."""
+"""Ops that were free before. They stay so where an estimate gives them kernels meanwhile: the ops of a recording are told by
+these classes more than once."""
 
 
 def op_classes() -> OpClasses:

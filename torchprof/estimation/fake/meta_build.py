@@ -89,7 +89,7 @@ class _StaysOnMeta(TorchFunctionMode):
             return first
         if is_tensor and not kwargs and len(args) == 1:  # such as what a tensor is asked for, over and over
             done = func(*args)
-            if self._values:
+            if self._values and isinstance(done, torch.Tensor | tuple | list) and first in self._values:
                 self._keep(func, name, args, {}, done)
             return done
         given, options = args, dict(kwargs or {})
@@ -100,9 +100,14 @@ class _StaysOnMeta(TorchFunctionMode):
         if type(kwargs.get("device")) is int or (func is EMPTY_LIKE and is_tensor and args[0].is_meta):
             kwargs["device"] = META  # the latter: model.to_empty(device="cpu"), for shards that stay on the host
         done = func(*args, **kwargs)
-        if self._values or name in MADE_KNOWN:
+        if name in MADE_KNOWN or (self._values and self._any_known((*given, *options.values()))):
             self._keep(func, name, given, options, done)
         return done
+
+    def _any_known(self, values: tuple[Any, ...]) -> bool:
+        """Whether the values of any of these tensors, or of what lists of them hold, were known."""
+        listed = (each for value in values for each in (value if isinstance(value, list | tuple) else (value,)))
+        return any(isinstance(each, torch.Tensor) and each in self._values for each in listed)
 
     def _keep(self, func: Any, name: str, args: Any, kwargs: dict[str, Any], done: Any) -> None:
         """Compute the values of what a function has made or changed, or forget them where they are not known."""

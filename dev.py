@@ -45,7 +45,7 @@ PYTHON_ONLY = """
     estimate* summary_on_meta torchsummary torchinfo working_call mismatch flops_of_ops training_loops what_is_said
     *torch_profiler_files explain_oom snapshot_* joined_memory damaged_files trackers trainers handlers pytest_*
     limits_on_models gpu_benchmark benchmark wrong_usage run_* advice_on_models cli_of_models diff_live error_lines
-    findings_of_programs flops flops_of_files gather shapes_of_outputs stacks_of_files stragglers_of_ranks sharded_*
+    findings_of_programs flops flops_of_files gather plan shapes_of_outputs stacks_of_files stragglers_of_ranks sharded_*
     torch_private without_torch
 """.split()
 """Integration tests of Python code. Of the extension they use what others do, and sanitized they would take half an hour."""

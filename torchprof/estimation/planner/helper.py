@@ -27,6 +27,8 @@ from torchprof.estimation.planner.one_choice import Asked, found_of
 __all__ = ["Answers", "Helper", "main", "sendable"]
 
 SIZE: Final = struct.Struct("!Q")
+LARGEST: Final = 2**30
+"""Bytes of one value, at most."""
 PROGRAM: Final = "from torchprof.estimation.planner.helper import main; main()"
 OFTEN: Final = 0.25
 """Seconds after which it looks again whether a second process is worth it."""
@@ -145,13 +147,13 @@ def _read(file: BinaryIO | Any) -> Any:
     """The next value.
 
     Raises:
-        EOFError: there is none.
+        EOFError: there is none, or it is no value.
     """
     header = file.read(SIZE.size)
     if len(header) < SIZE.size:
         raise EOFError
     (size,) = SIZE.unpack(header)
-    data = file.read(size)
+    data = file.read(size) if size <= LARGEST else b""
     if len(data) < size:
         raise EOFError
     return pickle.loads(data)

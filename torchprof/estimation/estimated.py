@@ -205,11 +205,12 @@ class Estimate(Printed):
 
         More than 0 where it fits although more than ``capacity`` would be reserved with room.
         """
-        if self.capacity is None or self.replay is None or not self.fits():
+        if self.capacity is None or self.replay is None or self.capacity <= self._outside:
             return None
         if self.device_memory <= self.capacity:
             return 0
-        return self._on(self.replay, self.capacity - self._outside).retries
+        played = self._on(self.replay, self.capacity - self._outside)
+        return played.retries if played.out_of_memory is None else None
 
     @property
     def _outside(self) -> int:

@@ -47,21 +47,17 @@ def held_late(trace: Trace, allocations: Rows, began: Sequence[Began]) -> int:
         until = [int(trace.ops["end"][later]) for later in following[:THREADS]]
         until += [never] * (THREADS - len(until))
         copies = blocks.made_in(op)
-        held = copies if kind_of(names[op]) == "reduce-scatter" else [*blocks.of_operands(trace, op)]
-        _hold(late, held, until[-1])
-        if collective.goes_on:  # what it needs while it runs, it may need at any time until it is awaited
-            _hold(late, copies, until[0])
+        held = [] if kind_of(names[op]) == "reduce-scatter" else [*blocks.of_operands(trace, op)]
+        if not held or collective.goes_on:  # then what it needs while it runs, it may need at any time until it is awaited
+            held += copies
+        for block in held:
+            if 0 <= late["end"][block] < until[-1]:
+                late["end"][block] = until[-1]
     return max(0, _peak(late) - _peak(allocations))
 
 
 def _same(other: Began, collective: Began) -> bool:
     return other.group == collective.group
-
-
-def _hold(late: Rows, blocks: Sequence[int], until: int) -> None:
-    for block in blocks:
-        if 0 <= late["end"][block] < until:
-            late["end"][block] = until
 
 
 def _peak(allocations: Rows) -> int:

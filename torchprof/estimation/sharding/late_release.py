@@ -43,7 +43,9 @@ def held_late(trace: Trace, allocations: Rows, began: Sequence[Began]) -> int:
     blocks = _Blocks(allocations)
     never = int(max(trace.ops["end"].max(), allocations["end"].max(initial=0))) + 1
     for place, (op, collective) in enumerate(zip(ops, began, strict=True)):
-        following = [later for later, other in zip(ops[place + 1 :], began[place + 1 :], strict=True) if _same(other, collective)]
+        following = [
+            later for later, other in zip(ops[place + 1 :], began[place + 1 :], strict=True) if _same(other, collective)
+        ]
         until = [int(trace.ops["end"][later]) for later in following[:THREADS]]
         until += [never] * (THREADS - len(until))
         copies = blocks.made_in(op)

@@ -23,8 +23,9 @@ import torch.distributed as dist
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from torchprof.analysis.distributed.collective_names import kind_of
-from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.fake.callers import by_program, replaced
 from torchprof.estimation.sharding.communication import group_of
+from torchprof.estimation.torch_private import SHARDING
 from torchprof.record.nested import find_tensors
 
 __all__ = ["Began", "Works", "is_held"]
@@ -63,6 +64,19 @@ def is_held(name: str) -> bool:
     return kind_of(name) not in MESSAGES
 
 
+def _awaited_when_used(wrap: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Functional collectives take fake tensors for those of a compiler, for which they wait at once."""
+
+    @wraps(wrap)
+    def awaited_when_used(tensor: torch.Tensor) -> torch.Tensor:
+        if not by_program() or torch.compiler.is_compiling() or tensor.requires_grad:
+            return wrap(tensor)
+        awaited: torch.Tensor = SHARDING.AsyncCollectiveTensor(tensor)
+        return awaited
+
+    return awaited_when_used
+
+
 class Works:
     """Holds what collectives hold.
 
@@ -88,6 +102,8 @@ class Works:
             for name in METHODS:
                 if hasattr(dist.ProcessGroup, name):
                     stack.enter_context(replaced(dist.ProcessGroup, name, self._returning_work(name, stack)))
+            place = SHARDING.functional
+            stack.enter_context(replaced(place, "_maybe_wrap_tensor", _awaited_when_used(place._maybe_wrap_tensor)))
             yield
 
     def _returning_work(self, name: str, stack: ExitStack) -> Callable[..., Any]:

@@ -228,8 +228,8 @@ def _estimated(
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
-    from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.sharding.late_release import held_late
+    from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.sharding.pipelines import pipeline_in
     from torchprof.estimation.sharding.works import Works
     from torchprof.estimation.training_step import TrainingStep, fake_inputs

@@ -56,8 +56,8 @@ class Estimate(Printed):
         kinds_of_ranks: with ``ranks="all"``, the ranks that differ, of which this is the one that needs most.
         host: what the rank keeps on the host, where FSDP2 keeps its shards there; None where it keeps nothing there.
         held_late: on the CPU, by how many bytes the peak of a rank may be higher, at most, because threads of gloo let go late
-            of what they have sent: more or less of it from step to step. Taken to be let go of once two more collectives of
-            the group have begun. 0 on CUDA.
+            of what they have sent, more in one step and less in another. It is what they hold if they let go of each
+            collective once two more of its group have begun. 0 on CUDA; None is not known.
         known_as: the name in ``torchprof.GPUS`` of the GPU; None where it is not known which it is, or has none.
         pipeline: what the ranks of its pipeline compute, as far as they were estimated; None where there is none.
         assumed: what was assumed of values, in words, as of routers of experts.
@@ -81,7 +81,7 @@ class Estimate(Printed):
     pipeline: PipelineWork | None = None
     assumed: tuple[str, ...] = ()
     host: HostMemory | None = None
-    held_late: int = 0
+    held_late: int | None = 0
 
     @property
     def max_allocated(self) -> int:
@@ -190,9 +190,10 @@ class Estimate(Printed):
     def fits(self, capacity: int | str | None = None) -> bool | None:
         """Whether the step runs on a device with so much memory, as `estimate` takes it; by default, in ``capacity``.
 
-        None: it is not known, because what is ``unmeasured`` or ``held_late`` decides. The allocator frees what it has cached before it raises
-        out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a range, such as
-        the CUDA context, it is what they are taken to be that counts; the printed text says where another would decide.
+        None: it is not known, because what is ``unmeasured`` or ``held_late`` decides. The allocator frees what it has cached
+        before it raises out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a
+        range, such as the CUDA context, it is what they are taken to be that counts; the printed text says where another would
+        decide.
 
         Raises:
             ArgumentError: no capacity is known, or the GPU is not.
@@ -224,7 +225,7 @@ class Estimate(Printed):
 
     @property
     def _may_be_missing(self) -> int:
-        return self.unmeasured + self.held_late
+        return self.unmeasured + (self.held_late or 0)
 
     def _fits(self, limit: int, others: int) -> bool | None:
         """Whether it fits in so many bytes, where overheads that PyTorch's allocator does not hold take these."""

@@ -1,8 +1,8 @@
 """What threads of gloo may hold beyond what the program does: a bound, as it is a matter of time.
 
 A thread of gloo tells the program that a collective has ended, and lets go of its tensors when it runs again: once the
-system gives it a processor, and where Python has to know that a tensor is gone, once it gets the interpreter's lock. The program
-goes on meanwhile. Each process group has two threads, so two of its collectives at most are held so.
+system gives it a processor, and where Python has a name for a tensor, once it gets the interpreter's lock. The program goes
+on meanwhile. Each process group has two threads, each of which can hold one collective so.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from torchprof.analysis.distributed.collective_names import kind_of
 from torchprof.analysis.memory.changes import Changes
-from torchprof.estimation.sharding.works import Began, is_held
+from torchprof.estimation.sharding.works import Began
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
@@ -23,43 +22,48 @@ __all__ = ["held_late"]
 
 THREADS: Final = 2
 """Of each process group of gloo: the default of ``ProcessGroupGloo::Options``."""
+NEVER: Final = np.iinfo(np.int64).max
 
-Ints = npt.NDArray[np.int64]
 
-
-def held_late(trace: Trace, allocations: Rows, began: Sequence[Began]) -> int:
+def held_late(trace: Trace, allocations: Rows, began: Sequence[Began]) -> int | None:
     """By how many bytes the peak is higher if gloo lets go of each collective only once the next two of its group have begun.
+    A thread that gets no processor for longer than that holds it longer.
 
     Args:
         trace: of the estimate.
         allocations: those of its account.
         began: the collectives of the trace, in order.
+
+    Returns:
+        Bytes; None where the recording has lost some of the collectives, and it is not known.
     """
-    names = [trace.strings[name] for name in trace.op_names.tolist()]
-    ops = [row for row, name in enumerate(names) if is_held(name)]
-    if not ops or len(ops) != len(began):
-        return 0
+    ops = _rows_of(trace, began)
+    if ops is None:
+        return None
     late = allocations.copy()
     blocks = _Blocks(allocations)
-    never = int(max(trace.ops["end"].max(), allocations["end"].max(initial=0))) + 1
-    for place, (op, collective) in enumerate(zip(ops, began, strict=True)):
-        following = [
-            later for later, other in zip(ops[place + 1 :], began[place + 1 :], strict=True) if _same(other, collective)
-        ]
-        until = [int(trace.ops["end"][later]) for later in following[:THREADS]]
-        until += [never] * (THREADS - len(until))
+    next_two: dict[str, list[int]] = {}
+    for op, collective in zip(reversed(ops), reversed(began), strict=True):
+        following = next_two.setdefault(collective.group, [NEVER] * THREADS)
         copies = blocks.made_in(op)
-        held = [] if kind_of(names[op]) == "reduce-scatter" else [*blocks.of_operands(trace, op)]
+        held = [] if kind_of(collective.op) == "reduce-scatter" else [*blocks.of_operands(trace, op)]
         if not held or collective.goes_on:  # then what it needs while it runs, it may need at any time until it is awaited
             held += copies
-        for block in held:
-            if 0 <= late["end"][block] < until[-1]:
-                late["end"][block] = until[-1]
+        ends = late["end"][held]
+        late["end"][held] = np.where(ends < 0, ends, np.maximum(ends, following[-1]))
+        next_two[collective.group] = [int(trace.ops["end"][op]), *following[:-1]]
     return max(0, _peak(late) - _peak(allocations))
 
 
-def _same(other: Began, collective: Began) -> bool:
-    return other.group == collective.group
+def _rows_of(trace: Trace, began: Sequence[Began]) -> list[int] | None:
+    """The row of each collective among the ops; None where some are missing. Around them are others of like names."""
+    expected = iter([*(collective.op for collective in began), None])
+    name, rows = next(expected), []
+    for row, met in enumerate(trace.op_names.tolist()):
+        if trace.strings[met] == name:
+            rows.append(row)
+            name = next(expected)
+    return rows if name is None else None
 
 
 def _peak(allocations: Rows) -> int:

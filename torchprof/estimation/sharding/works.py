@@ -1,4 +1,4 @@
-"""What collectives hold after they were called: their tensors, until they are awaited, or as long as the program has the `Work`.
+"""What collectives hold after they were called: tensors, until they are awaited, or as long as the program has the `Work`.
 
 In a world that is not there each collective ends at once and holds nothing. Real ones go on after the call, and what they send
 or fill cannot be freed meanwhile:
@@ -28,7 +28,7 @@ from torchprof.estimation.sharding.communication import group_of
 from torchprof.estimation.torch_private import SHARDING
 from torchprof.record.nested import find_tensors
 
-__all__ = ["Began", "Works", "is_held"]
+__all__ = ["Began", "Works"]
 
 METHODS: Final = (
     *("allreduce", "allreduce_coalesced", "broadcast", "reduce", "allgather", "allgather_coalesced", "_allgather_base"),
@@ -42,6 +42,7 @@ FILLED: Final = ("output", "output_tensor", "output_tensors", "outputs", "output
 OF_COPIES: Final = ("all-reduce", "broadcast")
 """Collectives that work on one tensor: as functional ones on a copy, which is what they return."""
 MESSAGES: Final = ("send", "receive", "send and receive", "barrier", "")
+"""No collectives that send tensors: those of messages are held by `torchprof.estimation.sharding.messages`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,6 @@ class Began:
     op: str
     group: str
     goes_on: bool
-
-
-def is_held(name: str) -> bool:
-    """Whether an op of this name is a collective that sends tensors. Messages are `torchprof.estimation.sharding.messages`."""
-    return kind_of(name) not in MESSAGES
 
 
 def _awaited_when_used(wrap: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -149,7 +145,7 @@ class Works:
             self._awaited(named["tensor"])
             return
         kind, group = kind_of(name), group_of(named)
-        if not is_held(name) or group is None:
+        if kind in MESSAGES or group is None:
             return
         functional = func.namespace != "c10d"
         self.began.append(Began(name, str(group.group_name), functional or bool(named.get("async_op", True))))
@@ -163,7 +159,7 @@ class Works:
         elif kind not in OF_COPIES:
             self._forget_what_is_gone()
             for output in find_tensors(returned):
-                storage = StorageWeakRef(output.untyped_storage())
+                storage = StorageWeakRef(output.untyped_storage())  # type: ignore[no-untyped-call]
                 self._to_be_awaited[storage.cdata] = storage, held
 
     def _awaited(self, tensor: torch.Tensor) -> None:
@@ -173,6 +169,6 @@ class Works:
 
     def _forget_what_is_gone(self) -> None:
         """Nobody can await it any more."""
-        gone = [key for key, (storage, _) in self._to_be_awaited.items() if storage.expired()]
+        gone = [key for key, (storage, _) in self._to_be_awaited.items() if storage.expired()]  # type: ignore[no-untyped-call]
         for key in gone:
             del self._to_be_awaited[key]

@@ -28,6 +28,12 @@ Peaks = dict[str, list[list[int]]]
 WIDTH: Final = 256
 OF_A_WEIGHT: Final = 4 * WIDTH * WIDTH
 LAYERS: Final = 6
+OWN_STEPS: Final = 10
+IN_TESTS: Final = (
+    *("mlp-ddp-small-views-x2", "mlp-fsdp-x2", "mlp-fsdp-kept-x4", "mlp-hsdp-x2"),
+    *("llama-ddp-x4", "llama-fsdp-x2", "llama-hsdp-x4"),
+)
+"""Each way to reduce gradients, several times in a step."""
 
 
 # Gradient accumulation
@@ -35,12 +41,12 @@ LAYERS: Final = 6
 
 @pytest.fixture(scope="module")
 def accumulating(tmp_path_factory: pytest.TempPathFactory) -> Peaks:
-    return peaks_of_steps([*ACCUMULATING], tmp_path_factory.mktemp("accumulating"))
+    return peaks_of_steps(IN_TESTS, tmp_path_factory.mktemp("accumulating"))
 
 
 @pytest.fixture(scope="module")
 def estimates() -> dict[str, Estimate]:
-    return {name: program.estimated(0) for name, program in ACCUMULATING.items()}
+    return {name: ACCUMULATING[name].estimated(0) for name in IN_TESTS}
 
 
 def test_peaks_are_met_where_gradients_are_reduced_several_times_in_a_step(
@@ -76,8 +82,8 @@ def test_threads_of_gloo_that_run_last_hold_what_the_estimate_says(tmp_path: Pat
     assert statistics.median(peaks) <= 1.005 * (found.max_allocated + known(found))
 
 
-def test_buckets_hold_all_that_ddp_sends(estimates: dict[str, Estimate]) -> None:
-    assert all(estimates[name].held_late == 0 for name in ACCUMULATING if "ddp" in name)
+def test_buckets_hold_all_that_ddp_sends_but_buffers(estimates: dict[str, Estimate]) -> None:
+    assert {name: known(found) for name, found in estimates.items() if "ddp" in name and known(found) > 1000} == {}
 
 
 def test_an_estimate_says_how_much_more_gloo_may_hold(estimates: dict[str, Estimate]) -> None:
@@ -87,7 +93,7 @@ def test_an_estimate_says_how_much_more_gloo_may_hold(estimates: dict[str, Estim
     assert found.fits(found.max_allocated - 1) is False
     assert found.fits(found.max_allocated) is None
     assert found.fits(found.max_allocated + known(found)) is True
-    assert "Threads of gloo" not in str(estimates["mlp-ddp-x2"])
+    assert "Threads of gloo" not in str(estimates["mlp-ddp-small-views-x2"])
 
 
 def known(found: Estimate) -> int:
@@ -191,7 +197,7 @@ def peaks_of_own(rank: int, path: str) -> None:
         gc.collect()
         gc.disable()
         with torchprof.profile(model, memory=True, stacks=False) as prof:
-            for _ in range(5):
+            for _ in range(OWN_STEPS):
                 train(send, model, None, x)
                 dist.barrier()
                 prof.step()
@@ -218,15 +224,14 @@ def of_own(name: str, **options: Any) -> Estimate:
 @pytest.mark.parametrize("name", list(OWN))
 def test_what_collectives_hold_is_met(name: str, own: Peaks) -> None:
     found = of_own(name)
-    peaks = [min(later) for _, *later in own[name]]
+    least = min(peak for peaks in own[name] for peak in peaks)  # both ranks do the same, now and then let go of at once
     more = known(found) if name in IN_MORE_THAN_ONE_PLACE else 0
-    for peak in peaks:
-        assert 0.995 * found.max_allocated <= peak <= 1.005 * (found.max_allocated + more), own[name]
+    assert 0.995 * found.max_allocated <= least <= 1.005 * (found.max_allocated + more), own[name]
 
 
 def held(name: str, **options: Any) -> float:
-    """What there is at the peak beside the weights, in weights."""
-    return of_own(name, **options).max_allocated / OF_A_WEIGHT - LAYERS
+    """What the program has at the peak beside the weights, in weights."""
+    return of_own(name, **options).memory.peak.bytes / OF_A_WEIGHT - LAYERS
 
 
 def test_a_work_of_gloo_holds_what_is_sent_and_that_of_a_reduce_scatter_its_copy() -> None:
@@ -237,8 +242,9 @@ def test_a_work_of_gloo_holds_what_is_sent_and_that_of_a_reduce_scatter_its_copy
 
 def test_nccl_holds_what_is_sent_until_it_is_awaited() -> None:
     of_gloo, of_nccl = (held("exchanged", device=device) for device in ("cpu", "cuda"))
-    assert of_nccl == pytest.approx(of_gloo, rel=0.1)
-    assert held("scattered", device="cuda") >= 1.5 * LAYERS
+    assert of_nccl == pytest.approx(of_gloo, abs=0.2)
+    # Of a reduce-scatter, too: on top of the last one, whose gradient is there, gloo has just copied what it reduces.
+    assert held("scattered", device="cuda") == pytest.approx(held("scattered") - 1, abs=0.2)
 
 
 def test_what_is_awaited_is_not_held_by_nccl_though_its_work_is_there() -> None:
@@ -252,11 +258,11 @@ def test_what_is_awaited_is_not_held_by_nccl_though_its_work_is_there() -> None:
 
     shape = torch.empty(16, WIDTH, device="meta")
     of_gloo, of_nccl = (
-        torchprof.estimate(built, shape, step=step, device=device, world_size=2).max_allocated / OF_A_WEIGHT
+        torchprof.estimate(built, shape, step=step, device=device, world_size=2).memory.peak.bytes / OF_A_WEIGHT
         for device in ("cpu", "cuda")
     )
     assert of_gloo >= 2 * LAYERS
-    assert of_nccl <= LAYERS + 4  # a gradient and what is sent of it, and what is rounded up
+    assert of_nccl == pytest.approx(LAYERS + 2, abs=0.5)  # a gradient, and what is sent of it
 
 
 def test_functions_of_process_groups_are_pytorchs_own_again() -> None:

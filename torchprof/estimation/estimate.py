@@ -19,14 +19,13 @@ from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.fake.interrupts import INTERRUPTS
 from torchprof.estimation.notes import in_short, notes_of
-from torchprof.estimation.other_threads import without_other_threads
 from torchprof.estimation.overheads import with_overheads
-from torchprof.estimation.saved_results import with_saved_results
 from torchprof.estimation.sharding.context_parallel import note_of_sequences
 from torchprof.estimation.sharding.host_memory import with_host
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of, with_streams
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, DYNAMO, ESTIMATE, SHARDING, STANCE
+from torchprof.estimation.uncounted import without_uncounted
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -282,7 +281,7 @@ def _estimated(
             place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
-    trace = without_other_threads(with_saved_results(with_streams(recording.trace)))
+    trace = without_uncounted(with_streams(recording.trace))
     trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
     trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")

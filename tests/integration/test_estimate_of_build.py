@@ -77,7 +77,20 @@ def test_torch_cuda_answers_as_in_a_step(world: dict[str, int]) -> None:
         return layer()
 
     of(build, **world)
-    assert seen == [True, 1, 0]
+    assert seen == [True, world.get("world_size", 1), 0]
+
+
+@pytest.mark.parametrize(("rank", "host"), [(3, 8), (13, 8)])
+def test_a_rank_has_a_gpu_of_its_host_by_the_number_there(rank: int, host: int) -> None:
+    seen: list[int] = []
+
+    def build() -> nn.Module:
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+        seen.extend((torch.cuda.device_count(), torch.cuda.current_device(), int(os.environ["LOCAL_RANK"])))
+        return layer()
+
+    of(build, world_size=16, rank=rank)
+    assert seen == [host, rank % host, rank % host]
 
 
 def test_there_is_no_gpu_while_a_model_is_built_for_the_cpu() -> None:

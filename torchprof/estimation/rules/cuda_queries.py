@@ -13,6 +13,7 @@ from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import by_program, forget_remarks, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
+from torchprof.estimation.sharding.hosts import ranks_of_a_host
 from torchprof.estimation.target import Target
 from torchprof.trace.trace import Trace
 
@@ -36,7 +37,7 @@ STATE_BYTES: Final = 16
     Kind.PATCH,
     "torch.cuda",
     on="cuda",
-    when="the program asks for the GPU, of which there is one",
+    when="the program asks for the GPU: there is one, and in a world of ranks one for each rank of the host",
     source="torch/cuda/__init__.py, torch/cuda/memory.py and torch/cuda/streams.py",
 )
 @contextmanager
@@ -74,13 +75,13 @@ def _in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
 
 
 def _answers(target: Target) -> dict[str, Callable[..., Any]]:
-    capability = target.capability
+    capability, chosen = target.capability, _Chosen()
     known: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: _only(device),
+        "device_count": _count,
+        "current_device": chosen.current,
+        "set_device": chosen.choose,
         "get_device_capability": _of_the_only(lambda: capability),
         "get_device_name": _of_the_only(lambda: Properties(target).name),
         "get_device_properties": _of_the_only(lambda: Properties(target)),
@@ -120,13 +121,41 @@ def _of_the_only(answer: Callable[[], Any]) -> Callable[..., Any]:
 
 def _only(device: Any) -> None:
     """Raises where this is not the first GPU. A rank of many has one of those of its host, by its number there."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return
-    index = device if isinstance(device, int) else torch.device(device).index if device is not None else 0
-    if index not in (None, 0, -1):
+    index = _number(device)
+    if not _are_ranks() and index not in (None, 0, -1):
         raise EstimateError(
             f"the program asks for GPU {index}, and an estimate is for one, 'cuda:0': leave it out with a step= of your own"
         )
+
+
+def _number(device: Any) -> int | None:
+    return device if isinstance(device, int) else torch.device(device).index if device is not None else None
+
+
+def _are_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _count() -> int:
+    """How many GPUs there are: one for each rank on the host, in a world that the estimate has made."""
+    of_estimate = _are_ranks() and torch.distributed.get_backend() == "fake"
+    return ranks_of_a_host(torch.distributed.get_world_size()) if of_estimate else 1
+
+
+class _Chosen:
+    """The GPU that a program has chosen, by its number on the host."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def choose(self, device: Any) -> None:
+        _only(device)
+        number = _number(device)
+        if number is not None and number >= 0:
+            self._number = number
+
+    def current(self) -> int:
+        return self._number
 
 
 def _noted(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from torchprof.estimation.fake.callers import replaced, undispatched
 from torchprof.estimation.sharding.communication import DEFAULT_GROUP, MESH
 from torchprof.estimation.sharding.context_parallel import checked_context_parallel
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
-from torchprof.estimation.sharding.hosts import PER_HOST
+from torchprof.estimation.sharding.hosts import ranks_of_a_host
 from torchprof.estimation.sharding.offload import shards_stay_pinned
 from torchprof.estimation.sharding.pipelines import stages_known
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
@@ -58,7 +58,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         ArgumentError, EstimateError: as `check_world` says.
     """
     check_world(world_size, rank)
-    local = min(world_size, PER_HOST)
+    local = ranks_of_a_host(world_size)
     variables = {
         "RANK": rank,
         "WORLD_SIZE": world_size,

@@ -227,8 +227,10 @@ def _estimated(
     from torchprof.estimation.reasons import place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
+    from torchprof.estimation.sharding.late_release import held_late
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.sharding.pipelines import pipeline_in
+    from torchprof.estimation.sharding.works import Works
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
     compiling = as_compiled if target.compiled else with_compiled_parts if sharded else as_written
@@ -249,6 +251,9 @@ def _estimated(
         stack.enter_context(functions_listed_by_themselves())
         stack.enter_context(rules.installed())
         stack.enter_context(read_by_dynamo())
+        if sharded:
+            mode.works = Works(until_wait=target.device == "cuda")
+            stack.enter_context(mode.works.holding())
         if sharded and target.device == "cuda":
             stack.enter_context(numbered_streams())
         source = built_sharded(model) if sharded else built(model)
@@ -290,7 +295,9 @@ def _estimated(
     known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":
-        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, communication=sent, **known)
+        late = held_late(trace, account.allocations, mode.works.began) if mode.works is not None else 0
+        known = {**known, "communication": sent, "held_late": late}
+        return Estimate(trace, target.device, account, None, (), limit, rules.unknown(), notes, **known)
     overheads = rules.overheads(trace)
     if mode.communication is not None and (buffers := nccl_buffers(mode.communication.groups)) is not None:
         overheads = (*overheads, buffers)

@@ -55,6 +55,9 @@ class Estimate(Printed):
         communication: what the rank sends in the last step, by collective and dimension of the mesh.
         kinds_of_ranks: with ``ranks="all"``, the ranks that differ, of which this is the one that needs most.
         host: what the rank keeps on the host, where FSDP2 keeps its shards there; None where it keeps nothing there.
+        held_late: on the CPU, by how many bytes the peak of a rank may be higher, at most, because threads of gloo let go late
+            of what they have sent, more in one step and less in another. It is what they hold if they let go of each
+            collective once two more of its group have begun. 0 on CUDA; None is not known.
         known_as: the name in ``torchprof.GPUS`` of the GPU; None where it is not known which it is, or has none.
         pipeline: what the ranks of its pipeline compute, as far as they were estimated; None where there is none.
         assumed: what was assumed of values, in words, as of routers of experts.
@@ -78,6 +81,7 @@ class Estimate(Printed):
     pipeline: PipelineWork | None = None
     assumed: tuple[str, ...] = ()
     host: HostMemory | None = None
+    held_late: int | None = 0
 
     @property
     def max_allocated(self) -> int:
@@ -173,6 +177,7 @@ class Estimate(Printed):
             "fits": self.fits() if self.capacity is not None else None,
             "alloc_retries": self.alloc_retries,
             "unmeasured": self.unmeasured,
+            "held_late": self.held_late,
             "host": asdict(self.host) if self.host is not None else None,
             "overheads": {overhead.name: overhead.bytes for overhead in self.overheads},
             "notes": list(self.notes),
@@ -185,9 +190,10 @@ class Estimate(Printed):
     def fits(self, capacity: int | str | None = None) -> bool | None:
         """Whether the step runs on a device with so much memory, as `estimate` takes it; by default, in ``capacity``.
 
-        None: it is not known, because what is ``unmeasured`` decides. The allocator frees what it has cached before it raises
-        out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a range, such as
-        the CUDA context, it is what they are taken to be that counts; the printed text says where another would decide.
+        None: it is not known, because what is ``unmeasured`` or ``held_late`` decides. The allocator frees what it has cached
+        before it raises out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a
+        range, such as the CUDA context, it is what they are taken to be that counts; the printed text says where another would
+        decide.
 
         Raises:
             ArgumentError: no capacity is known, or the GPU is not.
@@ -217,10 +223,14 @@ class Estimate(Printed):
         """Bytes of overheads that PyTorch's allocator does not hold."""
         return sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
 
+    @property
+    def _may_be_missing(self) -> int:
+        return self.unmeasured + (self.held_late or 0)
+
     def _fits(self, limit: int, others: int) -> bool | None:
         """Whether it fits in so many bytes, where overheads that PyTorch's allocator does not hold take these."""
         if self.replay is None:
-            if self.device_memory <= limit < self.device_memory + self.unmeasured:
+            if self.device_memory <= limit < self.device_memory + self._may_be_missing:
                 return None
             return self.device_memory <= limit
         if limit <= others:
@@ -256,7 +266,7 @@ class Estimate(Printed):
         if self.capacity is None:
             return None
         limit, needed = format_bytes(self.capacity), format_bytes(self.device_memory)
-        more = f"up to {format_bytes(self.unmeasured)} more than {needed} are needed"
+        more = f"up to {format_bytes(self._may_be_missing)} more than {needed} are needed"
         said, rest = {
             True: (f"Fits in {limit}", self._only_just(needed)),
             False: (f"DOES NOT FIT in {limit}", f"; {needed} are needed"),
@@ -333,6 +343,8 @@ class Estimate(Printed):
         if self.world_size is not None and (sentence := (bound := self.bound()).sentence()) is not None:
             yield sentence
             yield bound.basis()
+        if self.held_late:
+            yield f"Threads of gloo that let go late of what they have sent may hold up to {format_bytes(self.held_late)} more"
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"
         for each in self.assumed:

@@ -28,6 +28,7 @@ from torchprof.estimation.fake.routing import Routing
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
 from torchprof.estimation.sharding.communication import NAMESPACES, Communication
 from torchprof.estimation.sharding.offload import Host
+from torchprof.estimation.sharding.works import Works
 from torchprof.estimation.torch_private import ESTIMATE
 from torchprof.record.nested import find_tensors
 
@@ -55,6 +56,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
 
     Attributes:
         communication: what the program sends to other ranks; None where it is alone.
+        works: hold what collectives hold; None where the program is alone.
         host: tells what is on the host; None where all is on the device.
     """
 
@@ -77,6 +79,7 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         self.outside = Outside()
         self.wrappers = wrappers
         self.communication = Communication() if wrappers else None
+        self.works: Works | None = None
         self.host: Host | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -192,9 +195,12 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
             results = with_strides(find_tensors(returned))
             if rule.order is not None:
                 results = rule.order(results)
+            blocks: list[torch.Tensor] = []
             if rule.workspace is not None:
                 workspace, blocks = self._workspace(rule.workspace(func, args, kwargs, results))
                 results = [*results, *blocks]
+            if self.works is not None and func.namespace in NAMESPACES:
+                self.works.meet(func, args, kwargs, returned, blocks)
             return returned
         except LayoutError as error:
             raise UnmeasuredError(func, str(error)) from error

@@ -89,7 +89,7 @@ def made_fake(model: nn.Module, mode: Any, *, has_host: bool) -> nn.Module:
                     wrapper.find_unused_parameters = True
                     parameters = [parameter for parameter in wrapper._module_parameters if parameter.requires_grad]
                     unused = FindsUnused(wrapper.reducer, parameters, wrapper.process_group, on_cpu=not has_host)
-                vars(wrapper)["reducer"] = _Reducer(wrapper.reducer, unused)
+                vars(wrapper)["reducer"] = _Reducer(wrapper, unused)
     return model
 
 
@@ -174,18 +174,30 @@ def _reduced(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[torc
 
 
 class _Reducer:
-    """A reducer of DistributedDataParallel that keeps its first buckets: it would send others the order of its second ones."""
+    """A reducer of DistributedDataParallel that keeps its first buckets: it would send others the order of its second ones.
 
-    def __init__(self, reducer: Any, unused: FindsUnused | None) -> None:
-        self._reducer, self._unused = reducer, unused
+    It makes those in the second forward, for gradients in the order in which they came. Gradients that are views of the first
+    ones, as they are between the backwards of one step, keep these until they are copied: both are there at once.
+    """
+
+    def __init__(self, wrapper: DistributedDataParallel, unused: FindsUnused | None) -> None:
+        self._reducer, self._unused = wrapper.reducer, unused
+        self._views = [*wrapper.parameters()] if wrapper.gradient_as_bucket_view and unused is None else []
+        self._has_reduced = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reducer, name)
 
     def _rebuild_buckets(self) -> bool:
+        if self._has_reduced:
+            gradients = [parameter.grad for parameter in self._views if parameter.grad is not None]
+            self._views = []
+            if gradients:
+                torch.empty(sum(gradient.nbytes for gradient in gradients), dtype=torch.uint8, device=gradients[0].device)
         return False
 
     def prepare_for_backward(self, outputs: list[torch.Tensor]) -> None:
+        self._has_reduced = True
         self._reducer.prepare_for_backward([])
         if self._unused is not None:
             self._unused.search(outputs)

@@ -168,6 +168,7 @@ def estimate(
     if world_size is None:
         with INTERRUPTS.before_ops():
             return _estimated(*given, sharded=False)
+    from torchprof.estimation.sharding.answers import works_answered
     from torchprof.estimation.sharding.deadlocks import check_messages
     from torchprof.estimation.sharding.messages import messages_recorded
     from torchprof.estimation.sharding.stage_shapes import StageShapes
@@ -177,7 +178,8 @@ def estimate(
 
     def in_world(number: int) -> Estimate:
         to_others = messages_recorded(until_wait=target.device == "cuda")
-        with fake_world(world_size, number), to_others as events:
+        to_all = works_answered(holding=target.device == "cuda")
+        with fake_world(world_size, number), to_others as events, to_all:
             found = _estimated(*given, sharded=True)
         check_messages({number: events})
         messages[number] = events

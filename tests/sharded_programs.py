@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -25,6 +26,7 @@ from architectures import loss_of
 from routed_experts import RoutedExperts, SpreadExperts
 from sharded_attention import HAS_RING, LENGTH, RingEncoder
 from sharded_blocks import Block
+from sharded_hooks import HOOKED, STEPS_OF_HOOKS, events_on_cpu
 from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_to_all_single_autograd, wait_tensor
@@ -375,6 +377,7 @@ WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]
     "fsdp-selective": (2, checkpointed),
     "fsdp-prefetch": (2, prefetching),
     "fsdp-in-backward": (2, sharded),
+    **{name: (2, wrapped) for name, wrapped in HOOKED.items()},
 }
 """Ranks and function, by name."""
 
@@ -405,6 +408,11 @@ class Program:
     def optimizer(self) -> Callable[..., Any]:
         return OPTIMIZERS.get(self.wrapping, torch.optim.AdamW)
 
+    @property
+    def steps(self) -> int:
+        """How many are estimated; from the last of them on, all are alike."""
+        return STEPS_OF_HOOKS if self.wrapping in HOOKED else STEPS
+
     def build(self) -> nn.Module:
         """The model as the calling rank of the running process group has it."""
         torch.manual_seed(0)
@@ -430,17 +438,18 @@ class Program:
 
     def estimated(self, rank: int) -> torchprof.Estimate:
         """What is predicted for a rank."""
-        return torchprof.estimate(
-            self.build,
-            self.inputs(),
-            optimizer=self.optimizer,
-            loss=loss_of,
-            steps=STEPS,
-            device="cpu",
-            world_size=self.world_size,
-            rank=rank,
-            routing="balanced" if self.architecture in ("routed", "gathered") else None,
-        )
+        with events_on_cpu() if "mixed" in self.wrapping else nullcontext():
+            return torchprof.estimate(
+                self.build,
+                self.inputs(),
+                optimizer=self.optimizer,
+                loss=loss_of,
+                steps=self.steps,
+                device="cpu",
+                world_size=self.world_size,
+                rank=rank,
+                routing="balanced" if self.architecture in ("routed", "gathered") else None,
+            )
 
 
 def _programs() -> Iterable[Program]:
@@ -513,7 +522,8 @@ def _rank(rank: int, names: Sequence[str], path: str) -> None:
         if rank < program.world_size:
             store = dist.FileStore(f"{path}/{name}", program.world_size)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=program.world_size)
-            found[name] = _trained(program)
+            with events_on_cpu():
+                found[name] = _trained(program)
             dist.barrier()
             dist.destroy_process_group()
             _clear_sharding_prop_cache()
@@ -533,4 +543,4 @@ def _trained(program: Program | Pipelined) -> tuple[int, int]:
             prof.step()
     gc.enable()
     first, *later = step_peaks(torchprof.memory(prof.trace, "cpu"))
-    return first, min(later)
+    return first, min(later[program.steps - 2 :])

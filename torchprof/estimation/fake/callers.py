@@ -22,6 +22,7 @@ __all__ = [
     "Stage",
     "by_program",
     "forget_remarks",
+    "in_an_estimate",
     "in_graph",
     "is_read",
     "originals",
@@ -114,6 +115,26 @@ def in_graph() -> bool:
     if _now.stage is Stage.INDUCTOR:
         return False
     return _is_fake_mode_active() or (_now.stage is Stage.DYNAMO and DYNAMO.TracingContext.try_get() is not None)
+
+
+def in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
+    """A function that the program is given another answer of, or a class of which others stand for instances."""
+    if isinstance(original, type):
+
+        class Kind(type(original)):  # type: ignore[misc]
+            def __instancecheck__(cls, instance: object) -> bool:
+                return isinstance(instance, (original, answer) if isinstance(answer, type) else original)
+
+        def make(cls: type, *args: Any, **options: Any) -> Any:
+            return (answer if by_program() else original)(*args, **options)
+
+        return Kind(original.__name__, (original,), {"__new__": make, "__doc__": original.__doc__})
+
+    @wraps(original, updated=())
+    def call(*args: Any, **options: Any) -> Any:
+        return (answer if by_program() else original)(*args, **options)
+
+    return call
 
 
 def _is_fake_mode_active() -> bool:

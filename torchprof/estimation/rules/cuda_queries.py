@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from typing import Any, Final, NoReturn
 
 import torch
 
 from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import by_program, forget_remarks, remark, remarked, replaced
+from torchprof.estimation.fake.callers import forget_remarks, in_an_estimate, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.sharding.hosts import ranks_of_a_host
 from torchprof.estimation.target import Target
@@ -47,31 +46,11 @@ def cuda_queries(target: Target) -> Iterator[None]:
     with ExitStack() as stack:
         for name, answer in _answers(target).items():
             if hasattr(torch.cuda, name):
-                stack.enter_context(replaced(torch.cuda, name, _in_an_estimate(getattr(torch.cuda, name), answer)))
+                stack.enter_context(replaced(torch.cuda, name, in_an_estimate(getattr(torch.cuda, name), answer)))
         for name in ("range_push", "range_pop", "range_start", "range_end", "mark"):
             nvtx = torch.cuda.nvtx
-            stack.enter_context(replaced(nvtx, name, _in_an_estimate(getattr(nvtx, name), lambda *args: 0)))
+            stack.enter_context(replaced(nvtx, name, in_an_estimate(getattr(nvtx, name), lambda *args: 0)))
         yield
-
-
-def _in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
-    """A function, or a class of which others stand for instances."""
-    if isinstance(original, type):
-
-        class Kind(type(original)):  # type: ignore[misc]
-            def __instancecheck__(cls, instance: object) -> bool:
-                return isinstance(instance, (original, answer) if isinstance(answer, type) else original)
-
-        def make(cls: type, *args: Any, **options: Any) -> Any:
-            return (answer if by_program() else original)(*args, **options)
-
-        return Kind(original.__name__, (original,), {"__new__": make, "__doc__": original.__doc__})
-
-    @wraps(original, updated=())
-    def call(*args: Any, **options: Any) -> Any:
-        return (answer if by_program() else original)(*args, **options)
-
-    return call
 
 
 def _answers(target: Target) -> dict[str, Callable[..., Any]]:

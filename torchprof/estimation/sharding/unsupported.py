@@ -36,10 +36,6 @@ OBJECTS: Final = (
     "the program calls torch.distributed.{}, which returns objects of other ranks, and these are not there: use what this "
     "rank knows itself, or leave it out"
 )
-SYNC_BATCH_NORM: Final = (
-    "SyncBatchNorm, whose kernels are those of GPUs alone, cannot be estimated in training: leave out convert_sync_batchnorm. "
-    "A layer sends 2 * channels + 1 numbers more in forward, and 2 * channels in backward"
-)
 SEQUENCE: Final = 2
 """The dimension of queries, keys and values that context parallelism splits."""
 
@@ -52,8 +48,6 @@ def unsupported_refused() -> Iterator[None]:
         for name, asks in _ASKING.items():
             for owner in (torch.distributed, SHARDING.world):
                 stack.enter_context(replaced(owner, name, _of_others(getattr(owner, name), asks)))
-        batch_norm = torch.nn.SyncBatchNorm
-        stack.enter_context(replaced(batch_norm, "forward", _unless_synchronized(batch_norm.forward)))
         propagator, name = SHARDING.ShardingPropagator, "propagate_op_sharding_non_cached"
         stack.enter_context(replaced(propagator, name, _splitting_no_attention(getattr(propagator, name))))
         yield
@@ -95,16 +89,6 @@ def _of_others(function: Callable[..., Any], asks: Callable[[dict[str, Any]], bo
         if asks(signature.bind(*args, **options).arguments):
             raise EstimateError(OBJECTS.format(function.__name__))
         return None if function.__name__ == "broadcast_object_list" else function(*args, **options)
-
-    return call
-
-
-def _unless_synchronized(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(forward)
-    def call(self: Any, input: torch.Tensor) -> Any:
-        if self.training and torch.distributed.get_world_size() > 1:
-            raise EstimateError(SYNC_BATCH_NORM)
-        return forward(self, input)
 
     return call
 

@@ -25,6 +25,7 @@ from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
 from torchprof.estimation.sharding.hosts import ranks_of_a_host
 from torchprof.estimation.sharding.offload import shards_stay_pinned
 from torchprof.estimation.sharding.pipelines import stages_known
+from torchprof.estimation.sharding.replicas import hooks_kept
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
 from torchprof.estimation.sharding.unsupported import unsupported_refused
 from torchprof.estimation.torch_private import ESTIMATE, SHARDING
@@ -81,6 +82,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         stack.enter_context(equal_layouts_found_once())
         stack.enter_context(storages_resized_with_memory())
         stack.enter_context(unsupported_refused())
+        stack.enter_context(hooks_kept())
         stack.enter_context(checked_context_parallel())
         stack.enter_context(shards_stay_pinned())
         stack.enter_context(stages_known())

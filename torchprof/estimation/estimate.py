@@ -232,6 +232,7 @@ def _estimated(
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.sharding.pipelines import pipeline_in
+    from torchprof.estimation.sharding.replicas import notes_of_hooks
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
     compiling = as_compiled if target.compiled else with_compiled_parts if sharded else as_written
@@ -289,7 +290,7 @@ def _estimated(
     trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
-    notes = (*notes, *note_of_sequences())
+    notes = (*notes, *note_of_sequences(), *(notes_of_hooks(source, steps) if sharded else ()))
     known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":

@@ -230,6 +230,7 @@ def _estimated(
     from torchprof.estimation.sharding.late_release import held_late
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.sharding.pipelines import pipeline_in
+    from torchprof.estimation.sharding.replicas import notes_of_hooks
     from torchprof.estimation.sharding.works import Works
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
@@ -291,7 +292,7 @@ def _estimated(
     trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
-    notes = (*notes, *note_of_sequences())
+    notes = (*notes, *note_of_sequences(), *(notes_of_hooks(source, steps) if sharded else ()))
     known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":

@@ -263,6 +263,7 @@ DISPATCHER_RULES: Final = Feature(
     "estimate(device='cuda')",
     "estimate(device='cpu') works all the same",
     names={
+        "BelowAutograd": "torch._C._AutoDispatchBelowAutograd",
         "FunctionalTensor": "torch._subclasses.functional_tensor.FunctionalTensor",
     },
     methods=(

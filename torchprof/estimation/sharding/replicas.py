@@ -23,8 +23,9 @@ from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.sharding.unused_parameters import FindsUnused
 from torchprof.estimation.sharding.works import Works
 from torchprof.estimation.torch_private import SHARDING
+from torchprof.wording import counted
 
-__all__ = ["hooks_kept", "wrap", "wrapped_later"]
+__all__ = ["hooks_kept", "notes_of_hooks", "wrap", "wrapped_later"]
 
 LATER: Final = ("register_comm_hook", "_register_builtin_comm_hook")
 """Methods that a build may call, of what is not there before parameters are fake."""
@@ -258,20 +259,41 @@ class Hook:
 
     Args:
         group: the process group of the reducer.
+
+    Attributes:
+        state: that of the hook of the program.
     """
 
     def __init__(self, group: Any) -> None:
         self.group = group
-        self._registered: Callable[[Any], Any] | None = None
+        self.state: Any = None
+        self._registered: Callable[[Any, Any], Any] | None = None
 
     def register(self, state: Any, hook: Callable[[Any, Any], Any]) -> None:
         """Have this one called from now on."""
         if self._registered is not None:
             raise RuntimeError("a communication hook of DistributedDataParallel can be registered only once")
-        self._registered = partial(hook, state)
+        self.state, self._registered = state, hook
 
     def __call__(self, state: Any, bucket: Any) -> Any:
-        return self._registered(bucket) if self._registered is not None else reduced(self.group, bucket)
+        return reduced(self.group, bucket) if self._registered is None else self._registered(self.state, bucket)
+
+
+def notes_of_hooks(model: nn.Module, steps: int) -> Iterator[str]:
+    """What hooks would do in later steps than these, in words."""
+    for wrapper in model.modules():
+        hook = getattr(vars(wrapper).get("reducer"), "hook", None)
+        for name in BEGINS:
+            begins = getattr(getattr(hook, "state", None), name, None)
+            if isinstance(begins, int) and steps < begins + 2:
+                yield (
+                    f"what the hook of DistributedDataParallel needs once it begins ({name}={begins}): {counted(steps, 'step')} "
+                    f"estimated, and steps={begins + 2} have it"
+                )
+
+
+BEGINS: Final = ("start_powerSGD_iter", "start_localSGD_iter")
+"""What the states of PyTorch's hooks call the number of steps in which gradients are reduced as without them."""
 
 
 def reduced(group: Any, bucket: Any) -> torch.futures.Future[torch.Tensor]:

@@ -86,6 +86,8 @@ def test_a_rank_has_a_gpu_of_its_host_by_the_number_there(rank: int, host: int) 
 
     def build() -> nn.Module:
         torch.cuda.set_device(rank % torch.cuda.device_count())
+        of_host, _ = dist.new_subgroups()
+        assert dist.get_process_group_ranks(of_host) == [*range(rank // host * host, (rank // host + 1) * host)]
         seen.extend((torch.cuda.device_count(), torch.cuda.current_device(), int(os.environ["LOCAL_RANK"])))
         return layer()
 

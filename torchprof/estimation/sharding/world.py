@@ -122,20 +122,7 @@ def _initialized_already() -> Iterator[None]:
                     f"{name}={said} to torchprof.estimate, or leave it out of init_process_group"
                 )
 
-    new_subgroups = dist.new_subgroups
-
-    @wraps(new_subgroups)
-    def of_hosts(group_size: int | None = None, *args: Any, **options: Any) -> Any:
-        """Groups are those of a host, by default, which has as many GPUs as ranks: ``torch.cuda`` answers for one."""
-        if group_size is None and torch.cuda.is_available():
-            group_size = min(dist.get_world_size(), PER_HOST)
-        return new_subgroups(group_size, *args, **options)
-
-    with (
-        replaced(dist, "init_process_group", init_process_group),
-        replaced(dist, "new_subgroups", of_hosts),
-        replaced(torch.cuda, "set_device", _set_device),
-    ):
+    with replaced(dist, "init_process_group", init_process_group), replaced(torch.cuda, "set_device", _set_device):
         yield
 
 

@@ -80,6 +80,23 @@ def test_torch_cuda_answers_as_in_a_step(world: dict[str, int]) -> None:
     assert seen == [True, world.get("world_size", 1), 0]
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_accelerator_is_the_gpu_of_the_rank(world: dict[str, int]) -> None:
+    seen: list[Any] = []
+
+    def build() -> nn.Module:
+        device = torch.accelerator.current_accelerator()
+        assert device is not None
+        torch.accelerator.set_device_index(0)
+        seen.extend((torch.accelerator.is_available(), device.type, torch.accelerator.device_count()))
+        with torch.device("meta"):
+            made = layer()
+        return made.to_empty(device=device)
+
+    assert of(build, **world).device_memory >= 8 * 8 * 4
+    assert seen == [True, "cuda", world.get("world_size", 1)]
+
+
 @pytest.mark.parametrize(("rank", "host"), [(3, 8), (13, 8)])
 def test_a_rank_has_a_gpu_of_its_host_by_the_number_there(rank: int, host: int) -> None:
     seen: list[int] = []

@@ -110,6 +110,10 @@ def asking(model: nn.Module, optimizer: object, x: Tensor) -> None:
     torch.zeros(1024 if torch.cuda.get_device_capability() == (8, 0) else 1)
 
 
+def asking_what_there_is(model: nn.Module, optimizer: object, x: Tensor) -> None:
+    torch.zeros(1024 if torch.accelerator.is_available() else 1)
+
+
 def emptying(x: Tensor) -> Tensor:
     torch.cuda.empty_cache()
     return x * 2
@@ -183,6 +187,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 WITNESSES: dict[str, Callable[[], Any]] = {
+    "accelerator": lambda: torchprof.estimate(nn.Linear(8, 8), (1, 8), step=asking_what_there_is, steps=1).memory.peak.bytes,
     "all_iterations": lambda: blocks(torchprof.estimate(nn.Linear(8, 8), (1, 8), optimizer=torch.optim.LBFGS)),
     "accumulated_gradients": lambda: blocks(of(lambda x: x.sin() + x.cos() + x.exp())),
     "attention": lambda: blocks(of(attention, (2, 2, 64, 64))),

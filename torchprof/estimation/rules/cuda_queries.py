@@ -82,7 +82,7 @@ def _answers(target: Target) -> dict[str, Callable[..., Any]]:
     }
     known.update({name: lambda *args, **options: None for name in DOES_NOTHING})
     known.update({name: _noted(name, known.get(name, lambda *args: None)) for name in CHANGES_MEMORY})
-    known.update({name: _refusing(name) for name in NEEDS_A_GPU})
+    known.update({name: refusing(f"torch.cuda.{name}") for name in NEEDS_A_GPU})
     return known
 
 
@@ -150,10 +150,12 @@ def _noted(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _refusing(name: str) -> Callable[..., NoReturn]:
+def refusing(name: str) -> Callable[..., NoReturn]:
+    """A function in place of one that has no answer without a GPU."""
+
     def refuse(*args: Any, **options: Any) -> NoReturn:
         raise EstimateError(
-            f"the program calls torch.cuda.{name}, which only a GPU can answer: leave it out with a step= of your own. "
+            f"the program calls {name}, which only a GPU can answer: leave it out with a step= of your own. "
             "The device, its name, capability and memory, streams and events are known"
         )
 
@@ -209,6 +211,9 @@ class InPlace:
     def query(self) -> bool:
         return True
 
+    def is_capturing(self) -> bool:
+        return False
+
 
 class Event:
     """An event: it has happened."""
@@ -229,7 +234,7 @@ class Event:
         return True
 
     def elapsed_time(self, end: Any) -> float:
-        return _refusing("Event.elapsed_time")()
+        return refusing("torch.cuda.Event.elapsed_time")()
 
 
 @rule(

@@ -52,6 +52,10 @@ class Stream:
     def __exit__(self, *error: Any) -> None:
         self._entered.pop().__exit__(*error)
 
+    def is_capturing(self) -> bool:
+        """No graph is made of what it does."""
+        return False
+
     def wait_stream(self, stream: Any) -> None:
         """There is nothing to wait for."""
 

@@ -161,10 +161,12 @@ SHARDING: Final = Feature(
         "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
         "clear_sharding_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
         "ddp": "torch.nn.parallel.distributed",
+        "fsdp_param": "torch.distributed.fsdp._fully_shard._fsdp_param",
         "register_comm_hook": "torch.distributed._register_comm_hook",
         "world": "torch.distributed.distributed_c10d",
     },
     methods=(
+        "torch.distributed.fsdp._fully_shard._fsdp_param._chunk_with_empty",
         "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._init_fqns",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
         "torch.distributed.tensor._sharding_prop.ShardingPropagator.propagate_op_sharding_non_cached",

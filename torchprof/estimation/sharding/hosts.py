@@ -12,7 +12,7 @@ PER_HOST: Final = 8
 """Ranks of one host: ``LOCAL_WORLD_SIZE``. Most machines with GPUs have so many."""
 
 MOST_RANKS: Final = 2**20
-"""Of a world: more than anybody has. PyTorch lists all ranks of a process group, again and again, which takes seconds by then."""
+"""Of a world: more than anybody has. PyTorch lists all ranks of a process group, again and again, which takes seconds then."""
 
 
 def hosts_of(ranks: Iterable[int]) -> tuple[int, int]:

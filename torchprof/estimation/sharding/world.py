@@ -22,6 +22,7 @@ from torchprof.estimation.fake.callers import replaced, undispatched
 from torchprof.estimation.sharding.communication import DEFAULT_GROUP, MESH
 from torchprof.estimation.sharding.context_parallel import checked_context_parallel
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
+from torchprof.estimation.sharding.fitting_sizes import fitting_sizes_asked_for
 from torchprof.estimation.sharding.hosts import MOST_RANKS, PER_HOST
 from torchprof.estimation.sharding.offload import shards_stay_pinned
 from torchprof.estimation.sharding.pipelines import stages_known
@@ -39,8 +40,8 @@ def check_world(world_size: Any, rank: Any) -> None:
         raise ArgumentError(f"world_size={shown(world_size)} must be how many ranks there are, an int of at least 1")
     if world_size > MOST_RANKS:
         raise ArgumentError(
-            f"world_size={shown(world_size)} is more than the {MOST_RANKS:,} ranks that can be estimated: give fewer. Where the "
-            "others are replicas, a rank of fewer needs as much"
+            f"world_size={shown(world_size)} is more than the {MOST_RANKS:,} ranks that can be estimated: give fewer. Where "
+            "the others are replicas, a rank of fewer needs as much"
         )
     if not is_int(rank, 0, world_size - 1):
         raise ArgumentError(
@@ -87,6 +88,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         stack.enter_context(equal_layouts_found_once())
         stack.enter_context(storages_resized_with_memory())
         stack.enter_context(unsupported_refused())
+        stack.enter_context(fitting_sizes_asked_for())
         stack.enter_context(checked_context_parallel())
         stack.enter_context(shards_stay_pinned())
         stack.enter_context(stages_known())

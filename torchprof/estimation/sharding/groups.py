@@ -41,7 +41,8 @@ def groups_as_real_ones() -> Iterator[None]:
 
 @contextmanager
 def _coalesced_on_meta() -> Iterator[None]:
-    library = torch.library.Library("c10d", "IMPL")
+    make: Any = torch.library.Library
+    library = make("c10d", "IMPL")
     try:
         for name in COALESCED:
             if not SHARDING.has_kernel(f"c10d::{name}", "Meta"):

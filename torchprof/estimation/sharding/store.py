@@ -16,7 +16,7 @@ PREFIX: Final = "//"
 """Stands between the name of a process group and a key."""
 
 
-class StoreOfRank(dist.Store):
+class StoreOfRank(dist.Store):  # type: ignore[name-defined,misc]
     """What ``torch.distributed`` keeps for the ranks to tell each other, of which one is there: nobody waits.
 
     Methods are called by the names that they have in C++.

@@ -27,7 +27,6 @@ from torchprof.estimation.sharding.groups import groups_as_real_ones
 from torchprof.estimation.sharding.hosts import MOST_RANKS, PER_HOST
 from torchprof.estimation.sharding.offload import shards_stay_pinned
 from torchprof.estimation.sharding.pipelines import stages_known
-from torchprof.estimation.sharding.store import StoreOfRank
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
 from torchprof.estimation.sharding.unsupported import unsupported_refused
 from torchprof.estimation.torch_private import ESTIMATE, SHARDING
@@ -66,6 +65,8 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         ArgumentError, EstimateError: as `check_world` says.
     """
     check_world(world_size, rank)
+    from torchprof.estimation.sharding.store import StoreOfRank  # a class of torch.distributed, which not every PyTorch has
+
     local = min(world_size, PER_HOST)
     variables = {
         "RANK": rank,

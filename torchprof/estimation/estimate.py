@@ -19,6 +19,7 @@ from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.fake.interrupts import INTERRUPTS
 from torchprof.estimation.notes import in_short, notes_of
+from torchprof.estimation.one_at_a_time import ONE_AT_A_TIME
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.sharding.context_parallel import note_of_sequences
 from torchprof.estimation.sharding.host_memory import with_host
@@ -165,7 +166,7 @@ def estimate(
     factor = factor_of(routing, world_size)
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, factor)
     if world_size is None:
-        with INTERRUPTS.before_ops():
+        with ONE_AT_A_TIME, INTERRUPTS.before_ops():
             return _estimated(*given, sharded=False)
     from torchprof.estimation.sharding.deadlocks import check_messages
     from torchprof.estimation.sharding.messages import messages_recorded
@@ -188,7 +189,7 @@ def estimate(
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.all_ranks import largest_of_ranks
 
-    with INTERRUPTS.before_ops():
+    with ONE_AT_A_TIME, INTERRUPTS.before_ops():
         return (
             of_rank(rank)
             if ranks is None

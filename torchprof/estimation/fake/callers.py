@@ -21,6 +21,7 @@ __all__ = [
     "REPLACES",
     "Stage",
     "by_program",
+    "called_instead",
     "forget_remarks",
     "in_an_estimate",
     "in_graph",
@@ -153,6 +154,19 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     finally:
         _put_back(owner, name, original)
         _replaced[:] = [each for each in _replaced if each[3] is not value or each[:2] != (owner, name)]
+
+
+@contextmanager
+def called_instead(function: Callable[..., Any], other: Callable[..., Any]) -> Iterator[None]:
+    """Calls of a function of ``torch.distributed`` go to another one, until the block ends: also of those who imported it by
+    name before. It is what a decorator of PyTorch has made, and calls what the decorator keeps."""
+    cells: Any = getattr(function, "__closure__", None) or ()
+    cell = next(cell for cell in cells if cell.cell_contents is getattr(function, "__wrapped__", None))
+    kept, cell.cell_contents = cell.cell_contents, other
+    try:
+        yield
+    finally:
+        cell.cell_contents = kept
 
 
 _replaced: Final[list[tuple[Any, str, Any, Any]]] = []

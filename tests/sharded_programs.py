@@ -41,7 +41,18 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 import torchprof
 
-__all__ = ["ARCHITECTURES", "IN_TESTS", "PROGRAMS", "STEPS", "Architecture", "Program", "measured", "step_peaks"]
+__all__ = [
+    "ACCUMULATING",
+    "ARCHITECTURES",
+    "IN_TESTS",
+    "PROGRAMS",
+    "STEPS",
+    "Architecture",
+    "Program",
+    "measured",
+    "peaks_of_steps",
+    "step_peaks",
+]
 
 STEPS: Final = 3
 MEASURED_STEPS: Final = 8
@@ -353,6 +364,7 @@ def ring_and_sharded(model: Any, of: Architecture) -> nn.Module:
 WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]] = {
     "ddp": (2, ddp),
     "ddp-views": (2, partial(ddp, gradient_as_bucket_view=True)),
+    "ddp-small-views": (2, partial(ddp, gradient_as_bucket_view=True, bucket_cap_mb=0.25)),
     "ddp-unused": (2, ddp_with_unused),
     "ddp-unused-views": (2, partial(ddp_with_unused, gradient_as_bucket_view=True)),
     "fsdp": (2, sharded),
@@ -391,14 +403,18 @@ class Program:
 
     Attributes:
         architecture, wrapping: their names.
+        microbatches: backward passes in a step, in each of which gradients are reduced. Of several, SGD takes the step, which
+            needs no memory: the peak is in backward.
     """
 
     architecture: str
     wrapping: str
+    microbatches: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.architecture}-{self.wrapping}"
+        name = f"{self.architecture}-{self.wrapping}"
+        return name if self.microbatches == 1 else f"{name}-x{self.microbatches}"
 
     @property
     def world_size(self) -> int:
@@ -406,6 +422,8 @@ class Program:
 
     @property
     def optimizer(self) -> Callable[..., Any]:
+        if self.microbatches > 1:
+            return partial(torch.optim.SGD, lr=0.1)
         return OPTIMIZERS.get(self.wrapping, torch.optim.AdamW)
 
     @property
@@ -428,13 +446,20 @@ class Program:
         optimizer = self.optimizer(model.parameters())
         yield model
         while True:
-            out = model(**given) if isinstance(given, dict) else model(*given)
+            if isinstance(given, dict):
+                self.step(model, optimizer, **given)
+            else:
+                self.step(model, optimizer, *given)
+            yield None
+
+    def step(self, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        for _ in range(self.microbatches):
+            out = model(*args, **kwargs)
             loss = loss_of(out)
             loss.backward()
-            optimizer.step()
-            del out, loss
-            optimizer.zero_grad()
-            yield None
+        optimizer.step()
+        del out, loss
+        optimizer.zero_grad()
 
     def estimated(self, rank: int) -> torchprof.Estimate:
         """What is predicted for a rank."""
@@ -444,6 +469,7 @@ class Program:
                 self.inputs(),
                 optimizer=self.optimizer,
                 loss=loss_of,
+                step=self.step if self.microbatches > 1 else None,
                 steps=self.steps,
                 device="cpu",
                 world_size=self.world_size,
@@ -464,7 +490,19 @@ def _programs() -> Iterable[Program]:
                 yield Program(architecture, wrapping)
 
 
-PROGRAMS: Final[dict[str, Program | Pipelined]] = {**{program.name: program for program in _programs()}, **PIPELINES}
+ACCUMULATING: Final = {
+    program.name: program
+    for architecture in ("mlp", "llama")
+    for wrapping in ("ddp", "ddp-small-views", "fsdp", "fsdp-kept", "hsdp")
+    for program in (Program(architecture, wrapping, 2), Program(architecture, wrapping, 4))
+}
+"""Those that reduce gradients several times in a step."""
+
+PROGRAMS: Final[dict[str, Program | Pipelined]] = {
+    **{program.name: program for program in _programs()},
+    **ACCUMULATING,
+    **PIPELINES,
+}
 """All, by name."""
 
 IN_TESTS: Final = (
@@ -498,24 +536,37 @@ def step_peaks(account: torchprof.Memory) -> list[int]:
 
 
 def measured(names: Sequence[str], path: Path) -> dict[str, list[tuple[int, int]]]:
-    """The peaks of real processes, by program and rank: that of the first step, and the lowest one of those after it, in which
-    there are states of the optimizer.
+    """The peaks of real processes, by program and rank: that of the first step, and the lowest one of those that are like the
+    last one that is estimated.
+
+    Args:
+        names, path: as for `peaks_of_steps`.
+    """
+    found = peaks_of_steps(names, path)
+    return {name: [(peaks[0], min(peaks[PROGRAMS[name].steps - 1 :])) for peaks in ranks] for name, ranks in found.items()}
+
+
+def peaks_of_steps(names: Sequence[str], path: Path, *, late: bool = False) -> dict[str, list[list[int]]]:
+    """The peaks of real processes, by program, rank and step.
 
     Each process runs the programs one after the other, each in a process group of its own.
 
     Args:
         names: of `PROGRAMS`.
         path: a folder for what the processes tell each other.
+        late: have the threads of gloo run only where nothing else does, on one processor for all ranks.
     """
     world = max(PROGRAMS[name].world_size for name in names)
-    mp.spawn(_rank, (tuple(names), str(path)), nprocs=world)  # type: ignore[no-untyped-call]
+    mp.spawn(_rank, (tuple(names), str(path), late), nprocs=world)  # type: ignore[no-untyped-call]
     told = [torch.load(path / f"peaks-{rank}") for rank in range(world)]
     return {name: [told[rank][name] for rank in range(PROGRAMS[name].world_size)] for name in names}
 
 
-def _rank(rank: int, names: Sequence[str], path: str) -> None:
+def _rank(rank: int, names: Sequence[str], path: str, late: bool) -> None:
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error"}
     torch.set_num_threads(1)
+    if late:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     found = {}
     for name in names:
         program = PROGRAMS[name]
@@ -523,17 +574,26 @@ def _rank(rank: int, names: Sequence[str], path: str) -> None:
             store = dist.FileStore(f"{path}/{name}", program.world_size)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=program.world_size)
             with events_on_cpu():
-                found[name] = _trained(program)
+                found[name] = _trained(program, late)
             dist.barrier()
             dist.destroy_process_group()
             _clear_sharding_prop_cache()
     torch.save(found, f"{path}/peaks-{rank}")
 
 
-def _trained(program: Program | Pipelined) -> tuple[int, int]:
-    """The peaks of this rank, in the first step and in later ones."""
+def _run_last() -> None:
+    """Give threads of gloo the processor only where nobody else wants it."""
+    for thread in Path("/proc/self/task").iterdir():
+        if "gloo" in (thread / "comm").read_text():
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+
+
+def _trained(program: Program | Pipelined, late: bool) -> list[int]:
+    """The peak of this rank in each step."""
     steps = iter(program.trained())
     model = next(steps)
+    if late:
+        _run_last()
     gc.collect()
     gc.disable()  # what is in a reference cycle would go at any time
     with torchprof.profile(model, memory=True, stacks=False) as prof:
@@ -542,5 +602,4 @@ def _trained(program: Program | Pipelined) -> tuple[int, int]:
             dist.barrier()
             prof.step()
     gc.enable()
-    first, *later = step_peaks(torchprof.memory(prof.trace, "cpu"))
-    return first, min(later[program.steps - 2 :])
+    return step_peaks(torchprof.memory(prof.trace, "cpu"))

@@ -162,6 +162,11 @@ class Pipelined:
     def inputs(self) -> tuple[Tensor, Tensor]:
         return MODELS[self.model][1]()
 
+    @property
+    def steps(self) -> int:
+        """How many are estimated; from the last of them on, all are alike."""
+        return 3
+
     def trained(self) -> Iterable[Any]:
         """Train for a step each time that the next one is asked for. The first time, what is trained is there."""
         schedule = self.build()
@@ -184,7 +189,7 @@ class Pipelined:
             self.build,
             self.inputs(),
             optimizer=torch.optim.AdamW,
-            steps=3,
+            steps=self.steps,
             device="cpu",
             world_size=self.world_size,
             rank=rank,

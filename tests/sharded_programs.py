@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -25,6 +26,7 @@ from architectures import loss_of
 from routed_experts import RoutedExperts, SpreadExperts
 from sharded_attention import HAS_RING, LENGTH, RingEncoder
 from sharded_blocks import Block
+from sharded_hooks import HOOKED, STEPS_OF_HOOKS, events_on_cpu
 from sharded_pipelines import HAS_PIPELINES, PIPELINES, Pipelined
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_to_all_single_autograd, wait_tensor
@@ -387,6 +389,7 @@ WRAPPINGS: Final[dict[str, tuple[int, Callable[[Any, Architecture], nn.Module]]]
     "fsdp-selective": (2, checkpointed),
     "fsdp-prefetch": (2, prefetching),
     "fsdp-in-backward": (2, sharded),
+    **{name: (2, wrapped) for name, wrapped in HOOKED.items()},
 }
 """Ranks and function, by name."""
 
@@ -423,6 +426,11 @@ class Program:
             return partial(torch.optim.SGD, lr=0.1)
         return OPTIMIZERS.get(self.wrapping, torch.optim.AdamW)
 
+    @property
+    def steps(self) -> int:
+        """How many are estimated; from the last of them on, all are alike."""
+        return STEPS_OF_HOOKS if self.wrapping in HOOKED else STEPS
+
     def build(self) -> nn.Module:
         """The model as the calling rank of the running process group has it."""
         torch.manual_seed(0)
@@ -455,18 +463,19 @@ class Program:
 
     def estimated(self, rank: int) -> torchprof.Estimate:
         """What is predicted for a rank."""
-        return torchprof.estimate(
-            self.build,
-            self.inputs(),
-            optimizer=self.optimizer,
-            loss=loss_of,
-            step=self.step if self.microbatches > 1 else None,
-            steps=STEPS,
-            device="cpu",
-            world_size=self.world_size,
-            rank=rank,
-            routing="balanced" if self.architecture in ("routed", "gathered") else None,
-        )
+        with events_on_cpu() if "mixed" in self.wrapping else nullcontext():
+            return torchprof.estimate(
+                self.build,
+                self.inputs(),
+                optimizer=self.optimizer,
+                loss=loss_of,
+                step=self.step if self.microbatches > 1 else None,
+                steps=self.steps,
+                device="cpu",
+                world_size=self.world_size,
+                rank=rank,
+                routing="balanced" if self.architecture in ("routed", "gathered") else None,
+            )
 
 
 def _programs() -> Iterable[Program]:
@@ -527,14 +536,14 @@ def step_peaks(account: torchprof.Memory) -> list[int]:
 
 
 def measured(names: Sequence[str], path: Path) -> dict[str, list[tuple[int, int]]]:
-    """The peaks of real processes, by program and rank: that of the first step, and the lowest one of those after it, in which
-    there are states of the optimizer.
+    """The peaks of real processes, by program and rank: that of the first step, and the lowest one of those that are like the
+    last one that is estimated.
 
     Args:
         names, path: as for `peaks_of_steps`.
     """
     found = peaks_of_steps(names, path)
-    return {name: [(peaks[0], min(peaks[1:])) for peaks in ranks] for name, ranks in found.items()}
+    return {name: [(peaks[0], min(peaks[PROGRAMS[name].steps - 1 :])) for peaks in ranks] for name, ranks in found.items()}
 
 
 def peaks_of_steps(names: Sequence[str], path: Path, *, late: bool = False) -> dict[str, list[list[int]]]:
@@ -564,7 +573,8 @@ def _rank(rank: int, names: Sequence[str], path: str, late: bool) -> None:
         if rank < program.world_size:
             store = dist.FileStore(f"{path}/{name}", program.world_size)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=program.world_size)
-            found[name] = _trained(program, late)
+            with events_on_cpu():
+                found[name] = _trained(program, late)
             dist.barrier()
             dist.destroy_process_group()
             _clear_sharding_prop_cache()

@@ -7,12 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import torchprof
 from torchprof.estimation.fake.interrupts import INTERRUPTS, Interrupts
@@ -133,3 +136,39 @@ def test_what_other_threads_compute_is_not_counted(options: dict[str, Any]) -> N
     assert beside.trace.ops["thread"].max() > 0
     assert beside.flops == alone.flops
     assert beside.bound("H100-80GB").flops == alone.bound("H100-80GB").flops
+
+
+def test_estimates_of_several_threads_run_one_after_another_and_leave_nothing() -> None:
+    def alone() -> float:
+        return torchprof.estimate(layers, (8, 16), optimizer=torch.optim.AdamW).max_allocated
+
+    def ranks() -> float:
+        options: dict[str, Any] = {"optimizer": torch.optim.AdamW, "world_size": 4}
+        return torchprof.estimate(lambda: DistributedDataParallel(layers()), (8, 16), **options).max_allocated
+
+    places: list[tuple[Any, str]] = [
+        (torch.cuda, "set_device"),
+        (torch.nn.Module, "to"),
+        (DistributedDataParallel, "__init__"),
+        (dist, "init_process_group"),
+    ]
+    before = [getattr(owner, name) for owner, name in places]
+    expected = [alone(), ranks()] * 2
+    with ThreadPoolExecutor(4) as pool:
+        found = [each.result() for each in [pool.submit(one) for one in (alone, ranks, alone, ranks)]]
+    assert found == expected
+    assert [getattr(owner, name) for owner, name in places] == before
+    assert not dist.is_initialized()
+    assert "LOCAL_WORLD_SIZE" not in os.environ
+
+
+def test_a_summary_waits_for_an_estimate_of_another_thread() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+
+    def summed() -> str:
+        return str(torchprof.summary(model, (8, 16), device="meta"))
+
+    with ThreadPoolExecutor(2) as pool:
+        estimated = pool.submit(torchprof.estimate, layers, (8, 16))
+        assert "Params: 272" in pool.submit(summed).result()
+        estimated.result()

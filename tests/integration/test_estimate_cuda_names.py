@@ -128,6 +128,41 @@ def test_the_gpu_is_known() -> None:
     assert answers(lambda: cuda.get_device_properties(0).total_memory, capacity=2**33) == 2**33
 
 
+def test_the_accelerator_is_the_gpu() -> None:
+    of_machine = torch.accelerator.is_available(), torch.accelerator.current_accelerator(), torch.get_device_module()
+    accelerator = torch.accelerator
+    assert answers(lambda: (accelerator.is_available(), accelerator.device_count(), accelerator.current_device_index())) == (
+        True,
+        1,
+        0,
+    )
+    assert answers(lambda: accelerator.current_accelerator()) == torch.device("cuda")
+    assert answers(lambda: accelerator.current_accelerator(check_available=True)) == torch.device("cuda")
+    assert answers(lambda: torch.get_device_module()) is torch.cuda
+    assert answers(lambda: torch.get_device_module("cpu")) is torch.cpu
+    accelerator_now = torch.accelerator.is_available(), torch.accelerator.current_accelerator(), torch.get_device_module()
+    assert accelerator_now == of_machine
+
+
+def test_there_is_no_accelerator_in_an_estimate_for_the_cpu() -> None:
+    assert answers(lambda: torch.accelerator.is_available(), device="cpu") == torch.accelerator.is_available()
+
+
+def on_a_stream_of_the_accelerator(x: Tensor) -> Tensor:
+    with torch.accelerator.device_index(0):
+        stream, event = torch.Stream(), torch.Event()
+        stream.wait_stream(torch.accelerator.current_stream())
+        y = x.to(torch.accelerator.current_accelerator()) * 2
+        event.record()
+    torch.accelerator.synchronize()
+    torch.accelerator.reset_peak_memory_stats()
+    return y
+
+
+def test_streams_of_the_accelerator_are_there_and_all_is_done_in_order() -> None:
+    assert of(on_a_stream_of_the_accelerator).memory.peak.bytes == of(lambda x: x * 2).memory.peak.bytes
+
+
 UNKNOWN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "name": (lambda x: torch.cuda.get_device_name(), r"'name' of the GPU.*capacity="),
     "property": (lambda x: torch.cuda.get_device_properties(0).warp_size, "'warp_size' of the GPU"),
@@ -137,6 +172,11 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: torch.cuda.Event().elapsed_time(torch.cuda.Event()),
         r"torch\.cuda\.Event\.elapsed_time",
     ),
+    "memory of the accelerator": (
+        lambda x: torch.accelerator.memory_allocated(),
+        r"torch\.accelerator\.memory_allocated, which only",
+    ),
+    "second accelerator": (lambda x: torch.accelerator.set_device_index(1), "GPU 1, and an estimate is for one"),
     "second": (lambda x: torch.cuda.set_device(1), "GPU 1, and an estimate is for one"),
     "old type": (
         lambda x: x.type("torch.cuda.FloatTensor"),

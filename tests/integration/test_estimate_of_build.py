@@ -77,7 +77,39 @@ def test_torch_cuda_answers_as_in_a_step(world: dict[str, int]) -> None:
         return layer()
 
     of(build, **world)
-    assert seen == [True, 1, 0]
+    assert seen == [True, world.get("world_size", 1), 0]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_accelerator_is_the_gpu_of_the_rank(world: dict[str, int]) -> None:
+    seen: list[Any] = []
+
+    def build() -> nn.Module:
+        device = torch.accelerator.current_accelerator()
+        assert device is not None
+        torch.accelerator.set_device_index(0)
+        seen.extend((torch.accelerator.is_available(), device.type, torch.accelerator.device_count()))
+        with torch.device("meta"):
+            made = layer()
+        return made.to_empty(device=device)
+
+    assert of(build, **world).device_memory >= 8 * 8 * 4
+    assert seen == [True, "cuda", world.get("world_size", 1)]
+
+
+@pytest.mark.parametrize(("rank", "host"), [(3, 8), (13, 8)])
+def test_a_rank_has_a_gpu_of_its_host_by_the_number_there(rank: int, host: int) -> None:
+    seen: list[int] = []
+
+    def build() -> nn.Module:
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+        of_host, _ = dist.new_subgroups()
+        assert dist.get_process_group_ranks(of_host) == [*range(rank // host * host, (rank // host + 1) * host)]
+        seen.extend((torch.cuda.device_count(), torch.cuda.current_device(), int(os.environ["LOCAL_RANK"])))
+        return layer()
+
+    of(build, world_size=16, rank=rank)
+    assert seen == [host, rank % host, rank % host]
 
 
 def test_there_is_no_gpu_while_a_model_is_built_for_the_cpu() -> None:

@@ -132,6 +132,29 @@ def test_ranks_cost_nothing(device: str) -> None:
     assert len(many.trace.ops) == len(few.trace.ops)
 
 
+def test_a_million_ranks_make_as_few_shards_as_eight() -> None:
+    made: list[int] = []
+
+    def build(count: int) -> nn.Module:
+        new_empty = Tensor.new_empty
+        calls = [0]
+
+        def counted(*args: Any, **options: Any) -> Tensor:
+            calls[0] += 1
+            return new_empty(*args, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tensor, "new_empty", counted)
+            model = sharded((count,))
+        made.append(calls[0])
+        return model
+
+    few, many = (of(partial(build, count), world_size=count) for count in (8, 2**20))
+    assert made[1] < 100, "most ranks have no row of any weight"
+    assert len(many.trace.ops) == len(few.trace.ops)
+    assert many.by_category["sharded parameters"] < few.by_category["sharded parameters"]
+
+
 def test_a_script_for_gpus_runs_as_it_is() -> None:
     seen: dict[str, Any] = {}
 
@@ -230,6 +253,8 @@ def shares_objects() -> nn.Module:
         (network, {"world_size": 0}, ArgumentError, "world_size=0 must be how many ranks there are"),
         (network, {"world_size": "8"}, ArgumentError, "world_size='8' must be how many"),
         (network, {"world_size": True}, ArgumentError, "world_size=True must be how many"),
+        (network, {"world_size": 2**20 + 1}, ArgumentError, "world_size=1048577 is more than the 1,048,576 ranks"),
+        (network, {"world_size": 10**9, "ranks": "all"}, ArgumentError, "world_size=1000000000 is more than"),
         (network, {"rank": 2}, ArgumentError, "rank=2 must be one of the ranks of world_size=2: an int from 0 to 1"),
         (network, {"rank": -1}, ArgumentError, "rank=-1 must be one"),
         (network, {"world_size": None, "rank": 1}, ArgumentError, "rank=1 is one of many: say of how many, with world_size="),

@@ -99,6 +99,7 @@ def test_a_choice_is_a_mapping_and_travels() -> None:
     ("given", "said"),
     [
         ({"gpus": 0}, r"gpus=0 must be how many GPUs"),
+        ({"gpus": (8, 10**9)}, r"gpus=\(8, 1000000000\) has more than the 1,048,576 GPUs"),
         ({"gpus": ()}, r"gpus=\(\) must be"),
         ({"gpus": (8, True)}, r"gpus=\(8, True\) must be"),
         ({"batch": "two"}, r"batch='two' must be"),

@@ -19,14 +19,14 @@ from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.fake.interrupts import INTERRUPTS
 from torchprof.estimation.notes import in_short, notes_of
-from torchprof.estimation.other_threads import without_other_threads
+from torchprof.estimation.one_at_a_time import ONE_AT_A_TIME
 from torchprof.estimation.overheads import with_overheads
-from torchprof.estimation.saved_results import with_saved_results
 from torchprof.estimation.sharding.context_parallel import note_of_sequences
 from torchprof.estimation.sharding.host_memory import with_host
 from torchprof.estimation.sharding.streams import numbered_streams, streams_of, with_streams
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import AUTOCAST_RULE, COMPILE, DISPATCHER_RULES, DYNAMO, ESTIMATE, SHARDING, STANCE
+from torchprof.estimation.uncounted import without_uncounted
 from torchprof.record.preserve import random_states
 from torchprof.record.profile import profile
 from torchprof.tables.memory import Memory
@@ -166,7 +166,7 @@ def estimate(
     factor = factor_of(routing, world_size)
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, factor)
     if world_size is None:
-        with INTERRUPTS.before_ops():
+        with ONE_AT_A_TIME, INTERRUPTS.before_ops():
             return _estimated(*given, sharded=False)
     from torchprof.estimation.sharding.deadlocks import check_messages
     from torchprof.estimation.sharding.messages import messages_recorded
@@ -189,7 +189,7 @@ def estimate(
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.all_ranks import largest_of_ranks
 
-    with INTERRUPTS.before_ops():
+    with ONE_AT_A_TIME, INTERRUPTS.before_ops():
         return (
             of_rank(rank)
             if ranks is None
@@ -231,6 +231,7 @@ def _estimated(
     from torchprof.estimation.sharding.late_release import held_late
     from torchprof.estimation.sharding.nccl import nccl_buffers
     from torchprof.estimation.sharding.pipelines import pipeline_in
+    from torchprof.estimation.sharding.replicas import notes_of_hooks
     from torchprof.estimation.sharding.works import Works
     from torchprof.estimation.training_step import TrainingStep, fake_inputs
 
@@ -287,12 +288,12 @@ def _estimated(
             place = place_of_error(recording, error).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
-    trace = without_other_threads(with_saved_results(with_streams(recording.trace)))
+    trace = without_uncounted(with_streams(recording.trace))
     trace.facts[FLOAT32_PRODUCTS] = torch.backends.cuda.matmul.fp32_precision
     trace, on_host = with_host(trace)
     account = Memory.of(trace, "meta")
     notes = (*notes_of(source, real_ops.ran, compiled=target.compiled or sharded), *rules.notes(trace), *mode.outside.notes())
-    notes = (*notes, *note_of_sequences())
+    notes = (*notes, *note_of_sequences(), *(notes_of_hooks(source, steps) if sharded else ()))
     known: dict[str, Any] = {"assumed": tuple(routing.assumed()), "pipeline": pipeline_in(source, trace) if sharded else None}
     sent = mode.communication.sent() if mode.communication is not None else ()
     if target.device == "cpu":

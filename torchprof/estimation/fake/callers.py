@@ -21,7 +21,9 @@ __all__ = [
     "REPLACES",
     "Stage",
     "by_program",
+    "called_instead",
     "forget_remarks",
+    "in_an_estimate",
     "in_graph",
     "is_read",
     "originals",
@@ -116,6 +118,26 @@ def in_graph() -> bool:
     return _is_fake_mode_active() or (_now.stage is Stage.DYNAMO and DYNAMO.TracingContext.try_get() is not None)
 
 
+def in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
+    """A function that the program is given another answer of, or a class of which others stand for instances."""
+    if isinstance(original, type):
+
+        class Kind(type(original)):  # type: ignore[misc]
+            def __instancecheck__(cls, instance: object) -> bool:
+                return isinstance(instance, (original, answer) if isinstance(answer, type) else original)
+
+        def make(cls: type, *args: Any, **options: Any) -> Any:
+            return (answer if by_program() else original)(*args, **options)
+
+        return Kind(original.__name__, (original,), {"__new__": make, "__doc__": original.__doc__})
+
+    @wraps(original, updated=())
+    def call(*args: Any, **options: Any) -> Any:
+        return (answer if by_program() else original)(*args, **options)
+
+    return call
+
+
 def _is_fake_mode_active() -> bool:
     """As `torchprof.record.torch_private.is_fake_mode_active`, of names that are known to be there: it is asked very often."""
     return ESTIMATE.active_mode(ESTIMATE.FAKE) is not None
@@ -132,6 +154,19 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     finally:
         _put_back(owner, name, original)
         _replaced[:] = [each for each in _replaced if each[3] is not value or each[:2] != (owner, name)]
+
+
+@contextmanager
+def called_instead(function: Callable[..., Any], other: Callable[..., Any]) -> Iterator[None]:
+    """Calls of a function of ``torch.distributed`` go to another one, until the block ends: also of those who imported it by
+    name before. It is what a decorator of PyTorch has made, and calls what the decorator keeps."""
+    cells: Any = getattr(function, "__closure__", None) or ()
+    cell = next(cell for cell in cells if cell.cell_contents is getattr(function, "__wrapped__", None))
+    kept, cell.cell_contents = cell.cell_contents, other
+    try:
+        yield
+    finally:
+        cell.cell_contents = kept
 
 
 _replaced: Final[list[tuple[Any, str, Any, Any]]] = []

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import program_builds, replaced
+from torchprof.estimation.fake.device_names import is_cuda
 from torchprof.estimation.torch_private import ESTIMATE
 
 __all__ = ["on_meta"]
@@ -156,7 +157,7 @@ class _StaysOnMeta(TorchFunctionMode):
     def _value(self, given: Any) -> Any:
         if isinstance(given, torch.Tensor):
             return self._values.get(given, given)
-        is_device = isinstance(given, torch.device) or (isinstance(given, str) and given.partition(":")[0] in ("cuda", "meta"))
+        is_device = isinstance(given, torch.device) or is_cuda(given) or given == "meta"
         return CPU if is_device else given
 
     def _read(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -178,11 +179,8 @@ class _StaysOnMeta(TorchFunctionMode):
 def _on_meta(value: Any, *, stays: bool) -> Any:
     """A device where a tensor is put; ``stays``: it is on meta, and nothing takes it from there."""
     if isinstance(value, str):
-        kind = value.partition(":")[0]
-        return "meta" if kind == "cuda" or (stays and kind == "cpu") else value
-    if isinstance(value, torch.device):
-        return META if value.type == "cuda" or stays else value
-    return value
+        return "meta" if is_cuda(value) or (stays and value.partition(":")[0] == "cpu") else value
+    return META if isinstance(value, torch.device) and (stays or is_cuda(value)) else value
 
 
 def _leaves(value: Any) -> list[Any]:

@@ -27,6 +27,7 @@ from torchprof.estimation.fake.real_ops import RealOps, SparseError, UnmeasuredE
 from torchprof.estimation.fake.routing import Routing
 from torchprof.estimation.fake.sparse import LayoutError, has_sparse, is_sparse, parts_of, returns_known, with_strides
 from torchprof.estimation.sharding.communication import NAMESPACES, Communication
+from torchprof.estimation.sharding.fitting_sizes import EXCHANGES, check_splits
 from torchprof.estimation.sharding.offload import Host
 from torchprof.estimation.sharding.works import Works
 from torchprof.estimation.torch_private import ESTIMATE
@@ -95,6 +96,8 @@ class EstimateMode(FakeTensorMode):  # type: ignore[misc]
         if func is DETACH:
             self.backward_nodes.begin()
         if self.communication is not None and func.namespace in NAMESPACES:
+            if func._schema.name in EXCHANGES:
+                check_splits(func, args, kwargs)
             self.communication.meet(func, args, kwargs)
         if func.namespace == "profiler":  # record_function and its kin work on no tensors
             return func(*args, **kwargs)

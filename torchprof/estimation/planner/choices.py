@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from torchprof.arguments import is_int
 from torchprof.errors import ArgumentError, ModuleTypeError
 from torchprof.estimation.planner.choice import FIELDS, MESH, Choice, is_size
+from torchprof.estimation.sharding.hosts import MOST_RANKS
 from torchprof.wording import shown
 
 __all__ = ["Choices", "choices_of"]
@@ -47,6 +48,8 @@ def choices_of(
         ArgumentError, ModuleTypeError: they are no such numbers, or no combination can be.
     """
     counts = _numbers("gpus", gpus, "how many GPUs, such as 8, or (8, 16, 32, 64)")
+    if max(counts) > MOST_RANKS:
+        raise ArgumentError(f"gpus={shown(gpus)} has more than the {MOST_RANKS:,} GPUs that can be estimated: give fewer")
     batches = _numbers("batch", batch, "how many samples a rank has at once, such as 1, or (1, 2, 4)")
     sequences = [None] if sequence is None else _numbers("sequence", sequence, "how many tokens a sample has, such as 8192")
     if tokens_per_step is not None and not is_int(tokens_per_step, 1):

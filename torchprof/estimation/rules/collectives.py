@@ -47,3 +47,17 @@ class GlooWorkspaces(Workspaces):
 )
 def waited_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
+
+
+@rule(
+    Kind.WORKSPACE,
+    "c10d::allreduce_coalesced_",
+    on="cpu",
+    when="always: NCCL reduces each tensor where it is",
+    source="AsyncAllreduceCoalescedWork in torch/csrc/distributed/c10d/ProcessGroupGloo.cpp reduces one flat copy of all",
+)
+class GlooFlatCopy(Workspaces):
+    """The tensors once more."""
+
+    def bytes(self, op: Any, args: Any, kwargs: Any, results: list[torch.Tensor]) -> int:
+        return sum(int(tensor.nbytes) for tensor in args[0])

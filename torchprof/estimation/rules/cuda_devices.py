@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from torchprof.estimation.fake.callers import REPLACES, in_graph, replaced
+from torchprof.estimation.fake.device_names import is_cuda
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.estimation.torch_private import CUDA_NAMES, DISPATCHER_RULES
@@ -116,10 +117,3 @@ def _ignored(function: Callable[..., Any]) -> Callable[..., Any]:
             function(self, stream)
 
     return call
-
-
-def is_cuda(device: Any) -> bool:
-    """Whether something names a device of CUDA."""
-    return (isinstance(device, str) and device.partition(":")[0] == "cuda") or (
-        isinstance(device, torch.device) and device.type == "cuda"
-    )

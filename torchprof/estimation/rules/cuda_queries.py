@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from typing import Any, Final, NoReturn
 
 import torch
 
 from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import by_program, forget_remarks, remark, remarked, replaced
+from torchprof.estimation.fake.callers import forget_remarks, in_an_estimate, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
+from torchprof.estimation.sharding.hosts import ranks_of_a_host
 from torchprof.estimation.target import Target
 from torchprof.trace.trace import Trace
 
@@ -36,7 +36,7 @@ STATE_BYTES: Final = 16
     Kind.PATCH,
     "torch.cuda",
     on="cuda",
-    when="the program asks for the GPU, of which there is one",
+    when="the program asks for the GPU: there is one, and in a world of ranks one for each rank of the host",
     source="torch/cuda/__init__.py, torch/cuda/memory.py and torch/cuda/streams.py",
 )
 @contextmanager
@@ -46,41 +46,21 @@ def cuda_queries(target: Target) -> Iterator[None]:
     with ExitStack() as stack:
         for name, answer in _answers(target).items():
             if hasattr(torch.cuda, name):
-                stack.enter_context(replaced(torch.cuda, name, _in_an_estimate(getattr(torch.cuda, name), answer)))
+                stack.enter_context(replaced(torch.cuda, name, in_an_estimate(getattr(torch.cuda, name), answer)))
         for name in ("range_push", "range_pop", "range_start", "range_end", "mark"):
             nvtx = torch.cuda.nvtx
-            stack.enter_context(replaced(nvtx, name, _in_an_estimate(getattr(nvtx, name), lambda *args: 0)))
+            stack.enter_context(replaced(nvtx, name, in_an_estimate(getattr(nvtx, name), lambda *args: 0)))
         yield
 
 
-def _in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
-    """A function, or a class of which others stand for instances."""
-    if isinstance(original, type):
-
-        class Kind(type(original)):  # type: ignore[misc]
-            def __instancecheck__(cls, instance: object) -> bool:
-                return isinstance(instance, (original, answer) if isinstance(answer, type) else original)
-
-        def make(cls: type, *args: Any, **options: Any) -> Any:
-            return (answer if by_program() else original)(*args, **options)
-
-        return Kind(original.__name__, (original,), {"__new__": make, "__doc__": original.__doc__})
-
-    @wraps(original, updated=())
-    def call(*args: Any, **options: Any) -> Any:
-        return (answer if by_program() else original)(*args, **options)
-
-    return call
-
-
 def _answers(target: Target) -> dict[str, Callable[..., Any]]:
-    capability = target.capability
+    capability, chosen = target.capability, _Chosen()
     known: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: _only(device),
+        "device_count": _count,
+        "current_device": chosen.current,
+        "set_device": chosen.choose,
         "get_device_capability": _of_the_only(lambda: capability),
         "get_device_name": _of_the_only(lambda: Properties(target).name),
         "get_device_properties": _of_the_only(lambda: Properties(target)),
@@ -102,7 +82,7 @@ def _answers(target: Target) -> dict[str, Callable[..., Any]]:
     }
     known.update({name: lambda *args, **options: None for name in DOES_NOTHING})
     known.update({name: _noted(name, known.get(name, lambda *args: None)) for name in CHANGES_MEMORY})
-    known.update({name: _refusing(name) for name in NEEDS_A_GPU})
+    known.update({name: refusing(f"torch.cuda.{name}") for name in NEEDS_A_GPU})
     return known
 
 
@@ -120,13 +100,41 @@ def _of_the_only(answer: Callable[[], Any]) -> Callable[..., Any]:
 
 def _only(device: Any) -> None:
     """Raises where this is not the first GPU. A rank of many has one of those of its host, by its number there."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return
-    index = device if isinstance(device, int) else torch.device(device).index if device is not None else 0
-    if index not in (None, 0, -1):
+    index = _number(device)
+    if not _are_ranks() and index not in (None, 0, -1):
         raise EstimateError(
             f"the program asks for GPU {index}, and an estimate is for one, 'cuda:0': leave it out with a step= of your own"
         )
+
+
+def _number(device: Any) -> int | None:
+    return device if isinstance(device, int) else torch.device(device).index if device is not None else None
+
+
+def _are_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _count() -> int:
+    """How many GPUs there are: one for each rank on the host, in a world that the estimate has made."""
+    of_estimate = _are_ranks() and torch.distributed.get_backend() == "fake"
+    return ranks_of_a_host(torch.distributed.get_world_size()) if of_estimate else 1
+
+
+class _Chosen:
+    """The GPU that a program has chosen, by its number on the host."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def choose(self, device: Any) -> None:
+        _only(device)
+        number = _number(device)
+        if number is not None and number >= 0:
+            self._number = number
+
+    def current(self) -> int:
+        return self._number
 
 
 def _noted(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,10 +150,12 @@ def _noted(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _refusing(name: str) -> Callable[..., NoReturn]:
+def refusing(name: str) -> Callable[..., NoReturn]:
+    """A function in place of one that has no answer without a GPU."""
+
     def refuse(*args: Any, **options: Any) -> NoReturn:
         raise EstimateError(
-            f"the program calls torch.cuda.{name}, which only a GPU can answer: leave it out with a step= of your own. "
+            f"the program calls {name}, which only a GPU can answer: leave it out with a step= of your own. "
             "The device, its name, capability and memory, streams and events are known"
         )
 
@@ -201,6 +211,9 @@ class InPlace:
     def query(self) -> bool:
         return True
 
+    def is_capturing(self) -> bool:
+        return False
+
 
 class Event:
     """An event: it has happened."""
@@ -221,7 +234,7 @@ class Event:
         return True
 
     def elapsed_time(self, end: Any) -> float:
-        return _refusing("Event.elapsed_time")()
+        return refusing("torch.cuda.Event.elapsed_time")()
 
 
 @rule(

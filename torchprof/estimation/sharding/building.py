@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchprof import _native
-from torchprof.errors import EstimateError, ModuleTypeError
-from torchprof.estimation.fake.callers import replaced
+from torchprof.errors import ModuleTypeError
 from torchprof.estimation.fake.meta_build import on_meta
 from torchprof.estimation.fake.model import Faking
 from torchprof.estimation.sharding.offload import HOST, Host, offloaded
 from torchprof.estimation.sharding.pipelines import as_module
-from torchprof.estimation.sharding.unused_parameters import FindsUnused
+from torchprof.estimation.sharding.replicas import wrap, wrapped_later
 from torchprof.estimation.torch_private import SHARDING
 
 __all__ = ["built_sharded", "local_part", "made_fake", "wrappers"]
@@ -42,7 +37,7 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         raise ModuleTypeError(
             f"with world_size=, model must be a function that builds and shards the model as a rank does, not {what}"
         )
-    with on_meta(), _wrapped_later():
+    with on_meta(), wrapped_later():
         made = as_module(build())
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(
@@ -80,16 +75,7 @@ def made_fake(model: nn.Module, mode: Any, *, has_host: bool) -> nn.Module:
                 mode.host.resume_with(tensors)
             mode.outside.forget()
         for wrapper in [module for module in model.modules() if isinstance(module, DistributedDataParallel)]:
-            with _without_talking():
-                finds = vars(wrapper)["finds"]
-                vars(wrapper)["wrap"]()
-                SHARDING.register_comm_hook(wrapper.reducer, wrapper.process_group, _reduced)
-                unused = None
-                if finds:
-                    wrapper.find_unused_parameters = True
-                    parameters = [parameter for parameter in wrapper._module_parameters if parameter.requires_grad]
-                    unused = FindsUnused(wrapper.reducer, parameters, wrapper.process_group, on_cpu=not has_host)
-                vars(wrapper)["reducer"] = _Reducer(wrapper, unused)
+            wrap(wrapper, mode.works, on_cpu=not has_host)
     return model
 
 
@@ -115,93 +101,3 @@ def _attributes_made_fake(model: nn.Module, mode: Any) -> None:
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank has of a tensor: all of it, or its shard."""
     return getattr(tensor, "_local_tensor", tensor)
-
-
-@contextmanager
-def _wrapped_later() -> Iterator[None]:
-    """DistributedDataParallel keeps the parameters that it is given, so it gets them once they are fake."""
-    wrap = DistributedDataParallel.__init__
-
-    signature = inspect.signature(wrap)
-
-    @wraps(wrap)
-    def init(self: Any, *args: Any, **options: Any) -> None:
-        given = signature.bind(self, *args, **options)
-        if given.arguments.get("mixed_precision") is not None:
-            raise EstimateError(
-                "DistributedDataParallel(mixed_precision=...) cannot be estimated: leave it out and use torch.autocast, or "
-                "fully_shard with a MixedPrecisionPolicy"
-            )
-        # A static graph, in which it is known what is used, needs what another does, and is told from it by values.
-        finds = bool(given.arguments.get("find_unused_parameters")) and not given.arguments.get("static_graph")
-        # A model on the CPU has no device_ids.
-        given.arguments.update(device_ids=None, output_device=None, static_graph=False, find_unused_parameters=False)
-        nn.Module.__init__(self)
-        self.module = given.arguments["module"]
-        object.__setattr__(self, "finds", finds)
-        object.__setattr__(self, "wrap", lambda: wrap(*given.args, **given.kwargs))
-
-    def register_comm_hook(self: Any, *args: Any, **options: Any) -> None:
-        raise EstimateError(
-            "DistributedDataParallel.register_comm_hook() cannot be estimated: leave it out. The plain all-reduce is counted, "
-            "of which a hook that compresses to 16 bits sends half"
-        )
-
-    with (
-        replaced(DistributedDataParallel, "__init__", init),
-        replaced(DistributedDataParallel, "register_comm_hook", register_comm_hook),
-    ):
-        yield
-
-
-@contextmanager
-def _without_talking() -> Iterator[None]:
-    """What DistributedDataParallel asks the other ranks when it begins: they have the same parameters."""
-    place = SHARDING.ddp
-    with (
-        replaced(place, "_verify_param_shape_across_processes", _nothing),
-        replaced(place, "_sync_module_states", _nothing),
-    ):
-        yield
-
-
-def _reduced(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[torch.Tensor]:
-    """A bucket of gradients has been reduced. The world that is not there says it without the bucket, which is refused."""
-    dist.all_reduce(bucket.buffer(), group=group)
-    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    done.set_result(bucket.buffer())
-    return done
-
-
-class _Reducer:
-    """A reducer of DistributedDataParallel that keeps its first buckets: it would send others the order of its second ones.
-
-    It makes those in the second forward, for gradients in the order in which they came. Gradients that are views of the first
-    ones, as they are between the backwards of one step, keep these until they are copied: both are there at once.
-    """
-
-    def __init__(self, wrapper: DistributedDataParallel, unused: FindsUnused | None) -> None:
-        self._reducer, self._unused = wrapper.reducer, unused
-        self._views = [*wrapper.parameters()] if wrapper.gradient_as_bucket_view and unused is None else []
-        self._has_reduced = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reducer, name)
-
-    def _rebuild_buckets(self) -> bool:
-        if self._has_reduced:
-            gradients = [parameter.grad for parameter in self._views if parameter.grad is not None]
-            self._views = []
-            if gradients:
-                torch.empty(sum(gradient.nbytes for gradient in gradients), dtype=torch.uint8, device=gradients[0].device)
-        return False
-
-    def prepare_for_backward(self, outputs: list[torch.Tensor]) -> None:
-        self._has_reduced = True
-        self._reducer.prepare_for_backward([])
-        if self._unused is not None:
-            self._unused.search(outputs)
-
-
-def _nothing(*args: Any, **options: Any) -> None:
-    """In place of what talks to other ranks."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from torchprof.estimation.sharding.hosts import PER_HOST
+from torchprof.estimation.sharding.hosts import ranks_of_a_host
 from torchprof.estimation.sharding.streams import IN_PINNED_MEMORY, ON_HOST, streams_of
 from torchprof.rendering.units import format_bytes
 from torchprof.tables.memory import Memory
@@ -37,7 +37,7 @@ class HostMemory:
         """
         held = ", ".join(f"{name} {format_bytes(count)}" for name, count in self.by_category.items())
         pinned = f"; {format_bytes(self.pinned)} of it pinned, in blocks of powers of two" if self.pinned else ""
-        ranks = min(world_size, PER_HOST)
+        ranks = ranks_of_a_host(world_size)
         of_all = f". {ranks} ranks on a host take {format_bytes(ranks * self.bytes)}" if ranks > 1 else ""
         return f"On the host: {format_bytes(self.bytes)}, at most ({held}{pinned}){of_all}"
 

@@ -6,10 +6,18 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["PER_HOST", "hosts_of"]
+__all__ = ["MOST_RANKS", "PER_HOST", "hosts_of", "ranks_of_a_host"]
 
 PER_HOST: Final = 8
 """Ranks of one host: ``LOCAL_WORLD_SIZE``. Most machines with GPUs have so many."""
+
+MOST_RANKS: Final = 2**20
+"""Of a world: more than anybody has. PyTorch lists all ranks of a process group, again and again, which takes seconds then."""
+
+
+def ranks_of_a_host(world_size: int) -> int:
+    """How many ranks of a world are on the host of each: one GPU for each."""
+    return min(world_size, PER_HOST)
 
 
 def hosts_of(ranks: Iterable[int]) -> tuple[int, int]:

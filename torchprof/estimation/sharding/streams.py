@@ -18,7 +18,7 @@ import torch
 
 from torchprof import _native
 from torchprof.analysis.spans import latest_before
-from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.fake.callers import in_an_estimate, replaced
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
@@ -42,6 +42,19 @@ class Stream:
     def __init__(self, number: int) -> None:
         self.number = number
         self.device = torch.device("cpu")
+        self._entered: list[Any] = []
+
+    def __enter__(self) -> Stream:
+        self._entered.append(torch.cpu.stream(self))  # type: ignore[arg-type]
+        self._entered[-1].__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)
+
+    def is_capturing(self) -> bool:
+        """No graph is made of what it does."""
+        return False
 
     def wait_stream(self, stream: Any) -> None:
         """There is nothing to wait for."""
@@ -80,7 +93,7 @@ class Event:
 
 @contextmanager
 def numbered_streams() -> Iterator[None]:
-    """Streams of ``torch.cpu`` are numbered, and recordings are marked where they change, until the block ends."""
+    """Streams of ``torch.cpu``, and those that the program has for any accelerator, are numbered, and recordings are marked where they change, until the block ends."""
     made = [Stream(0)]
     current = [made[0]]
 
@@ -109,6 +122,12 @@ def numbered_streams() -> Iterator[None]:
             ("current_stream", lambda device=None: current[-1]),
         ):
             stack.enter_context(replaced(torch.cpu, name, value))
+        for owner, name, answer in (
+            (torch, "Stream", new),
+            (torch, "Event", Event),
+            (torch.accelerator, "current_stream", lambda device=None: current[-1]),
+        ):
+            stack.enter_context(replaced(owner, name, in_an_estimate(getattr(owner, name), answer)))
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -12,6 +11,7 @@ import torch
 
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import replaced
+from torchprof.estimation.sharding.objects import objects_of_others_refused
 from torchprof.estimation.torch_private import CONTEXT_PARALLEL, SHARDING
 
 __all__ = ["unsupported_refused"]
@@ -32,14 +32,6 @@ UNSPLIT: Final = frozenset(
 SPLIT_BY_SEQUENCE: Final = frozenset(
     getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention").default for kernel in ("flash", "efficient", "cudnn")
 )
-OBJECTS: Final = (
-    "the program calls torch.distributed.{}, which returns objects of other ranks, and these are not there: use what this "
-    "rank knows itself, or leave it out"
-)
-SYNC_BATCH_NORM: Final = (
-    "SyncBatchNorm, whose kernels are those of GPUs alone, cannot be estimated in training: leave out convert_sync_batchnorm. "
-    "A layer sends 2 * channels + 1 numbers more in forward, and 2 * channels in backward"
-)
 SEQUENCE: Final = 2
 """The dimension of queries, keys and values that context parallelism splits."""
 
@@ -49,11 +41,7 @@ def unsupported_refused() -> Iterator[None]:
     """Raise EstimateError where the program makes one of these, until the block ends."""
     with ExitStack() as stack:
         stack.enter_context(replaced(SHARDING.FSDP1, "__init__", _refusing(FSDP1)))
-        for name, asks in _ASKING.items():
-            for owner in (torch.distributed, SHARDING.world):
-                stack.enter_context(replaced(owner, name, _of_others(getattr(owner, name), asks)))
-        batch_norm = torch.nn.SyncBatchNorm
-        stack.enter_context(replaced(batch_norm, "forward", _unless_synchronized(batch_norm.forward)))
+        stack.enter_context(objects_of_others_refused())
         propagator, name = SHARDING.ShardingPropagator, "propagate_op_sharding_non_cached"
         stack.enter_context(replaced(propagator, name, _splitting_no_attention(getattr(propagator, name))))
         yield
@@ -64,49 +52,6 @@ def _refusing(said: str) -> Callable[..., None]:
         raise EstimateError(said)
 
     return init
-
-
-def _asks_others(given: dict[str, Any]) -> bool:
-    """Whether there are other ranks in the group."""
-    return bool(torch.distributed.get_world_size(given.get("group")) > 1)
-
-
-def _asks_source(given: dict[str, Any]) -> bool:
-    """Whether another rank than this is the source."""
-    if given.get("group_src") is not None:
-        return bool(given["group_src"] != torch.distributed.get_rank(given.get("group")))
-    return (given.get("src") or 0) != torch.distributed.get_rank()
-
-
-_ASKING: Final = {
-    "all_gather_object": _asks_others,
-    "gather_object": _asks_others,
-    "broadcast_object_list": _asks_source,
-    "scatter_object_list": _asks_source,
-}
-"""Functions that return objects, and whether these are those of other ranks."""
-
-
-def _of_others(function: Callable[..., Any], asks: Callable[[dict[str, Any]], bool]) -> Callable[..., Any]:
-    signature = inspect.signature(function)
-
-    @wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        if asks(signature.bind(*args, **options).arguments):
-            raise EstimateError(OBJECTS.format(function.__name__))
-        return None if function.__name__ == "broadcast_object_list" else function(*args, **options)
-
-    return call
-
-
-def _unless_synchronized(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(forward)
-    def call(self: Any, input: torch.Tensor) -> Any:
-        if self.training and torch.distributed.get_world_size() > 1:
-            raise EstimateError(SYNC_BATCH_NORM)
-        return forward(self, input)
-
-    return call
 
 
 def _splitting_no_attention(propagate: Callable[..., Any]) -> Callable[..., Any]:

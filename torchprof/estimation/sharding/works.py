@@ -5,7 +5,8 @@ or fill cannot be freed meanwhile:
 
 - gloo's `Work` holds what the collective is given and what it fills for as long as the program has it; of a reduce-scatter,
   what it fills and the copy that is reduced, not what it is given.
-- NCCL's holds both until it is awaited.
+- NCCL's holds both until it is awaited; what nobody waits for, until the next collective of its group: its watchdog learns
+  that it is done, and the thread that calls the next one lets go.
 - A functional collective's is kept by PyTorch until ``wait_tensor`` is called on what it returned.
 """
 
@@ -16,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from torchprof.analysis.distributed.collective_names import kind_of
 from torchprof.estimation.fake.callers import by_program, replaced
+from torchprof.estimation.sharding.answers import AnsweredWork, streams_of_pool
 from torchprof.estimation.sharding.communication import group_of
 from torchprof.estimation.torch_private import SHARDING
 from torchprof.record.nested import find_tensors
@@ -74,11 +75,11 @@ def _awaited_when_used(wrap: Callable[[torch.Tensor], torch.Tensor]) -> Callable
 
 
 class Works:
-    """Holds what collectives hold.
+    """Holds what collectives hold, and gives each a `Work` that answers.
 
     Args:
-        until_wait: whether that is only until they are awaited, as with NCCL, and the program's tensors alone; else it is as
-            gloo does.
+        until_wait: whether that is only until they are awaited or the next one begins, as with NCCL, and the program's tensors
+            alone; else it is as gloo does.
 
     Attributes:
         began: the collectives, in the order in which they were called.
@@ -87,9 +88,10 @@ class Works:
     def __init__(self, *, until_wait: bool) -> None:
         self.began: list[Began] = []
         self._until_wait = until_wait
-        self._of_works: WeakKeyDictionary[Any, list[torch.Tensor]] = WeakKeyDictionary()
+        self._not_awaited: dict[str, list[torch.Tensor]] = {}
         self._to_be_awaited: dict[int, tuple[StorageWeakRef, list[torch.Tensor]]] = {}
         self._called: list[list[torch.Tensor]] = []
+        self._streams = streams_of_pool()
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -97,40 +99,36 @@ class Works:
         with ExitStack() as stack:
             for name in METHODS:
                 if hasattr(dist.ProcessGroup, name):
-                    stack.enter_context(replaced(dist.ProcessGroup, name, self._returning_work(name, stack)))
+                    stack.enter_context(replaced(dist.ProcessGroup, name, self._returning_work(name)))
             place = SHARDING.functional
             stack.enter_context(replaced(place, "_maybe_wrap_tensor", _awaited_when_used(place._maybe_wrap_tensor)))
             yield
 
-    def _returning_work(self, name: str, stack: ExitStack) -> Callable[..., Any]:
+    def let_go(self, group: Any) -> None:
+        """The process group has a collective more, of which nothing else is to be known."""
+        self._not_awaited.pop(str(group.group_name), []).clear()
+
+    def _returning_work(self, name: str) -> Callable[..., Any]:
         call = getattr(dist.ProcessGroup, name)
-        awaited: set[type] = set()
 
         @wraps(call)
-        def returning_work(*args: Any, **options: Any) -> Any:
+        def returning_work(group: Any, *args: Any, **options: Any) -> Any:
             held: list[torch.Tensor] = []
+            self.let_go(group)
             self._called.append(held)
             try:
-                work = call(*args, **options)
+                work = call(group, *args, **options)
             finally:
                 self._called.pop()
             if work is None:  # of several that are to be sent as one
-                return work
-            if self._until_wait and type(work) not in awaited:
-                awaited.add(type(work))
-                stack.enter_context(replaced(type(work), "wait", self._letting_go(type(work).wait)))
-            self._of_works[work] = held
-            return work
+                return None
+            if self._until_wait:
+                self._not_awaited[str(group.group_name)] = held
+            filled = args[0] if args else next(iter(options.values()))
+            value = [filled] if isinstance(filled, torch.Tensor) else filled
+            return AnsweredWork(value, held, self._until_wait, self._streams)
 
         return returning_work
-
-    def _letting_go(self, wait: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(wait)
-        def letting_go(work: Any, *args: Any, **options: Any) -> Any:
-            self._of_works.pop(work, None)
-            return wait(work, *args, **options)
-
-        return letting_go
 
     def meet(self, func: Any, args: Any, kwargs: Any, returned: Any, copies: Sequence[torch.Tensor]) -> None:
         """To be called with every op of `torchprof.estimation.sharding.communication.NAMESPACES`, once it has returned.

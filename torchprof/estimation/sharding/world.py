@@ -22,9 +22,12 @@ from torchprof.estimation.fake.callers import replaced, undispatched
 from torchprof.estimation.sharding.communication import DEFAULT_GROUP, MESH
 from torchprof.estimation.sharding.context_parallel import checked_context_parallel
 from torchprof.estimation.sharding.equal_layouts import equal_layouts_found_once
-from torchprof.estimation.sharding.hosts import PER_HOST
+from torchprof.estimation.sharding.fitting_sizes import fitting_sizes_asked_for
+from torchprof.estimation.sharding.groups import groups_as_real_ones
+from torchprof.estimation.sharding.hosts import MOST_RANKS, ranks_of_a_host
 from torchprof.estimation.sharding.offload import shards_stay_pinned
 from torchprof.estimation.sharding.pipelines import stages_known
+from torchprof.estimation.sharding.replicas import hooks_kept
 from torchprof.estimation.sharding.uncounted import layouts_without_memory, storages_resized_with_memory
 from torchprof.estimation.sharding.unsupported import unsupported_refused
 from torchprof.estimation.torch_private import ESTIMATE, SHARDING
@@ -37,6 +40,11 @@ def check_world(world_size: Any, rank: Any) -> None:
     """Raise ArgumentError unless there is such a rank, and no process group that the world would take the place of."""
     if not is_int(world_size, 1):
         raise ArgumentError(f"world_size={shown(world_size)} must be how many ranks there are, an int of at least 1")
+    if world_size > MOST_RANKS:
+        raise ArgumentError(
+            f"world_size={shown(world_size)} is more than the {MOST_RANKS:,} ranks that can be estimated: give fewer. Where "
+            "the others are replicas, a rank of fewer needs as much"
+        )
     if not is_int(rank, 0, world_size - 1):
         raise ArgumentError(
             f"rank={shown(rank)} must be one of the ranks of world_size={world_size}: an int from 0 to {world_size - 1}"
@@ -58,7 +66,9 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         ArgumentError, EstimateError: as `check_world` says.
     """
     check_world(world_size, rank)
-    local = min(world_size, PER_HOST)
+    from torchprof.estimation.sharding.store import StoreOfRank  # a class of torch.distributed, which not every PyTorch has
+
+    local = ranks_of_a_host(world_size)
     variables = {
         "RANK": rank,
         "WORLD_SIZE": world_size,
@@ -73,14 +83,20 @@ def fake_world(world_size: int, rank: int) -> Iterator[None]:
         os.environ.update({name: str(value) for name, value in variables.items()})
         stack.callback(_forget_layouts)
         _forget_layouts()
+        store = StoreOfRank()  # held here: the groups keep only what is in C++
         stack.callback(_end)
-        dist.init_process_group("fake", store=SHARDING.FakeStore(), rank=rank, world_size=world_size)
+        SHARDING.fake_groups  # noqa: B018  # which registers the backend where it is imported
+        dist.init_process_group("fake", store=store, rank=rank, world_size=world_size)
         stack.enter_context(_initialized_already())
         stack.enter_context(_meshes_on_the_cpu())
+        stack.enter_context(replaced(SHARDING.fsdp_param, "_chunk_with_empty", _shards))
         stack.enter_context(layouts_without_memory())
         stack.enter_context(equal_layouts_found_once())
         stack.enter_context(storages_resized_with_memory())
         stack.enter_context(unsupported_refused())
+        stack.enter_context(hooks_kept())
+        stack.enter_context(groups_as_real_ones())
+        stack.enter_context(fitting_sizes_asked_for())
         stack.enter_context(checked_context_parallel())
         stack.enter_context(shards_stay_pinned())
         stack.enter_context(stages_known())
@@ -150,6 +166,13 @@ def _meshes_on_the_cpu() -> Iterator[None]:
         for name in ("__getitem__", "_flatten", "get_coordinate", "get_local_rank"):
             stack.enter_context(replaced(mesh, name, undispatched(getattr(mesh, name))))
         yield
+
+
+def _shards(tensor: torch.Tensor, num_chunks: int, dim: int) -> list[torch.Tensor]:
+    """The shards of a parameter, one a rank, of which FSDP2 takes its own: those of all ranks that have none are one tensor."""
+    chunks = [*torch.chunk(tensor, num_chunks, dim=dim)]
+    missing = num_chunks - len(chunks)
+    return [*chunks, *[chunks[0].new_empty(0)] * missing] if missing else chunks
 
 
 def _name_of_all(mesh: DeviceMesh) -> None:

@@ -118,7 +118,7 @@ def geqrf(a: Shape) -> int:
 
 
 @formula("aten::linalg_qr")
-def qr(a: Shape, mode: str = "reduced") -> int:
+def qr(a: Shape, mode: str = "reduced", *_: Any) -> int:
     """geqrf and, unless only R is asked for, orgqr."""
     m, n = a[-2:]
     columns = {"reduced": min(m, n), "complete": m, "r": 0}[mode]

@@ -82,8 +82,11 @@ def test_threads_of_gloo_that_run_last_hold_what_the_estimate_says(tmp_path: Pat
     assert statistics.median(peaks) <= 1.005 * (found.max_allocated + known(found))
 
 
-def test_buckets_hold_all_that_ddp_sends_but_buffers(estimates: dict[str, Estimate]) -> None:
-    assert {name: known(found) for name, found in estimates.items() if "ddp" in name and known(found) > 1000} == {}
+def test_of_what_ddp_sends_only_its_first_buckets_are_not_there_anyway(estimates: dict[str, Estimate]) -> None:
+    """In place of these come others, in the second forward."""
+    for name in (name for name in IN_TESTS if "ddp" in name):
+        found = estimates[name]
+        assert 0 < known(found) <= 1.01 * found.by_category["parameters"], name
 
 
 def test_an_estimate_says_how_much_more_gloo_may_hold(estimates: dict[str, Estimate]) -> None:
@@ -93,7 +96,7 @@ def test_an_estimate_says_how_much_more_gloo_may_hold(estimates: dict[str, Estim
     assert found.fits(found.max_allocated - 1) is False
     assert found.fits(found.max_allocated) is None
     assert found.fits(found.max_allocated + known(found)) is True
-    assert "Threads of gloo" not in str(estimates["mlp-ddp-small-views-x2"])
+    assert "Threads of gloo" not in str(torchprof.estimate(built, (16, WIDTH), device="cpu", world_size=2))
 
 
 def known(found: Estimate) -> int:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from torchprof.errors import ArgumentError
 from torchprof.estimation.planner.choice import Choice
-from torchprof.wording import nearest, shown
+from torchprof.wording import nearest, shortened, shown
 
 __all__ = ["ShardedTransformer"]
 
@@ -29,6 +29,8 @@ ALONE: Final[Mapping[str, Any]] = {"fsdp": ..., "tp": 1, "checkpointing": "none"
 TRIED: Final[Mapping[str, Any]] = {**ALONE, "tp": (1, 2, 4, 8), "checkpointing": ("none", "selective", "full")}
 """What is tried where nothing is said."""
 VALUES: Final = {"checkpointing": ("none", "selective", "full"), "precision": ("bf16", "bf16-true", "fp32")}
+SAID: Final = 200
+"""Characters of what transformers says that are quoted: it names classes in full."""
 SIZES: Final = ("replicate", "fsdp", "tp")
 SPLIT: Final[Mapping[str, Callable[[], ParallelStyle] | None]] = {
     "colwise": ColwiseParallel,
@@ -157,9 +159,9 @@ class ShardedTransformer:
         try:
             made: nn.Module = known.from_config(self.config)
         except ValueError as error:
-            why = str(error).partition("\n")[0]
+            why = shortened(str(error).partition("\n")[0], SAID).rstrip(".")
             raise ArgumentError(
-                f"build_with={type(self.config).__name__} is of no model that predicts tokens ({why:.80}): write build_with as "
+                f"build_with={type(self.config).__name__} is of no model that predicts tokens ({why}): write build_with as "
                 "a function"
             ) from None
         return made

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -23,6 +25,9 @@ from torchprof.wording import nearest, shortened, shown
 __all__ = ["ShardedTransformer"]
 
 aten = torch.ops.aten
+
+RETURNS_VIEW: Final = r"FSDP2-wrapped module \(.*\) returned a view tensor"
+"""A warning of PyTorch, which is for those who write to what a layer returns: models of transformers do not."""
 
 ALONE: Final[Mapping[str, Any]] = {"fsdp": ..., "tp": 1, "checkpointing": "none", "precision": "bf16"}
 """What is taken of what ``over`` does not name."""
@@ -151,6 +156,13 @@ class ShardedTransformer:
             fully_shard(layer, mesh=shards, mp_policy=policy)
         fully_shard(model, mesh=shards, mp_policy=policy)
         return model
+
+    @contextmanager
+    def unwarned(self) -> Iterator[None]:
+        """What PyTorch warns of as layers return views, as they do with tensor parallel, is not shown until the block ends."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", RETURNS_VIEW, UserWarning)
+            yield
 
     def _made(self) -> nn.Module:
         from transformers import AutoModelForCausalLM

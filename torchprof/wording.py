@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-__all__ = ["counted", "meant", "nearest", "numbered", "shown", "written_so"]
+__all__ = ["counted", "meant", "nearest", "numbered", "shortened", "shown", "written_so"]
 
 LONGEST: Final = 80
 SHORTEST_BEGINNING: Final = 3
@@ -50,6 +50,20 @@ def shown(value: Any, longest: int = LONGEST) -> str:
     except Exception:  # ints of thousands of digits, and what a class of the user's own may raise
         return f"(of type {type(value).__name__})"
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The first so many characters of a text, whole words, in one line.
+
+    Example:
+        >>> shortened("tp 2 does not divide num_attention_heads 3", 30)
+        'tp 2 does not divide...'
+    """
+    words = " ".join(text.split())
+    if len(words) <= longest:
+        return words
+    whole = words[: longest - 2].rpartition(" ")[0]
+    return (whole or words[: longest - 3]) + "..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -258,6 +258,9 @@ def shares_objects() -> nn.Module:
         (network, {"rank": 2}, ArgumentError, "rank=2 must be one of the ranks of world_size=2: an int from 0 to 1"),
         (network, {"rank": -1}, ArgumentError, "rank=-1 must be one"),
         (network, {"world_size": None, "rank": 1}, ArgumentError, "rank=1 is one of many: say of how many, with world_size="),
+        (network, {"world_size": None, "ranks": "all"}, ArgumentError, "ranks='all' is of many ranks: say .* with world_size="),
+        (network, {"ranks": "all", "rank": 1}, ArgumentError, "ranks='all' and rank=1 exclude each other"),
+        (network, {"ranks": "each"}, ArgumentError, "ranks='each' must be 'all'"),
         (network, {"compile": True}, ArgumentError, "compile=True is for a model on one device"),
         (partial(sharded, (2, 4)), {}, ArgumentError, "world_size=2 does not do for the mesh of the program: .* 8 ranks"),
         (network(), {}, ModuleTypeError, "must be a function that builds and shards the model as a rank does, not Sequential"),
@@ -325,3 +328,22 @@ def test_a_world_that_is_there_is_left_alone() -> None:
         assert dist.get_backend() == "gloo"
     finally:
         dist.destroy_process_group()
+
+
+def test_what_distributed_data_parallel_raises_is_raised_in_the_build() -> None:
+    with pytest.raises(RuntimeError, match="any parameter that requires a gradient") as caught:
+        of(lambda: DistributedDataParallel(nn.ReLU()))
+    assert "raised in the build of the model" in caught.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("read", [lambda loss: loss.item(), lambda loss: f"{loss:.3f}"])
+def test_a_loss_that_a_step_reads_is_left_out_or_allowed(read: Callable[[Tensor], object]) -> None:
+    def step(model: nn.Module, optimizer: Any, x: Tensor) -> None:
+        loss = model(x).sum()
+        loss.backward()
+        read(loss)
+
+    with pytest.raises(EstimateError, match=r"pass allow_real=\('aten::item',\) .* leave it out of the step") as caught:
+        of(network, step=step)
+    assert "routing" not in str(caught.value), "it is no router"
+    assert of(network, step=step, allow_real=("aten::item",)).max_allocated > 0

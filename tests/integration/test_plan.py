@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -291,8 +292,25 @@ def test_a_helper_whose_planner_was_killed_ends_without_a_word(monkeypatch: pyte
     assert ended.value.code == 1
 
 
+def test_only_programs_of_the_user_s_own_are_warned_of_views_that_layers_return() -> None:
+    of_torchprof = ShardedTransformer(LLAMA)
+
+    def own(choice: Choice) -> nn.Module:
+        return of_torchprof(choice)
+
+    options: dict[str, Any] = {"over": {"fsdp": 1, "tp": 2, "checkpointing": "none", "precision": "bf16"}, "processes": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", "Warning only once for all operators")
+        assert of_llama(**options).rows[0].status == "fits"
+    with pytest.warns(UserWarning, match="returned a view tensor"):
+        torchprof.plan(own, of_torchprof.inputs, gpus=2, sequence=64, cache=False, **options)
+
+
 def test_a_model_that_predicts_no_tokens_is_named() -> None:
-    with pytest.raises(EstimateError, match=r"T5Config is of no model that predicts tokens .* write build_with as a function"):
+    with pytest.raises(EstimateError, match=r"T5Config is of no model that .*\.T5Config'> .*\w\): write build_with as a"):
         torchprof.plan(T5Config(), gpus=2, sequence=64, cache=False)
 
 

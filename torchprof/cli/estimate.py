@@ -26,6 +26,8 @@ AUTOCAST: Final = ("bfloat16", "float16")
 DOES_NOT_FIT: Final = 1
 ABOUT: Final = """Predict what a training step needs, whether it fits, and the largest batch.
 
+It is for one GPU: `torchprof plan` is for several, and torchprof.estimate(build, inputs, world_size=...) in Python.
+
 It exits with 0; with 1 where it does not fit --gpu, or that is not known; with 2 where it failed."""
 
 
@@ -145,6 +147,8 @@ def _ways_out(options: argparse.Namespace, found: torchprof.Estimate, largest: i
         lines += ["A smaller batch may fit: --max-batch finds it"]
     if options.gpu is not None and found.fits() is not True and options.amp is None:
         lines += ["Or less per sample: --amp bf16 estimates it under autocast"]
+    if options.gpu is not None and found.fits() is not True and options.device == "cuda":
+        lines += ["Or on several GPUs: torchprof plan, or torchprof.estimate(build, inputs, world_size=...) in Python"]
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torchprof.cli.arguments import UsageError, did_you_mean
 from torchprof.cli.files import quoted
 from torchprof.errors import MissingPackageError
+from torchprof.wording import shortened
 
 __all__ = ["model_config"]
 
@@ -70,5 +71,4 @@ def _made(named: str, make: Any) -> Any:
     try:
         return make()
     except Exception as error:  # what transformers checks of sizes, in errors of many kinds
-        why = " ".join(str(error).split())
-        raise UsageError(f"--model {quoted(named)} is no configuration: {why:.200}") from None
+        raise UsageError(f"--model {quoted(named)} is no configuration: {shortened(str(error), 200)}") from None

@@ -121,11 +121,12 @@ def estimate(
     check_int("steps", steps, 1)
     if world_size is None and rank != 0:
         raise ArgumentError(f"rank={shown(rank)} is one of many: say of how many, with world_size=")
-    if ranks is not None and (ranks != "all" or world_size is None or rank != 0):
-        raise ArgumentError(
-            f"ranks={shown(ranks)} must be 'all', for every rank that differs, with world_size= and without rank=; or None, "
-            "for the one of rank="
-        )
+    if ranks is not None and ranks != "all":
+        raise ArgumentError(f"ranks={shown(ranks)} must be 'all', for every rank that differs; or None, for the one of rank=")
+    if ranks is not None and world_size is None:
+        raise ArgumentError("ranks='all' is of many ranks: say of how many, with world_size=")
+    if ranks is not None and rank != 0:
+        raise ArgumentError(f"ranks='all' and rank={shown(rank)} exclude each other: leave out one of them")
     if world_size is not None and compile:
         raise ArgumentError(
             f"compile=True is for a model on one device: with world_size={shown(world_size)}, call torch.compile where the "
@@ -225,7 +226,7 @@ def _estimated(
     from torchprof.estimation.fake.routing import Routing
     from torchprof.estimation.fake.stance import never_compiling
     from torchprof.estimation.fake.surroundings import undisturbed
-    from torchprof.estimation.reasons import place_of_error, reason_of
+    from torchprof.estimation.reasons import BUILD, STEP, place_of_error, reason_of
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.building import built_sharded, made_fake, wrappers
     from torchprof.estimation.sharding.late_release import held_late
@@ -259,9 +260,11 @@ def _estimated(
         if sharded and target.device == "cuda":
             stack.enter_context(numbered_streams())
         source = built_sharded(model) if sharded else built(model)
+        doing = BUILD
         try:
             with recording:
                 fake = made_fake(source, mode, has_host=target.device == "cuda") if sharded else fake_model(source, mode)
+                doing = STEP
                 recording.watch(fake)
                 real_ops.watch(fake)
                 arguments = fake_inputs(fake, inputs, batch_size, dtypes, mode)
@@ -283,9 +286,9 @@ def _estimated(
         except Exception as error:
             if isinstance(own := getattr(error, "inner_exception", None), TorchprofError):  # which a compiler wraps
                 raise own from error
-            if reason := reason_of(error, recording, of_many=sharded):
+            if reason := reason_of(error, recording, doing, of_many=sharded):
                 raise EstimateError(reason) from error
-            place = place_of_error(recording, error).removesuffix(",")
+            place = place_of_error(recording, error, doing).removesuffix(",")
             error.add_note(f"torchprof.estimate: raised in {place}, on fake tensors, which say they are on the CPU")
             raise
     trace = without_uncounted(with_streams(recording.trace))

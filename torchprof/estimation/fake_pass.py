@@ -38,6 +38,7 @@ from torchprof.record.preserve import preserved
 from torchprof.record.profile import profile
 from torchprof.record.single_pass import facts_of, recording_of, run_pass
 from torchprof.trace.trace import Trace
+from torchprof.wording import shortened
 
 __all__ = ["record_fake_pass"]
 
@@ -150,7 +151,7 @@ def _is_strided(tensor: torch.Tensor) -> bool:
 
 def _in_short(error: Exception) -> str:
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]:.120}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {shortened(lines[0], 120)}" if lines else type(error).__name__
 
 
 def _unwrapped(function: Any) -> Any:

@@ -20,7 +20,11 @@ from torchprof.record.error_lines import line_of_error
 from torchprof.record.profile import profile
 from torchprof.terminal import printable
 
-__all__ = ["place_of_error", "reason_of"]
+__all__ = ["BUILD", "STEP", "place_of_error", "reason_of"]
+
+BUILD: Final = "the build of the model"
+STEP: Final = "the step"
+"""Where something is raised outside of the calls of modules: while the model gets its fake parameters, or later."""
 
 NEEDS_CUDA: Final = ("not compiled with CUDA", "not linked with support for cuda", "without ATen_cuda", "type torch.cuda.")
 """What PyTorch says where it would need a GPU."""
@@ -32,7 +36,7 @@ ROUTED: Final = (
 """What is added where there are many ranks, or a router: a router of experts is what reads values most often there."""
 
 
-def reason_of(error: BaseException, recording: profile, *, of_many: bool = False) -> str:
+def reason_of(error: BaseException, recording: profile, doing: str = STEP, *, of_many: bool = False) -> str:
     """Why fake tensors cannot do something, and the way out; empty where the error is the program's own.
 
     The program may have raised another exception because of it.
@@ -40,6 +44,7 @@ def reason_of(error: BaseException, recording: profile, *, of_many: bool = False
     Args:
         error: what was raised.
         recording: of the program.
+        doing: `BUILD` or `STEP`.
         of_many: whether it is one of many ranks.
     """
     seen: set[int] = set()
@@ -47,8 +52,10 @@ def reason_of(error: BaseException, recording: profile, *, of_many: bool = False
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, EstimateError):  # what runs the op may have wrapped it
             return str(cause)
-        if reason := _reason(cause, place_of_error(recording, error, cause)):
-            routed = needs_values(cause) and (of_many or _chooses(recording))
+        place = place_of_error(recording, error, doing, cause)
+        if reason := _reason(cause, place):
+            in_module = not place.startswith((BUILD, STEP))
+            routed = needs_values(cause) and (_chooses(recording) or (of_many and in_module))
             return reason + (ROUTED if routed else "")
         seen.add(id(cause))
         cause = cause.__cause__
@@ -82,10 +89,15 @@ def _reason(error: BaseException, place: str) -> str:
     if needs_values(error):
         reader = "Tensor.__format__" if KNOWS_NO_FORMAT in str(error) else "Tensor.numpy"
         to_allow = READS_VALUES if name in ("", "aten::_local_scalar_dense") else name
+        wants = (
+            "leave it out of the step, such as a loss that is only printed, or make the branch depend on shapes"
+            if place.startswith(STEP)
+            else "make the branch depend on shapes, switch it off in the model's configuration, or leave it out with a step= "
+            "of your own"
+        )
         return (
             f"{name or reader} in {place} reads the values of a tensor (.item(), bool(tensor), nonzero, numpy()), and "
-            f"there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, make the branch depend on shapes, "
-            "switch it off in the model's configuration, or leave it out with a step= of your own"
+            f"there are none: pass allow_real={(to_allow,)!r} to have it work on stand-ins, {wants}"
         )
     if any(text in str(error) for text in NEEDS_CUDA):
         return (
@@ -105,16 +117,17 @@ def _op_of(error: BaseException) -> str:
     return in_text.group() if in_text else ""
 
 
-def place_of_error(recording: profile, error: BaseException, cause: BaseException | None = None) -> str:
-    """The module whose call raised, and the line of the program that raised the error or its cause, in words."""
+def place_of_error(recording: profile, error: BaseException, doing: str = STEP, cause: BaseException | None = None) -> str:
+    """The module whose call raised, or what was done where none did, and the line of the program that raised the error or its
+    cause, in words."""
     found = raising_call(recording.trace, error) if recording.traces else None
     line = line_of_error(cause or error)
-    return f"{_module(found)}, at {line}," if line else _module(found)
+    return f"{_module(found, doing)}, at {line}," if line else _module(found, doing)
 
 
-def _module(found: tuple[str, str, tuple[str, ...]] | None) -> str:
+def _module(found: tuple[str, str, tuple[str, ...]] | None, doing: str) -> str:
     if found is None:
-        return "the step"
+        return doing
     path, type_name, _ = found
     kind = printable(type_name)
     return f"module {path!r} ({kind})" if path else f"the root module ({kind})"

@@ -73,7 +73,8 @@ def fake_model(model: nn.Module, mode: Any) -> nn.Module:
         return copied
     except Exception as error:
         raise ArgumentError(
-            f"model cannot be copied ({type(error).__name__}: {error}): pass a function that builds it instead"
+            f"model cannot be copied ({type(error).__name__}: {error}): pass a function that builds it instead; where ranks "
+            "share it, one that wraps and shards it too, with world_size="
         ) from error
 
 

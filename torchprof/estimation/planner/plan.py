@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from inspect import signature
 from typing import Any
 
@@ -155,7 +156,8 @@ def plan(
     choices, left_out, names = choices_of(gpus, batch, sequence, tokens_per_step, over if over is not None else {}, problem)
     asked = Asked(build, made, gpu_named(gpu) or capacity, links, optimizer, loss, step, amp, options)
     running = Running(asked, choices, capacity, cache, processes)
-    rows, interrupted = running.run(progress)
+    with build.unwarned() if isinstance(build, ShardedTransformer) else nullcontext():
+        rows, interrupted = running.run(progress)
     _raise_what_all_raise(rows, running.first_error)
     return Plan(
         tuple(sorted(rows, key=by_bound)),

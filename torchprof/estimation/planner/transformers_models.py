@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -18,17 +20,22 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from torchprof.errors import ArgumentError
 from torchprof.estimation.planner.choice import Choice
-from torchprof.wording import nearest, shown
+from torchprof.wording import nearest, shortened, shown
 
 __all__ = ["ShardedTransformer"]
 
 aten = torch.ops.aten
+
+RETURNS_VIEW: Final = r"FSDP2-wrapped module \(.*\) returned a view tensor"
+"""A warning of PyTorch, which is for those who write to what a layer returns: models of transformers do not."""
 
 ALONE: Final[Mapping[str, Any]] = {"fsdp": ..., "tp": 1, "checkpointing": "none", "precision": "bf16"}
 """What is taken of what ``over`` does not name."""
 TRIED: Final[Mapping[str, Any]] = {**ALONE, "tp": (1, 2, 4, 8), "checkpointing": ("none", "selective", "full")}
 """What is tried where nothing is said."""
 VALUES: Final = {"checkpointing": ("none", "selective", "full"), "precision": ("bf16", "bf16-true", "fp32")}
+SAID: Final = 200
+"""Characters of what transformers says that are quoted: it names classes in full."""
 SIZES: Final = ("replicate", "fsdp", "tp")
 SPLIT: Final[Mapping[str, Callable[[], ParallelStyle] | None]] = {
     "colwise": ColwiseParallel,
@@ -150,6 +157,13 @@ class ShardedTransformer:
         fully_shard(model, mesh=shards, mp_policy=policy)
         return model
 
+    @contextmanager
+    def unwarned(self) -> Iterator[None]:
+        """What PyTorch warns of as layers return views, as they do with tensor parallel, is not shown until the block ends."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", RETURNS_VIEW, UserWarning)
+            yield
+
     def _made(self) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
@@ -157,9 +171,9 @@ class ShardedTransformer:
         try:
             made: nn.Module = known.from_config(self.config)
         except ValueError as error:
-            why = str(error).partition("\n")[0]
+            why = shortened(str(error).partition("\n")[0], SAID).rstrip(".")
             raise ArgumentError(
-                f"build_with={type(self.config).__name__} is of no model that predicts tokens ({why:.80}): write build_with as "
+                f"build_with={type(self.config).__name__} is of no model that predicts tokens ({why}): write build_with as "
                 "a function"
             ) from None
         return made

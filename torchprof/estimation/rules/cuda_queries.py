@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from typing import Any, Final, NoReturn
 
 import torch
 
 from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import by_program, forget_remarks, in_an_estimate, remark, remarked, replaced
+from torchprof.estimation.fake.callers import forget_remarks, in_an_estimate, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.target import Target
 from torchprof.trace.trace import Trace

@@ -1,6 +1,6 @@
-"""Collectives whose ``Work`` is kept, as by hooks of DistributedDataParallel: it is done at once, and its future has the tensors.
+"""Collectives whose ``Work`` is kept, as hooks of DistributedDataParallel do: it is done at once, and has an answer.
 
-PyTorch's fake process groups return futures without any. What runs once they are done, ``then``, runs at once, on a stream of
+PyTorch's fake process groups return futures without the tensors. What runs once they are done, ``then``, runs at once, on a stream of
 PyTorch's pool, as after NCCL's.
 """
 

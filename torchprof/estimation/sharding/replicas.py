@@ -1,8 +1,8 @@
 """DistributedDataParallel: its parameters are grouped once they are fake, and its hooks run as the program registers them.
 
 PyTorch's own reducer runs, with two things done otherwise. It asks other ranks whether they have the same parameters, and tells
-them the order of its buckets: they have, and it is the same. And the world that is not there says that a bucket is reduced without
-the bucket, so a hook is always there, which is the program's, if it has one.
+them the order of its buckets: they have, and it is the same. And the world that is not there says that a bucket is reduced
+without the bucket, so a hook is always there, which is the program's, if it has one.
 """
 
 from __future__ import annotations
@@ -285,8 +285,8 @@ def notes_of_hooks(model: nn.Module, steps: int) -> Iterator[str]:
             begins = getattr(getattr(hook, "state", None), name, None)
             if isinstance(begins, int) and steps < begins + 2:
                 yield (
-                    f"what the hook of DistributedDataParallel needs once it begins ({name}={begins}): {counted(steps, 'step')} "
-                    f"estimated, and steps={begins + 2} have it"
+                    f"what the hook of DistributedDataParallel needs once it begins ({name}={begins}): it is with "
+                    f"steps={begins + 2}, and {counted(steps, 'step')} ran"
                 )
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from sharded_programs import PROGRAMS, measured
 from torch import Tensor, nn
+from torch._C._distributed_c10d import BuiltinCommHookType
 from torch.distributed.algorithms.ddp_comm_hooks import DDPCommHookType, default_hooks, register_ddp_comm_hook
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
@@ -87,7 +88,7 @@ def test_gradients_are_reduced_in_one_bucket_first_and_in_several_later() -> Non
     [
         lambda model: model.register_comm_hook(None, default_hooks.fp16_compress_hook),
         lambda model: model.register_comm_hook(model.process_group, default_hooks.bf16_compress_hook),
-        lambda model: model._register_builtin_comm_hook(dist.BuiltinCommHookType.FP16_COMPRESS),
+        lambda model: model._register_builtin_comm_hook(BuiltinCommHookType.FP16_COMPRESS),
         lambda model: register_ddp_comm_hook(DDPCommHookType.FP16_COMPRESS, model),
     ],
 )
@@ -115,8 +116,10 @@ def test_what_power_sgd_needs_later_than_the_steps_that_are_estimated_is_said() 
 
 
 def test_local_sgd_reduces_between_the_ranks_of_a_host() -> None:
+    state: Any = PostLocalSGDState
+
     def local(model: Any) -> None:
-        model.register_comm_hook(PostLocalSGDState(None, None, 1), post_localSGD_hook)
+        model.register_comm_hook(state(None, None, 1), post_localSGD_hook)
 
     ((collective, _, ranks, calls, size),) = sent(of(local, steps=3))
     assert (collective, ranks, calls, size) == ("all-reduce", 8, BUCKETS, ALL)
@@ -184,10 +187,11 @@ def test_buckets_are_those_of_unused_parameters_from_the_first_step_on() -> None
 
 
 def test_nothing_is_left_of_hooks() -> None:
-    before = dist._register_comm_hook, dist.ProcessGroup.allreduce, DistributedDataParallel.register_comm_hook, torch.Stream
+    c10d: Any = dist
+    before = c10d._register_comm_hook, dist.ProcessGroup.allreduce, DistributedDataParallel.register_comm_hook, torch.Stream
     made: list[Any] = []
     of(lambda model: made.append(weakref.ref(model)))
     gc.collect()
     assert made[0]() is None
-    after = dist._register_comm_hook, dist.ProcessGroup.allreduce, DistributedDataParallel.register_comm_hook, torch.Stream
+    after = c10d._register_comm_hook, dist.ProcessGroup.allreduce, DistributedDataParallel.register_comm_hook, torch.Stream
     assert after == before

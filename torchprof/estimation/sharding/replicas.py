@@ -74,7 +74,7 @@ def wrap(wrapper: Any, *, on_cpu: bool) -> None:
     Args:
         on_cpu: whether that is the device.
     """
-    of_torch = dist.Reducer, dist.Logger
+    of_torch = SHARDING.Reducer, SHARDING.Logger
     check = wrapper._check_comm_hook
 
     def checked(hook: Any) -> None:
@@ -105,7 +105,7 @@ def wrap(wrapper: Any, *, on_cpu: bool) -> None:
 @contextmanager
 def hooks_kept() -> Iterator[None]:
     """Hooks are registered with what stands for a reducer, until the block ends."""
-    builtin = dist._register_builtin_comm_hook
+    builtin = SHARDING.register_builtin_comm_hook
     register = SHARDING.register_comm_hook
 
     @wraps(register)
@@ -199,7 +199,7 @@ class Reducer:
         limits = limits or [self._arguments[FIRST_CAP], self._arguments[CAP]]
         ordered = [parameters[place] for place in places]
         let_go(self.hook.group)  # the first rank tells the others
-        buckets, sizes = dist._compute_bucket_assignment_by_size(ordered, limits, sparse, places)
+        buckets, sizes = SHARDING.assign_buckets(ordered, limits, sparse, places)
         self._arguments[BUCKETS], self._arguments[LIMITS] = buckets, sizes
         self._reducer._remove_autograd_hooks()
         self.logger.attach(None)
@@ -312,7 +312,7 @@ class Order:
         places: of the parameters that have got theirs, in order.
     """
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, parameters: list[Any]) -> None:
         self.places: list[int] = []
         self._count = len(parameters)
         self._begun = [False]

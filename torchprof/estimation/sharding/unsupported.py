@@ -36,17 +36,6 @@ OBJECTS: Final = (
     "the program calls torch.distributed.{}, which returns objects of other ranks, and these are not there: use what this "
     "rank knows itself, or leave it out"
 )
-SEQUENCE: Final = frozenset(
-    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention").default for kernel in ("flash", "efficient", "cudnn")
-)
-OBJECTS: Final = (
-    "the program calls torch.distributed.{}, which returns objects of other ranks, and these are not there: use what this "
-    "rank knows itself, or leave it out"
-)
-SYNC_BATCH_NORM: Final = (
-    "SyncBatchNorm, whose kernels are those of GPUs alone, cannot be estimated in training: leave out convert_sync_batchnorm. "
-    "A layer sends 2 * channels + 1 numbers more in forward, and 2 * channels in backward"
-)
 SEQUENCE: Final = 2
 """The dimension of queries, keys and values that context parallelism splits."""
 

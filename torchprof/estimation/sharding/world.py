@@ -122,7 +122,7 @@ def _initialized_already() -> Iterator[None]:
                     f"{name}={said} to torchprof.estimate, or leave it out of init_process_group"
                 )
 
-    new_subgroups = dist.new_subgroups
+    new_subgroups: Any = dist.new_subgroups
 
     @wraps(new_subgroups)
     def of_hosts(group_size: int | None = None, *args: Any, **options: Any) -> Any:

@@ -9,7 +9,8 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
+from torch._C._distributed_c10d import BuiltinCommHookType
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
@@ -20,6 +21,8 @@ __all__ = ["HOOKED", "STEPS_OF_HOOKS", "events_on_cpu"]
 
 STEPS_OF_HOOKS: Final = 5
 """PowerSGD begins in the third step, and has all of its state in the fourth."""
+LocalSGD: Any = PostLocalSGDState
+new_subgroups: Any = dist.new_subgroups
 ONE_BUCKET: Final[dict[str, Any]] = {"bucket_cap_mb": 100}
 """With gloo, what follows a collective runs on its threads: of two buckets, ranks would send in another order."""
 
@@ -32,7 +35,7 @@ def gathered_bytes(group, bucket):  # type: ignore[no-untyped-def]  # PyTorch re
     received = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
     work: Any = dist.all_gather(received, sent, async_op=True)
 
-    def added(done: Any) -> Tensor:
+    def added(done: Any) -> Any:
         gradient.zero_()
         for each in received:
             gradient.add_(each, alpha=1 / len(received))
@@ -52,7 +55,8 @@ def _with(state: Callable[[], Any], hook: Callable[..., Any], **options: Any) ->
 
 def builtin(model: nn.Module, of: Any) -> nn.Module:
     made = DistributedDataParallel(model)
-    made._register_builtin_comm_hook(dist.BuiltinCommHookType.FP16_COMPRESS)
+    register: Any = made._register_builtin_comm_hook
+    register(BuiltinCommHookType.FP16_COMPRESS)
     return made
 
 
@@ -83,7 +87,7 @@ class Event:
 @contextmanager
 def events_on_cpu() -> Iterator[None]:
     """There are events of the CPU, and a current stream, until the block ends."""
-    stream = mock.patch("torch.accelerator.current_stream", lambda device=None: Event())
+    stream = mock.patch("torch.accelerator.current_stream", return_value=Event())
     with mock.patch("torch.Event", Event), stream:
         yield
 
@@ -106,7 +110,7 @@ HOOKED: Final[dict[str, Callable[[Any, Any], nn.Module]]] = {
     "ddp-powersgd-fp16": _with(
         lambda: PowerSGDState(None, 1, 2), default_hooks.fp16_compress_wrapper(powerSGD_hook), **ONE_BUCKET
     ),
-    "ddp-local": _with(lambda: PostLocalSGDState(None, dist.new_subgroups(1)[0], 2), post_localSGD_hook),
+    "ddp-local": _with(lambda: LocalSGD(None, new_subgroups(1)[0], 2), post_localSGD_hook),
     "ddp-bytes": _with(lambda: None, gathered_bytes),
     "ddp-mixed": mixed(torch.bfloat16),
     "ddp-mixed-fp32": mixed(torch.float32),

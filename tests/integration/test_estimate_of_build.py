@@ -10,9 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parallel.distributed import _MixedPrecision
 
 import torchprof
 from torchprof import Estimate, EstimateError, TorchprofError
@@ -214,18 +211,9 @@ def test_unknown_values_are_refused_in_words(read: Callable[[], Any]) -> None:
         of(lambda: (read(), layer())[1])
 
 
-def hooked() -> nn.Module:
-    model = DistributedDataParallel(layer())
-    model.register_comm_hook(None, default_hooks.fp16_compress_hook)
-    return model
-
-
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (hooked, "register_comm_hook"),
-        (lambda: DistributedDataParallel(layer(), mixed_precision=_MixedPrecision()), "mixed_precision"),
-        (lambda: nn.SyncBatchNorm(8), "SyncBatchNorm"),
         (lambda: (dist.all_gather_object([None, None], 1), layer())[1], "all_gather_object"),
         (lambda: (dist.gather_object(1, [None, None]), layer())[1], "gather_object"),
         (lambda: (dist.broadcast_object_list([None], src=1), layer())[1], "broadcast_object_list"),

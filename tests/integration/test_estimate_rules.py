@@ -331,13 +331,13 @@ class Normalized(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_rms_norm_of_a_sequence_that_ranks_share_is_one_kernel_of_each_rank(dtype: torch.dtype) -> None:
-    """Of 4 ranks, each has 16 of 64 positions: 2 * 16 rows of 64."""
+    """Each of 4 ranks has 16 of 64 positions of two sequences."""
 
     def build() -> nn.Module:
         plan = {"norm": SequenceParallel(), "out": ColwiseParallel(input_layouts=Shard(1))}
         return parallelize_module(Normalized(dtype), init_device_mesh("cuda", (4,)), plan)
 
-    rows = torch.empty(2, 64, 64, dtype=dtype, device="meta", requires_grad=True)
+    rows = torch.empty(2, 16, 64, dtype=dtype, device="meta", requires_grad=True)
     found = torchprof.estimate(build, rows, world_size=4, steps=1)
     names = [found.trace.strings[name] for name in found.trace.signatures["name"].tolist()]
     of_op: dict[str, list[int]] = {}

@@ -79,7 +79,7 @@ def test_statistics_are_saved_for_backward_beside_the_input() -> None:
 
 
 def test_blocks_that_share_channels_leave_their_parts_in_a_buffer() -> None:
-    """Of 8,192 rows of 64 channels: blocks of 32 channels and 16 threads, which take 16 rows each, so 32 blocks for a channel."""
+    """Of 8,192 rows of 64 channels: blocks of 32 channels and 16 threads that take 16 rows each, so 32 blocks for a channel."""
     last = images(memory_format=torch.channels_last)
     found = allocated(of(given=last, loss=lambda y: y.square().sum()))
     blocks, counters = 8192 // (16 * 16), CHANNELS // 32
@@ -116,7 +116,8 @@ def test_ranks_of_a_group_of_the_layer_s_own_are_those_that_are_asked() -> None:
 
 def converted() -> nn.Module:
     model = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 3), nn.BatchNorm2d(CHANNELS), nn.ReLU(), nn.Conv2d(CHANNELS, 8, 3))
-    made = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    batch_norm: Any = nn.SyncBatchNorm
+    made = batch_norm.convert_sync_batchnorm(model)
     return DistributedDataParallel(made.cuda(), device_ids=[0])
 
 

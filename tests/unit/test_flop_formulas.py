@@ -199,6 +199,7 @@ def test_factorizations_have_the_operations_of_lapack(n: int) -> None:
 
 def test_a_qr_factorization_costs_less_where_only_r_is_asked_for() -> None:
     r, reduced = flops("aten::linalg_qr", (9, 4), "r"), flops("aten::linalg_qr", (9, 4), "reduced")
+    assert flops("aten::linalg_qr", (9, 4), "reduced", (9, 4), (4, 4)) == reduced  # with out=
     assert r == flops("aten::geqrf", (9, 4)) == round(2 * 9 * 16 - 2 * 64 / 3 + 36 + 16 + 56 / 3)
     assert r is not None
     assert reduced is not None

@@ -1,8 +1,8 @@
 """``nn.SyncBatchNorm`` in training: PyTorch's own code of it runs, and its kernels, which only GPUs have, are said here.
 
-A rank computes the mean and the deviation of each channel, gathers those of all ranks, and normalizes; in backward it adds up two
-sums of each channel with the other ranks. Where neighbors in memory are of one channel after another, as in channels last, blocks
-of threads that share channels leave their parts in a buffer.
+A rank computes the mean and the deviation of each channel, gathers those of all ranks, and normalizes; in backward it adds up
+two sums of each channel with the other ranks. Where channels are neighbors in memory, as in channels last, blocks of threads
+that share channels leave their parts in a buffer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MOST_INDEXED: Final = 2**31 - 1
 def synchronized_batch_norms(target: Target) -> Iterator[None]:
     """The layer takes its inputs for those of a GPU, and every rank for one that has some, until the block ends."""
     forward = torch.nn.SyncBatchNorm.forward
-    check = DistributedDataParallel._passing_sync_batchnorm_handle
+    check: Any = DistributedDataParallel._passing_sync_batchnorm_handle
 
     @wraps(check)
     def checked(self: Any, module: torch.nn.Module) -> None:
@@ -149,8 +149,8 @@ def backward_elements_of_batch_norm(gradient: torch.Tensor, input: torch.Tensor,
     "aten::batch_norm_backward_reduce",
     "aten::batch_norm_backward_elemt",
     on="cuda",
-    when="channels are neighbors in memory and blocks of threads share them; or of inputs and gradients only one is channels last, "
-    "and is copied",
+    when="channels are neighbors in memory and blocks of threads share them; or of inputs and gradients only one is channels "
+    "last, and is copied",
     source=f"batch_norm_stats_channels_last_cuda_template, batch_norm_backward_reduce_cuda_channels_last_template and "
     f"flexible_launch_configs in {SOURCE}",
 )

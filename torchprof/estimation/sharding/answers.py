@@ -1,7 +1,7 @@
 """The ``Work`` of a collective, as hooks of DistributedDataParallel ask it: it is done, and its future has the tensors.
 
-PyTorch's fake process groups return futures without any. What runs once they are done, ``then``, runs at once, on a stream of
-PyTorch's pool, as after NCCL's.
+PyTorch's fake process groups return futures without the tensors. What runs once they are done, ``then``, runs at once, on a
+stream of PyTorch's pool, as after NCCL's.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class AnsweredWork(dist.Work):
         """The tensors that were filled."""
         return find_tensors(self._value)
 
-    def get_future(self) -> Answer:  # type: ignore[override]
+    def get_future(self) -> Answer:
         """A future that has these."""
         return Answer(self._value, self._streams)
 

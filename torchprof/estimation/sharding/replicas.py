@@ -1,8 +1,8 @@
 """DistributedDataParallel: its parameters are grouped once they are fake, and its hooks run as the program registers them.
 
 PyTorch's own reducer runs, with two things done otherwise. It asks other ranks whether they have the same parameters, and tells
-them the order of its buckets: they have, and it is the same. And the world that is not there says that a bucket is reduced without
-the bucket, so a hook is always there, which is the program's, if it has one.
+them the order of its buckets: they have, and it is the same. And the world that is not there says that a bucket is reduced
+without the bucket, so a hook is always there, which is the program's, if it has one.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def wrap(wrapper: Any, works: Works, *, on_cpu: bool) -> None:
         works: of collectives.
         on_cpu: whether that is the device.
     """
-    of_torch = dist.Reducer, dist.Logger
+    of_torch = SHARDING.Reducer, SHARDING.Logger
     check = wrapper._check_comm_hook
 
     def checked(hook: Any) -> None:
@@ -106,7 +106,7 @@ def wrap(wrapper: Any, works: Works, *, on_cpu: bool) -> None:
 @contextmanager
 def hooks_kept() -> Iterator[None]:
     """Hooks are registered with what stands for a reducer, until the block ends."""
-    builtin = dist._register_builtin_comm_hook
+    builtin = SHARDING.register_builtin_comm_hook
     register = SHARDING.register_comm_hook
 
     @wraps(register)
@@ -201,7 +201,7 @@ class Reducer:
         limits = limits or [self._arguments[FIRST_CAP], self._arguments[CAP]]
         ordered = [parameters[place] for place in places]
         self._works.let_go(self.hook.group)  # the first rank tells the others
-        buckets, sizes = dist._compute_bucket_assignment_by_size(ordered, limits, sparse, places)
+        buckets, sizes = SHARDING.assign_buckets(ordered, limits, sparse, places)
         self._arguments[BUCKETS], self._arguments[LIMITS] = buckets, sizes
         self._reducer._remove_autograd_hooks()
         self.logger.attach(None)
@@ -287,8 +287,8 @@ def notes_of_hooks(model: nn.Module, steps: int) -> Iterator[str]:
             begins = getattr(getattr(hook, "state", None), name, None)
             if isinstance(begins, int) and steps < begins + 2:
                 yield (
-                    f"what the hook of DistributedDataParallel needs once it begins ({name}={begins}): {counted(steps, 'step')} "
-                    f"estimated, and steps={begins + 2} have it"
+                    f"what the hook of DistributedDataParallel needs once it begins ({name}={begins}): it is with "
+                    f"steps={begins + 2}, and {counted(steps, 'step')} ran"
                 )
 
 
@@ -314,7 +314,7 @@ class Order:
         places: of the parameters that have got theirs, in order.
     """
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, parameters: list[Any]) -> None:
         self.places: list[int] = []
         self._count = len(parameters)
         self._begun = [False]

@@ -93,7 +93,8 @@ class Event:
 
 @contextmanager
 def numbered_streams() -> Iterator[None]:
-    """Streams of ``torch.cpu``, and those that the program has for any accelerator, are numbered, and recordings are marked where they change, until the block ends."""
+    """Streams of ``torch.cpu``, and those that the program has for any accelerator, are numbered, and recordings are marked
+    where they change, until the block ends."""
     made = [Stream(0)]
     current = [made[0]]
 

@@ -75,6 +75,14 @@ def gathered() -> nn.Module:
     return fully_shard(nn.Linear(64, 64), mesh=init_device_mesh("cpu", (2,)))
 
 
+def reduced_at_once() -> nn.Module:
+    def reduce(x: Tensor) -> Tensor:
+        torch.distributed.all_reduce_coalesced([x.detach()])
+        return x.sin()
+
+    return Layer(reduce)
+
+
 def reduced() -> nn.Module:
     return Layer(lambda x: all_reduce(x, "sum", init_device_mesh("cpu", (2,))) * 2)
 
@@ -261,6 +269,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "sparse_sum": lambda: blocks(of_embedding(lambda gradient: gradient + gradient)),
     "sparse_to_dense": lambda: blocks(of_embedding(lambda gradient: gradient.to_dense())),
     "sparse_zero": lambda: blocks(of_embedding(lambda gradient: gradient.zero_())),
+    "GlooFlatCopy": lambda: blocks(of_ranks(reduced_at_once)),
     "GlooWorkspaces": lambda: blocks(of_ranks(gathered)),
     "waited_tensor": lambda: blocks(of_ranks(reduced)),
     "steps_on_the_host": lambda: torchprof.estimate(nn.Linear(64, 64), (1, 64), optimizer=torch.optim.AdamW).by_category[

@@ -260,6 +260,7 @@ def test_whether_it_fits_is_said_first_and_is_the_exit_code(
     assert lines[0].startswith(first)
     assert lines[1].startswith(second)
     assert any(line.startswith("By its memory it would fit on T4, V100-16GB") for line in lines) == bool(code)
+    assert any("several GPUs: torchprof plan" in line for line in lines) == bool(code)
     assert main([*command, "--json"]) == code
     assert json.loads(capsys.readouterr().out)["fitting_gpus"][:2] == ["T4", "V100-16GB"]
 

@@ -98,8 +98,8 @@ def main(arguments: list[str]) -> int:
         return run(python(), "tests/soak.py", *rest, variables={"PYTHONPATH": str(HERE)})
     if command == "docs":
         prepare()
-        # What it would say is an advertisement for another tool.
-        return run(python(), "-m", "mkdocs", "build", "--strict", "--quiet", variables={"NO_MKDOCS_2_WARNING": "1"})
+        # Not --quiet, in which no warning is an error. What it would say else is an advertisement for another tool.
+        return run(python(), "-m", "mkdocs", "build", "--strict", variables={"NO_MKDOCS_2_WARNING": "1"})
     if command == "matrix":
         return matrix(rest)
     if command == "wheel":

@@ -46,5 +46,5 @@ def is_shown(action: argparse.Action) -> bool:
 
 def meaning(of: argparse.ArgumentParser, action: argparse.Action) -> str:
     """What it does, and which values there are."""
-    text = of._get_formatter()._expand_help(action).replace("|", r"\|").replace("<", "&lt;")
+    text = of._get_formatter()._expand_help(action).replace("|", r"\|").replace("<", "&lt;").replace("[", r"\[")
     return f"{text}: {', '.join(f'`{each}`' for each in action.choices)}" if action.choices and action.option_strings else text

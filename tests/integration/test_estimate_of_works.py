@@ -166,7 +166,8 @@ OWN: Final[dict[str, Callable[[Tensor], Any]]] = {
     )
 }
 IN_MORE_THAN_ONE_PLACE: Final = ("gathered", "gathered_in_a_list", "gathered_functionally")
-"""What gloo needs while it gathers, it needs before or after the program's peak: at most two blocks in each of two threads."""
+"""What gloo needs while it gathers, it needs before, at or after the program's peak, as its threads run: at most two blocks in
+each of two threads. Usual steps are compared, as the lowest one may need it before."""
 
 
 def train(send: Callable[[Tensor], Any], model: Any, optimizer: Any, x: Tensor) -> None:
@@ -227,9 +228,12 @@ def of_own(name: str, **options: Any) -> Estimate:
 @pytest.mark.parametrize("name", list(OWN))
 def test_what_collectives_hold_is_met(name: str, own: Peaks) -> None:
     found = of_own(name)
-    least = min(peak for peaks in own[name] for peak in peaks)  # both ranks do the same, now and then let go of at once
-    more = known(found) if name in IN_MORE_THAN_ONE_PLACE else 0
-    assert 0.995 * found.max_allocated <= least <= 1.005 * (found.max_allocated + more), own[name]
+    peaks = [peak for ranks in own[name] for peak in ranks]  # both ranks do the same
+    if name in IN_MORE_THAN_ONE_PLACE:
+        met, more = statistics.median(peaks), known(found)
+    else:
+        met, more = min(peaks), 0  # now and then all is let go of at once
+    assert 0.995 * found.max_allocated <= met <= 1.005 * (found.max_allocated + more), own[name]
 
 
 def held(name: str, **options: Any) -> float:

@@ -30,7 +30,7 @@ HOOKED = (
     *("mlp-ddp-powersgd-fp16", "encoder-ddp-bytes", "mlp-ddp-mixed", "mlp-ddp-mixed-fp32"),
 )
 GOES_ON = "encoder-ddp-bytes"
-"""Its hook does the rest on threads of gloo, when these run: the lowest of several steps counts, and there is one first step."""
+"""Its hook does the rest on threads of gloo, when these run: the lowest of several steps counts, and one is first."""
 WIDTH, LAYERS, RANKS = 1024, 12, 16
 LAYER = (WIDTH * WIDTH + WIDTH) * 4
 ALL = LAYERS * LAYER

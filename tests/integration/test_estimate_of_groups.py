@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import pytest
+import talking
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from talking import WIDTH, Talk
+from torch import Tensor
 from torch.distributed import (
     all_gather_object,
     broadcast_object_list,
@@ -19,38 +22,10 @@ from torch.distributed import (
     split_group,
 )
 
-import torchprof
 from torchprof import Estimate, EstimateError
 
-WIDTH: Final = 64
-
-Talk = Callable[[Tensor], object]
-
-
-class Talks(nn.Module):
-    def __init__(self, talk: Talk) -> None:
-        super().__init__()
-        self.layer = nn.Linear(WIDTH, WIDTH)
-        self.talk = talk
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.layer(x)
-        self.talk(y.detach())
-        return y
-
-
-def in_step(talk: Talk, **options: Any) -> Estimate:
-    return torchprof.estimate(lambda: Talks(talk), (8, WIDTH), **{"device": "cpu", "world_size": 4, "rank": 2, **options})
-
-
-def in_build(talk: Talk, **options: Any) -> Estimate:
-    def build() -> nn.Module:
-        talk(torch.empty(8, WIDTH))
-        return nn.Linear(WIDTH, WIDTH)
-
-    return torchprof.estimate(build, (8, WIDTH), **{"world_size": 4, "rank": 2, **options})
-
-
+in_step = partial(talking.in_step, world_size=4, rank=2)
+in_build = partial(talking.in_build, world_size=4, rank=2)
 IN_BOTH: Final = pytest.mark.parametrize("where", [in_step, in_build])
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from sharded_blocks import LAYERS, of_blocks, sharded_blocks
+from talking import WIDTH, Talks
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -23,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 import torchprof
 from torchprof import ArgumentError, Estimate, EstimateError, ModuleTypeError, TorchprofError
 
-WIDTH = 64
 OF_A_BLOCK = 2 * 4 * WIDTH * WIDTH
 """Parameters: two layers without a bias, from the width to its fourfold and back."""
 ALL = LAYERS * OF_A_BLOCK * 4
@@ -211,20 +211,6 @@ def test_a_parameter_in_two_places_is_one() -> None:
     )
     assert found.by_category["sharded parameters"] == 1000 * WIDTH * 4 // 2
     assert found.by_category["optimizer state"] < 1000 * WIDTH * 4 + 100
-
-
-class Talks(nn.Module):
-    """Calls a collective in forward."""
-
-    def __init__(self, talk: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.layer = nn.Linear(WIDTH, WIDTH)
-        self.talk = talk
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.layer(x)
-        self.talk(y.detach())
-        return y
 
 
 @pytest.mark.parametrize(

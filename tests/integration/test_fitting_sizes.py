@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import talking
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from talking import ROWS, WIDTH, Talk
+from torch import Tensor
 from torch.distributed import _functional_collectives as functional
 
-import torchprof
-from torchprof import EstimateError
-
-ROWS: Final = 8
-WIDTH: Final = 64
-
-Talk = Callable[[Tensor], object]
+from torchprof import Estimate, EstimateError
 
 
 def rows(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,33 +47,13 @@ WRONG: Final[dict[str, tuple[Talk, str]]] = {
 """What a program may get wrong, and what is said of it."""
 
 
-class Talks(nn.Module):
-    def __init__(self, talk: Talk) -> None:
-        super().__init__()
-        self.layer = nn.Linear(WIDTH, WIDTH)
-        self.talk = talk
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.layer(x)
-        self.talk(y.detach())
-        return y
-
-
-def in_step(talk: Talk) -> None:
-    torchprof.estimate(lambda: Talks(talk), (ROWS, WIDTH), device="cpu", world_size=2)
-
-
-def in_build(talk: Talk) -> None:
-    def build() -> nn.Module:
-        talk(rows(ROWS))
-        return nn.Linear(WIDTH, WIDTH)
-
-    torchprof.estimate(build, (ROWS, WIDTH), world_size=2)
+in_step = partial(talking.in_step, world_size=2)
+in_build = partial(talking.in_build, world_size=2)
 
 
 @pytest.mark.parametrize("where", [in_step, in_build])
 @pytest.mark.parametrize("name", WRONG)
-def test_tensors_that_do_not_fit_are_named(name: str, where: Callable[[Talk], None]) -> None:
+def test_tensors_that_do_not_fit_are_named(name: str, where: Callable[[Talk], Estimate]) -> None:
     talk, said = WRONG[name]
     with pytest.raises(EstimateError, match=f"the program calls .* in the group 'world' of 2 ranks, .*{said}"):
         where(talk)

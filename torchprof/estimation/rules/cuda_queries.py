@@ -10,6 +10,7 @@ import torch
 
 from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
+from torchprof.estimation.fake import in_order
 from torchprof.estimation.fake.callers import forget_remarks, in_an_estimate, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.sharding.hosts import ranks_of_a_host
@@ -182,8 +183,8 @@ class Properties:
         raise EstimateError(f"the program asks for {name!r} of the GPU, which is not known: {way_out}")
 
 
-class InPlace:
-    """A stream, or a block in which another stream or device is the current one: all is done at once, in order."""
+class InPlace(in_order.Stream):
+    """A stream, or a block in which another stream or device is the current one."""
 
     cuda_stream, stream_id, device_index, idx, prev_idx = 0, 0, 0, 0, 0
 
@@ -196,42 +197,15 @@ class InPlace:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def wait_stream(self, stream: Any) -> None:
-        """There is nothing to wait for."""
-
-    def wait_event(self, event: Any) -> None:
-        """There is nothing to wait for."""
-
-    def synchronize(self) -> None:
-        """There is nothing to wait for."""
-
     def record_event(self, event: Any = None) -> Any:
         return event or Event()
 
-    def query(self) -> bool:
-        return True
 
-    def is_capturing(self) -> bool:
-        return False
-
-
-class Event:
-    """An event: it has happened."""
+class Event(in_order.Event):
+    """An event of the GPU."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.device = torch.device("cuda", 0)
-
-    def record(self, stream: Any = None) -> None:
-        """It has happened."""
-
-    def wait(self, stream: Any = None) -> None:
-        """It has happened."""
-
-    def synchronize(self) -> None:
-        """It has happened."""
-
-    def query(self) -> bool:
-        return True
 
     def elapsed_time(self, end: Any) -> float:
         return refusing("torch.cuda.Event.elapsed_time")()

@@ -18,6 +18,7 @@ import torch
 
 from torchprof import _native
 from torchprof.analysis.spans import latest_before
+from torchprof.estimation.fake import in_order
 from torchprof.estimation.fake.callers import in_an_estimate, replaced
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
@@ -36,8 +37,8 @@ FACT: Final = "streams"
 Ints = npt.NDArray[np.int64]
 
 
-class Stream:
-    """A stream with a number: 0 is the default one. All is done at once, in order."""
+class Stream(in_order.Stream):
+    """A stream with a number: 0 is the default one."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -51,44 +52,6 @@ class Stream:
 
     def __exit__(self, *error: Any) -> None:
         self._entered.pop().__exit__(*error)
-
-    def is_capturing(self) -> bool:
-        """No graph is made of what it does."""
-        return False
-
-    def wait_stream(self, stream: Any) -> None:
-        """There is nothing to wait for."""
-
-    def wait_event(self, event: Any) -> None:
-        """There is nothing to wait for."""
-
-    def synchronize(self) -> None:
-        """There is nothing to wait for."""
-
-    def query(self) -> bool:
-        return True
-
-    def record_event(self, event: Any = None) -> Event:
-        return event if isinstance(event, Event) else Event()
-
-
-class Event:
-    """An event: it has happened."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        """Nothing of it is kept."""
-
-    def record(self, stream: Any = None) -> Event:
-        return self
-
-    def wait(self, stream: Any = None) -> None:
-        """It has happened."""
-
-    def synchronize(self) -> None:
-        """It has happened."""
-
-    def query(self) -> bool:
-        return True
 
 
 @contextmanager
@@ -118,14 +81,14 @@ def numbered_streams() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in (
             ("Stream", new),
-            ("Event", Event),
+            ("Event", in_order.Event),
             ("stream", entered),
             ("current_stream", lambda device=None: current[-1]),
         ):
             stack.enter_context(replaced(torch.cpu, name, value))
         for owner, name, answer in (
             (torch, "Stream", new),
-            (torch, "Event", Event),
+            (torch, "Event", in_order.Event),
             (torch.accelerator, "current_stream", lambda device=None: current[-1]),
         ):
             stack.enter_context(replaced(owner, name, in_an_estimate(getattr(owner, name), answer)))

@@ -30,7 +30,8 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
                      const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
                      const std::string& thread_name, const py::object& run_backward, const py::object& slice,
-                     const std::string& stacks, const py::object& on_outermost_call) {
+                     const std::string& stacks, const py::object& on_outermost_call,
+                     const std::vector<py::object>& runtimes) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -44,6 +45,9 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   }
   for (const py::object& each : ahead_of_time) {
     options.ahead_of_time.push_back(each.ptr());
+  }
+  for (const py::object& each : runtimes) {
+    options.runtimes.push_back(each.ptr());
   }
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
   options.run_backward = run_backward.is_none() ? nullptr : run_backward.ptr();
@@ -129,7 +133,8 @@ void define_recording(py::module_& module) {
              "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
              "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
              "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
-             "slice"_a = py::none(), "stacks"_a = "off", "on_outermost_call"_a = py::none());
+             "slice"_a = py::none(), "stacks"_a = "off", "on_outermost_call"_a = py::none(),
+             "runtimes"_a = std::vector<py::object>());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = nullptr);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

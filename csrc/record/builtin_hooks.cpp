@@ -7,7 +7,7 @@
 namespace torchprof {
 namespace {
 
-constexpr size_t kMost = 16;
+constexpr size_t kMost = 32;
 
 struct Hooked {
   PyMethodDef* method;  // nullptr: the place is free

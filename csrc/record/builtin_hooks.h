@@ -13,7 +13,7 @@ class BuiltinHooks {
  public:
   using Callback = void (*)() noexcept;
 
-  // `functions`: borrowed; what is no built-in function of keyword arguments is left alone, and so is what does not fit: 16 in all.
+  // `functions`: borrowed; what is no built-in function of keyword arguments is left alone, and so is what does not fit: 32 in all.
   // `after` is called for every `before`, also when the hooks ended meanwhile.
   BuiltinHooks(const std::vector<PyObject*>& functions, Callback before, Callback after);
   ~BuiltinHooks();

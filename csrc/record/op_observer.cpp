@@ -1,5 +1,10 @@
 #include "record/op_observer.h"
 
+#include <functional>
+#include <new>
+#include <unordered_set>
+#include <utility>
+
 #include "record/op_row.h"
 #include "record/pause.h"
 #include "record/stacks.h"
@@ -82,22 +87,48 @@ void end(const at::RecordFunction& function, at::ObserverContext*) {
   }
 }
 
-// Not for KERNEL_FUNCTION_DTYPE, CUSTOM_CLASS and BUILD_FEATURE, which exist only in builds of PyTorch that find out what a program
-// needs. A scope is not free: at every node of backward, autograd sets the state of the thread, and then PyTorch lists the callbacks of
-// each scope anew.
-at::RecordFunctionCallback callback(bool shapes) {
-  using Scope = at::RecordScope;
-  at::RecordFunctionCallback made =
+using Scope = at::RecordScope;
+using Scopes = std::unordered_set<Scope, std::hash<Scope>>;
+
+at::CallbackHandle call_back(bool shapes, const Scopes& scopes) {
+  at::RecordFunctionCallback callback =
       shapes ? at::RecordFunctionCallback(&begin<true>, &end<true>) : at::RecordFunctionCallback(&begin<false>, &end<false>);
-  return made.needsInputs(shapes).needsOutputs(shapes).scopes({Scope::FUNCTION, Scope::BACKWARD_FUNCTION, Scope::USER_SCOPE,
-                                                               Scope::TORCHSCRIPT_FUNCTION, Scope::LITE_INTERPRETER,
-                                                               Scope::STATIC_RUNTIME_OP, Scope::STATIC_RUNTIME_MODEL});
+  return at::addGlobalCallback(callback.needsInputs(shapes).needsOutputs(shapes).scopes(scopes));
+}
+
+// A scope is not free: at every node of backward, autograd sets the state of the thread, twice, and each time PyTorch lists the callbacks
+// of each scope that is asked for anew. So those of runtimes that few programs have are asked for where one of them runs first. Not at all
+// KERNEL_FUNCTION_DTYPE, CUSTOM_CLASS and BUILD_FEATURE, which exist only in builds of PyTorch that find out what a program needs.
+Scopes scopes_of_programs() {
+  return {Scope::FUNCTION, Scope::BACKWARD_FUNCTION, Scope::USER_SCOPE, Scope::TORCHSCRIPT_FUNCTION};
+}
+
+Scopes scopes_of_runtimes() { return {Scope::LITE_INTERPRETER, Scope::STATIC_RUNTIME_OP, Scope::STATIC_RUNTIME_MODEL}; }
+
+bool are_shapes_recorded = false;
+at::CallbackHandle of_runtimes = at::INVALID_CALLBACK_HANDLE;
+
+void runtime_begins() noexcept {
+  if (of_runtimes == at::INVALID_CALLBACK_HANDLE) {
+    try {
+      of_runtimes = call_back(are_shapes_recorded, scopes_of_runtimes());
+    } catch (const std::bad_alloc&) {  // asked again at the next run
+    }
+  }
 }
 
 }  // namespace
 
-OpObserver::OpObserver(bool shapes) : handle_(at::addGlobalCallback(callback(shapes))) {}
+OpObserver::OpObserver(bool shapes, const std::vector<PyObject*>& runtimes)
+    : handle_(call_back(shapes, scopes_of_programs())), runtimes_(runtimes, runtime_begins, []() noexcept {}) {
+  are_shapes_recorded = shapes;
+}
 
-OpObserver::~OpObserver() { at::removeCallback(handle_); }
+OpObserver::~OpObserver() {
+  at::removeCallback(handle_);
+  if (of_runtimes != at::INVALID_CALLBACK_HANDLE) {
+    at::removeCallback(std::exchange(of_runtimes, at::INVALID_CALLBACK_HANDLE));
+  }
+}
 
 }  // namespace torchprof

@@ -9,17 +9,24 @@
 #error "torchprof must be compiled with -DNDEBUG: build it with `pip install --no-build-isolation .`"
 #endif
 
+#include <vector>
+
+#include "record/builtin_hooks.h"
+
 namespace torchprof {
 
+// There is at most one at a time.
 class OpObserver {
  public:
-  explicit OpObserver(bool shapes);
+  // `runtimes`: the functions that run code by another of PyTorch's runtimes, that of mobile or the static one, see BuiltinHooks.
+  OpObserver(bool shapes, const std::vector<PyObject*>& runtimes);
   ~OpObserver();
   OpObserver(const OpObserver&) = delete;
   OpObserver& operator=(const OpObserver&) = delete;
 
  private:
   at::CallbackHandle handle_;
+  const BuiltinHooks runtimes_;
 };
 
 }  // namespace torchprof

@@ -106,7 +106,7 @@ Session::Session(const Options& options, std::unique_ptr<DeviceRecorder> device)
   }
   logs_.open();
   if (options.ops) {
-    ops_.emplace(options.shapes);
+    ops_.emplace(options.shapes, options.runtimes);
   } else if (options.flops) {
     counted_ops_.emplace(options.flop_outputs);
   }

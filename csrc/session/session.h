@@ -45,6 +45,7 @@ struct Options {
   PyObject* evaluator_switch = nullptr;      // see CompiledCodeObserver; borrowed
   PyObject* on_evaluator = nullptr;          // the same
   std::vector<PyObject*> ahead_of_time;      // see AheadOfTimeObserver; borrowed
+  std::vector<PyObject*> runtimes;           // see OpObserver; borrowed
   std::vector<PyObject*> profiler_switches;  // see ProfilerSlot; borrowed
   PyObject* loader_iter = nullptr;           // see FunctionRanges; borrowed, as the next
   PyObject* run_backward = nullptr;

@@ -137,6 +137,7 @@ class Recorder:
                     held=self._held(walk(self.models) if self.models is not None else None, at_end=False),
                     evaluator_switch=_evaluator_switch() if options.modules or options.ops else None,
                     ahead_of_time=_ahead_of_time_runs(),
+                    runtimes=_other_runtimes(),
                     profiler_switches=_profiler_switches() if options.memory else [],
                     loader_iter=DataLoader.__iter__,
                     run_backward=_engine(),
@@ -324,6 +325,11 @@ def _engine() -> Any:
 @functools.cache
 def _ahead_of_time_runs() -> list[Any]:
     return torch_private.ahead_of_time_runs()
+
+
+@functools.cache
+def _other_runtimes() -> list[Any]:
+    return torch_private.other_runtimes()
 
 
 @functools.cache

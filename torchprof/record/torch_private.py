@@ -23,6 +23,7 @@ __all__ = [
     "is_of_schedule",
     "is_torch_profiler_active",
     "microbatches_of",
+    "other_runtimes",
     "pipeline_classes",
     "process_groups",
     "profiler_switches",
@@ -148,6 +149,17 @@ def ahead_of_time_runs() -> list[Any]:
     kinds = [kind for kind in vars(getattr(torch._C, "_aoti", object)).values() if isinstance(kind, type)]
     methods = [getattr(kind, name) for kind in kinds for name in ("run", "boxed_run") if hasattr(kind, name)]
     return [getattr(method, "__func__", method) for method in methods]
+
+
+def other_runtimes() -> list[Any]:
+    """The functions that run code by the runtime of mobile, or by the static one; none where this PyTorch is built without."""
+    calls = {
+        "LiteScriptModule": ("forward", "run_method"),
+        "StaticModule": ("__call__", "benchmark", "benchmark_individual_ops", "runAsync"),
+    }
+    kinds = {kind: getattr(torch._C, kind, None) for kind in calls}
+    methods = [getattr(kinds[kind], name, None) for kind, names in calls.items() for name in names]
+    return [getattr(method, "__func__", method) for method in methods if method is not None]
 
 
 def profiler_switches() -> list[Any]:

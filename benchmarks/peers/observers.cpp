@@ -29,7 +29,8 @@ double add(const at::Tensor& a, const at::Tensor& b, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const at::Tensor c = at::add(a, b);
   }
-  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() / static_cast<double>(count);
+  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() /
+         static_cast<double>(count);
 }
 
 // The same with tensors that are ever new: each sum is added to, and the last `kept` of them stay, so that none has the address of one of
@@ -43,7 +44,8 @@ double add_to_sums(const at::Tensor& a, int64_t count, int64_t kept) {
     sums[next] = at::add(sums[last], a);
     last = next;
   }
-  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() / static_cast<double>(count);
+  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() /
+         static_cast<double>(count);
 }
 
 // Instructions are counted by Valgrind from here on, and written to a file; without Valgrind, nothing happens.

@@ -30,8 +30,7 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
                      const py::object& on_evaluator, const std::vector<py::object>& profiler_switches,
                      const py::object& loader_iter, const std::vector<py::object>& ahead_of_time,
                      const std::string& thread_name, const py::object& run_backward, const py::object& slice,
-                     const std::string& stacks, const py::object& on_outermost_call,
-                     const std::vector<py::object>& runtimes) {
+                     const std::string& stacks, const py::object& on_outermost_call, const std::vector<py::object>& runtimes) {
   Options options;
   options.ops = ops;
   options.shapes = shapes;
@@ -128,13 +127,12 @@ py::dict installed(const py::object& module_class) {
 
 void define_recording(py::module_& module) {
   py::register_exception<DeviceRecorderError>(module, "DeviceRecorderError");
-  module.def("start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a,
-             "module_class"_a, "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a,
-             "evaluator_switch"_a = py::none(), "on_evaluator"_a = py::none(),
-             "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
-             "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
-             "slice"_a = py::none(), "stacks"_a = "off", "on_outermost_call"_a = py::none(),
-             "runtimes"_a = std::vector<py::object>());
+  module.def(
+      "start", &start_recording, "owner"_a, py::kw_only(), "ops"_a, "shapes"_a, "memory"_a, "budget_bytes"_a, "module_class"_a,
+      "flops"_a, "flop_outputs"_a, "aggregate"_a, "gpu"_a, "device_type"_a, "held"_a, "evaluator_switch"_a = py::none(),
+      "on_evaluator"_a = py::none(), "profiler_switches"_a = std::vector<py::object>(), "loader_iter"_a = py::none(),
+      "ahead_of_time"_a = std::vector<py::object>(), "thread_name"_a = "", "run_backward"_a = py::none(),
+      "slice"_a = py::none(), "stacks"_a = "off", "on_outermost_call"_a = py::none(), "runtimes"_a = std::vector<py::object>());
   module.def("stop", &stop_recording, "owner"_a, "held"_a, "may_wait"_a = true, "places"_a = nullptr);
   module.def("mark", [](const std::string& name) { current().mark(name); }, "name"_a, py::pos_only());
   module.def(

@@ -6,11 +6,13 @@ AOTAutograd makes of it runs under fake tensors as well. The code that Inductor 
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import wraps
+from types import FunctionType
 from typing import Any, Final
 
 import torch
@@ -33,6 +35,7 @@ __all__ = [
     "replaced",
     "stage",
     "undispatched",
+    "with_code_of",
     "without_modes",
 ]
 
@@ -180,6 +183,18 @@ def called_instead(function: Callable[..., Any], other: Callable[..., Any]) -> I
         yield
     finally:
         cell.cell_contents = kept
+
+
+@contextmanager
+def with_code_of(function: Callable[..., Any], other: FunctionType) -> Iterator[None]:
+    """As `called_instead`, of a function that no decorator may have made. The other one takes the same arguments and uses no
+    names but these."""
+    undecorated: Any = inspect.unwrap(function)
+    kept, undecorated.__code__ = undecorated.__code__, other.__code__
+    try:
+        yield
+    finally:
+        undecorated.__code__ = kept
 
 
 _replaced: Final[list[tuple[Any, str, Any, Any]]] = []

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import wraps
-from types import FunctionType
 from typing import Any, Final
 
 import torch
@@ -186,11 +185,12 @@ def called_instead(function: Callable[..., Any], other: Callable[..., Any]) -> I
 
 
 @contextmanager
-def with_code_of(function: Callable[..., Any], other: FunctionType) -> Iterator[None]:
+def with_code_of(function: Callable[..., Any], other: Callable[..., Any]) -> Iterator[None]:
     """As `called_instead`, of a function that no decorator may have made. The other one takes the same arguments and uses no
     names but these."""
     undecorated: Any = inspect.unwrap(function)
-    kept, undecorated.__code__ = undecorated.__code__, other.__code__
+    instead: Any = other
+    kept, undecorated.__code__ = undecorated.__code__, instead.__code__
     try:
         yield
     finally:

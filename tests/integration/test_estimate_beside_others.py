@@ -224,7 +224,12 @@ def test_a_thread_of_the_program_may_ask_when_the_program_has_ended() -> None:
         found.append(estimated())
 
     threads = [threading.Thread(target=later) for _ in range(2)]
-    torchprof.estimate(layers, (8, 16), step=lambda model, optimizer, x: [thread.start() for thread in threads], steps=1)
+
+    def step(model: nn.Module, optimizer: object, x: torch.Tensor) -> None:
+        for thread in threads:
+            thread.start()
+
+    torchprof.estimate(layers, (8, 16), step=step, steps=1)
     ended.set()
     for thread in threads:
         thread.join()

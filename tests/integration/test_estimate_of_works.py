@@ -119,7 +119,9 @@ def test_where_the_recording_has_lost_collectives_it_is_not_known_whether_it_fit
 
 def split_in_two() -> nn.Module:
     """Of three rows, of which ranks have two and one: they are told apart, and need as much."""
-    return fully_shard(nn.Linear(WIDTH, 3), mesh=init_device_mesh("cpu", (2,)))
+    layer = nn.Linear(WIDTH, 3)
+    fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+    return layer
 
 
 @pytest.mark.parametrize(("late", "of_any"), [((7, 1), 7), ((1, 7), 7), ((7, None), None), ((None, 7), None)])

@@ -25,7 +25,8 @@ Draw = Callable[[Any], Any]
 
 def of(device: str, draw: Draw | None = None, draw_in_build: Draw | None = None) -> Estimate:
     def build() -> nn.Module:
-        layer = fully_shard(nn.Linear(WIDTH, WIDTH), mesh=init_device_mesh(device, (2,)))
+        layer = nn.Linear(WIDTH, WIDTH)
+        fully_shard(layer, mesh=init_device_mesh(device, (2,)))
         if draw_in_build is not None:
             draw_in_build(layer)
         return layer

@@ -119,6 +119,17 @@ def test_a_stream_that_is_set_is_the_current_one(of_module: Any) -> None:
     assert seen == [[True, True]]
 
 
+@pytest.mark.parametrize("enter", ENTER)
+def test_a_block_that_has_ended_leaves_the_stream_that_was_current_before_it(enter: str) -> None:
+    def function(x: Tensor) -> Tensor:
+        with ENTER[enter](torch.cuda.default_stream()):
+            torch.cuda.set_stream(cuda("Stream"))
+            y = x * 2
+        return y * 2
+
+    assert numbers(of(function)) == [1, 0]
+
+
 def test_streams_are_what_they_are_asked_to_be() -> None:
     seen: list[Any] = []
 

@@ -65,8 +65,7 @@ class _Streams:
     """Those of PyTorch's pool, of which each is given in turn, for each priority; and which is the current one."""
 
     def __init__(self) -> None:
-        self.default = Stream(0)
-        self._current = [self.default]
+        self.default = self._current = Stream(0)
         self._given: dict[int, int] = {}
         self._numbers: dict[Any, int] = {}
 
@@ -84,30 +83,31 @@ class _Streams:
         return Stream(self._numbers.setdefault(key, len(self._numbers) + 1))
 
     def current(self, device: Any = None) -> Stream:
-        return self._current[-1]
-
-    def set(self, stream: Any) -> None:
-        """It is the current one from here on."""
-        if isinstance(stream, Stream):
-            _note_forward(stream)
-            self._current[-1] = stream
-            mark_stream(stream.number)
+        return self._current
 
     @contextmanager
     def entered(self, stream: Any) -> Iterator[None]:
         """It is the current one, until the block ends."""
-        if not isinstance(stream, Stream) or stream.number == self.current().number:
-            yield
-            return
-        self._current.append(stream)
+        before = self._current
         try:
-            mark_stream(stream.number)
+            self._switch(stream)
             yield
         finally:
-            self._current.pop()
-            mark_stream(self.current().number)
+            self._switch(before)
+
+    def _switch(self, stream: Any) -> None:
+        if isinstance(stream, Stream):
+            if stream.number != self._current.number:
+                mark_stream(stream.number)
+            self._current = stream
+
+    def set_by_program(self, stream: Any) -> None:
+        """It is the current one from here on."""
+        _note_forward(stream)
+        self._switch(stream)
 
     def entered_by_program(self, stream: Any) -> AbstractContextManager[None]:
+        """The same."""
         _note_forward(stream)
         return self.entered(stream)
 
@@ -135,7 +135,7 @@ def numbered_streams() -> Iterator[None]:
             ("ExternalStream", streams.external),
             ("stream", streams.entered_by_program),
             ("StreamContext", streams.entered_by_program),
-            ("set_stream", streams.set),
+            ("set_stream", streams.set_by_program),
             ("current_stream", streams.current),
             ("default_stream", lambda device=None: streams.default),
         ):

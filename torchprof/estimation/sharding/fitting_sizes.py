@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from torch.overrides import TorchFunctionMode
 
 from torchprof.errors import EstimateError
 from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.sharding.communication import dimension_of, group_of
 from torchprof.wording import counted, shown
 
-__all__ = ["EXCHANGES", "SplitsOfBuild", "check_splits", "fitting_sizes_asked_for"]
+__all__ = ["EXCHANGES", "check_splits", "checks_of_build", "fitting_sizes_asked_for"]
 
 EXCHANGES: Final = frozenset({"_c10d_functional::all_to_all_single", "_c10d_functional_autograd::all_to_all_single"})
 """Ops of functional collectives whose arguments may not fit: the others make an output that does."""
@@ -45,20 +44,13 @@ def check_splits(func: Any, args: Any, kwargs: Any) -> None:
         raise EstimateError(_said(group, "all_to_all_single", wrong))
 
 
-class SplitsOfBuild(TorchFunctionMode):
-    """Raise EstimateError where a function that builds calls an op of `EXCHANGES` so: no fake tensors are there to meet it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ops: dict[Any, Any] = {}
-        for namespace, name in (each.split("::") for each in EXCHANGES):
-            if (op := getattr(getattr(torch.ops, namespace), name, None)) is not None:  # of which not every PyTorch has both
-                self._ops |= {op: op.default, op.default: op.default}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (op := self._ops.get(func)) is not None:
-            check_splits(op, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+def checks_of_build() -> dict[Any, Callable[[Any, Any], None]]:
+    """`check_splits` of the arguments of each op of `EXCHANGES`, for where a model is built: no fake tensors meet it there."""
+    checks: dict[Any, Callable[[Any, Any], None]] = {}
+    for namespace, name in (each.split("::") for each in EXCHANGES):
+        if (op := getattr(getattr(torch.ops, namespace), name, None)) is not None:  # of which not every PyTorch has both
+            checks[op] = checks[op.default] = partial(check_splits, op.default)
+    return checks
 
 
 def _checked(name: str, called: str, problem: Callable[..., str]) -> Callable[..., Any]:

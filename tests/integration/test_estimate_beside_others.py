@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -160,6 +160,91 @@ def test_estimates_of_several_threads_run_one_after_another_and_leave_nothing() 
     assert [getattr(owner, name) for owner, name in places] == before
     assert not dist.is_initialized()
     assert "LOCAL_WORLD_SIZE" not in os.environ
+
+
+def in_a_thread(ask: Callable[[], object]) -> None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            ask()
+        except torchprof.EstimateError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)  # for ever, where it waits for this
+    assert not thread.is_alive(), "it waits"
+    for error in raised:
+        raise error
+
+
+def in_a_thread_of_a_thread(ask: Callable[[], object]) -> None:
+    in_a_thread(lambda: in_a_thread(ask))
+
+
+def in_a_pool(ask: Callable[[], object]) -> None:
+    pool = ThreadPoolExecutor(1)
+    try:
+        pool.submit(ask).result(10)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def estimated() -> object:
+    return torchprof.estimate(layers, (8, 16))
+
+
+@pytest.mark.parametrize("wait", [in_a_thread, in_a_thread_of_a_thread, in_a_pool])
+def test_a_thread_for_which_the_program_waits_is_told_that_it_would_wait_for_the_program(
+    wait: Callable[[Callable[[], object]], None],
+) -> None:
+    start = threading.Thread.start
+
+    def build() -> nn.Module:
+        wait(estimated)
+        return layers()
+
+    said = r"a thread that the program has started while it is estimated asks for another estimate.* Ask before or after"
+    each: list[dict[str, Any]] = [{}, {"world_size": 2}]
+    for options in each:
+        with pytest.raises(torchprof.EstimateError, match=said):
+            torchprof.estimate(layers, (8, 16), step=lambda model, optimizer, x: wait(estimated), **options)
+        with pytest.raises(torchprof.EstimateError, match=said):
+            torchprof.estimate(build, (8, 16), **options)
+    assert threading.Thread.start is start
+    wait(estimated)
+
+
+def test_a_thread_of_the_program_may_ask_when_the_program_has_ended() -> None:
+    ended, found = threading.Event(), []
+
+    def later() -> None:
+        ended.wait()
+        found.append(estimated())
+
+    threads = [threading.Thread(target=later) for _ in range(2)]
+
+    def step(model: nn.Module, optimizer: object, x: torch.Tensor) -> None:
+        for thread in threads:
+            thread.start()
+
+    torchprof.estimate(layers, (8, 16), step=step, steps=1)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert len(found) == len(threads)
+
+
+def test_a_build_may_ask_itself() -> None:
+    found = []
+
+    def build() -> nn.Module:
+        found.append(estimated())
+        return layers()
+
+    torchprof.estimate(build, (8, 16))
+    assert len(found) == 1
 
 
 def test_a_summary_waits_for_an_estimate_of_another_thread() -> None:

@@ -17,6 +17,7 @@ from torch.distributed import (
     broadcast_object_list,
     distributed_c10d,
     gather_object,
+    monitored_barrier,
     recv_object_list,
     scatter_object_list,
     split_group,
@@ -123,10 +124,19 @@ def by_manager(x: Tensor) -> None:
         lambda x: dist.all_reduce_coalesced([x, x.clone()], async_op=True).wait(),
         lambda x: dist.all_gather_coalesced([[x.clone()] for _ in range(4)], [x]),
         lambda x: dist.monitored_barrier(),
+        lambda x: monitored_barrier(),
+        lambda x: monitored_barrier(dist.group.WORLD, wait_all_ranks=True),
+        lambda x: distributed_c10d.monitored_barrier(timeout=None),
     ],
 )
 def test_several_tensors_at_once_and_monitored_barriers_return_at_once(talk: Talk, where: Callable[[Talk], Estimate]) -> None:
     where(talk)
+
+
+def test_monitored_barriers_are_pytorchs_own_again() -> None:
+    before = monitored_barrier, monitored_barrier.__code__
+    in_step(lambda x: monitored_barrier())
+    assert (dist.monitored_barrier, dist.monitored_barrier.__code__) == before
 
 
 @pytest.mark.parametrize("talk", [several, by_manager])

@@ -6,6 +6,7 @@ import gc
 import os
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +18,12 @@ import torch.distributed._functional_collectives as functional
 import torch.multiprocessing as mp
 from sharded_programs import ACCUMULATING, peaks_of_steps, step_peaks
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import torchprof
 from torchprof import Estimate
+from torchprof.estimation.sharding import late_release
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -97,6 +101,39 @@ def test_an_estimate_says_how_much_more_gloo_may_hold(estimates: dict[str, Estim
     assert found.fits(found.max_allocated) is None
     assert found.fits(found.max_allocated + known(found)) is True
     assert "Threads of gloo" not in str(torchprof.estimate(built, (16, WIDTH), device="cpu", world_size=2))
+
+
+def test_where_the_recording_has_lost_collectives_it_is_not_known_whether_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late_release, "_rows_of", lambda trace, began: None)
+    found = ACCUMULATING["mlp-fsdp-x2"].estimated(0)
+    needed = found.max_allocated
+    assert found.held_late is None
+    assert [found.fits(capacity) for capacity in (needed - 1, needed, 100 * needed)] == [False, None, None]
+    assert [replace(found, capacity=capacity).to_dict()["fits"] for capacity in (needed - 1, 100 * needed)] == [False, None]
+    said = str(replace(found, capacity=100 * needed))
+    assert said.startswith("UNKNOWN whether it fits in ")
+    assert "; nobody knows how much more than " in said
+    assert "of some collectives the recording has nothing" in said
+    assert "DOES NOT FIT" in str(replace(found, capacity=needed - 1))
+
+
+def split_in_two() -> nn.Module:
+    """Of three rows, of which ranks have two and one: they are told apart, and need as much."""
+    layer = nn.Linear(WIDTH, 3)
+    fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+    return layer
+
+
+@pytest.mark.parametrize(("late", "of_any"), [((7, 1), 7), ((1, 7), 7), ((7, None), None), ((None, 7), None)])
+def test_of_all_ranks_that_counts_which_holds_most_late(
+    monkeypatch: pytest.MonkeyPatch, late: tuple[int | None, ...], of_any: int | None
+) -> None:
+    ranks = iter(late)
+    monkeypatch.setattr(late_release, "held_late", lambda *_: next(ranks))
+    found = torchprof.estimate(split_in_two, (16, WIDTH), device="cpu", world_size=2, ranks="all")
+    first, second = found.kinds_of_ranks
+    assert first.device_memory == second.device_memory
+    assert found.held_late == of_any
 
 
 def known(found: Estimate) -> int:

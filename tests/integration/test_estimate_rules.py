@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import Shard, randn
 from torch.distributed.tensor.parallel import ColwiseParallel, SequenceParallel, parallelize_module
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
@@ -85,6 +85,16 @@ def reduced_at_once() -> nn.Module:
 
 def reduced() -> nn.Module:
     return Layer(lambda x: all_reduce(x, "sum", init_device_mesh("cpu", (2,))) * 2)
+
+
+def drawn_by_ranks() -> Estimate:
+    """A training of a DTensor that is drawn as one, which PyTorch does only on GPUs."""
+
+    def build() -> nn.Module:
+        mesh = init_device_mesh("cuda", (2,))
+        return Layer(lambda x: randn(64, 64, device_mesh=mesh, placements=[Shard(0)]).to_local().sum() * x)
+
+    return torchprof.estimate(build, (8, 64), world_size=2)
 
 
 @torch.library.custom_op("torchprof_tests::unmeasured", mutates_args=())
@@ -263,6 +273,7 @@ WITNESSES: dict[str, Callable[[], Any]] = {
     "seeds_before_result": lambda: blocks(of(attention, (2, 2, 64, 64), torch.bfloat16, capacity="H200")),
     "seeds_on_the_host": lambda: blocks(of(attention, (2, 2, 64, 64))),
     "sparse_copy": lambda: blocks(of_embedding(lambda gradient: gradient.coalesce())),
+    "random_dtensors": lambda: blocks(drawn_by_ranks()),
     "sparse_elements": lambda: notes(of_embedding(lambda gradient: None)),
     "sparse_mask": lambda: blocks(of_embedding(lambda gradient: torch.ones(64, 8).sparse_mask(gradient))),
     "sparse_product": lambda: blocks(of_embedding(lambda gradient: gradient * 2)),

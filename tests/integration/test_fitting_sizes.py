@@ -34,6 +34,10 @@ WRONG: Final[dict[str, tuple[Talk, str]]] = {
         lambda x: dist.all_to_all_single(rows(8), x, [8], [8]),
         r"output_split_sizes=\[8\] must have one number",
     ),
+    "splits too few of a functional one": (
+        lambda x: vars(functional)["all_to_all_single"](x, [4, 4], [3, 4], dist.group.WORLD) + 0,
+        r"input_split_sizes=\[3, 4\] add up to 7",
+    ),
     "gathers for one": (lambda x: dist.all_gather([rows(8)], x), "list of outputs has 1 tensor, and must have one for each"),
     "its own is less": (lambda x: dist.all_gather([rows(7), rows(7)], x), "number 0 of the outputs is 7 x 64"),
     "scatters for one": (lambda x: dist.reduce_scatter(x, [rows(8)]), "list of inputs has 1 tensor"),
@@ -60,11 +64,43 @@ def test_tensors_that_do_not_fit_are_named(name: str, where: Callable[[Talk], Es
     assert not dist.is_initialized()
 
 
-@pytest.mark.parametrize(("splits", "said"), [([3, 4], "[3, 4] add up to 7"), ([8], "[8] must have one number")])
-def test_splits_of_a_functional_collective_are_looked_at(splits: list[int], said: str) -> None:
-    exchange: Any = functional.all_to_all_single
-    with pytest.raises(EstimateError, match=re.escape(f"input_split_sizes={said}")):
-        in_step(lambda x: exchange(x, [4, 4], splits, dist.group.WORLD) + 0)
+EXCHANGES: Final[dict[str, Callable[..., Tensor]]] = {
+    "all_to_all_single": functional.all_to_all_single,
+    "all_to_all_single_autograd": functional.all_to_all_single_autograd,
+    "the op of that name": lambda x, comes, sent, group: torch.ops._c10d_functional.all_to_all_single(
+        x, comes, sent, group.group_name
+    ),
+    "its overload": lambda x, comes, sent, group: torch.ops._c10d_functional.all_to_all_single.default(
+        x, comes, sent, group.group_name
+    ),
+}
+
+
+@pytest.mark.parametrize("where", [in_step, in_build])
+@pytest.mark.parametrize(
+    ("comes", "sent", "said"),
+    [
+        ([4, 4], [3, 4], "input_split_sizes=[3, 4] add up to 7, and the input has 8 rows"),
+        ([4, 4], [8], "input_split_sizes=[8] must have one number for each rank: 2"),
+        ([8], [4, 4], "output_split_sizes=[8] must have one number for each rank: 2"),
+    ],
+)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_splits_of_a_functional_collective_are_looked_at(
+    name: str, comes: list[int], sent: list[int], said: str, where: Callable[[Talk], Estimate]
+) -> None:
+    message = f"calls all_to_all_single in the group 'world' of 2 ranks, where real ranks raise: {said}"
+    with pytest.raises(EstimateError, match=re.escape(message)):
+        where(lambda x: EXCHANGES[name](x, comes, sent, dist.group.WORLD) + 0)
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("where", [in_step, in_build])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_splits_of_a_functional_collective_that_fit_are_taken(name: str, where: Callable[[Talk], Estimate]) -> None:
+    met = []
+    where(lambda x: met.append(EXCHANGES[name](x, [1, 4], [5, 3], dist.group.WORLD).shape))
+    assert {*met} == {(5, WIDTH)}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torchprof.estimation.bounds.step_flops import FLOAT32_PRODUCTS
 from torchprof.estimation.estimated import Estimate
 from torchprof.estimation.fake.interrupts import INTERRUPTS
 from torchprof.estimation.notes import in_short, notes_of
-from torchprof.estimation.one_at_a_time import ONE_AT_A_TIME
+from torchprof.estimation.one_at_a_time import one_at_a_time
 from torchprof.estimation.overheads import with_overheads
 from torchprof.estimation.sharding.context_parallel import note_of_sequences
 from torchprof.estimation.sharding.host_memory import with_host
@@ -108,7 +108,9 @@ def estimate(
         EstimateError: the program reads the values of tensors, uses an op that has no fake kernel, or one whose memory on the
             CPU cannot be measured: the message names the op, the module and the way out. Or a rank would wait for ever for
             another one: with ``ranks="all"``, all that is sent and received is looked at. Or PyTorch lacks a private name that
-            is needed: the message names it. What the program itself raises comes out as it is, with a note.
+            is needed: the message names it. Or a thread that ``model`` or a step has started asks for an estimate while they
+            run, as estimates run one after another; one that was there before, such as of a pool, waits instead, for ever if
+            they wait for it. What the program itself raises comes out as it is, with a note.
 
     Example:
         >>> with torch.device("meta"):
@@ -167,7 +169,7 @@ def estimate(
     factor = factor_of(routing, world_size)
     given = (model, inputs, batch_size, dtypes, optimizer, loss, step, steps, target, limit, amp, settings, allow_real, factor)
     if world_size is None:
-        with ONE_AT_A_TIME, INTERRUPTS.before_ops():
+        with one_at_a_time(), INTERRUPTS.before_ops():
             return _estimated(*given, sharded=False)
     from torchprof.estimation.sharding.deadlocks import check_messages
     from torchprof.estimation.sharding.messages import messages_recorded
@@ -190,7 +192,7 @@ def estimate(
     from torchprof.estimation.rules.applied import AppliedRules
     from torchprof.estimation.sharding.all_ranks import largest_of_ranks
 
-    with ONE_AT_A_TIME, INTERRUPTS.before_ops():
+    with one_at_a_time(), INTERRUPTS.before_ops():
         return (
             of_rank(rank)
             if ranks is None

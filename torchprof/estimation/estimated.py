@@ -57,7 +57,8 @@ class Estimate(Printed):
         host: what the rank keeps on the host, where FSDP2 keeps its shards there; None where it keeps nothing there.
         held_late: on the CPU, by how many bytes the peak of a rank may be higher, at most, because threads of gloo let go late
             of what they have sent, more in one step and less in another. It is what they hold if they let go of each
-            collective once two more of its group have begun. 0 on CUDA; None is not known.
+            collective once two more of its group have begun. 0 on CUDA; None is not known: the recording has lost collectives.
+            With ``ranks="all"``, by how much the most that any rank may need is more than this one's peak.
         known_as: the name in ``torchprof.GPUS`` of the GPU; None where it is not known which it is, or has none.
         pipeline: what the ranks of its pipeline compute, as far as they were estimated; None where there is none.
         assumed: what was assumed of values, in words, as of routers of experts.
@@ -190,10 +191,10 @@ class Estimate(Printed):
     def fits(self, capacity: int | str | None = None) -> bool | None:
         """Whether the step runs on a device with so much memory, as `estimate` takes it; by default, in ``capacity``.
 
-        None: it is not known, because what is ``unmeasured`` or ``held_late`` decides. The allocator frees what it has cached
-        before it raises out of memory, so less than ``max_reserved`` can be enough. Of overheads that are only known to be in a
-        range, such as the CUDA context, it is what they are taken to be that counts; the printed text says where another would
-        decide.
+        None: it is not known, because what is ``unmeasured`` or ``held_late`` decides, or ``held_late`` is not known. The
+        allocator frees what it has cached before it raises out of memory, so less than ``max_reserved`` can be enough. Of
+        overheads that are only known to be in a range, such as the CUDA context, it is what they are taken to be that counts;
+        the printed text says where another would decide.
 
         Raises:
             ArgumentError: no capacity is known, or the GPU is not.
@@ -224,15 +225,17 @@ class Estimate(Printed):
         return sum(overhead.bytes for overhead in self.overheads if not overhead.reserved)
 
     @property
-    def _may_be_missing(self) -> int:
-        return self.unmeasured + (self.held_late or 0)
+    def _may_be_missing(self) -> int | None:
+        """Bytes that may be needed beyond ``device_memory``, at most; None: nobody knows how many."""
+        return None if self.held_late is None else self.unmeasured + self.held_late
 
     def _fits(self, limit: int, others: int) -> bool | None:
         """Whether it fits in so many bytes, where overheads that PyTorch's allocator does not hold take these."""
         if self.replay is None:
-            if self.device_memory <= limit < self.device_memory + self._may_be_missing:
-                return None
-            return self.device_memory <= limit
+            if self.device_memory > limit:
+                return False
+            more = self._may_be_missing
+            return True if more is not None and self.device_memory + more <= limit else None
         if limit <= others:
             return False
         return self._on(self.replay, limit - others).out_of_memory is None
@@ -266,13 +269,17 @@ class Estimate(Printed):
         if self.capacity is None:
             return None
         limit, needed = format_bytes(self.capacity), format_bytes(self.device_memory)
-        more = f"up to {format_bytes(self._may_be_missing)} more than {needed} are needed"
+        more = f"{self._more_than(needed)} are needed"
         said, rest = {
             True: (f"Fits in {limit}", self._only_just(needed)),
             False: (f"DOES NOT FIT in {limit}", f"; {needed} are needed"),
             None: (f"UNKNOWN whether it fits in {limit}", f"; {more}"),
         }[self.fits()]
         return f"{said}{self._unless()}{rest}"
+
+    def _more_than(self, needed: str) -> str:
+        more = self._may_be_missing
+        return f"nobody knows how much more than {needed}" if more is None else f"up to {format_bytes(more)} more than {needed}"
 
     def _only_just(self, needed: str) -> str:
         """What is to be said where more than the capacity would be reserved, if there were more."""
@@ -343,7 +350,12 @@ class Estimate(Printed):
         if self.world_size is not None and (sentence := (bound := self.bound()).sentence()) is not None:
             yield sentence
             yield bound.basis()
-        if self.held_late:
+        if self.held_late is None:
+            yield (
+                "What threads of gloo that let go late of what they have sent may hold more is not known: of some collectives "
+                "the recording has nothing"
+            )
+        elif self.held_late:
             yield f"Threads of gloo that let go late of what they have sent may hold up to {format_bytes(self.held_late)} more"
         for overhead in self.overheads:
             yield f"{overhead.name}: {format_bytes(overhead.bytes)}, from {overhead.source}"

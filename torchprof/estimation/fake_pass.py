@@ -25,7 +25,7 @@ from torchprof.estimation.fake.real_ops import RealOps
 from torchprof.estimation.fake.stance import never_compiling
 from torchprof.estimation.fake.substitutes import substituted
 from torchprof.estimation.fake.surroundings import undisturbed
-from torchprof.estimation.one_at_a_time import ONE_AT_A_TIME
+from torchprof.estimation.one_at_a_time import one_at_a_time
 from torchprof.estimation.reasons import place_of_error
 from torchprof.estimation.rules.applied import AppliedRules
 from torchprof.estimation.rules.registry import Kind
@@ -74,7 +74,7 @@ def record_fake_pass(
         feature.require()
     recording = recording_of(model, backward, map(type, model.modules()))
     try:
-        with ONE_AT_A_TIME, preserved(model):
+        with one_at_a_time(), preserved(model):
             places = walk(model)
             for place in places:
                 if opaque_because(place.module) == "compiled":

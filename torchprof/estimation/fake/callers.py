@@ -6,6 +6,7 @@ AOTAutograd makes of it runs under fake tensors as well. The code that Inductor 
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ __all__ = [
     "replaced",
     "stage",
     "undispatched",
+    "with_code_of",
     "without_modes",
 ]
 
@@ -115,15 +117,23 @@ def in_graph() -> bool:
         return is_read()
     if _now.stage is Stage.INDUCTOR:
         return False
-    return _is_fake_mode_active() or (_now.stage is Stage.DYNAMO and DYNAMO.TracingContext.try_get() is not None)
+    return _is_fake_mode_active() or _is_traced()
 
 
-def in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
-    """A function that the program is given another answer of, or a class of which others stand for instances."""
+def in_an_estimate(original: Any, answer: Callable[..., Any], kind: type | None = None) -> Any:
+    """A function that the program is given another answer of, or a class of which others stand for instances.
+
+    Args:
+        original: what is to be answered.
+        answer: what answers; where it is a class, its instances pass for those of the original.
+        kind: a class whose instances the program, but no compiler that reads it, takes for those of the original.
+    """
     if isinstance(original, type):
 
         class Kind(type(original)):  # type: ignore[misc]
             def __instancecheck__(cls, instance: object) -> bool:
+                if kind is not None and isinstance(instance, kind):
+                    return not _is_traced()
                 return isinstance(instance, (original, answer) if isinstance(answer, type) else original)
 
         def make(cls: type, *args: Any, **options: Any) -> Any:
@@ -136,6 +146,11 @@ def in_an_estimate(original: Any, answer: Callable[..., Any]) -> Any:
         return (answer if by_program() else original)(*args, **options)
 
     return call
+
+
+def _is_traced() -> bool:
+    """Whether Dynamo is at it. Its stage is also that of a program which compiles parts, while it runs."""
+    return _now.stage is Stage.DYNAMO and DYNAMO.TracingContext.try_get() is not None
 
 
 def _is_fake_mode_active() -> bool:
@@ -167,6 +182,19 @@ def called_instead(function: Callable[..., Any], other: Callable[..., Any]) -> I
         yield
     finally:
         cell.cell_contents = kept
+
+
+@contextmanager
+def with_code_of(function: Callable[..., Any], other: Callable[..., Any]) -> Iterator[None]:
+    """As `called_instead`, of a function that no decorator may have made. The other one takes the same arguments and uses no
+    names but these."""
+    undecorated: Any = inspect.unwrap(function)
+    instead: Any = other
+    kept, undecorated.__code__ = undecorated.__code__, instead.__code__
+    try:
+        yield
+    finally:
+        undecorated.__code__ = kept
 
 
 _replaced: Final[list[tuple[Any, str, Any, Any]]] = []

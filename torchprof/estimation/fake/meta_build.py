@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -36,12 +37,19 @@ READS: Final = frozenset(
 """Functions that return values of tensors."""
 
 
+Checks = Mapping[Any, Callable[[Any, Any], None]]
+
+
 @contextmanager
-def on_meta() -> Iterator[None]:
-    """Tensors are made on ``meta`` and stay there, and ``torch.cuda`` answers as in a step, until the block ends."""
+def on_meta(checks: Checks = MappingProxyType({})) -> Iterator[None]:
+    """Tensors are made on ``meta`` and stay there, and ``torch.cuda`` answers as in a step, until the block ends.
+
+    Args:
+        checks: of functions, what raises where their arguments, positional and by name, are wrong.
+    """
     with ExitStack() as stack:
         stack.enter_context(META)
-        stack.enter_context(_StaysOnMeta())
+        stack.enter_context(_StaysOnMeta(checks))
         stack.enter_context(replaced(nn.Module, "to", _to_a_number(nn.Module.to)))
         stack.enter_context(program_builds())
         yield
@@ -71,8 +79,9 @@ class _StaysOnMeta(TorchFunctionMode):
     They are computed a second time, on the CPU, where all that goes in is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checks: Checks) -> None:
         super().__init__()
+        self._checks = checks
         self._values: Any = WeakIdKeyDictionary()
         self._overwritten: set[int] = set()
 
@@ -94,6 +103,8 @@ class _StaysOnMeta(TorchFunctionMode):
                 self._keep(func, name, args, {}, done)
             return done
         given, options = args, dict(kwargs or {})
+        if (check := self._checks.get(func)) is not None:
+            check(args, options)
         stays = func is torch.Tensor.to and is_tensor and args[0].is_meta
         args = (*args[:1], *(META if func is torch.Tensor.to and type(value) is int else value for value in args[1:]))
         args = tuple(_on_meta(value, stays=stays) for value in args)

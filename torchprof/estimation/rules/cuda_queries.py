@@ -29,6 +29,8 @@ NEEDS_A_GPU: Final = (
 ).split()
 CHANGES_MEMORY: Final = ("empty_cache", "stream", "set_stream")
 """Functions that change what the allocator reserves, which is simulated as without them."""
+IN_FORWARD: Final = "another stream in forward"
+"""What is remarked where the program computes what it needs gradients of on a stream that is known by its number."""
 STATE_BYTES: Final = 16
 """Of a random number generator: a seed and an offset, on the host."""
 
@@ -216,9 +218,12 @@ class Event(in_order.Event):
     "torch.cuda.empty_cache",
     "torch.cuda.stream",
     on="cuda",
-    when="the program empties the allocator's cache, or uses other streams",
+    when="the program empties the allocator's cache, or uses other streams, which have numbers only in a world of ranks",
     source="release_cached_blocks and get_pool in c10/cuda/CUDACachingAllocator.cpp: a block is for one stream",
 )
 def cuda_reserved(trace: Trace, target: Target) -> str | None:
     called = [f"torch.cuda.{name}" for name in CHANGES_MEMORY if f"torch.cuda.{name}" in {*trace.strings, *remarked()}]
-    return f"what {', '.join(called)} changes of what is reserved" if called else None
+    said = [f"what {', '.join(called)} changes of what is reserved"] if called else []
+    if IN_FORWARD in remarked():
+        said.append("blocks of backward on the stream that forward ran on: they count on the one that backward is called on")
+    return "; ".join(said) or None

@@ -60,6 +60,7 @@ def largest_of_ranks(
     unchecked = _estimate_peers(found, estimated, messages)
     check_messages(messages)
     largest = max(found.values(), key=lambda each: each.device_memory)  # of equal ones the first
+    largest = replace(largest, held_late=_held_late(largest, found.values()))
     if largest.pipeline is not None:
         stages = (each.pipeline for each in found.values() if each.pipeline is not None)
         largest = replace(largest, pipeline=largest.pipeline.with_others(stages))
@@ -77,6 +78,14 @@ def largest_of_ranks(
         said = f"whether ranks wait for each other for ever: more than {FEW} send to each other, of which {FEW} were looked at"
         largest = replace(largest, notes=(*largest.notes, said))
     return replace(largest, kinds_of_ranks=tuple(sorted(kinds.values(), key=lambda each: (-each.device_memory, each.rank))))
+
+
+def _held_late(largest: Estimate, found: Iterable[Estimate]) -> int | None:
+    """By how many bytes the most that any rank may need is more than what the largest needs; None where one is not known."""
+    late = [(each.device_memory, each.held_late) for each in found]
+    if any(more is None for _, more in late):
+        return None
+    return max(needed + (more or 0) for needed, more in late) - largest.device_memory
 
 
 def _estimate_peers(

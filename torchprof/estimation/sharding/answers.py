@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.futures import Future
 
+from torchprof.estimation.sharding.streams import POOL
 from torchprof.record.nested import find_tensors
 
 __all__ = ["Answer", "AnsweredWork", "streams_of_pool"]
-
-POOL: Final = 32
-"""Streams that PyTorch has for whoever asks for one, of which each is given in turn."""
 
 
 class Answer(Future[Any]):
@@ -84,4 +82,4 @@ class AnsweredWork(dist.Work):
 
 def streams_of_pool() -> Iterator[Any]:
     """The streams of PyTorch's pool, made when the first is asked for."""
-    yield from cycle([torch.cpu.Stream() for _ in range(POOL)])
+    yield from cycle([torch.cpu.Stream(priority=0) for _ in range(POOL)])

@@ -13,6 +13,7 @@ from torchprof import _native
 from torchprof.errors import ModuleTypeError
 from torchprof.estimation.fake.meta_build import on_meta
 from torchprof.estimation.fake.model import Faking
+from torchprof.estimation.sharding.fitting_sizes import checks_of_build
 from torchprof.estimation.sharding.offload import HOST, Host, offloaded
 from torchprof.estimation.sharding.pipelines import as_module
 from torchprof.estimation.sharding.replicas import wrap, wrapped_later
@@ -37,7 +38,7 @@ def built_sharded(build: Callable[[], nn.Module]) -> nn.Module:
         raise ModuleTypeError(
             f"with world_size=, model must be a function that builds and shards the model as a rank does, not {what}"
         )
-    with on_meta(), wrapped_later():
+    with on_meta(checks_of_build()), wrapped_later():
         made = as_module(build())
     if not isinstance(made, nn.Module):
         raise ModuleTypeError(

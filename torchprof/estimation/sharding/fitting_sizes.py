@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 import torch
@@ -18,7 +18,7 @@ from torchprof.estimation.fake.callers import replaced
 from torchprof.estimation.sharding.communication import dimension_of, group_of
 from torchprof.wording import counted, shown
 
-__all__ = ["EXCHANGES", "check_splits", "fitting_sizes_asked_for"]
+__all__ = ["EXCHANGES", "check_splits", "checks_of_build", "fitting_sizes_asked_for"]
 
 EXCHANGES: Final = frozenset({"_c10d_functional::all_to_all_single", "_c10d_functional_autograd::all_to_all_single"})
 """Ops of functional collectives whose arguments may not fit: the others make an output that does."""
@@ -42,6 +42,15 @@ def check_splits(func: Any, args: Any, kwargs: Any) -> None:
     comes, sent = named["output_split_sizes"], named["input_split_sizes"]
     if wrong := _splits(group, None, comes, "output") or _splits(group, named["input"], sent, "input"):
         raise EstimateError(_said(group, "all_to_all_single", wrong))
+
+
+def checks_of_build() -> dict[Any, Callable[[Any, Any], None]]:
+    """`check_splits` of the arguments of each op of `EXCHANGES`, for where a model is built: no fake tensors meet it there."""
+    checks: dict[Any, Callable[[Any, Any], None]] = {}
+    for namespace, name in (each.split("::") for each in EXCHANGES):
+        if (op := getattr(getattr(torch.ops, namespace), name, None)) is not None:  # of which not every PyTorch has both
+            checks[op] = checks[op.default] = partial(check_splits, op.default)
+    return checks
 
 
 def _checked(name: str, called: str, problem: Callable[..., str]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake.callers import called_instead, replaced
+from torchprof.estimation.fake.callers import called_instead, replaced, with_code_of
 from torchprof.estimation.torch_private import SHARDING
 from torchprof.wording import shown
 
@@ -32,8 +32,7 @@ def groups_as_real_ones() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_coalesced_on_meta())
         stack.enter_context(called_instead(dist.split_group, _split_group))
-        for owner in (dist, SHARDING.world):
-            stack.enter_context(replaced(owner, "monitored_barrier", _monitored_barrier))
+        stack.enter_context(with_code_of(dist.monitored_barrier, _monitored_barrier))
         for name in ("_start_coalescing", "_end_coalescing"):
             stack.enter_context(replaced(dist.ProcessGroup, name, _on_the_cpu(getattr(dist.ProcessGroup, name))))
         yield

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/Storage.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -24,6 +25,12 @@ using namespace py::literals;
 
 namespace {
 
+std::vector<PyObject*> borrowed(const std::vector<py::object>& objects) {
+  std::vector<PyObject*> pointers(objects.size());
+  std::transform(objects.begin(), objects.end(), pointers.begin(), [](const py::object& each) { return each.ptr(); });
+  return pointers;
+}
+
 void start_recording(const py::object& owner, bool ops, bool shapes, bool memory, int64_t budget_bytes,
                      const py::object& module_class, bool flops, bool flop_outputs, bool aggregate, const std::string& gpu,
                      int8_t device_type, const HeldByModel& held, const py::object& evaluator_switch,
@@ -39,15 +46,9 @@ void start_recording(const py::object& owner, bool ops, bool shapes, bool memory
   options.module_class = module_class.is_none() ? nullptr : reinterpret_cast<PyTypeObject*>(module_class.ptr());
   options.on_outermost_call = on_outermost_call.is_none() ? nullptr : on_outermost_call.ptr();
   options.evaluator_switch = evaluator_switch.is_none() ? nullptr : evaluator_switch.ptr();
-  for (const py::object& each : profiler_switches) {
-    options.profiler_switches.push_back(each.ptr());
-  }
-  for (const py::object& each : ahead_of_time) {
-    options.ahead_of_time.push_back(each.ptr());
-  }
-  for (const py::object& each : runtimes) {
-    options.runtimes.push_back(each.ptr());
-  }
+  options.profiler_switches = borrowed(profiler_switches);
+  options.ahead_of_time = borrowed(ahead_of_time);
+  options.runtimes = borrowed(runtimes);
   options.loader_iter = loader_iter.is_none() ? nullptr : loader_iter.ptr();
   options.run_backward = run_backward.is_none() ? nullptr : run_backward.ptr();
   options.on_evaluator = on_evaluator.is_none() ? nullptr : on_evaluator.ptr();

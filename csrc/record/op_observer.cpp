@@ -1,7 +1,6 @@
 #include "record/op_observer.h"
 
 #include <functional>
-#include <new>
 #include <unordered_set>
 #include <utility>
 
@@ -112,7 +111,7 @@ void runtime_begins() noexcept {
   if (of_runtimes == at::INVALID_CALLBACK_HANDLE) {
     try {
       of_runtimes = call_back(are_shapes_recorded, scopes_of_runtimes());
-    } catch (const std::bad_alloc&) {  // asked again at the next run
+    } catch (...) {  // no memory: it is asked for again at the next run
     }
   }
 }
@@ -120,7 +119,7 @@ void runtime_begins() noexcept {
 }  // namespace
 
 OpObserver::OpObserver(bool shapes, const std::vector<PyObject*>& runtimes)
-    : handle_(call_back(shapes, scopes_of_programs())), runtimes_(runtimes, runtime_begins, []() noexcept {}) {
+    : runtimes_(runtimes, runtime_begins, []() noexcept {}), handle_(call_back(shapes, scopes_of_programs())) {
   are_shapes_recorded = shapes;
 }
 

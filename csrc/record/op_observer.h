@@ -25,8 +25,8 @@ class OpObserver {
   OpObserver& operator=(const OpObserver&) = delete;
 
  private:
-  at::CallbackHandle handle_;
   const BuiltinHooks runtimes_;
+  at::CallbackHandle handle_;  // the last: where anything before it fails, nothing stays behind
 };
 
 }  // namespace torchprof

@@ -147,19 +147,21 @@ def evaluator_switch() -> Any:
 def ahead_of_time_runs() -> list[Any]:
     """The functions that run what AOTInductor compiled; none where this PyTorch is built without it."""
     kinds = [kind for kind in vars(getattr(torch._C, "_aoti", object)).values() if isinstance(kind, type)]
-    methods = [getattr(kind, name) for kind in kinds for name in ("run", "boxed_run") if hasattr(kind, name)]
-    return [getattr(method, "__func__", method) for method in methods]
+    return [function for kind in kinds for function in _built_in(kind, "run", "boxed_run")]
 
 
 def other_runtimes() -> list[Any]:
     """The functions that run code by the runtime of mobile, or by the static one; none where this PyTorch is built without."""
-    calls = {
-        "LiteScriptModule": ("forward", "run_method"),
-        "StaticModule": ("__call__", "benchmark", "benchmark_individual_ops", "runAsync"),
-    }
-    kinds = {kind: getattr(torch._C, kind, None) for kind in calls}
-    methods = [getattr(kinds[kind], name, None) for kind, names in calls.items() for name in names]
-    return [getattr(method, "__func__", method) for method in methods if method is not None]
+    return [
+        *_built_in(getattr(torch._C, "LiteScriptModule", None), "forward", "run_method"),
+        *_built_in(getattr(torch._C, "StaticModule", None), "__call__", "benchmark", "benchmark_individual_ops", "runAsync"),
+    ]
+
+
+def _built_in(kind: type | None, *names: str) -> list[Any]:
+    """Of these methods of a class, those that it has, as the functions that they are in C."""
+    methods = [getattr(kind, name) for name in names if hasattr(kind, name)]
+    return [getattr(method, "__func__", method) for method in methods]
 
 
 def profiler_switches() -> list[Any]:

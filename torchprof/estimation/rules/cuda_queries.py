@@ -10,7 +10,6 @@ import torch
 
 from torchprof.allocator.gpus import GPUS
 from torchprof.errors import EstimateError
-from torchprof.estimation.fake import in_order
 from torchprof.estimation.fake.callers import forget_remarks, in_an_estimate, remark, remarked, replaced
 from torchprof.estimation.rules.registry import Kind, rule
 from torchprof.estimation.sharding.hosts import ranks_of_a_host
@@ -185,7 +184,30 @@ class Properties:
         raise EstimateError(f"the program asks for {name!r} of the GPU, which is not known: {way_out}")
 
 
-class InPlace(in_order.Stream):
+class InOrder:
+    """A stream, in which all is done at once and in order: nobody has to wait."""
+
+    def wait_stream(self, stream: Any) -> None:
+        """There is nothing to wait for."""
+
+    def wait_event(self, event: Any) -> None:
+        """There is nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """There is nothing to wait for."""
+
+    def record_event(self, event: Any = None) -> Any:
+        return event or Event()
+
+    def query(self) -> bool:
+        return True
+
+    def is_capturing(self) -> bool:
+        """No graph is made of what it does."""
+        return False
+
+
+class InPlace(InOrder):
     """A stream, or a block in which another stream or device is the current one."""
 
     cuda_stream, stream_id, device_index, idx, prev_idx = 0, 0, 0, 0, 0
@@ -199,15 +221,24 @@ class InPlace(in_order.Stream):
     def __exit__(self, *error: object) -> None:
         return None
 
-    def record_event(self, event: Any = None) -> Any:
-        return event or Event()
 
-
-class Event(in_order.Event):
-    """An event of the GPU."""
+class Event:
+    """An event: it has happened."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.device = torch.device("cuda", 0)
+
+    def record(self, stream: Any = None) -> None:
+        """It has happened."""
+
+    def wait(self, stream: Any = None) -> None:
+        """It has happened."""
+
+    def synchronize(self) -> None:
+        """It has happened."""
+
+    def query(self) -> bool:
+        return True
 
     def elapsed_time(self, end: Any) -> float:
         return refusing("torch.cuda.Event.elapsed_time")()

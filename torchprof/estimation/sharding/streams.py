@@ -18,9 +18,8 @@ import torch
 
 from torchprof import _native
 from torchprof.analysis.spans import latest_before
-from torchprof.estimation.fake import in_order
 from torchprof.estimation.fake.callers import in_an_estimate, remark, replaced
-from torchprof.estimation.rules.cuda_queries import IN_FORWARD, Event
+from torchprof.estimation.rules.cuda_queries import IN_FORWARD, Event, InOrder
 from torchprof.trace.schema import Rows
 from torchprof.trace.trace import Trace
 
@@ -40,17 +39,14 @@ FACT: Final = "streams"
 Ints = npt.NDArray[np.int64]
 
 
-class Stream(in_order.Stream):
-    """A stream with a number: 0 is the default one."""
+class Stream(InOrder):
+    """A stream with a number: 0 is the default one. No `InPlace`, which Dynamo would take for a stream of PyTorch's."""
 
     def __init__(self, number: int) -> None:
         self.number = self.stream_id = self.cuda_stream = number
         self.device = torch.device("cuda", 0)
         self.device_index = 0
         self._entered: list[Any] = []
-
-    def record_event(self, event: Any = None) -> Any:
-        return event or Event()
 
     def __enter__(self) -> Stream:
         self._entered.append(torch.cuda.stream(self))  # type: ignore[arg-type]
@@ -124,7 +120,7 @@ def numbered_streams() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in (
             ("Stream", lambda priority=-1: streams.new(priority=priority)),
-            ("Event", in_order.Event),
+            ("Event", Event),
             ("stream", streams.entered),
             ("current_stream", streams.current),
         ):

@@ -9,6 +9,17 @@ import torch
 from torch import Tensor, nn
 
 
+class Of(nn.Module):
+    """Calls a function, and has nothing of its own."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
 class Convolutional(nn.Module):
     """One ReLU and one pooling layer, used after every convolution."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import Case, gpt2, loss_of, resnet
+from networks import Of
 from test_estimate import measured_peak, mlp
 from torch import Tensor, nn
 from torch._dynamo.callback import callback_handler
@@ -46,15 +47,6 @@ class Fuses(nn.Module):
             y = (y * 2).sin().exp() + 1
         result: Tensor = self.second(y)
         return result
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 class Breaks(nn.Module):

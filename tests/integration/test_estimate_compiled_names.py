@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import Of
 from torch import Tensor, nn
 
 import torchprof
@@ -56,15 +57,6 @@ def named() -> dict[str, Callable[[Tensor], Tensor]]:
         "synchronize": lambda x: (x.sin(), torch.cuda.synchronize())[0],
         "a stream": on_a_stream,
     }
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def forward_of(model: nn.Module, optimizer: Any, x: Tensor) -> Tensor:

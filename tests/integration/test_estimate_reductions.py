@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Of
 from torch import Tensor, nn
 
 import torchprof
@@ -17,15 +18,6 @@ from torchprof.estimation.rules.reduced_dimensions import ReducedDimensions
 Reduce = Callable[[Tensor], Any]
 HALF = torch.bfloat16
 A100, H100 = "A100-80GB", "H100-80GB"
-
-
-class Of(nn.Module):
-    def __init__(self, function: Reduce) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
 
 
 def blocks(reduce: Reduce, x: Tensor, gpu: str = A100) -> list[int]:

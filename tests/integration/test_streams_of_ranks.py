@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 import torch
+from networks import Of
 from torch import Tensor, nn
 
 import torchprof
@@ -35,15 +36,6 @@ ENTER: Final[dict[str, Enter]] = {
     "torch.cuda.StreamContext(stream)": lambda stream: cuda("StreamContext", stream),
     "stream": lambda stream: stream,
 }
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
 
 
 def without_gradients(model: nn.Module, optimizer: Any, x: Tensor) -> None:
